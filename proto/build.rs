@@ -1,0 +1,191 @@
+//! Compiles the contract and generates, beside the message types, what the options say: subjects, keys,
+//! and one typed enum of inputs and of facts per decider.
+
+#[path = "src/contract.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod contract;
+
+use std::{env, fmt::Write as _, fs, path::PathBuf};
+
+use contract::{Contract, EventSpec};
+use prost_reflect::{DescriptorPool, prost::Message as _};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let mut files = vec![];
+    collect(&PathBuf::from("continuum"), &mut files)?;
+    files.sort();
+    println!("cargo:rerun-if-changed=continuum");
+    println!("cargo:rerun-if-changed=src/contract.rs");
+
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler.include_imports(true).include_source_info(true).open_files(&files)?;
+    let encoded = compiler.encode_file_descriptor_set();
+    fs::write(out.join("descriptors.bin"), &encoded)?;
+    let pool = DescriptorPool::decode(encoded.as_slice())?;
+    let contract = Contract::read(&pool)?;
+
+    let set = compiler.file_descriptor_set();
+    let set = prost_types::FileDescriptorSet::decode(set.encode_to_vec().as_slice())?;
+    let set = prost_types::FileDescriptorSet {
+        file: set.file.into_iter().filter(|f| f.name().ends_with("timestamp.proto") || (f.package().starts_with("continuum") && f.package() != "continuum.mesh.v1")).collect(),
+    };
+    let mut config = tonic_prost_build::Config::new();
+    config.bytes(["."]).btree_map(["."]).extern_path(".google.protobuf.Timestamp", "crate::Timestamp");
+    for found in pool.all_messages().filter(|m| m.full_name().starts_with("continuum.")) {
+        config.message_attribute(found.full_name(), "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]");
+    }
+    for field in pool.all_messages().flat_map(|m| m.fields().collect::<Vec<_>>()) {
+        if matches!(field.kind(), prost_reflect::Kind::Bytes) {
+            config.field_attribute(field.full_name(), "#[serde(with = \"crate::wire::as_base64\")]");
+        }
+    }
+    for found in pool.all_enums().filter(|m| m.full_name().starts_with("continuum.")) {
+        config.enum_attribute(found.full_name(), "#[derive(serde::Serialize, serde::Deserialize)]");
+    }
+    tonic_prost_build::configure().build_transport(true).compile_fds_with_config(set, config)?;
+
+    fs::write(out.join("events.rs"), events(&contract))?;
+    fs::write(out.join("deciders.rs"), deciders(&contract))?;
+    Ok(())
+}
+
+fn collect(folder: &PathBuf, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|e| e == "proto") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// `continuum.intent.v1.SubmitIntent` -> `crate::intent::SubmitIntent`.
+fn rust_path(message: &str) -> String {
+    let parts: Vec<&str> = message.split('.').collect();
+    format!("crate::{}::{}", parts[1], parts[3])
+}
+
+/// A variant name that is unique across areas: `IntentAccepted` exists in two.
+fn variant(message: &str) -> String {
+    message.rsplit('.').next().unwrap_or_default().to_owned()
+}
+
+fn events(contract: &Contract) -> String {
+    let mut text = String::new();
+    for event in &contract.events {
+        let path = rust_path(&event.message);
+        let keys = event.keys.iter().map(|k| format!("&self.{k}")).collect::<Vec<_>>().join(", ");
+        let set = event.keys.iter().enumerate().map(|(i, k)| format!("{i} => &mut self.{k},")).collect::<String>();
+        let _ = write!(
+            text,
+            "impl crate::Event for {path} {{
+    const MESSAGE: &'static str = {:?};
+    const STREAM: &'static str = {:?};
+    const SUBJECT: &'static str = {:?};
+    const AREA: &'static str = {:?};
+    const COMMAND: bool = {};
+    fn keys(&self) -> Vec<&str> {{ vec![{keys}] }}
+    fn key_mut(&mut self, position: usize) -> Option<&mut String> {{ Some(match position {{ {set} _ => return None }}) }}
+}}
+",
+            event.message, event.stream, event.subject, event.area, event.command
+        );
+    }
+    text
+}
+
+fn event_enum(name: &str, doc: &str, events: &[&EventSpec]) -> String {
+    let mut text = format!("/// {doc}\n#[derive(Clone, Debug, PartialEq)]\npub enum {name} {{\n");
+    let variants: Vec<String> = events
+        .iter()
+        .map(|e| {
+            let plain = variant(&e.message);
+            let clash = events.iter().filter(|o| variant(&o.message) == plain).count() > 1;
+            if clash { format!("{}{plain}", capital(&e.area)) } else { plain }
+        })
+        .collect();
+    for (event, variant) in events.iter().zip(&variants) {
+        let _ = writeln!(text, "    /// {}\n    {variant}({}),", event.doc, rust_path(&event.message));
+    }
+    text.push_str("}\n");
+    let arm = |body: &dyn Fn(&EventSpec, &str) -> String| {
+        events.iter().zip(&variants).map(|(e, v)| body(e, v)).collect::<String>()
+    };
+    let _ = write!(
+        text,
+        "impl crate::EventSet for {name} {{
+    fn decode(message: &str, body: &[u8]) -> Result<Self, crate::DecodeError> {{
+        match message {{
+{}            other => Err(crate::DecodeError::Unexpected(other.to_owned())),
+        }}
+    }}
+    fn any(&self) -> &dyn crate::AnyEvent {{ match self {{ {} }} }}
+    fn any_mut(&mut self) -> &mut dyn crate::AnyEvent {{ match self {{ {} }} }}
+    fn messages() -> &'static [&'static str] {{ &[{}] }}
+}}
+",
+        arm(&|e, v| format!(
+            "            {:?} => Ok(Self::{v}(prost::Message::decode(body)?)),\n",
+            e.message
+        )),
+        arm(&|_, v| format!("Self::{v}(m) => m, ")),
+        arm(&|_, v| format!("Self::{v}(m) => m, ")),
+        arm(&|e, _| format!("{:?}, ", e.message)),
+    );
+    for (event, variant) in events.iter().zip(&variants) {
+        let path = rust_path(&event.message);
+        let _ = writeln!(text, "impl From<{path}> for {name} {{ fn from(m: {path}) -> Self {{ Self::{variant}(m) }} }}");
+    }
+    text
+}
+
+fn deciders(contract: &Contract) -> String {
+    let mut text = String::new();
+    for decider in contract.services.iter().flat_map(|s| &s.deciders) {
+        let inputs: Vec<&EventSpec> = decider.inputs.iter().filter_map(|i| contract.event(i)).collect();
+        let facts: Vec<&EventSpec> = contract.facts_of(&decider.area).collect();
+        let _ = writeln!(text, "/// What the decider `{}` hears and says.\npub mod {} {{", decider.name, decider.name);
+        text.push_str(&event_enum("Input", "What it decides on.", &inputs));
+        text.push_str(&event_enum("Fact", "What it alone publishes.", &facts));
+        let refusal = facts.iter().find(|e| e.refusal);
+        let body = match refusal {
+            Some(e) => {
+                let path = rust_path(&e.message);
+                let keys = e.keys.iter().enumerate().map(|(i, k)| format!("{k}: keys.get({i}).cloned().unwrap_or_default(), ")).collect::<String>();
+                format!("Some({path} {{ {keys} command_id: command_id.to_owned(), command: command.to_owned(), reason: refusal.reason.clone(), cure: refusal.cure.clone(), }}.into())")
+            }
+            None => "{ let _ = (keys, command_id, command, refusal); None }".to_owned(),
+        };
+        let _ = write!(
+            text,
+            "impl crate::FactSet for Fact {{
+    const AREA: &'static str = {:?};
+    fn refused(keys: &[String], command_id: &str, command: &str, refusal: &crate::Refusal) -> Option<Self> {{ {body} }}
+}}
+/// Its name in the contract.
+pub const NAME: &str = {:?};
+}}
+",
+            decider.area, decider.name
+        );
+    }
+    for stream in &contract.streams {
+        let events: Vec<&EventSpec> = contract.events.iter().filter(|e| e.stream == stream.name).collect();
+        if events.is_empty() {
+            continue;
+        }
+        let module = stream.name.to_lowercase();
+        let _ = writeln!(text, "/// Everything in the stream `{}`.\npub mod stream_{module} {{", stream.name);
+        text.push_str(&event_enum("Event", &format!("Any event of `{}`.", stream.name), &events));
+        text.push_str("}\n");
+    }
+    text
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
+}
