@@ -1,1 +1,43 @@
-fn main() {}
+//! `continuum`: the one binary a person types. It also runs the whole mesh in one process.
+
+mod args;
+mod client;
+mod clusters;
+mod document;
+mod output;
+mod provision;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Arguments, Command};
+
+fn main() -> ExitCode {
+    // A service of its own, which `up --processes` runs: it reads its command line as every service does.
+    if std::env::args_os().nth(1).is_some_and(|first| first == "json-mirror") {
+        let environment = mesh_kit::config::environment();
+        return mesh_kit::run_with("json-mirror", std::env::args_os().skip(2), &environment, mesh_kit::mirror::start).into();
+    }
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output::fail(&anyhow::Error::new(error).context("start the runtime")),
+    };
+    let code = match runtime.block_on(run(arguments)) {
+        Ok(code) => code,
+        Err(error) => output::fail(&error),
+    };
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    code
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { data_dir, output, command } = arguments;
+    match command {
+        Command::Up(options) => up::up(&data_dir, options).await,
+        Command::Down => up::down(&data_dir).await,
+        Command::Provision(options) => provision::run(&data_dir, options, output).await,
+    }
+}

@@ -111,6 +111,8 @@ pub struct ServiceSpec {
     pub samples_out: Vec<String>,
     /// Zenoh key expressions it reads.
     pub samples_in: Vec<String>,
+    /// Subjects it publishes that no stream stores and people may subscribe to.
+    pub announces: Vec<String>,
     /// What it is for.
     pub doc: String,
 }
@@ -237,6 +239,7 @@ impl Contract {
                 publishes: texts(&spec, "publishes"),
                 samples_out: texts(&spec, "samples_out"),
                 samples_in: texts(&spec, "samples_in"),
+                announces: texts(&spec, "announces"),
                 doc: value.1,
             });
         }

@@ -8,6 +8,7 @@ pub mod contract;
 mod event;
 mod id;
 pub mod json;
+pub mod rights;
 mod time;
 pub mod wire;
 

@@ -1,1 +1,27 @@
-//! mesh-kit
+//! How a process lives: configuration, telemetry, the three shells (decider, projector, query), health, shutdown.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod config;
+mod decide;
+mod http;
+mod mesh;
+pub mod metrics;
+pub mod mirror;
+mod project;
+pub mod query;
+pub mod replica;
+mod run;
+pub mod secret;
+mod srv;
+mod stub;
+pub mod telemetry;
+
+pub use config::Settings;
+pub use decide::{Asked, Decider, Key, What, World};
+pub use http::{Condition, Error as ServeError, Missing, REQUEST_BYTES_MAX, Readiness};
+pub use mesh::{Failure, Mesh};
+pub use metrics::Consumer;
+pub use project::{Derived, Projector};
+pub use run::{Running, StartError, Stopped, exit, join, run, run_with};
+pub use secret::Secret;

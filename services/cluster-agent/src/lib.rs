@@ -1,1 +1,54 @@
-//! cluster-agent
+//! Enforces what is assigned to one cluster, and measures it.
+//!
+//! - Consumes: `AssignmentChanged` of its cluster.
+//! - Publishes: `ClusterRegistered`, `InstanceStatusChanged`, `InstanceRejected`; samples and its liveness on Zenoh.
+//! - Owns: the processes of its cluster, and what is said of them.
+//! - Never: chooses what runs where.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod agent;
+mod api;
+mod author;
+pub mod config;
+pub mod domain;
+pub mod driver;
+pub mod meter;
+pub mod state;
+
+use anyhow::Context as _;
+use mesh_kit::Mesh;
+use mesh_proto::{derived_id, query::agent_queries_server::AgentQueriesServer};
+
+pub use config::Config;
+
+use agent::{Agent, Parts};
+use config::Kind;
+use driver::{Driver, process::ProcessDriver, simulated::SimulatedDriver};
+
+/// Joins the mesh with one cluster. Returns once everything that an earlier agent of the cluster left has ended; the
+/// cluster is then declared, and what is assigned to it is started.
+///
+/// # Errors
+/// When a value of the configuration cannot be, another agent uses the folder, a process of an earlier agent does not
+/// end, or the samples' session does not open.
+pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
+    let kind = config.check()?;
+    let folder = state::Folder::open(&config.folder(mesh.data_dir()), &config.cluster_id)?;
+    let driver: Box<dyn Driver> = match kind {
+        Kind::Simulated => Box::new(SimulatedDriver::new(config.model(), config.cpu_milli)),
+        Kind::Process => {
+            let name = derived_id(&["agent", &config.cluster_id, &folder.path().to_string_lossy()]);
+            let (options, clock) = (config.processes(name), mesh.clone());
+            let opening = move || ProcessDriver::open(options, std::sync::Arc::new(move || clock.now()));
+            Box::new(tokio::task::spawn_blocking(opening).await.context("open the process driver")??)
+        }
+    };
+    mesh.serve(AgentQueriesServer::new(api::Api::new(&config.cluster_id, driver.journal())));
+    let incarnation = u64::try_from(mesh.now().as_nanos()).unwrap_or_default();
+    let registration = config.registration(driver.enforcement(), mesh.endpoint(), incarnation)?;
+    let samples = mesh.samples().await?;
+    let agent = Agent::new(mesh.clone(), Parts { config, driver, samples, folder, registration })?;
+    mesh.spawn("agent", async move { Ok(agent.run().await?) });
+    Ok(())
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! One cluster's agent as a process of its own.
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("cluster-agent", cluster_agent::start)
+}

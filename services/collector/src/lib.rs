@@ -1,1 +1,5 @@
 //! collector
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+pub mod domain;
+mod feed;
+mod period;

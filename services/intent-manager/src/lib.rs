@@ -1,1 +1,34 @@
-//! intent-manager
+//! Owns the life cycle of every intent: its versions, its state with the reason, and its reports.
+//!
+//! - Consumes: the commands about intents; verdicts and feasibility; what becomes of instances; plans that failed; what
+//!   targets achieved.
+//! - Publishes: one answer to each command; `IntentAcknowledged`, `IntentRejected`, `IntentStateChanged`,
+//!   `IntentRemedyWanted`; `ReportPublished` at each change and each period.
+//! - Owns: an intent's state.
+//! - Never: judges content, places anything, asks an agent, or reads a measurement that no period holds.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod api;
+pub mod domain;
+pub mod view;
+
+use anyhow::Context as _;
+use mesh_kit::{Mesh, Sources};
+use mesh_proto::query::intent_queries_server::IntentQueriesServer;
+
+/// The intent manager has nothing to set: what a state means is the contract's, not a deployment's.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {}
+
+/// Joins the mesh; returns once its view is caught up, its queries are served and its decider runs.
+///
+/// # Errors
+/// When the bus does not let it join.
+pub async fn start(mesh: Mesh, _config: Config) -> anyhow::Result<()> {
+    let sources = Sources { streams: vec!["INTENT", "OBSERVATION"], ..Sources::default() };
+    let view = mesh.project("intents", view::IntentsView::default(), sources).await.context("build view of intents")?;
+    mesh.serve(IntentQueriesServer::new(api::Api::new(view, mesh.stopping())));
+    mesh.decide(domain::Intents).await
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! The intent manager as a process of its own.
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("intent-manager", intent_manager::start)
+}

@@ -1,1 +1,5 @@
-//! meta-orchestrator
+//! x
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+pub mod assignments;
+pub mod placements;
+pub mod plan;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The validator as a process of its own.
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("validator", validator::start)
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! The workload manager as a process of its own.
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("workload-manager", workload_manager::start)
+}

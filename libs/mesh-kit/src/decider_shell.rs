@@ -1,0 +1,489 @@
+//! The shell around a decider: moves bytes between the bus and a [`Replica`], and nothing else.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use mesh_bus::{Bucket, Bus, Outgoing, Stored, WriteError, Written};
+use mesh_proto::contract::{DurableSpec, matches};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    decide::{Decider, Key},
+    mesh::Mesh,
+    metrics,
+    replica::{Counts, Index, Outcome, Replica, Step},
+};
+
+/// Inputs that may be in hand, undone, before the shell stops taking more.
+const OPEN_MAX: usize = 20_000;
+/// Messages read at once from the history of a stream.
+const READ_MAX: usize = 1_000;
+/// Entities kept in memory; beyond it, saved and idle ones are read again when needed.
+const ENTITIES_MAX: usize = 200_000;
+/// Entities saved in one go.
+const SAVE_MAX: usize = 5_000;
+/// How often what changed is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// How often a durable is checked for messages that a vanished replica left behind.
+const RESCUE_EVERY: Duration = Duration::from_secs(2);
+/// Key of the index in the snapshot bucket.
+const INDEX: &str = "index";
+
+impl Mesh {
+    /// Joins as a replica of this decider: reads what was decided so far, then decides until the process stops.
+    /// Returns once its views are caught up and its inputs flow.
+    pub async fn decide<D: Decider>(&self, decider: D) -> anyhow::Result<()> {
+        let (_, spec) =
+            mesh_proto::contract().decider(D::NAME).ok_or_else(|| anyhow!("no decider {} in the contract", D::NAME))?;
+        let durables = mesh_proto::contract().durables(spec);
+        let condition = self.condition(&format!("decider {}", D::NAME));
+        condition.unmet("reading what was decided so far");
+        let shell = Shell::start(self.clone(), decider, durables).await?;
+        condition.met();
+        self.spawn(D::NAME, shell.run());
+        Ok(())
+    }
+}
+
+/// What the shell's sources tell it.
+enum Arrival {
+    Fact(Box<Stored>),
+    World(Box<Stored>),
+    Inputs(Vec<Stored>),
+}
+
+/// What has ended.
+enum Ended {
+    Load(Key, anyhow::Result<Option<Bytes>>),
+    Write(u64, Result<Outcome, WriteError>),
+    Bury(u64),
+    Save(anyhow::Result<u64>, Index, Vec<String>),
+}
+
+struct Shell<D: Decider> {
+    mesh: Mesh,
+    replica: Replica<D>,
+    bucket: Bucket,
+    stream: String,
+    arrivals: mpsc::Receiver<Arrival>,
+    low_waters: BTreeMap<String, watch::Sender<u64>>,
+    ended: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// Position of the saved index, and its revision, by which a replica that was replaced is told apart.
+    saved: u64,
+    revision: u64,
+    saving: bool,
+    save_now: bool,
+    told: Counts,
+    meter: metrics::Consumer,
+}
+
+impl<D: Decider> Shell<D> {
+    async fn start(mesh: Mesh, decider: D, durables: Vec<DurableSpec>) -> anyhow::Result<Self> {
+        let bus = mesh.bus().clone();
+        let bucket = bus.bucket(&format!("snapshot-{}", D::NAME));
+        let (index, revision) = match bucket.entry(INDEX).await.context("read snapshot index")? {
+            Some((bytes, revision)) => (Some(serde_json::from_slice::<Index>(&bytes).context("decode snapshot index")?), revision),
+            None => (None, 0),
+        };
+        let saved = index.as_ref().map_or(0, |i| i.position);
+        let mut replica = Replica::new(decider, index);
+        let area = <D::Fact as mesh_proto::FactSet>::AREA;
+        let stream = area.to_uppercase();
+        let worlds = replica.world_streams();
+        let own_world = worlds.contains(&stream);
+        let (sender, arrivals) = mpsc::channel(4_096);
+
+        // Read everything that is there before anything is decided.
+        let mut own = bus.log(&stream).tail(&format!("{area}.>"), if own_world { 1 } else { saved + 1 });
+        let end = bus.log(&stream).last_sequence().await?;
+        let mut shell_steps = Loader { bucket: bucket.clone() };
+        while own.position() < end {
+            replica.fact(own.next().await?);
+            shell_steps.load(&mut replica).await?;
+        }
+        for world in worlds.iter().filter(|w| **w != stream) {
+            let subject = mesh_proto::contract().stream(world).map(|s| s.subject.clone()).unwrap_or_default();
+            let log = bus.log(world);
+            let mut tail = log.tail(&subject, 1);
+            let end = log.last_sequence().await?;
+            while tail.position() < end {
+                replica.world_fact(&tail.next().await?);
+            }
+            let (sender, stopping) = (sender.clone(), mesh.stopping());
+            mesh.spawn("world", async move {
+                loop {
+                    let stored = tokio::select! {
+                        stored = tail.next() => stored.context("read World")?,
+                        () = stopping.cancelled() => return Ok(()),
+                    };
+                    if sender.send(Arrival::World(Box::new(stored))).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            });
+        }
+        let (facts, stopping) = (sender.clone(), mesh.stopping());
+        mesh.spawn("own facts", async move {
+            loop {
+                let stored = tokio::select! {
+                    stored = own.next() => stored.context("read own facts")?,
+                    () = stopping.cancelled() => return Ok(()),
+                };
+                if facts.send(Arrival::Fact(Box::new(stored))).await.is_err() {
+                    return Ok(());
+                }
+            }
+        });
+        let mut low_waters = BTreeMap::new();
+        for durable in durables {
+            let (low_water, done) = watch::channel(0);
+            low_waters.insert(durable.stream.clone(), low_water);
+            let puller = Puller { bus: bus.clone(), durable, sender: sender.clone(), done, mesh: mesh.clone() };
+            mesh.spawn("inputs", puller.run());
+        }
+        let meter = mesh.consumer(D::NAME);
+        Ok(Self {
+            replica,
+            bucket,
+            stream,
+            arrivals,
+            low_waters,
+            ended: FuturesUnordered::new(),
+            saved,
+            revision,
+            saving: false,
+            save_now: false,
+            told: Counts::default(),
+            meter,
+            mesh,
+        })
+    }
+
+    async fn run(mut self) -> anyhow::Result<()> {
+        let stopping = self.mesh.stopping();
+        let mut save = tokio::time::interval(SAVE_EVERY);
+        let mut arrived = Vec::with_capacity(1_024);
+        loop {
+            self.take_steps();
+            self.tell();
+            let open = self.replica.open() < OPEN_MAX;
+            let due = self.replica.next_due().map(|due| due.millis_since(self.mesh.now()).max(0) as u64);
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => break,
+                Some(ended) = self.ended.next(), if !self.ended.is_empty() => {
+                    self.end(ended)?;
+                    // Whatever else has ended by now is taken in before anything new is decided.
+                    while let Some(Some(ended)) = self.ended.next().now_or_never() {
+                        self.end(ended)?;
+                    }
+                }
+                count = self.arrivals.recv_many(&mut arrived, 1_024), if open => {
+                    if count == 0 {
+                        break;
+                    }
+                    for arrival in arrived.drain(..) {
+                        self.arrive(arrival);
+                    }
+                }
+                () = tokio::time::sleep(Duration::from_millis(due.unwrap_or(3_600_000))), if due.is_some() => {
+                    let now = self.mesh.now();
+                    self.replica.pass(now);
+                }
+                _ = save.tick() => self.save_now = true,
+            }
+            if self.save_now && !self.saving {
+                self.save();
+            }
+        }
+        self.drain().await
+    }
+
+    /// Settles what is in hand: nothing new is taken, what was decided is written and acked, then saved.
+    async fn drain(mut self) -> anyhow::Result<()> {
+        self.replica.stop();
+        self.take_steps();
+        while self.replica.in_flight() > 0 || self.saving {
+            let Some(ended) = self.ended.next().await else { break };
+            self.end(ended)?;
+        }
+        self.tell();
+        self.save();
+        while let Some(ended) = self.ended.next().await {
+            if let Ended::Save(..) = &ended {
+                self.end(ended)?;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Fact(stored) => self.replica.fact(*stored),
+            Arrival::World(stored) => self.replica.world_fact(&stored),
+            Arrival::Inputs(inputs) => inputs.into_iter().for_each(|input| self.replica.input(input)),
+        }
+    }
+
+    fn end(&mut self, ended: Ended) -> anyhow::Result<()> {
+        match ended {
+            Ended::Load(key, bytes) => {
+                let bytes = bytes.with_context(|| format!("load entity {key}"))?;
+                self.replica.loaded(&key, bytes.as_deref()).with_context(|| format!("decode snapshot of {key}"))?;
+            }
+            Ended::Write(ticket, Ok(outcome)) => self.replica.written(ticket, outcome),
+            Ended::Write(ticket, Err(error)) if !matches!(error, WriteError::Closed { .. } | WriteError::Full { .. }) => {
+                tracing::error!(decider = D::NAME, error = &error as &dyn std::error::Error, "decision cannot be stored");
+                self.replica.written(ticket, Outcome::Impossible);
+            }
+            Ended::Write(_, Err(error)) => {
+                // The bus is being closed: the input is not acked and will be decided again.
+                tracing::warn!(decider = D::NAME, error = &error as &dyn std::error::Error, "decision not stored");
+            }
+            Ended::Bury(ticket) => self.replica.buried(ticket),
+            Ended::Save(result, index, keys) => {
+                self.saving = false;
+                match result {
+                    Ok(revision) => {
+                        self.saved = index.position;
+                        self.revision = revision;
+                        self.replica.evict(ENTITIES_MAX, self.saved);
+                    }
+                    Err(error) => {
+                        // Another replica saved since, or the bus is away: what is not saved stays in the streams.
+                        tracing::debug!(decider = D::NAME, error = %error, "snapshot not saved");
+                        self.replica.unsaved(keys);
+                        self.ended.push(self.revisit());
+                        self.saving = true;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the index again after a refused save: the other replica's position and revision count.
+    fn revisit(&self) -> BoxFuture<'static, Ended> {
+        let (bucket, saved, revision) = (self.bucket.clone(), self.saved, self.revision);
+        async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let entry = bucket.entry(INDEX).await.ok().flatten();
+            let found = entry.and_then(|(bytes, revision)| Some((serde_json::from_slice::<Index>(&bytes).ok()?, revision)));
+            let (index, revision) = found.unwrap_or((Index { position: saved, ..Index::default() }, revision));
+            Ended::Save(Ok(revision), index, vec![])
+        }
+        .boxed()
+    }
+
+    fn take_steps(&mut self) {
+        while let Some(step) = self.replica.next_step() {
+            let ended = match step {
+                Step::Load(key) => {
+                    let bucket = self.bucket.clone();
+                    async move {
+                        let bytes = bucket.get(&crate::replica::snapshot_key(&key)).await;
+                        Ended::Load(key, bytes.map_err(Into::into))
+                    }
+                    .boxed()
+                }
+                Step::Write { ticket, decision } => {
+                    let (bus, stream, entity) = (self.mesh.bus().clone(), self.stream.clone(), decision.entity.clone());
+                    let write = bus.writer(&stream).write(decision);
+                    async move {
+                        let outcome = match write.await {
+                            Ok(Written::Stored { last }) => Ok(Outcome::Stored(last)),
+                            Ok(Written::Stale { last: Some(last) }) => Ok(Outcome::Moved(last)),
+                            Ok(Written::Stale { last: None }) => Ok(Outcome::Moved(last_of(&bus, &stream, &entity).await)),
+                            Err(error) => Err(error),
+                        };
+                        Ended::Write(ticket, outcome)
+                    }
+                    .boxed()
+                }
+                Step::Bury { ticket, input, reason } => {
+                    let mesh = self.mesh.clone();
+                    async move {
+                        bury(&mesh, &input, &reason).await;
+                        Ended::Bury(ticket)
+                    }
+                    .boxed()
+                }
+            };
+            self.ended.push(ended);
+        }
+    }
+
+    /// Tells the pullers what is done, and the metrics what happened.
+    fn tell(&mut self) {
+        for (stream, low_water) in &self.low_waters {
+            let now = self.replica.low_water(stream);
+            low_water.send_if_modified(|before| std::mem::replace(before, now) != now);
+        }
+        let now = self.replica.counts();
+        if now != self.told {
+            self.meter.add(self.told, now, self.replica.entities(), self.replica.open());
+            self.told = now;
+        }
+    }
+
+    fn save(&mut self) {
+        self.save_now = false;
+        let Some((entries, index)) = self.replica.snapshot(SAVE_MAX, self.saved) else { return };
+        let Ok(bytes) = serde_json::to_vec(&index) else { return };
+        let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
+        let entries = entries.into_iter().map(|(key, bytes)| (key, Bytes::from(bytes))).collect();
+        let (bucket, revision) = (self.bucket.clone(), self.revision);
+        self.saving = true;
+        self.ended.push(
+            async move {
+                let result = bucket.put_all_if((INDEX, bytes.into()), revision, entries).await;
+                let result = result.map_err(Into::into).and_then(|r| r.ok_or_else(|| anyhow!("another replica saved")));
+                Ended::Save(result, index, keys)
+            }
+            .boxed(),
+        );
+    }
+}
+
+/// Answers the loads of a replica that is still catching up.
+struct Loader {
+    bucket: Bucket,
+}
+
+impl Loader {
+    async fn load<D: Decider>(&mut self, replica: &mut Replica<D>) -> anyhow::Result<()> {
+        while let Some(step) = replica.next_step() {
+            let Step::Load(key) = step else { continue };
+            let bytes = self.bucket.get(&crate::replica::snapshot_key(&key)).await.context("read snapshot")?;
+            replica.loaded(&key, bytes.as_deref()).with_context(|| format!("decode snapshot of {key}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sequence of the entity's last fact; asks until the bus answers.
+async fn last_of(bus: &Bus, stream: &str, entity: &str) -> u64 {
+    loop {
+        match bus.log(stream).last(entity).await {
+            Ok(last) => return last.map_or(0, |stored| stored.sequence),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "read entity's last fact");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Publishes an input as a dead letter, with its reason; asks until the bus has it.
+pub(crate) async fn bury(mesh: &Mesh, input: &Stored, reason: &str) {
+    tracing::error!(subject = input.subject, stream = input.stream, sequence = input.sequence, reason, "dead letter");
+    let letter = Outgoing {
+        id: mesh_proto::derived_id(&["dead", mesh.name(), &input.stream, &input.sequence.to_string()]),
+        message: input.message.clone(),
+        stream: "DEAD".into(),
+        subject: format!("dead.{}", input.subject),
+        time: mesh.now(),
+        cause: Some(input.cause_of()),
+        traceparent: input.traceparent.clone(),
+        world: vec![],
+        body: input.body.clone(),
+    };
+    while let Err(error) = mesh.bus().publish_dead(&letter, reason, input.content_type.as_deref()).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "dead letter not stored yet");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Pulls one durable like a log, and acks what is done.
+struct Puller {
+    bus: Bus,
+    durable: DurableSpec,
+    sender: mpsc::Sender<Arrival>,
+    done: watch::Receiver<u64>,
+    mesh: Mesh,
+}
+
+impl Puller {
+    async fn run(mut self) -> anyhow::Result<()> {
+        let stopping = self.mesh.stopping();
+        let mut pull = tokio::select! {
+            pull = self.bus.pull(&self.durable.stream, &self.durable.name) => pull.context("join durable")?,
+            () = stopping.cancelled() => return Ok(()),
+        };
+        // What lies between the ack floor and the last delivery may be in nobody's hands: read it in order.
+        // If another replica has it, the conditions of the writes tell.
+        let info = pull.info().await.context("read durable")?;
+        let mut floor = info.ack_floor;
+        self.rescue(floor, info.delivered).await?;
+        let mut pin = pull.pin();
+        let mut rescue = tokio::time::interval(RESCUE_EVERY);
+        let mut batch = Vec::with_capacity(256);
+        loop {
+            tokio::select! {
+                stored = pull.next() => {
+                    batch.push(stored.context("pull")?);
+                    while batch.len() < 256 {
+                        match pull.next().now_or_never() {
+                            Some(stored) => batch.push(stored.context("pull")?),
+                            None => break,
+                        }
+                    }
+                    if pull.pin() != pin {
+                        // Another replica was served in between: what it left comes first.
+                        pin = pull.pin();
+                        let first = batch.iter().map(|stored| stored.sequence).min().unwrap_or_default();
+                        let info = pull.info().await.context("read durable")?;
+                        self.rescue(info.ack_floor, first.saturating_sub(1)).await?;
+                    }
+                    if self.sender.send(Arrival::Inputs(std::mem::take(&mut batch))).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                changed = self.done.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let done = *self.done.borrow_and_update();
+                    pull.ack_through(done);
+                }
+                _ = rescue.tick() => {
+                    let Ok(info) = pull.info().await else { continue };
+                    let stuck = info.ack_floor == floor && info.delivered > info.ack_floor;
+                    floor = info.ack_floor;
+                    if stuck && *self.done.borrow() < info.delivered {
+                        self.rescue(info.ack_floor, info.delivered).await?;
+                    }
+                }
+                () = stopping.cancelled() => break,
+            }
+        }
+        // The last acks, once the decisions in hand are written.
+        while self.done.changed().await.is_ok() {
+            pull.ack_through(*self.done.borrow_and_update());
+        }
+        Ok(())
+    }
+
+    /// Reads the inputs after `floor` up to `end` in order; those that were fed before are ignored there.
+    async fn rescue(&self, floor: u64, end: u64) -> anyhow::Result<()> {
+        let log = self.bus.log(&self.durable.stream);
+        let subject = mesh_proto::contract().stream(&self.durable.stream).map(|s| s.subject.clone()).unwrap_or_default();
+        let mut from = floor + 1;
+        while from <= end {
+            let read = log.read(&subject, from, READ_MAX).await.context("read inputs in hand")?;
+            let Some(last) = read.last().map(|stored| stored.sequence) else { return Ok(()) };
+            let inputs: Vec<Stored> = read
+                .into_iter()
+                .filter(|s| s.sequence <= end && self.durable.filters.iter().any(|f| matches(f, &s.subject)))
+                .collect();
+            if !inputs.is_empty() && self.sender.send(Arrival::Inputs(inputs)).await.is_err() {
+                return Ok(());
+            }
+            from = last + 1;
+        }
+        Ok(())
+    }
+}

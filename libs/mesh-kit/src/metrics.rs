@@ -1,0 +1,355 @@
+//! Metrics of one service: OpenTelemetry instruments, shown on `/metrics` and sent by OTLP when that is set.
+//!
+//! What every consumer (decider, projector, tail) counts is [`INSTRUMENTS`]; each carries the attributes `service` and
+//! `consumer`. `$SRV.STATS` answers from the same numbers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Histogram, Meter, MeterProvider as _},
+};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Encoder as _, TextEncoder};
+
+use crate::replica::Counts;
+
+/// Messages taken in.
+pub const RECEIVED: &str = "mesh_consumer_received_total";
+/// Messages done with, whatever came of them.
+pub const HANDLED: &str = "mesh_consumer_handled_total";
+/// Decisions or writes taken again.
+pub const RETRIED: &str = "mesh_consumer_retried_total";
+/// Messages given up: now dead letters, or lost samples.
+pub const DEAD: &str = "mesh_consumer_dead_total";
+/// Facts or derived events stored.
+pub const FACTS: &str = "mesh_consumer_facts_total";
+/// Messages that this version cannot decode.
+pub const UNDECODABLE: &str = "mesh_consumer_undecodable_total";
+/// Time from a message taken in to done with, seconds.
+pub const SECONDS: &str = "mesh_consumer_seconds";
+/// Messages stored that it has not taken in yet.
+pub const LAG: &str = "mesh_consumer_lag";
+/// Messages taken in and not done with.
+pub const OPEN: &str = "mesh_consumer_open";
+/// Entities held in memory.
+pub const ENTITIES: &str = "mesh_consumer_entities";
+
+/// Every instrument that a consumer has, with its kind. Scraping a process shows all of them for each of its consumers
+/// from the moment it joined (the histogram from its first message); a test holds this.
+pub const INSTRUMENTS: &[(&str, &str)] = &[
+    (RECEIVED, "counter"),
+    (HANDLED, "counter"),
+    (RETRIED, "counter"),
+    (DEAD, "counter"),
+    (FACTS, "counter"),
+    (UNDECODABLE, "counter"),
+    (SECONDS, "histogram"),
+    (LAG, "gauge"),
+    (OPEN, "gauge"),
+    (ENTITIES, "gauge"),
+];
+
+/// Bounds of the time histogram, seconds.
+const SECONDS_BOUNDS: &[f64] =
+    &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+
+/// Metrics that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The Prometheus exporter was not built.
+    #[error("build the /metrics exporter")]
+    Exporter(#[from] opentelemetry_sdk::error::OTelSdkError),
+    /// The page was not rendered.
+    #[error("render /metrics")]
+    Render(#[from] prometheus::Error),
+    /// The OTLP exporter was not built.
+    #[error("build the OTLP metrics exporter")]
+    Otlp(#[source] crate::telemetry::Error),
+}
+
+/// The instruments of one service in one process.
+pub(crate) struct Metrics {
+    service: String,
+    provider: SdkMeterProvider,
+    registry: prometheus::Registry,
+    meter: Meter,
+    seconds: Histogram<f64>,
+    consumers: Arc<Mutex<BTreeMap<String, Arc<Cells>>>>,
+}
+
+/// What one consumer counts. Plain atomics, read when somebody looks: counting costs a hot loop next to nothing.
+#[derive(Debug, Default)]
+struct Cells {
+    received: AtomicU64,
+    handled: AtomicU64,
+    retried: AtomicU64,
+    dead: AtomicU64,
+    facts: AtomicU64,
+    undecodable: AtomicU64,
+    lag: AtomicU64,
+    open: AtomicU64,
+    entities: AtomicU64,
+    micros: AtomicU64,
+}
+
+/// A reading of one consumer, for `$SRV.STATS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Its name.
+    pub consumer: String,
+    /// Messages taken in.
+    pub received: u64,
+    /// Messages done with.
+    pub handled: u64,
+    /// Decisions or writes taken again.
+    pub retried: u64,
+    /// Messages given up.
+    pub dead: u64,
+    /// Messages it is behind.
+    pub lag: u64,
+    /// Entities in memory.
+    pub entities: u64,
+    /// Time spent, microseconds.
+    pub micros: u64,
+}
+
+/// The instruments of one consumer; made by [`Mesh::consumer`](crate::Mesh::consumer).
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    cells: Arc<Cells>,
+    seconds: Histogram<f64>,
+    attributes: Arc<[KeyValue]>,
+}
+
+type Read = fn(&Cells) -> &AtomicU64;
+
+impl Metrics {
+    /// Sets up the instruments of a service. Sends them too if telemetry is being sent.
+    pub(crate) fn new(service: &str, process: &str, otlp_interval: Duration) -> Result<Self, Error> {
+        let registry = prometheus::Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .without_counter_suffixes()
+            .without_units()
+            .scope_info_enabled(false)
+            .build()?;
+        let mut builder = SdkMeterProvider::builder()
+            .with_reader(exporter)
+            .with_resource(crate::telemetry::resource(service, process));
+        if let Some(telemetry) = crate::telemetry::installed()
+            && let Some(reader) = telemetry.metrics_reader(otlp_interval).map_err(Error::Otlp)?
+        {
+            builder = builder.with_reader(reader);
+        }
+        let provider = builder.build();
+        let meter = provider.meter("mesh-kit");
+        let consumers: Arc<Mutex<BTreeMap<String, Arc<Cells>>>> = Arc::default();
+        let counters: [(&'static str, &'static str, Read); 6] = [
+            (RECEIVED, "messages taken in", |c| &c.received),
+            (HANDLED, "messages done with", |c| &c.handled),
+            (RETRIED, "decisions or writes taken again", |c| &c.retried),
+            (DEAD, "messages given up", |c| &c.dead),
+            (FACTS, "facts or derived events stored", |c| &c.facts),
+            (UNDECODABLE, "messages that this version cannot decode", |c| &c.undecodable),
+        ];
+        for (name, description, read) in counters {
+            let observe = observer(service, &consumers, read);
+            meter.u64_observable_counter(name).with_description(description).with_callback(observe).build();
+        }
+        let gauges: [(&'static str, &'static str, Read); 3] = [
+            (LAG, "messages stored and not taken in yet", |c| &c.lag),
+            (OPEN, "messages taken in and not done with", |c| &c.open),
+            (ENTITIES, "entities held in memory", |c| &c.entities),
+        ];
+        for (name, description, read) in gauges {
+            let observe = observer(service, &consumers, read);
+            meter.u64_observable_gauge(name).with_description(description).with_callback(observe).build();
+        }
+        let seconds = meter
+            .f64_histogram(SECONDS)
+            .with_description("time from a message taken in to done with, seconds")
+            .with_boundaries(SECONDS_BOUNDS.to_vec())
+            .build();
+        Ok(Self { service: service.to_owned(), provider, registry, meter, seconds, consumers })
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// The consumer of this name; two of one name count together.
+    pub(crate) fn consumer(&self, name: &str) -> Consumer {
+        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        Consumer {
+            cells: consumers.entry(name.to_owned()).or_default().clone(),
+            seconds: self.seconds.clone(),
+            attributes: attributes(&self.service, name).into(),
+        }
+    }
+
+    /// All consumers' numbers, by name.
+    pub(crate) fn readings(&self) -> Vec<Reading> {
+        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = |(name, cells): (&String, &Arc<Cells>)| Reading {
+            consumer: name.clone(),
+            received: cells.received.load(Relaxed),
+            handled: cells.handled.load(Relaxed),
+            retried: cells.retried.load(Relaxed),
+            dead: cells.dead.load(Relaxed),
+            lag: cells.lag.load(Relaxed),
+            entities: cells.entities.load(Relaxed),
+            micros: cells.micros.load(Relaxed),
+        };
+        consumers.iter().map(reading).collect()
+    }
+
+    /// The page in Prometheus' text format.
+    pub(crate) fn page(&self) -> Result<String, Error> {
+        let mut page = vec![];
+        TextEncoder::new().encode(&self.registry.gather(), &mut page)?;
+        Ok(String::from_utf8_lossy(&page).into_owned())
+    }
+
+    /// Sends what is left and ends. Blocks for at most `limit`.
+    pub(crate) fn shutdown(&self, limit: Duration) {
+        if let Err(error) = self.provider.shutdown_with_timeout(limit) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "metrics not shut down");
+        }
+    }
+}
+
+fn attributes(service: &str, consumer: &str) -> [KeyValue; 2] {
+    [KeyValue::new("service", service.to_owned()), KeyValue::new("consumer", consumer.to_owned())]
+}
+
+fn observer(
+    service: &str,
+    consumers: &Arc<Mutex<BTreeMap<String, Arc<Cells>>>>,
+    read: Read,
+) -> impl Fn(&dyn opentelemetry::metrics::AsyncInstrument<u64>) + Send + Sync + 'static {
+    let (service, consumers) = (service.to_owned(), consumers.clone());
+    move |instrument| {
+        for (name, cells) in consumers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            instrument.observe(read(cells).load(Relaxed), &attributes(&service, name));
+        }
+    }
+}
+
+impl Consumer {
+    /// So many messages came in.
+    pub fn received(&self, count: u64) {
+        self.cells.received.fetch_add(count, Relaxed);
+    }
+
+    /// So many messages are done with.
+    pub fn handled(&self, count: u64) {
+        self.cells.handled.fetch_add(count, Relaxed);
+    }
+
+    /// So many decisions or writes were taken again.
+    pub fn retried(&self, count: u64) {
+        self.cells.retried.fetch_add(count, Relaxed);
+    }
+
+    /// So many messages were given up.
+    pub fn dead(&self, count: u64) {
+        self.cells.dead.fetch_add(count, Relaxed);
+    }
+
+    /// So many facts or derived events were stored.
+    pub fn facts(&self, count: u64) {
+        self.cells.facts.fetch_add(count, Relaxed);
+    }
+
+    /// So many messages could not be decoded by this version.
+    pub fn undecodable(&self, count: u64) {
+        self.cells.undecodable.fetch_add(count, Relaxed);
+    }
+
+    /// One message took so long from taken in to done with.
+    pub fn took(&self, time: Duration) {
+        self.cells.micros.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.seconds.record(time.as_secs_f64(), &self.attributes);
+    }
+
+    /// It is so many messages behind.
+    pub fn lag(&self, messages: u64) {
+        self.cells.lag.store(messages, Relaxed);
+    }
+
+    /// It holds so many entities in memory.
+    pub fn entities(&self, count: u64) {
+        self.cells.entities.store(count, Relaxed);
+    }
+
+    /// So many messages are taken in and not done with.
+    pub fn open(&self, count: u64) {
+        self.cells.open.store(count, Relaxed);
+    }
+
+    /// What a replica counted since it was last told, and what it holds now.
+    pub(crate) fn add(&self, before: Counts, now: Counts, entities: usize, open: usize) {
+        self.received(now.received.saturating_sub(before.received));
+        self.handled(now.handled.saturating_sub(before.handled));
+        self.retried(now.retried.saturating_sub(before.retried));
+        self.dead(now.dead.saturating_sub(before.dead));
+        self.facts(now.facts.saturating_sub(before.facts));
+        self.undecodable(now.undecodable.saturating_sub(before.undecodable));
+        self.entities(entities as u64);
+        self.open(open as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_shows_every_instrument_of_every_consumer() {
+        let metrics = Metrics::new("validator", "p", Duration::from_secs(60)).unwrap();
+        for name in ["verdicts", "view"] {
+            let consumer = metrics.consumer(name);
+            consumer.received(3);
+            metrics.consumer(name).received(2);
+            consumer.handled(4);
+            consumer.lag(7);
+            consumer.took(Duration::from_millis(3));
+        }
+        let page = metrics.page().unwrap();
+        for (name, kind) in INSTRUMENTS {
+            assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name} {kind} in\n{page}");
+            for consumer in ["verdicts", "view"] {
+                let labels = format!("consumer=\"{consumer}\"");
+                let shown = page.lines().any(|line| {
+                    line.starts_with(name) && line.contains(&labels) && line.contains("service=\"validator\"")
+                });
+                assert!(shown, "{name} of {consumer} in\n{page}");
+            }
+        }
+        let line = page.lines().find(|l| l.starts_with(RECEIVED) && l.contains("verdicts")).unwrap();
+        assert!(line.ends_with(" 5"), "{line}");
+        let reading = &metrics.readings()[0];
+        assert_eq!((reading.received, reading.handled, reading.lag, reading.micros), (5, 4, 7, 3_000));
+    }
+
+    #[test]
+    fn a_replicas_counts_are_added_once() {
+        let metrics = Metrics::new("validator", "p", Duration::from_secs(60)).unwrap();
+        let consumer = metrics.consumer("verdicts");
+        let first = Counts { received: 2, handled: 1, ..Counts::default() };
+        consumer.add(Counts::default(), first, 1, 1);
+        let next = Counts { received: 5, handled: 5, retried: 1, dead: 1, ..first };
+        consumer.add(first, next, 4, 0);
+        let reading = &metrics.readings()[0];
+        assert_eq!((reading.received, reading.handled, reading.retried, reading.dead), (5, 5, 1, 1));
+        assert_eq!(reading.entities, 4);
+    }
+}

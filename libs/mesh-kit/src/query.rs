@@ -1,0 +1,112 @@
+//! Errors of queries: a small closed set, mapped to gRPC in one place.
+
+use std::fmt;
+
+/// Why a query was not answered. Says what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such thing.
+    #[error("{what} not found; {cure}")]
+    NotFound {
+        /// What was looked for, with its id.
+        what: String,
+        /// What to do.
+        cure: String,
+    },
+    /// The question itself is wrong.
+    #[error("{what}; {cure}")]
+    InvalidArgument {
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        cure: String,
+    },
+    /// It cannot be answered now, but may be later.
+    #[error("{what}; {cure}")]
+    Unavailable {
+        /// What is missing.
+        what: String,
+        /// What to do.
+        cure: String,
+    },
+    /// A limit is reached.
+    #[error("{what}; {cure}")]
+    Exhausted {
+        /// Which limit.
+        what: String,
+        /// What to do.
+        cure: String,
+    },
+    /// A fault of the service; its cause is logged, not told.
+    #[error("internal error; see the log of the service")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// There is no such thing.
+    pub fn not_found(what: impl fmt::Display, cure: impl Into<String>) -> Self {
+        Self::NotFound { what: what.to_string(), cure: cure.into() }
+    }
+
+    /// The question itself is wrong.
+    pub fn invalid(what: impl fmt::Display, cure: impl Into<String>) -> Self {
+        Self::InvalidArgument { what: what.to_string(), cure: cure.into() }
+    }
+
+    /// It cannot be answered now.
+    pub fn unavailable(what: impl fmt::Display, cure: impl Into<String>) -> Self {
+        Self::Unavailable { what: what.to_string(), cure: cure.into() }
+    }
+
+    /// A limit is reached.
+    pub fn exhausted(what: impl fmt::Display, cure: impl Into<String>) -> Self {
+        Self::Exhausted { what: what.to_string(), cure: cure.into() }
+    }
+
+    /// A fault of the service.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(cause.into())
+    }
+}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::NotFound { .. } => Self::not_found(text),
+            Error::InvalidArgument { .. } => Self::invalid_argument(text),
+            Error::Unavailable { .. } => Self::unavailable(text),
+            Error::Exhausted { .. } => Self::resource_exhausted(text),
+            Error::Internal(cause) => {
+                tracing::error!(error = &*cause as &dyn std::error::Error, "query failed");
+                Self::internal(text)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    #[test]
+    fn every_error_has_its_code_and_tells_the_cure() {
+        let cases = [
+            (Error::not_found("intent local/a", "list them with `continuum intent list`"), Code::NotFound),
+            (Error::invalid("page_size -1", "use 1 to 1000"), Code::InvalidArgument),
+            (Error::unavailable("the bus is away", "ask again"), Code::Unavailable),
+            (Error::exhausted("64 watchers", "close one"), Code::ResourceExhausted),
+        ];
+        for (error, code) in cases {
+            let text = error.to_string();
+            let status = Status::from(error);
+            assert_eq!((status.code(), status.message()), (code, text.as_str()));
+            assert!(text.contains("; "));
+        }
+        let status = Status::from(Error::internal("disk /secret/place is gone"));
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("/secret/place"), "causes stay inside");
+    }
+}

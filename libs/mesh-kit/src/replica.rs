@@ -1,0 +1,850 @@
+//! One replica of a decider, without I/O: inputs, facts and outcomes go in, steps come out.
+//!
+//! The service shell and the seeded simulation drive this same code. What holds, in whatever order things arrive:
+//!
+//! - an input is decided once per entity it concerns, however often and however late it comes;
+//! - inputs of one entity from one stream are decided in stream order, one at a time;
+//! - a decision is written on the condition that its entity has not moved since;
+//! - a state is the fold of stored facts and of nothing else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use mesh_bus::{Cause, Decision, Outgoing, Stored};
+use mesh_proto::{EventSet as _, FactSet as _, Timestamp, derived_id};
+use serde::{Deserialize, Serialize};
+
+use crate::decide::{Asked, Decider, Key, What, World as _};
+
+/// Ids of answered commands kept per entity: a command that comes again after so many others of the same entity
+/// is a new one.
+const ANSWERED_MAX: usize = 4_096;
+
+/// What the shell is to do.
+#[derive(Debug)]
+pub enum Step {
+    /// Read the entity's snapshot, then call [`Replica::loaded`].
+    Load(Key),
+    /// Write the decision, then call [`Replica::written`] with the ticket.
+    Write {
+        /// Names the decision in the answer.
+        ticket: u64,
+        /// The write.
+        decision: Decision,
+    },
+    /// Publish the input as a dead letter, then call [`Replica::buried`] with the ticket.
+    Bury {
+        /// Names the burial in the answer.
+        ticket: u64,
+        /// The input.
+        input: Box<Stored>,
+        /// Why it is dead.
+        reason: String,
+    },
+}
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Stored; the decision's last fact has this sequence.
+    Stored(u64),
+    /// Not (or not provably by this write) stored: the entity's last fact has this sequence; decide again when
+    /// the facts up to it have been read.
+    Moved(u64),
+    /// It can never be stored: the input is buried.
+    Impossible,
+}
+
+/// An entity as snapshots keep it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Folded<S> {
+    state: S,
+    /// Sequence of its last fact; 0 for none.
+    last: u64,
+    /// Time of its last fact.
+    time: Timestamp,
+    /// Per input stream, the last sequence that made a fact.
+    applied: BTreeMap<String, u64>,
+    /// Ids of the commands it answered, oldest first.
+    answered: VecDeque<String>,
+}
+
+struct Entity<S, I> {
+    /// `None` while its snapshot is being read.
+    folded: Option<Folded<S>>,
+    /// Facts that arrived while it was being read.
+    early: Vec<Arc<Stored>>,
+    queue: VecDeque<Question<I>>,
+    /// A decision is being written.
+    busy: bool,
+    /// Decide nothing until the facts up to here have been read.
+    behind: u64,
+    dirty: bool,
+    /// The `due` value that was already asked and changed nothing.
+    asked_due: Option<Timestamp>,
+    /// The `due` value in the index.
+    indexed_due: Option<Timestamp>,
+}
+
+enum Question<I> {
+    Input(Arc<Pending<I>>),
+    Due(Timestamp),
+}
+
+impl<I> Clone for Question<I> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Input(pending) => Self::Input(pending.clone()),
+            Self::Due(time) => Self::Due(*time),
+        }
+    }
+}
+
+struct Pending<I> {
+    stored: Stored,
+    body: bytes::Bytes,
+    /// `None` if it could not be decoded and is only to be buried.
+    input: Option<I>,
+}
+
+/// An input that waits until the World has seen it.
+struct Held<I> {
+    pending: Arc<Pending<I>>,
+    /// Decisions up to this ticket must have ended: whoever is not in the World yet would miss the input.
+    barrier: u64,
+    /// Own facts up to here must be in the World; known once those decisions have ended.
+    need: Option<u64>,
+}
+
+/// How far one input stream is handled.
+struct Progress<I> {
+    /// Highest sequence fed.
+    fed: u64,
+    /// Fed and not done: sequence -> entities that have not decided it yet.
+    open: BTreeMap<u64, usize>,
+    /// Waiting until the World has seen them.
+    held: VecDeque<Held<I>>,
+}
+
+impl<I> Default for Progress<I> {
+    fn default() -> Self {
+        Self { fed: 0, open: BTreeMap::new(), held: VecDeque::new() }
+    }
+}
+
+struct Flight<I, F> {
+    key: Key,
+    question: Question<I>,
+    facts: Vec<F>,
+    at: Timestamp,
+    cause: Cause,
+    burial: bool,
+}
+
+/// What a snapshot's index holds besides the entities.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// Every fact up to this sequence is in the entities' snapshots.
+    pub position: u64,
+    /// Entities in the bucket.
+    pub entities: u64,
+    /// When which entity wants to be asked.
+    pub due: Vec<(Timestamp, Key)>,
+}
+
+/// Counters of a replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Inputs fed.
+    pub received: u64,
+    /// Inputs all of whose entities have decided.
+    pub handled: u64,
+    /// Decisions taken again because their entity had moved.
+    pub retried: u64,
+    /// Inputs buried.
+    pub dead: u64,
+    /// Facts written.
+    pub facts: u64,
+    /// Facts of its own area that this version cannot decode.
+    pub undecodable: u64,
+}
+
+/// One replica of a decider.
+pub struct Replica<D: Decider> {
+    decider: D,
+    area: &'static str,
+    own_stream: String,
+    world: D::World,
+    world_positions: BTreeMap<String, u64>,
+    entities: HashMap<Key, Entity<D::State, D::Input>>,
+    /// Own facts up to here are folded.
+    position: u64,
+    /// Is every entity that exists in memory?
+    complete: bool,
+    known: u64,
+    due: BTreeSet<(Timestamp, Key)>,
+    inputs: BTreeMap<String, Progress<D::Input>>,
+    flights: BTreeMap<u64, Flight<D::Input, D::Fact>>,
+    tickets: u64,
+    /// Highest sequence that this replica wrote.
+    own_written: u64,
+    stopped: bool,
+    steps: VecDeque<Step>,
+    counts: Counts,
+}
+
+impl<D: Decider> Replica<D> {
+    /// A replica that starts from a snapshot's index, or from nothing.
+    pub fn new(decider: D, index: Option<Index>) -> Self {
+        let world = mesh_proto::contract()
+            .decider(D::NAME)
+            .map(|(_, spec)| spec.world.iter().map(|s| (s.clone(), 0)).collect())
+            .unwrap_or_default();
+        let complete = index.is_none();
+        let index = index.unwrap_or_default();
+        Self {
+            area: D::Fact::AREA,
+            own_stream: D::Fact::AREA.to_uppercase(),
+            world: D::World::default(),
+            world_positions: world,
+            entities: HashMap::new(),
+            position: index.position,
+            complete,
+            known: index.entities,
+            due: index.due.into_iter().collect(),
+            inputs: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            tickets: 0,
+            own_written: 0,
+            stopped: false,
+            steps: VecDeque::new(),
+            counts: Counts::default(),
+            decider,
+        }
+    }
+
+    /// The next thing to do, if there is one.
+    pub fn next_step(&mut self) -> Option<Step> {
+        self.steps.pop_front()
+    }
+
+    /// Decides nothing new from now on; what is being written can still end.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Own facts up to this sequence are folded.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Counters since the start.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Entities in memory.
+    pub fn entities(&self) -> usize {
+        self.entities.len()
+    }
+
+    /// Inputs fed and not done, all streams together.
+    pub fn open(&self) -> usize {
+        self.inputs.values().map(|p| p.open.len() + p.held.len()).sum()
+    }
+
+    /// Decisions and burials being written.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Every input of the stream up to this sequence is done; 0 if none was fed.
+    pub fn low_water(&self, stream: &str) -> u64 {
+        let Some(progress) = self.inputs.get(stream) else { return 0 };
+        let open = progress.open.keys().next().copied();
+        let held = progress.held.front().map(|held| held.pending.stored.sequence);
+        match open.into_iter().chain(held).min() {
+            Some(first) => first - 1,
+            None => progress.fed,
+        }
+    }
+
+    /// Inputs of the stream up to this sequence need not be fed.
+    pub fn skip_through(&mut self, stream: &str, sequence: u64) {
+        let progress = self.inputs.entry(stream.to_owned()).or_default();
+        progress.fed = progress.fed.max(sequence);
+    }
+
+    /// An entity's state, if it is in memory.
+    pub fn state(&self, key: &Key) -> Option<&D::State> {
+        self.entities.get(key).and_then(|e| e.folded.as_ref()).map(|f| &f.state)
+    }
+
+    /// All states in memory, in key order.
+    pub fn states(&self) -> BTreeMap<&Key, &D::State> {
+        self.entities.iter().filter_map(|(k, e)| e.folded.as_ref().map(|f| (k, &f.state))).collect()
+    }
+
+    /// The World as folded so far.
+    pub fn world(&self) -> &D::World {
+        &self.world
+    }
+
+    /// The decider.
+    pub fn decider(&self) -> &D {
+        &self.decider
+    }
+
+    /// When the next entity wants to be asked.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(time, _)| *time)
+    }
+
+    /// Takes in an input, once per sequence and in stream order; older ones are ignored.
+    pub fn input(&mut self, stored: Stored) {
+        let progress = self.inputs.entry(stored.stream.clone()).or_default();
+        if stored.sequence <= progress.fed {
+            return;
+        }
+        progress.fed = stored.sequence;
+        self.counts.received += 1;
+        let decoded = stored.protobuf().and_then(|body| {
+            let mut input = D::Input::decode(&stored.message, &body)?;
+            input.any_mut().adopt_keys(&stored.subject)?;
+            Ok((body, input))
+        });
+        match decoded {
+            Ok((body, input)) => {
+                let pending = Arc::new(Pending { stored, body, input: Some(input) });
+                let held = Held { pending: pending.clone(), barrier: self.tickets, need: None };
+                self.inputs.entry(pending.stored.stream.clone()).or_default().held.push_back(held);
+                self.release();
+            }
+            Err(error) => self.bury_new(stored, chain(&error)),
+        }
+    }
+
+    /// Routes the held inputs whose stream the World has seen far enough. An input from the own area also waits
+    /// until the World has seen what this replica was writing when it came.
+    fn release(&mut self) {
+        loop {
+            let (first_flight, written, position) =
+                (self.flights.keys().next().copied().unwrap_or(u64::MAX), self.own_written, self.position);
+            let ready = self.inputs.iter_mut().find_map(|(stream, progress)| {
+                let held = progress.held.front_mut()?;
+                let sequence = held.pending.stored.sequence;
+                if self.world_positions.get(stream).is_some_and(|position| *position < sequence) {
+                    return None;
+                }
+                if *stream == self.own_stream {
+                    if first_flight <= held.barrier {
+                        return None;
+                    }
+                    if *held.need.get_or_insert(written) > position {
+                        return None;
+                    }
+                }
+                progress.held.pop_front()
+            });
+            let Some(held) = ready else { return };
+            self.route(held.pending);
+        }
+    }
+
+    fn route(&mut self, pending: Arc<Pending<D::Input>>) {
+        let Some(input) = &pending.input else { return };
+        let concerned = catch_unwind(AssertUnwindSafe(|| self.decider.concerns(input, &self.world)));
+        let keys: BTreeSet<Key> = match concerned {
+            Ok(keys) => keys.into_iter().collect(),
+            Err(_) => return self.bury_new(pending.stored.clone(), "the decider panicked in `concerns`".into()),
+        };
+        if keys.is_empty() {
+            self.counts.handled += 1;
+            return;
+        }
+        let (stream, sequence) = (pending.stored.stream.clone(), pending.stored.sequence);
+        self.inputs.entry(stream).or_default().open.insert(sequence, keys.len());
+        for key in keys {
+            self.entity(&key).queue.push_back(Question::Input(pending.clone()));
+            self.advance(&key);
+        }
+    }
+
+    fn bury_new(&mut self, stored: Stored, reason: String) {
+        self.inputs.entry(stored.stream.clone()).or_default().open.insert(stored.sequence, 1);
+        let pending = Arc::new(Pending { stored, body: bytes::Bytes::new(), input: None });
+        self.bury(Key(vec![]), Question::Input(pending), reason);
+    }
+
+    fn bury(&mut self, key: Key, question: Question<D::Input>, reason: String) {
+        self.counts.dead += 1;
+        match question {
+            Question::Due(time) => {
+                // Nothing to bury: the entity is not asked again for this time.
+                if let Some(entity) = self.entities.get_mut(&key) {
+                    entity.asked_due = Some(time);
+                    entity.busy = false;
+                }
+            }
+            Question::Input(pending) => {
+                self.tickets += 1;
+                let input = Box::new(pending.stored.clone());
+                self.steps.push_back(Step::Bury { ticket: self.tickets, input, reason });
+                let flight = Flight {
+                    key,
+                    question: Question::Input(pending),
+                    facts: vec![],
+                    at: Timestamp::default(),
+                    cause: Cause::default(),
+                    burial: true,
+                };
+                self.flights.insert(self.tickets, flight);
+            }
+        }
+    }
+
+    /// Takes in the next fact of the own area, whoever wrote it.
+    pub fn fact(&mut self, stored: Stored) {
+        self.see_own(&stored);
+        if stored.sequence <= self.position {
+            return;
+        }
+        self.position = stored.sequence;
+        let key = Key(stored.subject.split('.').skip(3).map(str::to_owned).collect());
+        if !key.0.is_empty() {
+            let stored = Arc::new(stored);
+            let entity = self.entity(&key);
+            if entity.folded.is_none() {
+                entity.early.push(stored);
+            } else {
+                self.fold(&key, &stored);
+                self.advance(&key);
+            }
+        }
+        self.release();
+    }
+
+    /// Takes in the next fact of a World stream.
+    pub fn world_fact(&mut self, stored: &Stored) {
+        let Some(position) = self.world_positions.get_mut(&stored.stream) else { return };
+        if stored.sequence > *position {
+            *position = stored.sequence;
+            self.world.apply(stored);
+        }
+        self.release();
+    }
+
+    /// Says how far a World stream has been read although its last messages were not facts.
+    pub fn world_reached(&mut self, stream: &str, sequence: u64) {
+        if let Some(position) = self.world_positions.get_mut(stream) {
+            *position = sequence.max(*position);
+        }
+        self.release();
+    }
+
+    /// A World over the own area is folded with the own tail.
+    fn see_own(&mut self, stored: &Stored) {
+        if let Some(position) = self.world_positions.get_mut(&self.own_stream)
+            && stored.sequence > *position
+        {
+            *position = stored.sequence;
+            self.world.apply(stored);
+        }
+    }
+
+    /// Streams that the World is folded from. If the own stream is one, it is to be read from its beginning.
+    pub fn world_streams(&self) -> Vec<String> {
+        self.world_positions.keys().cloned().collect()
+    }
+
+    fn entity(&mut self, key: &Key) -> &mut Entity<D::State, D::Input> {
+        if !self.entities.contains_key(key) {
+            let folded = self.complete.then(|| {
+                self.known += 1;
+                self.blank()
+            });
+            if folded.is_none() {
+                self.steps.push_back(Step::Load(key.clone()));
+            }
+            let entity = Entity {
+                folded,
+                early: vec![],
+                queue: VecDeque::new(),
+                busy: false,
+                behind: 0,
+                dirty: false,
+                asked_due: None,
+                indexed_due: None,
+            };
+            self.entities.insert(key.clone(), entity);
+        }
+        #[allow(clippy::expect_used)]
+        self.entities.get_mut(key).expect("just inserted")
+    }
+
+    fn blank(&self) -> Folded<D::State> {
+        Folded {
+            state: self.decider.initial(),
+            last: 0,
+            time: Timestamp::default(),
+            applied: BTreeMap::new(),
+            answered: VecDeque::new(),
+        }
+    }
+
+    /// An entity's snapshot was read: its bytes, or `None` if it has none. Fails if they cannot be decoded;
+    /// the entity then stays unloaded and its inputs undone.
+    pub fn loaded(&mut self, key: &Key, snapshot: Option<&[u8]>) -> Result<(), serde_json::Error> {
+        let folded = match snapshot {
+            Some(bytes) => serde_json::from_slice(bytes)?,
+            None => {
+                self.known += 1;
+                self.blank()
+            }
+        };
+        let Some(entity) = self.entities.get_mut(key) else { return Ok(()) };
+        if entity.folded.is_some() {
+            return Ok(());
+        }
+        entity.folded = Some(folded);
+        let early = std::mem::take(&mut entity.early);
+        for stored in early {
+            self.fold(key, &stored);
+        }
+        self.index_due(key);
+        self.advance(key);
+        Ok(())
+    }
+
+    /// Folds a stored fact into its entity, unless it is there already.
+    fn fold(&mut self, key: &Key, stored: &Stored) {
+        let Some(entity) = self.entities.get_mut(key) else { return };
+        let Some(folded) = entity.folded.as_mut() else { return };
+        if stored.sequence <= folded.last {
+            return;
+        }
+        match D::Fact::decode(&stored.message, &stored.body) {
+            Ok(fact) => {
+                let state = std::mem::replace(&mut folded.state, self.decider.initial());
+                folded.state = self.decider.evolve(state, &fact, stored.time);
+            }
+            Err(_) => self.counts.undecodable += 1,
+        }
+        folded.note(stored.sequence, stored.time, stored.cause.as_ref());
+        entity.dirty = true;
+        entity.asked_due = None;
+        self.index_due(key);
+    }
+
+    fn index_due(&mut self, key: &Key) {
+        let Some(entity) = self.entities.get_mut(key) else { return };
+        let Some(folded) = entity.folded.as_ref() else { return };
+        let due = self.decider.due(&folded.state);
+        if let Some(old) = entity.indexed_due.take() {
+            self.due.remove(&(old, key.clone()));
+        }
+        if due.is_some() && due != entity.asked_due {
+            entity.indexed_due = due;
+            self.due.extend(due.map(|time| (time, key.clone())));
+        }
+    }
+
+    /// Asks every entity whose time has come.
+    pub fn pass(&mut self, now: Timestamp) {
+        while let Some((time, key)) = self.due.first().cloned() {
+            if time > now {
+                return;
+            }
+            self.due.remove(&(time, key.clone()));
+            let entity = self.entity(&key);
+            entity.indexed_due = None;
+            if entity.folded.is_none() {
+                // Its real due is known once it is loaded.
+                continue;
+            }
+            if entity.asked_due == Some(time) {
+                continue;
+            }
+            entity.queue.push_back(Question::Due(time));
+            self.advance(&key);
+        }
+    }
+
+    /// Decides what the entity's queue holds, as far as it can now.
+    fn advance(&mut self, key: &Key) {
+        while !self.stopped {
+            let Some(entity) = self.entities.get_mut(key) else { return };
+            let Some(folded) = entity.folded.as_ref() else { return };
+            if entity.busy || folded.last < entity.behind {
+                return;
+            }
+            let Some(question) = entity.queue.pop_front() else { return };
+            match self.decide(key, &question) {
+                Verdict::Nothing => self.done(key, &question),
+                Verdict::Write(flight, messages, expected) => {
+                    self.tickets += 1;
+                    if let Some(entity) = self.entities.get_mut(key) {
+                        entity.busy = true;
+                    }
+                    let decision = Decision { entity: key.entity(self.area), expected, messages };
+                    self.steps.push_back(Step::Write { ticket: self.tickets, decision });
+                    self.flights.insert(self.tickets, flight);
+                    return;
+                }
+                Verdict::Dead(reason) => {
+                    if let Some(entity) = self.entities.get_mut(key) {
+                        entity.busy = matches!(question, Question::Input(_));
+                    }
+                    self.bury(key.clone(), question, reason);
+                }
+            }
+        }
+    }
+
+    fn decide(&self, key: &Key, question: &Question<D::Input>) -> Verdict<D::Input, D::Fact> {
+        let Some(folded) = self.entities.get(key).and_then(|e| e.folded.as_ref()) else { return Verdict::Nothing };
+        let (asked, cause, traceparent, command) = match question {
+            Question::Due(time) => {
+                if self.decider.due(&folded.state) != Some(*time) {
+                    return Verdict::Nothing;
+                }
+                let id = derived_id(&[&key.entity(self.area), "due", &time.to_string()]);
+                let cause = Cause { stream: String::new(), sequence: 0, id: format!("due:{time}") };
+                let body = bytes::Bytes::new();
+                let asked = Asked { what: What::Due, at: (*time).max(folded.time), id, sequence: 0, body };
+                (asked, cause, None, None)
+            }
+            Question::Input(pending) => {
+                let stored = &pending.stored;
+                if folded.applied.get(&stored.stream).is_some_and(|applied| *applied >= stored.sequence)
+                    || (is_commands(&stored.stream) && folded.answered.contains(&stored.id))
+                {
+                    return Verdict::Nothing;
+                }
+                let Some(input) = pending.input.clone() else { return Verdict::Nothing };
+                // A person's clock decides nothing: a command's time is when it was stored.
+                let command = input.any().is_command().then(|| input.any().message());
+                let time = if command.is_some() { stored.stored } else { stored.time };
+                let asked = Asked {
+                    what: What::Event(input),
+                    at: time.max(folded.time),
+                    id: stored.id.clone(),
+                    sequence: stored.sequence,
+                    body: pending.body.clone(),
+                };
+                (asked, stored.cause_of(), stored.traceparent.clone(), command)
+            }
+        };
+        let decided =
+            catch_unwind(AssertUnwindSafe(|| self.decider.decide(key, &folded.state, &self.world, &asked)));
+        let facts = match (decided, command) {
+            (Err(_), _) => return Verdict::Dead("the decider panicked on it".into()),
+            (Ok(Ok(facts)), _) => facts,
+            (Ok(Err(refusal)), Some(command)) => {
+                let name = command.rsplit('.').next().unwrap_or(command);
+                match D::Fact::refused(&key.0, &asked.id, name, &refusal) {
+                    Some(fact) => vec![fact],
+                    None => return Verdict::Dead(refusal.to_string()),
+                }
+            }
+            (Ok(Err(refusal)), None) => return Verdict::Dead(refusal.to_string()),
+        };
+        if facts.is_empty() {
+            return Verdict::Nothing;
+        }
+        let world: Vec<(String, u64)> = self.world_positions.iter().map(|(s, n)| (s.clone(), *n)).collect();
+        let mut messages = Vec::with_capacity(facts.len());
+        for (position, fact) in facts.iter().enumerate() {
+            let id = derived_id(&[&asked.id, &key.entity(self.area), &position.to_string()]);
+            let mut message = match Outgoing::new(fact.any(), id, asked.at) {
+                Ok(message) => message,
+                Err(error) => return Verdict::Dead(format!("a fact has no subject: {error}")),
+            };
+            if !message.subject.split('.').skip(3).eq(key.0.iter().map(String::as_str)) {
+                return Verdict::Dead(format!("a fact on {} is not of the entity {key}", message.subject));
+            }
+            message.cause = Some(cause.clone());
+            message.traceparent.clone_from(&traceparent);
+            message.world.clone_from(&world);
+            messages.push(message);
+        }
+        let flight = Flight { key: key.clone(), question: question.clone(), facts, at: asked.at, cause, burial: false };
+        Verdict::Write(flight, messages, folded.last)
+    }
+
+    /// A question was answered, by facts or by silence.
+    fn done(&mut self, key: &Key, question: &Question<D::Input>) {
+        match question {
+            Question::Due(time) => {
+                if let Some(entity) = self.entities.get_mut(key) {
+                    entity.asked_due = Some(*time);
+                }
+                self.index_due(key);
+            }
+            Question::Input(pending) => {
+                let Some(progress) = self.inputs.get_mut(&pending.stored.stream) else { return };
+                let Some(open) = progress.open.get_mut(&pending.stored.sequence) else { return };
+                *open -= 1;
+                if *open == 0 {
+                    progress.open.remove(&pending.stored.sequence);
+                    self.counts.handled += 1;
+                }
+            }
+        }
+    }
+
+    /// A write has ended.
+    pub fn written(&mut self, ticket: u64, outcome: Outcome) {
+        let Some(flight) = self.flights.remove(&ticket) else { return };
+        let key = flight.key.clone();
+        match outcome {
+            Outcome::Stored(last) => {
+                self.counts.facts += flight.facts.len() as u64;
+                self.own_written = self.own_written.max(last);
+                if let Some(entity) = self.entities.get_mut(&key) {
+                    entity.busy = false;
+                    entity.dirty = true;
+                    entity.asked_due = None;
+                    if let Some(folded) = entity.folded.as_mut().filter(|f| f.last < last) {
+                        for fact in &flight.facts {
+                            let state = std::mem::replace(&mut folded.state, self.decider.initial());
+                            folded.state = self.decider.evolve(state, fact, flight.at);
+                        }
+                        folded.note(last, flight.at, Some(&flight.cause));
+                    }
+                }
+                self.done(&key, &flight.question);
+                self.index_due(&key);
+            }
+            Outcome::Moved(last) => {
+                self.counts.retried += 1;
+                if let Some(entity) = self.entities.get_mut(&key) {
+                    entity.busy = false;
+                    entity.behind = last;
+                    entity.queue.push_front(flight.question);
+                }
+            }
+            Outcome::Impossible => {
+                self.bury(key, flight.question, "the bus refuses the decision for ever".into());
+                return;
+            }
+        }
+        self.advance(&key);
+        self.release();
+    }
+
+    /// A dead letter was published.
+    pub fn buried(&mut self, ticket: u64) {
+        let Some(flight) = self.flights.remove(&ticket) else { return };
+        debug_assert!(flight.burial);
+        self.done(&flight.key, &flight.question);
+        if let Some(entity) = self.entities.get_mut(&flight.key) {
+            entity.busy = false;
+            self.advance(&flight.key);
+        }
+        self.release();
+    }
+
+    /// Entities whose snapshots are out of date, at most `max`, as bucket key and bytes; then the index to store
+    /// with them. The index' position only moves when nothing is left dirty. `None` if there is nothing to save.
+    pub fn snapshot(&mut self, max: usize, saved: u64) -> Option<(Vec<(String, Vec<u8>)>, Index)> {
+        let mut entries = vec![];
+        let mut left = false;
+        for (key, entity) in &mut self.entities {
+            if !entity.dirty {
+                continue;
+            }
+            let Some(folded) = entity.folded.as_ref() else { continue };
+            if entries.len() >= max {
+                left = true;
+                break;
+            }
+            let Ok(bytes) = serde_json::to_vec(folded) else { continue };
+            entity.dirty = false;
+            entries.push((snapshot_key(key), bytes));
+        }
+        // Facts of entities that are still being read are not in any snapshot yet.
+        left |= self.entities.values().any(|e| !e.early.is_empty());
+        let position = if left { saved } else { self.position };
+        if entries.is_empty() && position == saved {
+            return None;
+        }
+        let due = self.due.iter().cloned().collect();
+        Some((entries, Index { position, entities: self.known, due }))
+    }
+
+    /// A snapshot could not be stored: its entities are dirty again.
+    pub fn unsaved(&mut self, keys: impl IntoIterator<Item = String>) {
+        let keys: BTreeSet<String> = keys.into_iter().collect();
+        for (key, entity) in &mut self.entities {
+            entity.dirty |= keys.contains(&snapshot_key(key));
+        }
+    }
+
+    /// Forgets entities that are saved and idle until at most `max` are in memory; they are read again when
+    /// somebody asks. Facts up to `saved` must be in the snapshots.
+    pub fn evict(&mut self, max: usize, saved: u64) {
+        let excess = self.entities.len().saturating_sub(max);
+        if excess == 0 {
+            return;
+        }
+        let idle: Vec<Key> = self
+            .entities
+            .iter()
+            .filter(|(_, e)| {
+                !e.dirty && !e.busy && e.queue.is_empty() && e.folded.as_ref().is_some_and(|f| f.last <= saved)
+            })
+            .map(|(k, _)| k.clone())
+            .take(excess)
+            .collect();
+        self.complete &= idle.is_empty();
+        for key in idle {
+            self.entities.remove(&key);
+        }
+    }
+}
+
+enum Verdict<I, F> {
+    Nothing,
+    Write(Flight<I, F>, Vec<Outgoing>, u64),
+    Dead(String),
+}
+
+impl<S> Folded<S> {
+    fn note(&mut self, sequence: u64, time: Timestamp, cause: Option<&Cause>) {
+        self.last = sequence;
+        self.time = self.time.max(time);
+        let Some(cause) = cause.filter(|c| !c.stream.is_empty()) else { return };
+        let applied = self.applied.entry(cause.stream.clone()).or_default();
+        *applied = cause.sequence.max(*applied);
+        if is_commands(&cause.stream) && self.answered.back() != Some(&cause.id) {
+            self.answered.push_back(cause.id.clone());
+            if self.answered.len() > ANSWERED_MAX {
+                self.answered.pop_front();
+            }
+        }
+    }
+}
+
+/// The bucket key of an entity's snapshot.
+pub fn snapshot_key(key: &Key) -> String {
+    format!("e.{key}")
+}
+
+fn is_commands(stream: &str) -> bool {
+    stream.ends_with("_ASK")
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,201 @@
+//! Answers NATS service discovery, `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS` (also `.<name>` and `.<name>.<id>`), in the
+//! published JSON types, so that `nats micro ls` and `nats micro stats` show the mesh. Consumers stand as endpoints.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use mesh_bus::Bus;
+use mesh_proto::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// Who answers.
+pub(crate) struct Service {
+    pub(crate) name: &'static str,
+    pub(crate) process: String,
+    pub(crate) endpoint: String,
+    pub(crate) started: Timestamp,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Ping,
+    Info,
+    Stats,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    r#type: &'static str,
+    name: &'a str,
+    id: &'a str,
+    version: &'static str,
+    metadata: BTreeMap<&'static str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoints: Option<Vec<serde_json::Value>>,
+}
+
+/// Answers until the process stops.
+pub(crate) async fn answer(bus: Bus, service: Service, stopping: CancellationToken) -> anyhow::Result<()> {
+    // One subscription for all: of nine exact ones, a right to one might be missing unnoticed.
+    let mut requests = match bus.subscribe("$SRV.>").await {
+        Ok(requests) => requests,
+        Err(error) => {
+            // Discovery is a convenience; the service works without.
+            tracing::warn!(error = &error as &dyn std::error::Error, "service discovery not answered");
+            return Ok(());
+        }
+    };
+    loop {
+        let request = tokio::select! {
+            request = requests.next() => request,
+            () = stopping.cancelled() => return Ok(()),
+        };
+        let Some(request) = request else { return Ok(()) };
+        let (Some(asked), Some(to)) = (service.is_asked(&request.subject), &request.reply) else { continue };
+        let answered = match serde_json::to_vec(&service.answer(asked)) {
+            Ok(body) => bus.reply(to, Bytes::from(body)).await,
+            Err(error) => {
+                tracing::error!(%error, "service discovery answer");
+                continue;
+            }
+        };
+        if let Err(error) = answered {
+            tracing::debug!(error = &error as &dyn std::error::Error, "service discovery not answered");
+        }
+    }
+}
+
+impl Service {
+    /// What is asked on a subject, if it is of this service.
+    fn is_asked(&self, subject: &str) -> Option<Asked> {
+        let mut tokens = subject.split('.');
+        if tokens.next() != Some("$SRV") {
+            return None;
+        }
+        let asked = match tokens.next()? {
+            "PING" => Asked::Ping,
+            "INFO" => Asked::Info,
+            "STATS" => Asked::Stats,
+            _ => return None,
+        };
+        let ours = |token: Option<&str>, own: &str| token.is_none_or(|token| token == own);
+        (ours(tokens.next(), self.name) && ours(tokens.next(), &self.process) && tokens.next().is_none()).then_some(asked)
+    }
+
+    fn answer(&self, asked: Asked) -> Answer<'_> {
+        let common = Answer {
+            r#type: "io.nats.micro.v1.ping_response",
+            name: self.name,
+            id: &self.process,
+            version: env!("CARGO_PKG_VERSION"),
+            metadata: [("endpoint", self.endpoint.as_str())].into(),
+            description: None,
+            started: None,
+            endpoints: None,
+        };
+        let readings = || self.metrics.readings().into_iter();
+        match asked {
+            Asked::Ping => common,
+            Asked::Info => Answer {
+                r#type: "io.nats.micro.v1.info_response",
+                description: Some(format!("Continuum {}; queries by gRPC at {}", self.name, self.endpoint)),
+                endpoints: Some(
+                    readings()
+                        .map(|r| json!({"name": r.consumer, "subject": "", "queue_group": "", "metadata": {}}))
+                        .collect(),
+                ),
+                ..common
+            },
+            Asked::Stats => Answer {
+                r#type: "io.nats.micro.v1.stats_response",
+                started: Some(self.started.to_string()),
+                endpoints: Some(
+                    readings()
+                        .map(|r| {
+                            let nanos = r.micros.saturating_mul(1_000);
+                            json!({
+                                "name": r.consumer, "subject": "", "queue_group": "",
+                                "num_requests": r.handled, "num_errors": r.dead, "last_error": "",
+                                "processing_time": nanos,
+                                "average_processing_time": nanos.checked_div(r.handled).unwrap_or(0),
+                                "data": {
+                                    "received": r.received, "retried": r.retried, "lag": r.lag, "entities": r.entities,
+                                },
+                            })
+                        })
+                        .collect(),
+                ),
+                ..common
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn service() -> Service {
+        Service {
+            name: "validator",
+            process: "p1".into(),
+            endpoint: "http://127.0.0.1:1".into(),
+            started: Timestamp::from_millis(0),
+            metrics: Arc::new(Metrics::new("validator", "p1", Duration::from_secs(60)).unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_service_answers_to_all_to_its_name_and_to_its_id_only() {
+        let service = service();
+        for (subject, asked) in [
+            ("$SRV.PING", Some(Asked::Ping)),
+            ("$SRV.INFO.validator", Some(Asked::Info)),
+            ("$SRV.STATS.validator.p1", Some(Asked::Stats)),
+            ("$SRV.PING.other", None),
+            ("$SRV.PING.validator.p2", None),
+            ("$SRV.PING.validator.p1.more", None),
+            ("$SRV.WHAT", None),
+            ("$SRV", None),
+            ("SRV.PING", None),
+        ] {
+            assert_eq!(service.is_asked(subject), asked, "{subject}");
+        }
+    }
+
+    #[test]
+    fn answers_have_the_published_types_and_fields() {
+        let service = service();
+        let consumer = service.metrics.consumer("verdicts");
+        consumer.received(4);
+        consumer.handled(3);
+        consumer.took(Duration::from_millis(6));
+        let value = |asked| serde_json::to_value(service.answer(asked)).unwrap();
+        let ping = value(Asked::Ping);
+        assert_eq!(ping["type"], "io.nats.micro.v1.ping_response");
+        assert_eq!((ping["name"].as_str(), ping["id"].as_str()), (Some("validator"), Some("p1")));
+        assert!(ping["version"].as_str().is_some_and(|v| v.split('.').count() == 3));
+        assert!(ping.get("endpoints").is_none());
+        let info = value(Asked::Info);
+        assert_eq!(info["type"], "io.nats.micro.v1.info_response");
+        assert_eq!(info["endpoints"][0]["name"], "verdicts");
+        assert_eq!(info["metadata"]["endpoint"], "http://127.0.0.1:1");
+        let stats = value(Asked::Stats);
+        assert_eq!(stats["type"], "io.nats.micro.v1.stats_response");
+        assert_eq!(stats["started"], "1970-01-01T00:00:00Z");
+        assert_eq!(stats["endpoints"][0]["num_requests"], 3);
+        assert_eq!(stats["endpoints"][0]["average_processing_time"], 2_000_000);
+        assert_eq!(stats["endpoints"][0]["data"]["received"], 4);
+    }
+}

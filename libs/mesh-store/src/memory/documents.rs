@@ -1,0 +1,286 @@
+//! Documents in ordered maps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{Positions, Shared};
+use crate::{Answer, Applied, Document, Error, Page, Query, Written};
+
+/// Limits of a collection of documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DocumentLimits {
+    /// Documents.
+    pub documents_max: usize,
+    /// Bytes of one document's body.
+    pub body_bytes_max: usize,
+}
+
+impl Default for DocumentLimits {
+    /// 100,000 documents of at most 1 MiB.
+    fn default() -> Self {
+        Self { documents_max: 100_000, body_bytes_max: 1 << 20 }
+    }
+}
+
+/// A collection of documents. A new document beyond the limit is refused; none is ever dropped to make room.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Documents {
+    limits: DocumentLimits,
+    entries: BTreeMap<String, Entry>,
+    index: BTreeMap<(String, String), BTreeSet<String>>,
+    positions: Positions,
+    /// Ids of the entries without a document.
+    deleted: BTreeSet<String>,
+}
+
+/// A document with the last fact of each stream that it applied. A deleted one stays, empty, until the fact that
+/// deleted it has been applied whole: its earlier facts may come again.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Entry {
+    applied: BTreeMap<String, u64>,
+    document: Option<Document>,
+}
+
+impl Documents {
+    /// An empty collection.
+    pub fn new(limits: DocumentLimits) -> Self {
+        Self {
+            limits,
+            entries: BTreeMap::new(),
+            index: BTreeMap::new(),
+            positions: Positions::default(),
+            deleted: BTreeSet::new(),
+        }
+    }
+
+    /// As [`crate::Documents::put`].
+    pub fn put(&mut self, applied: &Applied, document: Document) -> Result<Written, Error> {
+        if document.id.is_empty() {
+            return Err(Error::Invalid("a document needs an id".into()));
+        }
+        if document.body.len() > self.limits.body_bytes_max {
+            let (bytes, limit) = (document.body.len() as u64, self.limits.body_bytes_max as u64);
+            return Err(Error::TooLarge { id: document.id, bytes, limit });
+        }
+        if self.has_applied(applied, &document.id) {
+            return Ok(Written::Already);
+        }
+        let is_new = self.entries.get(&document.id).is_none_or(|e| e.document.is_none());
+        if is_new && self.len() >= self.limits.documents_max {
+            return Err(Error::Full { what: "the collection of documents", limit: self.limits.documents_max as u64 });
+        }
+        self.replace(applied, document.id.clone(), Some(document));
+        Ok(Written::Stored)
+    }
+
+    /// As [`crate::Documents::delete`].
+    pub fn delete(&mut self, applied: &Applied, id: &str) -> Written {
+        if !self.entries.contains_key(id) || self.has_applied(applied, id) {
+            return Written::Already;
+        }
+        self.replace(applied, id.to_owned(), None);
+        Written::Stored
+    }
+
+    /// As [`crate::Documents::get`].
+    pub fn get(&self, id: &str) -> Option<&Document> {
+        self.entries.get(id)?.document.as_ref()
+    }
+
+    /// As [`crate::Documents::list`].
+    pub fn list(&self, query: &Query) -> Result<Page, Error> {
+        let size = query.page_size();
+        let after = match query.token.as_str() {
+            "" => Bound::Unbounded,
+            token => match token.strip_prefix(TOKEN) {
+                Some(id) if !id.is_empty() => Bound::Excluded(id),
+                _ => return Err(Error::Token(token.to_owned())),
+            },
+        };
+        let mut documents = match query.equal.iter().next() {
+            // The smallest set of candidates among the indexes asked for, then the rest by looking.
+            Some(_) => {
+                let sets = query.equal.iter().map(|(k, v)| self.index.get(&(k.clone(), v.clone())));
+                let Some(smallest) =
+                    sets.collect::<Option<Vec<_>>>().and_then(|s| s.into_iter().min_by_key(|s| s.len()))
+                else {
+                    return Ok(Page::default());
+                };
+                let ids = smallest.range::<str, _>((after, Bound::Unbounded));
+                collect(ids.filter_map(|id| self.get(id)), query, size)
+            }
+            None => {
+                let entries = self.entries.range::<str, _>((after, Bound::Unbounded));
+                collect(entries.filter_map(|(_, e)| e.document.as_ref()), query, size)
+            }
+        };
+        let more = documents.len() > size;
+        documents.truncate(size);
+        let next = match documents.last() {
+            Some(last) if more => format!("{TOKEN}{}", last.id),
+            _ => String::new(),
+        };
+        Ok(Page { documents, next })
+    }
+
+    /// As [`crate::Documents::advance`].
+    pub fn advance(&mut self, applied: &Applied) {
+        self.positions.advance(applied);
+        let Self { entries, positions, deleted, .. } = self;
+        deleted.retain(|id| {
+            let wanted = entries.get(id).is_some_and(|e| e.applied.iter().any(|(s, n)| *n > positions.of(s)));
+            if !wanted {
+                entries.remove(id);
+            }
+            wanted
+        });
+    }
+
+    /// As [`crate::Documents::position`].
+    pub fn position(&self, stream: &str) -> u64 {
+        self.positions.of(stream)
+    }
+
+    /// How many documents there are.
+    pub fn len(&self) -> usize {
+        self.entries.len() - self.deleted.len()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Everything, as bytes.
+    pub fn snapshot(&self) -> Bytes {
+        let entries = self.entries.iter().map(|(id, entry)| snapshot::Entry {
+            id: id.clone(),
+            applied: entry.applied.clone(),
+            indexes: entry.document.as_ref().map(|d| d.indexes.clone()).unwrap_or_default(),
+            body: entry.document.as_ref().map(|d| d.body.clone()),
+        });
+        snapshot::Documents { entries: entries.collect(), positions: self.positions.0.clone() }.encode_to_vec().into()
+    }
+
+    /// What a snapshot holds. Limits apply to what is put from now on.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] if the bytes are none.
+    pub fn restore(bytes: &[u8], limits: DocumentLimits) -> Result<Self, Error> {
+        let read = snapshot::Documents::decode(bytes).map_err(Error::Snapshot)?;
+        let mut restored = Self::new(limits);
+        for entry in read.entries {
+            let snapshot::Entry { id, applied, indexes, body } = entry;
+            let document = body.map(|body| Document { id: id.clone(), indexes, body });
+            restored.set(id, Entry { applied, document });
+        }
+        restored.positions = Positions(read.positions);
+        Ok(restored)
+    }
+
+    fn has_applied(&self, applied: &Applied, id: &str) -> bool {
+        let entry = self.entries.get(id).and_then(|e| e.applied.get(&applied.stream));
+        self.positions.covers(applied) || entry.is_some_and(|n| *n >= applied.sequence)
+    }
+
+    fn replace(&mut self, applied: &Applied, id: String, document: Option<Document>) {
+        let mut all = self.entries.get(&id).map(|e| e.applied.clone()).unwrap_or_default();
+        all.insert(applied.stream.clone(), applied.sequence);
+        self.set(id, Entry { applied: all, document });
+    }
+
+    fn set(&mut self, id: String, entry: Entry) {
+        match &entry.document {
+            Some(document) => {
+                self.deleted.remove(&id);
+                for (name, value) in &document.indexes {
+                    self.index.entry((name.clone(), value.clone())).or_default().insert(id.clone());
+                }
+            }
+            None => {
+                self.deleted.insert(id.clone());
+            }
+        }
+        let new_indexes = entry.document.as_ref().map(|d| d.indexes.clone()).unwrap_or_default();
+        let old = self.entries.insert(id.clone(), entry).and_then(|e| e.document);
+        let Some(old) = old else { return };
+        for pair in old.indexes.into_iter().filter(|(name, value)| new_indexes.get(name) != Some(value)) {
+            if let Some(ids) = self.index.get_mut(&pair) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.index.remove(&pair);
+                }
+            }
+        }
+    }
+}
+
+/// What every page token begins with, so that arbitrary text is not taken for one.
+const TOKEN: &str = "after:";
+
+/// One more than a page, so that its end is known.
+fn collect<'a>(found: impl Iterator<Item = &'a Document>, query: &Query, size: usize) -> Vec<Document> {
+    let all = |d: &&Document| query.equal.iter().all(|(name, value)| d.indexes.get(name) == Some(value));
+    found.filter(all).take(size + 1).cloned().collect()
+}
+
+mod snapshot {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Documents {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) entries: Vec<Entry>,
+        #[prost(btree_map = "string, uint64", tag = "2")]
+        pub(super) positions: BTreeMap<String, u64>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Entry {
+        #[prost(string, tag = "1")]
+        pub(super) id: String,
+        #[prost(btree_map = "string, uint64", tag = "2")]
+        pub(super) applied: BTreeMap<String, u64>,
+        #[prost(btree_map = "string, string", tag = "3")]
+        pub(super) indexes: BTreeMap<String, String>,
+        /// Absent once deleted.
+        #[prost(bytes = "bytes", optional, tag = "4")]
+        pub(super) body: Option<Bytes>,
+    }
+}
+
+impl crate::Documents for Shared<Documents> {
+    fn put<'a>(&'a self, applied: &'a Applied, document: Document) -> Answer<'a, Written> {
+        Box::pin(async move { self.lock().put(applied, document) })
+    }
+
+    fn delete<'a>(&'a self, applied: &'a Applied, id: &'a str) -> Answer<'a, Written> {
+        Box::pin(async move { Ok(self.lock().delete(applied, id)) })
+    }
+
+    fn get<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Document>> {
+        Box::pin(async move { Ok(self.lock().get(id).cloned()) })
+    }
+
+    fn list<'a>(&'a self, query: &'a Query) -> Answer<'a, Page> {
+        Box::pin(async move { self.lock().list(query) })
+    }
+
+    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.lock().advance(applied);
+            Ok(())
+        })
+    }
+
+    fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64> {
+        Box::pin(async move { Ok(self.lock().position(stream)) })
+    }
+}

@@ -1,0 +1,559 @@
+//! How every engine must behave. An engine passes if each of [`documents`], [`series`] and [`history`], given
+//! a way to make fresh stores, finds nothing wrong.
+//!
+//! Each first checks stated rules one by one, then plays scripts of writes, repeated writes and restarts against the
+//! engine and against a model that is too simple to be wrong, and compares everything that can be asked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    future::Future,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use mesh_proto::Timestamp;
+
+use crate::{Applied, Document, Documents, Error, History, Point, Query, Range, Series, Version, Written};
+
+/// A rule that an engine broke, or an error where it should have answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A rule does not hold.
+    #[error("{rule}: expected {expected}, found {found}")]
+    Broken {
+        /// The rule, as a sentence.
+        rule: &'static str,
+        /// What should have been.
+        expected: String,
+        /// What was.
+        found: String,
+    },
+    /// The engine failed.
+    #[error("the engine failed")]
+    Engine(#[from] Error),
+}
+
+/// Scripts played by each behaviour.
+const SCRIPTS: u64 = 20;
+/// Steps of a script.
+const STEPS: usize = 60;
+
+fn equal<T: PartialEq + Debug>(rule: &'static str, found: &T, expected: &T) -> Result<(), Failure> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Failure::Broken { rule, expected: format!("{expected:?}"), found: format!("{found:?}") })
+}
+
+fn refused<T: Debug>(rule: &'static str, found: Result<T, Error>) -> Result<(), Failure> {
+    match found {
+        Err(_) => Ok(()),
+        Ok(answer) => Err(Failure::Broken { rule, expected: "an error".into(), found: format!("{answer:?}") }),
+    }
+}
+
+/// A generator of scripts: the same seed gives the same script everywhere (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+const STREAM: &str = "SUITE";
+
+fn applied(sequence: u64) -> Applied {
+    Applied::new(STREAM, sequence)
+}
+
+fn document(id: &str, colour: &str, body: &str) -> Document {
+    let indexes = BTreeMap::from([("colour".to_owned(), colour.to_owned()), ("kind".to_owned(), "thing".to_owned())]);
+    Document { id: id.to_owned(), indexes, body: Bytes::copy_from_slice(body.as_bytes()) }
+}
+
+fn by_colour(colour: &str) -> Query {
+    Query { equal: BTreeMap::from([("colour".to_owned(), colour.to_owned())]), ..Default::default() }
+}
+
+/// One step of a script for documents.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DocumentStep {
+    /// A fact that puts documents (number, colour, content) and deletes documents (number).
+    Fact {
+        /// What it puts.
+        puts: Vec<(u8, u8, u8)>,
+        /// What it deletes.
+        deletes: Vec<u8>,
+        /// Is it applied whole, or does the writer stop before saying so?
+        whole: bool,
+    },
+    /// The writer starts again: every fact after the position is applied again.
+    Restart,
+}
+
+/// Holds documents to their rules.
+///
+/// # Errors
+/// The first rule found broken.
+pub async fn documents<F, R>(fresh: F) -> Result<(), Failure>
+where
+    F: Fn() -> R,
+    R: Future<Output = Result<Arc<dyn Documents>, Error>>,
+{
+    let store = fresh().await?;
+    equal("an empty store holds nothing", &store.get("a").await?, &None)?;
+    equal("an unread stream has position 0", &store.position(STREAM).await?, &0)?;
+    refused("a document without an id is refused", store.put(&applied(1), document("", "red", "x")).await)?;
+    equal("a new document is stored", &store.put(&applied(1), document("a", "red", "1")).await?, &Written::Stored)?;
+    equal("a stored document is found", &store.get("a").await?, &Some(document("a", "red", "1")))?;
+    let again = store.put(&applied(1), document("a", "red", "1")).await?;
+    equal("applying a fact again changes nothing", &again, &Written::Already)?;
+    store.put(&applied(2), document("a", "blue", "2")).await?;
+    store.put(&applied(1), document("a", "red", "1")).await?;
+    let kept = store.get("a").await?;
+    equal("an older fact does not undo a newer", &kept, &Some(document("a", "blue", "2")))?;
+    let red = store.list(&by_colour("red")).await?.documents;
+    equal("a changed document leaves its old index", &red, &vec![])?;
+    let other = Applied::new("OTHER", 1);
+    let of_other = store.put(&other, document("a", "green", "3")).await?;
+    equal("each stream counts for itself", &of_other, &Written::Stored)?;
+    equal("a document is deleted", &store.delete(&applied(3), "a").await?, &Written::Stored)?;
+    equal("a deleted document is gone", &store.get("a").await?, &None)?;
+    store.put(&applied(2), document("a", "blue", "2")).await?;
+    equal("a deleted document is not born again by an older fact", &store.get("a").await?, &None)?;
+    equal("nothing is deleted twice", &store.delete(&applied(3), "a").await?, &Written::Already)?;
+    store.advance(&applied(3)).await?;
+    equal("the position is the last whole fact", &store.position(STREAM).await?, &3)?;
+    store.put(&applied(3), document("b", "red", "1")).await?;
+    equal("nothing at or below the position is applied", &store.get("b").await?, &None)?;
+    store.advance(&applied(2)).await?;
+    equal("the position never falls", &store.position(STREAM).await?, &3)?;
+    equal("positions are per stream", &store.position("OTHER").await?, &0)?;
+    store.put(&applied(4), document("a", "blue", "4")).await?;
+    let reborn = store.get("a").await?;
+    equal("a newer fact may bring a deleted document back", &reborn, &Some(document("a", "blue", "4")))?;
+    let strange = Query { token: "no token".into(), ..Default::default() };
+    refused("a strange page token is refused", store.list(&strange).await)?;
+
+    for seed in 0..SCRIPTS {
+        documents_follow(fresh().await?.as_ref(), &document_script(seed)).await?;
+    }
+    Ok(())
+}
+
+fn document_script(seed: u64) -> Vec<DocumentStep> {
+    let mut dice = Dice(seed);
+    let step = |dice: &mut Dice| match dice.below(8) {
+        0 => DocumentStep::Restart,
+        _ => DocumentStep::Fact {
+            puts: (0..dice.below(4))
+                .map(|_| (dice.below(12) as u8, dice.below(3) as u8, dice.below(250) as u8))
+                .collect(),
+            deletes: (0..dice.below(3)).map(|_| dice.below(12) as u8).collect(),
+            whole: dice.below(3) > 0,
+        },
+    };
+    (0..STEPS).map(|_| step(&mut dice)).collect()
+}
+
+/// Plays a script against a store and a model.
+///
+/// # Errors
+/// The first difference.
+pub async fn documents_follow(store: &dyn Documents, script: &[DocumentStep]) -> Result<(), Failure> {
+    type Fact = (u64, BTreeMap<String, Document>, BTreeSet<String>);
+    let mut model = BTreeMap::<String, Document>::new();
+    let mut unsettled: Vec<Fact> = vec![];
+    let mut sequence = 0;
+    for step in script {
+        match step {
+            DocumentStep::Fact { puts, deletes, whole } => {
+                sequence += 1;
+                let of = |(number, colour, body): &(u8, u8, u8)| {
+                    document(&format!("d{number}"), &format!("c{colour}"), &body.to_string())
+                };
+                let deletes: BTreeSet<String> = deletes.iter().map(|number| format!("d{number}")).collect();
+                // A fact says one thing of a document.
+                let puts = puts.iter().map(of).filter(|d| !deletes.contains(&d.id));
+                let fact = (sequence, puts.map(|d| (d.id.clone(), d)).collect(), deletes);
+                apply_documents(store, &fact).await?;
+                model.retain(|id, _| !fact.2.contains(id));
+                model.extend(fact.1.clone());
+                if *whole {
+                    store.advance(&applied(sequence)).await?;
+                    unsettled.clear();
+                } else {
+                    unsettled.push(fact);
+                }
+            }
+            DocumentStep::Restart => {
+                let whole = sequence - unsettled.len() as u64;
+                equal("the position is the last whole fact", &store.position(STREAM).await?, &whole)?;
+                for fact in &unsettled {
+                    apply_documents(store, fact).await?;
+                }
+            }
+        }
+        for colour in ["", "c0", "c1", "c2"] {
+            for limit in [1, 3, 0] {
+                let expected: Vec<&Document> =
+                    model.values().filter(|d| colour.is_empty() || d.indexes["colour"] == colour).collect();
+                let mut query = if colour.is_empty() { Query::default() } else { by_colour(colour) };
+                query.limit = limit;
+                let mut found = vec![];
+                loop {
+                    let page = store.list(&query).await?;
+                    let size_holds = limit == 0 || page.documents.len() <= limit;
+                    equal("a page is no longer than asked for", &size_holds, &true)?;
+                    found.extend(page.documents);
+                    if page.next.is_empty() || found.len() > expected.len() {
+                        break;
+                    }
+                    query.token = page.next;
+                }
+                equal("pages list what is there once, by id", &found.iter().collect(), &expected)?;
+            }
+        }
+        for number in 0..12 {
+            let id = format!("d{number}");
+            equal("a document is as last put", &store.get(&id).await?, &model.get(&id).cloned())?;
+        }
+    }
+    Ok(())
+}
+
+async fn apply_documents(
+    store: &dyn Documents,
+    (sequence, puts, deletes): &(u64, BTreeMap<String, Document>, BTreeSet<String>),
+) -> Result<(), Error> {
+    for document in puts.values() {
+        store.put(&applied(*sequence), document.clone()).await?;
+    }
+    for id in deletes {
+        store.delete(&applied(*sequence), id).await?;
+    }
+    Ok(())
+}
+
+fn millis(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn sample(at: i64, place: &str) -> Point {
+    let labels = BTreeMap::from([("place".to_owned(), place.to_owned())]);
+    // The value follows from the identity; some points have a value that others lack.
+    let value = at as f64 * 0.5 + place.len() as f64;
+    let mut values = BTreeMap::from([("level".to_owned(), value)]);
+    if at % 3 == 0 {
+        values.insert("rate".to_owned(), -value);
+    }
+    Point { at: millis(at), labels, values }
+}
+
+/// One step of a script for series.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SeriesStep {
+    /// A fact that appends points (milliseconds, place) to a series.
+    Append {
+        /// Number of the series.
+        series: u8,
+        /// Its points, in any order.
+        points: Vec<(u8, u8)>,
+        /// Is it applied whole, or does the writer stop before saying so?
+        whole: bool,
+    },
+    /// Everything before a time, in milliseconds, is forgotten.
+    Forget(u8),
+    /// The writer starts again: every fact after the position is applied again.
+    Restart,
+}
+
+/// Holds series to their rules.
+///
+/// # Errors
+/// The first rule found broken.
+pub async fn series<F, R>(fresh: F) -> Result<(), Failure>
+where
+    F: Fn() -> R,
+    R: Future<Output = Result<Arc<dyn Series>, Error>>,
+{
+    let all = Range { from: millis(0), to: millis(1_000), limit: 100 };
+    let store = fresh().await?;
+    equal("an unknown series is empty", &store.range("s", all).await?, &vec![])?;
+    let points = vec![sample(30, "a"), sample(10, "a"), sample(20, "a"), sample(20, "bb")];
+    equal("new points are counted", &store.append(&applied(1), "s", points.clone()).await?, &4)?;
+    equal("the same points again are not new", &store.append(&applied(1), "s", points).await?, &0)?;
+    let sorted = vec![sample(10, "a"), sample(20, "a"), sample(20, "bb"), sample(30, "a")];
+    equal("points come in order of time", &store.range("s", all).await?, &sorted)?;
+    let newest = store.range("s", Range { limit: 2, ..all }).await?;
+    equal("a limit keeps the newest", &newest, &sorted[2..].to_vec())?;
+    let exact = store.range("s", Range { from: millis(10), to: millis(20), ..all }).await?;
+    equal("a range holds both its ends", &exact, &sorted[..3].to_vec())?;
+    equal(
+        "an empty range is empty",
+        &store.range("s", Range { from: millis(21), to: millis(20), ..all }).await?,
+        &vec![],
+    )?;
+    equal("one series is not another", &store.range("t", all).await?, &vec![])?;
+    for strange in [f64::NAN, f64::INFINITY] {
+        let point = Point { values: BTreeMap::from([("level".to_owned(), strange)]), ..sample(50, "a") };
+        refused(
+            "a value that is not finite is refused",
+            store.append(&applied(2), "s", vec![sample(51, "a"), point]).await,
+        )?;
+    }
+    refused("a series without a name is refused", store.append(&applied(2), "", vec![sample(1, "a")]).await)?;
+    equal("a refused call stores nothing", &store.range("s", all).await?, &sorted)?;
+    store.advance(&applied(5)).await?;
+    store.append(&applied(5), "s", vec![sample(60, "a")]).await?;
+    equal("nothing at or below the position is applied", &store.range("s", all).await?, &sorted)?;
+    equal("what is older is forgotten", &store.forget(millis(20)).await?, &1)?;
+    equal("what is not older stays", &store.range("s", all).await?, &sorted[1..].to_vec())?;
+
+    for seed in 0..SCRIPTS {
+        series_follow(fresh().await?.as_ref(), &series_script(seed)).await?;
+    }
+    Ok(())
+}
+
+fn series_script(seed: u64) -> Vec<SeriesStep> {
+    let mut dice = Dice(seed);
+    let step = |dice: &mut Dice| match dice.below(10) {
+        0 => SeriesStep::Restart,
+        1 => SeriesStep::Forget(dice.below(200) as u8),
+        _ => SeriesStep::Append {
+            series: dice.below(3) as u8,
+            points: (0..dice.below(6)).map(|_| (dice.below(200) as u8, dice.below(2) as u8)).collect(),
+            whole: dice.below(3) > 0,
+        },
+    };
+    (0..STEPS).map(|_| step(&mut dice)).collect()
+}
+
+/// Plays a script against a store and a model.
+///
+/// # Errors
+/// The first difference.
+pub async fn series_follow(store: &dyn Series, script: &[SeriesStep]) -> Result<(), Failure> {
+    let mut model = BTreeSet::<(u8, u8, u8)>::new();
+    let mut unsettled: Vec<(u64, u8, Vec<Point>)> = vec![];
+    let mut sequence = 0;
+    let place = |place: u8| if place == 0 { "north" } else { "south" };
+    for step in script {
+        match step {
+            SeriesStep::Append { series, points, whole } => {
+                sequence += 1;
+                let before = model.len();
+                model.extend(points.iter().map(|(at, place)| (*series, *at, *place)));
+                let points: Vec<Point> = points.iter().map(|(at, p)| sample(i64::from(*at), place(*p))).collect();
+                let new = store.append(&applied(sequence), &format!("s{series}"), points.clone()).await?;
+                equal("new points are counted", &new, &((model.len() - before) as u64))?;
+                if *whole {
+                    store.advance(&applied(sequence)).await?;
+                    unsettled.clear();
+                } else {
+                    unsettled.push((sequence, *series, points));
+                }
+            }
+            SeriesStep::Forget(before) => {
+                // What is not settled may come again; a writer forgets only what lies behind its position.
+                store.advance(&applied(sequence)).await?;
+                unsettled.clear();
+                let count = model.len();
+                model.retain(|(_, at, _)| at >= before);
+                let removed = store.forget(millis(i64::from(*before))).await?;
+                equal("what is forgotten is counted", &removed, &((count - model.len()) as u64))?;
+            }
+            SeriesStep::Restart => {
+                for (sequence, series, points) in &unsettled {
+                    let new = store.append(&applied(*sequence), &format!("s{series}"), points.clone()).await?;
+                    equal("the same points again are not new", &new, &0)?;
+                }
+            }
+        }
+        for series in 0..3u8 {
+            for (from, to, limit) in [(0u8, 255u8, 1_000usize), (50, 150, 1_000), (0, 255, 3), (100, 255, 1)] {
+                let of = |(_, at, p): &(u8, u8, u8)| sample(i64::from(*at), place(*p));
+                let inside = model.iter().filter(|(s, at, _)| *s == series && (from..=to).contains(at));
+                let mut expected: Vec<Point> = inside.map(of).collect();
+                expected.drain(..expected.len().saturating_sub(limit));
+                let range = Range { from: millis(i64::from(from)), to: millis(i64::from(to)), limit };
+                let found = store.range(&format!("s{series}"), range).await?;
+                equal("a range is what was appended there", &found, &expected)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn version(version: u64, at: i64) -> Version {
+    Version { version, at: millis(at), body: Bytes::from(format!("v{version}")) }
+}
+
+/// One step of a script for histories.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HistoryStep {
+    /// A fact that appends the thing's next version, so many numbers on, so many milliseconds later.
+    Append {
+        /// Number of the thing.
+        key: u8,
+        /// How far its version rises; 0 repeats the newest number.
+        rise: u8,
+        /// How much later it came about.
+        later: u8,
+        /// Is it applied whole, or does the writer stop before saying so?
+        whole: bool,
+    },
+    /// Everything before a time, in milliseconds, is forgotten.
+    Forget(u8),
+    /// The writer starts again: every fact after the position is applied again.
+    Restart,
+}
+
+/// Holds histories to their rules.
+///
+/// # Errors
+/// The first rule found broken.
+pub async fn history<F, R>(fresh: F) -> Result<(), Failure>
+where
+    F: Fn() -> R,
+    R: Future<Output = Result<Arc<dyn History>, Error>>,
+{
+    let store = fresh().await?;
+    equal("an unknown thing has no versions", &store.list("k", None, 10).await?, &vec![])?;
+    equal("a version is appended", &store.append(&applied(1), "k", version(3, 30)).await?, &Written::Stored)?;
+    equal(
+        "the same version again changes nothing",
+        &store.append(&applied(1), "k", version(3, 30)).await?,
+        &Written::Already,
+    )?;
+    equal(
+        "an older version changes nothing",
+        &store.append(&applied(2), "k", version(2, 20)).await?,
+        &Written::Already,
+    )?;
+    store.append(&applied(3), "k", version(5, 50)).await?;
+    store.append(&applied(4), "k", version(9, 50)).await?;
+    let newest_first = vec![version(9, 50), version(5, 50), version(3, 30)];
+    equal("versions come newest first", &store.list("k", None, 10).await?, &newest_first)?;
+    equal("a limit keeps the newest", &store.list("k", None, 2).await?, &newest_first[..2].to_vec())?;
+    equal(
+        "a page goes on where the one before ended",
+        &store.list("k", Some(5), 10).await?,
+        &newest_first[2..].to_vec(),
+    )?;
+    for (time, expected) in [(29, None), (30, Some(3)), (49, Some(3)), (50, Some(9)), (99, Some(9))] {
+        let found = store.at("k", millis(time)).await?.map(|v| v.version);
+        equal("a thing is at a time what it had last become", &found, &expected)?;
+    }
+    equal("one thing is not another", &store.at("j", millis(99)).await?, &None)?;
+    refused("a history without a key is refused", store.append(&applied(5), "", version(1, 1)).await)?;
+    store.advance(&applied(7)).await?;
+    equal(
+        "nothing at or below the position is applied",
+        &store.append(&applied(7), "k", version(10, 60)).await?,
+        &Written::Already,
+    )?;
+    equal("what is older is forgotten", &store.forget(millis(50)).await?, &1)?;
+    equal("what is not older stays", &store.list("k", None, 10).await?, &newest_first[..2].to_vec())?;
+
+    for seed in 0..SCRIPTS {
+        history_follow(fresh().await?.as_ref(), &history_script(seed)).await?;
+    }
+    Ok(())
+}
+
+fn history_script(seed: u64) -> Vec<HistoryStep> {
+    let mut dice = Dice(seed);
+    let step = |dice: &mut Dice| match dice.below(10) {
+        0 => HistoryStep::Restart,
+        1 => HistoryStep::Forget(dice.below(120) as u8),
+        _ => HistoryStep::Append {
+            key: dice.below(3) as u8,
+            rise: dice.below(4) as u8,
+            later: dice.below(9) as u8,
+            whole: dice.below(3) > 0,
+        },
+    };
+    (0..STEPS).map(|_| step(&mut dice)).collect()
+}
+
+/// Plays a script against a store and a model.
+///
+/// # Errors
+/// The first difference.
+pub async fn history_follow(store: &dyn History, script: &[HistoryStep]) -> Result<(), Failure> {
+    let mut model = BTreeMap::<u8, Vec<Version>>::new();
+    let mut newest = BTreeMap::<u8, Version>::new();
+    let mut unsettled: Vec<(u64, u8, Version)> = vec![];
+    let mut sequence = 0;
+    for step in script {
+        match step {
+            HistoryStep::Append { key, rise, later, whole } => {
+                sequence += 1;
+                let before = newest.get(key).cloned().unwrap_or_default();
+                let next = version(before.version + u64::from(*rise), before.at.as_millis() + i64::from(*later));
+                let kept = *rise > 0;
+                // A thing of which everything was forgotten has no newest version to repeat.
+                if kept || model.get(key).is_some_and(|v| !v.is_empty()) {
+                    let written = store.append(&applied(sequence), &format!("k{key}"), next.clone()).await?;
+                    let expected = if kept { Written::Stored } else { Written::Already };
+                    equal("only a newer version is appended", &written, &expected)?;
+                    if kept {
+                        model.entry(*key).or_default().push(next.clone());
+                        newest.insert(*key, next.clone());
+                    }
+                    unsettled.push((sequence, *key, next));
+                }
+                if *whole {
+                    store.advance(&applied(sequence)).await?;
+                    unsettled.clear();
+                }
+            }
+            HistoryStep::Forget(before) => {
+                store.advance(&applied(sequence)).await?;
+                unsettled.clear();
+                let count: usize = model.values().map(Vec::len).sum();
+                for versions in model.values_mut() {
+                    versions.retain(|v| v.at >= millis(i64::from(*before)));
+                }
+                let left: usize = model.values().map(Vec::len).sum();
+                let removed = store.forget(millis(i64::from(*before))).await?;
+                equal("what is forgotten is counted", &removed, &((count - left) as u64))?;
+            }
+            HistoryStep::Restart => {
+                for (sequence, key, version) in &unsettled {
+                    let written = store.append(&applied(*sequence), &format!("k{key}"), version.clone()).await?;
+                    equal("the same version again changes nothing", &written, &Written::Already)?;
+                }
+            }
+        }
+        for key in 0..3u8 {
+            let name = format!("k{key}");
+            let versions = model.get(&key).cloned().unwrap_or_default();
+            let newest_first: Vec<Version> = versions.iter().rev().cloned().collect();
+            equal("versions come newest first", &store.list(&name, None, 1_000).await?, &newest_first)?;
+            for time in [0, 20, 60, 400] {
+                let expected = newest_first.iter().find(|v| v.at <= millis(time)).cloned();
+                equal(
+                    "a thing is at a time what it had last become",
+                    &store.at(&name, millis(time)).await?,
+                    &expected,
+                )?;
+            }
+            if let Some(middle) = versions.get(versions.len() / 2) {
+                let found = store.list(&name, Some(middle.version), 2).await?;
+                let expected: Vec<Version> =
+                    newest_first.iter().filter(|v| v.version < middle.version).take(2).cloned().collect();
+                equal("a page goes on where the one before ended", &found, &expected)?;
+            }
+        }
+    }
+    Ok(())
+}

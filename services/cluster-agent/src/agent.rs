@@ -1,0 +1,322 @@
+//! The agent's loop: assignments in, actions to the driver, facts and samples out.
+//!
+//! One task owns everything, so nothing is locked. When the bus is away it goes on: what runs is restarted, measured and
+//! ended as last assigned, and what there is to say waits.
+
+use std::{sync::Arc, time::Duration};
+
+use mesh_bus::{LogError, Samples, Stored, Tail, WriteError};
+use mesh_kit::{Condition, Mesh};
+use mesh_proto::{DecodeError, Event as _, Timestamp, assignment::AssignmentChanged, cluster::ClusterRegistered};
+use prost::Message as _;
+use tokio::sync::Notify;
+
+use crate::{
+    author::{Author, Known},
+    config::Config,
+    domain::{Action, Cluster, Limits, Outcome},
+    driver::{self, Driver, Event, Reading},
+    meter::Meter,
+    state::Folder,
+};
+
+/// Between two writes of the state, while it changes.
+const SAVE_MS: i64 = 2_000;
+/// The loop looks around at least so often.
+const IDLE_MS: i64 = 10_000;
+/// Messages of history read at once.
+const PAGE: usize = 1_000;
+/// Before a read of the history is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long what there is to say is waited for when stopping.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Grace for processes when the agent itself ends.
+const END_GRACE_MS: u64 = 1_500;
+
+/// Why an agent ends.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The driver cannot go on.
+    #[error("run workloads")]
+    Driver(#[from] driver::Error),
+    /// Assignments cannot be read.
+    #[error("read assignments")]
+    Read(#[from] LogError),
+    /// Facts cannot be written.
+    #[error("write facts")]
+    Write(#[from] WriteError),
+    /// A fact does not fit its subject.
+    #[error("address a fact")]
+    Address(#[from] DecodeError),
+    /// Samples cannot be sent at all.
+    #[error("declare the cluster alive")]
+    Samples(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// One cluster's agent.
+pub struct Agent {
+    mesh: Mesh,
+    config: Config,
+    limits: Limits,
+    cluster: Cluster,
+    driver: Box<dyn Driver>,
+    happened: Arc<Notify>,
+    author: Author,
+    meter: Meter,
+    samples: Samples,
+    folder: Folder,
+    current: Condition,
+    sample_at: Timestamp,
+    save_at: Option<Timestamp>,
+}
+
+/// What is needed to make one.
+pub struct Parts {
+    /// Configuration, checked.
+    pub config: Config,
+    /// Runs replicas; has ended what an earlier agent left.
+    pub driver: Box<dyn Driver>,
+    /// Where measurements go.
+    pub samples: Samples,
+    /// Where the state is kept.
+    pub folder: Folder,
+    /// The cluster as it declares itself.
+    pub registration: ClusterRegistered,
+}
+
+impl Agent {
+    /// An agent with what it has kept, its registration on its way.
+    ///
+    /// # Errors
+    /// If the cluster's id does not fit a subject.
+    pub fn new(mesh: Mesh, parts: Parts) -> Result<Self, Error> {
+        let Parts { config, driver, samples, folder, registration } = parts;
+        let now = mesh.now();
+        let cluster_id = &config.cluster_id;
+        let mut author = Author::new(mesh.bus().clone(), cluster_id, registration.incarnation);
+        author.register(&registration, now)?;
+        let cluster = folder.load(cluster_id).unwrap_or_else(|| Cluster::new(cluster_id));
+        let current = mesh.condition(&format!("assignments of {cluster_id}"));
+        current.unmet("reading assignments");
+        Ok(Self {
+            limits: config.limits(),
+            meter: Meter::new(cluster_id, config.cpu_milli),
+            happened: driver.notify(),
+            sample_at: now,
+            save_at: None,
+            mesh,
+            cluster,
+            driver,
+            author,
+            samples,
+            folder,
+            current,
+            config,
+        })
+    }
+
+    /// Works until the process is to stop.
+    ///
+    /// # Errors
+    /// If it cannot go on; a bus or a router that is away is waited for.
+    pub async fn run(mut self) -> Result<(), Error> {
+        let stopping = self.mesh.stopping();
+        let worked = tokio::select! {
+            () = stopping.cancelled() => Ok(()),
+            worked = self.work() => worked,
+        };
+        let ended = self.end().await;
+        worked.and(ended)
+    }
+
+    async fn work(&mut self) -> Result<(), Error> {
+        let mut tail = self.catch_up().await?;
+        let token = self.config.key("alive", &self.config.cluster_id);
+        let _alive = self.samples.declare_alive(&token).await.map_err(|e| Error::Samples(e.into()))?;
+        let now = self.mesh.now();
+        let outcome = self.cluster.reconcile(now, &self.limits);
+        self.follow(outcome, now)?;
+        loop {
+            self.step().await?;
+            let happened = self.happened.clone();
+            let wait = self.wait();
+            tokio::select! {
+                () = happened.notified() => {}
+                message = tail.next() => self.assigned(&message?)?,
+                known = self.author.next() => self.learned(&known?),
+                () = tokio::time::sleep(wait) => {}
+            }
+            if tail.is_caught_up() {
+                self.current.met();
+            }
+        }
+    }
+
+    /// Folds what was assigned since the position kept, without acting. If the bus does not answer in time, what was
+    /// kept is acted on, and the rest follows.
+    async fn catch_up(&mut self) -> Result<Tail, Error> {
+        let subject = AssignmentChanged { cluster_id: self.config.cluster_id.clone(), ..Default::default() };
+        let subject = mesh_proto::AnyEvent::subject(&subject)?;
+        let log = self.mesh.bus().log(AssignmentChanged::STREAM);
+        let deadline = self.mesh.now().plus_millis(i64::try_from(self.config.catch_up_ms).unwrap_or(i64::MAX / 2_000_000));
+        loop {
+            let left = u64::try_from(deadline.millis_since(self.mesh.now())).unwrap_or(0);
+            let read = log.read(&subject, self.cluster.position() + 1, PAGE);
+            let page = match tokio::time::timeout(Duration::from_millis(left), read).await {
+                Ok(Ok(page)) => page,
+                Ok(Err(LogError::Unanswered { .. })) => {
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => {
+                    tracing::warn!(cluster = self.config.cluster_id, "bus does not answer; going on as last assigned");
+                    break;
+                }
+            };
+            for message in &page {
+                if let Some(assignment) = assignment(message) {
+                    self.cluster.learn(&assignment, &message.cause_of(), &self.limits);
+                }
+            }
+            if page.len() < PAGE {
+                self.current.met();
+                break;
+            }
+        }
+        Ok(log.tail(&subject, self.cluster.position() + 1))
+    }
+
+    fn assigned(&mut self, message: &Stored) -> Result<(), Error> {
+        let Some(assignment) = assignment(message) else { return Ok(()) };
+        let now = self.mesh.now();
+        let outcome = self.cluster.assign(&assignment, &message.cause_of(), now, &self.limits);
+        self.changed(now);
+        self.follow(outcome, now)
+    }
+
+    fn learned(&mut self, known: &Known) {
+        match known {
+            Known::Stopped { instance_id, generation } => self.cluster.stopped_is_known(instance_id, *generation),
+            Known::Rejected { instance_id, generation } => self.cluster.rejection_is_known(instance_id, *generation),
+            Known::Other => return,
+        }
+        self.changed(self.mesh.now());
+    }
+
+    /// Does what is due.
+    async fn step(&mut self) -> Result<(), Error> {
+        self.driver.check()?;
+        let now = self.mesh.now();
+        if now >= self.sample_at {
+            self.driver.measure(now);
+            // At whole multiples, so that clusters are measured at the same times; one that was missed is left out.
+            let sample_ms = i64::try_from(self.config.sample_ms).unwrap_or(1_000).max(1);
+            self.sample_at = Timestamp::from_millis((now.as_millis() / sample_ms + 1) * sample_ms);
+        }
+        for event in self.driver.take(now) {
+            if let Event::Measured { at, readings } = event {
+                self.publish(at, &readings).await;
+            } else {
+                let outcome = self.cluster.happened(&event, now, &self.limits);
+                self.changed(now);
+                self.follow(outcome, now)?;
+            }
+        }
+        let outcome = self.cluster.elapse(now, &self.limits);
+        self.follow(outcome, now)?;
+        if self.save_at.is_some_and(|at| at <= now) {
+            self.save();
+        }
+        Ok(())
+    }
+
+    /// How long there is nothing to do.
+    fn wait(&self) -> Duration {
+        let now = self.mesh.now();
+        let next = [Some(self.sample_at), self.save_at, self.cluster.due(), self.driver.due()];
+        let next = next.into_iter().flatten().min().unwrap_or(now.plus_millis(IDLE_MS)).min(now.plus_millis(IDLE_MS));
+        Duration::from_nanos(u64::try_from(next.as_nanos() - now.as_nanos()).unwrap_or(0))
+    }
+
+    /// Does and says what was decided.
+    fn follow(&mut self, outcome: Outcome, now: Timestamp) -> Result<(), Error> {
+        for action in outcome.actions {
+            match action {
+                Action::Start(replica) => self.driver.start(*replica),
+                Action::Stop { instance_id, up_to_generation, force } => {
+                    self.driver.stop(&instance_id, up_to_generation, force);
+                }
+            }
+        }
+        for said in &outcome.said {
+            self.author.say(said, now)?;
+        }
+        Ok(())
+    }
+
+    /// Sends samples; those that cannot be sent are dropped and counted by the session.
+    async fn publish(&mut self, at: Timestamp, readings: &[Reading]) {
+        let measured = self.cluster.measured(at, &self.limits);
+        let (instances, cluster) = self.meter.sample(at, readings, &measured);
+        for sample in &instances {
+            let key = self.config.key("instance", &sample.instance_id);
+            if let Err(error) = self.samples.publish(&key, sample.encode_to_vec().into()).await {
+                tracing::debug!(key, error = %error, "sample dropped");
+            }
+        }
+        let key = self.config.key("cluster", &cluster.cluster_id);
+        if let Err(error) = self.samples.publish(&key, cluster.encode_to_vec().into()).await {
+            tracing::debug!(key, error = %error, "sample dropped");
+        }
+    }
+
+    fn changed(&mut self, now: Timestamp) {
+        self.save_at.get_or_insert(now.plus_millis(SAVE_MS));
+    }
+
+    /// The stream is the truth, so an agent that cannot write its state works on and reads more when it starts.
+    fn save(&mut self) {
+        self.save_at = None;
+        if let Err(error) = self.folder.save(&self.cluster) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "state not kept");
+        }
+    }
+
+    /// Ends what runs, says what is left to say, keeps the state.
+    async fn end(self) -> Result<(), Error> {
+        let Self { driver, mut author, mut cluster, folder, .. } = self;
+        let ended = tokio::task::spawn_blocking(move || driver.shutdown(END_GRACE_MS));
+        let last_words = async {
+            while author.unsaid() > 0 {
+                match author.next().await? {
+                    Known::Stopped { instance_id, generation } => cluster.stopped_is_known(&instance_id, generation),
+                    Known::Rejected { instance_id, generation } => cluster.rejection_is_known(&instance_id, generation),
+                    Known::Other => {}
+                }
+            }
+            Ok::<(), WriteError>(())
+        };
+        if !matches!(tokio::time::timeout(LAST_WORDS, last_words).await, Ok(Ok(()))) {
+            tracing::warn!("the bus does not take the last facts; they are said again at the next start");
+        }
+        if let Err(error) = folder.save(&cluster) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "state not kept");
+        }
+        if ended.await.is_err() {
+            return Err(driver::Error::Ended.into());
+        }
+        Ok(())
+    }
+}
+
+/// The assignment in a message; what cannot be read is left out, for the writer's fold left it out too.
+fn assignment(message: &Stored) -> Option<AssignmentChanged> {
+    match message.event::<AssignmentChanged>() {
+        Ok(assignment) => assignment,
+        Err(error) => {
+            tracing::error!(sequence = message.sequence, error = &error as &dyn std::error::Error, "assignment not read");
+            None
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What an agent is told, and what follows from it.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use mesh_proto::{cluster::ClusterRegistered, is_key};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::Limits,
+    driver::{cgroup, model::Model, process},
+};
+
+/// One cluster and how its agent treats what runs there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Cluster: letters, digits, `_` and `-`, at most 64.
+    pub cluster_id: String,
+    /// Thousandths of a CPU core that workloads may use together.
+    pub cpu_milli: u32,
+    /// Bytes of memory that workloads may use together.
+    pub memory_bytes: u64,
+    /// Labels as `tier=edge,zone=north`.
+    pub labels: String,
+    /// `process` or `simulated`.
+    pub driver: String,
+    /// Site in telemetry keys; the cluster when empty.
+    pub site: String,
+    /// Node in telemetry keys; the cluster when empty.
+    pub node: String,
+    /// Folder for what agents keep, each cluster in a folder of its own; the process's own data folder when empty, and
+    /// `.continuum/clusters` if it has none.
+    pub data_dir: String,
+    /// Between two samples.
+    pub sample_ms: u64,
+    /// Time from asking a process to end to ending it.
+    pub stop_grace_ms: u64,
+    /// A replica counts as running once it has been up so long.
+    pub ready_ms: u64,
+    /// Restarts of one replica within `restart_window_ms`, after which its instance has failed.
+    pub restarts_max: u32,
+    /// The window in which restarts are counted.
+    pub restart_window_ms: u64,
+    /// Wait before the first restart; doubles with each.
+    pub backoff_first_ms: u64,
+    /// Longest wait before a restart.
+    pub backoff_max_ms: u64,
+    /// After so long up, the wait starts over.
+    pub stable_ms: u64,
+    /// How long a start waits for the bus before it goes on with the assignments it has kept.
+    pub catch_up_ms: u64,
+    /// Folders searched for commands, separated by `:`; the agent's own `PATH` when empty.
+    pub path: String,
+    /// `auto` to use control groups where that is permitted, `off` to use none.
+    pub cgroup: String,
+    /// Control group below which to make others; the agent's own when empty, if that is the root it sees.
+    pub cgroup_parent: String,
+    /// Seed of the simulated driver.
+    pub sim_seed: u64,
+    /// Mean time a simulated replica runs until it fails by itself; 0 for never.
+    pub sim_mean_time_to_failure_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            cluster_id: "local".into(),
+            cpu_milli: limits.cpu_milli,
+            memory_bytes: limits.memory_bytes,
+            labels: String::new(),
+            driver: "process".into(),
+            site: String::new(),
+            node: String::new(),
+            data_dir: String::new(),
+            sample_ms: 1_000,
+            stop_grace_ms: limits.stop_grace_ms.unsigned_abs(),
+            ready_ms: limits.ready_ms.unsigned_abs(),
+            restarts_max: limits.restarts_max,
+            restart_window_ms: limits.restart_window_ms.unsigned_abs(),
+            backoff_first_ms: limits.backoff_first_ms.unsigned_abs(),
+            backoff_max_ms: limits.backoff_max_ms.unsigned_abs(),
+            stable_ms: limits.stable_ms.unsigned_abs(),
+            catch_up_ms: 5_000,
+            path: String::new(),
+            cgroup: "auto".into(),
+            cgroup_parent: String::new(),
+            sim_seed: 0,
+            sim_mean_time_to_failure_ms: 0,
+        }
+    }
+}
+
+/// What runs replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Real processes.
+    Process,
+    /// A model.
+    Simulated,
+}
+
+/// A value that cannot be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{key} {value:?} {problem}")]
+pub struct Error {
+    /// Its key.
+    pub key: &'static str,
+    /// The value.
+    pub value: String,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+fn wrong(key: &'static str, value: impl ToString, problem: &'static str) -> Error {
+    Error { key, value: value.to_string(), problem }
+}
+
+impl Config {
+    /// Which driver.
+    ///
+    /// # Errors
+    /// If any value cannot be; the first is named.
+    pub fn check(&self) -> Result<Kind, Error> {
+        for (key, value) in [("cluster_id", &self.cluster_id), ("site", self.site()), ("node", self.node())] {
+            if !is_key(value) {
+                return Err(wrong(key, value, "is not 1 to 64 letters, digits, `_` and `-`"));
+            }
+        }
+        if self.cpu_milli == 0 {
+            return Err(wrong("cpu_milli", 0, "leaves nothing to run on"));
+        }
+        if self.memory_bytes == 0 {
+            return Err(wrong("memory_bytes", 0, "leaves nothing to run in"));
+        }
+        if !(10..=3_600_000).contains(&self.sample_ms) {
+            return Err(wrong("sample_ms", self.sample_ms, "is not 10 to 3600000"));
+        }
+        self.labels()?;
+        if !matches!(self.cgroup.as_str(), "auto" | "off") {
+            return Err(wrong("cgroup", &self.cgroup, "is neither `auto` nor `off`"));
+        }
+        match self.driver.as_str() {
+            "process" => Ok(Kind::Process),
+            "simulated" => Ok(Kind::Simulated),
+            other => Err(wrong("driver", other, "is neither `process` nor `simulated`")),
+        }
+    }
+
+    /// Site in telemetry keys.
+    pub fn site(&self) -> &String {
+        if self.site.is_empty() { &self.cluster_id } else { &self.site }
+    }
+
+    /// Node in telemetry keys.
+    pub fn node(&self) -> &String {
+        if self.node.is_empty() { &self.cluster_id } else { &self.node }
+    }
+
+    /// Key of a sample or token.
+    pub fn key(&self, signal: &str, id: &str) -> String {
+        format!("continuum/{}/{}/{signal}/{id}", self.site(), self.node())
+    }
+
+    /// Labels by name.
+    ///
+    /// # Errors
+    /// If one is not `name=value`.
+    pub fn labels(&self) -> Result<BTreeMap<String, String>, Error> {
+        let parts = self.labels.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts
+            .map(|part| {
+                let (name, value) = part.split_once('=').ok_or_else(|| wrong("labels", part, "is not `name=value`"))?;
+                Ok((name.trim().to_owned(), value.trim().to_owned()))
+            })
+            .collect()
+    }
+
+    /// How patient the agent is.
+    pub fn limits(&self) -> Limits {
+        let ms = |value: u64| i64::try_from(value).unwrap_or(i64::MAX / 2_000_000);
+        Limits {
+            cpu_milli: self.cpu_milli,
+            memory_bytes: self.memory_bytes,
+            restarts_max: self.restarts_max,
+            restart_window_ms: ms(self.restart_window_ms),
+            backoff_first_ms: ms(self.backoff_first_ms),
+            backoff_max_ms: ms(self.backoff_max_ms),
+            stable_ms: ms(self.stable_ms),
+            ready_ms: ms(self.ready_ms),
+            stop_grace_ms: ms(self.stop_grace_ms),
+        }
+    }
+
+    /// Folder below which each cluster has its own.
+    pub fn folder(&self, of_process: Option<&std::path::Path>) -> PathBuf {
+        match of_process {
+            _ if !self.data_dir.is_empty() => PathBuf::from(&self.data_dir),
+            Some(folder) => folder.join("clusters"),
+            None => PathBuf::from(".continuum/clusters"),
+        }
+    }
+
+    /// The simulated world.
+    pub fn model(&self) -> Model {
+        Model { seed: self.sim_seed, mean_time_to_failure_ms: self.sim_mean_time_to_failure_ms }
+    }
+
+    /// How processes are run, by the agent of this name.
+    pub fn processes(&self, agent: String) -> process::Options {
+        let parent = Some(self.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
+        process::Options {
+            cluster_id: self.cluster_id.clone(),
+            agent,
+            cpu_milli: self.cpu_milli,
+            memory_bytes: self.memory_bytes,
+            path: self.path.clone(),
+            cgroups: (self.cgroup == "auto").then(|| cgroup::System::read(parent)),
+        }
+    }
+
+    /// The cluster as it declares itself.
+    ///
+    /// # Errors
+    /// If the labels cannot be read.
+    pub fn registration(
+        &self,
+        enforcement: String,
+        endpoint: String,
+        incarnation: u64,
+    ) -> Result<ClusterRegistered, Error> {
+        Ok(ClusterRegistered {
+            cluster_id: self.cluster_id.clone(),
+            cpu_milli: self.cpu_milli,
+            memory_bytes: self.memory_bytes,
+            labels: self.labels()?,
+            driver: self.driver.clone(),
+            site: self.site().clone(),
+            node: self.node().clone(),
+            enforcement,
+            endpoint,
+            incarnation,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_value_is_named() {
+        let key = |config: Config| config.check().unwrap_err().key;
+        assert_eq!(key(Config { cluster_id: "a.b".into(), ..Config::default() }), "cluster_id");
+        assert_eq!(key(Config { driver: "docker".into(), ..Config::default() }), "driver");
+        assert_eq!(key(Config { labels: "tier".into(), ..Config::default() }), "labels");
+        assert_eq!(key(Config { cpu_milli: 0, ..Config::default() }), "cpu_milli");
+        assert_eq!(Config::default().check(), Ok(Kind::Process));
+    }
+
+    #[test]
+    fn labels_are_read_and_empty_names_follow_the_cluster() {
+        let config = Config { cluster_id: "edge".into(), labels: "tier=edge, zone=a=b".into(), ..Config::default() };
+        let labels = config.labels().unwrap();
+        assert_eq!((labels["tier"].as_str(), labels["zone"].as_str()), ("edge", "a=b"));
+        assert_eq!(config.key("instance", "x"), "continuum/edge/edge/instance/x");
+    }
+}

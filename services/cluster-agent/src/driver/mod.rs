@@ -1,0 +1,151 @@
+//! What runs replicas: real processes, or a model of them.
+//!
+//! A driver is told what to do and answers with events; it decides nothing, and no call waits for a process.
+
+pub mod cgroup;
+pub mod journal;
+pub mod model;
+pub mod process;
+mod replicas;
+pub mod simulated;
+mod spawn;
+mod supervisor;
+
+use std::{fmt, sync::Arc};
+
+use mesh_proto::{
+    Timestamp,
+    workload::{ProcessSpec, Resources},
+};
+use tokio::sync::Notify;
+
+pub use journal::Journal;
+
+/// Names one replica of one generation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId {
+    /// Instance.
+    pub instance_id: String,
+    /// Generation of the assignment.
+    pub generation: u64,
+    /// Number, from 0.
+    pub replica: u32,
+}
+
+impl fmt::Display for ReplicaId {
+    /// `<instance>.<generation>.<replica>`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.instance_id, self.generation, self.replica)
+    }
+}
+
+/// One replica to start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaSpec {
+    /// Which.
+    pub id: ReplicaId,
+    /// Whose.
+    pub owner: String,
+    /// What to run.
+    pub process: ProcessSpec,
+    /// What it asks for, and its hard limits.
+    pub resources: Resources,
+}
+
+/// What a driver says. Each start is followed by `Started` or `StartFailed`, each `Started` in the end by one `Exited`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// It runs.
+    Started {
+        /// Which.
+        id: ReplicaId,
+    },
+    /// It could not be started.
+    StartFailed {
+        /// Which.
+        id: ReplicaId,
+        /// Why.
+        reason: String,
+        /// Trying again, here or elsewhere, cannot help.
+        hopeless: bool,
+    },
+    /// It has ended, with every process it had started.
+    Exited {
+        /// Which.
+        id: ReplicaId,
+        /// How, and its last words.
+        reason: String,
+    },
+    /// The answer to [`Driver::measure`].
+    Measured {
+        /// When it was measured.
+        at: Timestamp,
+        /// One for each replica that was started and not told to end since.
+        readings: Vec<Reading>,
+    },
+}
+
+/// What one replica has used since its first start; totals never fall and outlive restarts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Which.
+    pub id: ReplicaId,
+    /// CPU time of it and everything it started, nanoseconds.
+    pub cpu_nanos: u64,
+    /// Resident memory now, bytes.
+    pub memory_bytes: u64,
+    /// Bytes read from storage.
+    pub io_read_bytes: u64,
+    /// Bytes written to storage.
+    pub io_write_bytes: u64,
+}
+
+/// Runs replicas.
+pub trait Driver: Send {
+    /// How limits are enforced: `cgroup-v2`, `cgroup-v1`, `rlimit` or `none`; where controllers differ, each is named.
+    fn enforcement(&self) -> String;
+
+    /// Starts a replica.
+    fn start(&mut self, replica: ReplicaSpec);
+
+    /// Ends every replica of an instance up to a generation: asks, or with `force` does not.
+    fn stop(&mut self, instance_id: &str, up_to_generation: u64, force: bool);
+
+    /// Measures every replica; the answer is an event.
+    fn measure(&mut self, now: Timestamp);
+
+    /// When [`Driver::take`] should be called even if nothing was notified.
+    fn due(&self) -> Option<Timestamp>;
+
+    /// What has happened up to now, in order.
+    fn take(&mut self, now: Timestamp) -> Vec<Event>;
+
+    /// Notified when there is something to take.
+    fn notify(&self) -> Arc<Notify>;
+
+    /// Logs and processes, to be read by others.
+    fn journal(&self) -> Arc<Journal>;
+
+    /// Can it go on? An error if what it needs has ended.
+    fn check(&self) -> Result<(), Error>;
+
+    /// Ends everything and gives up: asks first, and after the grace does not.
+    fn shutdown(self: Box<Self>, grace_ms: u64);
+}
+
+/// Why a driver cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A process of an earlier agent would not end.
+    #[error("{0} processes of an earlier agent of this cluster do not end, first pid {1}")]
+    Sweep(usize, i32),
+    /// `/proc` could not be read.
+    #[error("read the process table")]
+    ProcessTable(#[source] procfs::ProcError),
+    /// The supervising thread could not be started.
+    #[error("start the supervising thread")]
+    Thread(#[source] std::io::Error),
+    /// The supervising thread has ended.
+    #[error("the supervising thread has ended")]
+    Ended,
+}

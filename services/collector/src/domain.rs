@@ -1,0 +1,491 @@
+//! Takes samples in, and says of each period of each active intent what its targets achieved.
+//!
+//! Periods are whole multiples of the intent's observation period since 1970. A period is judged once, when it and a
+//! short grace for late samples are over; the first judged begins after the intent was acknowledged (or resumed)
+//! and after the collector started, so that every judged period was watched from end to end. What a period
+//! says does not depend on the order in which its samples came.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use mesh_bus::Stored;
+use mesh_kit::{Derived, Projector};
+use mesh_proto::{
+    DecodeError, Timestamp, derived_id,
+    intent::{GovernedInstance, Intent, IntentAcknowledged, IntentStateChanged, NotFulfilledState, State},
+    is_key,
+    observation::{ObservedTarget, TargetObserved},
+    telemetry::{InstanceSample, Measured},
+};
+use prost::Message as _;
+
+use crate::{
+    feed::{Cursor, Feed},
+    period::{self, Period},
+};
+
+/// Limits of the collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long after its end a period waits for late samples, milliseconds.
+    pub late_ms: i64,
+    /// How far ahead of the collector's clock a sample may be, milliseconds.
+    pub ahead_ms: i64,
+    /// How long samples wait to be packed, milliseconds.
+    pub flush_ms: i64,
+    /// Samples in a pack.
+    pub pack_max: usize,
+    /// Instances whose samples are taken in.
+    pub instances_max: usize,
+    /// Samples of an instance that are remembered, to know them when they come again.
+    pub remembered_max: usize,
+    /// How long an instance without samples is remembered, milliseconds.
+    pub idle_ms: i64,
+    /// Samples kept for readers that follow.
+    pub feed_max: usize,
+    /// Periods of an intent that are judged at once after time jumped; older ones are skipped.
+    pub periods_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            late_ms: 300,
+            ahead_ms: 5_000,
+            flush_ms: 1_000,
+            pack_max: 60,
+            instances_max: 10_000,
+            remembered_max: 600,
+            idle_ms: 600_000,
+            feed_max: 4_096,
+            periods_max: 10,
+        }
+    }
+}
+
+/// What came in and what became of it, since the start. Every sample is counted once in one of `accepted`,
+/// `duplicate`, `ahead`, `invalid`, `early` and `over_limit`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Samples taken in.
+    pub accepted: u64,
+    /// Samples that had come before.
+    pub duplicate: u64,
+    /// Samples from too far ahead of the collector's clock.
+    pub ahead: u64,
+    /// Samples that are none: undecodable, of another instance than their key says, not finite, negative.
+    pub invalid: u64,
+    /// Samples before the collector knew the time.
+    pub early: u64,
+    /// Samples of instances beyond the limit.
+    pub over_limit: u64,
+    /// Times that an accepted sample came after its period had been judged, or so late that it might have come before.
+    pub late: u64,
+    /// Times that an accepted sample was of an older placement than its period's newest.
+    pub superseded: u64,
+    /// Periods never judged, because time jumped.
+    pub periods_skipped: u64,
+    /// Facts that this version cannot decode.
+    pub undecodable: u64,
+}
+
+/// A sample's identity: instance (elsewhere), time, generation, cluster.
+type Identity = (Timestamp, u64, String);
+
+/// What is known of one instance's samples.
+#[derive(Debug, Default)]
+struct Track {
+    remembered: BTreeSet<Identity>,
+    /// Samples at this time or before may have been forgotten.
+    forgotten: Option<Timestamp>,
+    /// When the last one came in.
+    heard: Timestamp,
+    /// How many came in.
+    count: u64,
+}
+
+/// Samples of one instance on one cluster that wait to be published.
+#[derive(Debug, Default)]
+struct Pack {
+    since: Timestamp,
+    samples: Vec<InstanceSample>,
+}
+
+/// An intent under watch.
+#[derive(Debug)]
+struct Watch {
+    version: u64,
+    period_s: u64,
+    /// Judged periods begin here or later.
+    since: Timestamp,
+    active: bool,
+    /// First judged period and next one to judge; `None` until the time is known.
+    span: Option<(u64, u64)>,
+    instances: BTreeMap<String, Watched>,
+}
+
+/// One instance under one intent.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Expectation and target name.
+    targets: Vec<(String, String)>,
+    open: BTreeMap<u64, Period>,
+}
+
+/// Owner and intent.
+type IntentKey = (String, String);
+
+/// The collector's view.
+#[derive(Debug)]
+pub struct Collector {
+    limits: Limits,
+    counts: Counts,
+    started: Option<Timestamp>,
+    now: Timestamp,
+    swept: Timestamp,
+    watches: BTreeMap<IntentKey, Watch>,
+    watched_by: BTreeMap<String, BTreeSet<IntentKey>>,
+    tracks: BTreeMap<String, Track>,
+    packs: BTreeMap<(String, String), Pack>,
+    feed: Feed,
+}
+
+/// How often instances that went silent are looked for, milliseconds.
+const SWEEP_MS: i64 = 10_000;
+/// Largest believable share of a cluster's CPU, per cent; it may be overcommitted, not beyond measure.
+const PERCENT_MAX: f64 = 1e6;
+/// Largest believable load, thousandths of a core.
+const MILLI_MAX: f64 = 1e9;
+/// Longest believable time between two samples, seconds.
+const INTERVAL_MAX_S: f64 = 86_400.0;
+/// Observation period of an intent that names none, seconds.
+const PERIOD_DEFAULT_S: u64 = 60;
+
+impl Collector {
+    /// A collector that has seen nothing.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            counts: Counts::default(),
+            started: None,
+            now: Timestamp::default(),
+            swept: Timestamp::default(),
+            watches: BTreeMap::new(),
+            watched_by: BTreeMap::new(),
+            tracks: BTreeMap::new(),
+            packs: BTreeMap::new(),
+            feed: Feed::new(limits.feed_max),
+        }
+    }
+
+    /// What came in and what became of it.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Intents under watch.
+    pub fn watched(&self) -> usize {
+        self.watches.values().filter(|w| w.active).count()
+    }
+
+    /// A reader of the samples of one instance, or of all when empty, from here on.
+    pub fn follow(&self, instance_id: &str) -> Cursor {
+        self.feed.cursor(instance_id, self.tracks.get(instance_id).map_or(0, |t| t.count))
+    }
+
+    /// What came after the reader looked last, at most 256 samples; `dropped` tells what it lost before each.
+    pub fn read(&self, cursor: &mut Cursor) -> Vec<InstanceSample> {
+        self.feed.read(cursor)
+    }
+
+    /// An instance's newest samples, not all of them stored yet.
+    pub fn newest<'a>(&'a self, instance_id: &'a str) -> impl Iterator<Item = &'a InstanceSample> {
+        self.feed.of(instance_id)
+    }
+
+    fn acknowledged(&mut self, fact: IntentAcknowledged, at: Timestamp) -> Result<(), DecodeError> {
+        let intent = Intent::decode(fact.document)?;
+        let period_s = match u64::from(intent.observation_period) {
+            0 => PERIOD_DEFAULT_S,
+            seconds => seconds,
+        };
+        let key = (fact.owner, fact.intent_id);
+        let before = self.forget(&key);
+        let watch = Watch {
+            version: fact.version,
+            period_s,
+            since: at,
+            active: !ends_watch(fact.state.as_ref()),
+            // The same version again must not have a period judged twice.
+            span: before.filter(|w| w.version == fact.version && w.period_s == period_s).and_then(|w| w.span),
+            instances: targets(&intent, &fact.instances),
+        };
+        let span = watch.span;
+        for instance in watch.instances.keys() {
+            self.watched_by.entry(instance.clone()).or_default().insert(key.clone());
+        }
+        let watch = self.watches.entry(key).insert_entry(watch).into_mut();
+        watch.begin(self.started, span);
+        Ok(())
+    }
+
+    fn state_changed(&mut self, fact: IntentStateChanged, at: Timestamp) {
+        let key = (fact.owner, fact.intent_id);
+        if state_of(fact.to.as_ref()) == NotFulfilledState::Terminated {
+            self.forget(&key);
+            return;
+        }
+        let active = !ends_watch(fact.to.as_ref());
+        let Some(watch) = self.watches.get_mut(&key).filter(|w| w.active != active) else { return };
+        watch.active = active;
+        watch.instances.values_mut().for_each(|watched| watched.open.clear());
+        if active {
+            watch.since = at;
+            let span = watch.span;
+            watch.begin(self.started, span);
+        }
+    }
+
+    fn forget(&mut self, key: &IntentKey) -> Option<Watch> {
+        let watch = self.watches.remove(key)?;
+        for instance in watch.instances.keys() {
+            if let Some(keys) = self.watched_by.get_mut(instance) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.watched_by.remove(instance);
+                }
+            }
+        }
+        Some(watch)
+    }
+
+    /// Counts a sample into the open periods of every intent that watches its instance.
+    fn observe(&mut self, sample: &InstanceSample, remembered: bool) {
+        let at = sample.at.unwrap_or_default().as_nanos();
+        for key in self.watched_by.get(&sample.instance_id).into_iter().flatten() {
+            let Some(watch) = self.watches.get_mut(key).filter(|w| w.active) else { continue };
+            let Some((first, next)) = watch.span else { continue };
+            let number = period::number_of(at, watch.period_s);
+            if number < first {
+                continue;
+            }
+            if number < next || !remembered {
+                self.counts.late += 1;
+                continue;
+            }
+            let Some(watched) = watch.instances.get_mut(&sample.instance_id) else { continue };
+            let open = watched.open.entry(number).or_default();
+            if !open.add(sample, period::begin_of(number, watch.period_s)) {
+                self.counts.superseded += 1;
+            }
+        }
+    }
+
+    /// Takes a pack out as an event.
+    fn flush(&mut self, key: &(String, String)) -> Option<Derived> {
+        let mut samples = self.packs.remove(key)?.samples;
+        samples.sort_by_key(|s| (s.at, s.generation));
+        let at = |sample: Option<&InstanceSample>| sample.and_then(|s| s.at).unwrap_or_default();
+        let (first, last, count) = (at(samples.first()), at(samples.last()), samples.len().to_string());
+        let (cluster_id, instance_id) = key.clone();
+        let id = derived_id(&["measured", &cluster_id, &instance_id, &first.to_string(), &last.to_string(), &count]);
+        Some(Derived::new(Measured { cluster_id, instance_id, samples }, id, last))
+    }
+
+    fn sweep(&mut self) {
+        if self.now.millis_since(self.swept) < SWEEP_MS {
+            return;
+        }
+        self.swept = self.now;
+        let (now, idle_ms) = (self.now, self.limits.idle_ms);
+        self.tracks.retain(|_, track| now.millis_since(track.heard) < idle_ms);
+    }
+}
+
+impl Watch {
+    /// Fixes the first period to judge: whole, after everything it must come after, never one already judged.
+    fn begin(&mut self, started: Option<Timestamp>, before: Option<(u64, u64)>) {
+        let Some(started) = started else { return };
+        let first = period::first_from(self.since.max(started).as_nanos(), self.period_s);
+        let first = first.max(before.map_or(0, |(_, next)| next));
+        self.span = Some((first, first));
+    }
+
+    /// The observations of all periods that are over; says how many were too many.
+    fn judge(&mut self, (owner, intent_id): &IntentKey, now: Timestamp, limits: &Limits) -> (Vec<Derived>, u64) {
+        let (mut observations, mut skipped) = (vec![], 0);
+        let Some((first, next)) = self.span.filter(|_| self.active) else { return (observations, skipped) };
+        // Periods that end with their grace by now: all below this number.
+        let over = now.plus_millis(-limits.late_ms).as_nanos().div_euclid(period::begin_of(1, self.period_s));
+        let over = u64::try_from(over).unwrap_or(0).max(next);
+        let from = next.max(over.saturating_sub(limits.periods_max));
+        skipped += from - next;
+        for number in from..over {
+            let begin = Timestamp::from_nanos(period::begin_of(number, self.period_s));
+            let end = Timestamp::from_nanos(period::begin_of(number + 1, self.period_s));
+            for (instance_id, watched) in &mut self.instances {
+                let measured = watched.open.remove(&number).unwrap_or_default();
+                if watched.targets.is_empty() {
+                    continue;
+                }
+                let targets = watched.targets.iter().map(|(expectation, name)| achieved(expectation, name, &measured));
+                let event = TargetObserved {
+                    owner: owner.clone(),
+                    intent_id: intent_id.clone(),
+                    version: self.version,
+                    instance_id: instance_id.clone(),
+                    period: number,
+                    begin: Some(begin),
+                    end: Some(end),
+                    targets: targets.collect(),
+                    load_milli: measured.load_milli(),
+                    memory_bytes: measured.memory_bytes,
+                    generation: measured.generation,
+                    cluster_id: measured.cluster_id,
+                };
+                let (version, number) = (self.version.to_string(), number.to_string());
+                let id = derived_id(&[owner, intent_id, &version, instance_id, &number]);
+                observations.push(Derived::new(event, id, end));
+            }
+        }
+        for watched in self.instances.values_mut() {
+            watched.open.retain(|number, _| *number >= over);
+        }
+        self.span = Some((first, over));
+        (observations, skipped)
+    }
+}
+
+/// What one target achieved. A target that this version cannot measure has no samples.
+fn achieved(expectation_id: &str, target_name: &str, measured: &Period) -> ObservedTarget {
+    let value = match target_name {
+        "cpuUsage" => Some(measured.cpu_percent()),
+        "ramUsage" => Some(measured.memory_bytes as f64 / 1e6),
+        _ => None,
+    };
+    ObservedTarget {
+        expectation_id: expectation_id.to_owned(),
+        target_name: target_name.to_owned(),
+        samples: value.map_or(0, |_| measured.samples),
+        value: value.unwrap_or_default(),
+    }
+}
+
+/// The targets of each instance of an intent.
+fn targets(intent: &Intent, instances: &[GovernedInstance]) -> BTreeMap<String, Watched> {
+    let mut watched = BTreeMap::<String, Watched>::new();
+    for governed in instances {
+        let expectations = intent.intent_expectations.iter().filter(|e| e.expectation_id == governed.expectation_id);
+        let targets = expectations.flat_map(|e| &e.expectation_targets).map(|t| t.target_name.clone());
+        let entry = watched.entry(governed.instance_id.clone()).or_default();
+        entry.targets.extend(targets.map(|name| (governed.expectation_id.clone(), name)));
+    }
+    watched
+}
+
+fn state_of(state: Option<&State>) -> NotFulfilledState {
+    state.map_or(NotFulfilledState::Unspecified, State::not_fulfilled_state)
+}
+
+fn ends_watch(state: Option<&State>) -> bool {
+    matches!(state_of(state), NotFulfilledState::Suspended | NotFulfilledState::Terminated)
+}
+
+/// The sample in a Zenoh message, if it is one.
+fn parse(key: &str, body: &Bytes) -> Option<InstanceSample> {
+    let mut sample = InstanceSample::decode(body.clone()).ok()?;
+    let (_, instance) = key.rsplit_once('/')?;
+    let numbers = [
+        (sample.cpu_percent, PERCENT_MAX),
+        (sample.cpu_milli, MILLI_MAX),
+        (sample.io_read_rate, f64::MAX),
+        (sample.io_write_rate, f64::MAX),
+        (sample.interval_seconds, INTERVAL_MAX_S),
+    ];
+    let sound = instance == sample.instance_id
+        && is_key(&sample.instance_id)
+        && is_key(&sample.cluster_id)
+        && sample.at.is_some_and(|at| at.seconds > 0 && (0..1_000_000_000).contains(&at.nanos))
+        && numbers.iter().all(|(value, max)| (0.0..=*max).contains(value));
+    sample.dropped = 0;
+    sound.then_some(sample)
+}
+
+impl Projector for Collector {
+    fn apply(&mut self, fact: &Stored) -> Vec<Derived> {
+        let acknowledged = fact.event::<IntentAcknowledged>();
+        let applied = acknowledged.and_then(|event| event.map_or(Ok(()), |e| self.acknowledged(e, fact.time)));
+        let changed = fact.event::<IntentStateChanged>().map(|event| event.map(|e| self.state_changed(e, fact.time)));
+        if applied.is_err() || changed.is_err() {
+            self.counts.undecodable += 1;
+        }
+        vec![]
+    }
+
+    fn sample(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
+        if self.started.is_none() {
+            self.counts.early += 1;
+            return vec![];
+        }
+        let Some(sample) = parse(key, body) else {
+            self.counts.invalid += 1;
+            return vec![];
+        };
+        let at = sample.at.unwrap_or_default();
+        if at.millis_since(self.now) > self.limits.ahead_ms {
+            self.counts.ahead += 1;
+            return vec![];
+        }
+        if !self.tracks.contains_key(&sample.instance_id) && self.tracks.len() >= self.limits.instances_max {
+            self.counts.over_limit += 1;
+            return vec![];
+        }
+        let track = self.tracks.entry(sample.instance_id.clone()).or_default();
+        track.heard = self.now;
+        let fresh = self.now.millis_since(at) < self.limits.idle_ms;
+        let remembered = fresh && track.forgotten.is_none_or(|time| at > time);
+        if !track.remembered.insert((at, sample.generation, sample.cluster_id.clone())) {
+            self.counts.duplicate += 1;
+            return vec![];
+        }
+        if track.remembered.len() > self.limits.remembered_max
+            && let Some((oldest, ..)) = track.remembered.pop_first()
+        {
+            track.forgotten = track.forgotten.max(Some(oldest));
+        }
+        track.count += 1;
+        self.counts.accepted += 1;
+        self.feed.push(sample.clone(), track.count);
+        self.observe(&sample, remembered);
+        let key = (sample.cluster_id.clone(), sample.instance_id.clone());
+        let now = self.now;
+        let pack = self.packs.entry(key.clone()).or_insert_with(|| Pack { since: now, samples: vec![] });
+        pack.samples.push(sample);
+        if pack.samples.len() >= self.limits.pack_max { self.flush(&key).into_iter().collect() } else { vec![] }
+    }
+
+    fn tick(&mut self, now: Timestamp) -> Vec<Derived> {
+        let now = now.max(self.now);
+        self.now = now;
+        if self.started.is_none() {
+            self.started = Some(now);
+            self.watches.values_mut().for_each(|watch| watch.begin(Some(now), None));
+        }
+        self.sweep();
+        let mut derived = vec![];
+        for (key, watch) in &mut self.watches {
+            let (observations, skipped) = watch.judge(key, now, &self.limits);
+            self.counts.periods_skipped += skipped;
+            derived.extend(observations);
+        }
+        let ripe = |(key, pack): (&(String, String), &Pack)| {
+            (now.millis_since(pack.since) >= self.limits.flush_ms).then(|| key.clone())
+        };
+        let ripe: Vec<_> = self.packs.iter().filter_map(ripe).collect();
+        derived.extend(ripe.iter().filter_map(|key| self.flush(key)));
+        derived
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,482 @@
+use std::collections::BTreeMap;
+
+use mesh_bus::Outgoing;
+use mesh_proto::{
+    Event,
+    intent::{ExpectationTarget, IntentExpectation},
+    json,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+const INSTANCE: &str = "instance-1";
+
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(1_000_000_000 + millis)
+}
+
+fn stored(event: &impl Event, time: Timestamp) -> Stored {
+    let outgoing = Outgoing::new(event, "id", time).unwrap();
+    Stored {
+        stream: outgoing.stream,
+        sequence: 1,
+        subject: outgoing.subject,
+        id: outgoing.id,
+        message: outgoing.message,
+        time,
+        stored: time,
+        cause: None,
+        traceparent: None,
+        world: vec![],
+        content_type: None,
+        source: None,
+        previous_on_subject: None,
+        delivered: 1,
+        body: outgoing.body,
+    }
+}
+
+fn acknowledged_of(intent: &str, version: u64, period_s: u32, instances: &[&str]) -> IntentAcknowledged {
+    let target = |name: &str| ExpectationTarget { target_name: name.into(), ..Default::default() };
+    let expectation = |id: &str| IntentExpectation {
+        expectation_id: id.into(),
+        expectation_targets: vec![target("cpuUsage"), target("ramUsage")],
+        ..Default::default()
+    };
+    let document = Intent {
+        intent_expectations: instances.iter().map(|i| expectation(&format!("of-{i}"))).collect(),
+        observation_period: period_s,
+        ..Default::default()
+    };
+    let governed = |instance: &&str| GovernedInstance {
+        expectation_id: format!("of-{instance}"),
+        instance_id: (*instance).to_owned(),
+        workload: "w@1.0.0".into(),
+        ..Default::default()
+    };
+    IntentAcknowledged {
+        owner: "local".into(),
+        intent_id: intent.into(),
+        version,
+        document: document.encode_to_vec().into(),
+        state: Some(state(NotFulfilledState::Acknowledged)),
+        instances: instances.iter().map(governed).collect(),
+        ..Default::default()
+    }
+}
+
+fn acknowledged(version: u64, period_s: u32) -> IntentAcknowledged {
+    acknowledged_of("intent-1", version, period_s, &[INSTANCE])
+}
+
+fn state(state: NotFulfilledState) -> State {
+    State { not_fulfilled_state: state.into(), ..Default::default() }
+}
+
+fn changed(to: NotFulfilledState) -> IntentStateChanged {
+    let (owner, intent_id) = ("local".into(), "intent-1".into());
+    IntentStateChanged { owner, intent_id, version: 1, to: Some(state(to)), ..Default::default() }
+}
+
+fn sample(millis: i64, cpu_percent: f64) -> InstanceSample {
+    InstanceSample {
+        cluster_id: "edge".into(),
+        instance_id: INSTANCE.into(),
+        owner: "local".into(),
+        generation: 1,
+        at: Some(at(millis)),
+        cpu_percent,
+        cpu_milli: cpu_percent * 20.0,
+        memory_bytes: 50_000_000 + millis as u64,
+        interval_seconds: 1.0,
+        replicas_running: 1,
+        ..Default::default()
+    }
+}
+
+fn give(collector: &mut Collector, sample: &InstanceSample) -> Vec<Derived> {
+    let key = format!("continuum/site/node/instance/{}", sample.instance_id);
+    collector.sample(&key, &sample.encode_to_vec().into())
+}
+
+/// A collector that started at 0 and watches an intent with this period, acknowledged at 0.
+fn watching(period_s: u32) -> Collector {
+    let mut collector = Collector::new(Limits::default());
+    collector.tick(at(0));
+    collector.apply(&stored(&acknowledged(1, period_s), at(0)));
+    collector
+}
+
+fn observed(derived: Vec<Derived>) -> Vec<TargetObserved> {
+    let observations = derived.into_iter().filter(|d| d.event.message() == TargetObserved::MESSAGE);
+    observations.map(|d| TargetObserved::decode(d.event.body()).unwrap()).collect()
+}
+
+fn measured(derived: Vec<Derived>) -> Vec<Measured> {
+    let packs = derived.into_iter().filter(|d| d.event.message() == Measured::MESSAGE);
+    packs.map(|d| Measured::decode(d.event.body()).unwrap()).collect()
+}
+
+fn target<'a>(observation: &'a TargetObserved, name: &str) -> &'a ObservedTarget {
+    observation.targets.iter().find(|t| t.target_name == name).unwrap()
+}
+
+#[test]
+fn a_period_is_judged_once_when_it_and_its_grace_are_over() {
+    let mut collector = watching(2);
+    for (millis, percent) in [(400, 10.0), (1_400, 30.0), (2_000, 50.0)] {
+        assert!(observed(give(&mut collector, &sample(millis, percent))).is_empty());
+    }
+    assert_eq!(observed(collector.tick(at(2_299))), vec![]);
+    let found = observed(collector.tick(at(2_300)));
+    assert_eq!(observed(collector.tick(at(2_400))), vec![]);
+    let [observation] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((observation.begin, observation.end), (Some(at(0)), Some(at(2_000))));
+    assert_eq!(observation.period, 500_000);
+    assert_eq!((observation.generation, observation.cluster_id.as_str()), (1, "edge"));
+    // 0.4 s at 10 %, 1 s at 30 %, 1 s at 50 %: a sample counts for the part of its interval inside the period.
+    let mean = (0.4 * 10.0 + 30.0 + 50.0) / 2.4;
+    let cpu = target(observation, "cpuUsage");
+    assert!((cpu.value - mean).abs() < 1e-6, "{}", cpu.value);
+    assert_eq!((cpu.samples, cpu.expectation_id.as_str()), (3, "of-instance-1"));
+    assert_eq!(observation.load_milli, (mean * 20.0).round() as u32);
+    assert_eq!(target(observation, "ramUsage").value, 50.002);
+    assert_eq!(observation.memory_bytes, 50_002_000);
+}
+
+#[test]
+fn a_period_without_samples_says_so_for_every_target() {
+    let mut collector = watching(1);
+    let found = observed(collector.tick(at(1_300)));
+    let samples: Vec<u32> = found[0].targets.iter().map(|t| t.samples).collect();
+    assert_eq!((samples, found[0].generation, found[0].cluster_id.as_str()), (vec![0, 0], 0, ""));
+}
+
+#[test]
+fn the_first_judged_period_is_whole_after_acknowledgement_and_after_start() {
+    let mut collector = Collector::new(Limits::default());
+    // Known from the past, as after a restart: what came before the start is not judged.
+    collector.apply(&stored(&acknowledged(1, 2), at(-10_000)));
+    collector.tick(at(700));
+    give(&mut collector, &sample(900, 10.0));
+    assert_eq!(observed(collector.tick(at(3_900))), vec![]);
+    assert_eq!(observed(collector.tick(at(4_300)))[0].begin, Some(at(2_000)));
+    // Acknowledged in the middle of a period.
+    let other = acknowledged_of("intent-2", 1, 2, &["instance-2"]);
+    collector.apply(&stored(&other, at(4_500)));
+    let found = observed(collector.tick(at(8_300)));
+    let begins: Vec<_> = found.iter().map(|o| (o.intent_id.as_str(), o.begin.unwrap())).collect();
+    assert_eq!(begins, [("intent-1", at(4_000)), ("intent-1", at(6_000)), ("intent-2", at(6_000))]);
+    assert_eq!(collector.counts().late, 0, "what came before the first judged period is not late");
+}
+
+#[test]
+fn no_period_is_judged_twice_however_often_a_version_is_acknowledged() {
+    let mut collector = watching(1);
+    assert_eq!(observed(collector.tick(at(1_300))).len(), 1);
+    collector.apply(&stored(&acknowledged(1, 1), at(-5_000)));
+    assert_eq!(observed(collector.tick(at(1_400))), vec![]);
+    let found = observed(collector.tick(at(2_300)));
+    assert_eq!(found.iter().map(|o| o.begin).collect::<Vec<_>>(), [Some(at(1_000))]);
+}
+
+#[test]
+fn a_suspended_or_terminated_intent_is_not_watched_and_a_resumed_one_is_again() {
+    let mut collector = watching(1);
+    collector.apply(&stored(&changed(NotFulfilledState::Suspended), at(100)));
+    assert_eq!((observed(collector.tick(at(3_300))), collector.watched()), (vec![], 0));
+    collector.apply(&stored(&changed(NotFulfilledState::Acknowledged), at(3_400)));
+    assert_eq!(observed(collector.tick(at(4_300))), vec![]);
+    assert_eq!(observed(collector.tick(at(5_300)))[0].begin, Some(at(4_000)));
+    collector.apply(&stored(&changed(NotFulfilledState::Degraded), at(5_300)));
+    assert_eq!(collector.watched(), 1);
+    collector.apply(&stored(&changed(NotFulfilledState::Terminated), at(5_400)));
+    assert_eq!(observed(collector.tick(at(9_300))), vec![]);
+    assert!(collector.watches.is_empty() && collector.watched_by.is_empty());
+    let deactivated = IntentAcknowledged { state: Some(state(NotFulfilledState::Suspended)), ..acknowledged(2, 1) };
+    collector.apply(&stored(&deactivated, at(9_400)));
+    assert_eq!((observed(collector.tick(at(19_300))), collector.watched()), (vec![], 0));
+}
+
+#[test]
+fn only_the_newest_generation_of_a_period_counts() {
+    let mut collector = watching(4);
+    let moved = |millis, percent| InstanceSample {
+        generation: 2,
+        cluster_id: "cloud".into(),
+        memory_bytes: 7_000_000,
+        ..sample(millis, percent)
+    };
+    give(&mut collector, &sample(1_000, 90.0));
+    give(&mut collector, &moved(3_000, 5.0));
+    give(&mut collector, &sample(2_000, 90.0));
+    give(&mut collector, &moved(4_000, 7.0));
+    let found = observed(collector.tick(at(4_300)));
+    assert_eq!((found[0].generation, found[0].cluster_id.as_str()), (2, "cloud"));
+    assert_eq!((target(&found[0], "cpuUsage").value, target(&found[0], "cpuUsage").samples), (6.0, 2));
+    assert_eq!(target(&found[0], "ramUsage").value, 7.0);
+    assert_eq!(collector.counts().superseded, 1);
+}
+
+#[test]
+fn a_late_sample_is_counted_and_changes_nothing_but_is_still_telemetry() {
+    let mut collector = watching(1);
+    give(&mut collector, &sample(500, 10.0));
+    assert_eq!(observed(collector.tick(at(1_300))).len(), 1);
+    give(&mut collector, &sample(600, 10.0));
+    assert_eq!(collector.counts().late, 1);
+    let next = observed(collector.tick(at(2_300)));
+    assert_eq!(target(&next[0], "cpuUsage").samples, 0);
+    let packed = measured(collector.tick(at(9_000)));
+    assert_eq!(packed.iter().map(|m| m.samples.len()).sum::<usize>(), 0, "flushed with the first");
+    assert_eq!(collector.counts().accepted, 2);
+}
+
+#[test]
+fn what_is_no_sample_or_comes_from_the_future_is_refused_and_counted() {
+    let mut collector = watching(1);
+    let bad = [
+        InstanceSample { cpu_percent: f64::NAN, ..sample(10, 1.0) },
+        InstanceSample { cpu_milli: f64::INFINITY, ..sample(10, 1.0) },
+        InstanceSample { io_read_rate: -1.0, ..sample(10, 1.0) },
+        InstanceSample { interval_seconds: 1e9, ..sample(10, 1.0) },
+        InstanceSample { cluster_id: "a.b".into(), ..sample(10, 1.0) },
+        InstanceSample { at: None, ..sample(10, 1.0) },
+    ];
+    for sample in &bad {
+        assert!(give(&mut collector, sample).is_empty());
+    }
+    collector.sample("continuum/site/node/instance/other", &sample(10, 1.0).encode_to_vec().into());
+    collector.sample("continuum/site/node/instance/x", &Bytes::from_static(&[0xff, 0xff]));
+    assert_eq!(collector.counts(), Counts { invalid: 8, ..Default::default() });
+    give(&mut collector, &sample(5_001, 1.0));
+    assert_eq!((collector.counts().ahead, collector.counts().accepted), (1, 0));
+    give(&mut collector, &sample(5_000, 1.0));
+    give(&mut collector, &sample(5_000, 1.0));
+    assert_eq!((collector.counts().accepted, collector.counts().duplicate), (1, 1));
+    let mut unstarted = Collector::new(Limits::default());
+    give(&mut unstarted, &sample(0, 1.0));
+    assert_eq!(unstarted.counts(), Counts { early: 1, ..Default::default() });
+    let broken = Stored { body: Bytes::from_static(&[0xff]), ..stored(&acknowledged(1, 1), at(0)) };
+    collector.apply(&broken);
+    assert_eq!(collector.counts().undecodable, 1);
+}
+
+#[test]
+fn samples_are_packed_by_instance_each_second_or_when_a_pack_is_full() {
+    let mut collector = watching(60);
+    for millis in (0..590).rev().map(|n| n + 10).step_by(10) {
+        assert!(give(&mut collector, &sample(millis, 1.0)).is_empty());
+    }
+    let full = give(&mut collector, &sample(600, 1.0));
+    assert_eq!(full[0].at, at(600), "the time of the newest");
+    let pack = measured(full).remove(0);
+    let times: Vec<_> = pack.samples.iter().map(|s| s.at.unwrap()).collect();
+    assert_eq!((times.len(), times.is_sorted()), (60, true));
+    give(&mut collector, &sample(700, 1.0));
+    assert!(measured(collector.tick(at(900))).is_empty(), "first second");
+    assert_eq!(measured(collector.tick(at(1_000))).len(), 1);
+    assert!(measured(collector.tick(at(9_000))).is_empty(), "nothing waits");
+}
+
+#[test]
+fn one_instance_serves_every_intent_that_governs_it() {
+    let mut collector = watching(1);
+    collector.apply(&stored(&acknowledged_of("intent-2", 1, 2, &[INSTANCE, "instance-2"]), at(0)));
+    give(&mut collector, &sample(500, 10.0));
+    let found = observed(collector.tick(at(2_300)));
+    let seen: Vec<_> = found
+        .iter()
+        .map(|o| (o.intent_id.as_str(), o.instance_id.as_str(), target(o, "cpuUsage").samples))
+        .collect();
+    let expected = [
+        ("intent-1", INSTANCE, 1),
+        ("intent-1", INSTANCE, 0),
+        ("intent-2", INSTANCE, 1),
+        ("intent-2", "instance-2", 0),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_target_that_cannot_be_measured_has_no_samples() {
+    let mut collector = watching(1);
+    let mut fact = acknowledged(2, 1);
+    let mut intent = Intent::decode(fact.document.clone()).unwrap();
+    intent.intent_expectations[0].expectation_targets[1].target_name = "powerUsage".into();
+    fact.document = intent.encode_to_vec().into();
+    collector.apply(&stored(&fact, at(0)));
+    give(&mut collector, &sample(500, 10.0));
+    let found = observed(collector.tick(at(1_300)));
+    assert_eq!((found[0].version, target(&found[0], "powerUsage").samples), (2, 0));
+    assert_eq!(target(&found[0], "cpuUsage").samples, 1);
+}
+
+#[test]
+fn after_time_jumped_only_the_newest_periods_are_judged() {
+    let mut collector = watching(1);
+    let found = observed(collector.tick(at(3_600_300)));
+    assert_eq!((found.len(), collector.counts().periods_skipped), (10, 3_590));
+    assert_eq!(found[0].begin, Some(at(3_590_000)));
+}
+
+#[test]
+fn every_derived_event_has_a_subject_and_an_id_of_its_own() {
+    let mut collector = watching(1);
+    let mut ids = BTreeMap::new();
+    for second in 0..20 {
+        give(&mut collector, &sample(second * 1_000 + 500, 1.0));
+        for derived in collector.tick(at(second * 1_000 + 1_300)) {
+            derived.event.subject().unwrap();
+            assert!(json::to_value(derived.event.message(), &derived.event.body()).unwrap().is_object());
+            assert_eq!(ids.insert(derived.id, ()), None);
+        }
+    }
+    assert!(ids.len() >= 38, "{}", ids.len());
+}
+
+/// The mean a reader would compute from the samples, in floating point, one after another.
+fn naive(samples: &[InstanceSample], begin: i64, end: i64) -> Option<(u32, f64, u64, u64)> {
+    let millis = |s: &InstanceSample| s.at.unwrap().millis_since(at(0));
+    let inside: Vec<_> = samples.iter().filter(|s| begin < millis(s) && millis(s) <= end).collect();
+    let newest = inside.iter().map(|s| (s.generation, s.cluster_id.clone())).max()?;
+    let of = inside.iter().filter(|s| (s.generation, s.cluster_id.clone()) == newest);
+    let (mut sum, mut weight, mut plain, mut count, mut memory) = (0.0, 0.0, 0.0, 0, 0);
+    for sample in of {
+        let inside = sample.interval_seconds.min((millis(sample) - begin) as f64 / 1e3);
+        sum += sample.cpu_percent * inside;
+        plain += sample.cpu_percent;
+        weight += inside;
+        count += 1;
+        memory = memory.max(sample.memory_bytes);
+    }
+    let mean = if weight > 0.0 { sum / weight } else { plain / f64::from(count) };
+    Some((count, mean, memory, newest.0))
+}
+
+fn any_sample() -> impl Strategy<Value = InstanceSample> {
+    (0i64..20_000, 1u64..4, 0u8..2, 0.0f64..200.0, 0u64..1_000_000_000, 0i64..3_000).prop_map(
+        |(millis, generation, cluster, cpu_percent, memory_bytes, interval_ms)| InstanceSample {
+            generation,
+            cluster_id: format!("cluster-{cluster}"),
+            memory_bytes,
+            interval_seconds: interval_ms as f64 / 1e3,
+            ..sample(millis, cpu_percent)
+        },
+    )
+}
+
+/// Distinct samples in order of time.
+fn any_samples() -> impl Strategy<Value = Vec<InstanceSample>> {
+    prop::collection::vec(any_sample(), 0..60).prop_map(|samples| {
+        let distinct: BTreeMap<_, _> =
+            samples.into_iter().map(|s| ((s.at, s.generation, s.cluster_id.clone()), s)).collect();
+        distinct.into_values().collect()
+    })
+}
+
+/// What is observed when each sample comes so many milliseconds after its time, some of them twice.
+fn play(samples: &[InstanceSample], delays: &[i64], period_s: u32) -> Vec<TargetObserved> {
+    let mut collector = watching(period_s);
+    let mut arrivals = BTreeMap::<i64, Vec<&InstanceSample>>::new();
+    for (number, sample) in samples.iter().enumerate() {
+        let delay = delays[number % delays.len()];
+        let time = sample.at.unwrap().millis_since(at(0)) + delay;
+        arrivals.entry(time).or_default().push(sample);
+        if delay % 3 == 0 {
+            arrivals.entry(time + delay / 4).or_default().push(sample);
+        }
+    }
+    let mut found = vec![];
+    for millis in 0..24_000 {
+        if millis % 50 == 0 {
+            found.extend(observed(collector.tick(at(millis))));
+        }
+        for sample in arrivals.get(&millis).into_iter().flatten() {
+            found.extend(observed(give(&mut collector, sample)));
+        }
+    }
+    assert_eq!(collector.counts().late, 0);
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    #[test]
+    fn a_period_says_what_a_reader_would_compute_from_all_its_samples(
+        samples in any_samples(),
+        delays in prop::collection::vec(0i64..200, 1..9),
+        period_s in 1u32..7,
+    ) {
+        let found = play(&samples, &delays, period_s);
+        let length = i64::from(period_s) * 1_000;
+        let begin_of = |o: &TargetObserved| o.begin.unwrap().millis_since(at(0));
+        // Periods are aligned to 1970, so the first one after the start begins some way after it.
+        let offset = (length - at(0).as_millis() % length) % length;
+        let begins: Vec<i64> = found.iter().map(begin_of).collect();
+        let expected: Vec<i64> = (0..).map(|n| offset + n * length).take_while(|b| b + length + 300 <= 23_950).collect();
+        prop_assert_eq!(&begins, &expected, "each period once, in order, none left out");
+        for observation in &found {
+            let begin = begin_of(observation);
+            prop_assert_eq!(observation.period as i64 * length, at(begin).as_millis());
+            let (cpu, ram) = (target(observation, "cpuUsage"), target(observation, "ramUsage"));
+            match naive(&samples, begin, begin + length) {
+                None => prop_assert_eq!((cpu.samples, ram.samples, observation.generation), (0, 0, 0)),
+                Some((count, mean, memory, generation)) => {
+                    prop_assert_eq!((cpu.samples, ram.samples, observation.generation), (count, count, generation));
+                    prop_assert!((cpu.value - mean).abs() < 1e-5, "{} is not {mean}", cpu.value);
+                    prop_assert_eq!((ram.value, observation.memory_bytes), (memory as f64 / 1e6, memory));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_in_which_samples_come_within_the_grace_changes_nothing(
+        samples in any_samples(),
+        one in prop::collection::vec(0i64..200, 1..9),
+        other in prop::collection::vec(0i64..200, 1..9),
+        period_s in 1u32..7,
+    ) {
+        prop_assert_eq!(play(&samples, &one, period_s), play(&samples, &other, period_s));
+    }
+
+    #[test]
+    fn whatever_comes_memory_stays_within_the_limits(
+        steps in prop::collection::vec((0u8..9, 0i64..30_000, 0u8..3, 0i64..400), 1..400),
+    ) {
+        let limits = Limits {
+            instances_max: 4, remembered_max: 10, feed_max: 20, pack_max: 5, idle_ms: 15_000, ..Limits::default()
+        };
+        let mut collector = Collector::new(limits);
+        collector.tick(at(0));
+        collector.apply(&stored(&acknowledged_of("intent-1", 1, 1, &["i0", "i1", "i2"]), at(0)));
+        let (mut now, mut given) = (0, 0);
+        for (instance, millis, cluster, step) in steps {
+            let sample = InstanceSample {
+                instance_id: format!("i{instance}"),
+                cluster_id: format!("c{cluster}"),
+                ..sample(millis, 1.0)
+            };
+            let derived = give(&mut collector, &sample);
+            given += 1;
+            now += step;
+            let ticked = collector.tick(at(now));
+            for pack in measured(derived).into_iter().chain(measured(ticked)) {
+                prop_assert!(pack.samples.len() <= 5);
+            }
+            let Counts { accepted, duplicate, ahead, invalid, early, over_limit, .. } = collector.counts();
+            prop_assert_eq!(accepted + duplicate + ahead + invalid + early + over_limit, given);
+            prop_assert!(collector.tracks.len() <= 4);
+            prop_assert!(collector.tracks.values().all(|t| t.remembered.len() <= 10));
+            prop_assert!(collector.packs.len() <= 4 * 3);
+            let in_feed: usize = (0..9).map(|i| collector.newest(&format!("i{i}")).count()).sum();
+            prop_assert!(in_feed <= 20);
+            let open = |w: &Watch| w.instances.values().map(|i| i.open.len()).max().unwrap_or(0);
+            // Periods of 1 s between the oldest not judged and 5 s ahead.
+            prop_assert!(collector.watches.values().map(open).all(|open| open <= 8));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The answers to queries: the view, over gRPC.
+
+use std::pin::Pin;
+
+use futures::{Stream, stream};
+use mesh_kit::{View, query::Error};
+use mesh_proto::{
+    intent::NotFulfilledState,
+    query::{GetRequest, IntentList, IntentView, ListRequest, intent_queries_server::IntentQueries},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::view::IntentsView;
+
+/// Answers `IntentQueries` from the view.
+pub(crate) struct Api {
+    view: View<IntentsView>,
+    stopping: CancellationToken,
+}
+
+impl Api {
+    /// Answers from this view until the process stops.
+    pub(crate) fn new(view: View<IntentsView>, stopping: CancellationToken) -> Self {
+        Self { view, stopping }
+    }
+}
+
+#[tonic::async_trait]
+impl IntentQueries for Api {
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<IntentView>, Status> {
+        Ok(Response::new(self.view.read(|view| view.get(request.get_ref()))?))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<IntentList>, Status> {
+        Ok(Response::new(self.view.read(|view| view.list(request.get_ref()))?))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<IntentView, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<GetRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let watcher = Watcher {
+            request: request.into_inner(),
+            changes: self.view.changes(),
+            view: self.view.clone(),
+            shown: 0,
+            ended: false,
+            stopping: self.stopping.clone(),
+        };
+        // An intent that is not there is said at once, not in the stream.
+        self.view.read(|view| view.get(&watcher.request))?;
+        Ok(Response::new(Box::pin(stream::unfold(watcher, Watcher::next))))
+    }
+}
+
+/// Follows one intent. A slow reader skips to the newest: nothing is kept for it.
+struct Watcher {
+    request: GetRequest,
+    view: View<IntentsView>,
+    changes: watch::Receiver<u64>,
+    /// Revision last shown.
+    shown: u64,
+    ended: bool,
+    stopping: CancellationToken,
+}
+
+impl Watcher {
+    async fn next(mut self) -> Option<(Result<IntentView, Status>, Self)> {
+        while !self.ended {
+            self.changes.borrow_and_update();
+            if self.view.read(|view| view.revision(&self.request)) > self.shown {
+                let shown: Result<(u64, IntentView), Error> = self.view.read(|view| view.shown(&self.request));
+                let answer = shown.map(|(revision, intent)| {
+                    self.shown = revision;
+                    self.ended = ended(&intent);
+                    intent
+                });
+                return Some((answer.map_err(Status::from), self));
+            }
+            tokio::select! {
+                changed = self.changes.changed() => changed.ok()?,
+                () = self.stopping.cancelled() => {
+                    self.ended = true;
+                    return Some((Err(Status::unavailable("the service is stopping; watch again")), self));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Is nothing to come unless somebody updates it?
+fn ended(intent: &IntentView) -> bool {
+    let waits = |state: &mesh_proto::intent::State| {
+        state.not_fulfilled_state() == NotFulfilledState::Terminated && state.waits_for.is_empty()
+    };
+    intent.state.as_ref().is_some_and(waits)
+}

@@ -1,0 +1,311 @@
+//! What people ask about: every intent as it stands, and its report (TS 28.312) at each change and each period.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use mesh_bus::Stored;
+use mesh_kit::{Decider as _, Derived, Key, Projector, query::Error};
+use mesh_proto::{
+    EventSet as _, Timestamp,
+    deciders::intents::Fact,
+    derived_id,
+    intent::{FulfilmentStatus, Intent, NotFulfilledState, State, TargetState},
+    is_key,
+    observation::TargetObserved,
+    query::{GetRequest, IntentList, IntentView, ListRequest},
+    report::{
+        ExpectationFulfilmentResult, FulfilmentInfo, IntentFeasibilityCheckReport, IntentFulfilmentReport,
+        ReportPublished, TargetFulfilmentResult,
+    },
+};
+use prost::Message as _;
+
+use crate::domain::{Entity, InForce, Instance, Intents, Life, Row, Target};
+
+/// Owner when a question names none.
+const OWNER_DEFAULT: &str = "local";
+/// Entries of a page when a question does not say.
+const PAGE_DEFAULT: usize = 100;
+/// Entries of the largest page.
+const PAGE_MAX: usize = 1_000;
+/// States that a list can be narrowed to.
+const STATES: [&str; 9] = [
+    "SUBMITTED",
+    "ACKNOWLEDGED",
+    "COMPLIANT",
+    "FULFILLED",
+    "NOT_FULFILLED",
+    "DEGRADED",
+    "FULFILMENTFAILED",
+    "SUSPENDED",
+    "TERMINATED",
+];
+
+/// Every intent, by owner and id. Bounded by the number of intents; the past of each is in the stream.
+#[derive(Debug, Default)]
+pub struct IntentsView {
+    intents: BTreeMap<(String, String), Entry>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    entity: Entity,
+    /// The document in force; before the first, none.
+    document: Option<Bytes>,
+    /// The last measured period of each target of the version in force, by expectation and name.
+    last: BTreeMap<(String, String), Last>,
+    /// Sequence of its last fact.
+    sequence: u64,
+    /// When something was last heard of it.
+    updated: Timestamp,
+    /// Rises with every change of what is shown.
+    revision: u64,
+}
+
+#[derive(Debug)]
+struct Last {
+    period: u64,
+    /// `None` without a measurement.
+    value: Option<f64>,
+}
+
+impl Projector for IntentsView {
+    fn apply(&mut self, stored: &Stored) -> Vec<Derived> {
+        match stored.event::<TargetObserved>() {
+            Ok(Some(observation)) => return self.observe(stored, &observation).into_iter().collect(),
+            Ok(None) => {}
+            Err(_) => return vec![],
+        }
+        let Ok(fact) = stored.protobuf().and_then(|body| Fact::decode(&stored.message, &body)) else { return vec![] };
+        self.fold(stored, &fact).into_iter().collect()
+    }
+}
+
+impl IntentsView {
+    fn fold(&mut self, stored: &Stored, fact: &Fact) -> Option<Derived> {
+        let key = Key::new(stored.subject.split('.').skip(3));
+        let entry = self.intents.entry((key.token(0).to_owned(), key.token(1).to_owned())).or_default();
+        if stored.sequence <= entry.sequence {
+            return None;
+        }
+        entry.entity = Intents.evolve(std::mem::take(&mut entry.entity), fact, stored.time);
+        entry.sequence = stored.sequence;
+        entry.revision += 1;
+        entry.updated = entry.updated.max(stored.time);
+        match fact {
+            Fact::IntentAcknowledged(acknowledged) => {
+                entry.document = Some(acknowledged.document.clone());
+                entry.last.clear();
+            }
+            Fact::IntentStateChanged(_) | Fact::IntentRejected(_) => {}
+            // These change nothing that a report tells.
+            Fact::IntentSubmitted(_) | Fact::IntentUnchanged(_) | Fact::IntentRemedyWanted(_) | Fact::IntentRefused(_) => {
+                return None;
+            }
+        }
+        Some(derived(entry.report(&key, stored.time), stored, stored.time))
+    }
+
+    fn observe(&mut self, stored: &Stored, observation: &TargetObserved) -> Option<Derived> {
+        let key = (observation.owner.clone(), observation.intent_id.clone());
+        let entry = self.intents.get_mut(&key)?;
+        let in_force = entry.entity.in_force().filter(|f| f.version == observation.version && !f.suspended)?;
+        let observed: Vec<&Instance> = in_force.instances.iter().filter(|i| i.id == observation.instance_id).collect();
+        let mut news = false;
+        for target in &observation.targets {
+            let value = (target.samples > 0 && target.value.is_finite()).then_some(target.value);
+            let current = |i: &&Instance| {
+                i.expectation == target.expectation_id && (value.is_none() || i.generation == observation.generation)
+            };
+            let key = (target.expectation_id.clone(), target.target_name.clone());
+            let newer = entry.last.get(&key).is_none_or(|last| last.period < observation.period);
+            if newer && observed.iter().any(current) {
+                entry.last.insert(key, Last { period: observation.period, value });
+                news = true;
+            }
+        }
+        if !news {
+            return None;
+        }
+        let at = observation.end.unwrap_or(stored.time);
+        entry.revision += 1;
+        entry.updated = entry.updated.max(at);
+        let key = Key::new([&observation.owner, &observation.intent_id]);
+        Some(derived(entry.report(&key, at), stored, at))
+    }
+
+    /// One intent as it stands.
+    ///
+    /// # Errors
+    /// When there is none of this id.
+    pub fn get(&self, request: &GetRequest) -> Result<IntentView, Error> {
+        self.shown(request).map(|(_, view)| view)
+    }
+
+    /// One intent as it stands, and a number that rises with its every change.
+    ///
+    /// # Errors
+    /// When there is none of this id.
+    pub(crate) fn shown(&self, request: &GetRequest) -> Result<(u64, IntentView), Error> {
+        let key = (owner(&request.owner), request.id.clone());
+        let Some(entry) = self.intents.get(&key) else {
+            let what = format!("intent {} of {}", key.1, key.0);
+            return Err(Error::not_found(what, "list the intents that there are: continuum intent list"));
+        };
+        Ok((entry.revision, entry.view(&key)))
+    }
+
+    /// The revision of one intent, 0 if there is none.
+    pub(crate) fn revision(&self, request: &GetRequest) -> u64 {
+        self.intents.get(&(owner(&request.owner), request.id.clone())).map_or(0, |entry| entry.revision)
+    }
+
+    /// A page of an owner's intents, by id.
+    ///
+    /// # Errors
+    /// When the state is unknown or the page token is not one.
+    pub fn list(&self, request: &ListRequest) -> Result<IntentList, Error> {
+        let state = request.state.to_uppercase();
+        if !state.is_empty() && !STATES.contains(&state.as_str()) {
+            let what = format!("{:?} is not a state of an intent", request.state);
+            return Err(Error::invalid(what, format!("use one of {}", STATES.join(", "))));
+        }
+        if !request.page_token.is_empty() && !is_key(&request.page_token) {
+            let what = format!("{:?} is not a page token", request.page_token);
+            return Err(Error::invalid(what, "give nextPageToken of the page before, or nothing for the first"));
+        }
+        let size = match request.page_size as usize {
+            0 => PAGE_DEFAULT,
+            size => size.min(PAGE_MAX),
+        };
+        let owner = owner(&request.owner);
+        let mut found = self
+            .intents
+            .range((owner.clone(), request.page_token.clone())..)
+            .take_while(|((of, _), _)| *of == owner)
+            .filter(|((_, id), entry)| *id != request.page_token && entry.is(&state));
+        let intents: Vec<IntentView> = found.by_ref().take(size).map(|(key, entry)| entry.view(key)).collect();
+        let next_page_token = match (found.next(), intents.last()) {
+            (Some(_), Some(last)) => last.intent_id.clone(),
+            _ => String::new(),
+        };
+        Ok(IntentList { intents, next_page_token })
+    }
+}
+
+fn owner(given: &str) -> String {
+    if given.is_empty() { OWNER_DEFAULT.to_owned() } else { given.to_owned() }
+}
+
+fn derived(report: ReportPublished, cause: &Stored, at: Timestamp) -> Derived {
+    Derived::new(report, derived_id(&["report", &cause.id]), at)
+}
+
+impl Entry {
+    /// Has it this state? Every intent has the empty one.
+    fn is(&self, state: &str) -> bool {
+        let (fulfilment, not_fulfilled) = self.entity.row().values();
+        match state {
+            "" => true,
+            "SUBMITTED" => self.entity.row() == Row::Submitted,
+            _ => state == fulfilment.as_str_name() || state == not_fulfilled.as_str_name(),
+        }
+    }
+
+    fn view(&self, (owner, intent_id): &(String, String)) -> IntentView {
+        let submitted = || self.entity.submission.as_ref().map(|s| s.content.document.clone());
+        let document = self.document.clone().or_else(submitted).unwrap_or_default();
+        let in_force = self.entity.in_force();
+        IntentView {
+            owner: owner.clone(),
+            intent_id: intent_id.clone(),
+            version: self.entity.version(),
+            intent: Intent::decode(document).ok(),
+            state: Some(self.entity.state.clone()),
+            since: Some(self.entity.since),
+            targets: in_force.map(|f| f.targets.iter().map(|t| self.target(t)).collect()).unwrap_or_default(),
+            instances: self.entity.instances().iter().map(Instance::to_fact).collect(),
+            report: Some(self.report(&Key::new([owner, intent_id]), self.updated)),
+            sequence: self.sequence,
+        }
+    }
+
+    /// How a target stood in its last observed period, which the intent's facts need not record.
+    fn target(&self, target: &Target) -> TargetState {
+        let mut told = target.to_fact();
+        let last = self.last.get(&(target.expectation.clone(), target.name.clone()));
+        if let Some(last) = last.filter(|last| last.period >= target.period) {
+            told.period = last.period;
+            told.measured = last.value.is_some();
+            told.achieved = last.value.unwrap_or(told.achieved);
+            told.fulfilled = last.value.is_some_and(|value| target.condition.holds(value, target.bound));
+        }
+        told
+    }
+
+    fn report(&self, key: &Key, at: Timestamp) -> ReportPublished {
+        let results = match &self.entity.life {
+            Life::InForce(in_force) => in_force.instances.iter().map(|i| self.expectation(in_force, i)).collect(),
+            Life::Submitted | Life::Rejected | Life::Terminated(_) => vec![],
+        };
+        // Content that is refused is not checked for feasibility; what no cluster was found too small for is feasible.
+        let feasibility = self.entity.in_force().map(|in_force| IntentFeasibilityCheckReport {
+            feasibility_check_type: if in_force.infeasible.is_empty() { "FEASIBLE" } else { "INFEASIBLE" }.into(),
+            infeasibility_reason: in_force.infeasible.clone(),
+        });
+        ReportPublished {
+            owner: key.token(0).to_owned(),
+            intent_id: key.token(1).to_owned(),
+            version: self.entity.version(),
+            intent_fulfilment_report: Some(IntentFulfilmentReport {
+                intent_fulfilment_info: Some(info(&self.entity.state)),
+                expectation_fulfilment_results: results,
+            }),
+            intent_feasibility_check_report: feasibility,
+            last_updated_time: Some(at),
+        }
+    }
+
+    fn expectation(&self, in_force: &InForce, instance: &Instance) -> ExpectationFulfilmentResult {
+        let state = in_force.state_of(instance, self.entity.row());
+        let targets = in_force.targets.iter().filter(|t| t.expectation == instance.expectation);
+        ExpectationFulfilmentResult {
+            expectation_id: instance.expectation.clone(),
+            target_fulfilment_results: targets.map(|target| self.target_result(target, &state)).collect(),
+            expectation_fulfilment_info: Some(info(&state)),
+        }
+    }
+
+    fn target_result(&self, target: &Target, expectation: &State) -> TargetFulfilmentResult {
+        let told = self.target(target);
+        let (status, state, reason) = match (told.measured, told.fulfilled) {
+            (true, true) => (FulfilmentStatus::Fulfilled, NotFulfilledState::Compliant, String::new()),
+            (true, false) => {
+                let mut judged = target.clone();
+                judged.adopt(&told);
+                (FulfilmentStatus::NotFulfilled, NotFulfilledState::Degraded, judged.figures())
+            }
+            (false, _) => {
+                (FulfilmentStatus::NotFulfilled, expectation.not_fulfilled_state(), "not measured in the last period".into())
+            }
+        };
+        TargetFulfilmentResult {
+            target: target.name.clone(),
+            target_achieved_value: if told.measured { told.achieved.to_string() } else { String::new() },
+            target_fulfilment_info: Some(FulfilmentInfo {
+                fulfilment_status: status.into(),
+                not_fulfilled_state: state.into(),
+                not_fulfilled_reasons: if reason.is_empty() { vec![] } else { vec![reason] },
+            }),
+        }
+    }
+}
+
+fn info(state: &State) -> FulfilmentInfo {
+    let fulfilled = state.fulfilment_status() == FulfilmentStatus::Fulfilled;
+    FulfilmentInfo {
+        fulfilment_status: state.fulfilment_status,
+        not_fulfilled_state: state.not_fulfilled_state,
+        not_fulfilled_reasons: if fulfilled || state.reason.is_empty() { vec![] } else { vec![state.reason.clone()] },
+    }
+}

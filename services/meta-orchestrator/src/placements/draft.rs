@@ -1,0 +1,573 @@
+//! A decision in the making: what is asked, and what follows from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_proto::{
+    Timestamp,
+    cluster::ClusterRegistered,
+    deciders::placements::Fact,
+    instance::{InstanceRejected, InstanceStatusChanged},
+    intent::IntentRemedyWanted,
+    placement::{ClusterJoined, ClusterLost, ClusterReturned, Load, ReportLiveness, Why},
+    workload::{InstancePhase, InstanceWanted},
+};
+
+use super::{
+    ACTIONS_MAX, Hold, Instance, Limits, Standing, State, available, definition, fact_instance,
+    facts::{Released, decided, released, set_more, settled, unplaced},
+    on_cluster, reserve, step, step_cluster,
+};
+use crate::plan::{self, Choice, Held, Request, Snapshot};
+
+/// A decision in the making: the state as it is with the facts decided so far on top.
+pub(super) struct Draft<'a> {
+    limits: &'a Limits,
+    base: &'a State,
+    at: Timestamp,
+    /// Clusters after the facts so far; the base's until there is one.
+    snapshot: Option<Snapshot>,
+    /// Instances after the facts so far, `None` for ended ones.
+    changed: BTreeMap<String, Option<Instance>>,
+    facts: Vec<Fact>,
+    /// Instances that may still be acted on.
+    actions_left: usize,
+    /// Did capacity come free?
+    freed: bool,
+    /// Did the clusters change, so that what is missing is to be said anew?
+    clusters_changed: bool,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(limits: &'a Limits, base: &'a State, at: Timestamp) -> Self {
+        Self {
+            limits,
+            base,
+            at,
+            snapshot: None,
+            changed: BTreeMap::new(),
+            facts: vec![],
+            actions_left: ACTIONS_MAX,
+            freed: false,
+            clusters_changed: false,
+        }
+    }
+
+    fn snapshot(&self) -> &Snapshot {
+        self.snapshot.as_ref().unwrap_or(&self.base.snapshot)
+    }
+
+    fn instance(&self, id: &str) -> Option<&Instance> {
+        match self.changed.get(id) {
+            Some(changed) => changed.as_ref(),
+            None => self.base.instances.get(id),
+        }
+    }
+
+    fn push(&mut self, fact: impl Into<Fact>) {
+        let fact = fact.into();
+        let snapshot = self.snapshot.get_or_insert_with(|| self.base.snapshot.clone());
+        if let Some(id) = fact_instance(&fact) {
+            let before = match self.changed.get(id) {
+                Some(changed) => changed.clone(),
+                None => self.base.instances.get(id).cloned(),
+            };
+            let after = step(before.clone(), &fact, self.at, self.base.ended_generation);
+            reserve(snapshot, before.as_ref(), after.as_ref());
+            self.freed |= frees(before.as_ref(), after.as_ref());
+            self.changed.insert(id.to_owned(), after);
+        } else {
+            step_cluster(snapshot, &fact, self.at);
+            self.clusters_changed = true;
+        }
+        self.facts.push(fact);
+    }
+
+    /// The facts, after those who wait for capacity were looked at, if there may be some.
+    pub(super) fn finish(mut self, due: bool) -> Vec<Fact> {
+        let unfinished = self.base.more && (due || !self.facts.is_empty());
+        if self.freed || self.clusters_changed || unfinished {
+            self.retry();
+        }
+        self.facts
+    }
+
+    // What is asked.
+
+    pub(super) fn wanted(&mut self, wanted: &InstanceWanted) {
+        let old = self.instance(&wanted.instance_id).cloned();
+        let normal = definition(
+            &wanted.owner,
+            &wanted.instance_id,
+            &wanted.intent_id,
+            wanted.replicas,
+            &wanted.document,
+            &wanted.targets,
+        );
+        let Some(mut instance) = old else {
+            if wanted.replicas > 0 {
+                let fresh = Instance { generation: self.base.ended_generation, ..Default::default() };
+                self.plan(fresh.redefined(&normal), Why::First, &by_intent(wanted), false);
+            }
+            return;
+        };
+        if instance.wanted.owner != wanted.owner {
+            if wanted.replicas > 0 {
+                let stranger = Instance::default().redefined(&normal);
+                let reason = "another owner's instance has this id; choose another";
+                self.push(unplaced(self.limits, &stranger, vec![], Why::First, reason.into(), ""));
+            }
+            return;
+        }
+        if wanted.replicas == 0 {
+            return self.end(&instance);
+        }
+        let failed = instance.at.as_ref().is_some_and(|a| a.standing == Standing::Failed)
+            || instance.unplaced.is_some() && !instance.tried.is_empty();
+        let same = instance.defines_the_same(&normal);
+        if same && !failed {
+            return;
+        }
+        if let Some(to) = &instance.to {
+            self.push(released(
+                self.limits,
+                &instance,
+                to,
+                "its definition changed during the move",
+                Released::GivenUp,
+            ));
+            instance = self.instance(&wanted.instance_id).cloned().unwrap_or(instance);
+        }
+        let reason = if same { "asked for again after it failed" } else { "its definition changed" };
+        self.plan(instance.redefined(&normal), Why::Changed, reason, false);
+    }
+
+    fn end(&mut self, instance: &Instance) {
+        if let Some(to) = &instance.to {
+            self.push(released(self.limits, instance, to, "no longer wanted", Released::Plainly));
+        }
+        let nowhere = Hold {
+            cluster_id: String::new(),
+            generation: instance.generation,
+            since: self.at,
+            standing: Standing::Awaited,
+            revision: 0,
+            cpu_milli: 0,
+            memory_bytes: 0,
+        };
+        let last = instance.at.as_ref().unwrap_or(&nowhere);
+        self.push(released(self.limits, instance, last, "no longer wanted", Released::Finally));
+    }
+
+    pub(super) fn status(&mut self, status: &InstanceStatusChanged) {
+        let Some(known) = self.base.instances.get(&status.instance_id) else { return };
+        let is = |h: &&Hold| h.cluster_id == status.cluster_id && h.generation == status.generation;
+        let (to, at) = (known.to.as_ref().filter(is), known.at.as_ref().filter(is));
+        let instance = known.clone();
+        match (status.phase(), to, at) {
+            (InstancePhase::Running, Some(to), _) => {
+                self.push(settled(self.limits, &instance, to, None));
+                if let Some(source) = &instance.at {
+                    let reason = format!("moved to {}", to.cluster_id);
+                    self.push(released(self.limits, &instance, source, &reason, Released::Plainly));
+                }
+            }
+            (InstancePhase::Running, None, Some(at)) => {
+                if matches!(at.standing, Standing::Awaited | Standing::Silent | Standing::Failed) {
+                    self.push(settled(self.limits, &instance, at, None));
+                }
+            }
+            (InstancePhase::Failed, Some(to), _) => {
+                let reason = format!("failed on {}: {}", to.cluster_id, status.reason);
+                self.push(released(self.limits, &instance, to, &reason, Released::Failed));
+            }
+            (InstancePhase::Failed | InstancePhase::Stopped, None, Some(at)) if at.standing == Standing::Stopping => {
+                self.stopped(instance);
+            }
+            (InstancePhase::Failed, None, Some(at)) => {
+                let reason = format!("failed on {}: {}", at.cluster_id, status.reason);
+                let answered = instance.unplaced.is_some() && instance.tried.contains(&at.cluster_id);
+                if at.standing == Standing::Failed {
+                    // Said already.
+                } else if instance.to.is_some() {
+                    self.push(released(self.limits, &instance, at, &reason, Released::Plainly));
+                } else if status.hopeless {
+                    self.push(settled(self.limits, &instance, at, Some(&reason)));
+                } else if !answered {
+                    self.elsewhere(instance, Why::Failed, &reason);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What must never run twice has ended: now it may start.
+    fn stopped(&mut self, instance: Instance) {
+        let why = instance.unplaced.as_ref().map_or(Why::Changed, |u| Why::try_from(u.why).unwrap_or(Why::Changed));
+        let reason = format!("stopped on {}", instance.cluster());
+        self.plan(instance, why, &reason, true);
+    }
+
+    pub(super) fn rejected(&mut self, rejected: &InstanceRejected) {
+        let Some(instance) = self.base.instances.get(&rejected.instance_id).cloned() else { return };
+        let is = |h: &&Hold| h.cluster_id == rejected.cluster_id && h.generation == rejected.generation;
+        let reason = format!("{} would not take it: {}", rejected.cluster_id, rejected.reason);
+        if let Some(to) = instance.to.as_ref().filter(is) {
+            self.push(released(self.limits, &instance, to, &reason, Released::Failed));
+        } else if let Some(at) = instance.at.as_ref().filter(is) {
+            match at.standing {
+                Standing::Stopping => self.stopped(instance),
+                Standing::Awaited | Standing::Silent => self.elsewhere(instance, Why::Rejected, &reason),
+                Standing::Running | Standing::Failed => {}
+            }
+        }
+    }
+
+    pub(super) fn registered(&mut self, registered: &ClusterRegistered) {
+        let ClusterRegistered { cluster_id, cpu_milli, memory_bytes, labels, .. } = registered;
+        let known = self.snapshot().clusters.get(cluster_id);
+        if known.is_some_and(|k| k.cpu_milli == *cpu_milli && k.memory_bytes == *memory_bytes && k.labels == *labels) {
+            return;
+        }
+        self.push(ClusterJoined {
+            domain: self.limits.domain.clone(),
+            cluster_id: cluster_id.clone(),
+            cpu_milli: *cpu_milli,
+            memory_bytes: *memory_bytes,
+            labels: labels.clone(),
+        });
+    }
+
+    pub(super) fn liveness(&mut self, report: &ReportLiveness) {
+        let (domain, cluster_id) = (self.limits.domain.clone(), report.cluster_id.clone());
+        let Some(cluster) = self.snapshot().clusters.get(&cluster_id) else { return };
+        match (cluster.available, report.alive) {
+            (true, false) => {
+                let reason = "its agent has not answered within the grace time".to_owned();
+                self.push(ClusterLost { domain, cluster_id: cluster_id.clone(), reason });
+                let mut displaced = self.base.displaced.clone();
+                displaced.extend(on_cluster(&self.base.instances, &cluster_id));
+                self.displace(displaced);
+            }
+            (false, true) => self.push(ClusterReturned { domain, cluster_id }),
+            _ => {}
+        }
+    }
+
+    pub(super) fn remedy(&mut self, remedy: &IntentRemedyWanted) {
+        let Some(known) = self.base.instances.get(&remedy.instance_id) else { return };
+        let Some(at) = known.at.as_ref() else { return };
+        let current = at.cluster_id == remedy.cluster_id && at.generation == remedy.generation;
+        let cool = known.moved.is_none_or(|moved| self.at >= moved.plus_millis(self.limits.move_cooldown_ms));
+        // What is lost, or waits for a plan for another reason, needs no remedy on top.
+        let idle = known.to.is_none()
+            && at.standing == Standing::Running
+            && available(self.snapshot(), &at.cluster_id)
+            && known.unplaced.as_ref().is_none_or(|u| u.why == Why::Remedy as i32);
+        if !(current && cool && idle && known.wanted.owner == remedy.owner) {
+            return;
+        }
+        let mut instance = self.remembering(known.clone());
+        if remedy.load_milli > 0 || remedy.memory_bytes > 0 {
+            instance.measured = Some(Load { cpu_milli: remedy.load_milli, memory_bytes: remedy.memory_bytes });
+        }
+        let choice = self.choose(&instance, Why::Remedy);
+        if choice.chosen.is_none() && self.is_no_news(known, &instance, &choice) {
+            return;
+        }
+        self.place(instance, choice, Why::Remedy, &remedy.reason, false);
+    }
+
+    /// A remedy that again finds no better cluster is worth saying if its load moved by a tenth, or once per cool-down if
+    /// what is missing reads otherwise.
+    fn is_no_news(&self, known: &Instance, now: &Instance, choice: &Choice) -> bool {
+        let Some(said) = known.unplaced.as_ref().filter(|u| u.why == Why::Remedy as i32) else { return false };
+        let near = |a: u64, b: u64| a.abs_diff(b) * 10 <= a.max(b);
+        let (then, now_load) = (known.measured.unwrap_or_default(), now.measured.unwrap_or_default());
+        let same_load =
+            near(then.cpu_milli.into(), now_load.cpu_milli.into()) && near(then.memory_bytes, now_load.memory_bytes);
+        let recent = self.at < said.since.plus_millis(self.limits.move_cooldown_ms);
+        same_load && (recent || said.reason == missing(now, Why::Remedy, choice))
+    }
+
+    pub(super) fn due(&mut self) {
+        self.displace(self.base.displaced.clone());
+        let limit = self.limits.start_limit_ms;
+        for (since, id) in &self.base.waiting {
+            if since.plus_millis(limit) > self.at || self.actions_left == 0 {
+                break;
+            }
+            if !self.changed.contains_key(id) {
+                self.actions_left -= 1;
+                self.overdue(id);
+            }
+        }
+    }
+
+    fn overdue(&mut self, id: &str) {
+        let Some(mut instance) = self.instance(id).cloned() else { return };
+        let limit_ms = self.limits.start_limit_ms;
+        if let Some(to) = &instance.to {
+            let reason = format!("not running on {} within {limit_ms} ms", to.cluster_id);
+            self.push(released(self.limits, &instance, to, &reason, Released::Failed));
+        } else if let Some(at) = instance.at.as_ref().filter(|a| a.standing == Standing::Awaited) {
+            let reason = format!("not running on {} within {limit_ms} ms", at.cluster_id);
+            self.elsewhere(instance, Why::NotStarted, &reason);
+        } else if let Some(unplaced) = instance.unplaced.clone() {
+            instance.rejected.clear();
+            let why = Why::try_from(unplaced.why).unwrap_or_default();
+            self.plan(instance, why, "asked again after a rejection", false);
+        }
+    }
+
+    /// Plans those that are on a lost cluster, as far as there is room.
+    fn displace(&mut self, ids: BTreeSet<String>) {
+        for id in ids {
+            if self.actions_left == 0 {
+                return;
+            }
+            let Some(mut instance) = self.instance(&id).cloned() else { continue };
+            if !instance.is_on_lost(self.snapshot()) {
+                continue;
+            }
+            self.actions_left -= 1;
+            if let Some(to) = instance.to.clone().filter(|t| !available(self.snapshot(), &t.cluster_id)) {
+                let reason = format!("cluster lost: {}", to.cluster_id);
+                self.push(released(self.limits, &instance, &to, &reason, Released::GivenUp));
+                instance.to = None;
+            }
+            let Some(at) = instance.at.clone().filter(|a| !available(self.snapshot(), &a.cluster_id)) else { continue };
+            let reason = format!("cluster lost: {}", at.cluster_id);
+            if instance.to.is_some() {
+                self.push(released(self.limits, &instance, &at, &reason, Released::Plainly));
+            } else {
+                self.plan(self.remembering(instance), Why::ClusterLost, &reason, false);
+            }
+        }
+    }
+
+    /// Looks at those who wait for capacity, as far as there is room: first places whom it can, and then, after the
+    /// clusters changed, lets the others say what is missing now, each at most once per such change.
+    fn retry(&mut self) {
+        let clusters_changed = if self.clusters_changed { self.at } else { self.base.clusters_changed };
+        loop {
+            self.freed = false;
+            if self.pass(|draft, id| draft.can_be_placed(id)) == Pass::NoRoom {
+                return;
+            }
+            if !self.freed {
+                break;
+            }
+        }
+        self.pass(|draft, id| draft.has_news(id, clusters_changed));
+    }
+
+    fn pass(&mut self, acts: impl Fn(&Self, &str) -> bool) -> Pass {
+        let changed = self.changed.iter().filter(|(_, i)| i.as_ref().is_some_and(|i| i.unplaced.is_some()));
+        let ids: BTreeSet<String> = self.base.unplaced.iter().chain(changed.map(|(id, _)| id)).cloned().collect();
+        for id in ids {
+            let Some((instance, why)) = self.waits_for_capacity(&id).map(|(i, why)| (i.clone(), why)) else { continue };
+            if !acts(self, &id) {
+                continue;
+            }
+            if self.actions_left == 0 {
+                if let Some(last) = self.facts.last_mut() {
+                    set_more(last);
+                }
+                return Pass::NoRoom;
+            }
+            self.actions_left -= 1;
+            self.plan(instance, why, "planned again as the clusters changed or capacity came free", false);
+        }
+        Pass::Done
+    }
+
+    /// An unplaced instance that more capacity could help.
+    fn waits_for_capacity(&self, id: &str) -> Option<(&Instance, Why)> {
+        let instance = self.instance(id)?;
+        let said = instance.unplaced.as_ref()?;
+        let why = Why::try_from(said.why).unwrap_or_default();
+        // A remedy is asked for again each missed period; one that is no longer asked for moves nothing.
+        let stale = why == Why::Remedy
+            && instance.at.is_some()
+            && self.at > said.since.plus_millis(self.limits.move_cooldown_ms);
+        let stuck = instance.never_twice() && instance.is_on_lost(self.snapshot());
+        let pending = self.base.displaced.contains(id) && !self.changed.contains_key(id);
+        (!stale && !stuck && !pending && !instance.stopping()).then_some((instance, why))
+    }
+
+    fn can_be_placed(&self, id: &str) -> bool {
+        self.waits_for_capacity(id).is_some_and(|(instance, why)| {
+            request(instance, &excluded(instance, why)).is_some_and(|r| plan::fits(self.snapshot(), &r))
+        })
+    }
+
+    fn has_news(&self, id: &str, clusters_changed: Timestamp) -> bool {
+        self.waits_for_capacity(id).is_some_and(|(instance, why)| {
+            let old = instance.unplaced.as_ref().filter(|said| said.since < clusters_changed);
+            old.is_some_and(|said| said.reason != missing(instance, why, &self.choose(instance, why)))
+        })
+    }
+
+    // What follows.
+
+    /// It cannot stay where it is: another cluster, if one does and it was not tried often enough.
+    fn elsewhere(&mut self, instance: Instance, why: Why, reason: &str) {
+        let Some(at) = instance.at.clone() else { return };
+        let mut instance = self.remembering(instance);
+        if why == Why::Rejected {
+            instance.rejected.insert(at.cluster_id.clone());
+            return self.plan(instance, why, reason, true);
+        }
+        instance.tried.insert(at.cluster_id.clone());
+        if instance.tried.len() > self.limits.attempts_elsewhere {
+            let tried: Vec<&str> = instance.tried.iter().map(String::as_str).collect();
+            let reason = format!("{reason}; tried on {} and not further", tried.join(", "));
+            return self.push(settled(self.limits, &instance, &at, Some(&reason)));
+        }
+        self.plan(instance, why, reason, why == Why::Failed);
+    }
+
+    /// What failed elsewhere is forgotten once it has run long enough, and a rejection once it is old enough.
+    fn remembering(&self, mut instance: Instance) -> Instance {
+        let Some(at) = &instance.at else { return instance };
+        let (runs, since) = (at.standing == Standing::Running, at.since);
+        if runs && self.at >= since.plus_millis(self.limits.forget_failures_ms) {
+            instance.tried.clear();
+        }
+        if self.at >= since.plus_millis(self.limits.start_limit_ms) {
+            instance.rejected.clear();
+        }
+        instance
+    }
+
+    fn choose(&self, instance: &Instance, why: Why) -> Choice {
+        match &request(instance, &excluded(instance, why)) {
+            Some(request) => plan::choose(self.snapshot(), request, self.limits.preference),
+            None => {
+                let nearest = "its workload document cannot be read".to_owned();
+                Choice { chosen: None, candidates: vec![], nearest }
+            }
+        }
+    }
+
+    /// Plans an instance of this definition. `gone`: nothing of it runs where it is.
+    fn plan(&mut self, instance: Instance, why: Why, reason: &str, gone: bool) {
+        let never_twice = self.never_twice(&instance);
+        if let Some(at) = instance.at.as_ref().filter(|_| !gone) {
+            if at.standing == Standing::Stopping {
+                let reason = format!("never runs twice: waits until {} has stopped it", at.cluster_id);
+                return self.push(unplaced(self.limits, &instance, vec![], why, reason, ""));
+            }
+            if never_twice && !available(self.snapshot(), &at.cluster_id) {
+                let reason = format!("cluster lost: {}; never runs twice, so it waits for its return", at.cluster_id);
+                let stays_on = at.cluster_id.clone();
+                return self.push(unplaced(self.limits, &instance, vec![], why, reason, &stays_on));
+            }
+        }
+        let choice = self.choose(&instance, why);
+        self.place(instance, choice, why, reason, gone);
+    }
+
+    fn never_twice(&self, instance: &Instance) -> bool {
+        instance.never_twice() || self.instance(&instance.wanted.instance_id).is_some_and(Instance::never_twice)
+    }
+
+    fn place(&mut self, instance: Instance, choice: Choice, why: Why, reason: &str, gone: bool) {
+        let stopped = gone && instance.stopping();
+        let mut choice = choice;
+        if choice.chosen.is_none() && stopped && why == Why::Remedy {
+            // Better where it missed than nowhere.
+            choice = self.choose(&instance, Why::Changed);
+        }
+        let at = instance.at.clone();
+        let Some(chosen) = choice.chosen.clone() else {
+            let missing = missing(&instance, why, &choice);
+            // Nothing of it is left where it stopped or was rejected; where it failed, it stays to be seen.
+            if let Some(at) = at.as_ref().filter(|_| stopped || (why == Why::Rejected && gone)) {
+                self.push(released(self.limits, &instance, at, reason, Released::Plainly));
+                return self.push(unplaced(self.limits, &instance, choice.candidates, why, missing, ""));
+            }
+            let stays_on = instance.cluster().to_owned();
+            return self.push(unplaced(self.limits, &instance, choice.candidates, why, missing, &stays_on));
+        };
+        let Some(at) = at.filter(|a| a.cluster_id != chosen) else {
+            return self.push(decided(self.limits, &instance, &chosen, "", choice.candidates, why, reason));
+        };
+        let runs = at.standing == Standing::Running && available(self.snapshot(), &at.cluster_id);
+        if !gone && self.never_twice(&instance) {
+            let stop = format!("{reason}; never runs twice: stopped before it starts elsewhere");
+            self.push(released(self.limits, &instance, &at, &stop, Released::Awaited));
+            let waits = format!("never runs twice: waits until {} has stopped it", at.cluster_id);
+            self.push(unplaced(self.limits, &instance, choice.candidates, why, waits, ""));
+        } else if runs && !gone {
+            self.push(decided(self.limits, &instance, &chosen, &at.cluster_id, choice.candidates, why, reason));
+        } else {
+            self.push(decided(self.limits, &instance, &chosen, "", choice.candidates, why, reason));
+            if !stopped {
+                let reason = format!("planned on {chosen}: {reason}");
+                self.push(released(self.limits, &instance, &at, &reason, Released::Plainly));
+            }
+        }
+    }
+}
+
+/// How a pass over the unplaced ended.
+#[derive(PartialEq)]
+enum Pass {
+    Done,
+    NoRoom,
+}
+
+/// Does an instance hold less on some cluster than before?
+fn frees(before: Option<&Instance>, after: Option<&Instance>) -> bool {
+    let held = |i: Option<&Instance>, id: &str| {
+        let holds = i.into_iter().flat_map(|i| i.at.iter().chain(&i.to)).filter(|h| h.cluster_id == id);
+        holds.fold((0, 0), |sum, h| (sum.0 + h.cpu_milli, sum.1 + h.memory_bytes))
+    };
+    let Some(instance) = before else { return false };
+    instance.at.iter().chain(&instance.to).any(|h| {
+        let (was, is) = (held(before, &h.cluster_id), held(after, &h.cluster_id));
+        is.0 < was.0 || is.1 < was.1
+    })
+}
+
+fn by_intent(wanted: &InstanceWanted) -> String {
+    if wanted.intent_id.is_empty() { "wanted".into() } else { format!("wanted by intent {}", wanted.intent_id) }
+}
+
+/// The clusters that are no candidates for this instance, whatever their size.
+fn excluded(instance: &Instance, why: Why) -> BTreeMap<String, String> {
+    let mut excluded = BTreeMap::new();
+    for id in &instance.rejected {
+        excluded.insert(id.clone(), "its agent would not take it".to_owned());
+    }
+    for id in &instance.tried {
+        excluded.insert(id.clone(), "failed or did not start here".to_owned());
+    }
+    if let Some(at) = instance.at.as_ref().filter(|_| why == Why::Remedy) {
+        excluded.insert(at.cluster_id.clone(), "its targets are missed here".to_owned());
+    }
+    excluded
+}
+
+fn request<'a>(instance: &'a Instance, excluded: &'a BTreeMap<String, String>) -> Option<Request<'a>> {
+    let held = instance.at.as_ref().map(|a| Held {
+        cluster_id: &a.cluster_id,
+        cpu_milli: a.cpu_milli,
+        memory_bytes: a.memory_bytes,
+    });
+    let (spec, targets) = (instance.spec.as_ref()?, instance.wanted.targets.as_slice());
+    Some(Request { spec, targets, measured: instance.measured.as_ref(), held, excluded })
+}
+
+/// What is missing, in words; the same words for the same figures.
+fn missing(instance: &Instance, why: Why, choice: &Choice) -> String {
+    let nearest = &choice.nearest;
+    match (why, instance.cluster()) {
+        (Why::ClusterLost, at) if !at.is_empty() => format!("cluster lost: {at}; {nearest}"),
+        (Why::Remedy, at) if !at.is_empty() => format!("no cluster would do better than {at}; {nearest}"),
+        (Why::NotStarted, at) if !at.is_empty() => format!("not started on {at}; {nearest}"),
+        (Why::Failed, at) if !at.is_empty() => format!("failed on {at}; {nearest}"),
+        _ => nearest.clone(),
+    }
+}

@@ -1,0 +1,696 @@
+//! What a document must be to be accepted. Pure: the same content always has the same problems.
+//!
+//! A new type of intent is an entry of [`INTENT_TYPES`].
+
+use std::collections::BTreeSet;
+
+use mesh_proto::{
+    intent::{Context, Intent, IntentExpectation, Problem},
+    is_key,
+    workload::{ProcessSpec, Resources, WorkloadDocument},
+};
+
+/// Expectations that an intent may have.
+pub const EXPECTATIONS_MAX: usize = 32;
+/// Seconds of the longest observation period: a day.
+pub const OBSERVATION_PERIOD_MAX_SECONDS: u32 = 86_400;
+/// The highest priority of an intent.
+pub const PRIORITY_MAX: u32 = 100;
+/// Replicas that a document may ask for.
+pub const REPLICAS_MAX: u32 = 100;
+/// Bytes of the longest version text.
+const VERSION_MAX_BYTES: usize = 64;
+/// Bytes of the longest description.
+const DESCRIPTION_MAX_BYTES: usize = 4_096;
+/// Environment names of this prefix are the agent's own.
+const RESERVED_PREFIX: &str = "CONTINUUM_";
+
+/// A type of intent: what its expectations may say.
+#[derive(Debug)]
+pub struct IntentType {
+    /// Its `userLabel`.
+    pub label: &'static str,
+    /// Allowed `expectationVerb`.
+    pub verbs: &'static [&'static str],
+    /// Allowed `objectType`.
+    pub object_types: &'static [&'static str],
+    /// Allowed targets; each expectation has at least one.
+    pub targets: &'static [Target],
+    /// Context attributes that are acted upon. Any other is refused rather than ignored.
+    pub contexts: &'static [&'static str],
+}
+
+/// A target that a type of intent allows: a number above 0.
+#[derive(Debug)]
+pub struct Target {
+    /// Its `targetName`.
+    pub name: &'static str,
+    /// What one of it is.
+    pub unit: &'static str,
+    /// The largest bound that makes sense, in the unit.
+    pub max: f64,
+}
+
+/// Every type of intent.
+pub const INTENT_TYPES: &[IntentType] = &[IntentType {
+    label: "DeliverComputingWorkload",
+    verbs: &["DELIVER", "ENSURE"],
+    object_types: &["NEMO_WORKLOAD"],
+    targets: &[
+        Target { name: "cpuUsage", unit: "per cent of its cluster's CPU", max: 100.0 },
+        Target { name: "ramUsage", unit: "MB of 10^6 bytes", max: 1e9 },
+    ],
+    contexts: &[],
+}];
+
+/// Conditions that take one number.
+pub const NUMERIC_CONDITIONS: &[&str] =
+    &["IS_LESS_THAN", "IS_GREATER_THAN", "IS_EQUAL_TO", "IS_EQUAL_TO_OR_LESS_THAN", "IS_EQUAL_TO_OR_GREATER_THAN"];
+/// Conditions of TS 28.312 that take a range or a list.
+const OTHER_CONDITIONS: &[&str] = &["IS_WITHIN_RANGE", "IS_OUTSIDE_RANGE", "IS_ONE_OF", "IS_NOT_ONE_OF", "IS_ALL_OF"];
+/// How to choose among stated contexts.
+const SELECTIVITIES: &[&str] = &["ALL_OF", "ONE_OF", "ANY_OF"];
+/// Kinds of workload documents.
+const KINDS: &[&str] = &["process"];
+
+/// What is wrong with an intent's content, in the order of its fields; nothing when it is acceptable.
+pub fn check(intent: &Intent) -> Vec<Problem> {
+    let mut found = Problems::default();
+    let kind = intent_type(&mut found, &intent.user_label);
+    let expectations = &intent.intent_expectations;
+    if expectations.is_empty() {
+        let cure = "add an expectation with its object and at least one target";
+        found.add("intentExpectations", "the intent expects nothing", cure);
+    }
+    if expectations.len() > EXPECTATIONS_MAX {
+        let reason = format!("{} expectations; at most {EXPECTATIONS_MAX} are allowed", expectations.len());
+        found.add("intentExpectations", reason, "divide them among several intents");
+    }
+    let mut ids = BTreeSet::new();
+    for (i, item) in expectations.iter().take(EXPECTATIONS_MAX).enumerate() {
+        let at = format!("intentExpectations[{i}]");
+        if item.expectation_id.is_empty() {
+            found.add(format!("{at}.expectationId"), "the expectation has no id", format!("give it one, such as {}", i + 1));
+        } else if !is_key(&item.expectation_id) {
+            let reason = format!("{} is not an id", quoted(&item.expectation_id));
+            found.add(format!("{at}.expectationId"), reason, "use 1 to 64 letters, digits, `_` and `-`");
+        } else if !ids.insert(&item.expectation_id) {
+            let reason = format!("{} is the id of an expectation before it", quoted(&item.expectation_id));
+            found.add(format!("{at}.expectationId"), reason, "give each expectation of the intent its own id");
+        }
+        expectation(&mut found, &at, item, kind);
+    }
+    contexts(&mut found, "intentContexts", &intent.intent_contexts, kind);
+    optional(&mut found, "contextSelectivity", &intent.context_selectivity, SELECTIVITIES);
+    optional(&mut found, "intentAdminState", &intent.intent_admin_state, &["ACTIVATED", "DEACTIVATED"]);
+    if intent.intent_priority > PRIORITY_MAX {
+        let reason = format!("{} is above {PRIORITY_MAX}", intent.intent_priority);
+        found.add("intentPriority", reason, format!("use 1 to {PRIORITY_MAX}, or leave it out for 1"));
+    }
+    optional(&mut found, "intentPreemptionCapability", &intent.intent_preemption_capability, &["TRUE", "FALSE"]);
+    if intent.observation_period > OBSERVATION_PERIOD_MAX_SECONDS {
+        let reason = format!("{} s is more than a day", intent.observation_period);
+        let cure = format!("use 1 to {OBSERVATION_PERIOD_MAX_SECONDS} seconds, or leave it out for 60");
+        found.add("observationPeriod", reason, cure);
+    }
+    found.0
+}
+
+/// The type that a label names. An unknown label is a problem; its nearest type then judges the rest.
+fn intent_type(found: &mut Problems, label: &str) -> Option<&'static IntentType> {
+    let known: Vec<&str> = INTENT_TYPES.iter().map(|t| t.label).collect();
+    let name = match required(found, "userLabel", label, &known) {
+        true => Some(label),
+        false => nearest(label, &known),
+    };
+    INTENT_TYPES.iter().find(|t| Some(t.label) == name)
+}
+
+fn expectation(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Option<&IntentType>) {
+    if let Some(kind) = kind {
+        required(found, format!("{at}.expectationVerb"), &item.expectation_verb, kind.verbs);
+    }
+    match &item.expectation_object {
+        None => {
+            found.add(format!("{at}.expectationObject"), "the expectation has no object", "say which workload it is about");
+        }
+        Some(object) => {
+            let at = format!("{at}.expectationObject");
+            if let Some(kind) = kind {
+                required(found, format!("{at}.objectType"), &object.object_type, kind.object_types);
+            }
+            if let Err(reason) = object_instance(&object.object_instance) {
+                let cure = "name a workload document, such as spinner@1.0.0, or the UUID of a running instance";
+                found.add(format!("{at}.objectInstance"), reason, cure);
+            }
+            optional(found, format!("{at}.contextSelectivity"), &object.context_selectivity, SELECTIVITIES);
+            contexts(found, format!("{at}.objectContexts"), &object.object_contexts, kind);
+        }
+    }
+    targets(found, at, item, kind);
+    contexts(found, format!("{at}.expectationContexts"), &item.expectation_contexts, kind);
+}
+
+/// Is this a workload document's `name@version`, or a UUID?
+fn object_instance(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("the object names no instance".into());
+    }
+    let Some((name, version)) = text.split_once('@') else {
+        // Braced and urn forms of a UUID are no keys, and no instance bears one.
+        return match is_uuid(text) && is_key(text) {
+            true => Ok(()),
+            false => Err(format!("{} is neither name@version nor a UUID", quoted(text))),
+        };
+    };
+    if !is_key(name) || is_uuid(name) {
+        return Err(format!("{} is not the name of a workload document", quoted(name)));
+    }
+    version_problem(version).map_or(Ok(()), Err)
+}
+
+fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Option<&IntentType>) {
+    let at = format!("{at}.expectationTargets");
+    let Some(kind) = kind else { return };
+    let known: Vec<&str> = kind.targets.iter().map(|t| t.name).collect();
+    if item.expectation_targets.is_empty() {
+        let cure = format!("add a target; {} allows {}", kind.label, known.join(" and "));
+        found.add(&at, "the expectation has no target", cure);
+    }
+    // With each name once there is no more to say; this bounds what a wrong document makes us write.
+    let most = 2 * known.len();
+    if item.expectation_targets.len() > most {
+        let reason = format!("{} targets, of {} that there are", item.expectation_targets.len(), known.len());
+        found.add(&at, reason, "name each target once");
+    }
+    let mut names = BTreeSet::new();
+    for (i, target) in item.expectation_targets.iter().take(most).enumerate() {
+        let at = format!("{at}[{i}]");
+        let name = &target.target_name;
+        let spec = kind.targets.iter().find(|t| t.name == name);
+        if spec.is_none() {
+            let reason = match name.is_empty() {
+                true => "the target has no name".to_owned(),
+                false => format!("{} does not allow the target {}", kind.label, quoted(name)),
+            };
+            found.add(format!("{at}.targetName"), reason, choices(name, &known));
+        } else if !names.insert(name) {
+            let cure = "state each target once; a lower and an upper bound need two intents";
+            found.add(format!("{at}.targetName"), format!("{name} is stated twice"), cure);
+        }
+        let condition = &target.target_condition;
+        if OTHER_CONDITIONS.contains(&condition.as_str()) {
+            let reason = format!("{condition} takes a range or a list; a target has one number");
+            found.add(format!("{at}.targetCondition"), reason, choices("", NUMERIC_CONDITIONS));
+        } else {
+            required(found, format!("{at}.targetCondition"), condition, NUMERIC_CONDITIONS);
+        }
+        if let Err(reason) = bound(&target.target_value_range, spec) {
+            let cure = match spec {
+                Some(t) => format!("give a number above 0 and up to {}, in {}", t.max, t.unit),
+                None => "give a number above 0".into(),
+            };
+            found.add(format!("{at}.targetValueRange"), reason, cure);
+        }
+        contexts(found, format!("{at}.targetContexts"), &target.target_contexts, Some(kind));
+    }
+}
+
+/// A target's bound, in its unit.
+fn bound(text: &str, spec: Option<&Target>) -> Result<f64, String> {
+    if text.is_empty() {
+        return Err("the target has no bound".into());
+    }
+    // `f64` would also read "inf" and "nan".
+    let digits = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+    let value = text.parse::<f64>().ok().filter(|v| digits && v.is_finite());
+    let Some(value) = value else { return Err(format!("{} is not a decimal number", quoted(text))) };
+    if value <= 0.0 {
+        return Err(format!("{} is not above 0", quoted(text)));
+    }
+    match spec.filter(|t| value > t.max) {
+        Some(t) => Err(format!("{} is more than {} {}", quoted(text), t.max, t.unit)),
+        None => Ok(value),
+    }
+}
+
+/// One problem for the first context that nothing would act on: an accepted condition is never ignored.
+fn contexts(found: &mut Problems, at: impl Into<String>, given: &[Context], kind: Option<&IntentType>) {
+    let Some(kind) = kind else { return };
+    let unknown = given.iter().enumerate().find(|(_, c)| !kind.contexts.contains(&c.context_attribute.as_str()));
+    if let Some((i, context)) = unknown {
+        let reason = format!("{} does not act on the context {}", kind.label, quoted(&context.context_attribute));
+        let cure = match kind.contexts {
+            [] => "leave it out; to choose clusters, use clusterSelector in the workload document".to_owned(),
+            known => choices(&context.context_attribute, known),
+        };
+        found.add(format!("{}[{i}].contextAttribute", at.into()), reason, cure);
+    }
+}
+
+/// What is wrong with a workload document, in the order of its fields; nothing when it is acceptable.
+pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
+    let mut found = Problems::default();
+    if !is_key(&document.name) {
+        let reason = format!("{} is not a name", quoted(&document.name));
+        found.add("name", reason, "use 1 to 64 letters, digits, `_` and `-`");
+    } else if is_uuid(&document.name) {
+        let reason = format!("{} is a UUID; UUIDs name instances", quoted(&document.name));
+        found.add("name", reason, "give the document a name of its own");
+    }
+    if let Some(reason) = version_problem(&document.version) {
+        found.add("version", reason, "use a semantic version, such as 1.0.0");
+    }
+    required(&mut found, "kind", &document.kind, KINDS);
+    match &document.process {
+        None => found.add("process", "the document has no process to run", "give its command"),
+        Some(process) => process_problems(&mut found, process),
+    }
+    match &document.resources {
+        None => found.add("resources", "the document asks for no resources", "give cpuMilli and memoryBytes of one replica"),
+        Some(resources) => resource_problems(&mut found, resources),
+    }
+    if document.replicas > REPLICAS_MAX {
+        let reason = format!("{} is above {REPLICAS_MAX}", document.replicas);
+        found.add("replicas", reason, format!("use 1 to {REPLICAS_MAX}, or leave it out for 1"));
+    }
+    let bad_label = |text: &str| text.is_empty() || text.contains(['=', ',']) || text.contains(char::is_whitespace);
+    if let Some((name, value)) = document.cluster_selector.iter().find(|(k, v)| bad_label(k) || bad_label(v)) {
+        let reason = format!("{} is not a label that a cluster can carry", quoted(&format!("{name}={value}")));
+        found.add("clusterSelector", reason, "use a name and a value without `=`, `,` and blanks");
+    }
+    if document.description.len() > DESCRIPTION_MAX_BYTES {
+        let reason = format!("{} bytes; at most {DESCRIPTION_MAX_BYTES} are allowed", document.description.len());
+        found.add("description", reason, "shorten it");
+    }
+    found.0
+}
+
+fn process_problems(found: &mut Problems, process: &ProcessSpec) {
+    let command = &process.command;
+    if command.is_empty() {
+        found.add("process.command", "there is no command", "give an absolute path, or a name found on the agent's PATH");
+    } else if command.contains('/') && !command.starts_with('/') {
+        let reason = format!("{} is a relative path, and an agent has no folder of yours", quoted(command));
+        found.add("process.command", reason, "give an absolute path, or a name found on the agent's PATH");
+    }
+    let texts = process.arguments.iter().chain(process.environment.values()).chain([command]);
+    if texts.into_iter().any(|t| t.contains('\0')) {
+        found.add("process", "a command, argument or value holds a NUL byte", "remove it; no process can be given one");
+    }
+    for name in process.environment.keys() {
+        let mut bytes = name.bytes();
+        let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        if !first || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            let reason = format!("{} is not the name of an environment variable", quoted(name));
+            found.add("process.environment", reason, "use letters, digits and `_`, and no digit first");
+            return;
+        }
+        if name.starts_with(RESERVED_PREFIX) {
+            let reason = format!("{} is set by the agent", quoted(name));
+            found.add("process.environment", reason, format!("choose a name without {RESERVED_PREFIX} in front"));
+            return;
+        }
+    }
+}
+
+fn resource_problems(found: &mut Problems, resources: &Resources) {
+    if resources.cpu_milli == 0 {
+        let cure = "reserve what one replica needs, in thousandths of a core, such as 100";
+        found.add("resources.cpuMilli", "no CPU is asked for", cure);
+    }
+    if resources.memory_bytes == 0 {
+        let cure = "reserve what one replica needs, in bytes, such as 64000000";
+        found.add("resources.memoryBytes", "no memory is asked for", cure);
+    }
+    let mut limit = |path: &str, limit: u64, request: u64| {
+        if limit != 0 && limit < request {
+            let reason = format!("the limit {limit} is below the request {request}");
+            found.add(path, reason, format!("use at least {request}, or leave it out for none"));
+        }
+    };
+    limit("resources.cpuLimitMilli", resources.cpu_limit_milli.into(), resources.cpu_milli.into());
+    limit("resources.memoryLimitBytes", resources.memory_limit_bytes, resources.memory_bytes);
+}
+
+fn version_problem(text: &str) -> Option<String> {
+    match text {
+        "" => Some("there is no version".into()),
+        _ if text.len() > VERSION_MAX_BYTES => Some(format!("the version is longer than {VERSION_MAX_BYTES} bytes")),
+        _ => semver::Version::parse(text).err().map(|e| format!("{} is not a semantic version: {e}", quoted(text))),
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    uuid::Uuid::try_parse(text).is_ok()
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, path: impl Into<String>, reason: impl Into<String>, cure: impl Into<String>) {
+        self.0.push(Problem { path: path.into(), reason: reason.into(), cure: cure.into() });
+    }
+}
+
+/// Is the text one of the known? A problem when it is not.
+fn required(found: &mut Problems, path: impl Into<String>, text: &str, known: &[&str]) -> bool {
+    if known.contains(&text) {
+        return true;
+    }
+    let reason = if text.is_empty() { "it is missing".to_owned() } else { format!("{} is unknown", quoted(text)) };
+    found.add(path, reason, choices(text, known));
+    false
+}
+
+fn optional(found: &mut Problems, path: impl Into<String>, text: &str, known: &[&str]) {
+    if !text.is_empty() {
+        required(found, path, text, known);
+    }
+}
+
+/// The known text that somebody probably meant.
+fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distance = |k: &str| strsim::levenshtein(&k.to_lowercase(), &head(text).to_lowercase());
+    known.iter().copied().min_by_key(|k| distance(k)).filter(|k| distance(k) <= 3.max(k.len() / 3))
+}
+
+fn choices(text: &str, known: &[&str]) -> String {
+    match (nearest(text, known), known) {
+        (_, [only]) => format!("use {only}"),
+        (Some(nearest), _) => format!("did you mean {nearest}? Allowed are {}", known.join(", ")),
+        (None, _) => format!("use one of {}", known.join(", ")),
+    }
+}
+
+/// The first 64 characters: what somebody sent is repeated to them, but not without end.
+fn head(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+fn quoted(text: &str) -> String {
+    let head = head(text);
+    if head.len() < text.len() { format!("{head:?}...") } else { format!("{head:?}") }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use mesh_proto::intent::{ExpectationObject, ExpectationTarget};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn target(name: &str, condition: &str, value: &str) -> ExpectationTarget {
+        ExpectationTarget {
+            target_name: name.into(),
+            target_condition: condition.into(),
+            target_value_range: value.into(),
+            target_contexts: vec![],
+        }
+    }
+
+    pub(crate) fn good() -> Intent {
+        Intent {
+            user_label: "DeliverComputingWorkload".into(),
+            intent_expectations: vec![IntentExpectation {
+                expectation_id: "1".into(),
+                expectation_verb: "ENSURE".into(),
+                expectation_object: Some(ExpectationObject {
+                    object_type: "NEMO_WORKLOAD".into(),
+                    object_instance: "spinner@1.0.0".into(),
+                    ..Default::default()
+                }),
+                expectation_targets: vec![
+                    target("cpuUsage", "IS_LESS_THAN", "20"),
+                    target("ramUsage", "IS_LESS_THAN", "200"),
+                ],
+                expectation_contexts: vec![],
+            }],
+            ..Default::default()
+        }
+    }
+
+    pub(crate) fn good_workload() -> WorkloadDocument {
+        WorkloadDocument {
+            name: "spinner".into(),
+            version: "1.0.0".into(),
+            kind: "process".into(),
+            process: Some(ProcessSpec { command: "spinner".into(), ..Default::default() }),
+            resources: Some(Resources { cpu_milli: 500, memory_bytes: 64_000_000, ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    fn first(intent: &mut Intent) -> &mut IntentExpectation {
+        &mut intent.intent_expectations[0]
+    }
+
+    fn object(intent: &mut Intent) -> &mut ExpectationObject {
+        first(intent).expectation_object.as_mut().unwrap()
+    }
+
+    /// The problems of the good intent after a change, as `path: reason; cure`.
+    fn after(change: impl FnOnce(&mut Intent)) -> Vec<String> {
+        let mut intent = good();
+        change(&mut intent);
+        shown(check(&intent))
+    }
+
+    fn workload_after(change: impl FnOnce(&mut WorkloadDocument)) -> Vec<String> {
+        let mut document = good_workload();
+        change(&mut document);
+        shown(check_workload(&document))
+    }
+
+    fn shown(problems: Vec<Problem>) -> Vec<String> {
+        for problem in &problems {
+            assert!(!problem.reason.is_empty() && !problem.cure.is_empty(), "{problem:?}");
+        }
+        problems.into_iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.cure)).collect()
+    }
+
+    /// Exactly one problem, whose text begins with the first and holds the second.
+    fn one(problems: Vec<String>, begin: &str, holds: &str) {
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(begin) && problems[0].contains(holds), "{problems:?}");
+    }
+
+    #[test]
+    fn a_good_intent_has_no_problem_in_any_of_its_allowed_forms() {
+        assert_eq!(after(|_| ()), [""; 0]);
+        assert_eq!(
+            after(|i| object(i).object_instance = "b6a77b9a-4cb2-41e9-953b-0a0b569c8cdb".into()),
+            [""; 0],
+            "an instance is governed by its id"
+        );
+        for condition in NUMERIC_CONDITIONS {
+            assert_eq!(after(|i| first(i).expectation_targets = vec![target("cpuUsage", condition, "0.5")]), [""; 0]);
+        }
+        let full = after(|i| {
+            i.intent_admin_state = "DEACTIVATED".into();
+            i.intent_priority = 100;
+            i.intent_preemption_capability = "TRUE".into();
+            i.observation_period = 86_400;
+            i.context_selectivity = "ALL_OF".into();
+            first(i).expectation_verb = "DELIVER".into();
+        });
+        assert_eq!(full, [""; 0]);
+    }
+
+    #[test]
+    fn an_unknown_type_names_the_nearest_and_the_rest_is_still_judged() {
+        let found = after(|i| {
+            i.user_label = "DeliverComputingWorklod".into();
+            first(i).expectation_targets[1].target_name = "ramUsge".into();
+        });
+        assert_eq!(found[0], "userLabel: \"DeliverComputingWorklod\" is unknown; use DeliverComputingWorkload");
+        assert!(found[1].starts_with("intentExpectations[0].expectationTargets[1].targetName"), "{found:?}");
+        one(after(|i| i.user_label = "".into()), "userLabel: it is missing", "use DeliverComputingWorkload");
+    }
+
+    #[test]
+    fn an_intent_expects_something_and_each_expectation_has_an_id_of_its_own() {
+        one(after(|i| i.intent_expectations.clear()), "intentExpectations: the intent expects nothing", "add an");
+        let twice = after(|i| i.intent_expectations.push(i.intent_expectations[0].clone()));
+        one(twice, "intentExpectations[1].expectationId: \"1\" is the id of", "its own id");
+        one(after(|i| first(i).expectation_id = "a b".into()), "intentExpectations[0].expectationId", "letters");
+        one(after(|i| first(i).expectation_id = "".into()), "intentExpectations[0].expectationId", "such as 1");
+        let many = after(|i| {
+            let one = i.intent_expectations[0].clone();
+            let many = (0..=EXPECTATIONS_MAX).map(|n| IntentExpectation { expectation_id: n.to_string(), ..one.clone() });
+            i.intent_expectations = many.collect();
+        });
+        one(many, "intentExpectations: 33 expectations", "several intents");
+    }
+
+    #[test]
+    fn verb_object_and_instance_must_be_ones_that_the_type_allows() {
+        let verb = after(|i| first(i).expectation_verb = "ENSURES".into());
+        one(verb, "intentExpectations[0].expectationVerb", "did you mean ENSURE? Allowed are DELIVER, ENSURE");
+        let kind = after(|i| object(i).object_type = "L2SM_NETWORK".into());
+        one(kind, "intentExpectations[0].expectationObject.objectType", "use NEMO_WORKLOAD");
+        one(after(|i| first(i).expectation_object = None), "intentExpectations[0].expectationObject:", "no object");
+        for bad in ["", "spinner", "spinner@", "spinner@1", "spinner@v1.0.0", "@1.0.0", "a b@1.0.0", "s@1.0.0@2.0.0", "{b6a77b9a-4cb2-41e9-953b-0a0b569c8cdb}"] {
+            let found = after(|i| object(i).object_instance = bad.into());
+            one(found, "intentExpectations[0].expectationObject.objectInstance", "spinner@1.0.0, or the UUID");
+        }
+    }
+
+    #[test]
+    fn an_unknown_target_is_cured_by_the_nearest_and_the_allowed_names() {
+        let found = after(|i| first(i).expectation_targets[1].target_name = "memUsage".into());
+        let at = "intentExpectations[0].expectationTargets[1].targetName: DeliverComputingWorkload does not allow";
+        one(found, at, "did you mean ramUsage? Allowed are cpuUsage, ramUsage");
+        let found = after(|i| first(i).expectation_targets[1].target_name = "greenEnergyConsumptionRate".into());
+        one(found, at, "use one of cpuUsage, ramUsage");
+        let twice = after(|i| first(i).expectation_targets[1] = target("cpuUsage", "IS_GREATER_THAN", "1"));
+        one(twice, "intentExpectations[0].expectationTargets[1].targetName: cpuUsage is stated twice", "two intents");
+        let none = after(|i| first(i).expectation_targets.clear());
+        one(none, "intentExpectations[0].expectationTargets: the expectation has no target", "cpuUsage and ramUsage");
+    }
+
+    #[test]
+    fn a_bound_is_a_number_within_its_target_s_range() {
+        for good in ["0.307", "1", "99.9", "100", "1e1"] {
+            assert_eq!(after(|i| first(i).expectation_targets[0].target_value_range = good.into()), [""; 0], "{good}");
+        }
+        for bad in ["", "0", "-1", "100.1", "inf", "nan", "20%", "1,5", "1e999", "twenty", " 20"] {
+            let found = after(|i| first(i).expectation_targets[0].target_value_range = bad.into());
+            let at = "intentExpectations[0].expectationTargets[0].targetValueRange";
+            one(found, at, "give a number above 0 and up to 100, in per cent of its cluster's CPU");
+        }
+        assert_eq!(after(|i| first(i).expectation_targets[1].target_value_range = "1e9".into()), [""; 0]);
+        let found = after(|i| first(i).expectation_targets[1].target_value_range = "1000000001".into());
+        one(found, "intentExpectations[0].expectationTargets[1].targetValueRange", "MB of 10^6 bytes");
+        let found = after(|i| first(i).expectation_targets[0].target_condition = "IS_LES_THAN".into());
+        one(found, "intentExpectations[0].expectationTargets[0].targetCondition", "did you mean IS_LESS_THAN?");
+        let found = after(|i| first(i).expectation_targets[0].target_condition = "IS_WITHIN_RANGE".into());
+        one(found, "intentExpectations[0].expectationTargets[0].targetCondition: IS_WITHIN_RANGE takes", "IS_EQUAL_TO");
+    }
+
+    #[test]
+    fn period_priority_preemption_and_admin_state_are_within_their_ranges() {
+        one(after(|i| i.observation_period = 86_401), "observationPeriod", "1 to 86400 seconds");
+        one(after(|i| i.intent_priority = 101), "intentPriority", "1 to 100");
+        one(after(|i| i.intent_preemption_capability = "true".into()), "intentPreemptionCapability", "mean TRUE?");
+        one(after(|i| i.intent_admin_state = "ACTIVE".into()), "intentAdminState", "did you mean ACTIVATED?");
+        one(after(|i| i.context_selectivity = "SOME".into()), "contextSelectivity", "ALL_OF, ONE_OF, ANY_OF");
+    }
+
+    #[test]
+    fn a_context_that_nothing_would_act_on_is_refused_rather_than_ignored() {
+        let context = || vec![Context { context_attribute: "Region".into(), ..Default::default() }];
+        one(after(|i| i.intent_contexts = context()), "intentContexts[0].contextAttribute", "clusterSelector");
+        let at = "intentExpectations[0]";
+        let found = after(|i| first(i).expectation_contexts = context());
+        one(found, &format!("{at}.expectationContexts[0]"), "\"Region\"");
+        let found = after(|i| object(i).object_contexts = context());
+        one(found, &format!("{at}.expectationObject.objectContexts[0]"), "leave it out");
+        let found = after(|i| first(i).expectation_targets[1].target_contexts = context());
+        one(found, &format!("{at}.expectationTargets[1].targetContexts[0]"), "leave it out");
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let found = after(|i| {
+            i.observation_period = 100_000;
+            object(i).object_instance = "x".into();
+            first(i).expectation_targets[0].target_value_range = "101".into();
+        });
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn a_good_document_has_no_problem_in_any_of_its_allowed_forms() {
+        assert_eq!(workload_after(|_| ()), [""; 0]);
+        for version in ["1.2.3-rc.1+build.5", "0.0.1"] {
+            assert_eq!(workload_after(|d| d.version = version.into()), [""; 0]);
+        }
+        let full = workload_after(|d| {
+            d.process.as_mut().unwrap().command = "/usr/bin/env".into();
+            d.process.as_mut().unwrap().environment.insert("_A1".into(), "any = thing".into());
+            d.resources.as_mut().unwrap().cpu_limit_milli = 500;
+            d.resources.as_mut().unwrap().memory_limit_bytes = 64_000_000;
+            d.cluster_selector.insert("continuum.eu/zone".into(), "plant-1".into());
+            d.replicas = 100;
+        });
+        assert_eq!(full, [""; 0]);
+    }
+
+    #[test]
+    fn a_document_without_a_process_or_its_resources_says_which() {
+        one(workload_after(|d| d.process = None), "process: ", "command");
+        one(workload_after(|d| d.process.as_mut().unwrap().command.clear()), "process.command: ", "absolute path");
+        let relative = workload_after(|d| d.process.as_mut().unwrap().command = "bin/spinner".into());
+        one(relative, "process.command: ", "absolute path");
+        one(workload_after(|d| d.resources = None), "resources: ", "cpuMilli and memoryBytes");
+        one(workload_after(|d| d.resources.as_mut().unwrap().cpu_milli = 0), "resources.cpuMilli: ", "such as 100");
+        one(workload_after(|d| d.resources.as_mut().unwrap().memory_bytes = 0), "resources.memoryBytes: ", "bytes");
+        let limit = workload_after(|d| d.resources.as_mut().unwrap().cpu_limit_milli = 499);
+        one(limit, "resources.cpuLimitMilli: the limit 499 is below the request 500", "at least 500");
+        let limit = workload_after(|d| d.resources.as_mut().unwrap().memory_limit_bytes = 1);
+        one(limit, "resources.memoryLimitBytes: ", "or leave it out");
+    }
+
+    #[test]
+    fn a_document_s_name_version_kind_and_labels_follow_their_grammar() {
+        one(workload_after(|d| d.name = "a b".into()), "name: ", "letters, digits");
+        let uuid = workload_after(|d| d.name = "b6a77b9a-4cb2-41e9-953b-0a0b569c8cdb".into());
+        one(uuid, "name: ", "UUIDs name instances");
+        for bad in ["", "1", "1.0", "v1.0.0", "01.0.0", "1.0.0-", "1.0.0-01", "latest"] {
+            one(workload_after(|d| d.version = bad.into()), "version: ", "such as 1.0.0");
+        }
+        one(workload_after(|d| d.kind = "chart".into()), "kind: \"chart\" is unknown", "use process");
+        one(workload_after(|d| d.replicas = 101), "replicas: ", "1 to 100");
+        let label = workload_after(|d| drop(d.cluster_selector.insert("zone".into(), "a,b".into())));
+        one(label, "clusterSelector: ", "without");
+        let reserved = |d: &mut WorkloadDocument| {
+            d.process.as_mut().unwrap().environment.insert("CONTINUUM_CLUSTER".into(), "x".into());
+        };
+        one(workload_after(reserved), "process.environment: ", "set by the agent");
+        let name = workload_after(|d| drop(d.process.as_mut().unwrap().environment.insert("1A".into(), "".into())));
+        one(name, "process.environment: ", "no digit first");
+        let nul = workload_after(|d| d.process.as_mut().unwrap().arguments.push("a\0b".into()));
+        one(nul, "process: ", "NUL");
+        one(workload_after(|d| d.description = "x".repeat(4_097)), "description: ", "shorten");
+    }
+
+    proptest! {
+        /// Whatever is written, checking it ends, says a bounded amount, and every problem has path, reason and cure.
+        #[test]
+        fn any_content_gets_a_bounded_and_complete_answer(
+            label in ".{0,80}", id in ".{0,70}", verb in ".{0,12}", instance in ".{0,200}",
+            names in prop::collection::vec(".{0,100}", 0..40), value in ".{0,100}", period: u32, priority: u32,
+        ) {
+            let mut intent = good();
+            for user_label in [label, "DeliverComputingWorkload".into()] {
+                intent.user_label = user_label;
+                intent.observation_period = period;
+                intent.intent_priority = priority;
+                first(&mut intent).expectation_id.clone_from(&id);
+                first(&mut intent).expectation_verb.clone_from(&verb);
+                object(&mut intent).object_instance.clone_from(&instance);
+                first(&mut intent).expectation_targets = names.iter().map(|n| target(n, n, &value)).collect();
+                let found = check(&intent);
+                prop_assert!(found.len() <= 32);
+                for problem in &found {
+                    prop_assert!(!problem.path.is_empty() && !problem.reason.is_empty() && !problem.cure.is_empty());
+                    prop_assert!(problem.reason.len() + problem.cure.len() <= 1_000, "{problem:?}");
+                }
+                prop_assert_eq!(found, check(&intent));
+            }
+        }
+
+        /// A bound that is accepted is read by everybody as a finite number above 0 and within its range.
+        #[test]
+        fn an_accepted_bound_is_a_number_within_range(text in "[-+]?[0-9]{0,4}[.]?[0-9]{0,3}(e[-+]?[0-9]{1,3})?|.{0,8}") {
+            let mut intent = good();
+            first(&mut intent).expectation_targets = vec![target("cpuUsage", "IS_LESS_THAN", &text)];
+            if check(&intent).is_empty() {
+                let value: f64 = text.parse().unwrap();
+                prop_assert!(value > 0.0 && value <= 100.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,597 @@
+//! The verdicts: on content at once, on feasibility when the world it depends on changes.
+//!
+//! An entity is one intent or one document name of an owner. What is judged for feasibility is in the World: what each
+//! intent wants (WORKLOAD) and the clusters there are (CLUSTER); the entity remembers only what it last said, so
+//! that only a turn is a fact.
+
+use std::{cmp::Ordering, collections::BTreeMap};
+
+use mesh_bus::Stored;
+use mesh_kit::{Asked, Decider, Key, What, World};
+use mesh_proto::{
+    EventSet as _, Refusal, Timestamp,
+    cluster::ClusterRegistered,
+    deciders::{
+        stream_cluster, stream_workload,
+        verdicts::{Fact, Input, NAME},
+    },
+    intent::{Intent, IntentSubmitted, Problem},
+    validation::{FeasibilityChanged, IntentAccepted, IntentRejected, WorkloadAccepted, WorkloadRejected},
+    workload::{InstanceWanted, WorkloadDocument, WorkloadSubmitted},
+};
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+
+use crate::content;
+
+/// The decider of verdicts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Verdicts;
+
+/// What was last said of an intent's feasibility.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The version that was found infeasible; `None` while nothing stands against it.
+    infeasible: Option<u64>,
+}
+
+/// What clusters there are and what each intent wants of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    clusters: BTreeMap<String, Cluster>,
+    /// By owner and intent: requests by instance.
+    wanted: BTreeMap<(String, String), BTreeMap<String, Request>>,
+    /// By owner and instance: the intent that wants it.
+    intents: BTreeMap<(String, String), String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Cluster {
+    cpu_milli: u64,
+    memory_bytes: u64,
+    labels: BTreeMap<String, String>,
+}
+
+/// What an instance asks of one cluster, all replicas together.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Request {
+    intent_version: u64,
+    workload: String,
+    replicas: u32,
+    cpu_milli: u64,
+    memory_bytes: u64,
+    selector: BTreeMap<String, String>,
+}
+
+impl Known {
+    fn cluster_registered(&mut self, fact: ClusterRegistered) {
+        let cluster = Cluster {
+            cpu_milli: fact.cpu_milli.into(),
+            memory_bytes: fact.memory_bytes,
+            labels: fact.labels,
+        };
+        self.clusters.insert(fact.cluster_id, cluster);
+    }
+
+    fn instance_wanted(&mut self, fact: InstanceWanted) {
+        let instance = (fact.owner.clone(), fact.instance_id.clone());
+        if let Some(intent) = self.intents.remove(&instance) {
+            let intent = (fact.owner.clone(), intent);
+            if let Some(requests) = self.wanted.get_mut(&intent) {
+                requests.remove(&fact.instance_id);
+                if requests.is_empty() {
+                    self.wanted.remove(&intent);
+                }
+            }
+        }
+        if fact.replicas == 0 || fact.intent_id.is_empty() {
+            return;
+        }
+        // Undecodable documents ask for nothing: they were accepted by a validator that could read them.
+        let document = WorkloadDocument::decode(fact.document).unwrap_or_default();
+        let resources = document.resources.unwrap_or_default();
+        let request = Request {
+            intent_version: fact.intent_version,
+            workload: fact.workload,
+            replicas: fact.replicas,
+            cpu_milli: u64::from(fact.replicas) * u64::from(resources.cpu_milli),
+            memory_bytes: u64::from(fact.replicas).saturating_mul(resources.memory_bytes),
+            selector: document.cluster_selector,
+        };
+        self.intents.insert(instance, fact.intent_id.clone());
+        self.wanted.entry((fact.owner, fact.intent_id)).or_default().insert(fact.instance_id, request);
+    }
+
+    /// Is every request small enough for some empty cluster? If not, why: the nearest miss of each that is not.
+    /// Without any cluster nothing is known, and nothing stands against it.
+    fn shortfall<'a>(&self, requests: impl Iterator<Item = &'a Request>) -> Option<String> {
+        let missed: Vec<String> = requests.filter_map(|r| self.nearest_miss(r)).collect();
+        if missed.is_empty() { None } else { Some(missed.join("; ")) }
+    }
+
+    fn nearest_miss(&self, request: &Request) -> Option<String> {
+        let mut nearest: Option<(&String, Miss<'_>)> = None;
+        for (id, cluster) in &self.clusters {
+            let miss = Miss::of(request, cluster);
+            if miss.is_none() {
+                return None;
+            }
+            if nearest.as_ref().is_none_or(|(_, best)| miss.compare(best, request) == Ordering::Less) {
+                nearest = Some((id, miss));
+            }
+        }
+        nearest.map(|(id, miss)| miss.text(request, id, &self.clusters[id]))
+    }
+}
+
+impl World for Known {
+    fn apply(&mut self, fact: &Stored) {
+        if let Ok(stream_cluster::Event::ClusterRegistered(fact)) = stream_cluster::Event::decode(&fact.message, &fact.body) {
+            self.cluster_registered(fact);
+        } else if let Ok(stream_workload::Event::InstanceWanted(fact)) =
+            stream_workload::Event::decode(&fact.message, &fact.body)
+        {
+            self.instance_wanted(fact);
+        }
+    }
+}
+
+/// By how much a request misses a cluster.
+struct Miss<'a> {
+    labels: Vec<(&'a String, &'a String)>,
+    cpu_milli: u64,
+    memory_bytes: u64,
+}
+
+impl<'a> Miss<'a> {
+    fn of(request: &'a Request, cluster: &Cluster) -> Self {
+        Self {
+            labels: request.selector.iter().filter(|(k, v)| cluster.labels.get(*k) != Some(v)).collect(),
+            cpu_milli: request.cpu_milli.saturating_sub(cluster.cpu_milli),
+            memory_bytes: request.memory_bytes.saturating_sub(cluster.memory_bytes),
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.labels.is_empty() && self.cpu_milli == 0 && self.memory_bytes == 0
+    }
+
+    /// Nearer first: fewer missing labels, then the smaller share of what is asked for that is missing.
+    fn compare(&self, other: &Self, request: &Request) -> Ordering {
+        let share = |miss: &Self| {
+            let cpu = miss.cpu_milli as f64 / request.cpu_milli.max(1) as f64;
+            let memory = miss.memory_bytes as f64 / request.memory_bytes.max(1) as f64;
+            cpu.max(memory)
+        };
+        self.labels.len().cmp(&other.labels.len()).then(share(self).total_cmp(&share(other)))
+    }
+
+    fn text(&self, request: &Request, id: &str, cluster: &Cluster) -> String {
+        let mut short = vec![];
+        if !self.labels.is_empty() {
+            let labels: Vec<String> = self.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            short.push(format!("lacks the label {}", labels.join(" and ")));
+        }
+        if self.cpu_milli > 0 {
+            short.push(format!("has {} mCPU, {} short", cluster.cpu_milli, self.cpu_milli));
+        }
+        if self.memory_bytes > 0 {
+            short.push(format!("has {} bytes of memory, {} short", cluster.memory_bytes, self.memory_bytes));
+        }
+        let replicas = if request.replicas == 1 { "replica" } else { "replicas" };
+        format!(
+            "{} needs {} mCPU and {} bytes of memory for {} {replicas}; the nearest cluster, {id}, {}",
+            request.workload,
+            request.cpu_milli,
+            request.memory_bytes,
+            request.replicas,
+            short.join(" and ")
+        )
+    }
+}
+
+impl Decider for Verdicts {
+    const NAME: &'static str = NAME;
+    type State = State;
+    type World = Known;
+    type Input = Input;
+    type Fact = Fact;
+
+    fn initial(&self) -> State {
+        State::default()
+    }
+
+    fn concerns(&self, input: &Input, world: &Known) -> Vec<Key> {
+        match input {
+            Input::IntentSubmitted(m) => vec![Key::new([&m.owner, &m.intent_id])],
+            Input::WorkloadSubmitted(m) => vec![Key::new([&m.owner, &m.name])],
+            Input::InstanceWanted(m) if m.intent_id.is_empty() => vec![],
+            Input::InstanceWanted(m) => vec![Key::new([&m.owner, &m.intent_id])],
+            Input::ClusterRegistered(_) => world.wanted.keys().map(|(o, i)| Key::new([o, i])).collect(),
+            // Its content was judged when it was submitted; what it wants of clusters comes as InstanceWanted, also
+            // that it wants nothing any more.
+            Input::IntentAcknowledged(_) | Input::IntentStateChanged(_) => vec![],
+        }
+    }
+
+    fn decide(&self, key: &Key, state: &State, world: &Known, asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
+        let What::Event(input) = &asked.what else { return Ok(vec![]) };
+        Ok(match input {
+            Input::IntentSubmitted(m) => vec![intent_verdict(m)],
+            Input::WorkloadSubmitted(m) => vec![workload_verdict(m)],
+            Input::InstanceWanted(_) | Input::ClusterRegistered(_) => {
+                feasibility(key, state, world).map(Fact::FeasibilityChanged).into_iter().collect()
+            }
+            Input::IntentAcknowledged(_) | Input::IntentStateChanged(_) => vec![],
+        })
+    }
+
+    fn evolve(&self, mut state: State, fact: &Fact, _at: Timestamp) -> State {
+        if let Fact::FeasibilityChanged(fact) = fact {
+            state.infeasible = (!fact.feasible).then_some(fact.version);
+        }
+        state
+    }
+
+    fn due(&self, _state: &State) -> Option<Timestamp> {
+        None
+    }
+}
+
+fn intent_verdict(m: &IntentSubmitted) -> Fact {
+    let problems = match Intent::decode(m.document.clone()) {
+        Ok(intent) => content::check(&intent),
+        Err(error) => vec![undecodable("Intent", &error)],
+    };
+    let (owner, intent_id, version) = (m.owner.clone(), m.intent_id.clone(), m.version);
+    if problems.is_empty() {
+        IntentAccepted { owner, intent_id, version }.into()
+    } else {
+        IntentRejected { owner, intent_id, version, problems }.into()
+    }
+}
+
+fn workload_verdict(m: &WorkloadSubmitted) -> Fact {
+    let problems = match WorkloadDocument::decode(m.document.clone()) {
+        Ok(document) => content::check_workload(&document),
+        Err(error) => vec![undecodable("WorkloadDocument", &error)],
+    };
+    let (owner, name, version) = (m.owner.clone(), m.name.clone(), m.version.clone());
+    if problems.is_empty() {
+        WorkloadAccepted { owner, name, version }.into()
+    } else {
+        WorkloadRejected { owner, name, version, problems }.into()
+    }
+}
+
+fn undecodable(what: &str, error: &prost::DecodeError) -> Problem {
+    Problem {
+        path: String::new(),
+        reason: format!("the document is not a protobuf {what}: {error}"),
+        cure: "encode it by the contract, or send JSON".into(),
+    }
+}
+
+/// A turn, if there is one. Of a version that nothing was said of, only what stands against it is said.
+fn feasibility(key: &Key, state: &State, world: &Known) -> Option<FeasibilityChanged> {
+    let (owner, intent_id) = (key.token(0).to_owned(), key.token(1).to_owned());
+    let requests = world.wanted.get(&(owner.clone(), intent_id.clone()))?;
+    let version = requests.values().map(|r| r.intent_version).max()?;
+    let shortfall = world.shortfall(requests.values());
+    let said = state.infeasible == Some(version);
+    match shortfall {
+        Some(reason) if !said => Some(FeasibilityChanged { owner, intent_id, version, feasible: false, reason }),
+        None if said => Some(FeasibilityChanged { owner, intent_id, version, feasible: true, reason: String::new() }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use mesh_proto::{
+        Event, FactSet as _,
+        intent::{IntentAcknowledged, IntentStateChanged},
+        workload::{InstanceChanged, Resources},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::content::tests::{good, good_workload};
+
+    /// The decider with its World and entities, as a shell would hold them.
+    #[derive(Default)]
+    struct Mesh {
+        world: Known,
+        states: BTreeMap<Key, State>,
+        facts: Vec<(Key, Fact)>,
+        sequence: u64,
+    }
+
+    impl Mesh {
+        /// The World sees it if it is of its streams, then everyone concerned decides; gives the facts.
+        fn tell<E: Event>(&mut self, event: E) -> Vec<Fact>
+        where
+            Input: From<E>,
+        {
+            self.sequence += 1;
+            self.world.apply(&stored(&event, self.sequence));
+            let input = Input::from(event);
+            let asked = Asked {
+                at: Timestamp::from_millis(self.sequence as i64),
+                id: self.sequence.to_string(),
+                sequence: self.sequence,
+                body: input.any().body(),
+                what: What::Event(input.clone()),
+            };
+            let mut said = vec![];
+            for key in Verdicts.concerns(&input, &self.world) {
+                let state = self.states.entry(key.clone()).or_default();
+                for fact in Verdicts.decide(&key, state, &self.world, &asked).expect("verdicts refuse nothing") {
+                    let of_key = fact.any().keys().into_iter().eq(key.0.iter().map(String::as_str));
+                    assert!(of_key, "{fact:?} is a fact of {key}");
+                    *state = Verdicts.evolve(state.clone(), &fact, asked.at);
+                    self.facts.push((key.clone(), fact.clone()));
+                    said.push(fact);
+                }
+            }
+            said
+        }
+    }
+
+    fn stored<E: Event>(event: &E, sequence: u64) -> Stored {
+        Stored {
+            stream: E::STREAM.into(),
+            sequence,
+            subject: String::new(),
+            id: String::new(),
+            message: E::MESSAGE.into(),
+            time: Timestamp::default(),
+            stored: Timestamp::default(),
+            cause: None,
+            traceparent: None,
+            world: vec![],
+            content_type: None,
+            source: None,
+            previous_on_subject: None,
+            delivered: 1,
+            body: event.encode_to_vec().into(),
+        }
+    }
+
+    fn submitted(intent: &Intent, version: u64) -> IntentSubmitted {
+        let document = intent.encode_to_vec().into();
+        IntentSubmitted { owner: "local".into(), intent_id: "i".into(), version, document, command_id: "c".into() }
+    }
+
+    fn cluster(id: &str, cpu_milli: u32, memory_bytes: u64, labels: &[(&str, &str)]) -> ClusterRegistered {
+        let labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        ClusterRegistered { cluster_id: id.into(), cpu_milli, memory_bytes, labels, ..Default::default() }
+    }
+
+    fn wanted(intent: &str, version: u64, replicas: u32, cpu_milli: u32, memory_bytes: u64) -> InstanceWanted {
+        let resources = Resources { cpu_milli, memory_bytes, ..Default::default() };
+        let document = WorkloadDocument { resources: Some(resources), ..good_workload() };
+        InstanceWanted {
+            owner: "local".into(),
+            instance_id: format!("n-{intent}"),
+            workload: "spinner@1.0.0".into(),
+            document: document.encode_to_vec().into(),
+            replicas,
+            intent_id: intent.into(),
+            intent_version: version,
+            ..Default::default()
+        }
+    }
+
+    fn turn(facts: &[Fact]) -> Option<(u64, bool, &str)> {
+        match facts {
+            [] => None,
+            [Fact::FeasibilityChanged(f)] => Some((f.version, f.feasible, &f.reason)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_acceptable_intent_is_accepted_in_the_version_judged() {
+        let facts = Mesh::default().tell(submitted(&good(), 3));
+        let accepted = IntentAccepted { owner: "local".into(), intent_id: "i".into(), version: 3 };
+        assert_eq!(facts, [accepted.into()]);
+    }
+
+    #[test]
+    fn an_intent_is_rejected_with_the_problems_that_a_dry_run_finds() {
+        let intent = Intent { user_label: "x".into(), ..good() };
+        let problems = content::check(&intent);
+        let rejected = IntentRejected { owner: "local".into(), intent_id: "i".into(), version: 1, problems };
+        assert_eq!(Mesh::default().tell(submitted(&intent, 1)), [rejected.into()]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_intent_are_rejected_not_lost() {
+        let document = Bytes::from_static(b"\xff\xff\xff");
+        let facts = Mesh::default().tell(IntentSubmitted { document, ..submitted(&good(), 1) });
+        let [Fact::IntentRejected(rejected)] = facts.as_slice() else { panic!("{facts:?}") };
+        assert!(rejected.problems[0].reason.contains("not a protobuf Intent"));
+    }
+
+    #[test]
+    fn a_document_is_accepted_or_rejected_by_its_own_name_and_version() {
+        let submitted = |document: &WorkloadDocument| WorkloadSubmitted {
+            owner: "local".into(),
+            name: "spinner".into(),
+            version: document.version.clone(),
+            document: document.encode_to_vec().into(),
+            command_id: "c".into(),
+        };
+        let mut mesh = Mesh::default();
+        let facts = mesh.tell(submitted(&good_workload()));
+        let (owner, name, version) = ("local".to_owned(), "spinner".to_owned(), "1.0.0".to_owned());
+        let accepted = WorkloadAccepted { owner: owner.clone(), name: name.clone(), version };
+        assert_eq!(facts, [accepted.into()]);
+        let bad = WorkloadDocument { version: "1.0".into(), kind: "chart".into(), ..good_workload() };
+        let problems = content::check_workload(&bad);
+        assert_eq!(problems.len(), 2);
+        let rejected = WorkloadRejected { owner, name, version: "1.0".into(), problems };
+        assert_eq!(mesh.tell(submitted(&bad)), [rejected.into()]);
+    }
+
+    #[test]
+    fn what_fits_an_empty_cluster_is_feasible_in_silence() {
+        let mut mesh = Mesh::default();
+        assert_eq!(mesh.tell(cluster("cloud", 4_000, 8_000_000_000, &[])), []);
+        assert_eq!(mesh.tell(wanted("i", 1, 8, 500, 1_000_000_000)), []);
+    }
+
+    #[test]
+    fn without_any_cluster_nothing_is_called_infeasible() {
+        assert_eq!(Mesh::default().tell(wanted("i", 1, 100, 64_000, u64::MAX)), []);
+    }
+
+    #[test]
+    fn what_fits_no_cluster_is_infeasible_with_the_nearest_miss_until_one_joins_that_is_large_enough() {
+        let mut mesh = Mesh::default();
+        mesh.tell(cluster("cloud", 4_000, 8_000_000_000, &[]));
+        mesh.tell(cluster("device", 1_000, 1_000_000_000, &[]));
+        let facts = mesh.tell(wanted("i", 1, 2, 3_000, 1_000_000_000));
+        let reason = "spinner@1.0.0 needs 6000 mCPU and 2000000000 bytes of memory for 2 replicas; \
+                      the nearest cluster, cloud, has 4000 mCPU, 2000 short";
+        assert_eq!(turn(&facts), Some((1, false, reason)));
+        assert_eq!(mesh.tell(cluster("edge", 5_999, 8_000_000_000, &[])), [], "still none");
+        let facts = mesh.tell(cluster("edge", 6_000, 2_000_000_000, &[]));
+        assert_eq!(turn(&facts), Some((1, true, "")), "large enough now");
+        let facts = mesh.tell(cluster("edge", 6_000, 1_999_999_999, &[]));
+        assert_eq!(turn(&facts).map(|t| (t.0, t.1)), Some((1, false)), "a cluster can shrink");
+    }
+
+    #[test]
+    fn the_nearest_miss_names_memory_and_labels_too() {
+        let mut mesh = Mesh::default();
+        mesh.tell(cluster("cloud", 64_000, 64_000_000_000, &[("zone", "centre")]));
+        let mut plant = wanted("i", 1, 1, 100, 1_000);
+        let mut document = WorkloadDocument::decode(plant.document).unwrap();
+        document.cluster_selector.insert("zone".into(), "plant".into());
+        plant.document = document.encode_to_vec().into();
+        let facts = mesh.tell(plant);
+        assert!(turn(&facts).unwrap().2.ends_with("cloud, lacks the label zone=plant"), "{facts:?}");
+        let facts = mesh.tell(cluster("edge", 50, 1_000, &[("zone", "plant")]));
+        assert_eq!(facts, [], "no turn");
+        let facts = mesh.tell(cluster("edge", 100, 1_000, &[("zone", "plant")]));
+        assert_eq!(turn(&facts), Some((1, true, "")));
+        let facts = mesh.tell(wanted("j", 1, 1, 65_000, 64_000_000_001));
+        let short = "cloud, has 64000 mCPU, 1000 short and has 64000000000 bytes of memory, 1 short";
+        assert!(turn(&facts).unwrap().2.ends_with(short), "{facts:?}");
+    }
+
+    #[test]
+    fn each_version_is_told_once_and_a_smaller_one_is_feasible_in_silence() {
+        let mut mesh = Mesh::default();
+        mesh.tell(cluster("cloud", 1_000, 1_000, &[]));
+        assert_eq!(turn(&mesh.tell(wanted("i", 1, 2, 1_000, 1_000))).map(|t| t.0), Some(1));
+        assert_eq!(mesh.tell(wanted("i", 1, 2, 1_000, 1_000)), [], "said already");
+        assert_eq!(turn(&mesh.tell(wanted("i", 2, 3, 1_000, 1_000))).map(|t| t.0), Some(2), "another version");
+        assert_eq!(mesh.tell(wanted("i", 3, 1, 1_000, 1_000)), [], "nothing stands against this one");
+    }
+
+    #[test]
+    fn an_intent_that_wants_nothing_any_more_is_judged_no_more() {
+        let mut mesh = Mesh::default();
+        mesh.tell(cluster("cloud", 1_000, 1_000, &[]));
+        mesh.tell(wanted("i", 1, 2, 1_000, 1_000));
+        mesh.tell(wanted("i", 1, 0, 1_000, 1_000));
+        assert_eq!(mesh.tell(cluster("cloud", 4_000, 4_000, &[])), []);
+        assert_eq!(mesh.world.wanted, BTreeMap::new());
+        assert_eq!(mesh.world.intents, BTreeMap::new());
+    }
+
+    #[test]
+    fn what_is_no_business_of_the_validator_concerns_nobody() {
+        let mut mesh = Mesh::default();
+        mesh.tell(cluster("cloud", 1, 1, &[]));
+        assert_eq!(mesh.tell(IntentAcknowledged { owner: "local".into(), intent_id: "i".into(), ..Default::default() }), []);
+        assert_eq!(mesh.tell(IntentStateChanged { owner: "local".into(), intent_id: "i".into(), ..Default::default() }), []);
+        assert_eq!(mesh.tell(wanted("", 0, 100, 1_000, 1_000)), [], "no intent wants it");
+        mesh.world.apply(&stored(&InstanceChanged::default(), 9));
+        mesh.world.apply(&stored(&submitted(&good(), 1), 10));
+        assert_eq!(mesh.states.len(), 0);
+    }
+
+    #[test]
+    fn its_name_and_rights_are_the_contract_s() {
+        let (service, spec) = mesh_proto::contract().decider(Verdicts::NAME).unwrap();
+        assert_eq!((service.name.as_str(), spec.area.as_str()), ("validator", Fact::AREA));
+        assert_eq!(spec.world, ["CLUSTER", "WORKLOAD"]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Cluster(u8, u32, u64, bool),
+        /// The intent's next version if the second says so.
+        Want(u8, bool, u32, u32, u64, bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..4u8, 0..20u32, 0..20u64, any::<bool>()).prop_map(|(c, p, m, l)| Step::Cluster(c, p, m, l)),
+            (0..4u8, any::<bool>(), 0..4u32, 0..8u32, 0..8u64, any::<bool>())
+                .prop_map(|(i, v, r, p, m, l)| Step::Want(i, v, r, p, m, l)),
+        ]
+    }
+
+    proptest! {
+        /// After any history, what was last said of a version agrees with a second, simpler model; facts alternate;
+        /// folding the facts, and reading a snapshot, give the state.
+        #[test]
+        fn what_was_last_said_is_so(steps in prop::collection::vec(step(), 1..60)) {
+            let mut mesh = Mesh::default();
+            let mut clusters: BTreeMap<u8, (u32, u64, bool)> = BTreeMap::new();
+            let mut wants: BTreeMap<u8, (u64, u32, u64, bool)> = BTreeMap::new();
+            let mut versions: BTreeMap<u8, u64> = BTreeMap::new();
+            let mut said: BTreeMap<(String, u64), bool> = BTreeMap::new();
+            for step in steps {
+                let facts = match step {
+                    Step::Cluster(c, cpu, memory, label) => {
+                        clusters.insert(c, (cpu, memory, label));
+                        let labels: &[(&str, &str)] = if label { &[("zone", "plant")] } else { &[] };
+                        mesh.tell(cluster(&format!("c{c}"), cpu, memory, labels))
+                    }
+                    Step::Want(i, next, replicas, cpu, memory, label) => {
+                        let version = *versions.entry(i).and_modify(|v| *v += u64::from(next)).or_insert(1);
+                        let mut event = wanted(&format!("i{i}"), version, replicas, cpu, memory);
+                        if label {
+                            let mut document = WorkloadDocument::decode(event.document).unwrap();
+                            document.cluster_selector.insert("zone".into(), "plant".into());
+                            event.document = document.encode_to_vec().into();
+                        }
+                        match replicas {
+                            0 => drop(wants.remove(&i)),
+                            _ => drop(wants.insert(i, (version, replicas * cpu, u64::from(replicas) * memory, label))),
+                        }
+                        mesh.tell(event)
+                    }
+                };
+                for fact in facts {
+                    let Fact::FeasibilityChanged(f) = fact else { panic!("{fact:?}") };
+                    prop_assert_eq!(f.reason.is_empty(), f.feasible);
+                    let entry = (f.intent_id.clone(), f.version);
+                    prop_assert_ne!(said.insert(entry, f.feasible), Some(f.feasible), "no turn: {:?}", f);
+                }
+                for (i, (version, cpu, memory, label)) in &wants {
+                    let fits = clusters.values().any(|(c, m, l)| c >= cpu && m >= memory && (*l || !label));
+                    let feasible = clusters.is_empty() || fits;
+                    let entry = (format!("i{i}"), *version);
+                    let state = mesh.states.get(&Key::new(["local".to_owned(), entry.0.clone()]));
+                    let standing = state.is_some_and(|s| s.infeasible == Some(*version));
+                    prop_assert_eq!(standing, !feasible, "{:?}", entry);
+                }
+            }
+            for (key, state) in &mesh.states {
+                let facts = mesh.facts.iter().filter(|(k, _)| k == key);
+                let folded = facts.fold(State::default(), |s, (_, f)| Verdicts.evolve(s, f, Timestamp::default()));
+                prop_assert_eq!(&folded, state);
+                let snapshot = serde_json::to_vec(state).unwrap();
+                prop_assert_eq!(&serde_json::from_slice::<State>(&snapshot).unwrap(), state);
+            }
+        }
+    }
+}

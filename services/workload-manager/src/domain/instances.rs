@@ -1,0 +1,345 @@
+//! Which instances shall run: by intents, which want or govern them, and by plain commands.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use mesh_kit::Key;
+use mesh_proto::{
+    Refusal, Timestamp,
+    deciders::workloads::Fact,
+    intent::{Intent, IntentAcknowledged},
+    validation,
+    workload::{
+        Governor, InstanceChanged, InstancePhase, InstanceUnavailable, InstanceUnwanted, InstanceWanted, RunInstance,
+        TargetBound, WorkloadDocument, WorkloadRegistered,
+    },
+};
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    documents::{head, listed, split},
+    is_uuid,
+    known::{Known, Standing},
+    life,
+};
+
+/// Replicas of one instance.
+pub const REPLICAS_MAX: u32 = 100;
+/// An instance that waits for a document looks once more after so long: when it began to wait, the fact that ended
+/// the wait may have been on its way already.
+pub const RECHECK_MS: i64 = 2_000;
+
+/// One instance: what is wanted of it, who waits for it, and how it fares.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Instance {
+    /// What was last wanted; `None` if it never was.
+    pub(super) wanted: Option<InstanceWanted>,
+    /// By intent: what it cannot have yet.
+    waiting: BTreeMap<String, InstanceUnavailable>,
+    /// Since when the newest of those waits.
+    waiting_since: Option<Timestamp>,
+    /// How it was last said to fare, without the event.
+    pub(super) changed: InstanceChanged,
+    /// Since when it is in this phase under this generation.
+    pub(super) phase_since: Timestamp,
+    /// Placements up to here are over, but for the one it is on.
+    pub(super) ended: u64,
+    /// Where it last ran, until it runs again.
+    pub(super) left: String,
+    /// Since when its cluster is to confirm that it stopped.
+    pub(super) stopping_since: Option<Timestamp>,
+}
+
+impl Instance {
+    /// What is wanted, while something is.
+    fn live(&self) -> Option<&InstanceWanted> {
+        self.wanted.as_ref().filter(|w| w.replicas > 0)
+    }
+
+    /// After what is wanted of it changed.
+    pub(super) fn want(&mut self, fact: &InstanceWanted) {
+        let served = |intent: &str| fact.governors.iter().find(|g| g.intent_id == intent).map(|g| g.intent_version);
+        self.waiting.retain(|intent, waits| served(intent).is_none_or(|version| version < waits.intent_version));
+        self.forget_wait();
+        let over = matches!(self.changed.phase(), InstancePhase::Unspecified | InstancePhase::Stopped);
+        if fact.replicas > 0 {
+            self.stopping_since = None;
+            if over {
+                self.ended = self.ended.max(self.changed.generation).max(self.changed.to_generation);
+                self.left.clear();
+                self.changed = InstanceChanged {
+                    phase: InstancePhase::Pending.into(),
+                    generation: self.changed.generation,
+                    ..Default::default()
+                };
+            }
+        }
+        self.wanted = Some(InstanceWanted { command_id: String::new(), ..fact.clone() });
+    }
+
+    /// After an intent was told that it cannot have it.
+    pub(super) fn wait(&mut self, fact: &InstanceUnavailable, at: Timestamp) {
+        self.waiting.insert(fact.intent_id.clone(), fact.clone());
+        self.waiting_since = Some(at);
+    }
+
+    /// After an intent stopped waiting.
+    pub(super) fn wait_no_more(&mut self, intent_id: &str) {
+        self.waiting.remove(intent_id);
+        self.forget_wait();
+    }
+
+    fn forget_wait(&mut self) {
+        if self.waiting.is_empty() {
+            self.waiting_since = None;
+        }
+    }
+}
+
+/// Answers `RunInstance`.
+pub(super) fn run(
+    key: &Key,
+    instance: &Instance,
+    world: &Known,
+    m: &RunInstance,
+    command_id: &str,
+) -> Result<Fact, Refusal> {
+    let (owner, id) = (key.token(0), key.token(1));
+    if !is_uuid(id) {
+        return Err(Refusal::new(format!("{id} is not a UUID, as an instance's id is"), "choose a UUID"));
+    }
+    if m.replicas > REPLICAS_MAX {
+        let reason = format!("{} replicas; at most {REPLICAS_MAX} are allowed", m.replicas);
+        return Err(Refusal::new(reason, "ask for fewer, or run several instances"));
+    }
+    let old = instance.wanted.clone().unwrap_or_default();
+    if is_governor(&old, &old.intent_id) {
+        let reason = format!("intent {} made this instance", old.intent_id);
+        return Err(Refusal::new(reason, "update that intent, or run another instance under an id of its own"));
+    }
+    let document = match world.document(owner, &m.workload) {
+        Some(Standing::Registered(document)) => document.clone(),
+        other => {
+            let (reason, cure) = missing(world, owner, &m.workload, other);
+            return Err(Refusal::new(reason, cure));
+        }
+    };
+    let wanted = InstanceWanted {
+        owner: owner.to_owned(),
+        instance_id: id.to_owned(),
+        workload: m.workload.clone(),
+        replicas: if m.replicas > 0 { m.replicas } else { replicas(&document) },
+        document,
+        intent_id: String::new(),
+        intent_version: 0,
+        command_id: command_id.to_owned(),
+        ..old
+    };
+    Ok(with_waiting_governors(wanted, instance).into())
+}
+
+/// Answers `StopInstance`.
+pub(super) fn stop(key: &Key, instance: &Instance, command_id: &str) -> Result<Fact, Refusal> {
+    let Some(wanted) = &instance.wanted else {
+        let reason = format!("there is no instance {}", head(key.token(1)));
+        return Err(Refusal::new(reason, "list the instances for the ids that there are"));
+    };
+    if !wanted.governors.is_empty() {
+        let intents: Vec<&str> = wanted.governors.iter().map(|g| g.intent_id.as_str()).collect();
+        let reason = format!("it is governed by intent {}", intents.join(", "));
+        return Err(Refusal::new(reason, "terminate what governs it first"));
+    }
+    Ok(InstanceWanted { replicas: 0, command_id: command_id.to_owned(), ..wanted.clone() }.into())
+}
+
+/// An intent's version is in force: what it wants of this instance.
+pub(super) fn acknowledged(key: &Key, instance: &Instance, world: &Known, m: &IntentAcknowledged) -> Vec<Fact> {
+    let id = key.token(1);
+    let mine: Vec<_> = m.instances.iter().filter(|g| g.instance_id == id).collect();
+    if mine.is_empty() {
+        // An expectation of an earlier version wanted it.
+        return ended(key, instance, &m.intent_id);
+    }
+    let intent = Intent::decode(m.document.clone()).unwrap_or_default();
+    let expectations = intent.intent_expectations.iter();
+    let of_mine = expectations.filter(|e| mine.iter().any(|g| g.expectation_id == e.expectation_id));
+    let targets = of_mine.flat_map(|e| &e.expectation_targets).filter_map(|t| {
+        let bound = t.target_value_range.parse().ok()?;
+        let (target_name, target_condition) = (t.target_name.clone(), t.target_condition.clone());
+        Some(TargetBound { target_name, target_condition, bound })
+    });
+    let ask = InstanceUnavailable {
+        owner: key.token(0).to_owned(),
+        instance_id: id.to_owned(),
+        intent_id: m.intent_id.clone(),
+        intent_version: m.version,
+        workload: mine.iter().map(|g| g.workload.clone()).find(|w| !w.is_empty()).unwrap_or_default(),
+        targets: targets.collect(),
+        ..Default::default()
+    };
+    serve(instance, world, ask)
+}
+
+/// An intent has ended, or does not name this instance any more.
+pub(super) fn ended(key: &Key, instance: &Instance, intent_id: &str) -> Vec<Fact> {
+    let mut facts = vec![];
+    if let Some(wanted) = instance.wanted.as_ref().filter(|w| is_governor(w, intent_id)) {
+        let mut next = wanted.clone();
+        next.governors.retain(|g| g.intent_id != intent_id);
+        if next.intent_id == intent_id {
+            next.replicas = 0;
+        }
+        facts.push(total(next).into());
+    }
+    if instance.waiting.contains_key(intent_id) {
+        let (owner, instance_id) = (key.token(0).to_owned(), key.token(1).to_owned());
+        facts.push(InstanceUnwanted { owner, instance_id, intent_id: intent_id.to_owned() }.into());
+    }
+    facts
+}
+
+/// A document that this instance may wait for can run now.
+pub(super) fn document_registered(key: &Key, instance: &Instance, world: &Known, m: &WorkloadRegistered) -> Vec<Fact> {
+    let workload = format!("{}@{}", m.name, m.version);
+    debug_assert_eq!(key.token(0), m.owner);
+    served(instance, world, |waits| waits.workload == workload)
+}
+
+/// A document that this instance may wait for failed validation: it is told why.
+pub(super) fn document_rejected(instance: &Instance, m: &validation::WorkloadRejected) -> Vec<Fact> {
+    let workload = format!("{}@{}", m.name, m.version);
+    let mut waiting = instance.waiting.values().filter(|waits| waits.workload == workload);
+    let (reason, cure) = rejected(&workload, &listed(&m.problems));
+    let told = waiting.find(|waits| waits.reason != reason);
+    told.map(|waits| InstanceUnavailable { reason, cure, ..waits.clone() }.into()).into_iter().collect()
+}
+
+/// When an instance that waits for a document looks again.
+pub(super) fn due(instance: &Instance) -> Option<Timestamp> {
+    let waits = instance.waiting.values().any(|w| !w.workload.is_empty());
+    instance.waiting_since.filter(|_| waits).map(|since| since.plus_millis(RECHECK_MS))
+}
+
+/// Looks again.
+pub(super) fn recheck(_key: &Key, instance: &Instance, world: &Known, at: Timestamp) -> Vec<Fact> {
+    match due(instance) {
+        Some(due) if at >= due => served(instance, world, |waits| !waits.workload.is_empty()),
+        _ => vec![],
+    }
+}
+
+/// What one of those who wait, and whom the filter picks, is told now that differs from what it was told.
+fn served(instance: &Instance, world: &Known, which: impl Fn(&InstanceUnavailable) -> bool) -> Vec<Fact> {
+    let waiting = instance.waiting.values().filter(|waits| which(waits));
+    let answers = waiting.map(|waits| serve(instance, world, waits.clone()));
+    answers.into_iter().find(|facts| !facts.is_empty()).unwrap_or_default()
+}
+
+/// Gives an intent what it asks for, or says why not. Nothing if that is so already.
+fn serve(instance: &Instance, world: &Known, ask: InstanceUnavailable) -> Vec<Fact> {
+    let governor = Governor {
+        intent_id: ask.intent_id.clone(),
+        intent_version: ask.intent_version,
+        targets: ask.targets.clone(),
+    };
+    if ask.workload.is_empty() {
+        let Some(live) = instance.live() else {
+            let reason = format!("there is no instance {} to govern", ask.instance_id);
+            let cure = "run it, or update the intent to name a workload document or another instance";
+            return unavailable(instance, ask, reason, cure.into());
+        };
+        let next = with_governor(live.clone(), governor);
+        if instance.wanted.as_ref() == Some(&next) {
+            return vec![];
+        }
+        // It may run already: its governor is to hear of it.
+        let mut facts = vec![Fact::from(next.clone())];
+        facts.extend(life::known_to(instance, &next).map(Fact::from));
+        return facts;
+    }
+    let document = match world.document(&ask.owner, &ask.workload) {
+        Some(Standing::Registered(document)) => document.clone(),
+        other => {
+            let (reason, cure) = missing(world, &ask.owner, &ask.workload, other);
+            return unavailable(instance, ask, reason, cure);
+        }
+    };
+    let wanted = InstanceWanted {
+        owner: ask.owner,
+        instance_id: ask.instance_id,
+        workload: ask.workload,
+        replicas: replicas(&document),
+        document,
+        intent_id: ask.intent_id,
+        intent_version: ask.intent_version,
+        ..instance.wanted.clone().unwrap_or_default()
+    };
+    let next = with_waiting_governors(with_governor(wanted, governor), instance);
+    if instance.wanted.as_ref() == Some(&next) { vec![] } else { vec![next.into()] }
+}
+
+fn unavailable(instance: &Instance, ask: InstanceUnavailable, reason: String, cure: String) -> Vec<Fact> {
+    let told = InstanceUnavailable { reason, cure, ..ask };
+    if instance.waiting.get(&told.intent_id) == Some(&told) { vec![] } else { vec![told.into()] }
+}
+
+/// Why a document cannot run, and what to do.
+fn missing(world: &Known, owner: &str, workload: &str, standing: Option<&Standing>) -> (String, String) {
+    match standing {
+        Some(Standing::Pending | Standing::Registered(_)) => {
+            (format!("workload document {workload} waits for its validation"), "wait for the validator's verdict".into())
+        }
+        Some(Standing::Rejected(why)) => rejected(workload, why),
+        None => {
+            let reason = format!("workload document {:?} is not registered", head(workload));
+            let Some((name, _)) = split(workload) else {
+                return (reason, "name it as name@version, such as spinner@1.0.0".into());
+            };
+            let versions = world.registered(owner, name);
+            if let Some(newest) = versions.iter().max_by_key(|w| semver::Version::parse(split(w).map_or("", |s| s.1)).ok()) {
+                return (reason, format!("push it, or use {newest}"));
+            }
+            let distance = |known: &&str| strsim::levenshtein(known, &head(name));
+            match world.names(owner).min_by_key(distance).filter(|known| distance(known) <= 3.max(known.len() / 3)) {
+                Some(nearest) => (reason, format!("push it, or did you mean {nearest}?")),
+                None => (reason, "push it".into()),
+            }
+        }
+    }
+}
+
+fn rejected(workload: &str, why: &str) -> (String, String) {
+    let cure = "correct the document and push it again";
+    (format!("workload document {workload} was rejected: {why}"), cure.into())
+}
+
+fn replicas(document: &Bytes) -> u32 {
+    WorkloadDocument::decode(document.clone()).map_or(1, |d| d.replicas.clamp(1, REPLICAS_MAX))
+}
+
+fn is_governor(wanted: &InstanceWanted, intent_id: &str) -> bool {
+    wanted.governors.iter().any(|g| g.intent_id == intent_id)
+}
+
+fn with_governor(mut wanted: InstanceWanted, governor: Governor) -> InstanceWanted {
+    wanted.governors.retain(|g| g.intent_id != governor.intent_id);
+    wanted.governors.push(governor);
+    wanted.governors.sort_by(|a, b| a.intent_id.cmp(&b.intent_id));
+    total(wanted)
+}
+
+/// Those who waited to govern it do, now that it is there.
+fn with_waiting_governors(wanted: InstanceWanted, instance: &Instance) -> InstanceWanted {
+    let waiting = instance.waiting.values().filter(|w| w.workload.is_empty());
+    waiting.fold(total(wanted), |wanted, waits| {
+        let (intent_id, intent_version, targets) = (waits.intent_id.clone(), waits.intent_version, waits.targets.clone());
+        with_governor(wanted, Governor { intent_id, intent_version, targets })
+    })
+}
+
+/// With the bounds of all who govern it.
+fn total(mut wanted: InstanceWanted) -> InstanceWanted {
+    wanted.targets = wanted.governors.iter().flat_map(|g| g.targets.iter().cloned()).collect();
+    wanted
+}

@@ -1,0 +1,138 @@
+//! The decisions about workload documents and instances.
+//!
+//! An entity is a document name (`[owner, name]`) or an instance (`[owner, instance id]`); a name never is a UUID and
+//! an instance's id always is one, so the two do not meet. What invariants hold:
+//!
+//! - a registered document never changes; every command is answered by exactly one fact;
+//! - an instance is wanted by the newest word of whoever wants it, with the bounds of every intent that governs it;
+//! - `InstanceChanged` says where it runs now: while it moves, that is the source until the target runs;
+//! - the planner's and the agents' facts come by different streams: in whatever order they are heard, the same
+//!   place, generation and phase follow. A newer generation outweighs an older one, and a released one is not heard.
+
+mod documents;
+mod instances;
+mod known;
+mod life;
+
+use mesh_kit::{Asked, Decider, Key, What};
+use mesh_proto::{
+    Refusal, Timestamp,
+    deciders::workloads::{Fact, Input, NAME},
+    intent::{GovernedInstance, NotFulfilledState},
+};
+use serde::{Deserialize, Serialize};
+
+pub use documents::{DOCUMENT_MAX_BYTES, VERSIONS_MAX};
+pub use instances::{RECHECK_MS, REPLICAS_MAX};
+pub use known::Known;
+pub use life::STOP_CONFIRM_MS;
+
+/// The decider of documents and instances.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Workloads;
+
+/// One entity: of a document name the versions, of an instance its life.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    versions: documents::Versions,
+    instance: instances::Instance,
+}
+
+impl Decider for Workloads {
+    const NAME: &'static str = NAME;
+    type State = State;
+    type World = Known;
+    type Input = Input;
+    type Fact = Fact;
+
+    fn initial(&self) -> State {
+        State::default()
+    }
+
+    fn concerns(&self, input: &Input, world: &Known) -> Vec<Key> {
+        let one = |owner: &String, token: &String| vec![Key::new([owner, token])];
+        let instances = |owner: &String, listed: &[&[GovernedInstance]], intent: &str| {
+            let listed = listed.iter().copied().flatten().map(|g| &g.instance_id);
+            listed.chain(world.of_intent(owner, intent)).map(|id| Key::new([owner, id])).collect()
+        };
+        match input {
+            Input::RegisterWorkload(m) => one(&m.owner, &m.name),
+            Input::RunInstance(m) => one(&m.owner, &m.instance_id),
+            Input::StopInstance(m) => one(&m.owner, &m.instance_id),
+            Input::WorkloadAccepted(m) => one(&m.owner, &m.name),
+            Input::WorkloadRejected(m) => {
+                let waiting = world.waiting_for(&m.owner, &format!("{}@{}", m.name, m.version));
+                [&m.name].into_iter().chain(waiting).map(|token| Key::new([&m.owner, token])).collect()
+            }
+            Input::WorkloadRegistered(m) => {
+                let waiting = world.waiting_for(&m.owner, &format!("{}@{}", m.name, m.version));
+                waiting.map(|id| Key::new([&m.owner, id])).collect()
+            }
+            Input::IntentAcknowledged(m) => instances(&m.owner, &[&m.instances, &m.released], &m.intent_id),
+            Input::IntentStateChanged(m) if terminated(m.to.as_ref()) => {
+                instances(&m.owner, &[&m.instances], &m.intent_id)
+            }
+            Input::IntentStateChanged(_) => vec![],
+            Input::PlacementDecided(m) => one(&m.owner, &m.instance_id),
+            Input::PlacementUnplaced(m) => one(&m.owner, &m.instance_id),
+            Input::PlacementReleased(m) => one(&m.owner, &m.instance_id),
+            Input::InstanceStatusChanged(m) => one(&m.owner, &m.instance_id),
+        }
+    }
+
+    fn decide(&self, key: &Key, state: &State, world: &Known, asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
+        let instance = &state.instance;
+        let What::Event(input) = &asked.what else {
+            return Ok(match life::unconfirmed(key, instance, asked.at) {
+                facts if facts.is_empty() => instances::recheck(key, instance, world, asked.at),
+                facts => facts,
+            });
+        };
+        Ok(match input {
+            Input::RegisterWorkload(m) => {
+                vec![documents::register(key, &state.versions, m, &asked.id, &asked.body)?]
+            }
+            Input::RunInstance(m) => vec![instances::run(key, instance, world, m, &asked.id)?],
+            Input::StopInstance(_) => vec![instances::stop(key, instance, &asked.id)?],
+            Input::WorkloadAccepted(m) => documents::accepted(&state.versions, m),
+            Input::WorkloadRejected(m) if key.token(1) == m.name => documents::rejected(&state.versions, m),
+            Input::WorkloadRejected(m) => instances::document_rejected(instance, m),
+            Input::WorkloadRegistered(m) => instances::document_registered(key, instance, world, m),
+            Input::IntentAcknowledged(m) => instances::acknowledged(key, instance, world, m),
+            Input::IntentStateChanged(m) => instances::ended(key, instance, &m.intent_id),
+            Input::PlacementDecided(m) => life::decided(key, instance, m, asked.at),
+            Input::PlacementUnplaced(m) => life::unplaced(key, instance, m, asked.at),
+            Input::PlacementReleased(m) => life::released(key, instance, m, asked.at),
+            Input::InstanceStatusChanged(m) => life::status(key, instance, m, asked.at),
+        })
+    }
+
+    fn evolve(&self, mut state: State, fact: &Fact, at: Timestamp) -> State {
+        match fact {
+            Fact::WorkloadSubmitted(_) | Fact::WorkloadRegistered(_) | Fact::WorkloadRejected(_) => {
+                documents::evolve(&mut state.versions, fact, at);
+            }
+            Fact::InstanceWanted(m) => state.instance.want(m),
+            Fact::InstanceUnavailable(m) => state.instance.wait(m, at),
+            Fact::InstanceUnwanted(m) => state.instance.wait_no_more(&m.intent_id),
+            Fact::InstanceChanged(m) => state.instance.change(m, at),
+            Fact::WorkloadUnchanged(_) | Fact::WorkloadRefused(_) => {}
+        }
+        state
+    }
+
+    fn due(&self, state: &State) -> Option<Timestamp> {
+        life::due(&state.instance).or_else(|| instances::due(&state.instance))
+    }
+}
+
+fn terminated(state: Option<&mesh_proto::intent::State>) -> bool {
+    state.is_some_and(|s| s.not_fulfilled_state() == NotFulfilledState::Terminated)
+}
+
+fn is_uuid(text: &str) -> bool {
+    uuid::Uuid::try_parse(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests;
