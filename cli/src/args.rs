@@ -28,6 +28,8 @@ pub enum Command {
     Up(UpOptions),
     /// Stops a running mesh and removes what it started; says what it kept.
     Down,
+    /// Tells the main story end to end; fails if any expectation does not hold.
+    Demo(DemoOptions),
     /// Makes the bus what the contract says: streams, durables, buckets; or first renders its configuration.
     Provision(ProvisionArguments),
 }
@@ -72,8 +74,16 @@ pub enum Render {
     },
 }
 
-/// Options of `up`.
+/// Options of `demo`.
 #[derive(Debug, Args)]
+pub struct DemoOptions {
+    /// Folder with the example documents.
+    #[arg(long, value_name = "DIR", default_value = "examples")]
+    pub examples: PathBuf,
+}
+
+/// Options of `up`.
+#[derive(Debug, Default, Args)]
 pub struct UpOptions {
     /// One process per service instead of one for all.
     #[arg(long)]

@@ -3,6 +3,8 @@
 mod args;
 mod client;
 mod clusters;
+mod demo;
+mod describe;
 mod document;
 mod output;
 mod provision;
@@ -38,6 +40,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(options) => up::up(&data_dir, options).await,
         Command::Down => up::down(&data_dir).await,
+        Command::Demo(options) => demo::demo(&data_dir, options).await,
         Command::Provision(options) => provision::run(&data_dir, options, output).await,
     }
 }

@@ -219,12 +219,18 @@ impl Up {
         };
         let mut wanted: Vec<Member> = vec![];
         for service in SERVICES {
-            wanted.push(Member { title: service.into(), service, settings: common(service)?, own: sets_of(&sets, service) });
+            let mut own = BTreeMap::new();
+            if service == "meta-orchestrator" {
+                // The smallest cluster that does: work stays near the edge until it needs more.
+                own.insert("preference".into(), "pack".into());
+            }
+            own.extend(sets_of(&sets, service));
+            wanted.push(Member { title: service.into(), service, settings: common(service)?, own });
         }
         for cluster in &clusters {
             let mut settings = common("cluster-agent")?;
             settings.data_dir = Some(data_dir.join("state").join(format!("cluster-agent-{}", cluster.name)));
-            let mut own = agent(cluster);
+            let mut own = agent(cluster)?;
             own.extend(sets_of(&sets, "cluster-agent"));
             wanted.push(Member { title: format!("cluster-agent {}", cluster.name), service: "cluster-agent", settings, own });
         }
@@ -389,10 +395,15 @@ impl Member {
 }
 
 /// A cluster as its agent's configuration.
-fn agent(cluster: &Cluster) -> BTreeMap<String, String> {
+fn agent(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>> {
     let labels = cluster.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");
     let site = if cluster.site.is_empty() { cluster.name.clone() } else { cluster.site.clone() };
-    BTreeMap::from([
+    // Commands of workloads are found beside this program first: the examples are built there.
+    let here = std::env::current_exe().context("find this program")?;
+    let path = here.parent().map(|p| p.display().to_string()).into_iter();
+    let path = path.chain(std::env::var("PATH").ok()).collect::<Vec<_>>().join(":");
+    Ok(BTreeMap::from([
+        ("path".into(), path),
         ("cluster_id".into(), cluster.name.clone()),
         ("cpu_milli".into(), cluster.cpu_milli.to_string()),
         ("memory_bytes".into(), (cluster.memory_mb * 1_000_000).to_string()),
@@ -400,7 +411,7 @@ fn agent(cluster: &Cluster) -> BTreeMap<String, String> {
         ("driver".into(), cluster.driver.clone()),
         ("site".into(), site),
         ("node".into(), format!("{}-1", cluster.name)),
-    ])
+    ]))
 }
 
 fn sets(pairs: &[String]) -> anyhow::Result<BTreeMap<String, BTreeMap<String, String>>> {

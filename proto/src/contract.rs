@@ -331,7 +331,8 @@ fn enum_values(
     Ok(found.values().map(|v| (v.clone(), comment(file.file_descriptor_proto(), v.path()))).collect())
 }
 
-fn comment(file: &prost_types::FileDescriptorProto, path: &[i32]) -> String {
+/// The comment before something, on one line.
+pub(crate) fn comment(file: &prost_types::FileDescriptorProto, path: &[i32]) -> String {
     let locations = file.source_code_info.iter().flat_map(|s| &s.location);
     locations
         .filter(|l| l.path == path)

@@ -3,7 +3,7 @@
 //! Reading accepts camelCase and snake_case, numbers where text is asked for, and refuses unknown fields with
 //! the nearest known name. Writing expands embedded documents.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, SerializeOptions, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions, Value};
 use serde_json::{Map, Value as Json};
 
 use crate::DecodeError;
@@ -57,7 +57,7 @@ fn expand(dynamic: &DynamicMessage, value: &mut Json) {
         let Some(slot) = object.get_mut(field.json_name()) else { continue };
         match content {
             Value::Bytes(bytes) => {
-                let embedded = embeds(&field).and_then(|name| descriptor(&name).ok());
+                let embedded = embedded(&field).and_then(|name| descriptor(&name).ok());
                 if let Some(inner) = embedded.and_then(|d| DynamicMessage::decode(d, bytes.clone()).ok()) {
                     *slot = write(&inner);
                 }
@@ -76,7 +76,7 @@ fn expand(dynamic: &DynamicMessage, value: &mut Json) {
 }
 
 /// The message that a bytes field holds, by its `embeds` option.
-fn embeds(field: &FieldDescriptor) -> Option<String> {
+pub(crate) fn embedded(field: &FieldDescriptor) -> Option<String> {
     let extension = crate::pool().get_extension_by_name("continuum.mesh.v1.embeds")?;
     let options = field.options();
     options.has_extension(&extension).then(|| options.get_extension(&extension).as_str().map(str::to_owned)).flatten()

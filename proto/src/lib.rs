@@ -5,6 +5,7 @@
 //! - Never: a connection, a clock, a task.
 
 pub mod contract;
+pub mod document;
 mod event;
 mod id;
 pub mod json;
@@ -24,9 +25,9 @@ use prost_reflect::DescriptorPool;
 macro_rules! areas {
     ($($(#[$doc:meta])* $area:ident),* $(,)?) => {
         /// Packages nested as the generated code expects them.
+        #[allow(missing_docs, clippy::all, unreachable_pub)]
         mod continuum {$(
             pub mod $area {
-                #[allow(missing_docs, clippy::all, unreachable_pub)]
                 pub mod v1 {
                     include!(concat!(env!("OUT_DIR"), "/continuum.", stringify!($area), ".v1.rs"));
                 }

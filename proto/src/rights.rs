@@ -101,6 +101,13 @@ pub fn reads<'a>(contract: &'a Contract, service: &'a ServiceSpec) -> BTreeSet<&
     streams
 }
 
+/// Streams whose messages a service may hear as they are stored: those it tails, its World's, and its deciders' own.
+pub fn hears<'a>(contract: &'a Contract, service: &'a ServiceSpec) -> BTreeSet<&'a str> {
+    let worlds = service.deciders.iter().flat_map(|d| &d.world);
+    let own = service.deciders.iter().flat_map(|d| contract.facts_of(&d.area)).map(|e| &e.stream);
+    service.tails.iter().chain(worlds).chain(own).map(String::as_str).collect()
+}
+
 /// Events that a service may publish: the facts of its deciders' areas, and what the contract adds.
 pub fn writes<'a>(contract: &'a Contract, service: &'a ServiceSpec) -> Vec<&'a EventSpec> {
     let facts = service.deciders.iter().flat_map(|d| contract.facts_of(&d.area));
@@ -154,6 +161,8 @@ pub fn of_service(contract: &Contract, service: &ServiceSpec) -> Rights {
     }
     for stream in reads(contract, service).into_iter().filter_map(|s| contract.stream(s)) {
         rights.may_get(&stream.name);
+    }
+    for stream in hears(contract, service).into_iter().filter_map(|s| contract.stream(s)) {
         rights.may_hear(stream.subject.clone());
     }
     for bucket in buckets(service) {

@@ -1,1 +1,184 @@
-fn main() {}
+//! A workload whose load is known: it uses a stated share of a CPU and holds a stated amount of memory, and both can be
+//! changed while it runs.
+//!
+//! `spinner [--load-milli N] [--memory-mb M] [--control FILE]`
+//!
+//! - `--load-milli`: CPU to use, in thousandths of a core (default 100; above 1,000 it uses more threads).
+//! - `--memory-mb`: memory to hold resident, in megabytes of 10^6 bytes (default 10).
+//! - `--control`: a file with lines `load_milli=600` and `memory_mb=50`, read every 200 ms; a value in it replaces the
+//!   one given before. It may appear, change and go at any time.
+//!
+//! Prints one line at the start and one per change. Ends at once on SIGTERM.
+
+// Standard output is what a workload has to say.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How often the control file is read.
+const CONTROL: Duration = Duration::from_millis(200);
+/// Busy and idle alternate at this pace.
+const SLICE: Duration = Duration::from_millis(10);
+/// CPU time not had (because of a quota, or of others) is not caught up beyond this.
+const DEBT_MAX: Duration = Duration::from_millis(100);
+const LOAD_MILLI_MAX: u64 = 64_000;
+const MEMORY_MB_MAX: u64 = 64_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Setting {
+    load_milli: u64,
+    memory_mb: u64,
+}
+
+struct Arguments {
+    setting: Setting,
+    control: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = match read_arguments(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("spinner: {problem}\nusage: spinner [--load-milli N] [--memory-mb M] [--control FILE]");
+            return ExitCode::from(64);
+        }
+    };
+    let load_milli = Arc::new(AtomicU64::new(0));
+    let mut memory = vec![];
+    let mut spinning = 0;
+    let mut now: Option<Setting> = None;
+    loop {
+        let control = arguments.control.as_ref().and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+        let setting = controlled(arguments.setting, &control);
+        if now != Some(setting) {
+            load_milli.store(setting.load_milli, Relaxed);
+            hold(&mut memory, setting.memory_mb);
+            for number in spinning..setting.load_milli.div_ceil(1_000) {
+                let load_milli = load_milli.clone();
+                thread::spawn(move || spin(number, &load_milli));
+                spinning = number + 1;
+            }
+            // Whoever read it may have gone; it works on.
+            let line = format!("load_milli={} memory_mb={}\n", setting.load_milli, setting.memory_mb);
+            let _nobody_listens = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
+            now = Some(setting);
+        }
+        thread::sleep(CONTROL);
+    }
+}
+
+/// Uses its part of the load: thread 0 the first 1,000, thread 1 the next, and so on.
+///
+/// Busy time is by the wall clock; what was really had of it is settled after each pause, when the scheduler has
+/// counted it. So the mean is right although others, or a quota, take the CPU away for a while.
+fn spin(number: u64, load_milli: &AtomicU64) {
+    let (mut paced, mut counted) = (Instant::now(), used());
+    // CPU time to use, and CPU time used beyond it.
+    let (mut owed, mut ahead) = (Duration::ZERO, Duration::ZERO);
+    loop {
+        let share = load_milli.load(Relaxed).saturating_sub(number * 1_000).min(1_000) as u32;
+        let start = Instant::now();
+        owed += start.duration_since(paced) * share / 1_000;
+        paced = start;
+        let settled = owed.min(ahead);
+        (owed, ahead) = ((owed - settled).min(DEBT_MAX), ahead - settled);
+        while start.elapsed() < owed.min(SLICE) {
+            let mut sum = 0u64;
+            for n in 0..1_000u64 {
+                sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(n));
+            }
+        }
+        let busy = start.elapsed();
+        thread::sleep(SLICE.saturating_sub(busy).max(Duration::from_micros(1)));
+        let had = match (counted, used()) {
+            (Some(before), Some(after)) => {
+                counted = Some(after);
+                after.saturating_sub(before)
+            }
+            _ => busy,
+        };
+        ahead += had.saturating_sub(owed);
+        owed = owed.saturating_sub(had);
+    }
+}
+
+/// CPU time of this thread as the scheduler last counted it; `None` where it does not say.
+fn used() -> Option<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// Holds so many megabytes, every page written to.
+fn hold(memory: &mut Vec<Vec<u8>>, megabytes: u64) {
+    memory.truncate(megabytes as usize);
+    for n in memory.len()..megabytes as usize {
+        memory.push((0..1_000_000).map(|i| (i ^ n) as u8).collect());
+    }
+}
+
+/// What holds with a control file's text: its last word on each value. Lines it cannot read change nothing.
+fn controlled(mut setting: Setting, text: &str) -> Setting {
+    for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        match (name.trim(), value.trim().parse::<u64>()) {
+            ("load_milli", Ok(value)) => setting.load_milli = value.min(LOAD_MILLI_MAX),
+            ("memory_mb", Ok(value)) => setting.memory_mb = value.min(MEMORY_MB_MAX),
+            _ => {}
+        }
+    }
+    setting
+}
+
+fn read_arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments = Arguments { setting: Setting { load_milli: 100, memory_mb: 10 }, control: None };
+    while let Some(name) = given.next() {
+        let value = given.next().ok_or_else(|| format!("{name} needs a value"))?;
+        let number = |max: u64| match value.parse::<u64>() {
+            Ok(number) if number <= max => Ok(number),
+            _ => Err(format!("{name} {value:?} is not a number from 0 to {max}")),
+        };
+        match name.as_str() {
+            "--load-milli" => arguments.setting.load_milli = number(LOAD_MILLI_MAX)?,
+            "--memory-mb" => arguments.setting.memory_mb = number(MEMORY_MB_MAX)?,
+            "--control" => arguments.control = Some(PathBuf::from(value)),
+            _ => return Err(format!("{name} is not known")),
+        }
+    }
+    Ok(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(text: &str) -> Result<Arguments, String> {
+        read_arguments(text.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn arguments_are_read_and_wrong_ones_named() {
+        let arguments = given("--load-milli 300 --memory-mb 50 --control /x").ok();
+        assert_eq!(arguments.map(|a| a.setting), Some(Setting { load_milli: 300, memory_mb: 50 }));
+        for (wrong, named) in [("--load 3", "--load"), ("--load-milli x", "\"x\""), ("--memory-mb", "--memory-mb")] {
+            assert!(given(wrong).is_err_and(|problem| problem.contains(named)), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_control_file_changes_what_it_names_and_nothing_else() {
+        let before = Setting { load_milli: 100, memory_mb: 10 };
+        let text = "# more\nload_milli = 600\nload_milli=soon\n\n";
+        assert_eq!(controlled(before, text), Setting { load_milli: 600, memory_mb: 10 });
+        assert_eq!(controlled(before, ""), before);
+    }
+}

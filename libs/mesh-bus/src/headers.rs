@@ -358,7 +358,7 @@ mod tests {
         assert_eq!((read.id.as_str(), read.message.as_str()), ("an-id", sent.message.as_str()));
         assert_eq!((read.sequence, read.previous_on_subject), (9, Some(5)));
         assert_eq!((read.time, &read.world, &read.traceparent), (sent.time, &sent.world, &sent.traceparent));
-        assert_eq!(read.cause.unwrap().id, "why  Nats-Rollup: all");
+        assert_eq!(read.cause.as_ref().unwrap().id, "why  Nats-Rollup: all");
         assert_eq!(read.source.as_deref(), Some("intent-manager"));
         assert_eq!(read.protobuf().unwrap(), read.body);
     }

@@ -8,7 +8,7 @@ use std::{
 
 use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use mesh_proto::contract;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -265,10 +265,14 @@ impl Log {
         link.send_for(api.clone(), inbox, get.body()).await?;
         let mut page = Page { messages: vec![], more: true };
         let ended = loop {
-            let answer = tokio::select! {
-                answer = timeout(ATTEMPT, answers.next()) => answer,
-                () = link.reconnected(epoch) => break Err(AskError::Lost.into()),
-                () = link.ended.cancelled() => break Err(AskError::Closed.into()),
+            // What is here already is taken without arming the others.
+            let answer = match answers.next().now_or_never() {
+                Some(answer) => Ok(answer),
+                None => tokio::select! {
+                    answer = timeout(ATTEMPT, answers.next()) => answer,
+                    () = link.reconnected(epoch) => break Err(AskError::Lost.into()),
+                    () = link.ended.cancelled() => break Err(AskError::Closed.into()),
+                },
             };
             let answer: Message = match answer {
                 Ok(Some(answer)) => answer,
@@ -450,6 +454,9 @@ impl Tail {
     }
 
     async fn turn(&mut self) -> Result<Turn, LogError> {
+        if let Some(message) = next_live(&mut self.live).now_or_never() {
+            return Ok(Turn::Live(message));
+        }
         let link = &self.log.link;
         tokio::select! {
             biased;

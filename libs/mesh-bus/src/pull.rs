@@ -13,11 +13,11 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Message, Subject, Subscriber};
+use async_nats::{HeaderName, Message, Subject, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::Notify,
     time::{Instant, sleep_until},
 };
 
@@ -91,8 +91,6 @@ pub struct PullInfo {
 
 /// Messages asked for at once.
 const BATCH: usize = 1_000;
-/// Messages that wait for whoever reads; beyond it none are asked for.
-const WAITING_MAX: usize = 1_000;
 /// A request for messages lives so long.
 const EXPIRES: Duration = Duration::from_secs(30);
 /// So often the server says that it is there while nothing flows.
@@ -103,19 +101,31 @@ const SILENCE: Duration = Duration::from_millis(10_500);
 const ACK_EVERY: Duration = Duration::from_millis(5);
 /// Replies remembered for acknowledging; as many as a durable has in flight.
 const REPLIES_MAX: usize = 20_000;
+/// Ends of the inbox for words about requests for messages, and about renewals.
+const ASK: &str = ".ask";
+const RENEW: &str = ".renew";
+static PIN_ID: HeaderName = HeaderName::from_static("Nats-Pin-Id");
 /// Priority group of every durable.
 const GROUP: &str = "g";
 
 /// A member of those who read a durable.
 pub struct Pull {
     shared: Arc<Shared>,
-    messages: mpsc::Receiver<Result<Stored, PullError>>,
+    answers: Subscriber,
+    /// Messages that were asked for and did not come yet.
+    asked: usize,
+    epoch: u64,
+    heard: Instant,
+    ask_not_before: Instant,
+    backoff: Backoff,
 }
 
 struct Shared {
     link: Arc<Link>,
     stream: String,
     durable: String,
+    /// Where answers come: messages, and words about requests under a token that tells which.
+    inbox: String,
     /// On which reply each delivered message is acknowledged.
     replies: Mutex<BTreeMap<u64, Subject>>,
     /// Acknowledge up to here.
@@ -124,6 +134,7 @@ struct Shared {
     pinned: AtomicBool,
     pin: Mutex<Option<String>>,
     left: AtomicBool,
+    epoch_joined: u64,
 }
 
 #[derive(serde::Serialize)]
@@ -182,10 +193,14 @@ const MISSING: [u64; 2] = [10014, 10059];
 
 impl Pull {
     pub(crate) async fn join(link: Arc<Link>, stream: &str, durable: &str) -> Result<Self, PullError> {
+        let closed = || PullError::Closed { stream: stream.to_owned(), durable: durable.to_owned() };
+        let client = link.client().map_err(|_| closed())?.clone();
         let shared = Arc::new(Shared {
+            epoch_joined: link.epoch(),
             link,
             stream: stream.to_owned(),
             durable: durable.to_owned(),
+            inbox: client.new_inbox(),
             replies: Mutex::default(),
             through: AtomicU64::new(0),
             acknowledge: Notify::new(),
@@ -196,16 +211,50 @@ impl Pull {
         let info = shared.info().await?;
         let renew = Duration::from_nanos(info.config.priority_timeout) / 4;
         let renew = renew.clamp(Duration::from_millis(100), Duration::from_secs(2));
-        let (give, messages) = mpsc::channel(WAITING_MAX);
-        let task = Task::new(shared.clone(), give, renew).await?;
-        shared.link.tasks.spawn(task.run());
-        Ok(Self { shared, messages })
+        let answers = client.subscribe(format!("{}.*", shared.inbox)).await.map_err(|_| closed())?;
+        shared.link.tasks.spawn(shared.clone().attend(renew));
+        let now = Instant::now();
+        let epoch = shared.epoch_joined;
+        let backoff = Backoff::new(20, 1_000);
+        Ok(Self { shared, answers, asked: 0, epoch, heard: now, ask_not_before: now, backoff })
     }
 
     /// The next message. Waits while there is none, while another replica is pinned, and while the bus is away. What
-    /// was delivered to a replica that died comes again, out of order.
+    /// was delivered to a replica that died comes again, out of order. Dropped before its end, nothing is lost.
     pub async fn next(&mut self) -> Result<Stored, PullError> {
-        self.messages.recv().await.unwrap_or_else(|| Err(self.shared.closed()))
+        loop {
+            if self.epoch != self.shared.link.epoch() {
+                self.renewed();
+            }
+            if self.asked <= BATCH / 2 && Instant::now() >= self.ask_not_before {
+                self.ask().await;
+            }
+            // What is here already is taken without arming the others.
+            let message = match self.answers.next().now_or_never() {
+                Some(message) => message,
+                None => {
+                    let link = &self.shared.link;
+                    let look_at = match self.asked <= BATCH / 2 {
+                        true => self.ask_not_before,
+                        false => self.heard + SILENCE,
+                    };
+                    tokio::select! {
+                        biased;
+                        () = link.ended.cancelled() => return Err(self.shared.closed()),
+                        message = self.answers.next() => message,
+                        () = link.reconnected(self.epoch) => continue,
+                        () = sleep_until(look_at) => {
+                            self.check().await?;
+                            continue;
+                        }
+                    }
+                }
+            };
+            let Some(message) = message else { return Err(self.shared.closed()) };
+            if let Some(message) = self.take(message)? {
+                return Ok(message);
+            }
+        }
     }
 
     /// Acknowledges all up to a sequence. Returns at once; often called is seldom sent.
@@ -235,6 +284,84 @@ impl Pull {
     /// The pin's id as this replica last had it.
     pub fn pin(&self) -> Option<String> {
         lock(&self.shared.pin).clone()
+    }
+
+    /// Asks for messages.
+    async fn ask(&mut self) {
+        if !self.shared.link.is_connected() {
+            // The new connection brings all this about again.
+            self.ask_not_before = Instant::now() + Duration::from_millis(50);
+            return;
+        }
+        match self.shared.ask(false).await {
+            Ok(()) => self.asked += BATCH,
+            Err(_) => self.hold(),
+        }
+    }
+
+    /// A message if it is one; else a word about a request.
+    fn take(&mut self, message: Message) -> Result<Option<Stored>, PullError> {
+        let Some(status) = message.status.map(|s| s.as_u16()).filter(|s| *s != 200) else {
+            return Ok(self.deliver(message));
+        };
+        self.heard = Instant::now();
+        let left = message.headers.as_ref().and_then(|h| h.get("Nats-Pending-Messages"));
+        let left = left.and_then(|l| l.as_str().parse().ok()).unwrap_or(BATCH);
+        match status {
+            // Heartbeat.
+            100 => return Ok(None),
+            // We are not pinned any more: ask as anyone.
+            423 => self.shared.set_pin(None),
+            // Ended before its time: not in a hot loop.
+            409 | 503 => self.hold(),
+            400 => return Err(self.shared.refused(message.description.unwrap_or_default())),
+            // Ended in time, or nothing there: 404, 408.
+            _ => {}
+        }
+        if !message.subject.ends_with(RENEW) {
+            self.asked = self.asked.saturating_sub(left);
+        }
+        Ok(None)
+    }
+
+    fn deliver(&mut self, message: Message) -> Option<Stored> {
+        self.asked = self.asked.saturating_sub(1);
+        // The server appends its header, so the last value is its own.
+        let pin = message.headers.as_ref().and_then(|h| h.get_last(PIN_ID.clone()));
+        if let Some(pin) = pin {
+            self.shared.set_pin(Some(pin.as_str()));
+        }
+        let (message, reply) = headers::from_delivery(message)?;
+        self.shared.remember(message.sequence, reply);
+        if message.sequence <= self.shared.through.load(Relaxed) {
+            self.shared.acknowledge.notify_one(); // acknowledged already, and that was lost
+        }
+        Some(message)
+    }
+
+    /// Not at once again.
+    fn hold(&mut self) {
+        self.ask_not_before = Instant::now() + self.backoff.next();
+    }
+
+    /// After a silence the request is taken as lost; is the durable still there?
+    async fn check(&mut self) -> Result<(), PullError> {
+        if self.heard.elapsed() < SILENCE {
+            return Ok(());
+        }
+        tracing::debug!(stream = self.shared.stream, durable = self.shared.durable, "silent; asking anew");
+        match self.shared.info().await {
+            Err(error @ (PullError::Missing { .. } | PullError::Denied { .. })) => return Err(error),
+            _ => (self.asked, self.heard) = (0, Instant::now()),
+        }
+        Ok(())
+    }
+
+    /// On a new connection nothing is asked for any more. Our pin may still hold: it is tried.
+    fn renewed(&mut self) {
+        let now = Instant::now();
+        (self.epoch, self.asked, self.heard, self.ask_not_before) = (self.shared.link.epoch(), 0, now, now);
+        self.backoff = Backoff::new(20, 1_000);
     }
 }
 
@@ -320,123 +447,10 @@ impl Shared {
             tracing::info!(stream = self.stream, durable = self.durable, pinned, "pin of a durable");
         }
     }
-}
-
-/// What reads the durable on behalf of a [`Pull`].
-struct Task {
-    shared: Arc<Shared>,
-    give: mpsc::Sender<Result<Stored, PullError>>,
-    renew: Duration,
-    inbox: String,
-    answers: Subscriber,
-    /// Messages that were asked for and did not come yet.
-    asked: usize,
-    epoch: u64,
-    heard: Instant,
-    ask_not_before: Instant,
-    backoff: Backoff,
-    last_ack: Option<Subject>,
-}
-
-impl Task {
-    async fn new(
-        shared: Arc<Shared>,
-        give: mpsc::Sender<Result<Stored, PullError>>,
-        renew: Duration,
-    ) -> Result<Self, PullError> {
-        let client = shared.link.client().map_err(|_| shared.closed())?;
-        let inbox = client.new_inbox();
-        let answers = client.subscribe(format!("{inbox}.*")).await.map_err(|_| shared.closed())?;
-        let now = Instant::now();
-        let epoch = shared.link.epoch();
-        Ok(Self {
-            renew,
-            inbox,
-            answers,
-            asked: 0,
-            epoch,
-            heard: now,
-            ask_not_before: now,
-            backoff: Backoff::new(20, 1_000),
-            last_ack: None,
-            shared,
-            give,
-        })
-    }
-
-    async fn run(mut self) {
-        let link = self.shared.link.clone();
-        let mut renew_at = Instant::now() + self.renew;
-        let mut ack_at = Instant::now();
-        let mut ack_due = false;
-        loop {
-            if self.shared.left.load(Relaxed) {
-                break;
-            }
-            let now = Instant::now();
-            // A full channel holds the reading back, never the renewal of the pin.
-            let takes = self.give.capacity() > 0;
-            let wants = self.asked <= BATCH / 2;
-            let has_room = self.give.capacity() >= WAITING_MAX / 2;
-            if wants && has_room && now >= self.ask_not_before {
-                self.ask(false).await;
-            }
-            if !takes {
-                self.heard = now;
-            }
-            let look_at = match wants && has_room && self.asked <= BATCH / 2 {
-                true => self.ask_not_before,
-                false => self.heard + SILENCE,
-            };
-            let room = if wants && !has_room { WAITING_MAX / 2 } else { 1 };
-            tokio::select! {
-                biased;
-                () = link.ended.cancelled() => break,
-                () = link.reconnected(self.epoch) => self.renewed(),
-                () = sleep_until(renew_at) => {
-                    renew_at = Instant::now() + self.renew;
-                    if self.shared.pinned.load(Relaxed) {
-                        self.ask(true).await;
-                    }
-                }
-                () = sleep_until(ack_at), if ack_due => {
-                    ack_due = false;
-                    ack_at = Instant::now() + ACK_EVERY;
-                    self.acknowledge().await;
-                }
-                () = self.shared.acknowledge.notified(), if !ack_due => ack_due = true,
-                message = self.answers.next(), if takes => match message.map(|m| self.take(m)) {
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => {
-                        let _ = self.give.send(Err(error)).await;
-                        break;
-                    }
-                    None => break,
-                },
-                room = async { self.give.reserve_many(room).await.is_ok() }, if !takes || room > 1 => if !room { break },
-                () = sleep_until(look_at) => {
-                    if self.heard.elapsed() >= SILENCE {
-                        tracing::debug!(stream = self.shared.stream, durable = self.shared.durable, "silent; asking anew");
-                        self.asked = 0;
-                        self.heard = Instant::now();
-                        self.check().await;
-                    }
-                }
-            }
-        }
-        self.acknowledge().await;
-        let _ = self.answers.unsubscribe().await;
-    }
 
     /// Asks for messages; or, to renew the pin, for what there is at once.
-    async fn ask(&mut self, renewal: bool) {
-        let link = &self.shared.link;
-        if !link.is_connected() {
-            // The new connection brings all this about again.
-            self.ask_not_before = Instant::now() + Duration::from_millis(50);
-            return;
-        }
-        let pin = lock(&self.shared.pin).clone();
+    async fn ask(&self, renewal: bool) -> Result<(), AskError> {
+        let pin = lock(&self.pin).clone();
         let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let ask = Ask {
             batch: if renewal { 1 } else { BATCH },
@@ -447,96 +461,58 @@ impl Task {
             id: pin.as_deref(),
         };
         let body = serde_json::to_vec(&ask).unwrap_or_default();
-        let subject = link.api(&format!("CONSUMER.MSG.NEXT.{}.{}", self.shared.stream, self.shared.durable));
-        let reply = format!("{}.{}", self.inbox, if renewal { "renew" } else { "ask" });
-        match link.send_for(subject, reply, body.into()).await {
-            Ok(()) if renewal => {}
-            Ok(()) => self.asked += BATCH,
-            Err(_) => self.hold(),
-        }
+        let subject = self.link.api(&format!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable));
+        let reply = format!("{}{}", self.inbox, if renewal { RENEW } else { ASK });
+        self.link.send_for(subject, reply, body.into()).await
     }
 
-    fn take(&mut self, message: Message) -> Result<(), PullError> {
-        self.heard = Instant::now();
-        let Some(status) = message.status.map(|s| s.as_u16()).filter(|s| *s != 200) else {
-            return self.deliver(message);
-        };
-        let is_renewal = message.subject.ends_with(".renew");
-        let left = message.headers.as_ref().and_then(|h| h.get("Nats-Pending-Messages"));
-        let left = left.and_then(|l| l.as_str().parse().ok()).unwrap_or(BATCH);
-        match status {
-            // Heartbeat.
-            100 => return Ok(()),
-            // Nobody pins us any more: ask as anyone.
-            423 => self.shared.set_pin(None),
-            503 => self.hold(),
-            400 => {
-                let description = message.description.unwrap_or_default();
-                return Err(self.shared.refused(description));
-            }
-            // Ended: 404 and 408 in time, 409 before it; the latter not in a hot loop.
-            409 => self.hold(),
-            _ => {}
-        }
-        if !is_renewal {
-            self.asked = self.asked.saturating_sub(left);
-        }
-        Ok(())
-    }
-
-    fn deliver(&mut self, message: Message) -> Result<(), PullError> {
-        self.asked = self.asked.saturating_sub(1);
-        self.backoff = Backoff::new(20, 1_000);
-        // The server appends its header, so the last value is its own.
-        let pin = message.headers.as_ref().and_then(|h| h.get_last("Nats-Pin-Id")).map(|v| v.as_str().to_owned());
-        if let Some((message, reply)) = headers::from_delivery(message) {
-            if let Some(pin) = pin {
-                self.shared.set_pin(Some(&pin));
-            }
-            self.shared.remember(message.sequence, reply);
-            if message.sequence <= self.shared.through.load(Relaxed) {
-                self.shared.acknowledge.notify_one(); // acknowledged already, and that was lost
-            }
-            // There is room: it was made sure of before the message was taken.
-            if let Err(mpsc::error::TrySendError::Full(_)) = self.give.try_send(Ok(message)) {
-                return Err(self.shared.refused("more messages than there was room for".to_owned()));
+    /// Renews the pin and acknowledges, also while whoever reads is slow.
+    async fn attend(self: Arc<Self>, renew: Duration) {
+        let link = &self.link;
+        let mut epoch = self.epoch_joined;
+        let mut renew_at = Instant::now() + renew;
+        let mut ack_at = Instant::now();
+        let mut ack_due = false;
+        let mut last: Option<Subject> = None;
+        while !self.left.load(Relaxed) {
+            tokio::select! {
+                biased;
+                () = link.ended.cancelled() => break,
+                () = link.reconnected(epoch) => {
+                    epoch = link.epoch();
+                    self.pinned.store(false, Relaxed);
+                    // What was acknowledged last may have been lost with the connection.
+                    if let Some(last) = last.take() {
+                        lock(&self.replies).entry(self.through.load(Relaxed)).or_insert(last);
+                        ack_due = true;
+                    }
+                }
+                () = sleep_until(renew_at) => {
+                    renew_at = Instant::now() + renew;
+                    let has_pin = lock(&self.pin).is_some();
+                    if has_pin && link.is_connected() {
+                        let _ = self.ask(true).await;
+                    }
+                }
+                () = sleep_until(ack_at), if ack_due => {
+                    ack_due = false;
+                    ack_at = Instant::now() + ACK_EVERY;
+                    self.acknowledge_now(&mut last).await;
+                }
+                () = self.acknowledge.notified(), if !ack_due => ack_due = true,
             }
         }
-        Ok(())
+        self.acknowledge_now(&mut last).await;
     }
 
-    /// Not at once again.
-    fn hold(&mut self) {
-        self.ask_not_before = Instant::now() + self.backoff.next();
-    }
-
-    /// After a silence: is the durable still there?
-    async fn check(&mut self) {
-        if let Err(error @ (PullError::Missing { .. } | PullError::Denied { .. })) = self.shared.info().await {
-            let _ = self.give.send(Err(error)).await;
+    async fn acknowledge_now(&self, last: &mut Option<Subject>) {
+        // While disconnected it stays due.
+        if !self.link.is_connected() {
+            return;
         }
-    }
-
-    /// On a new connection nothing is asked for any more. Our pin may still hold: it is tried.
-    fn renewed(&mut self) {
-        self.epoch = self.shared.link.epoch();
-        self.asked = 0;
-        self.heard = Instant::now();
-        self.ask_not_before = Instant::now();
-        self.backoff = Backoff::new(20, 1_000);
-        self.shared.pinned.store(false, Relaxed);
-        if let (Some(last), Ok(mut replies)) = (self.last_ack.take(), self.shared.replies.lock()) {
-            // What was acknowledged last may have been lost with the connection.
-            replies.entry(self.shared.through.load(Relaxed)).or_insert(last);
-            self.shared.acknowledge.notify_one();
-        }
-    }
-
-    async fn acknowledge(&mut self) {
-        if let Some(reply) = self.shared.due() {
-            let sent = self.shared.link.send_now(reply.clone(), Bytes::from_static(b"+ACK")).await;
-            if sent.is_ok() {
-                self.last_ack = Some(reply);
+        if let Some(reply) = self.due() {
+            if self.link.send_now(reply.clone(), Bytes::from_static(b"+ACK")).await.is_ok() {
+                *last = Some(reply);
             }
         }
     }

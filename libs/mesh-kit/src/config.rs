@@ -66,8 +66,10 @@ pub struct Settings {
     pub samples_connect: Vec<String>,
     /// Zenoh endpoints to listen on.
     pub samples_listen: Vec<String>,
-    /// Part that this process plays in Zenoh: `client`, `peer` or `router`.
-    pub samples_mode: String,
+    /// Part that this process plays in Zenoh.
+    pub samples_mode: SamplesMode,
+    /// Samples that a subscription holds before it drops the oldest.
+    pub samples_buffer_max: usize,
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,validator=debug`.
     pub log_level: String,
     /// How log lines are written, on standard error.
@@ -101,7 +103,8 @@ impl Default for Settings {
             advertise_host: None,
             samples_connect: vec![],
             samples_listen: vec![],
-            samples_mode: "client".into(),
+            samples_mode: SamplesMode::Client,
+            samples_buffer_max: 10_000,
             log_level: "info".into(),
             log_format: LogFormat::Text,
             otlp_endpoint: None,
@@ -123,6 +126,19 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// Part that a process plays in Zenoh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SamplesMode {
+    /// Connects to a router.
+    #[default]
+    Client,
+    /// Connects to others directly.
+    Peer,
+    /// Others connect to it.
+    Router,
 }
 
 /// How gRPC and HTTP are served.
@@ -290,7 +306,8 @@ pub fn load<C: Serialize + DeserializeOwned + Default>(
 
     let mut chosen = Chosen::default();
     let named = matches.get_one::<PathBuf>("config").cloned();
-    if let Some(path) = named.or_else(|| environment.get("CONTINUUM_CONFIG").filter(|p| !p.is_empty()).map(Into::into)) {
+    if let Some(path) = named.or_else(|| environment.get("CONTINUUM_CONFIG").filter(|p| !p.is_empty()).map(Into::into))
+    {
         for (key, value) in read_file(&path)? {
             let origin = Origin::File(path.clone());
             keys.check(&key, &origin, &keys.all)?;
@@ -341,8 +358,10 @@ pub fn arguments<C: Serialize + Default>(config: &C) -> Result<Vec<String>, Erro
 
 /// The key in this list that looks most like what was written, if any does.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = known.into_iter().map(|key| (strsim::normalized_damerau_levenshtein(written, key), key));
-    scored.filter(|(score, _)| *score >= 0.4).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, key)| key)
+    // Letters mistyped, or words in another order.
+    let score = |key| strsim::normalized_damerau_levenshtein(written, key).max(strsim::sorensen_dice(written, key));
+    let scored = known.into_iter().map(|key| (score(key), key));
+    scored.filter(|(score, _)| *score >= 0.5).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, key)| key)
 }
 
 /// What was given, as text or as a value from a file, with its origin.
@@ -395,8 +414,9 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, Value>, Error> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(wrong(format!("larger than {FILE_BYTES_MAX} bytes")));
     }
-    // JSON is YAML, so one reader takes both.
-    match serde_saphyr::from_str::<Value>(&text).map_err(|e| wrong(e.to_string()))? {
+    // JSON is YAML, so one reader takes both. Only true and false are booleans: `no` is a country, `y` a coordinate.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    match serde_saphyr::from_str_with_options::<Value>(&text, options).map_err(|e| wrong(e.to_string()))? {
         Value::Null => Ok(BTreeMap::new()),
         Value::Object(fields) => Ok(fields.into_iter().collect()),
         _ => Err(wrong("should be flat `key: value` lines".into())),
@@ -410,9 +430,6 @@ fn check(settings: &Settings, chosen: &Chosen) -> Result<(), Error> {
     };
     if let Err(error) = settings.listen.parse::<std::net::SocketAddr>() {
         return wrong("listen", format!("{:?}: {error}; write address:port, such as 127.0.0.1:0", settings.listen));
-    }
-    if !["client", "peer", "router"].contains(&settings.samples_mode.as_str()) {
-        return wrong("samples_mode", format!("{:?} is none of client, peer, router", settings.samples_mode));
     }
     if !(0.0..=1.0).contains(&settings.otlp_trace_ratio) {
         return wrong("otlp_trace_ratio", format!("{} is not from 0 to 1", settings.otlp_trace_ratio));
@@ -429,6 +446,9 @@ fn check(settings: &Settings, chosen: &Chosen) -> Result<(), Error> {
     let mutual = settings.tls_ca_file.is_some() && settings.tls_cert_file.is_some() && settings.tls_key_file.is_some();
     if settings.bus_url.split(',').any(|url| url.trim().starts_with("tls://")) && !mutual {
         return wrong("bus_url", "tls:// needs tls_ca_file, tls_cert_file and tls_key_file".into());
+    }
+    if settings.samples_connect.iter().chain(&settings.samples_listen).any(|at| at.starts_with("tls/")) && !mutual {
+        return wrong("samples_connect", "tls/ needs tls_ca_file, tls_cert_file and tls_key_file".into());
     }
     if settings.tls_cert_file.is_some() != settings.tls_key_file.is_some() {
         return wrong("tls_cert_file", "tls_cert_file and tls_key_file go together".into());
@@ -509,7 +529,8 @@ fn shown(key: &str, value: &Value) -> String {
 
 /// A struct from what was given for its keys; its own `serde(default)` fills in the rest.
 fn build<T: DeserializeOwned>(chosen: &Chosen, known: &serde_json::Map<String, Value>) -> Result<T, Error> {
-    let given = chosen.iter().filter(|(key, _)| known.contains_key(*key)).map(|(k, (given, _))| (k.clone(), given.clone()));
+    let given =
+        chosen.iter().filter(|(key, _)| known.contains_key(*key)).map(|(k, (given, _))| (k.clone(), given.clone()));
     let layers = Layers { rest: given.collect::<BTreeMap<_, _>>().into_iter(), current: None };
     T::deserialize(layers).map_err(|problem| {
         let key = problem.key.unwrap_or_default();
@@ -701,6 +722,9 @@ mod tests {
         load("my-agent", arguments.iter().map(OsString::from), &environment)
     }
 
+    /// Arguments, environment, and the key that is named.
+    type Case<'a> = (Vec<&'a str>, Vec<(&'a str, &'a str)>, &'a str);
+
     fn origin(loaded: &Loaded<Own>, key: &str) -> String {
         loaded.entries.iter().find(|e| e.key == key).unwrap().origin.to_string()
     }
@@ -714,7 +738,7 @@ mod tests {
 
     #[test]
     fn each_layer_wins_over_the_one_before_and_every_origin_is_known() {
-        let (_folder, path) = file("cpu_milli_max: 1\nsite: a\nprobe: true\nlabels: [x, y]\nlog_level: warn\nnote:\n");
+        let (_folder, path) = file("cpu_milli_max: 1\nsite: a\nprobe: true\nlabels: [no, y]\nlog_level: warn\nnote:\n");
         let loaded = load_own(
             &["--config", &path, "--set", "site=c", "--set", "site=d"],
             &[("MY_AGENT_SITE", "b"), ("MY_AGENT_CPU_MILLI_MAX", "2"), ("CONTINUUM_LOG_LEVEL", "debug"), ("PATH", "/")],
@@ -722,7 +746,7 @@ mod tests {
         .unwrap();
         let expected = Own {
             cpu_milli_max: 2,
-            labels: vec!["x".into(), "y".into()],
+            labels: vec!["no".into(), "y".into()],
             site: "d".into(),
             probe: true,
             ..Own::default()
@@ -765,7 +789,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_origin_and_the_nearest_known_one() {
         let (_folder, path) = file("cpu_mili_max: 3\n");
-        let cases: [(Vec<&str>, Vec<(&str, &str)>, &str); 4] = [
+        let cases: [Case<'_>; 4] = [
             (vec!["--config", &path], vec![], "cpu_milli_max"),
             (vec![], vec![("MY_AGENT_CPU_MILLI_MAXX", "3")], "cpu_milli_max"),
             (vec!["--set", "cpu_max_milli=3"], vec![], "cpu_milli_max"),
@@ -801,13 +825,16 @@ mod tests {
     #[test]
     fn a_value_that_does_not_fit_names_its_key_and_origin() {
         let (_folder, path) = file("probe: perhaps\n");
-        let cases: [(Vec<&str>, Vec<(&str, &str)>, &str); 8] = [
+        let cases: [Case<'_>; 11] = [
             (vec!["--config", &path], vec![], "probe"),
             (vec![], vec![("MY_AGENT_CPU_MILLI_MAX", "many")], "cpu_milli_max"),
             (vec!["--set", "cpu_milli_max=-1"], vec![], "cpu_milli_max"),
             (vec!["--set", "listen=nowhere"], vec![], "listen"),
             (vec!["--set", "serve_tls=yes"], vec![], "serve_tls"),
             (vec!["--set", "serve_tls=on"], vec![], "serve_tls"),
+            (vec!["--set", "samples_mode=star"], vec![], "samples_mode"),
+            (vec!["--set", "bus_url=tls://bus:4222"], vec![], "bus_url"),
+            (vec!["--set", "samples_connect=tls/router:7447"], vec![], "samples_connect"),
             (vec!["--set", "otlp_trace_ratio=7"], vec![], "otlp_trace_ratio"),
             (vec!["--set", "log_level=info=info=info"], vec![], "log_level"),
         ];
@@ -847,7 +874,8 @@ mod tests {
 
     #[test]
     fn arguments_give_another_process_the_same_configuration() {
-        let own = Own { labels: vec!["a=1".into(), "b".into()], ratio: 0.125, note: Some("x=y".into()), ..Own::default() };
+        let own =
+            Own { labels: vec!["a=1".into(), "b".into()], ratio: 0.125, note: Some("x=y".into()), ..Own::default() };
         let settings = Settings { bus_url: "nats://h:1".into(), log_format: LogFormat::Json, ..Settings::default() };
         let mut given = arguments(&own).unwrap();
         given.extend(arguments(&settings).unwrap());

@@ -84,6 +84,9 @@ pub enum Error {
     /// Serving ended, or TLS was not set up.
     #[error("serve gRPC and HTTP")]
     Serve(#[from] tonic::transport::Error),
+    /// Serving ended without having been asked to.
+    #[error("serve gRPC and HTTP: ended by itself")]
+    Ended(#[source] Option<tokio::task::JoinError>),
 }
 
 /// What a process must have to do its work; `/readyz` tells it as it is.
@@ -200,7 +203,9 @@ impl Readiness {
             if !state.connected && since.away.is_none() {
                 since.away = Some(now);
                 tracing::warn!("bus disconnected; what is in hand waits");
-            } else if state.connected && let Some(away) = since.away.take() {
+            } else if state.connected
+                && let Some(away) = since.away.take()
+            {
                 tracing::info!(away_ms = now.millis_since(away), epoch = state.epoch, "bus connected again");
             }
             if state.full != before.full {
@@ -221,6 +226,15 @@ impl Condition {
     /// It is met now.
     pub fn met(&self) {
         self.set(None);
+    }
+
+    /// It is so many messages behind: met up to `max`.
+    pub fn behind(&self, messages: u64, max: u64) {
+        if messages <= max {
+            self.met();
+        } else {
+            self.unmet(format!("{messages} messages behind, more than {max}"));
+        }
     }
 
     /// It is not met now, for this reason.
@@ -247,15 +261,10 @@ impl Condition {
 }
 
 /// What is served, collected until the server starts.
+#[derive(Default)]
 pub(crate) struct Served {
     routes: Routes,
     names: Vec<&'static str>,
-}
-
-impl Default for Served {
-    fn default() -> Self {
-        Self { routes: Routes::default(), names: vec![] }
-    }
 }
 
 impl Served {
@@ -288,6 +297,9 @@ pub(crate) struct Host {
 /// Serves until stopped and the last request is answered, or cut.
 pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Settings, host: Host) -> Result<(), Error> {
     let (health, health_server) = tonic_health::server::health_reporter();
+    for name in std::iter::once("").chain(served.names.iter().copied()) {
+        health.set_service_status(name, ServingStatus::NotServing).await;
+    }
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(mesh_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
@@ -319,7 +331,10 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Sett
             );
             let mut round = tokio::spawn(server);
             tokio::select! {
-                ended = &mut round => return ended.unwrap_or(Ok(())).map_err(Error::from),
+                ended = &mut round => {
+                    ended.map_err(|panic| Error::Ended(Some(panic)))??;
+                    return if host.stopping.is_cancelled() { Ok(()) } else { Err(Error::Ended(None)) };
+                }
                 () = host.stopping.cancelled() => {}
                 () = certificates_changed(settings) => {
                     tracing::info!("certificate files changed; serving with the new ones");
@@ -328,9 +343,10 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Sett
                     continue;
                 }
             }
-            let ended = round.await.unwrap_or(Ok(()));
+            let ended = round.await;
             while draining.join_next().await.is_some() {}
-            return ended.map_err(Error::from);
+            ended.map_err(|panic| Error::Ended(Some(panic)))??;
+            return Ok(());
         }
     };
     let (served, ()) = tokio::join!(accept, follow);
@@ -359,9 +375,7 @@ fn server(settings: &Settings) -> Result<Server, Error> {
     else {
         return Ok(server);
     };
-    let pem = |path: &PathBuf| {
-        std::fs::read(path).map_err(|source| Error::Certificate { path: path.clone(), source })
-    };
+    let pem = |path: &PathBuf| std::fs::read(path).map_err(|source| Error::Certificate { path: path.clone(), source });
     let mut tls = ServerTlsConfig::new().identity(Identity::from_pem(pem(cert)?, key.read()?.expose()));
     if let (ServeTls::Mutual, Some(ca)) = (settings.serve_tls, &settings.tls_ca_file) {
         tls = tls.client_ca_root(Certificate::from_pem(pem(ca)?));
@@ -540,11 +554,12 @@ mod tests {
         one.met();
         two.met();
         assert_eq!(readiness.missing(), []);
-        two.unmet("17 behind");
-        two.unmet("12 behind");
+        two.behind(17, 10);
+        two.behind(12, 10);
         let missing = readiness.missing();
-        assert_eq!((missing.len(), missing[0].reason.as_str()), (1, "12 behind"));
-        two.met();
+        assert_eq!((missing.len(), missing[0].reason.as_str()), (1, "12 messages behind, more than 10"));
+        two.behind(10, 10);
+        assert_eq!(readiness.missing(), []);
         bus.send_replace(mesh_bus::State { connected: true, epoch: 1, full: Some("INTENT".into()) });
         assert!(readiness.missing()[0].reason.contains("INTENT"));
         bus.send_replace(mesh_bus::State { connected: false, epoch: 1, full: None });

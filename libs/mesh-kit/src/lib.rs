@@ -4,18 +4,20 @@
 
 pub mod config;
 mod decide;
+mod decider_shell;
 mod http;
 mod mesh;
 pub mod metrics;
 pub mod mirror;
 mod project;
+mod projector_shell;
 pub mod query;
 pub mod replica;
 mod run;
 pub mod secret;
 mod srv;
-mod stub;
 pub mod telemetry;
+pub mod why;
 
 pub use config::Settings;
 pub use decide::{Asked, Decider, Key, What, World};
@@ -23,5 +25,6 @@ pub use http::{Condition, Error as ServeError, Missing, REQUEST_BYTES_MAX, Readi
 pub use mesh::{Failure, Mesh};
 pub use metrics::Consumer;
 pub use project::{Derived, Projector};
+pub use projector_shell::{Sources, View};
 pub use run::{Running, StartError, Stopped, exit, join, run, run_with};
 pub use secret::Secret;

@@ -11,8 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use mesh_bus::{Bus, Outgoing};
-use crate::stub::Samples;
+use mesh_bus::{Bus, Outgoing, Samples};
 use mesh_proto::{Timestamp, lifecycle::ServiceChanged};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -96,9 +95,11 @@ impl Mesh {
             stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
             failed: watch::Sender::new(None),
-            span: tracing::error_span!(target: SERVICE_SPAN, "service", name),
+            span: tracing::error_span!(target: SERVICE_SPAN, "mesh", service = name),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let mesh = Self { inner: Arc::new(inner) };
+        mesh.watch_samples();
+        Ok(mesh)
     }
 
     /// Name of the service.
@@ -183,6 +184,17 @@ impl Mesh {
         });
     }
 
+    /// Waits until a task of this service fails; for ever, if none does.
+    pub async fn failed(&self) -> Failure {
+        let mut failed = self.inner.failed.subscribe();
+        // The guard of the watched value must not live across an await.
+        let found = failed.wait_for(Option::is_some).await.map(|failure| failure.clone());
+        match found {
+            Ok(failure) => failure.unwrap_or(Failure { task: "unknown", error: String::new() }),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Cancelled when the process is to stop: take in nothing more, settle what is in hand, and end. Streams of answers
     /// end too.
     pub fn stopping(&self) -> CancellationToken {
@@ -212,6 +224,27 @@ impl Mesh {
     /// For instruments of the service's own, shown and sent with the others.
     pub fn meter(&self) -> &opentelemetry::metrics::Meter {
         self.inner.metrics.meter()
+    }
+
+    /// Shows what the samples count, from when they are first used.
+    fn watch_samples(&self) {
+        type Read = fn((u64, u64)) -> u64;
+        let counters: [(&'static str, &'static str, Read); 2] = [
+            ("mesh_samples_published_total", "samples published", |counts| counts.0),
+            ("mesh_samples_dropped_total", "samples dropped, oldest first, for a full buffer", |counts| counts.1),
+        ];
+        for (name, description, read) in counters {
+            // Weak: the meter belongs to what it would hold.
+            let inner = Arc::downgrade(&self.inner);
+            let observe = move |counter: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+                if let Some(inner) = inner.upgrade()
+                    && let Some(samples) = inner.samples.get()
+                {
+                    counter.observe(read(samples.counts()), &[]);
+                }
+            };
+            self.meter().u64_observable_counter(name).with_description(description).with_callback(observe).build();
+        }
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, usize>> {
@@ -263,13 +296,15 @@ impl Mesh {
             Ok(Err(error)) => {
                 tracing::warn!(phase, error = &error as &dyn std::error::Error, "life-cycle notice not stored");
             }
-            Err(_) => tracing::warn!(phase, limit_ms = limit.as_millis() as u64, "life-cycle notice not stored in time"),
+            Err(_) => {
+                tracing::warn!(phase, limit_ms = limit.as_millis() as u64, "life-cycle notice not stored in time")
+            }
         }
     }
 }
 
-/// The one place where a service's clock is read.
-fn clock() -> Timestamp {
+/// The one place where the clock is read.
+pub(crate) fn clock() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_nanos(i128::try_from(since.as_nanos()).unwrap_or(i128::MAX))
 }

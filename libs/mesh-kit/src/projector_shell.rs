@@ -218,6 +218,7 @@ fn address(derived: Derived, cause: Option<&Stored>, published: &BTreeMap<String
 /// Publishes derived events in order, as many at once as wait.
 async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::Result<()> {
     let mut batch = Vec::with_capacity(500);
+    let stopping = mesh.stopping();
     while outgoing.recv_many(&mut batch, 500).await > 0 {
         let messages = std::mem::take(&mut batch);
         tokio::select! {
@@ -226,7 +227,7 @@ async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::
                     tracing::warn!(error = &error as &dyn std::error::Error, "derived events not stored");
                 }
             }
-            () = mesh.stopping().cancelled() => return Ok(()),
+            () = stopping.cancelled() => return Ok(()),
         }
     }
     Ok(())

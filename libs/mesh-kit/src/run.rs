@@ -2,19 +2,20 @@
 //!
 //! [`run`] is a service's whole `main`; [`join`] is the same life as a task, for a process that runs several services.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, io, process::ExitCode, sync::PoisonError, time::Duration};
+use std::{
+    collections::BTreeMap, ffi::OsString, fmt, io, path::PathBuf, process::ExitCode, sync::PoisonError, time::Duration,
+};
 
-use mesh_bus::{Bus, ConnectError};
-use crate::stub::SamplesOptions;
+use mesh_bus::{Bus, ConnectError, SamplesOptions, SamplesTls};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::TcpListener, signal::unix::SignalKind, time::Instant};
 use tracing::Instrument as _;
 
 use crate::{
-    config::{self, Settings},
-    http, metrics,
+    config::{self, SamplesMode, Settings},
+    http,
     mesh::{Failure, Mesh},
-    secret, srv, telemetry,
+    metrics, secret, srv, telemetry,
 };
 
 /// What a process says when it ends.
@@ -110,7 +111,7 @@ where
             return code;
         }
         Err(error) => {
-            tell(&format!("{name}: {}\n", chain(&error)));
+            tell(&format!("{name}: {}\n", telemetry::chain(&error)));
             return exit::USAGE;
         }
     };
@@ -125,7 +126,7 @@ where
     let telemetry = match telemetry::install(name, &process, &loaded.settings) {
         Ok(telemetry) => telemetry,
         Err(error) => {
-            tell(&format!("{name}: {}\n", chain(&error)));
+            tell(&format!("{name}: {}\n", telemetry::chain(&error)));
             return if error.is_usage() { exit::USAGE } else { exit::INTERNAL };
         }
     };
@@ -333,11 +334,7 @@ impl Running {
 
     /// Waits until a task of it fails; for ever, if none does.
     pub async fn failed(&self) -> Failure {
-        let mut failed = self.mesh.inner.failed.subscribe();
-        match failed.wait_for(Option::is_some).await {
-            Ok(failure) => failure.clone().unwrap_or(Failure { task: "unknown", error: String::new() }),
-            Err(_) => std::future::pending().await,
-        }
+        self.mesh.failed().await
     }
 
     /// Stops it: takes in nothing more, settles what is in hand, finishes requests, closes the bus; within the drain
@@ -383,8 +380,10 @@ async fn drain(mesh: &Mesh, server: Option<tokio::task::JoinHandle<()>>) -> Stop
     }
     mesh.inner.cut.cancel();
     let close = async {
-        if let Some(samples) = mesh.inner.samples.get() {
-            samples.close().await;
+        if let Some(samples) = mesh.inner.samples.get()
+            && let Err(error) = samples.close().await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "Zenoh session not closed");
         }
         mesh.inner.bus.close().await;
     };
@@ -404,24 +403,41 @@ async fn drain(mesh: &Mesh, server: Option<tokio::task::JoinHandle<()>>) -> Stop
 }
 
 fn bus_options(name: &str, settings: &Settings, seed: Option<String>) -> mesh_bus::Options {
-    let tls = match (&settings.tls_ca_file, &settings.tls_cert_file, &settings.tls_key_file) {
-        (Some(ca), Some(cert), Some(key)) if settings.bus_url.contains("tls://") => Some(mesh_bus::Tls {
-            ca: ca.clone(),
-            cert: cert.clone(),
-            key: key.path().to_owned(),
-        }),
-        _ => None,
-    };
+    let tls = tls_files(settings).filter(|_| settings.bus_url.contains("tls://"));
     mesh_bus::Options {
         url: settings.bus_url.clone(),
         service: name.to_owned(),
         seed,
         api_prefix: settings.bus_api_prefix.clone(),
-        tls,
+        tls: tls.map(|(ca, cert, key)| mesh_bus::Tls { ca, cert, key }),
         connect_limit_ms: settings.bus_connect_limit_ms,
-        close_limit_ms: (settings.drain_limit_ms as f64 * BUS_SHARE) as u64,
+        // Closing has several steps, each with this limit.
+        close_limit_ms: (settings.drain_limit_ms as f64 * BUS_SHARE / 3.0) as u64,
         ..mesh_bus::Options::default()
     }
+}
+
+pub(crate) fn samples_options(settings: &Settings) -> SamplesOptions {
+    let mut addresses = settings.samples_connect.iter().chain(&settings.samples_listen);
+    let tls = tls_files(settings).filter(|_| addresses.any(|address| address.starts_with("tls/")));
+    SamplesOptions {
+        mode: match settings.samples_mode {
+            SamplesMode::Client => mesh_bus::SamplesMode::Client,
+            SamplesMode::Peer => mesh_bus::SamplesMode::Peer,
+            SamplesMode::Router => mesh_bus::SamplesMode::Router,
+        },
+        connect: settings.samples_connect.clone(),
+        listen: settings.samples_listen.clone(),
+        tls: tls.map(|(ca, cert, key)| SamplesTls { ca, cert, key }),
+        buffer_max: settings.samples_buffer_max,
+        ..SamplesOptions::default()
+    }
+}
+
+/// Authority, certificate and key, if all are given.
+fn tls_files(settings: &Settings) -> Option<(PathBuf, PathBuf, PathBuf)> {
+    let key = settings.tls_key_file.as_ref()?.path().to_owned();
+    Some((settings.tls_ca_file.clone()?, settings.tls_cert_file.clone()?, key))
 }
 
 /// The two signals that stop a process.
@@ -481,22 +497,8 @@ fn tell(text: &str) {
     let _nowhere_else_to_say_it = io::stderr().write_all(text.as_bytes());
 }
 
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Running").field("name", &self.mesh.inner.name).finish_non_exhaustive()
     }
-}
-pub(crate) fn samples_options(settings: &Settings) -> SamplesOptions {
-    SamplesOptions { connect: settings.samples_connect.clone(), listen: settings.samples_listen.clone() }
 }

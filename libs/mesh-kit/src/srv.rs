@@ -88,7 +88,8 @@ impl Service {
             _ => return None,
         };
         let ours = |token: Option<&str>, own: &str| token.is_none_or(|token| token == own);
-        (ours(tokens.next(), self.name) && ours(tokens.next(), &self.process) && tokens.next().is_none()).then_some(asked)
+        (ours(tokens.next(), self.name) && ours(tokens.next(), &self.process) && tokens.next().is_none())
+            .then_some(asked)
     }
 
     fn answer(&self, asked: Asked) -> Answer<'_> {

@@ -4,6 +4,7 @@
 //! thread: on a shared runtime a flush can wait for the very thread it blocks.
 
 use std::{
+    fmt,
     str::FromStr as _,
     sync::{Arc, Mutex, PoisonError, mpsc},
     time::Duration,
@@ -21,11 +22,23 @@ use opentelemetry_sdk::{
     metrics::PeriodicReader,
     trace::{Sampler, SdkTracerProvider},
 };
+use serde_json::Value;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tracing::{Metadata, Span};
+use tracing::{
+    Event, Metadata, Span,
+    field::{Field, Visit},
+};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer, Registry,
+    filter::filter_fn,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, FormattedFields,
+        format::{JsonFields, Writer},
+    },
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
+    util::SubscriberInitExt as _,
 };
 
 use crate::config::{LogFormat, Settings};
@@ -146,8 +159,95 @@ fn lines(format: LogFormat) -> Box<dyn Layer<tracing_subscriber::layer::Layered<
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
         LogFormat::Text => Box::new(lines.with_ansi(std::io::stderr().is_terminal())),
-        LogFormat::Json => Box::new(lines.json().flatten_event(true).with_current_span(false)),
+        LogFormat::Json => Box::new(lines.fmt_fields(JsonFields::new()).event_format(JsonLines).with_ansi(false)),
     }
+}
+
+/// One JSON object per line: `timestamp`, `level`, `target`, `message`, the event's fields, and `spans`, outermost
+/// first. The subscriber's own JSON leaves out what an error was caused by; here an error field is its whole chain.
+struct JsonLines;
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = JsonVisitor::default();
+        event.record(&mut fields);
+        let mut line = serde_json::Map::new();
+        line.insert("timestamp".into(), crate::mesh::clock().to_string().into());
+        line.insert("level".into(), event.metadata().level().as_str().into());
+        line.insert("target".into(), event.metadata().target().into());
+        for (name, value) in fields.0 {
+            // A field never hides when, how bad or where.
+            let name = if line.contains_key(&name) { format!("field_{name}") } else { name };
+            line.insert(name, value);
+        }
+        let mut spans = vec![];
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            let recorded = extensions.get::<FormattedFields<N>>().map_or("", |fields| fields.fields.as_str());
+            let mut shown: serde_json::Map<String, Value> = serde_json::from_str(recorded).unwrap_or_default();
+            shown.insert("span".into(), span.name().into());
+            spans.push(Value::Object(shown));
+        }
+        if !spans.is_empty() {
+            line.insert("spans".into(), spans.into());
+        }
+        writeln!(writer, "{}", Value::Object(line))
+    }
+}
+
+#[derive(Default)]
+struct JsonVisitor(serde_json::Map<String, Value>);
+
+impl JsonVisitor {
+    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for JsonVisitor {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.put(field, chain(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+}
+
+/// An error with all that caused it, outermost first.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 fn is_carrier(of: &Metadata<'_>) -> bool {
@@ -195,10 +295,8 @@ impl Otlp {
             .with_resource(resource(service, process))
             .with_batch_exporter(spans)
             .build();
-        let logs = SdkLoggerProvider::builder()
-            .with_resource(resource(service, process))
-            .with_batch_exporter(records)
-            .build();
+        let logs =
+            SdkLoggerProvider::builder().with_resource(resource(service, process)).with_batch_exporter(records).build();
         Ok(Self { runtime, channel, traces, logs })
     }
 }
@@ -361,6 +459,43 @@ mod tests {
         });
         let carriers: Vec<bool> = seen.0.lock().unwrap().iter().map(|(_, carrier)| *carrier).collect();
         assert_eq!(carriers, [true, true, false, false]);
+    }
+
+    #[test]
+    fn a_json_line_holds_every_field_with_its_type_and_an_error_with_its_whole_chain() {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (lines, error) = (Lines::default(), Error::Authority(std::io::Error::other("disk gone")));
+        let writer = lines.clone();
+        let json = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .fmt_fields(JsonFields::new())
+            .event_format(JsonLines);
+        tracing::subscriber::with_default(Registry::default().with(json), || {
+            let _mesh = tracing::error_span!(target: SERVICE_SPAN, "mesh", service = "validator").entered();
+            let _decide = tracing::info_span!("decide", intent = "i\"1").entered();
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, count = 3, share = 0.5, held = true, target = "x", "not\nread");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["error"], "read tls_ca_file: disk gone");
+        assert_eq!((&line["count"], &line["share"], &line["held"]), (&3.into(), &0.5.into(), &true.into()));
+        assert_eq!((&line["message"], &line["level"]), (&"not\nread".into(), &"WARN".into()));
+        assert_eq!((&line["target"], &line["field_target"]), (&module_path!().into(), &"x".into()));
+        let spans = serde_json::json!([{"span": "mesh", "service": "validator"}, {"span": "decide", "intent": "i\"1"}]);
+        assert_eq!(line["spans"], spans);
+        assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
     }
 
     #[test]

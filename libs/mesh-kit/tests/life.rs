@@ -39,7 +39,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 /// Longest that anything may take here before a test says that it does not happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A bus as `continuum provision` makes it.
+/// A place to live: a bus as `continuum provision` makes it.
 struct Land {
     folder: tempfile::TempDir,
     server: Server,
@@ -114,6 +114,10 @@ async fn page(endpoint: &str, path: &str) -> (u16, String) {
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+async fn channel(endpoint: &str) -> tonic::transport::Channel {
+    tonic::transport::Endpoint::from_shared(endpoint.to_owned()).unwrap().connect().await.unwrap()
 }
 
 async fn ready(endpoint: &str) -> (u16, Value) {
@@ -197,7 +201,7 @@ async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
     assert_eq!((status, unmet(&body)), (503, vec!["view of clusters"]), "{body}");
     assert_eq!((&body["ready"], &body["unmet"][0]["reason"]), (&Value::Bool(false), &"starting".into()));
     assert!(body["unmet"][0]["since"].as_str().unwrap().ends_with('Z'), "{body}");
-    let mut health = HealthClient::connect(endpoint.clone()).await.unwrap();
+    let mut health = HealthClient::new(channel(&endpoint).await);
     let mut checked = async |service: &str| {
         let asked = HealthCheckRequest { service: service.into() };
         health.check(asked).await.map(|answer| answer.into_inner().status())
@@ -266,7 +270,7 @@ async fn described(endpoint: &str) -> Vec<String> {
         ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
         server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
     };
-    let mut client = ServerReflectionClient::connect(endpoint.to_owned()).await.unwrap();
+    let mut client = ServerReflectionClient::new(channel(endpoint).await);
     let asked = |request| ServerReflectionRequest { host: String::new(), message_request: Some(request) };
     let requests = [
         asked(MessageRequest::ListServices(String::new())),
@@ -292,7 +296,7 @@ async fn readiness_follows_the_bus_down_and_up_again() {
     let running = mesh_kit::join("validator", bus.settings(), (), idle).await.unwrap();
     let endpoint = running.endpoint();
     assert_eq!(ready(&endpoint).await.0, 200);
-    let mut health = HealthClient::connect(endpoint.clone()).await.unwrap();
+    let mut health = HealthClient::new(channel(&endpoint).await);
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     let mut told = async || watch.message().await.unwrap().map(|answer| answer.status());
     assert_eq!(told().await, Some(ServingStatus::Serving));
@@ -318,6 +322,63 @@ async fn readiness_follows_the_bus_down_and_up_again() {
     while told().await.is_some() {}
     assert_eq!(stopping.await.unwrap(), Stopped::Settled);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_that_is_away_does_not_keep_an_idle_service_from_a_clean_end() {
+    let Some(mut bus) = Land::start("end without bus").await else { return };
+    let settings = Settings { drain_limit_ms: 6_000, ..bus.settings() };
+    let running = mesh_kit::join("validator", settings, (), idle).await.unwrap();
+    bus.server.kill().await.unwrap();
+    until("not ready", async || ready(&running.endpoint()).await, |(status, _)| *status == 503).await;
+    let begun = Instant::now();
+    assert_eq!(running.stop().await, Stopped::Settled);
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_are_served_over_mutual_tls_and_a_changed_certificate_is_taken_up() {
+    let Some(bus) = Land::start("tls").await else { return };
+    let made = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
+    let (cert, key) = (bus.folder.path().join("tls.pem"), bus.folder.path().join("tls.key"));
+    let put = |server: &str| {
+        std::fs::copy(made.join(format!("{server}.pem")), &cert).unwrap();
+        std::fs::copy(made.join(format!("{server}.key")), &key).unwrap();
+    };
+    put("server-first");
+    let settings = Settings {
+        serve_tls: mesh_kit::config::ServeTls::Mutual,
+        tls_ca_file: Some(made.join("authority-first.pem")),
+        tls_cert_file: Some(cert.clone()),
+        tls_key_file: Some(Secret::at(&key)),
+        ..bus.settings()
+    };
+    let running = mesh_kit::join("validator", settings, (), idle).await.unwrap();
+    let endpoint = running.endpoint();
+    assert!(endpoint.starts_with("https://127.0.0.1:"), "{endpoint}");
+    let status = async |authority: &str, client: Option<&str>| -> Result<ServingStatus, String> {
+        use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+        let pem = |name: &str| std::fs::read(made.join(name)).unwrap();
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem(authority)));
+        if let Some(client) = client {
+            tls = tls.identity(Identity::from_pem(pem(&format!("{client}.pem")), pem(&format!("{client}.key"))));
+        }
+        let endpoint = Endpoint::from_shared(endpoint.clone()).unwrap().tls_config(tls).unwrap();
+        let channel = endpoint.connect().await.map_err(|error| format!("{error:?}"))?;
+        let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
+        answer.map(|answer| answer.into_inner().status()).map_err(|error| format!("{error:?}"))
+    };
+    assert_eq!(status("authority-first.pem", Some("client")).await, Ok(ServingStatus::Serving));
+    assert!(status("authority-first.pem", None).await.is_err(), "who shows no certificate is not served");
+    assert!(status("authority-first.pem", Some("server-second")).await.is_err(), "nor who shows a stranger's");
+    assert!(status("authority-second.pem", Some("client")).await.is_err());
+
+    put("server-second");
+    let renewed = async || status("authority-second.pem", Some("client")).await;
+    let shown = until("the new certificate is shown", renewed, Result::is_ok).await;
+    assert_eq!(shown, Ok(ServingStatus::Serving));
+    assert!(status("authority-first.pem", Some("client")).await.is_err(), "the old one is not");
+    assert_eq!(running.stop().await, Stopped::Settled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -429,6 +490,34 @@ async fn two_services_live_in_one_process_and_stop_alone() {
     assert_eq!(other.stop().await, Stopped::Settled);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_are_opened_when_first_used_and_counted() {
+    let Some(bus) = Land::start("samples").await else { return };
+    let settings = Settings {
+        samples_mode: mesh_kit::config::SamplesMode::Router,
+        samples_listen: vec!["tcp/127.0.0.1:0".into()],
+        ..bus.settings()
+    };
+    let running = mesh_kit::join("validator", settings, (), idle).await.unwrap();
+    let published = async || {
+        let page = page(&running.endpoint(), "/metrics").await.1;
+        page.lines().find(|line| line.starts_with("mesh_samples_published_total ")).map(str::to_owned)
+    };
+    assert_eq!(published().await, None, "no session yet");
+    let samples = running.mesh().samples().await.unwrap();
+    let mut arriving = running.mesh().samples().await.unwrap().subscribe("continuum/*/*/instance/*").await.unwrap();
+    let about = mesh_bus::About { id: "s1".into(), ..mesh_bus::About::default() };
+    samples.publish("continuum/home/n1/instance/i1", "body", &about).await.unwrap();
+    let sample = tokio::time::timeout(PATIENCE, arriving.next()).await.unwrap().unwrap();
+    assert_eq!((sample.key.as_str(), &sample.body[..]), ("continuum/home/n1/instance/i1", &b"body"[..]));
+    assert_eq!(
+        published().await.as_deref(),
+        Some("mesh_samples_published_total 1"),
+        "one session, however often asked"
+    );
+    assert_eq!(running.stop().await, Stopped::Settled);
+}
+
 // Whole processes: this test program starts itself again, as the service under test.
 
 const CHILD: &str = "LIFE_CHILD";
@@ -482,9 +571,10 @@ impl Process {
         let log = Arc::new(Mutex::new(String::new()));
         let (sender, lines) = mpsc::unbounded_channel();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        for mut reader in [BufReader::new(Box::pin(out) as Pin<Box<dyn tokio::io::AsyncRead + Send>>).lines(),
-            BufReader::new(Box::pin(err) as Pin<Box<dyn tokio::io::AsyncRead + Send>>).lines()]
-        {
+        for mut reader in [
+            BufReader::new(Box::pin(out) as Pin<Box<dyn tokio::io::AsyncRead + Send>>).lines(),
+            BufReader::new(Box::pin(err) as Pin<Box<dyn tokio::io::AsyncRead + Send>>).lines(),
+        ] {
             let (log, sender) = (log.clone(), sender.clone());
             tokio::spawn(async move {
                 while let Ok(Some(line)) = reader.next_line().await {
@@ -577,7 +667,7 @@ async fn signals_and_failures_end_a_process_as_documented() {
     let line = log.lines().find(|l| l.contains("\"stopped\"")).unwrap();
     let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!((&line["settled"], &line["level"]), (&Value::Bool(true), &"INFO".into()));
-    assert_eq!(line["spans"][0]["name"], "validator", "each line says whose it is");
+    assert_eq!(line["spans"][0]["service"], "validator", "each line says whose it is");
 
     // A second signal leaves at once, though the drain has long to go.
     for (first, second, expected) in [("-TERM", "-TERM", exit::TERMINATED), ("-TERM", "-INT", exit::INTERRUPTED)] {
@@ -620,7 +710,8 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<(String, Bytes)>) {
             let body = body::to_bytes(request.into_body(), 16 * 1024 * 1024).await.unwrap();
             let _ = sent.send((path, body));
             // An empty message, and that all is well.
-            let headers = [(header::CONTENT_TYPE, "application/grpc"), (header::HeaderName::from_static("grpc-status"), "0")];
+            let headers =
+                [(header::CONTENT_TYPE, "application/grpc"), (header::HeaderName::from_static("grpc-status"), "0")];
             (headers, Bytes::from_static(&[0; 5]))
         }
     };
@@ -647,7 +738,8 @@ async fn traces_metrics_and_logs_are_sent_before_the_process_ends() {
         let service = path.split('/').nth(1).unwrap().rsplit('.').next().unwrap().to_owned();
         sent.entry(service).or_default().extend(body);
     }
-    for (service, said) in [("TraceService", "decide"), ("LogsService", "decided"), ("MetricsService", metrics::RECEIVED)]
+    for (service, said) in
+        [("TraceService", "decide"), ("LogsService", "decided"), ("MetricsService", metrics::RECEIVED)]
     {
         let body = sent.get(service).unwrap_or_else(|| panic!("no {service} in {:?}\n{log}", sent.keys()));
         for text in [said, "validator", "service.instance.id"] {

@@ -3,12 +3,14 @@
 //! One task owns everything, so nothing is locked. When the bus is away it goes on: what runs is restarted, measured and
 //! ended as last assigned, and what there is to say waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use mesh_bus::{LogError, Samples, Stored, Tail, WriteError};
+use mesh_bus::{About, LogError, Samples, SamplesError, Stored, Tail, WriteError};
 use mesh_kit::{Condition, Mesh};
-use mesh_proto::{DecodeError, Event as _, Timestamp, assignment::AssignmentChanged, cluster::ClusterRegistered};
-use prost::Message as _;
+use mesh_proto::{
+    AnyEvent as _, DecodeError, Event as _, Timestamp, assignment::AssignmentChanged, cluster::ClusterRegistered, derived_id,
+};
+use prost::Message;
 use tokio::sync::Notify;
 
 use crate::{
@@ -32,6 +34,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Grace for processes when the agent itself ends.
 const END_GRACE_MS: u64 = 1_500;
+const INSTANCE_SAMPLE: &str = "continuum.telemetry.v1.InstanceSample";
+const CLUSTER_SAMPLE: &str = "continuum.telemetry.v1.ClusterSample";
 
 /// Why an agent ends.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +54,7 @@ pub enum Error {
     Address(#[from] DecodeError),
     /// Samples cannot be sent at all.
     #[error("declare the cluster alive")]
-    Samples(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Samples(#[from] SamplesError),
 }
 
 /// One cluster's agent.
@@ -59,6 +63,8 @@ pub struct Agent {
     config: Config,
     limits: Limits,
     cluster: Cluster,
+    /// Instances whose assignment is read but not acted on yet.
+    learned: BTreeSet<String>,
     driver: Box<dyn Driver>,
     happened: Arc<Notify>,
     author: Author,
@@ -106,6 +112,7 @@ impl Agent {
             save_at: None,
             mesh,
             cluster,
+            learned: BTreeSet::new(),
             driver,
             author,
             samples,
@@ -132,9 +139,9 @@ impl Agent {
     async fn work(&mut self) -> Result<(), Error> {
         let mut tail = self.catch_up().await?;
         let token = self.config.key("alive", &self.config.cluster_id);
-        let _alive = self.samples.declare_alive(&token).await.map_err(|e| Error::Samples(e.into()))?;
+        let _alive = self.samples.declare_alive(&token).await?;
         let now = self.mesh.now();
-        let outcome = self.cluster.reconcile(now, &self.limits);
+        let outcome = self.cluster.reconcile_all(now, &self.limits);
         self.follow(outcome, now)?;
         loop {
             self.step().await?;
@@ -142,12 +149,14 @@ impl Agent {
             let wait = self.wait();
             tokio::select! {
                 () = happened.notified() => {}
-                message = tail.next() => self.assigned(&message?)?,
-                known = self.author.next() => self.learned(&known?),
+                message = tail.next() => self.assigned(&message?),
+                known = self.author.next() => self.is_known(&known?),
                 () = tokio::time::sleep(wait) => {}
             }
+            // Not before: what is further on in the stream may undo it.
             if tail.is_caught_up() {
                 self.current.met();
+                self.act()?;
             }
         }
     }
@@ -156,7 +165,7 @@ impl Agent {
     /// kept is acted on, and the rest follows.
     async fn catch_up(&mut self) -> Result<Tail, Error> {
         let subject = AssignmentChanged { cluster_id: self.config.cluster_id.clone(), ..Default::default() };
-        let subject = mesh_proto::AnyEvent::subject(&subject)?;
+        let subject = subject.subject()?;
         let log = self.mesh.bus().log(AssignmentChanged::STREAM);
         let deadline = self.mesh.now().plus_millis(i64::try_from(self.config.catch_up_ms).unwrap_or(i64::MAX / 2_000_000));
         loop {
@@ -187,15 +196,25 @@ impl Agent {
         Ok(log.tail(&subject, self.cluster.position() + 1))
     }
 
-    fn assigned(&mut self, message: &Stored) -> Result<(), Error> {
-        let Some(assignment) = assignment(message) else { return Ok(()) };
-        let now = self.mesh.now();
-        let outcome = self.cluster.assign(&assignment, &message.cause_of(), now, &self.limits);
-        self.changed(now);
-        self.follow(outcome, now)
+    fn assigned(&mut self, message: &Stored) {
+        let Some(assignment) = assignment(message) else { return };
+        if self.cluster.learn(&assignment, &message.cause_of(), &self.limits) {
+            self.learned.insert(assignment.instance_id);
+        }
+        self.changed(self.mesh.now());
     }
 
-    fn learned(&mut self, known: &Known) {
+    /// Acts on what was read.
+    fn act(&mut self) -> Result<(), Error> {
+        let now = self.mesh.now();
+        while let Some(instance_id) = self.learned.pop_first() {
+            let outcome = self.cluster.reconcile(&instance_id, now, &self.limits);
+            self.follow(outcome, now)?;
+        }
+        Ok(())
+    }
+
+    fn is_known(&mut self, known: &Known) {
         match known {
             Known::Stopped { instance_id, generation } => self.cluster.stopped_is_known(instance_id, *generation),
             Known::Rejected { instance_id, generation } => self.cluster.rejection_is_known(instance_id, *generation),
@@ -259,16 +278,13 @@ impl Agent {
     async fn publish(&mut self, at: Timestamp, readings: &[Reading]) {
         let measured = self.cluster.measured(at, &self.limits);
         let (instances, cluster) = self.meter.sample(at, readings, &measured);
+        let (samples, source) = (&self.samples, self.mesh.name());
         for sample in &instances {
             let key = self.config.key("instance", &sample.instance_id);
-            if let Err(error) = self.samples.publish(&key, sample.encode_to_vec().into()).await {
-                tracing::debug!(key, error = %error, "sample dropped");
-            }
+            send(samples, key, INSTANCE_SAMPLE, sample, source, at).await;
         }
         let key = self.config.key("cluster", &cluster.cluster_id);
-        if let Err(error) = self.samples.publish(&key, cluster.encode_to_vec().into()).await {
-            tracing::debug!(key, error = %error, "sample dropped");
-        }
+        send(samples, key, CLUSTER_SAMPLE, &cluster, source, at).await;
     }
 
     fn changed(&mut self, now: Timestamp) {
@@ -307,6 +323,19 @@ impl Agent {
             return Err(driver::Error::Ended.into());
         }
         Ok(())
+    }
+}
+
+async fn send(samples: &Samples, key: String, message: &str, sample: &impl Message, source: &str, at: Timestamp) {
+    let about = About {
+        id: derived_id(&["sample", &key, &at.as_nanos().to_string()]),
+        message: message.to_owned(),
+        source: source.to_owned(),
+        time: at,
+        traceparent: None,
+    };
+    if let Err(error) = samples.publish(&key, sample.encode_to_vec(), &about).await {
+        tracing::debug!(key, error = &error as &dyn std::error::Error, "sample dropped");
     }
 }
 

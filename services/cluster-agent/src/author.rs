@@ -14,7 +14,7 @@ use futures::{
 };
 use mesh_bus::{Bus, Cause, Decision, Log, LogError, Outgoing, Stored, WriteError, Writer, Written};
 use mesh_proto::{
-    AnyEvent as _, DecodeError, Event, Timestamp, cluster::ClusterRegistered, derived_id, instance::InstanceRejected,
+    DecodeError, Event, Timestamp, cluster::ClusterRegistered, derived_id, instance::InstanceRejected,
     instance::InstanceStatusChanged, workload::InstancePhase,
 };
 

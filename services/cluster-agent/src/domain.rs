@@ -18,7 +18,7 @@ use mesh_proto::{
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use crate::driver::{Event, ReplicaId, ReplicaSpec};
+use crate::driver::{Event, Fails, ReplicaId, ReplicaSpec};
 
 /// Stopped instances whose generation is remembered, so that an older assignment is still refused.
 const REMEMBERED_MAX: usize = 10_000;
@@ -187,6 +187,8 @@ pub struct Instance {
     wanted: Option<Wanted>,
     /// Everything up to this generation is ended.
     stopped_to: u64,
+    /// The bus has stored that it is stopped up to this generation.
+    stopped_known: u64,
     rejected: Option<Rejection>,
     /// The assignment in force.
     cause: Cause,
@@ -310,6 +312,7 @@ impl Cluster {
                 let instance = self.instances.entry(id.clone()).or_default();
                 instance.owner.clone_from(&message.owner);
                 instance.stopped_to = stopped_to;
+                instance.stopped_known = instance.stopped_known.max(gone_to);
                 if let Some(reason) = over {
                     let (generation, cause) = (message.generation, cause.clone());
                     instance.rejected = Some(Rejection { generation, reason, cause, known: false });
@@ -374,17 +377,15 @@ impl Cluster {
         }
     }
 
-    /// Takes in an assignment and acts.
-    pub fn assign(&mut self, message: &AssignmentChanged, cause: &Cause, now: Timestamp, limits: &Limits) -> Outcome {
+    /// Compares wanted with actual for one instance.
+    pub fn reconcile(&mut self, instance_id: &str, now: Timestamp, limits: &Limits) -> Outcome {
         let mut outcome = Outcome::default();
-        if self.learn(message, cause, limits) {
-            self.reconcile_one(&message.instance_id, now, limits, &mut outcome);
-        }
+        self.reconcile_one(instance_id, now, limits, &mut outcome);
         outcome
     }
 
     /// Compares wanted with actual for every instance.
-    pub fn reconcile(&mut self, now: Timestamp, limits: &Limits) -> Outcome {
+    pub fn reconcile_all(&mut self, now: Timestamp, limits: &Limits) -> Outcome {
         let mut outcome = Outcome::default();
         for id in self.instances.keys().cloned().collect::<Vec<_>>() {
             self.reconcile_one(&id, now, limits, &mut outcome);
@@ -419,9 +420,9 @@ impl Cluster {
             (Phase::Ending { .. }, Event::StartFailed { .. } | Event::Exited { .. }) => {
                 instance.replicas.remove(&key);
             }
-            (Phase::Starting, Event::StartFailed { reason, hopeless: true, .. }) => {
+            (Phase::Starting, Event::StartFailed { reason, fails: fails @ (Fails::Here | Fails::Anywhere), .. }) => {
                 instance.replicas.remove(&key);
-                instance.fault = Some(Fault { reason: reason.clone(), hopeless: true });
+                instance.fault = Some(Fault { reason: reason.clone(), hopeless: *fails == Fails::Anywhere });
             }
             (Phase::Starting, Event::StartFailed { reason, .. })
             | (Phase::Starting | Phase::Up { .. }, Event::Exited { reason, .. }) => {
@@ -443,7 +444,8 @@ impl Cluster {
 
     /// The bus has stored that the instance is stopped up to this generation: only the generation is remembered.
     pub fn stopped_is_known(&mut self, instance_id: &str, generation: u64) {
-        let Some(instance) = self.instances.get(instance_id) else { return };
+        let Some(instance) = self.instances.get_mut(instance_id) else { return };
+        instance.stopped_known = instance.stopped_known.max(generation);
         let over = instance.wanted.is_none()
             && instance.replicas.is_empty()
             && instance.rejected.is_none()
@@ -619,7 +621,7 @@ impl Instance {
     /// Its phase and why; `None` while there is nothing to say yet.
     fn status(&self, now: Timestamp, limits: &Limits) -> Option<(InstancePhase, String)> {
         let Some(wanted) = &self.wanted else {
-            let ended = self.replicas.is_empty() && self.stopped_to > 0 && self.rejected.is_none();
+            let ended = self.replicas.is_empty() && self.stopped_to > self.stopped_known;
             return ended.then(|| (InstancePhase::Stopped, "stopped as assigned".to_owned()));
         };
         if let Some(fault) = &self.fault {

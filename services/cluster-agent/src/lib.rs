@@ -8,8 +8,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod agent;
-mod api;
-mod author;
+pub mod api;
+pub mod author;
 pub mod config;
 pub mod domain;
 pub mod driver;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The twin aggregator as a process.
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("cmdt-aggregator", cmdt_aggregator::start)
+}

@@ -269,7 +269,7 @@ impl Collector {
             if number < first {
                 continue;
             }
-            if number < next || !remembered {
+            if !remembered {
                 self.counts.late += 1;
                 continue;
             }

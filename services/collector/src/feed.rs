@@ -10,7 +10,7 @@ const BATCH_MAX: usize = 256;
 
 /// The ring.
 #[derive(Debug)]
-pub struct Feed {
+pub(crate) struct Feed {
     samples_max: usize,
     /// Samples ever pushed.
     pushed: u64,

@@ -1,1 +1,5 @@
-fn main() {}
+//! The collector as a process.
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("collector", collector::start)
+}

@@ -3,16 +3,13 @@
 use std::pin::Pin;
 
 use futures::{Stream, stream};
-use mesh_kit::{View, query::Error};
-use mesh_proto::{
-    intent::NotFulfilledState,
-    query::{GetRequest, IntentList, IntentView, ListRequest, intent_queries_server::IntentQueries},
-};
+use mesh_kit::View;
+use mesh_proto::query::{GetRequest, IntentList, IntentView, ListRequest, intent_queries_server::IntentQueries};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::view::IntentsView;
+use crate::view::{Follow, IntentsView};
 
 /// Answers `IntentQueries` from the view.
 pub(crate) struct Api {
@@ -41,59 +38,40 @@ impl IntentQueries for Api {
 
     async fn watch(&self, request: Request<GetRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let watcher = Watcher {
-            request: request.into_inner(),
+            follow: Follow::new(request.into_inner()),
             changes: self.view.changes(),
             view: self.view.clone(),
-            shown: 0,
-            ended: false,
             stopping: self.stopping.clone(),
         };
         // An intent that is not there is said at once, not in the stream.
-        self.view.read(|view| view.get(&watcher.request))?;
+        self.view.read(|view| view.get(&watcher.follow.request))?;
         Ok(Response::new(Box::pin(stream::unfold(watcher, Watcher::next))))
     }
 }
 
-/// Follows one intent. A slow reader skips to the newest: nothing is kept for it.
+/// Follows one intent for one caller. A slow reader skips to the newest: nothing is kept for it.
 struct Watcher {
-    request: GetRequest,
+    follow: Follow,
     view: View<IntentsView>,
     changes: watch::Receiver<u64>,
-    /// Revision last shown.
-    shown: u64,
-    ended: bool,
     stopping: CancellationToken,
 }
 
 impl Watcher {
     async fn next(mut self) -> Option<(Result<IntentView, Status>, Self)> {
-        while !self.ended {
+        while !self.follow.ended {
             self.changes.borrow_and_update();
-            if self.view.read(|view| view.revision(&self.request)) > self.shown {
-                let shown: Result<(u64, IntentView), Error> = self.view.read(|view| view.shown(&self.request));
-                let answer = shown.map(|(revision, intent)| {
-                    self.shown = revision;
-                    self.ended = ended(&intent);
-                    intent
-                });
+            if let Some(answer) = self.view.read(|view| self.follow.look(view)) {
                 return Some((answer.map_err(Status::from), self));
             }
             tokio::select! {
                 changed = self.changes.changed() => changed.ok()?,
                 () = self.stopping.cancelled() => {
-                    self.ended = true;
+                    self.follow.ended = true;
                     return Some((Err(Status::unavailable("the service is stopping; watch again")), self));
                 }
             }
         }
         None
     }
-}
-
-/// Is nothing to come unless somebody updates it?
-fn ended(intent: &IntentView) -> bool {
-    let waits = |state: &mesh_proto::intent::State| {
-        state.not_fulfilled_state() == NotFulfilledState::Terminated && state.waits_for.is_empty()
-    };
-    intent.state.as_ref().is_some_and(waits)
 }

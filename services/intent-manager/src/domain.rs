@@ -10,6 +10,8 @@
 
 mod definition;
 mod row;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use bytes::Bytes;
 use mesh_kit::{Asked, Decider, Key, What};
@@ -18,8 +20,8 @@ use mesh_proto::{
     deciders::intents::{Fact, Input},
     derived_id,
     intent::{
-        GovernedInstance, Intent, IntentAcknowledged, IntentRejected, IntentRemedyWanted, IntentStateChanged,
-        IntentSubmitted, IntentUnchanged, InstanceStanding, Problem, State, TargetState,
+        GovernedInstance, InstanceStanding, Intent, IntentAcknowledged, IntentRejected, IntentRemedyWanted,
+        IntentStateChanged, IntentSubmitted, IntentUnchanged, Problem, State, TargetState,
     },
     is_key,
     observation::TargetObserved,
@@ -617,19 +619,17 @@ impl Case<'_> {
         match row {
             Row::Acknowledged | Row::Failed | Row::Terminated => Ok(self.submitted(document)),
             Row::Submitted => Err(self.refusal(what, "wait for the verdict, or terminate it and update it then")),
-            Row::Compliant | Row::Fulfilled | Row::Degraded | Row::Suspended => Err(self.refusal(
-                what,
-                "terminate it and update it then, or submit the new definition under another id",
-            )),
+            Row::Compliant | Row::Fulfilled | Row::Degraded | Row::Suspended => {
+                Err(self
+                    .refusal(what, "terminate it and update it then, or submit the new definition under another id"))
+            }
         }
     }
 
     fn suspend(&self) -> Result<Vec<Fact>, Refusal> {
         match (&self.entity.submission, &self.entity.life) {
             (None, _) => Err(self.absent()),
-            (_, Life::InForce(in_force)) => {
-                Ok(self.settle(InForce { suspended: true, ..in_force.clone() }, self.id))
-            }
+            (_, Life::InForce(in_force)) => Ok(self.settle(InForce { suspended: true, ..in_force.clone() }, self.id)),
             (_, Life::Terminated(_)) => {
                 Err(self.refusal("it can only be updated", "nothing is left to suspend; update it to start it again"))
             }
@@ -653,10 +653,11 @@ impl Case<'_> {
                 }
                 Ok(self.settle(now, self.id))
             }
-            (_, Life::Terminated(_)) => {
-                Err(self.refusal("it can only be updated", "update it to start it again"))
+            (_, Life::Terminated(_)) => Err(self.refusal("it can only be updated", "update it to start it again")),
+            _ => {
+                Err(self
+                    .refusal("only a SUSPENDED intent can be resumed", "nothing is to be done: it is not suspended"))
             }
-            _ => Err(self.refusal("only a SUSPENDED intent can be resumed", "nothing is to be done: it is not suspended")),
         }
     }
 
@@ -666,7 +667,8 @@ impl Case<'_> {
         }
         let to = Row::Terminated.state("terminated by command", "", "");
         let since = if self.entity.row() == Row::Terminated { self.entity.since } else { self.at };
-        let targets = self.entity.in_force().map(|f| f.targets.iter().map(Target::to_fact).collect()).unwrap_or_default();
+        let targets =
+            self.entity.in_force().map(|f| f.targets.iter().map(Target::to_fact).collect()).unwrap_or_default();
         let fact = IntentStateChanged {
             owner: self.owner(),
             intent_id: self.intent_id(),
@@ -693,8 +695,11 @@ impl Case<'_> {
             Err(problems) => return self.rejected(version, &problems),
         };
         let earlier = self.entity.in_force();
-        let instances: Vec<Instance> =
-            definition.objects.iter().map(|(expectation, object)| self.instance(expectation, object, earlier)).collect();
+        let instances: Vec<Instance> = definition
+            .objects
+            .iter()
+            .map(|(expectation, object)| self.instance(expectation, object, earlier))
+            .collect();
         let released = self.entity.in_force().map(|f| f.instances.as_slice()).unwrap_or_default();
         let released: Vec<GovernedInstance> =
             released.iter().filter(|old| instances.iter().all(|new| new.id != old.id)).map(Instance::to_fact).collect();
@@ -730,9 +735,7 @@ impl Case<'_> {
             i.standing == Standing::Running && i.id == id && i.workload == workload && i.expectation == expectation
         };
         match earlier.and_then(|f| f.instances.iter().find(runs)) {
-            Some(running) => {
-                Instance { running_since: Some(self.at), stuck: String::new(), ..running.clone() }
-            }
+            Some(running) => Instance { running_since: Some(self.at), stuck: String::new(), ..running.clone() },
             None => Instance { expectation: expectation.to_owned(), id, workload, ..Instance::default() },
         }
     }
@@ -741,7 +744,8 @@ impl Case<'_> {
         if self.entity.awaited() != Some(version) {
             return vec![];
         }
-        let words = |p: &Problem| if p.path.is_empty() { p.reason.clone() } else { format!("{}: {}", p.path, p.reason) };
+        let words =
+            |p: &Problem| if p.path.is_empty() { p.reason.clone() } else { format!("{}: {}", p.path, p.reason) };
         let text = problems.iter().map(words).collect::<Vec<_>>().join("; ");
         let state = match &self.entity.life {
             Life::Submitted | Life::Rejected => {
@@ -754,9 +758,11 @@ impl Case<'_> {
             }
             // The version in force goes on as it was.
             Life::InForce(in_force) => row::describe(in_force, self.entity.row()).state,
-            Life::Terminated(_) => {
-                Row::Terminated.state(format!("terminated; its update, version {version}, was rejected: {text}"), "", "")
-            }
+            Life::Terminated(_) => Row::Terminated.state(
+                format!("terminated; its update, version {version}, was rejected: {text}"),
+                "",
+                "",
+            ),
         };
         let fact = IntentRejected {
             owner: self.owner(),
@@ -808,7 +814,9 @@ impl Case<'_> {
     }
 
     fn instance_unavailable(&self, report: &InstanceUnavailable) -> Vec<Fact> {
-        let Some(in_force) = self.entity.in_force().filter(|f| f.version == report.intent_version) else { return vec![] };
+        let Some(in_force) = self.entity.in_force().filter(|f| f.version == report.intent_version) else {
+            return vec![];
+        };
         let mut now = in_force.clone();
         for instance in now.instances.iter_mut().filter(|i| i.id == report.instance_id) {
             *instance = Instance {
@@ -864,7 +872,8 @@ impl Case<'_> {
         let measured = observation.targets.iter().any(|t| t.samples > 0 && t.value.is_finite());
         let mut degrading = false;
         for instance in now.instances.iter_mut().filter(|i| i.id == observation.instance_id) {
-            let mut targets = now.targets.iter_mut().filter(|t| t.expectation == instance.expectation).peekable();
+            let expectation = instance.expectation.clone();
+            let mut targets = now.targets.iter_mut().filter(|t| t.expectation == expectation).peekable();
             // A governed instance may have run long before: then its measurements are the first that is heard of it.
             let governed = instance.workload.is_empty();
             if governed && measured && observation.generation > instance.generation {
@@ -912,7 +921,11 @@ impl Case<'_> {
             intent_id: self.intent_id(),
             instance_id: observation.instance_id.clone(),
             targets: now.targets.iter().filter(observed).map(Target::to_fact).collect(),
-            reason: format!("{} on {}", missed.map(Target::figures).collect::<Vec<_>>().join("; "), observation.cluster_id),
+            reason: format!(
+                "{} on {}",
+                missed.map(Target::figures).collect::<Vec<_>>().join("; "),
+                observation.cluster_id
+            ),
             cluster_id: observation.cluster_id.clone(),
             generation: observation.generation,
             load_milli: observation.load_milli,
@@ -965,10 +978,8 @@ enum Judged {
 
 /// Judges one target by one period; `None` if the period does not count for it.
 fn judge(target: &mut Target, generation: u64, observation: &TargetObserved) -> Option<Judged> {
-    let found = observation
-        .targets
-        .iter()
-        .find(|t| t.expectation_id == target.expectation && t.target_name == target.name)?;
+    let found =
+        observation.targets.iter().find(|t| t.expectation_id == target.expectation && t.target_name == target.name)?;
     if observation.period <= target.period {
         return None;
     }

@@ -1,5 +1,8 @@
 //! What people ask about: every intent as it stands, and its report (TS 28.312) at each change and each period.
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -99,7 +102,10 @@ impl IntentsView {
             }
             Fact::IntentStateChanged(_) | Fact::IntentRejected(_) => {}
             // These change nothing that a report tells.
-            Fact::IntentSubmitted(_) | Fact::IntentUnchanged(_) | Fact::IntentRemedyWanted(_) | Fact::IntentRefused(_) => {
+            Fact::IntentSubmitted(_)
+            | Fact::IntentUnchanged(_)
+            | Fact::IntentRemedyWanted(_)
+            | Fact::IntentRefused(_) => {
                 return None;
             }
         }
@@ -139,25 +145,12 @@ impl IntentsView {
     /// # Errors
     /// When there is none of this id.
     pub fn get(&self, request: &GetRequest) -> Result<IntentView, Error> {
-        self.shown(request).map(|(_, view)| view)
-    }
-
-    /// One intent as it stands, and a number that rises with its every change.
-    ///
-    /// # Errors
-    /// When there is none of this id.
-    pub(crate) fn shown(&self, request: &GetRequest) -> Result<(u64, IntentView), Error> {
         let key = (owner(&request.owner), request.id.clone());
         let Some(entry) = self.intents.get(&key) else {
             let what = format!("intent {} of {}", key.1, key.0);
             return Err(Error::not_found(what, "list the intents that there are: continuum intent list"));
         };
-        Ok((entry.revision, entry.view(&key)))
-    }
-
-    /// The revision of one intent, 0 if there is none.
-    pub(crate) fn revision(&self, request: &GetRequest) -> u64 {
-        self.intents.get(&(owner(&request.owner), request.id.clone())).map_or(0, |entry| entry.revision)
+        Ok(entry.view(&key))
     }
 
     /// A page of an owner's intents, by id.
@@ -190,6 +183,34 @@ impl IntentsView {
             _ => String::new(),
         };
         Ok(IntentList { intents, next_page_token })
+    }
+}
+
+/// Follows one intent: shows it now, again at every change, and no more once it has ended.
+pub(crate) struct Follow {
+    pub(crate) request: GetRequest,
+    /// Is nothing to come?
+    pub(crate) ended: bool,
+    /// Revision last shown.
+    shown: u64,
+}
+
+impl Follow {
+    pub(crate) fn new(request: GetRequest) -> Self {
+        Self { request, ended: false, shown: 0 }
+    }
+
+    /// What the caller has not seen yet, if anything.
+    pub(crate) fn look(&mut self, view: &IntentsView) -> Option<Result<IntentView, Error>> {
+        let entry = view.intents.get(&(owner(&self.request.owner), self.request.id.clone()));
+        let revision = entry.map_or(0, |entry| entry.revision);
+        if self.ended || (entry.is_some() && revision == self.shown) {
+            return None;
+        }
+        self.shown = revision;
+        // A terminated intent lives again only with an update that is accepted.
+        self.ended = entry.is_none_or(|e| e.entity.row() == Row::Terminated && e.entity.awaited().is_none());
+        Some(view.get(&self.request))
     }
 }
 
@@ -285,9 +306,11 @@ impl Entry {
                 judged.adopt(&told);
                 (FulfilmentStatus::NotFulfilled, NotFulfilledState::Degraded, judged.figures())
             }
-            (false, _) => {
-                (FulfilmentStatus::NotFulfilled, expectation.not_fulfilled_state(), "not measured in the last period".into())
-            }
+            (false, _) => (
+                FulfilmentStatus::NotFulfilled,
+                expectation.not_fulfilled_state(),
+                "not measured in the last period".into(),
+            ),
         };
         TargetFulfilmentResult {
             target: target.name.clone(),

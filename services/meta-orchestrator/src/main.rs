@@ -1,1 +1,5 @@
-fn main() {}
+//! The meta-orchestrator as a process of its own.
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("meta-orchestrator", meta_orchestrator::start)
+}

@@ -525,6 +525,10 @@ fn step(instance: Option<Instance>, fact: &Fact, at: Timestamp, ended_generation
                     instance.unplaced = None;
                 }
             }
+            // It came late, but it came.
+            if !f.failed {
+                instance.tried.remove(&f.cluster_id);
+            }
         }
         Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) => {}
     }

@@ -66,8 +66,8 @@ pub enum Event {
         id: ReplicaId,
         /// Why.
         reason: String,
-        /// Trying again, here or elsewhere, cannot help.
-        hopeless: bool,
+        /// Where it would fail again.
+        fails: Fails,
     },
     /// It has ended, with every process it had started.
     Exited {
@@ -83,6 +83,17 @@ pub enum Event {
         /// One for each replica that was started and not told to end since.
         readings: Vec<Reading>,
     },
+}
+
+/// Where a start that has failed would fail again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fails {
+    /// Perhaps not even here: it is tried again.
+    Now,
+    /// On this cluster: a program for another kind of machine.
+    Here,
+    /// Wherever this document goes: a missing binary.
+    Anywhere,
 }
 
 /// What one replica has used since its first start; totals never fall and outlive restarts.

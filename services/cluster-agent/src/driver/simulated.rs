@@ -9,7 +9,7 @@ use mesh_proto::Timestamp;
 use tokio::sync::Notify;
 
 use super::{
-    Driver, Error, Event, Journal, Reading, ReplicaId, ReplicaSpec,
+    Driver, Error, Event, Fails, Journal, Reading, ReplicaId, ReplicaSpec,
     journal::{Output, Running},
     model::{Behaviour, Model, share},
 };
@@ -79,14 +79,14 @@ impl SimulatedDriver {
             Some(Simulated { life: Life::Ended, starts, cpu_nanos, .. }) => (starts + 1, *cpu_nanos),
             Some(_) => {
                 let reason = "it runs already".to_owned();
-                self.events.push(Event::StartFailed { id, reason, hopeless: false });
+                self.events.push(Event::StartFailed { id, reason, fails: Fails::Now });
                 return;
             }
             None => (1, 0.0),
         };
         let behaviour = self.model.behaviour(&id, starts, &spec.process, &spec.resources);
         if let Some(reason) = behaviour.start_error {
-            self.events.push(Event::StartFailed { id, reason, hopeless: true });
+            self.events.push(Event::StartFailed { id, reason, fails: Fails::Anywhere });
             return;
         }
         let due = now.plus_millis(behaviour.start_ms);
@@ -313,6 +313,6 @@ mod tests {
     fn a_start_error_is_hopeless() {
         let mut driver = SimulatedDriver::new(Model::default(), 1_000);
         driver.start(spec("a", &[("SIM_START_ERROR", "no such file or directory: x")]));
-        assert!(matches!(&driver.take(T0)[..], [Event::StartFailed { hopeless: true, .. }]));
+        assert!(matches!(&driver.take(T0)[..], [Event::StartFailed { fails: Fails::Anywhere, .. }]));
     }
 }

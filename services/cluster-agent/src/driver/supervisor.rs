@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ffi::OsString,
+    fs::File,
     io::{self, Read as _},
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -29,7 +30,7 @@ use nix::{
 use tokio::sync::Notify;
 
 use super::{
-    Error, Event, Journal, Reading, ReplicaId, ReplicaSpec,
+    Error, Event, Fails, Journal, Reading, ReplicaId, ReplicaSpec,
     cgroup::{Cgroup, Cgroups},
     journal::{LINE_BYTES_MAX, Output, Running},
     replicas::{Mark, Member, Replicas, reading_of},
@@ -222,22 +223,23 @@ impl Supervisor {
                 tracing::info!(replica = %id, pid, "process started");
                 self.with.events.push(Event::Started { id });
             }
-            Err(Unstartable { reason, hopeless }) => {
-                tracing::warn!(replica = %id, reason, hopeless, "process not started");
-                self.with.events.push(Event::StartFailed { id, reason, hopeless });
+            Err(Unstartable { reason, fails }) => {
+                tracing::warn!(replica = %id, reason, ?fails, "process not started");
+                self.with.events.push(Event::StartFailed { id, reason, fails });
             }
         }
     }
 
     fn spawn(&self, spec: ReplicaSpec) -> Result<Process, Unstartable> {
         if self.processes.contains_key(&spec.id) {
-            return Err(Unstartable { reason: "it runs already".to_owned(), hopeless: false });
+            return Err(Unstartable { reason: "it runs already".to_owned(), fails: Fails::Now });
         }
         let program = find_program(&spec.process.command, &self.with.path)?;
+        check_format(&program)?;
         let group = self.with.cgroups.create(&spec.id, &spec.resources);
         let (cgroup, doors) = group.map_err(|e| Unstartable {
             reason: format!("make the control group of {}: {e}", spec.process.command),
-            hopeless: false,
+            fails: Fails::Now,
         })?;
         let limit = Some(spec.resources.memory_limit_bytes).filter(|b| *b > 0 && !self.with.cgroups.limits_memory());
         let mut exec = Exec::new(&program);
@@ -482,27 +484,65 @@ impl Reader {
 /// Why a process could not be started.
 struct Unstartable {
     reason: String,
-    hopeless: bool,
+    fails: Fails,
 }
 
 impl Unstartable {
-    fn hopeless(reason: String) -> Self {
-        Self { reason, hopeless: true }
+    fn anywhere(reason: String) -> Self {
+        Self { reason, fails: Fails::Anywhere }
+    }
+
+    fn here(reason: String) -> Self {
+        Self { reason, fails: Fails::Here }
     }
 
     /// After the program itself was found.
     fn from_exec(command: &str, error: &io::Error) -> Self {
         use nix::libc::{E2BIG, EACCES, ENOENT, ENOEXEC, EPERM};
         match error.raw_os_error() {
-            Some(ENOENT) => Self::hopeless(format!("no such file or directory: the interpreter of {command}")),
-            Some(ENOEXEC) => Self::hopeless(format!("exec format error: {command} is no program of this machine")),
-            Some(EACCES | EPERM) => Self::hopeless(format!("permission denied: {command}")),
-            Some(E2BIG) => Self::hopeless(format!("argument list too long: {command}")),
+            Some(ENOENT) => Self::anywhere(format!("no such file or directory: the interpreter of {command}")),
+            Some(ENOEXEC) => Self::here(format!("exec format error: {command}")),
+            Some(EACCES | EPERM) => Self::anywhere(format!("permission denied: {command}")),
+            Some(E2BIG) => Self::anywhere(format!("argument list too long: {command}")),
             None if error.kind() == io::ErrorKind::InvalidInput => {
-                Self::hopeless(format!("arguments or environment of {command} contain a NUL byte"))
+                Self::anywhere(format!("arguments or environment of {command} contain a NUL byte"))
             }
-            _ => Self { reason: format!("start {command}: {error}"), hopeless: false },
+            _ => Self { reason: format!("start {command}: {error}"), fails: Fails::Now },
         }
+    }
+}
+
+/// A file that the kernel will not execute is handed to a shell by the C library, which then fails in its own ways: so
+/// it is looked at before.
+fn check_format(program: &Path) -> Result<(), Unstartable> {
+    // Machines of ELF files, and those whose programs they run too.
+    const X86: u16 = 3;
+    const ARM: u16 = 40;
+    const X86_64: u16 = 62;
+    const AARCH64: u16 = 183;
+    let head = |path: &Path| -> io::Result<[u8; 20]> {
+        let mut head = [0; 20];
+        io::Read::take(File::open(path)?, 20).read(&mut head)?;
+        Ok(head)
+    };
+    let machine = |head: &[u8; 20]| match head[5] {
+        2 => u16::from_be_bytes([head[18], head[19]]),
+        _ => u16::from_le_bytes([head[18], head[19]]),
+    };
+    // One that may be executed but not read is the kernel's to judge.
+    let Ok(found) = head(program) else { return Ok(()) };
+    if found.starts_with(b"#!") {
+        return Ok(());
+    }
+    if !found.starts_with(b"\x7fELF") {
+        let neither = "neither a program nor a script that names its interpreter";
+        return Err(Unstartable::anywhere(format!("exec format error: {} is {neither}", program.display())));
+    }
+    let Ok(own) = head(Path::new("/proc/self/exe")) else { return Ok(()) };
+    match (machine(&own), machine(&found)) {
+        (own, found) if own == found => Ok(()),
+        (X86_64, X86) | (AARCH64, ARM) => Ok(()),
+        _ => Err(Unstartable::here(format!("exec format error: {} is for another kind of machine", program.display()))),
     }
 }
 
@@ -519,7 +559,7 @@ fn find_program(command: &str, path: &OsString) -> Result<PathBuf, Unstartable> 
     if let Some(found) = candidates.iter().find(|path| executable(path)) {
         return Ok(found.clone());
     }
-    Err(Unstartable::hopeless(match candidates.iter().find(|path| path.exists()) {
+    Err(Unstartable::anywhere(match candidates.iter().find(|path| path.exists()) {
         Some(found) if found.is_dir() => format!("permission denied: {} is a directory", found.display()),
         Some(found) => format!("permission denied: {} is not executable", found.display()),
         None => format!("no such file or directory: {command}"),

@@ -100,7 +100,8 @@ impl Target {
     /// Is this standing news against an earlier one? A new value alone is not.
     pub fn differs(&self, before: &Self) -> bool {
         let standing = |t: &Self| (t.measured, t.fulfilled, t.missed, t.unmeasured);
-        standing(self) != standing(before)
+        // Which period was missed tells whether the next one is in a row with it.
+        standing(self) != standing(before) || (self.missed > 0 && self.period != before.period)
     }
 
     /// As facts carry it.
@@ -198,7 +199,11 @@ impl Definition {
                     }),
                     (None, _) => {
                         let reason = format!("the condition {:?} is not known here", target.target_condition);
-                        problems.push(problem(format!("{path}.targetCondition"), reason, "use one that takes one number"));
+                        problems.push(problem(
+                            format!("{path}.targetCondition"),
+                            reason,
+                            "use one that takes one number",
+                        ));
                     }
                     (_, None) => {
                         let reason = format!("{:?} is not a decimal number", target.target_value_range);

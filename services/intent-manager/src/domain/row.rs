@@ -42,7 +42,8 @@ impl Row {
 
     /// Its two values in TS 28.312.
     pub fn values(self) -> (FulfilmentStatus, NotFulfilledState) {
-        let fulfilment = if self == Self::Fulfilled { FulfilmentStatus::Fulfilled } else { FulfilmentStatus::NotFulfilled };
+        let fulfilment =
+            if self == Self::Fulfilled { FulfilmentStatus::Fulfilled } else { FulfilmentStatus::NotFulfilled };
         let state = match self {
             Self::Submitted => NotFulfilledState::Unspecified,
             Self::Acknowledged => NotFulfilledState::Acknowledged,
@@ -78,7 +79,7 @@ impl Row {
 }
 
 /// The next row of the table, or the same when nothing asks for another. Asked again with the row it gave, it ends.
-pub fn step(now: &InForce, from: Row) -> Row {
+pub(super) fn step(now: &InForce, from: Row) -> Row {
     let running = now.instances.iter().all(|i| i.standing == Standing::Running);
     let hopeless = now.instances.iter().any(|i| i.standing == Standing::Hopeless);
     // What runs is feasible, whatever was computed.
@@ -111,15 +112,15 @@ pub fn step(now: &InForce, from: Row) -> Row {
 }
 
 /// A row in words, with what makes one telling of it different from another.
-pub struct Words {
+pub(super) struct Words {
     /// The state.
-    pub state: State,
+    pub(super) state: State,
     /// Equal for two tellings of the same thing with other figures.
-    pub mark: Vec<String>,
+    pub(super) mark: Vec<String>,
 }
 
 /// Tells what is known as this row.
-pub fn describe(now: &InForce, row: Row) -> Words {
+pub(super) fn describe(now: &InForce, row: Row) -> Words {
     let mut told = Told::default();
     let several = now.instances.len() > 1;
     let of = |instance: &Instance, text: &str| match several {
@@ -134,7 +135,8 @@ pub fn describe(now: &InForce, row: Row) -> Words {
             }
         }
     };
-    let infeasible = (!now.infeasible.is_empty()).then(|| format!("no registered cluster is large enough: {}", now.infeasible));
+    let infeasible =
+        (!now.infeasible.is_empty()).then(|| format!("no registered cluster is large enough: {}", now.infeasible));
     match row {
         Row::Submitted | Row::Terminated => {}
         Row::Suspended => {
@@ -177,11 +179,10 @@ pub fn describe(now: &InForce, row: Row) -> Words {
             let down = !told.reasons.is_empty();
             for instance in now.instances.iter().filter(|i| i.standing == Standing::Running) {
                 let targets = || now.targets.iter().filter(|t| t.expectation == instance.expectation);
-                let mut missed = false;
-                for target in targets().filter(|t| t.measured && !t.fulfilled) {
-                    let mark = format!("missed {} {}", target.expectation, target.name);
-                    told.marked(mark, of(instance, &target.figures()), "");
-                    missed = true;
+                let missed = targets().any(|t| t.missed >= MISSED_MAX);
+                for target in targets().filter(|t| t.missed > 0) {
+                    let mark = format!("missed {} {} {missed}", target.expectation, target.name);
+                    told.marked(mark, of(instance, &target.figures()), if missed { "" } else { "the next period" });
                 }
                 for target in targets().filter(|t| t.unmeasured > 0) {
                     let mark = format!("unmeasured {} {}", target.expectation, target.name);
@@ -191,7 +192,10 @@ pub fn describe(now: &InForce, row: Row) -> Words {
                 if missed && !instance.to_cluster.is_empty() {
                     told.add("a move is under way", &format!("its move to {}", instance.to_cluster));
                 } else if missed && !instance.stuck.is_empty() {
-                    told.add(&format!("it stays on {}: {}", instance.cluster, instance.stuck), "a cluster where every target holds");
+                    told.add(
+                        &format!("it stays on {}: {}", instance.cluster, instance.stuck),
+                        "a cluster where every target holds",
+                    );
                     told.cure("add a cluster, free capacity, or terminate and update it with other targets");
                 } else if missed {
                     told.waits("a remedy");
@@ -268,29 +272,39 @@ fn trouble(instance: &Instance) -> Option<Trouble> {
     let log = || format!("read its log: continuum workload logs {}", instance.id);
     let (reason, waits_for, cure) = match instance.standing {
         Standing::Running => return None,
-        Standing::Unheard if instance.workload.is_empty() => {
-            (format!("nothing is heard of instance {object} yet"), format!("news or measurements of instance {object}"), String::new())
-        }
+        Standing::Unheard if instance.workload.is_empty() => (
+            format!("nothing is heard of instance {object} yet"),
+            format!("news or measurements of instance {object}"),
+            String::new(),
+        ),
         Standing::Unheard => ("waiting for a cluster".into(), format!("a cluster for {object}"), String::new()),
         Standing::Unavailable => {
             let reason = if said.is_empty() { format!("{object} cannot be made") } else { said.to_owned() };
             (reason, format!("{object} to be there"), instance.cure.clone())
         }
-        Standing::Pending => (because("waiting for a cluster".into()), format!("a cluster for {object}"), String::new()),
+        Standing::Pending => {
+            (because("waiting for a cluster".into()), format!("a cluster for {object}"), String::new())
+        }
         Standing::Unplaced => {
             let cure = "add a cluster, free capacity, or ask for less";
             (because("no cluster can take it".into()), "capacity".into(), cure.into())
         }
         Standing::Assigned => (format!("{cluster} is chosen"), format!("{cluster} to start it"), String::new()),
-        Standing::Starting => (because(format!("{cluster} is starting it")), "all replicas to run".into(), String::new()),
-        Standing::Restarting => (because(format!("it went down on {cluster}")), format!("its restart on {cluster}"), log()),
+        Standing::Starting => {
+            (because(format!("{cluster} is starting it")), "all replicas to run".into(), String::new())
+        }
+        Standing::Restarting => {
+            (because(format!("it went down on {cluster}")), format!("its restart on {cluster}"), log())
+        }
         Standing::Failed => (because(format!("it failed on {cluster}")), "another try".into(), log()),
         Standing::Hopeless => {
             let cure = "correct the workload and push it as a new version, then update the intent";
             (because("it cannot run anywhere".into()), "an update".into(), cure.into())
         }
         Standing::Stopped => (because(format!("it is stopped on {cluster}")), "its start".into(), String::new()),
-        Standing::Lost => (because(format!("{cluster} is lost")), "another cluster, or its return".into(), String::new()),
+        Standing::Lost => {
+            (because(format!("{cluster} is lost")), "another cluster, or its return".into(), String::new())
+        }
     };
     Some(Trouble { reason, waits_for, cure })
 }

@@ -180,16 +180,16 @@ impl<'a> Draft<'a> {
                 let reason = format!("failed on {}: {}", to.cluster_id, status.reason);
                 self.push(released(self.limits, &instance, to, &reason, Released::Failed));
             }
-            (InstancePhase::Failed | InstancePhase::Stopped, None, Some(at)) if at.standing == Standing::Stopping => {
+            (InstancePhase::Stopped, None, Some(at)) if at.standing == Standing::Stopping => {
                 self.stopped(instance);
             }
             (InstancePhase::Failed, None, Some(at)) => {
                 let reason = format!("failed on {}: {}", at.cluster_id, status.reason);
-                let answered = instance.unplaced.is_some() && instance.tried.contains(&at.cluster_id);
-                if at.standing == Standing::Failed {
-                    // Said already.
+                let answered = at.standing == Standing::Silent && instance.tried.contains(&at.cluster_id);
+                if matches!(at.standing, Standing::Failed | Standing::Stopping) {
+                    // Said already; or an agent that starts anew may run it once more before it hears that it shall not.
                 } else if instance.to.is_some() {
-                    self.push(released(self.limits, &instance, at, &reason, Released::Plainly));
+                    self.push(released(self.limits, &instance, at, &reason, Released::Failed));
                 } else if status.hopeless {
                     self.push(settled(self.limits, &instance, at, Some(&reason)));
                 } else if !answered {
@@ -215,9 +215,12 @@ impl<'a> Draft<'a> {
             self.push(released(self.limits, &instance, to, &reason, Released::Failed));
         } else if let Some(at) = instance.at.as_ref().filter(is) {
             match at.standing {
-                Standing::Stopping => self.stopped(instance),
-                Standing::Awaited | Standing::Silent => self.elsewhere(instance, Why::Rejected, &reason),
-                Standing::Running | Standing::Failed => {}
+                Standing::Stopping | Standing::Failed => {}
+                // Also one that ran: an agent that starts anew looks at what it can take anew.
+                _ if instance.to.is_some() => {
+                    self.push(released(self.limits, &instance, at, &reason, Released::Failed));
+                }
+                _ => self.elsewhere(instance, Why::Rejected, &reason),
             }
         }
     }
@@ -414,9 +417,11 @@ impl<'a> Draft<'a> {
     fn elsewhere(&mut self, instance: Instance, why: Why, reason: &str) {
         let Some(at) = instance.at.clone() else { return };
         let mut instance = self.remembering(instance);
+        // An agent that starts anew may take or try it once more: only its word that it stopped is final.
+        let gone = why != Why::NotStarted && !self.never_twice(&instance);
         if why == Why::Rejected {
             instance.rejected.insert(at.cluster_id.clone());
-            return self.plan(instance, why, reason, true);
+            return self.plan(instance, why, reason, gone);
         }
         instance.tried.insert(at.cluster_id.clone());
         if instance.tried.len() > self.limits.attempts_elsewhere {
@@ -424,7 +429,7 @@ impl<'a> Draft<'a> {
             let reason = format!("{reason}; tried on {} and not further", tried.join(", "));
             return self.push(settled(self.limits, &instance, &at, Some(&reason)));
         }
-        self.plan(instance, why, reason, why == Why::Failed);
+        self.plan(instance, why, reason, gone);
     }
 
     /// What failed elsewhere is forgotten once it has run long enough, and a rejection once it is old enough.
@@ -483,8 +488,9 @@ impl<'a> Draft<'a> {
         let Some(chosen) = choice.chosen.clone() else {
             let missing = missing(&instance, why, &choice);
             // Nothing of it is left where it stopped or was rejected; where it failed, it stays to be seen.
-            if let Some(at) = at.as_ref().filter(|_| stopped || (why == Why::Rejected && gone)) {
-                self.push(released(self.limits, &instance, at, reason, Released::Plainly));
+            if let Some(at) = at.as_ref().filter(|_| stopped || why == Why::Rejected) {
+                let how = if gone { Released::Plainly } else { Released::Awaited };
+                self.push(released(self.limits, &instance, at, reason, how));
                 return self.push(unplaced(self.limits, &instance, choice.candidates, why, missing, ""));
             }
             let stays_on = instance.cluster().to_owned();

@@ -87,7 +87,7 @@ pub(super) enum Released {
     Plainly,
     /// A move is given up without blame on the target; the source stays.
     GivenUp,
-    /// A move is given up as the target failed or stayed silent; the source stays.
+    /// One end of a move failed or stayed silent; the other goes on.
     Failed,
     /// The planner waits for the cluster's word that it stopped.
     Awaited,
@@ -103,7 +103,7 @@ pub(super) fn released(
     how: Released,
 ) -> PlacementReleased {
     let stays_on = match how {
-        Released::GivenUp | Released::Failed => instance.cluster(),
+        Released::GivenUp | Released::Failed if hold.cluster_id != instance.cluster() => instance.cluster(),
         _ => "",
     };
     PlacementReleased {

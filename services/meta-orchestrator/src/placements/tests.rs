@@ -1,1 +1,595 @@
+//! Sentences about what holds, told as a domain to which things happen.
 
+use bytes::Bytes;
+use mesh_proto::{
+    cluster::ClusterRegistered,
+    instance::{InstanceRejected, InstanceStatusChanged},
+    intent::IntentRemedyWanted,
+    placement::ReportLiveness,
+    workload::{InstancePhase, TargetBound},
+};
+
+use super::*;
+
+mod world;
+
+/// A domain to which things happen; each answers with the facts in short: `decided i 2 b from a`.
+struct Domain {
+    planner: Placements,
+    state: State,
+    at: Timestamp,
+    facts: Vec<(Fact, Timestamp)>,
+}
+
+fn wanted(id: &str, cpu_milli: u32, memory_mb: u64) -> InstanceWanted {
+    InstanceWanted {
+        owner: "local".into(),
+        instance_id: id.into(),
+        intent_id: "intent".into(),
+        replicas: 1,
+        document: document(cpu_milli, memory_mb, false),
+        ..Default::default()
+    }
+}
+
+fn singleton(id: &str, cpu_milli: u32) -> InstanceWanted {
+    InstanceWanted { document: document(cpu_milli, 1, true), ..wanted(id, cpu_milli, 1) }
+}
+
+fn document(cpu_milli: u32, memory_mb: u64, singleton: bool) -> Bytes {
+    let resources = Resources { cpu_milli, memory_bytes: memory_mb * 1_000_000, ..Default::default() };
+    let document = WorkloadDocument { resources: Some(resources), singleton, ..Default::default() };
+    document.encode_to_vec().into()
+}
+
+fn below(percent: f64) -> Vec<TargetBound> {
+    let (target_name, target_condition) = ("cpuUsage".to_owned(), "IS_LESS_THAN".to_owned());
+    vec![TargetBound { target_name, target_condition, bound: percent }]
+}
+
+fn short(fact: &Fact) -> String {
+    let with = |word: &str, value: &str| if value.is_empty() { String::new() } else { format!(" {word} {value}") };
+    let flag = |word: &str, set: bool| if set { format!(" {word}") } else { String::new() };
+    match fact {
+        Fact::PlacementDecided(f) => {
+            let (from, more) = (with("from", &f.from_cluster_id), flag("more", f.more));
+            format!("decided {} {} {}{from}{more}", f.instance_id, f.generation, f.cluster_id)
+        }
+        Fact::PlacementUnplaced(f) => {
+            format!("unplaced {}{}{}", f.instance_id, with("stays", &f.stays_on), flag("more", f.more))
+        }
+        Fact::PlacementReleased(f) => {
+            let (stays, how) = (
+                with("stays", &f.stays_on),
+                flag("final", f.r#final) + &flag("awaited", f.awaited) + &flag("more", f.more),
+            );
+            format!("released {} {} {}{stays}{how}", f.instance_id, f.generation, f.cluster_id)
+        }
+        Fact::PlacementSettled(f) => {
+            format!("settled {} {} {}{}", f.instance_id, f.generation, f.cluster_id, flag("failed", f.failed))
+        }
+        Fact::ClusterJoined(f) => format!("joined {}", f.cluster_id),
+        Fact::ClusterLost(f) => format!("lost {}", f.cluster_id),
+        Fact::ClusterReturned(f) => format!("returned {}", f.cluster_id),
+    }
+}
+
+impl Domain {
+    fn new(limits: Limits) -> Self {
+        let planner = Placements::new(limits);
+        let state = planner.initial();
+        Self { planner, state, at: Timestamp::from_millis(1_000_000), facts: vec![] }
+    }
+
+    /// Three clusters of 4, 1 and half a core.
+    fn three() -> Self {
+        let mut domain = Self::new(Limits { preference: Preference::Pack, ..Default::default() });
+        for (id, cpu_milli) in [("cloud", 4000), ("edge", 1000), ("device", 500)] {
+            domain.join(id, cpu_milli);
+        }
+        domain
+    }
+
+    fn ask(&mut self, what: What<Input>) -> Vec<String> {
+        let key = Key::new(["default"]);
+        let asked = Asked { what, at: self.at, id: "id".into(), sequence: 1, body: Bytes::new() };
+        let facts = self.planner.decide(&key, &self.state, &(), &asked).unwrap();
+        for fact in &facts {
+            self.state = self.planner.evolve(std::mem::take(&mut self.state), fact, self.at);
+            self.facts.push((fact.clone(), self.at));
+        }
+        facts.iter().map(short).collect()
+    }
+
+    fn hear(&mut self, input: impl Into<Input>) -> Vec<String> {
+        self.at = self.at.plus_millis(1);
+        self.ask(What::Event(input.into()))
+    }
+
+    /// Lets time pass; what fell due is decided at its time.
+    fn pass(&mut self, millis: i64) -> Vec<String> {
+        let end = self.at.plus_millis(millis);
+        let mut told = vec![];
+        while let Some(due) = self.planner.due(&self.state).filter(|due| *due <= end) {
+            assert!(due > self.state.last, "due rises");
+            self.at = due;
+            let facts = self.ask(What::Due);
+            assert!(!facts.is_empty(), "what fell due is answered");
+            told.extend(facts);
+        }
+        self.at = end;
+        told
+    }
+
+    fn join(&mut self, id: &str, cpu_milli: u32) -> Vec<String> {
+        self.hear(ClusterRegistered {
+            cluster_id: id.into(),
+            cpu_milli,
+            memory_bytes: 1_000_000_000,
+            ..Default::default()
+        })
+    }
+
+    fn alive(&mut self, id: &str, alive: bool) -> Vec<String> {
+        self.hear(ReportLiveness { domain: "default".into(), cluster_id: id.into(), alive })
+    }
+
+    fn status(&mut self, cluster: &str, id: &str, generation: u64, phase: InstancePhase) -> Vec<String> {
+        self.hear(said(cluster, id, generation, phase))
+    }
+
+    fn runs(&mut self, cluster: &str, id: &str, generation: u64) -> Vec<String> {
+        self.status(cluster, id, generation, InstancePhase::Running)
+    }
+
+    fn fails(&mut self, cluster: &str, id: &str, generation: u64) -> Vec<String> {
+        self.status(cluster, id, generation, InstancePhase::Failed)
+    }
+
+    fn remedy(&mut self, cluster: &str, id: &str, generation: u64, load_milli: u32) -> Vec<String> {
+        self.hear(IntentRemedyWanted {
+            owner: "local".into(),
+            instance_id: id.into(),
+            cluster_id: cluster.into(),
+            generation,
+            load_milli,
+            memory_bytes: 1_000_000,
+            reason: "cpuUsage missed twice".into(),
+            ..Default::default()
+        })
+    }
+
+    /// The reason of the newest fact that has one.
+    fn reason(&self) -> &str {
+        let reasons = self.facts.iter().rev().filter_map(|(fact, _)| match fact {
+            Fact::PlacementDecided(f) => Some(f.reason.as_str()),
+            Fact::PlacementUnplaced(f) => Some(&f.reason),
+            Fact::PlacementReleased(f) => Some(&f.reason),
+            Fact::PlacementSettled(f) if f.failed => Some(&f.reason),
+            _ => None,
+        });
+        reasons.map(|r| r.as_ref()).next().unwrap_or_default()
+    }
+
+    fn reserved(&self, cluster: &str) -> u64 {
+        self.state.snapshot.clusters[cluster].cpu_milli_reserved
+    }
+}
+
+fn said(cluster: &str, id: &str, generation: u64, phase: InstancePhase) -> InstanceStatusChanged {
+    InstanceStatusChanged {
+        cluster_id: cluster.into(),
+        instance_id: id.into(),
+        generation,
+        phase: phase.into(),
+        reason: "why".into(),
+        ..Default::default()
+    }
+}
+
+/// Nothing.
+const SILENCE: Vec<String> = vec![];
+
+#[test]
+fn a_load_too_large_for_the_device_moves_the_instance_to_the_cloud_and_then_frees_the_device() {
+    let mut domain = Domain::three();
+    let want = InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) };
+    assert_eq!(domain.hear(want.clone()), ["decided i 1 device"]);
+    assert_eq!(domain.reason(), "wanted by intent intent");
+    assert_eq!(domain.hear(want), SILENCE, "the same again changes nothing");
+    assert_eq!(domain.runs("device", "i", 1), ["settled i 1 device"]);
+    assert_eq!(domain.runs("device", "i", 1), SILENCE);
+    assert_eq!(domain.remedy("device", "i", 1, 300), ["decided i 2 cloud from device"]);
+    assert_eq!((domain.reserved("device"), domain.reserved("cloud")), (50, 50));
+    let decided = domain.facts.iter().rev().find_map(|(f, _)| match f {
+        Fact::PlacementDecided(f) => Some(f.clone()),
+        _ => None,
+    });
+    let decided = decided.unwrap();
+    assert_eq!(decided.load_milli, 300);
+    let ruled_out = |id: &str| decided.candidates.iter().find(|c| c.cluster_id == id).unwrap().ruled_out.clone();
+    assert_eq!(ruled_out("edge"), "cpuUsage would be 30.0 %, wanted IS_LESS_THAN 20: 10.0 over");
+    assert!(ruled_out("device").starts_with("its targets are missed here; cpuUsage would be 60.0 %"));
+    assert_eq!(domain.remedy("device", "i", 1, 300), SILENCE, "a move is under way");
+    assert_eq!(domain.runs("cloud", "i", 2), ["settled i 2 cloud", "released i 1 device"]);
+    assert_eq!((domain.reserved("device"), domain.reserved("cloud")), (0, 50));
+    assert_eq!(domain.remedy("device", "i", 1, 300), SILENCE, "an older generation missed");
+    assert_eq!(domain.pass(1_000_000), SILENCE, "nothing is due");
+}
+
+#[test]
+fn a_remedy_waits_for_the_cool_down_of_the_move_before() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    domain.remedy("device", "i", 1, 150);
+    assert_eq!(domain.reason(), "cpuUsage missed twice");
+    domain.runs("edge", "i", 2);
+    assert_eq!(domain.remedy("edge", "i", 2, 300), SILENCE);
+    domain.pass(60_000);
+    assert_eq!(domain.remedy("edge", "i", 2, 300), ["decided i 3 cloud from edge"]);
+}
+
+#[test]
+fn where_nothing_is_better_it_stays_and_says_once_by_how_much() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.remedy("device", "i", 1, 2000), ["unplaced i stays device"]);
+    let miss = "nearest miss: cloud: cpuUsage would be 50.0 %, wanted IS_LESS_THAN 20: 30.0 over";
+    assert_eq!(domain.reason(), format!("no cluster would do better than device; {miss}"));
+    assert_eq!(domain.remedy("device", "i", 1, 2050), SILENCE, "about the same load");
+    assert_eq!(domain.remedy("device", "i", 1, 3000), ["unplaced i stays device"], "a larger load is news");
+    assert_eq!(domain.join("huge", 100_000), ["joined huge", "decided i 2 huge from device"]);
+}
+
+#[test]
+fn a_remedy_that_nobody_asks_for_any_more_moves_nothing_when_capacity_appears() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    domain.remedy("device", "i", 1, 2000);
+    domain.pass(100_000);
+    assert_eq!(domain.join("huge", 100_000), ["joined huge"]);
+    assert_eq!(domain.remedy("device", "i", 1, 2000), ["decided i 2 huge from device"]);
+}
+
+#[test]
+fn a_target_that_fails_or_stays_silent_is_released_and_the_source_stays_with_its_generation() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(40.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.remedy("device", "i", 1, 300), ["decided i 2 edge from device"]);
+    assert_eq!(domain.fails("edge", "i", 2), ["released i 2 edge stays device"]);
+    assert_eq!((domain.reserved("device"), domain.reserved("edge")), (50, 0));
+    assert_eq!(domain.runs("edge", "i", 2), SILENCE, "too late");
+    assert_eq!(domain.remedy("device", "i", 1, 300), SILENCE, "the cool-down counts from the decision");
+    domain.pass(60_000);
+    assert_eq!(
+        domain.remedy("device", "i", 1, 300),
+        ["decided i 3 cloud from device"],
+        "edge failed, and 2 is used up"
+    );
+    assert_eq!(domain.pass(29_999), SILENCE);
+    assert_eq!(domain.pass(1), ["released i 3 cloud stays device"]);
+    assert_eq!(domain.reason(), "not running on cloud within 30000 ms");
+    domain.pass(60_000);
+    assert_eq!(domain.remedy("device", "i", 1, 300), ["unplaced i stays device"], "both failed");
+    domain.pass(600_000);
+    assert_eq!(
+        domain.remedy("device", "i", 1, 300),
+        ["decided i 4 edge from device"],
+        "failures are forgotten in time"
+    );
+}
+
+#[test]
+fn a_source_that_fails_during_a_move_leaves_the_target_alone() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(40.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    domain.remedy("device", "i", 1, 300);
+    assert_eq!(domain.fails("device", "i", 1), ["released i 1 device"]);
+    assert_eq!(domain.fails("edge", "i", 2), ["decided i 3 cloud", "released i 2 edge"]);
+}
+
+#[test]
+fn what_must_never_run_twice_is_stopped_before_it_starts_elsewhere() {
+    let mut domain = Domain::three();
+    let want = InstanceWanted { targets: below(40.0), ..singleton("i", 50) };
+    domain.hear(want);
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.remedy("device", "i", 1, 300), ["released i 1 device awaited", "unplaced i"]);
+    assert_eq!(domain.reason(), "never runs twice: waits until device has stopped it");
+    assert_eq!(domain.reserved("device"), 50, "it still runs");
+    assert_eq!(domain.join("more", 9_000), ["joined more"], "more capacity does not hurry it");
+    assert_eq!(domain.alive("device", false), ["lost device"], "a cluster cut off may be running it");
+    assert_eq!(domain.pass(1_000_000), SILENCE);
+    assert_eq!(domain.alive("device", true), ["returned device"]);
+    assert_eq!(domain.status("device", "i", 1, InstancePhase::Stopped), ["decided i 2 edge"]);
+    assert_eq!((domain.reserved("device"), domain.reserved("edge")), (0, 50));
+}
+
+#[test]
+fn what_must_never_run_twice_waits_for_its_lost_cluster() {
+    let mut domain = Domain::three();
+    domain.hear(singleton("i", 50));
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.alive("device", false), ["lost device", "unplaced i stays device"]);
+    assert_eq!(domain.reason(), "cluster lost: device; never runs twice, so it waits for its return");
+    assert_eq!(domain.join("more", 9_000), ["joined more"]);
+    assert_eq!(domain.alive("device", true), ["returned device", "decided i 2 device"]);
+}
+
+#[test]
+fn what_was_stopped_for_a_better_place_that_is_gone_runs_where_it_was() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 1000);
+    domain.hear(InstanceWanted { targets: below(50.0), ..singleton("i", 100) });
+    domain.runs("a", "i", 1);
+    assert_eq!(domain.remedy("a", "i", 1, 400), ["released i 1 a awaited", "unplaced i"]);
+    domain.alive("b", false);
+    assert_eq!(domain.status("a", "i", 1, InstancePhase::Stopped), ["decided i 2 a"]);
+}
+
+#[test]
+fn a_first_placement_that_does_not_start_in_time_is_planned_elsewhere() {
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 50, 50));
+    domain.status("device", "i", 1, InstancePhase::Starting);
+    assert_eq!(domain.pass(29_998), SILENCE);
+    assert_eq!(domain.pass(1), ["decided i 2 edge", "released i 1 device"]);
+    assert_eq!(domain.pass(30_000), ["decided i 3 cloud", "released i 2 edge"]);
+    assert_eq!(domain.pass(30_000), ["unplaced i stays cloud"], "all were tried");
+    assert!(domain.reason().starts_with("not started on cloud; no cluster qualifies: cloud: failed"));
+    assert_eq!(domain.pass(1_000_000), SILENCE);
+    assert_eq!(domain.join("new", 100), ["joined new", "decided i 4 new", "released i 3 cloud"]);
+    assert_eq!(domain.runs("new", "i", 4), ["settled i 4 new"]);
+}
+
+#[test]
+fn a_cluster_that_answers_late_after_all_keeps_the_instance() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.hear(wanted("i", 50, 50));
+    assert_eq!(domain.pass(60_000), ["unplaced i stays a"]);
+    assert_eq!(domain.runs("a", "i", 1), ["settled i 1 a"]);
+    assert_eq!(domain.join("b", 1000), ["joined b"], "it runs where it is");
+}
+
+#[test]
+fn a_failure_is_tried_elsewhere_at_most_three_times_and_then_stays() {
+    let mut domain = Domain::new(Limits::default());
+    for id in ["a", "b", "c", "d", "e", "f"] {
+        domain.join(id, 1000);
+    }
+    domain.hear(wanted("i", 50, 50));
+    assert_eq!(domain.fails("a", "i", 1), ["decided i 2 b", "released i 1 a"]);
+    assert_eq!(domain.runs("b", "i", 2), ["settled i 2 b"]);
+    assert_eq!(domain.fails("b", "i", 2), ["decided i 3 c", "released i 2 b"], "having run does not start anew");
+    assert_eq!(domain.fails("c", "i", 3), ["decided i 4 d", "released i 3 c"]);
+    assert_eq!(domain.fails("d", "i", 4), ["settled i 4 d failed"]);
+    assert_eq!(domain.reason(), "failed on d: why; tried on a, b, c, d and not further");
+    assert_eq!(domain.fails("d", "i", 4), SILENCE);
+    assert_eq!(domain.pass(1_000_000), SILENCE);
+    assert_eq!(domain.hear(wanted("i", 50, 50)), ["decided i 5 d"], "asked for again, it is tried again");
+}
+
+#[test]
+fn a_failure_long_after_the_last_starts_anew() {
+    let mut domain = Domain::new(Limits { attempts_elsewhere: 1, ..Default::default() });
+    domain.join("a", 1000);
+    domain.join("b", 1000);
+    domain.hear(wanted("i", 50, 50));
+    domain.runs("a", "i", 1);
+    assert_eq!(domain.fails("a", "i", 1), ["decided i 2 b", "released i 1 a"]);
+    domain.runs("b", "i", 2);
+    domain.pass(600_000);
+    assert_eq!(domain.fails("b", "i", 2), ["decided i 3 a", "released i 2 b"]);
+    domain.runs("a", "i", 3);
+    assert_eq!(domain.fails("a", "i", 3), ["settled i 3 a failed"]);
+}
+
+#[test]
+fn a_failure_with_nowhere_to_go_stays_to_be_seen_until_a_cluster_joins() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.hear(wanted("i", 50, 50));
+    domain.runs("a", "i", 1);
+    assert_eq!(domain.fails("a", "i", 1), ["unplaced i stays a"]);
+    assert_eq!(domain.fails("a", "i", 1), SILENCE);
+    assert_eq!(domain.join("b", 1000), ["joined b", "decided i 2 b", "released i 1 a"]);
+}
+
+#[test]
+fn a_hopeless_failure_is_not_tried_elsewhere() {
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 50, 50));
+    let failed = InstanceStatusChanged { hopeless: true, ..said("device", "i", 1, InstancePhase::Failed) };
+    assert_eq!(domain.hear(failed.clone()), ["settled i 1 device failed"]);
+    assert_eq!(domain.hear(failed), SILENCE);
+    assert_eq!(domain.pass(1_000_000), SILENCE);
+    assert_eq!(domain.join("new", 1000), ["joined new"]);
+    let fixed = InstanceWanted { document: document(60, 50, false), ..wanted("i", 60, 50) };
+    assert_eq!(domain.hear(fixed), ["decided i 2 device"], "a new document is");
+}
+
+#[test]
+fn a_cluster_that_would_not_take_it_is_asked_again_after_a_while() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 1000);
+    domain.hear(wanted("i", 50, 50));
+    let no = |cluster: &str, generation| InstanceRejected {
+        cluster_id: cluster.into(),
+        instance_id: "i".into(),
+        generation,
+        reason: "over capacity".into(),
+        ..Default::default()
+    };
+    assert_eq!(domain.hear(no("a", 1)), ["decided i 2 b", "released i 1 a"]);
+    assert_eq!(domain.hear(no("a", 1)), SILENCE, "of an older generation");
+    assert_eq!(domain.hear(no("b", 2)), ["released i 2 b", "unplaced i"]);
+    assert_eq!((domain.reserved("a"), domain.reserved("b")), (0, 0));
+    assert_eq!(domain.pass(29_999), SILENCE);
+    assert_eq!(domain.pass(1), ["decided i 3 a"]);
+}
+
+#[test]
+fn a_lost_cluster_s_instances_are_planned_elsewhere_and_end_there_when_it_returns() {
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 50, 50));
+    domain.hear(wanted("j", 50, 50));
+    domain.runs("device", "i", 1);
+    let told = domain.alive("device", false);
+    let planned = ["decided i 2 edge", "released i 1 device", "decided j 2 edge", "released j 1 device"];
+    assert_eq!(told, [&["lost device"][..], &planned].concat());
+    assert_eq!(domain.reason(), "planned on edge: cluster lost: device");
+    assert_eq!(domain.alive("device", false), SILENCE, "no news");
+    assert_eq!(domain.alive("device", true), ["returned device"]);
+    assert_eq!(domain.alive("nobody", false), SILENCE, "never joined");
+}
+
+#[test]
+fn what_only_a_lost_cluster_could_run_waits_and_is_planned_when_it_returns() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("small", 10);
+    domain.hear(wanted("i", 50, 50));
+    domain.runs("a", "i", 1);
+    assert_eq!(domain.alive("a", false), ["lost a", "unplaced i stays a"]);
+    assert_eq!(domain.reason(), "cluster lost: a; nearest miss: small: needs 50 mCPU, 10 free: 40 short");
+    assert_eq!(domain.alive("a", true), ["returned a", "decided i 2 a"]);
+}
+
+#[test]
+fn losing_the_source_keeps_the_target_and_losing_the_target_keeps_the_source() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(40.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    domain.remedy("device", "i", 1, 300);
+    assert_eq!(domain.alive("edge", false), ["lost edge", "released i 2 edge stays device"]);
+    domain.pass(60_000);
+    assert_eq!(domain.remedy("device", "i", 1, 300), ["decided i 3 cloud from device"]);
+    assert_eq!(domain.alive("device", false), ["lost device", "released i 1 device"]);
+    assert_eq!(domain.runs("cloud", "i", 3), ["settled i 3 cloud"]);
+}
+
+#[test]
+fn more_than_one_decision_holds_is_gone_on_with_at_once() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 100_000);
+    for n in 0..250 {
+        domain.hear(wanted(&format!("i{n:03}"), 10, 1));
+    }
+    domain.join("b", 100_000);
+    assert_eq!(domain.alive("a", false).len(), 1 + 2 * ACTIONS_MAX);
+    assert_eq!(domain.pass(1).len(), 2 * ACTIONS_MAX);
+    assert_eq!(domain.pass(1).len(), 2 * 50);
+    assert_eq!((domain.reserved("a"), domain.reserved("b")), (0, 2_500));
+    // And the same for those who wait for capacity.
+    domain.alive("b", false);
+    domain.pass(10);
+    assert_eq!(domain.state.unplaced.len(), 250);
+    let told = domain.join("c", 2_000);
+    assert_eq!((told.len(), told.last().is_some_and(|t| t.ends_with(" more"))), (1 + 2 * ACTIONS_MAX, true));
+    let placed = domain.pass(1);
+    assert_eq!(placed.iter().filter(|t| t.starts_with("decided")).count(), 100);
+    domain.pass(10);
+    assert_eq!((domain.reserved("c"), domain.state.unplaced.len(), domain.state.more), (2_000, 50, false));
+    assert_eq!(domain.pass(29_000), SILENCE);
+}
+
+#[test]
+fn what_finds_no_place_says_what_is_missing_and_is_placed_when_capacity_comes() {
+    let mut domain = Domain::new(Limits::default());
+    assert_eq!(domain.hear(wanted("i", 500, 50)), ["unplaced i"]);
+    assert_eq!(domain.reason(), "no cluster has joined");
+    assert_eq!(domain.join("a", 400), ["joined a", "unplaced i"]);
+    assert_eq!(domain.reason(), "nearest miss: a: needs 500 mCPU, 400 free: 100 short");
+    assert_eq!(domain.join("a", 400), SILENCE, "registered again, the same");
+    assert_eq!(domain.join("a", 600), ["joined a", "decided i 1 a"]);
+    assert_eq!(domain.hear(wanted("j", 300, 50)), ["unplaced j"]);
+    assert_eq!(domain.hear(wanted("k", 550, 50)), ["unplaced k"]);
+    let ended = InstanceWanted { replicas: 0, ..wanted("i", 500, 50) };
+    assert_eq!(domain.hear(ended.clone()), ["released i 1 a final", "decided j 1 a"]);
+    assert_eq!(domain.hear(ended), SILENCE);
+    assert_eq!(domain.hear(wanted("i", 100, 50)), ["decided i 2 a"], "its old id, a new generation");
+}
+
+#[test]
+fn an_instance_that_ends_is_released_wherever_it_is() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(40.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    domain.remedy("device", "i", 1, 300);
+    let none = InstanceWanted { replicas: 0, ..wanted("i", 50, 50) };
+    assert_eq!(domain.hear(none), ["released i 2 edge", "released i 1 device final"]);
+    assert_eq!(domain.state.instances.len(), 0);
+    domain.hear(wanted("big", 50_000, 50));
+    let none = InstanceWanted { replicas: 0, ..wanted("big", 50, 50) };
+    assert_eq!(domain.hear(none), ["released big 2  final"]);
+}
+
+#[test]
+fn a_new_definition_stays_if_it_can_and_moves_if_it_must() {
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 50, 50));
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.hear(InstanceWanted { replicas: 2, ..wanted("i", 50, 50) }), ["decided i 2 device"]);
+    assert_eq!(domain.reserved("device"), 100);
+    domain.runs("device", "i", 2);
+    let larger = InstanceWanted { replicas: 12, ..wanted("i", 50, 50) };
+    assert_eq!(domain.hear(larger), ["decided i 3 edge from device"]);
+    let again = InstanceWanted { replicas: 30, ..wanted("i", 50, 50) };
+    let told = domain.hear(again);
+    assert_eq!(told, ["released i 3 edge stays device", "unplaced i stays device"], "{}", domain.reason());
+    assert_eq!(domain.reserved("device"), 100, "the old definition runs on");
+    assert_eq!(domain.runs("device", "i", 2), SILENCE);
+    let targeted = InstanceWanted { targets: below(5.0), replicas: 2, ..wanted("i", 50, 50) };
+    assert_eq!(domain.hear(targeted), ["decided i 4 cloud from device"]);
+}
+
+#[test]
+fn what_was_measured_follows_the_replicas_and_ends_with_the_document() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(40.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    domain.remedy("device", "i", 1, 300);
+    domain.runs("edge", "i", 2);
+    domain.hear(InstanceWanted { targets: below(40.0), replicas: 3, ..wanted("i", 50, 50) });
+    let measured = |domain: &Domain| domain.state.instances["i"].measured;
+    assert_eq!(measured(&domain), Some(Load { cpu_milli: 900, memory_bytes: 3_000_000 }));
+    assert_eq!(domain.state.instances["i"].to.as_ref().unwrap().cluster_id, "cloud");
+    domain.hear(wanted("i", 60, 50));
+    assert_eq!(measured(&domain), None);
+}
+
+#[test]
+fn another_owner_s_instance_is_not_touched_by_a_wish_for_its_id() {
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 50, 50));
+    let before = domain.state.instances.clone();
+    let theirs = InstanceWanted { owner: "other".into(), ..wanted("i", 70, 50) };
+    assert_eq!(domain.hear(theirs.clone()), ["unplaced i"]);
+    assert_eq!(domain.reason(), "another owner's instance has this id; choose another");
+    assert_eq!(domain.hear(InstanceWanted { replicas: 0, ..theirs }), SILENCE);
+    assert_eq!(domain.state.instances, before);
+}
+
+#[test]
+fn an_unreadable_document_is_said_and_harms_nobody() {
+    let mut domain = Domain::three();
+    let garbage = InstanceWanted { document: Bytes::from_static(b"\xff\xff\xff"), ..wanted("i", 1, 1) };
+    assert_eq!(domain.hear(garbage), ["unplaced i"]);
+    assert_eq!(domain.reason(), "its workload document cannot be read");
+    assert_eq!(domain.join("new", 1000), ["joined new"]);
+    assert_eq!(domain.hear(wanted("i", 1, 1)), ["decided i 1 device"]);
+}
+
+#[test]
+fn a_report_about_another_domain_is_nobody_s_business() {
+    let report = ReportLiveness { domain: "other".into(), cluster_id: "a".into(), alive: false };
+    assert!(Placements::default().concerns(&report.into(), &()).is_empty());
+}

@@ -209,10 +209,10 @@ pub(super) fn document_registered(key: &Key, instance: &Instance, world: &Known,
 /// A document that this instance may wait for failed validation: it is told why.
 pub(super) fn document_rejected(instance: &Instance, m: &validation::WorkloadRejected) -> Vec<Fact> {
     let workload = format!("{}@{}", m.name, m.version);
-    let mut waiting = instance.waiting.values().filter(|waits| waits.workload == workload);
+    let waiting = instance.waiting.values().filter(|waits| waits.workload == workload);
     let (reason, cure) = rejected(&workload, &listed(&m.problems));
-    let told = waiting.find(|waits| waits.reason != reason);
-    told.map(|waits| InstanceUnavailable { reason, cure, ..waits.clone() }.into()).into_iter().collect()
+    let untold = waiting.filter(|waits| waits.reason != reason);
+    untold.map(|w| InstanceUnavailable { reason: reason.clone(), cure: cure.clone(), ..w.clone() }.into()).collect()
 }
 
 /// When an instance that waits for a document looks again.
@@ -229,11 +229,21 @@ pub(super) fn recheck(_key: &Key, instance: &Instance, world: &Known, at: Timest
     }
 }
 
-/// What one of those who wait, and whom the filter picks, is told now that differs from what it was told.
+/// What those who wait, and whom the filter picks, are told now that differs from what they were told.
 fn served(instance: &Instance, world: &Known, which: impl Fn(&InstanceUnavailable) -> bool) -> Vec<Fact> {
-    let waiting = instance.waiting.values().filter(|waits| which(waits));
-    let answers = waiting.map(|waits| serve(instance, world, waits.clone()));
-    answers.into_iter().find(|facts| !facts.is_empty()).unwrap_or_default()
+    let mut facts = vec![];
+    let mut after = instance.clone();
+    for waits in instance.waiting.values().filter(|waits| which(waits)) {
+        for fact in serve(&after, world, waits.clone()) {
+            match &fact {
+                Fact::InstanceWanted(m) => after.want(m),
+                Fact::InstanceUnavailable(m) => drop(after.waiting.insert(m.intent_id.clone(), m.clone())),
+                _ => {}
+            }
+            facts.push(fact);
+        }
+    }
+    facts
 }
 
 /// Gives an intent what it asks for, or says why not. Nothing if that is so already.
@@ -275,7 +285,7 @@ fn serve(instance: &Instance, world: &Known, ask: InstanceUnavailable) -> Vec<Fa
         intent_version: ask.intent_version,
         ..instance.wanted.clone().unwrap_or_default()
     };
-    let next = with_waiting_governors(with_governor(wanted, governor), instance);
+    let next = with_governor(with_waiting_governors(wanted, instance), governor);
     if instance.wanted.as_ref() == Some(&next) { vec![] } else { vec![next.into()] }
 }
 

@@ -69,12 +69,12 @@ impl Known {
     }
 
     /// Instances that wait for a document.
-    pub(super) fn waiting_for(&self, owner: &str, workload: &str) -> impl Iterator<Item = &String> {
+    pub(super) fn waiting_for<'a>(&'a self, owner: &str, workload: &str) -> impl Iterator<Item = &'a String> + use<'a> {
         self.waiting.get(&(owner.to_owned(), workload.to_owned())).into_iter().flatten()
     }
 
     /// Instances that an intent wants, governs or waits for.
-    pub(super) fn of_intent(&self, owner: &str, intent_id: &str) -> impl Iterator<Item = &String> {
+    pub(super) fn of_intent<'a>(&'a self, owner: &str, intent_id: &str) -> impl Iterator<Item = &'a String> + use<'a> {
         self.of_intent.get(&(owner.to_owned(), intent_id.to_owned())).into_iter().flatten()
     }
 

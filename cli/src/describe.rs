@@ -1,0 +1,140 @@
+//! One line for a person about any message of the contract.
+
+use mesh_bus::Stored;
+use mesh_proto::{
+    Event as _, assignment, cluster, instance, intent, observation, placement, report, twin, validation, workload,
+};
+
+/// What a stored message says, in one line; its name if there is nothing better to say.
+pub fn describe(stored: &Stored) -> String {
+    said(stored).unwrap_or_else(|| stored.message.rsplit('.').next().unwrap_or_default().to_owned())
+}
+
+/// Who wrote it.
+pub fn writer(stored: &Stored) -> String {
+    stored.source.clone().unwrap_or_else(|| "somebody".to_owned())
+}
+
+fn said(stored: &Stored) -> Option<String> {
+    macro_rules! of {
+        ($event:ty, $say:expr) => {
+            if stored.message == <$event>::MESSAGE {
+                let say: fn($event) -> String = $say;
+                return stored.event::<$event>().ok().flatten().map(say);
+            }
+        };
+    }
+    of!(intent::SubmitIntent, |m| format!("asks for intent {}", m.intent_id));
+    of!(intent::UpdateIntent, |m| format!("asks to update intent {}", m.intent_id));
+    of!(intent::SuspendIntent, |m| format!("asks to suspend intent {}", m.intent_id));
+    of!(intent::ResumeIntent, |m| format!("asks to resume intent {}", m.intent_id));
+    of!(intent::TerminateIntent, |m| format!("asks to terminate intent {}", m.intent_id));
+    of!(intent::IntentSubmitted, |m| format!("intent submitted, version {}", m.version));
+    of!(intent::IntentUnchanged, |m| format!("intent unchanged, version {}", m.version));
+    of!(intent::IntentAcknowledged, |m| format!("intent acknowledged, {}", state(m.state.as_ref())));
+    of!(intent::IntentRejected, |m| format!("intent rejected: {}", problems(&m.problems)));
+    of!(intent::IntentStateChanged, |m| {
+        let targets: Vec<String> = m.targets.iter().filter(|t| t.measured).map(target).collect();
+        let targets = if targets.is_empty() { String::new() } else { format!(" [{}]", targets.join(", ")) };
+        format!("{} -> {}{targets}", name(m.from.as_ref()), state(m.to.as_ref()))
+    });
+    of!(intent::IntentRemedyWanted, |m| format!("asks for a remedy: {}", m.reason));
+    of!(intent::IntentRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(validation::IntentAccepted, |m| format!("version {} is well formed and allowed", m.version));
+    of!(validation::IntentRejected, |m| format!("version {} is not acceptable: {}", m.version, problems(&m.problems)));
+    of!(validation::WorkloadAccepted, |m| format!("{}@{} is acceptable", m.name, m.version));
+    of!(validation::WorkloadRejected, |m| format!("{}@{} is not acceptable: {}", m.name, m.version, problems(&m.problems)));
+    of!(validation::FeasibilityChanged, |m| match m.feasible {
+        true => "feasible again".to_owned(),
+        false => format!("infeasible: {}", m.reason),
+    });
+    of!(workload::RegisterWorkload, |m| format!("asks to register {}", m.name));
+    of!(workload::RunInstance, |m| format!("asks to run {}", m.workload));
+    of!(workload::StopInstance, |m| format!("asks to stop {}", m.instance_id));
+    of!(workload::WorkloadSubmitted, |m| format!("document {}@{} submitted", m.name, m.version));
+    of!(workload::WorkloadUnchanged, |m| format!("document {}@{} unchanged", m.name, m.version));
+    of!(workload::WorkloadRegistered, |m| format!("document {}@{} registered", m.name, m.version));
+    of!(workload::WorkloadRejected, |m| format!("document {}@{} rejected: {}", m.name, m.version, problems(&m.problems)));
+    of!(workload::InstanceWanted, |m| format!("instance {} of {} wanted, {} replica(s)", short(&m.instance_id), m.workload, m.replicas));
+    of!(workload::InstanceUnavailable, |m| format!("instance {} cannot be made: {}; {}", short(&m.instance_id), m.reason, m.cure));
+    of!(workload::InstanceChanged, |m| {
+        let place = if m.cluster_id.is_empty() { String::new() } else { format!(" on {}", m.cluster_id) };
+        let reason = if m.reason.is_empty() { String::new() } else { format!(": {}", m.reason) };
+        let (id, phase) = (short(&m.instance_id), m.phase().as_str_name().to_lowercase());
+        format!("instance {id} {phase}{place}, {}/{} running{reason}", m.replicas_running, m.replicas_wanted)
+    });
+    of!(workload::WorkloadRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(placement::PlacementDecided, |m| {
+        let from = if m.from_cluster_id.is_empty() { String::new() } else { format!(" from {}", m.from_cluster_id) };
+        format!("instance {} goes{from} to {} (generation {}): {}", short(&m.instance_id), m.cluster_id, m.generation, m.reason)
+    });
+    of!(placement::PlacementUnplaced, |m| format!("instance {} has no place: {}", short(&m.instance_id), m.reason));
+    of!(placement::PlacementReleased, |m| format!("{} is free of instance {} up to generation {}: {}", m.cluster_id, short(&m.instance_id), m.generation, m.reason));
+    of!(placement::PlacementSettled, |m| format!("instance {} has settled on {}", short(&m.instance_id), m.cluster_id));
+    of!(placement::ClusterLost, |m| format!("cluster {} lost: {}", m.cluster_id, m.reason));
+    of!(placement::ClusterReturned, |m| format!("cluster {} is back", m.cluster_id));
+    of!(placement::ClusterJoined, |m| format!("cluster {} joined, {} mCPU, {} MB", m.cluster_id, m.cpu_milli, m.memory_bytes / 1_000_000));
+    of!(placement::ReportLiveness, |m| format!("reports cluster {} {}", m.cluster_id, if m.alive { "alive" } else { "silent" }));
+    of!(assignment::AssignmentChanged, |m| format!("{}: {} instance {} (generation {})", m.cluster_id, m.action().as_str_name().to_lowercase(), short(&m.instance_id), m.generation));
+    of!(cluster::ClusterRegistered, |m| format!("cluster {} registered: {} mCPU, {} MB, {} driver, limits by {}", m.cluster_id, m.cpu_milli, m.memory_bytes / 1_000_000, m.driver, m.enforcement));
+    of!(instance::InstanceStatusChanged, |m| {
+        let reason = if m.reason.is_empty() { String::new() } else { format!(": {}", m.reason) };
+        let (id, phase) = (short(&m.instance_id), m.phase().as_str_name().to_lowercase());
+        format!("instance {id} {phase} (generation {}), {}/{} running{reason}", m.generation, m.replicas_running, m.replicas_wanted)
+    });
+    of!(instance::InstanceRejected, |m| format!("instance {} not taken: {}", short(&m.instance_id), m.reason));
+    of!(observation::TargetObserved, |m| {
+        let values: Vec<String> = m
+            .targets
+            .iter()
+            .map(|t| if t.samples == 0 { format!("{} not measured", t.target_name) } else { value(&t.target_name, t.value) })
+            .collect();
+        format!("period {}: {}", m.period, values.join(", "))
+    });
+    of!(report::ReportPublished, |m| format!("report on version {}", m.version));
+    of!(twin::TwinChanged, |m| format!("twin of {} {}", m.kind, short(&m.id)));
+    None
+}
+
+/// A value with its unit.
+pub fn value(target: &str, value: f64) -> String {
+    match target {
+        "cpuUsage" => format!("cpuUsage {value:.1} %"),
+        "ramUsage" => format!("ramUsage {value:.1} MB"),
+        other => format!("{other} {value:.2}"),
+    }
+}
+
+/// The first characters of an id.
+pub fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+fn target(target: &intent::TargetState) -> String {
+    let bound = format!("{} {}", target.target_condition.trim_start_matches("IS_").replace('_', " ").to_lowercase(), target.bound);
+    let missed = if target.fulfilled { String::new() } else { format!(", missed {}", target.missed) };
+    format!("{} ({bound}{missed})", value(&target.target_name, target.achieved))
+}
+
+fn name(state: Option<&intent::State>) -> String {
+    state.map_or_else(|| "new".to_owned(), state_name)
+}
+
+/// `FULFILLED`, or why not.
+pub fn state_name(state: &intent::State) -> String {
+    match state.fulfilment_status() {
+        intent::FulfilmentStatus::Fulfilled => "FULFILLED".to_owned(),
+        _ => state.not_fulfilled_state().as_str_name().to_owned(),
+    }
+}
+
+fn state(state: Option<&intent::State>) -> String {
+    let Some(found) = state else { return "new".to_owned() };
+    let parts = [&found.reason, &found.waits_for].map(|t| t.trim().to_owned());
+    let text = parts.into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; waits for ");
+    if text.is_empty() { state_name(found) } else { format!("{}: {text}", state_name(found)) }
+}
+
+fn problems(problems: &[intent::Problem]) -> String {
+    problems.iter().map(|p| format!("{}: {} ({})", p.path, p.reason, p.cure)).collect::<Vec<_>>().join("; ")
+}

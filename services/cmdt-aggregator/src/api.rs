@@ -1,0 +1,320 @@
+//! What others may ask of twins.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+};
+
+use futures::Stream;
+use mesh_kit::{Mesh, View, query};
+use mesh_proto::{
+    Timestamp, is_key,
+    query::{TwinList, TwinRequest, twin_queries_server::TwinQueries},
+    twin::Twin,
+};
+use mesh_store::{Error, Query};
+use prost::Message as _;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    domain::{Kind, Twins},
+    store::{self, Stores},
+};
+
+/// The aggregator's answers.
+pub(crate) struct Api {
+    pub(crate) mesh: Mesh,
+    pub(crate) view: View<Twins>,
+    pub(crate) stores: Stores,
+}
+
+#[tonic::async_trait]
+impl TwinQueries for Api {
+    async fn get(&self, request: Request<TwinRequest>) -> Result<Response<Twin>, Status> {
+        let request = request.into_inner();
+        let kinds = one(&request)?;
+        let found = match request.at {
+            Some(time) => self.stores.at(kinds, &request.id, time).await?,
+            None => {
+                let now = self.mesh.now();
+                self.view.read(|twins| kinds.iter().find_map(|kind| twins.get(*kind, &request.id, now)))
+            }
+        };
+        Ok(Response::new(found.ok_or_else(|| unknown(&request))?))
+    }
+
+    async fn list(&self, request: Request<TwinRequest>) -> Result<Response<TwinList>, Status> {
+        Ok(Response::new(self.stores.list(request.into_inner()).await?))
+    }
+
+    async fn history(&self, request: Request<TwinRequest>) -> Result<Response<TwinList>, Status> {
+        Ok(Response::new(self.stores.versions(request.into_inner()).await?))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<Twin, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<TwinRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let mut kind = kind_of(&request)?;
+        if !request.id.is_empty() {
+            let (kinds, now) = (one(&request)?, self.mesh.now());
+            let has = |twins: &Twins| kinds.iter().copied().find(|kind| twins.get(*kind, &request.id, now).is_some());
+            // An id that several kinds bear is that of the first.
+            kind = Some(self.view.read(has).ok_or_else(|| unknown(&request))?);
+        }
+        let view = self.view.clone();
+        let read = move |order: u64| view.read(|twins| twins.published_since(kind, &request.id, order));
+        Ok(Response::new(Box::pin(follow(self.view.changes(), self.mesh.stopping(), read))))
+    }
+}
+
+impl Stores {
+    /// The twin as it was at a time, of the first kind that has it.
+    async fn at(&self, kinds: &[Kind], id: &str, time: Timestamp) -> Result<Option<Twin>, query::Error> {
+        for kind in kinds {
+            let found = self.history.at(&store::key(kind.name(), id), time).await.map_err(query::Error::internal)?;
+            if let Some(version) = found {
+                return Ok(Some(Twin::decode(version.body).map_err(query::Error::internal)?));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Twins as last published, by kind and id.
+    async fn list(&self, request: TwinRequest) -> Result<TwinList, query::Error> {
+        let kind = kind_of(&request)?;
+        let owned = |twin: &Twin| request.owner.is_empty() || twin.owner == request.owner;
+        if !request.id.is_empty() {
+            let mut twins = vec![];
+            for kind in one(&request)? {
+                let key = store::key(kind.name(), &request.id);
+                let found = self.documents.get(&key).await.map_err(query::Error::internal)?;
+                twins.extend(found.map(|d| Twin::decode(d.body)).transpose().map_err(query::Error::internal)?);
+            }
+            twins.retain(owned);
+            return Ok(TwinList { twins, next_page_token: String::new() });
+        }
+        let mut equal = BTreeMap::new();
+        equal.extend(kind.map(|kind| ("kind".to_owned(), kind.name().to_owned())));
+        equal.extend((!request.owner.is_empty()).then(|| ("owner".to_owned(), request.owner)));
+        let query = Query { equal, limit: request.page_size as usize, token: request.page_token };
+        let page = self.documents.list(&query).await.map_err(|error| match error {
+            Error::Token(token) => query::Error::invalid(format!("page token {token:?}"), "list again without one"),
+            other => query::Error::internal(other),
+        })?;
+        let twins = page.documents.into_iter().map(|d| Twin::decode(d.body)).collect::<Result<_, _>>();
+        Ok(TwinList { twins: twins.map_err(query::Error::internal)?, next_page_token: page.next })
+    }
+
+    /// Published versions of one twin, newest first.
+    async fn versions(&self, request: TwinRequest) -> Result<TwinList, query::Error> {
+        let kinds = one(&request)?;
+        let limit = match request.page_size as usize {
+            0 => 100,
+            size => size.min(1_000),
+        };
+        let before = match request.page_token.as_str() {
+            "" => None,
+            token => Some(token.parse().map_err(|_| {
+                query::Error::invalid(format!("page token {token:?}"), "ask again without one")
+            })?),
+        };
+        for kind in kinds {
+            let key = store::key(kind.name(), &request.id);
+            // One more than a page, so that its end is known.
+            let mut found = self.history.list(&key, before, limit + 1).await.map_err(query::Error::internal)?;
+            if found.is_empty() && before.is_none() {
+                continue;
+            }
+            let more = found.len() > limit;
+            found.truncate(limit);
+            let next_page_token = match found.last() {
+                Some(last) if more => last.version.to_string(),
+                _ => String::new(),
+            };
+            let twins = found.into_iter().map(|v| Twin::decode(v.body)).collect::<Result<_, _>>();
+            return Ok(TwinList { twins: twins.map_err(query::Error::internal)?, next_page_token });
+        }
+        Err(unknown(&request))
+    }
+}
+
+/// The kind asked for; `None` for all.
+fn kind_of(request: &TwinRequest) -> Result<Option<Kind>, query::Error> {
+    if request.kind.is_empty() {
+        return Ok(None);
+    }
+    let kind = Kind::named(&request.kind);
+    let wrong = || query::Error::invalid(format!("kind {:?}", request.kind), "use workload, cluster, node or nothing");
+    kind.map(Some).ok_or_else(wrong)
+}
+
+/// The kinds in which to look for an id that must be there.
+fn one(request: &TwinRequest) -> Result<&'static [Kind], query::Error> {
+    if !is_key(&request.id) {
+        let what = format!("twin id {:?}", request.id);
+        return Err(query::Error::invalid(what, "use the id of an instance, a cluster or a node"));
+    }
+    Ok(match kind_of(request)? {
+        None => &Kind::ALL,
+        Some(Kind::Workload) => &[Kind::Workload],
+        Some(Kind::Cluster) => &[Kind::Cluster],
+        Some(Kind::Node) => &[Kind::Node],
+    })
+}
+
+fn unknown(request: &TwinRequest) -> query::Error {
+    let kind = if request.kind.is_empty() { "" } else { " of kind " };
+    let when = request.at.map_or_else(String::new, |at| format!(" at {at}"));
+    let what = format!("twin {}{kind}{}{when}", request.id, request.kind);
+    query::Error::not_found(what, "list those there are with List, and their past with History")
+}
+
+/// Twins published so far and from here on, until the process stops. It is read only as fast as its reader takes,
+/// which skips what became old meanwhile.
+fn follow<R>(
+    changes: watch::Receiver<u64>,
+    stopping: CancellationToken,
+    read: R,
+) -> impl Stream<Item = Result<Twin, Status>> + Send
+where
+    R: Fn(u64) -> (Vec<Twin>, u64) + Send + Sync,
+{
+    let step = Arc::new((read, stopping));
+    futures::stream::unfold((0, changes, VecDeque::new(), step), |(mut order, mut changes, mut batch, step)| async move {
+        let (read, stopping) = &*step;
+        loop {
+            if stopping.is_cancelled() {
+                return None;
+            }
+            if let Some(twin) = batch.pop_front() {
+                return Some((Ok(twin), (order, changes, batch, step)));
+            }
+            changes.mark_unchanged();
+            let seen = order;
+            let twins;
+            (twins, order) = read(order);
+            batch.extend(twins);
+            if order == seen {
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return None },
+                    () = stopping.cancelled() => return None,
+                }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use futures::{FutureExt as _, StreamExt as _, executor::block_on};
+    use mesh_kit::Projector as _;
+    use mesh_proto::telemetry::ClusterSample;
+
+    use super::*;
+    use crate::{
+        domain::Limits,
+        store::tests::{stores, twin, write},
+    };
+
+    fn asking(kind: &str, id: &str) -> TwinRequest {
+        TwinRequest { kind: kind.into(), id: id.into(), ..Default::default() }
+    }
+
+    fn names(list: &TwinList) -> Vec<(&str, u64)> {
+        list.twins.iter().map(|t| (t.id.as_str(), t.version)).collect()
+    }
+
+    fn full() -> Stores {
+        let stores = stores();
+        let mut other = twin("workload", "j", 13);
+        other.owner = "ann".into();
+        let (first, node) = (twin("workload", "i", 10), twin("node", "n", 11));
+        write(&stores, 1, &[first, node, twin("workload", "i", 12), other, twin("workload", "i", 14)], None);
+        stores
+    }
+
+    #[test]
+    fn a_list_is_by_kind_owner_and_page() {
+        let stores = full();
+        let list = |request: TwinRequest| block_on(stores.list(request));
+        assert_eq!(names(&list(asking("", "")).unwrap()), [("n", 11), ("i", 14), ("j", 13)]);
+        assert_eq!(names(&list(asking("node", "")).unwrap()), [("n", 11)]);
+        assert_eq!(names(&list(TwinRequest { owner: "ann".into(), ..asking("", "") }).unwrap()), [("j", 13)]);
+        assert_eq!(names(&list(asking("", "i")).unwrap()), [("i", 14)]);
+        assert_eq!(names(&list(TwinRequest { owner: "ann".into(), ..asking("", "i") }).unwrap()), []);
+        let first = list(TwinRequest { page_size: 2, ..asking("", "") }).unwrap();
+        let second = list(TwinRequest { page_size: 2, page_token: first.next_page_token, ..asking("", "") }).unwrap();
+        assert_eq!((names(&second), second.next_page_token.as_str()), (vec![("j", 13)], ""));
+        for wrong in [asking("planet", ""), TwinRequest { page_token: "x".into(), ..asking("", "") }] {
+            assert!(matches!(list(wrong), Err(query::Error::InvalidArgument { .. })));
+        }
+    }
+
+    #[test]
+    fn a_history_goes_back_page_by_page_and_a_twin_is_known_at_a_time() {
+        let stores = full();
+        let versions = |request: TwinRequest| block_on(stores.versions(request));
+        assert_eq!(names(&versions(asking("", "i")).unwrap()), [("i", 14), ("i", 12), ("i", 10)]);
+        let first = versions(TwinRequest { page_size: 2, ..asking("workload", "i") }).unwrap();
+        assert_eq!((names(&first), first.next_page_token.as_str()), (vec![("i", 14), ("i", 12)], "12"));
+        let page = TwinRequest { page_size: 2, page_token: "12".into(), ..asking("workload", "i") };
+        let second = versions(page).unwrap();
+        assert_eq!((names(&second), second.next_page_token.as_str()), (vec![("i", 10)], ""));
+        assert!(matches!(versions(asking("node", "i")), Err(query::Error::NotFound { .. })));
+        assert!(matches!(versions(asking("", "")), Err(query::Error::InvalidArgument { .. })));
+        let page = TwinRequest { page_token: "x".into(), ..asking("", "i") };
+        assert!(matches!(versions(page), Err(query::Error::InvalidArgument { .. })));
+
+        let at = |id, millis| block_on(stores.at(&Kind::ALL, id, Timestamp::from_millis(millis))).unwrap();
+        assert_eq!(at("i", 13).map(|t| t.version), Some(12));
+        assert_eq!(at("n", 13).map(|t| t.kind), Some("node".to_owned()));
+        assert_eq!(at("i", 9), None);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_sees_what_is_there_then_every_change_and_ends_with_the_process() {
+        let twins = Arc::new(Mutex::new(Twins::new(Limits::default())));
+        let cluster = |id: &str| {
+            let event = mesh_proto::cluster::ClusterRegistered { cluster_id: id.into(), cpu_milli: 1, ..Default::default() };
+            crate::domain::tests::stored(&event, Timestamp::from_millis(1))
+        };
+        twins.lock().unwrap().apply(&cluster("a"));
+        twins.lock().unwrap().tick(Timestamp::from_millis(1_000));
+        let (changed, changes) = watch::channel(0);
+        let stopping = CancellationToken::new();
+        let of = twins.clone();
+        let read = move |order| of.lock().unwrap().published_since(Some(Kind::Cluster), "", order);
+        let mut stream = std::pin::pin!(follow(changes, stopping.clone(), read));
+        assert_eq!(stream.next().await.unwrap().unwrap().id, "a");
+        assert!(stream.next().now_or_never().is_none());
+        for (number, percent) in [(2, 10.0), (3, 50.0)] {
+            let at = Some(Timestamp::from_millis(1_000 * number));
+            let sample = ClusterSample { cluster_id: "a".into(), at, cpu_percent: percent, ..Default::default() };
+            let body = Bytes::from(sample.encode_to_vec());
+            twins.lock().unwrap().sample("continuum/s/n/cluster/a", &body);
+            twins.lock().unwrap().tick(Timestamp::from_millis(1_000 * number));
+        }
+        changed.send_replace(1);
+        let newest = stream.next().await.unwrap().unwrap();
+        assert_eq!(newest.cpu_percent, 50.0, "a slow reader skips to the newest");
+        assert!(stream.next().now_or_never().is_none());
+        stopping.cancel();
+        assert!(stream.next().await.is_none());
+    }
+
+    #[test]
+    fn a_question_that_makes_no_sense_is_refused() {
+        assert!(matches!(one(&asking("", "a.b")), Err(query::Error::InvalidArgument { .. })));
+        assert!(matches!(one(&asking("planet", "a")), Err(query::Error::InvalidArgument { .. })));
+        assert_eq!(one(&asking("", "a")).unwrap(), Kind::ALL);
+        let unknown = unknown(&TwinRequest { at: Some(Timestamp::from_millis(0)), ..asking("node", "a") }).to_string();
+        assert!(unknown.starts_with("twin a of kind node at 1970-01-01T00:00:00Z not found"), "{unknown}");
+    }
+}

@@ -1,0 +1,204 @@
+//! The twin aggregator on a real bus and a real Zenoh router, with no other rights than the contract's.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use cmdt_aggregator::Config;
+use futures::StreamExt as _;
+use mesh_bus::{
+    About, Bus, Decision, Outgoing, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server,
+    ServerOptions,
+};
+use mesh_kit::{Running, Secret, Settings, Stopped};
+use mesh_proto::{
+    AnyEvent, Timestamp,
+    cluster::ClusterRegistered,
+    contract,
+    query::{TwinRequest, twin_queries_client::TwinQueriesClient},
+    telemetry::ClusterSample,
+    twin::Twin,
+};
+use prost::Message as _;
+use tonic::Code;
+
+/// Longest that anything may take here before a test says that it does not happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A bus as `continuum provision` makes it, and a Zenoh router.
+struct Land {
+    _folder: tempfile::TempDir,
+    server: Server,
+    router: Samples,
+    keys: BTreeMap<String, PathBuf>,
+}
+
+impl Land {
+    /// None, loudly, where there is no nats-server.
+    async fn start(test: &str) -> Option<Self> {
+        let found = match mesh_bus::find_server().await {
+            Ok(found) => found,
+            Err(error) => {
+                println!("SKIPPED: cmdt-aggregator, {test}: {error}");
+                return None;
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let options = RenderOptions {
+            listen: "127.0.0.1:-1".into(),
+            store_dir: folder.path().join("jetstream"),
+            ports_dir: Some(folder.path().into()),
+            sync_always: false,
+            ..RenderOptions::default()
+        };
+        let rendered = mesh_bus::render(contract(), &options).unwrap();
+        let files = rendered.write(folder.path()).unwrap();
+        let server = Server::start(ServerOptions::new(found.path, &files.nats_conf, folder.path())).await.unwrap();
+        let seed = rendered.keys.get("provisioner").cloned();
+        let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
+        mesh_bus::provision(contract(), &options).await.unwrap();
+        let listen = vec!["tcp/127.0.0.1:0".to_owned()];
+        let options = SamplesOptions { mode: SamplesMode::Router, listen, ..SamplesOptions::default() };
+        let router = Samples::open(options).await.unwrap();
+        Some(Self { _folder: folder, server, router, keys: files.keys })
+    }
+
+    async fn bus(&self, service: &str) -> Bus {
+        let seed = std::fs::read_to_string(&self.keys[service]).unwrap();
+        let (url, service) = (self.server.url(), service.to_owned());
+        Bus::connect(mesh_bus::Options { url, service, seed: Some(seed), ..Default::default() }).await.unwrap()
+    }
+
+    async fn aggregator(&self) -> Running {
+        let settings = Settings {
+            bus_url: self.server.url(),
+            bus_seed_file: Some(Secret::at(&self.keys["cmdt-aggregator"])),
+            samples_connect: self.router.listening().to_vec(),
+            drain_limit_ms: 20_000,
+            ..Settings::default()
+        };
+        let config = Config { tick_ms: 50, measured_ms: 100, ..Config::default() };
+        mesh_kit::join("cmdt-aggregator", settings, config, cmdt_aggregator::start).await.unwrap()
+    }
+
+    async fn measure(&self, cpu_percent: f64) {
+        let sample = ClusterSample { cluster_id: "edge".into(), at: Some(now()), cpu_percent, ..Default::default() };
+        let about = About { time: now(), ..About::default() };
+        self.router.publish("continuum/s/n/cluster/edge", sample.encode_to_vec(), &about).await.unwrap();
+    }
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} does not happen"),
+    }
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp::from_nanos(since.as_nanos() as i128)
+}
+
+fn registered(cpu_milli: u32) -> ClusterRegistered {
+    ClusterRegistered {
+        cluster_id: "edge".into(),
+        cpu_milli,
+        node: "node-1".into(),
+        site: "s".into(),
+        driver: "simulated".into(),
+        ..Default::default()
+    }
+}
+
+fn asking(kind: &str, id: &str) -> TwinRequest {
+    TwinRequest { kind: kind.into(), id: id.into(), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
+    let Some(land) = Land::start("twins").await else { return };
+    let agent = land.bus("cluster-agent").await;
+    let write = async |cpu_milli: u32, expected: u64| {
+        let fact = Outgoing::new(&registered(cpu_milli) as &dyn AnyEvent, format!("fact-{cpu_milli}"), now()).unwrap();
+        let entity = "cluster.*.*.edge".to_owned();
+        let decision = Decision { entity, expected, messages: vec![fact] };
+        agent.writer("CLUSTER").write(decision).await.unwrap();
+    };
+    write(1_000, 0).await;
+    // The fact came before the aggregator: it reads the past first.
+    let running = land.aggregator().await;
+    let mut client = TwinQueriesClient::connect(running.endpoint()).await.unwrap();
+    let found = client.get(asking("", "edge")).await.unwrap().into_inner();
+    assert_eq!((found.kind.as_str(), found.capacity_cpu_milli, found.available), ("cluster", 1_000, true));
+    assert!(found.sample_age_seconds < 0.0);
+    let missing = client.get(asking("workload", "edge")).await.unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound);
+    assert_eq!(client.watch(asking("planet", "edge")).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let mut watch = client.watch(asking("cluster", "edge")).await.unwrap().into_inner();
+    let mut until = async |what: &str, fits: &dyn Fn(&Twin) -> bool| {
+        soon(what, async {
+            loop {
+                let twin = watch.next().await.unwrap().unwrap();
+                if fits(&twin) {
+                    return twin;
+                }
+            }
+        })
+        .await
+    };
+    let first = until("a first version", &|_| true).await;
+    write(2_000, 1).await;
+    let second = until("a version with more capacity", &|t| t.capacity_cpu_milli == 2_000).await;
+    let measuring = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            ticks.tick().await;
+            land.measure(40.0).await;
+        }
+    };
+    let third = tokio::select! {
+        third = until("a measured version", &|t| t.cpu_percent == 40.0) => third,
+        () = measuring => unreachable!("an agent measures for ever"),
+    };
+    assert!(first.version < second.version && second.version < third.version);
+
+    // Listed and remembered once it came back from the bus.
+    let past = |list: &[Twin]| list.iter().map(|t| t.version).collect::<Vec<_>>();
+    let versions = vec![third.version, second.version, first.version];
+    let remembered = async {
+        loop {
+            match client.history(asking("cluster", "edge")).await {
+                Ok(list) if past(&list.get_ref().twins) == versions => return,
+                Err(status) if status.code() != Code::NotFound => panic!("{status}"),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    soon("the history", remembered).await;
+    let list = client.list(asking("", "")).await.unwrap().into_inner().twins;
+    let names: Vec<_> = list.iter().map(|t| (t.kind.as_str(), t.id.as_str())).collect();
+    assert_eq!(names, [("cluster", "edge"), ("node", "node-1")]);
+    let then = TwinRequest { at: second.at, ..asking("cluster", "edge") };
+    assert_eq!(client.get(then.clone()).await.unwrap().into_inner(), second);
+    assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
+
+    let again = land.aggregator().await;
+    let mut client = TwinQueriesClient::connect(again.endpoint()).await.unwrap();
+    let longer = async {
+        loop {
+            if let Ok(list) = client.history(asking("cluster", "edge")).await
+                && list.get_ref().twins.len() > versions.len()
+            {
+                return list.into_inner().twins;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let longer = soon("a version after the restart", longer).await;
+    assert!(longer[0].version > third.version, "versions go on rising");
+    assert_eq!(past(&longer[longer.len() - 3..]), versions);
+    assert_eq!(client.get(then).await.unwrap().into_inner(), second);
+    assert_eq!(soon("the end", again.stop()).await, Stopped::Settled);
+}

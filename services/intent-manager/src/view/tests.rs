@@ -1,0 +1,322 @@
+//! What people are shown, and what reports say.
+
+use mesh_proto::{AnyEvent as _, Event, EventSet as _};
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::tests::{
+    Bench, ID, OWNER, accept, acknowledged, compliant, degraded, fulfilled, held, histories, instance, missed,
+    observed, plain, reject, running, submit, suspend, terminate, two,
+};
+
+/// A message as the bus stores it.
+fn stored<E: Event>(event: &E, sequence: u64, at: Timestamp) -> Stored {
+    let (message, stream) = (E::MESSAGE.to_owned(), E::STREAM.to_owned());
+    Stored {
+        id: format!("{stream}-{sequence}"),
+        subject: event.subject().unwrap(),
+        message,
+        stream,
+        sequence,
+        time: at,
+        stored: at,
+        cause: None,
+        traceparent: None,
+        world: vec![],
+        content_type: Some("application/protobuf".into()),
+        source: None,
+        previous_on_subject: None,
+        delivered: 1,
+        body: event.body(),
+    }
+}
+
+/// A fact of an intent of this id, as the bus stores it.
+fn stored_fact(fact: &Fact, id: &str, sequence: u64, at: Timestamp) -> Stored {
+    let any = fact.any();
+    Stored {
+        message: any.message().into(),
+        subject: any.subject().unwrap().replace(ID, id),
+        id: format!("INTENT-{sequence}"),
+        body: any.body(),
+        ..stored(&observed(1, 1, None), sequence, at)
+    }
+}
+
+/// The view after these inputs were decided; each fact's reports.
+pub(crate) fn view(inputs: Vec<mesh_proto::deciders::intents::Input>) -> (IntentsView, Vec<Derived>) {
+    let mut view = IntentsView::default();
+    let reports = fill(&mut view, ID, inputs, 0);
+    (view, reports)
+}
+
+fn fill(
+    view: &mut IntentsView,
+    id: &str,
+    inputs: Vec<mesh_proto::deciders::intents::Input>,
+    from: u64,
+) -> Vec<Derived> {
+    let facts = Bench::given(inputs).facts;
+    (from + 1..)
+        .zip(&facts)
+        .flat_map(|(sequence, (fact, at))| view.apply(&stored_fact(fact, id, sequence, *at)))
+        .collect()
+}
+
+fn report(derived: &Derived) -> ReportPublished {
+    ReportPublished::decode(derived.event.body()).unwrap()
+}
+
+fn get(view: &IntentsView) -> IntentView {
+    view.get(&GetRequest { owner: String::new(), id: ID.into() }).unwrap()
+}
+
+fn list(view: &IntentsView, page_size: u32, page_token: &str, state: &str) -> (Vec<String>, String) {
+    let request = ListRequest { owner: String::new(), page_size, page_token: page_token.into(), state: state.into() };
+    let page = view.list(&request).unwrap();
+    (page.intents.into_iter().map(|i| i.intent_id).collect(), page.next_page_token)
+}
+
+#[test]
+fn an_intent_is_shown_as_its_facts_left_it() {
+    let (view, _) = view(fulfilled());
+    let shown = get(&view);
+    assert_eq!((shown.owner.as_str(), shown.intent_id.as_str(), shown.version), (OWNER, ID, 1));
+    assert_eq!(shown.intent, Some(plain()));
+    assert_eq!(shown.state.unwrap().reason, "every target holds");
+    assert_eq!(shown.instances[0].instance_id, instance("1"));
+    assert_eq!(shown.sequence, 4, "submitted, acknowledged, COMPLIANT, FULFILLED");
+    assert!(shown.targets.iter().all(|t| t.fulfilled));
+}
+
+#[test]
+fn the_definition_in_force_is_shown_and_before_there_is_one_what_was_submitted() {
+    let (waiting, _) = view(vec![submit(two())]);
+    assert_eq!(get(&waiting).intent, Some(two()));
+    let update = crate::domain::tests::update(two());
+    let (updated, _) = view([acknowledged(), vec![update]].concat());
+    assert_eq!(get(&updated).intent, Some(plain()), "the update awaits its verdict");
+}
+
+#[test]
+fn each_change_has_one_report_with_an_id_of_its_cause() {
+    let (_, reports) = view(degraded());
+    let told: Vec<_> = reports
+        .iter()
+        .map(|r| report(r).intent_fulfilment_report.unwrap().intent_fulfilment_info.unwrap())
+        .map(|info| (info.fulfilment_status(), info.not_fulfilled_state()))
+        .collect();
+    use NotFulfilledState::{Acknowledged, Compliant, Degraded};
+    assert_eq!(
+        told,
+        [
+            (FulfilmentStatus::NotFulfilled, Acknowledged),
+            (FulfilmentStatus::NotFulfilled, Compliant),
+            (FulfilmentStatus::Fulfilled, Compliant),
+            (FulfilmentStatus::Fulfilled, Compliant),
+            (FulfilmentStatus::NotFulfilled, Degraded),
+        ]
+    );
+    assert_eq!(reports[0].id, derived_id(&["report", "INTENT-2"]));
+    let (_, rejected) = view(vec![submit(plain()), reject(1)]);
+    let report = report(&rejected[0]);
+    assert_eq!(report.intent_feasibility_check_report, None);
+    let reasons = report.intent_fulfilment_report.unwrap().intent_fulfilment_info.unwrap().not_fulfilled_reasons;
+    assert!(reasons[0].starts_with("version 1 was rejected"), "{reasons:?}");
+}
+
+#[test]
+fn each_period_has_a_report_with_the_values_achieved() {
+    let (mut view, _) = view(fulfilled());
+    let period = stored(&observed(7, 1, Some((12.5, 64.0))), 40, Timestamp::from_millis(1));
+    let reports = view.apply(&period);
+    assert_eq!(reports.len(), 1);
+    assert_eq!(reports[0].id, derived_id(&["report", "OBSERVATION-40"]));
+    let told = report(&reports[0]);
+    assert_eq!(told.last_updated_time, observed(7, 1, None).end);
+    let feasibility = told.intent_feasibility_check_report.unwrap();
+    assert_eq!(
+        (feasibility.feasibility_check_type.as_str(), feasibility.infeasibility_reason.as_str()),
+        ("FEASIBLE", "")
+    );
+    let results = told.intent_fulfilment_report.unwrap().expectation_fulfilment_results;
+    let fulfilled = FulfilmentInfo {
+        fulfilment_status: FulfilmentStatus::Fulfilled.into(),
+        not_fulfilled_state: NotFulfilledState::Compliant.into(),
+        not_fulfilled_reasons: vec![],
+    };
+    let target = |name: &str, value: &str| TargetFulfilmentResult {
+        target: name.into(),
+        target_achieved_value: value.into(),
+        target_fulfilment_info: Some(fulfilled.clone()),
+    };
+    assert_eq!(
+        results,
+        [ExpectationFulfilmentResult {
+            expectation_id: "1".into(),
+            expectation_fulfilment_info: Some(fulfilled.clone()),
+            target_fulfilment_results: vec![target("cpuUsage", "12.5"), target("ramUsage", "64")],
+        }]
+    );
+    assert_eq!(get(&view).targets[0].achieved, 12.5, "no fact records it, and it is shown");
+    assert!(view.apply(&period).is_empty(), "a period is reported once");
+}
+
+#[test]
+fn a_missed_and_an_unmeasured_target_say_why() {
+    let (mut view, _) = view(fulfilled());
+    let reports = view.apply(&stored(&observed(7, 1, Some((34.25, 64.0))), 40, Timestamp::from_millis(1)));
+    let results = |derived: &Derived| {
+        let report = report(derived).intent_fulfilment_report.unwrap();
+        report.expectation_fulfilment_results[0].target_fulfilment_results.clone()
+    };
+    let info = results(&reports[0])[0].target_fulfilment_info.clone().unwrap();
+    assert_eq!(info.not_fulfilled_state(), NotFulfilledState::Degraded);
+    assert_eq!(info.not_fulfilled_reasons, ["cpuUsage is 34.25 %, must be less than 20 %"]);
+    let reports = view.apply(&stored(&observed(8, 1, None), 41, Timestamp::from_millis(1)));
+    let result = results(&reports[0])[1].clone();
+    assert_eq!(result.target_achieved_value, "");
+    assert_eq!(result.target_fulfilment_info.unwrap().not_fulfilled_reasons, ["not measured in the last period"]);
+}
+
+#[test]
+fn an_observation_that_does_not_judge_is_not_reported() {
+    for (given, observation) in [
+        (fulfilled(), mesh_proto::observation::TargetObserved { version: 2, ..observed(7, 1, Some((1.0, 1.0))) }),
+        (fulfilled(), observed(7, 2, Some((1.0, 1.0)))),
+        ([fulfilled(), vec![suspend()]].concat(), observed(7, 1, Some((1.0, 1.0)))),
+        ([fulfilled(), vec![terminate()]].concat(), observed(7, 1, Some((1.0, 1.0)))),
+        (vec![], observed(7, 1, Some((1.0, 1.0)))),
+    ] {
+        let (mut view, _) = view(given);
+        assert!(view.apply(&stored(&observation, 40, Timestamp::from_millis(1))).is_empty(), "{observation:?}");
+    }
+}
+
+#[test]
+fn an_expectation_that_does_well_is_not_blamed_for_another() {
+    let (view, _) = view(vec![submit(two()), accept(1), running("edge", 1)]);
+    let results = get(&view).report.unwrap().intent_fulfilment_report.unwrap().expectation_fulfilment_results;
+    let states: Vec<_> = results
+        .iter()
+        .map(|r| r.expectation_fulfilment_info.clone().unwrap())
+        .map(|info| (info.not_fulfilled_state(), info.not_fulfilled_reasons))
+        .collect();
+    assert_eq!(
+        states,
+        [
+            (NotFulfilledState::Compliant, vec!["all replicas run".to_owned()]),
+            (NotFulfilledState::Acknowledged, vec!["waiting for a cluster".to_owned()]),
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_there_says_where_to_look() {
+    let (view, _) = view(fulfilled());
+    let error = view.get(&GetRequest { owner: "someone".into(), id: ID.into() }).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "intent plant of someone not found; list the intents that there are: continuum intent list"
+    );
+    assert!(matches!(error, Error::NotFound { .. }));
+}
+
+#[test]
+fn pages_follow_one_another_without_gap_or_repetition() {
+    let mut view = IntentsView::default();
+    let ids: Vec<String> = (0..25).map(|n| format!("i{n:02}")).collect();
+    for (n, id) in ids.iter().enumerate() {
+        let given = if n % 2 == 0 { fulfilled() } else { compliant() };
+        fill(&mut view, id, given, n as u64 * 10);
+    }
+    let mut found = vec![];
+    let mut token = String::new();
+    loop {
+        let (page, next) = list(&view, 10, &token, "");
+        assert!(page.len() <= 10);
+        found.extend(page);
+        token = next;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(found, ids);
+    let (page, next) = list(&view, 5, "i24", "");
+    assert!(page.is_empty() && next.is_empty());
+    let (page, next) = list(&view, 13, "", "fulfilled");
+    assert_eq!((page.len(), next.as_str()), (13, ""), "exactly one full page has no next");
+    assert_eq!(list(&view, 0, "", "NOT_FULFILLED").0.len(), 12);
+    assert_eq!(list(&view, 0, "", "COMPLIANT").0.len(), 25, "a fulfilled intent is COMPLIANT too");
+    assert!(list(&view, 0, "", "TERMINATED").0.is_empty());
+}
+
+#[test]
+fn a_list_refuses_what_it_does_not_understand() {
+    let (view, _) = view(fulfilled());
+    let error = view.list(&ListRequest { state: "RUNNING".into(), ..Default::default() }).unwrap_err();
+    assert!(matches!(&error, Error::InvalidArgument { cure, .. } if cure.contains("FULFILMENTFAILED")), "{error}");
+    let error = view.list(&ListRequest { page_token: "a.b".into(), ..Default::default() }).unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { .. }));
+}
+
+#[test]
+fn a_watcher_sees_each_change_once_and_the_end() {
+    let (mut view, _) = view(fulfilled());
+    let mut follow = Follow::new(GetRequest { owner: String::new(), id: ID.into() });
+    let mut seen = |view: &IntentsView| follow.look(view).map(|shown| shown.unwrap().targets.first().map(|t| t.period));
+    assert_eq!(seen(&view), Some(Some(1)), "as it stands");
+    assert_eq!(seen(&view), None);
+    view.apply(&stored(&observed(7, 1, Some((1.0, 1.0))), 40, Timestamp::from_millis(1)));
+    assert_eq!(seen(&view), Some(Some(7)));
+    view.apply(&stored(&observed(6, 1, Some((1.0, 1.0))), 41, Timestamp::from_millis(1)));
+    assert_eq!(seen(&view), None, "an older period");
+    let ended = Bench::given([fulfilled(), vec![terminate()]].concat()).facts;
+    view.apply(&stored_fact(&ended[4].0, ID, 5, ended[4].1));
+    assert_eq!(seen(&view), Some(None), "the end");
+    assert!(follow.ended && follow.look(&view).is_none());
+
+    let mut nobody = Follow::new(GetRequest { owner: String::new(), id: "other".into() });
+    assert!(matches!(nobody.look(&view), Some(Err(Error::NotFound { .. }))));
+    assert!(nobody.ended && nobody.look(&view).is_none());
+}
+
+#[test]
+fn a_watcher_of_a_terminated_intent_waits_for_the_verdict_on_its_update() {
+    let update = crate::domain::tests::update(plain());
+    let (view, _) = view([acknowledged(), vec![terminate(), update]].concat());
+    let mut follow = Follow::new(GetRequest { owner: String::new(), id: ID.into() });
+    assert!(follow.look(&view).is_some() && !follow.ended);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn the_view_shows_the_deciders_own_state_however_often_facts_come(history in histories(), twice in any::<bool>()) {
+        let bench = Bench::given(history);
+        let mut view = IntentsView::default();
+        let mut reports = 0;
+        for _ in 0..=usize::from(twice) {
+            for (sequence, (fact, at)) in (1..).zip(&bench.facts) {
+                reports += view.apply(&stored_fact(fact, ID, sequence, *at)).len();
+            }
+        }
+        let told = |fact: &Fact| matches!(
+            fact,
+            Fact::IntentAcknowledged(_) | Fact::IntentStateChanged(_) | Fact::IntentRejected(_)
+        );
+        prop_assert_eq!(reports, bench.facts.iter().filter(|(fact, _)| told(fact)).count());
+        match view.intents.values().next() {
+            Some(entry) => prop_assert_eq!(&entry.entity, &bench.entity),
+            None => prop_assert!(bench.facts.is_empty()),
+        }
+    }
+}
+
+#[test]
+fn a_held_and_a_missed_period_show_their_targets() {
+    let (view, _) = view([compliant(), vec![held(1), missed(2)]].concat());
+    let shown = get(&view);
+    assert_eq!(shown.targets.iter().map(|t| (t.fulfilled, t.missed)).collect::<Vec<_>>(), [(false, 1), (true, 0)]);
+}
