@@ -16,6 +16,9 @@ pub struct Arguments {
     /// How results are written.
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub output: Format,
+    /// Whose intents and workloads are meant.
+    #[arg(long, global = true, env = "CONTINUUM_OWNER", default_value = crate::client::OWNER)]
+    pub owner: String,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -30,8 +33,287 @@ pub enum Command {
     Down,
     /// Tells the main story end to end; fails if any expectation does not hold.
     Demo(DemoOptions),
+    /// Services, streams, consumers with their lag, dead letters.
+    Status(Watch),
+    /// Ends in OK, or names each thing that is wrong and its cure.
+    Doctor,
+    /// Clusters and their capacity.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Workload documents and their instances.
+    #[command(subcommand)]
+    Workload(WorkloadCommand),
+    /// Intents.
+    #[command(subcommand)]
+    Intent(IntentCommand),
+    /// Tells why: each step with its time, writer, reason and cause; of a placement every candidate.
+    Why(WhyOptions),
+    /// Digital twins of workloads, nodes and clusters.
+    #[command(subcommand)]
+    Twin(TwinCommand),
+    /// Shows live messages, decoded, with their headers.
+    Tap(TapOptions),
+    /// Dead letters: what could not be decoded or handled.
+    #[command(subcommand)]
+    Dead(DeadCommand),
+    /// Writes the completions of a shell to standard output.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
     /// Makes the bus what the contract says: streams, durables, buckets; or first renders its configuration.
     Provision(ProvisionArguments),
+}
+
+/// Shows again at every change.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Watch {
+    /// Show again at every change, until interrupted.
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// Whether and how long a command waits for what comes of it.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Waiting {
+    /// Send only; do not wait for the answer.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Seconds to wait at most.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+}
+
+impl Waiting {
+    /// The limit.
+    pub fn limit(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.timeout)
+    }
+}
+
+/// What `intent submit` and `update` wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Until {
+    /// The verdict on the document.
+    Accepted,
+    /// FULFILLED, or a state from which it does not get there by itself.
+    Fulfilled,
+}
+
+/// Subcommands of `cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// All clusters that have registered.
+    List(Watch),
+    /// One cluster, with what runs on it.
+    Get {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// Subcommands of `workload`.
+#[derive(Debug, Subcommand)]
+pub enum WorkloadCommand {
+    /// Registers each document of a file; waits for the verdict.
+    Push {
+        /// YAML or JSON, documents divided by `---`; `-` is standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Documents and instances.
+    List {
+        /// Only instances in this phase, for example `RUNNING`.
+        #[arg(long)]
+        phase: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// A document by `name` (newest version) or `name@version`, or an instance by its id.
+    Get {
+        /// Name, `name@version`, or instance id.
+        id: String,
+    },
+    /// The last lines that an instance's processes wrote.
+    Logs {
+        /// Instance id or its beginning, or the id of an intent with one instance.
+        id: String,
+        /// Newest lines.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        lines: u32,
+        /// Go on with new lines as they are written.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Runs an instance of a document without an intent.
+    Run {
+        /// Document, `name@version`.
+        workload: String,
+        /// Instance id; a new one when absent.
+        #[arg(long)]
+        id: Option<String>,
+        /// Copies; as in the document when 0.
+        #[arg(long, default_value_t = 0)]
+        replicas: u32,
+        /// Wait until every copy runs.
+        #[arg(long, conflicts_with = "no_wait")]
+        wait: bool,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Stops an instance that was started without an intent.
+    Stop {
+        /// Instance id.
+        id: String,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+/// Subcommands of `intent`.
+#[derive(Debug, Subcommand)]
+pub enum IntentCommand {
+    /// Submits each intent of a file.
+    Submit(IntentFile),
+    /// Gives existing intents a new definition, each by its id.
+    Update(IntentFile),
+    /// Says whether the intents of a file would be accepted; changes nothing.
+    Check {
+        /// YAML or JSON, documents divided by `---`; `-` is standard input.
+        file: PathBuf,
+    },
+    /// All intents.
+    List {
+        /// Only those in this state, for example `DEGRADED`.
+        #[arg(long)]
+        state: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One intent with its targets and instances.
+    Get {
+        /// Its id.
+        id: String,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One line at every change of an intent, until it is TERMINATED or you interrupt.
+    Watch {
+        /// Its id.
+        id: String,
+    },
+    /// Stops what an intent wants until it is resumed.
+    Suspend(IntentId),
+    /// Takes a suspended intent up again.
+    Resume(IntentId),
+    /// Ends an intent and what it runs.
+    Terminate(IntentId),
+}
+
+/// A file of intents.
+#[derive(Debug, Args)]
+pub struct IntentFile {
+    /// YAML or JSON, documents divided by `---`; `-` is standard input.
+    pub file: PathBuf,
+    /// Id of the intent, where its document names none.
+    #[arg(long)]
+    pub id: Option<String>,
+    /// What to wait for.
+    #[arg(long, value_enum, default_value = "accepted", conflicts_with = "no_wait")]
+    pub wait: Until,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// An intent.
+#[derive(Debug, Args)]
+pub struct IntentId {
+    /// Its id.
+    pub id: String,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// Options of `why`.
+#[derive(Debug, Args)]
+pub struct WhyOptions {
+    /// An intent, an instance, a workload (`name` or `name@version`), a cluster, or one message as `STREAM:SEQUENCE`.
+    pub id: String,
+    /// Only backwards from the last fact, cause by cause.
+    #[arg(long)]
+    pub chain: bool,
+    /// Newest steps shown.
+    #[arg(long, default_value_t = 200)]
+    pub steps: usize,
+}
+
+/// Subcommands of `twin`.
+#[derive(Debug, Subcommand)]
+pub enum TwinCommand {
+    /// All twins.
+    List {
+        /// Only `workload`, `node` or `cluster`.
+        #[arg(long, value_parser = ["workload", "node", "cluster"])]
+        kind: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One twin, now or as it was.
+    Get {
+        /// Instance id, node or cluster.
+        id: String,
+        /// Which kind, where an id is that of several.
+        #[arg(long, value_parser = ["workload", "node", "cluster"])]
+        kind: Option<String>,
+        /// As it was then, RFC 3339.
+        #[arg(long, value_name = "TIME", conflicts_with = "watch")]
+        at: Option<mesh_proto::Timestamp>,
+        #[command(flatten)]
+        watch: Watch,
+    },
+}
+
+/// Options of `tap`.
+#[derive(Debug, Args)]
+pub struct TapOptions {
+    /// Subject, with `*` and `>` as in NATS.
+    #[arg(default_value = ">")]
+    pub subject: String,
+    /// Only messages in whose decoded body this field has this value, for example `targets.0.measured=true`; may be repeated.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub filter: Vec<String>,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub json_lines: bool,
+    /// End after so many messages.
+    #[arg(long)]
+    pub count: Option<u64>,
+}
+
+/// Subcommands of `dead`.
+#[derive(Debug, Subcommand)]
+pub enum DeadCommand {
+    /// The newest dead letters.
+    List {
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// One letter: headers, reason and body.
+    Show {
+        /// Its number.
+        number: u64,
+    },
+    /// Sends the body of a letter again where it came from; says what came of it.
+    Replay {
+        /// Its number.
+        number: u64,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
 }
 
 /// Arguments of `provision`.

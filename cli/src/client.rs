@@ -179,6 +179,12 @@ impl Client {
         Ok(AgentQueriesClient::new(channel(endpoint).await?))
     }
 
+    /// Sends a command; returns once it is stored.
+    pub async fn send(&self, command: &dyn AnyEvent, id: String) -> anyhow::Result<u64> {
+        let message = Outgoing::new(command, id, now())?;
+        self.bus.publish(&message).await.context("send the command")
+    }
+
     /// Sends a command and waits for the one fact that answers it.
     pub async fn ask(&self, command: &dyn AnyEvent, id: String, wait: Duration) -> anyhow::Result<Stored> {
         let area = command.area().to_owned();

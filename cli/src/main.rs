@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod clusters;
+mod commands;
 mod demo;
 mod describe;
 mod document;
@@ -36,11 +37,26 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { data_dir, output, command } = arguments;
+    let Arguments { data_dir, output, owner, command } = arguments;
+    let context = commands::Context { data_dir: &data_dir, format: output, owner };
     match command {
         Command::Up(options) => up::up(&data_dir, options).await,
         Command::Down => up::down(&data_dir).await,
         Command::Demo(options) => demo::demo(&data_dir, options).await,
+        Command::Status(watch) => commands::status::run(&context, watch).await,
+        Command::Doctor => commands::doctor::run(&context).await,
+        Command::Cluster(command) => commands::cluster::run(&context, command).await,
+        Command::Workload(command) => commands::workload::run(&context, command).await,
+        Command::Intent(command) => commands::intent::run(&context, command).await,
+        Command::Why(options) => commands::why::run(&context, options).await,
+        Command::Twin(command) => commands::twin::run(&context, command).await,
+        Command::Tap(options) => commands::tap::run(&context, options).await,
+        Command::Dead(command) => commands::dead::run(&context, command).await,
+        Command::Completions { shell } => {
+            let mut command = <Arguments as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "continuum", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Provision(options) => provision::run(&data_dir, options, output).await,
     }
 }

@@ -297,6 +297,8 @@ pub fn bus_page(contract: &Contract) -> String {
             event_section(&mut page, contract, event);
         }
     }
+    page.push_str("\n## Types\n\nWhat the events hold.\n");
+    types(&mut page, contract);
     page.push_str("\n## Services\n");
     for service in &contract.services {
         service_section(&mut page, contract, service);
@@ -331,12 +333,61 @@ fn event_section(page: &mut String, contract: &Contract, event: &EventSpec) {
     let reads = |s: &&ServiceSpec| heard(contract, s).iter().any(|h| h.message == event.message);
     let readers: Vec<&str> = contract.services.iter().filter(reads).map(|s| s.name.as_str()).collect();
     let _ = writeln!(page, "Written by {}; read by {}. Type `{}`.\n", named(writers), named(readers), event.message);
-    let Ok(message) = descriptor(&event.message) else { return };
+    if let Ok(message) = descriptor(&event.message) {
+        fields(page, &message, &event.keys);
+    }
+}
+
+fn fields(page: &mut String, message: &MessageDescriptor, keys: &[String]) {
     page.push_str("| field | type | meaning |\n|---|---|---|\n");
     for field in message.fields() {
         let text = comment(message.parent_file_descriptor_proto(), field.path());
-        let key = if event.keys.iter().any(|k| k == field.name()) { "Key. " } else { "" };
-        let _ = writeln!(page, "| `{}` | {} | {key}{} |", field.json_name(), type_name(&field), text.replace('|', "\\|"));
+        let key = if keys.iter().any(|k| k == field.name()) { "Key. " } else { "" };
+        let text = format!("{key}{}", text.replace('|', "\\|"));
+        let _ = writeln!(page, "| `{}` | {} | {} |", field.json_name(), type_name(&field), text.trim());
+    }
+}
+
+/// Every message and enum that events hold, directly or deeper, in order of their names.
+fn types(page: &mut String, contract: &Contract) {
+    let mut messages: BTreeMap<String, MessageDescriptor> = BTreeMap::new();
+    let mut enums: BTreeMap<String, EnumDescriptor> = BTreeMap::new();
+    let mut open: Vec<MessageDescriptor> = contract.events.iter().filter_map(|e| descriptor(&e.message).ok()).collect();
+    while let Some(message) = open.pop() {
+        for field in message.fields() {
+            let field = match field.kind() {
+                Type::Message(entry) if field.is_map() => entry.map_entry_value_field(),
+                _ => field,
+            };
+            let inner = match field.kind() {
+                Type::Message(inner) if inner.full_name().starts_with("continuum.") => Some(inner),
+                Type::Bytes => embedded(&field).and_then(|name| descriptor(&name).ok()),
+                Type::Enum(values) => {
+                    enums.insert(values.full_name().to_owned(), values);
+                    None
+                }
+                _ => None,
+            };
+            if let Some(inner) = inner
+                && messages.insert(inner.full_name().to_owned(), inner.clone()).is_none()
+            {
+                open.push(inner);
+            }
+        }
+    }
+    for message in messages.values() {
+        let text = comment(message.parent_file_descriptor_proto(), message.path());
+        let _ = writeln!(page, "\n### {}\n\n{text} (`{}`)\n", message.name(), message.full_name());
+        fields(page, message, &[]);
+    }
+    for values in enums.values() {
+        let file = values.parent_file();
+        let text = comment(file.file_descriptor_proto(), values.path());
+        let _ = writeln!(page, "\n### {}\n\n{text} (`{}`)\n\n| value | meaning |\n|---|---|", values.name(), values.full_name());
+        for value in values.values() {
+            let text = comment(file.file_descriptor_proto(), value.path());
+            let _ = writeln!(page, "| `{}` | {} |", value.name(), text.replace('|', "\\|"));
+        }
     }
 }
 

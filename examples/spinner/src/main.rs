@@ -31,7 +31,7 @@ const CONTROL: Duration = Duration::from_millis(200);
 /// Busy and idle alternate at this pace.
 const SLICE: Duration = Duration::from_millis(10);
 /// CPU time not had (because of a quota, or of others) is not caught up beyond this.
-const DEBT_MAX: Duration = Duration::from_millis(100);
+const DEBT_MAX: Duration = Duration::from_millis(500);
 const LOAD_MILLI_MAX: u64 = 64_000;
 const MEMORY_MB_MAX: u64 = 64_000;
 

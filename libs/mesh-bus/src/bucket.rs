@@ -127,7 +127,8 @@ impl Bucket {
     /// All keys with their values, in the order they were last written.
     pub async fn all(&self) -> Result<Vec<(String, Bytes)>, BucketError> {
         let prefix = format!("$KV.{}.", self.name);
-        let entry = |m: Stored| (!m.body.is_empty()).then(|| Some((m.subject.strip_prefix(&prefix)?.to_owned(), m.body)));
+        let entry =
+            |m: Stored| (!m.body.is_empty()).then(|| Some((m.subject.strip_prefix(&prefix)?.to_owned(), m.body)));
         let found = self.log.read(">", 1, usize::MAX).await.map_err(|source| self.unread(source))?;
         Ok(found.into_iter().filter_map(entry).flatten().collect())
     }
@@ -210,4 +211,3 @@ fn headers(value: &Bytes) -> HeaderMap {
     }
     headers
 }
-

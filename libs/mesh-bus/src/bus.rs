@@ -391,7 +391,8 @@ impl Link {
     fn follow(&self, connected: Option<bool>) {
         let Some(client) = self.client.get() else { return };
         let epoch = client.statistics().connects.load(Relaxed);
-        let connected = connected.unwrap_or_else(|| client.connection_state() == async_nats::connection::State::Connected);
+        let connected =
+            connected.unwrap_or_else(|| client.connection_state() == async_nats::connection::State::Connected);
         self.stats.reconnects.store(epoch.saturating_sub(1), Relaxed);
         self.signal.send_if_modified(|now| {
             let next = Signal { connected, epoch, ..*now };
@@ -509,12 +510,7 @@ impl Link {
     }
 
     /// Publishes without an answer.
-    pub(crate) async fn send(
-        &self,
-        subject: String,
-        headers: Option<HeaderMap>,
-        body: Bytes,
-    ) -> Result<(), AskError> {
+    pub(crate) async fn send(&self, subject: String, headers: Option<HeaderMap>, body: Bytes) -> Result<(), AskError> {
         self.connected().await?;
         let client = self.client()?;
         let length = body.len();
@@ -833,10 +829,8 @@ impl Bus {
     /// The writer of decisions to a stream; one batcher per stream and bus.
     pub fn writer(&self, stream: &str) -> Writer {
         let mut writers = lock(&self.inner.writers);
-        let core = writers
-            .entry(stream.to_owned())
-            .or_insert_with(|| Core::start(self.inner.link.clone(), stream))
-            .clone();
+        let core =
+            writers.entry(stream.to_owned()).or_insert_with(|| Core::start(self.inner.link.clone(), stream)).clone();
         drop(writers);
         Writer::new(core, self.clone())
     }
@@ -998,9 +992,7 @@ fn request_error(error: AskError, subject: &str, limit: Duration) -> RequestErro
     let subject = subject.to_owned();
     match error {
         AskError::NoResponders => RequestError::Nobody { subject },
-        AskError::Lost | AskError::TimedOut => {
-            RequestError::Unanswered { subject, limit_ms: limit.as_millis() as u64 }
-        }
+        AskError::Lost | AskError::TimedOut => RequestError::Unanswered { subject, limit_ms: limit.as_millis() as u64 },
         AskError::Denied => RequestError::Denied { subject },
         AskError::TooLarge { .. } | AskError::Subject => RequestError::Unacceptable { subject },
         AskError::Closed => RequestError::Closed,

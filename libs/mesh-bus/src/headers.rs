@@ -394,7 +394,10 @@ mod tests {
         let short = parse_ack("$JS.ACK.INTENT.intents.2.41.17.1795318929462000000.5").unwrap();
         assert_eq!((short.stream, short.count, short.sequence), ("INTENT", 2, 41));
         assert_eq!(Timestamp::from_nanos(short.nanos).as_millis(), 1_795_318_929_462);
-        for long in ["$JS.ACK.hub.ACC.INTENT.intents.2.41.17.1795318929462000000.5.xyz", "$JS.ACK._.ACC.INTENT.intents.2.41.17.1.5"] {
+        for long in [
+            "$JS.ACK.hub.ACC.INTENT.intents.2.41.17.1795318929462000000.5.xyz",
+            "$JS.ACK._.ACC.INTENT.intents.2.41.17.1.5",
+        ] {
             let long = parse_ack(long).unwrap();
             assert_eq!((long.stream, long.count, long.sequence), ("INTENT", 2, 41));
         }

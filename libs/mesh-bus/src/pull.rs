@@ -400,9 +400,7 @@ impl Shared {
                         serde_json::from_slice(&answer.payload).map_err(|e| self.refused(e.to_string()))?;
                     return match info.error {
                         None => Ok(info),
-                        Some(error) if MISSING.contains(&error.err_code) => {
-                            Err(PullError::Missing { stream, durable })
-                        }
+                        Some(error) if MISSING.contains(&error.err_code) => Err(PullError::Missing { stream, durable }),
                         Some(error) => Err(self.refused(error.description)),
                     };
                 }

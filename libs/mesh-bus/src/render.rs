@@ -12,7 +12,10 @@ use mesh_proto::{
     rights::{self, BUS_ACCOUNT, PEOPLE_ACCOUNT, Rights},
 };
 
-use crate::account::{Seed, SeedError, identities, write_private};
+use crate::{
+    Tls,
+    account::{Seed, SeedError, identities, write_private},
+};
 
 /// How a nats-server shall run.
 #[derive(Clone, Debug)]
@@ -30,8 +33,8 @@ pub struct RenderOptions {
     pub disk_bytes: Option<u64>,
     /// Is a write on disk before it is acknowledged? What is decided relies on it.
     pub sync_always: bool,
-    /// Certificates, for mutual TLS.
-    pub tls: Option<ServerTls>,
+    /// Its certificate, and the authority that signs its clients': they must show one of it.
+    pub tls: Option<Tls>,
     /// The cluster it is part of, if any.
     pub cluster: Option<Cluster>,
     /// Keys from before; identities without one get a new one.
@@ -52,17 +55,6 @@ impl Default for RenderOptions {
             keys: BTreeMap::new(),
         }
     }
-}
-
-/// A server's certificate files (PEM). Clients must show a certificate of the same authority.
-#[derive(Clone, Debug)]
-pub struct ServerTls {
-    /// Certificates of the authority that signs clients'.
-    pub ca: PathBuf,
-    /// The server's certificate.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
 }
 
 /// A server's place in a cluster.
@@ -107,11 +99,12 @@ pub const BUCKET_MAX_BYTES: i64 = 1024 * 1024 * 1024;
 /// What is left of a server's disk for what is no stream of the contract, such as the probe's scratch stream.
 pub(crate) const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Bytes that all streams and buckets of the contract may use together, one replica of each.
+/// Bytes that a server needs to be allowed so that every stream and bucket of the contract gets its full limit, one
+/// replica of each.
 pub fn bytes_wanted(contract: &Contract) -> u64 {
     let streams: i64 = contract.streams.iter().map(|s| s.max_bytes).sum();
     let buckets = contract.services.iter().flat_map(rights::buckets).count() as i64 * BUCKET_MAX_BYTES;
-    (streams + buckets).unsigned_abs()
+    (streams + buckets).unsigned_abs() + RESERVE_BYTES
 }
 
 /// Bytes free for this process on the disk that holds a folder, or its nearest ancestor that exists.
@@ -178,7 +171,7 @@ fn server(text: &mut String, contract: &Contract, options: &RenderOptions) {
     }
 }
 
-fn tls_block(text: &mut String, tls: &ServerTls) {
+fn tls_block(text: &mut String, tls: &Tls) {
     text.push_str("{\n");
     for (name, path) in [("ca_file", &tls.ca), ("cert_file", &tls.cert), ("key_file", &tls.key)] {
         line(text, 1, format_args!("{name}: {}", quote_path(path)));
@@ -188,7 +181,7 @@ fn tls_block(text: &mut String, tls: &ServerTls) {
 }
 
 fn disk_bytes(contract: &Contract, options: &RenderOptions) -> u64 {
-    options.disk_bytes.unwrap_or_else(|| bytes_wanted(contract) + RESERVE_BYTES)
+    options.disk_bytes.unwrap_or_else(|| bytes_wanted(contract))
 }
 
 /// The account of the streams: who may ask what of it, and who may hear what.

@@ -24,6 +24,8 @@ use zenoh::{
     sample::{Sample as Arrived, SampleKind},
 };
 
+use crate::Tls;
+
 /// Part that a Zenoh session plays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SamplesMode {
@@ -36,16 +38,8 @@ pub enum SamplesMode {
     Peer,
 }
 
-/// Certificate files (PEM) of a Zenoh session. Both ends must show one.
-#[derive(Clone, Debug)]
-pub struct SamplesTls {
-    /// Certificates of the authority that signs the others'.
-    pub ca: std::path::PathBuf,
-    /// This session's certificate; its common name is its identity.
-    pub cert: std::path::PathBuf,
-    /// Its key.
-    pub key: std::path::PathBuf,
-}
+/// Certificate files of a Zenoh session; the certificate's common name is its identity.
+pub type SamplesTls = Tls;
 
 /// How a Zenoh session is opened.
 #[derive(Clone, Debug)]

@@ -257,10 +257,16 @@ enum Next {
 /// Why an attempt did not store.
 enum Failed {
     /// The stream said no.
-    Refused { code: u64, description: String },
+    Refused {
+        code: u64,
+        description: String,
+    },
     /// Whether it is stored is unknown.
     Unknown,
-    TooLarge { size: usize, limit: usize },
+    TooLarge {
+        size: usize,
+        limit: usize,
+    },
     Denied,
     Closed,
 }

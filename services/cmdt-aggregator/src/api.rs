@@ -118,9 +118,11 @@ impl Stores {
         };
         let before = match request.page_token.as_str() {
             "" => None,
-            token => Some(token.parse().map_err(|_| {
-                query::Error::invalid(format!("page token {token:?}"), "ask again without one")
-            })?),
+            token => Some(
+                token
+                    .parse()
+                    .map_err(|_| query::Error::invalid(format!("page token {token:?}"), "ask again without one"))?,
+            ),
         };
         for kind in kinds {
             let key = store::key(kind.name(), &request.id);
@@ -184,28 +186,31 @@ where
     R: Fn(u64) -> (Vec<Twin>, u64) + Send + Sync,
 {
     let step = Arc::new((read, stopping));
-    futures::stream::unfold((0, changes, VecDeque::new(), step), |(mut order, mut changes, mut batch, step)| async move {
-        let (read, stopping) = &*step;
-        loop {
-            if stopping.is_cancelled() {
-                return None;
-            }
-            if let Some(twin) = batch.pop_front() {
-                return Some((Ok(twin), (order, changes, batch, step)));
-            }
-            changes.mark_unchanged();
-            let seen = order;
-            let twins;
-            (twins, order) = read(order);
-            batch.extend(twins);
-            if order == seen {
-                tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return None },
-                    () = stopping.cancelled() => return None,
+    futures::stream::unfold(
+        (0, changes, VecDeque::new(), step),
+        |(mut order, mut changes, mut batch, step)| async move {
+            let (read, stopping) = &*step;
+            loop {
+                if stopping.is_cancelled() {
+                    return None;
+                }
+                if let Some(twin) = batch.pop_front() {
+                    return Some((Ok(twin), (order, changes, batch, step)));
+                }
+                changes.mark_unchanged();
+                let seen = order;
+                let twins;
+                (twins, order) = read(order);
+                batch.extend(twins);
+                if order == seen {
+                    tokio::select! {
+                        changed = changes.changed() => if changed.is_err() { return None },
+                        () = stopping.cancelled() => return None,
+                    }
                 }
             }
-        }
-    })
+        },
+    )
 }
 
 #[cfg(test)]
@@ -282,7 +287,8 @@ mod tests {
     async fn a_watcher_sees_what_is_there_then_every_change_and_ends_with_the_process() {
         let twins = Arc::new(Mutex::new(Twins::new(Limits::default())));
         let cluster = |id: &str| {
-            let event = mesh_proto::cluster::ClusterRegistered { cluster_id: id.into(), cpu_milli: 1, ..Default::default() };
+            let event =
+                mesh_proto::cluster::ClusterRegistered { cluster_id: id.into(), cpu_milli: 1, ..Default::default() };
             crate::domain::tests::stored(&event, Timestamp::from_millis(1))
         };
         twins.lock().unwrap().apply(&cluster("a"));

@@ -140,7 +140,8 @@ impl Workload {
     pub(crate) fn twin(&self, id: &str, now: Timestamp) -> Twin {
         let mut twin = Twin { kind: "workload".into(), id: id.into(), ..Twin::default() };
         let wanted = self.wanted.clone().unwrap_or_default();
-        let first = |texts: [&str; 3]| texts.iter().find(|t| !t.is_empty()).map_or_else(String::new, |t| (*t).to_owned());
+        let first =
+            |texts: [&str; 3]| texts.iter().find(|t| !t.is_empty()).map_or_else(String::new, |t| (*t).to_owned());
         let (changed, mut since) = match &self.changed {
             Some((changed, at)) => (Some(changed), Some(*at)),
             None => (None, None),
@@ -149,9 +150,11 @@ impl Workload {
         twin.intent_id = first([&wanted.intent_id, changed.map_or("", |c| &c.intent_id), &self.plan.intent_id]);
         twin.workload = wanted.workload;
 
-        let planned = self.plan.decided.as_ref().filter(|d| {
-            changed.is_none_or(|c| d.generation > c.generation && d.from_cluster_id.is_empty())
-        });
+        let planned = self
+            .plan
+            .decided
+            .as_ref()
+            .filter(|d| changed.is_none_or(|c| d.generation > c.generation && d.from_cluster_id.is_empty()));
         if let Some(planned) = planned {
             since = None;
             twin.cluster_id = planned.cluster_id.clone();

@@ -94,7 +94,11 @@ impl Stores {
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(sequence = stored.sequence, error = &error as &dyn std::error::Error, "twin undecodable");
+                tracing::warn!(
+                    sequence = stored.sequence,
+                    error = &error as &dyn std::error::Error,
+                    "twin undecodable"
+                );
             }
         }
         if let Some((now, keep)) = sweep {

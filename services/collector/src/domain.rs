@@ -269,7 +269,7 @@ impl Collector {
             if number < first {
                 continue;
             }
-            if !remembered {
+            if number < next || !remembered {
                 self.counts.late += 1;
                 continue;
             }

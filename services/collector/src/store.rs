@@ -60,14 +60,22 @@ async fn write(series: &dyn Series, stored: &Stored) -> Result<(), Error> {
             match series.append(&applied, &measured.instance_id, points).await {
                 Err(error @ Error::Engine { .. }) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(sequence = stored.sequence, error = &error as &dyn std::error::Error, "samples refused");
+                    tracing::warn!(
+                        sequence = stored.sequence,
+                        error = &error as &dyn std::error::Error,
+                        "samples refused"
+                    );
                 }
                 Ok(_) => {}
             }
         }
         Ok(None) => {}
         Err(error) => {
-            tracing::warn!(sequence = stored.sequence, error = &error as &dyn std::error::Error, "telemetry undecodable");
+            tracing::warn!(
+                sequence = stored.sequence,
+                error = &error as &dyn std::error::Error,
+                "telemetry undecodable"
+            );
         }
     }
     series.advance(&applied).await

@@ -11,7 +11,8 @@
 //! A move decides the target while the source runs on; the target running releases the source, the target failing or
 //! silent past its limit releases the target, and the source stays. What must never run twice is stopped first: its
 //! source is released and awaited, and planned once its agent says that it stopped. If that agent is lost, it waits: a
-//! cluster that is cut off may well be running it.
+//! cluster that is cut off may well be running it. That holds beyond its end: where it was is remembered until it stopped
+//! there, and who comes under its id waits for that.
 //!
 //! # Generations
 //!
@@ -172,6 +173,8 @@ pub struct State {
     more: bool,
     /// Time of the last fact about a cluster.
     clusters_changed: Timestamp,
+    /// Where instances that must never run twice were when they ended, until they have stopped there.
+    ending: BTreeMap<String, Instance>,
     /// Highest generation of any ended instance.
     ended_generation: u64,
     /// Time of the last fact.
@@ -245,14 +248,27 @@ impl Decider for Placements {
 }
 
 impl State {
+    /// An instance; one that begins again under the id of another that has not yet stopped is still there.
+    fn known(&self, id: &str) -> Option<Instance> {
+        let ending = || self.ending.get(id).map(|e| Instance { generation: self.ended_generation, ..e.clone() });
+        self.instances.get(id).cloned().or_else(ending)
+    }
+
     fn step_instance(&mut self, id: &str, fact: &Fact, at: Timestamp) {
-        let before = self.instances.remove(id);
-        if let Some(instance) = &before {
+        let before = self.known(id);
+        if is_a_stranger_s(fact, before.as_ref()) {
+            return;
+        }
+        self.ending.remove(id);
+        if let Some(instance) = self.instances.remove(id) {
             self.unplaced.remove(id);
             if let Some(since) = instance.waits_since() {
                 self.waiting.remove(&(since, id.to_owned()));
             }
-            self.ended_generation = self.ended_generation.max(ended_generation(instance, fact));
+            if matches!(fact, Fact::PlacementReleased(released) if released.r#final) {
+                self.ended_generation = self.ended_generation.max(instance.generation);
+                self.ending.extend(instance.ending().map(|ending| (id.to_owned(), ending)));
+            }
         }
         let held = before.clone();
         let after = step(before, fact, at, self.ended_generation);
@@ -301,6 +317,15 @@ impl Instance {
             (None, _, Some(unplaced)) if !self.rejected.is_empty() && !self.stopping() => Some(unplaced.since),
             _ => None,
         }
+    }
+
+    /// What is remembered of it once it has ended: where it may still run, if it must never run twice.
+    fn ending(&self) -> Option<Self> {
+        let at = self.at.as_ref().filter(|_| self.never_twice())?;
+        let (owner, instance_id) = (self.wanted.owner.clone(), self.wanted.instance_id.clone());
+        let hold = Hold { standing: Standing::Stopping, cpu_milli: 0, memory_bytes: 0, ..at.clone() };
+        let wanted = InstanceWanted { owner, instance_id, ..Default::default() };
+        Some(Self { wanted, at: Some(hold), ..Default::default() })
     }
 
     fn never_twice(&self) -> bool {
@@ -384,13 +409,6 @@ fn more(fact: &Fact) -> bool {
     }
 }
 
-fn ended_generation(instance: &Instance, fact: &Fact) -> u64 {
-    match fact {
-        Fact::PlacementReleased(released) if released.r#final => instance.generation,
-        _ => 0,
-    }
-}
-
 fn available(snapshot: &Snapshot, cluster_id: &str) -> bool {
     snapshot.clusters.get(cluster_id).is_some_and(|c| c.available)
 }
@@ -400,14 +418,21 @@ fn on_cluster(instances: &BTreeMap<String, Instance>, cluster_id: &str) -> Vec<S
     instances.iter().filter(|(_, i)| holds(i) && !i.stopping()).map(|(id, _)| id.clone()).collect()
 }
 
+/// Another owner's wish for an id that is taken is answered, and changes nothing.
+fn is_a_stranger_s(fact: &Fact, known: Option<&Instance>) -> bool {
+    let owner = match fact {
+        Fact::PlacementDecided(f) => &f.owner,
+        Fact::PlacementUnplaced(f) => &f.owner,
+        Fact::PlacementReleased(f) => &f.owner,
+        _ => return false,
+    };
+    known.is_some_and(|i| i.wanted.owner != *owner)
+}
+
 /// It was on a lost cluster: is it still to be planned after this fact?
 fn still_displaced(after: Option<&Instance>, fact: &Fact, snapshot: &Snapshot) -> bool {
-    let planned = |i: &Instance| match fact {
-        Fact::PlacementDecided(_) => true,
-        Fact::PlacementUnplaced(f) => f.owner == i.wanted.owner,
-        _ => false,
-    };
-    after.is_some_and(|i| !planned(i) && i.is_on_lost(snapshot))
+    let planned = matches!(fact, Fact::PlacementDecided(_) | Fact::PlacementUnplaced(_));
+    !planned && after.is_some_and(|i| i.is_on_lost(snapshot))
 }
 
 /// Takes what was held before from the clusters, and adds what is held after.
@@ -454,8 +479,6 @@ fn step(instance: Option<Instance>, fact: &Fact, at: Timestamp, ended_generation
     let known = instance.is_some();
     let mut instance = instance.unwrap_or_else(|| Instance { generation: ended_generation, ..Default::default() });
     match fact {
-        // Another owner's wish for an id that is taken is answered, and changes nothing here.
-        Fact::PlacementUnplaced(f) if known && f.owner != instance.wanted.owner => {}
         Fact::PlacementDecided(f) => {
             debug_assert!(f.generation > instance.generation, "generations rise");
             instance.define(definition(&f.owner, &f.instance_id, &f.intent_id, f.replicas, &f.document, &f.targets));

@@ -3,7 +3,8 @@
 //! Groups are made below the agent's own group only if that is the root of the hierarchy as the agent sees it, or below
 //! a parent named in the configuration: a group that something else manages has one writer already, and that is not us.
 //! Layout: `<parent>/continuum/<cluster>/<instance>.<generation>.<replica>`; the cluster's group has its declared
-//! capacity as limit, a replica's its own.
+//! capacity as limit, a replica's its own. When the machine is busy, clusters share by capacity and replicas by what they
+//! ask for; without that, all of them together would count as one process.
 
 use std::{
     fs, io,
@@ -18,6 +19,10 @@ use super::ReplicaId;
 const PERIOD_US: u64 = 100_000;
 /// The kernel grants no less.
 const QUOTA_MIN_US: u64 = 1_000;
+/// What one process has against others when all want the CPU (version 1); a core asked for counts as one.
+const SHARES_PER_CORE: u64 = 1_024;
+const SHARES_MIN: u64 = 2;
+const SHARES_MAX: u64 = 262_144;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
@@ -181,7 +186,12 @@ impl Cgroups {
             }
         }
         match hierarchy.controller {
-            Controller::Cpu => set_cpu(hierarchy.version, &hierarchy.folder, u64::from(self.cpu_milli)),
+            Controller::Cpu => {
+                let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+                set_shares(hierarchy.version, &base.join("continuum"), cores * 1_000)?;
+                set_shares(hierarchy.version, &hierarchy.folder, u64::from(self.cpu_milli))?;
+                set_cpu(hierarchy.version, &hierarchy.folder, u64::from(self.cpu_milli))
+            }
             Controller::Memory => set_memory(hierarchy.version, &hierarchy.folder, self.memory_bytes),
         }
     }
@@ -229,9 +239,13 @@ impl Cgroups {
                 group.folders.push(folder.clone());
             }
             match hierarchy.controller {
-                // A part may not be granted more than the whole.
-                Controller::Cpu if resources.cpu_limit_milli > 0 => {
-                    set_cpu(hierarchy.version, &folder, u64::from(resources.cpu_limit_milli.min(self.cpu_milli)))?;
+                Controller::Cpu => {
+                    set_shares(hierarchy.version, &folder, u64::from(resources.cpu_milli))?;
+                    if resources.cpu_limit_milli > 0 {
+                        // A part may not be granted more than the whole.
+                        let limit = resources.cpu_limit_milli.min(self.cpu_milli);
+                        set_cpu(hierarchy.version, &folder, u64::from(limit))?;
+                    }
                 }
                 Controller::Memory if resources.memory_limit_bytes > 0 => {
                     set_memory(hierarchy.version, &folder, resources.memory_limit_bytes.min(self.memory_bytes))?;
@@ -325,6 +339,19 @@ fn set_cpu(version: Version, folder: &Path, cpu_milli: u64) -> io::Result<()> {
     }
 }
 
+/// What it gets against its neighbours when all want the CPU, in proportion to thousandths of a core.
+fn set_shares(version: Version, folder: &Path, cpu_milli: u64) -> io::Result<()> {
+    let shares = (cpu_milli * SHARES_PER_CORE / 1_000).clamp(SHARES_MIN, SHARES_MAX);
+    match version {
+        // The kernel's own range, 1 to 10,000, laid over that of version 1.
+        Version::V2 => {
+            let weight = 1 + (shares - SHARES_MIN) * 9_999 / (SHARES_MAX - SHARES_MIN);
+            fs::write(folder.join("cpu.weight"), weight.to_string())
+        }
+        Version::V1 => fs::write(folder.join("cpu.shares"), shares.to_string()),
+    }
+}
+
 fn set_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
     match version {
         Version::V2 => {
@@ -369,10 +396,12 @@ mod tests {
         assert_eq!(groups.enforcement(), "cgroup-v1");
         assert_eq!(read(cpu.join("continuum/edge/cpu.cfs_quota_us")), "200000");
         assert_eq!(read(memory.join("continuum/edge/memory.limit_in_bytes")), "1000");
-        let resources = Resources { cpu_limit_milli: 5_000, memory_limit_bytes: 10, ..Default::default() };
+        assert_eq!(read(cpu.join("continuum/edge/cpu.shares")), "2048");
+        let resources = Resources { cpu_milli: 500, cpu_limit_milli: 5_000, memory_limit_bytes: 10, memory_bytes: 1 };
         let (_, doors) = groups.create(&id(), &resources).unwrap();
         assert_eq!(doors.len(), 2);
         assert_eq!(read(cpu.join("continuum/edge/a.2.0/cpu.cfs_quota_us")), "200000");
+        assert_eq!(read(cpu.join("continuum/edge/a.2.0/cpu.shares")), "512");
         assert_eq!(read(memory.join("continuum/edge/a.2.0/memory.limit_in_bytes")), "10");
         assert_eq!(groups.leftovers().len(), 2);
     }

@@ -259,7 +259,10 @@ fn a_refused_assignment_says_why() {
         ..Default::default()
     };
     apply!(twins, 0, wanted("i", 2), decided("i", "edge", 1, ""), rejected);
-    assert_eq!((twin(&twins, "i").phase(), twin(&twins, "i").reason.as_str()), (InstancePhase::Pending, "200 MB over its capacity"));
+    assert_eq!(
+        (twin(&twins, "i").phase(), twin(&twins, "i").reason.as_str()),
+        (InstancePhase::Pending, "200 MB over its capacity")
+    );
 }
 
 #[test]
@@ -275,7 +278,10 @@ fn clusters_and_nodes_know_what_is_placed_on_them_and_whether_they_answer() {
     let node = get(&twins, Kind::Node, "node-1");
     assert_eq!((node.capacity_cpu_milli, node.capacity_memory_bytes, node.memory_bytes), (4_000, 2_000, 200));
     assert_eq!((node.cpu_percent, node.sample_age_seconds), (20.0, 1.0));
-    assert_eq!((node.instances.as_slice(), node.labels["site"].as_str()), (["i".to_owned(), "j".to_owned()].as_slice(), "site"));
+    assert_eq!(
+        (node.instances.as_slice(), node.labels["site"].as_str()),
+        (["i".to_owned(), "j".to_owned()].as_slice(), "site")
+    );
     apply!(twins, 30, released("j", "b", 1, false), released("i", "a", 1, true));
     assert_eq!(get(&twins, Kind::Cluster, "a").instances, ["j"]);
     assert!(get(&twins, Kind::Cluster, "b").instances.is_empty());
@@ -342,7 +348,13 @@ fn versions_rise_even_within_a_millisecond_and_across_a_restart() {
 fn what_ended_long_ago_is_forgotten_and_never_published_again() {
     let mut twins = Twins::new(Limits { ended_keep_ms: 60_000, ..Limits::default() });
     // Read from the past.
-    apply!(twins, 0, registered("edge", "n", 1), decided("old", "edge", 1, ""), changed("old", "edge", 1, InstancePhase::Stopped));
+    apply!(
+        twins,
+        0,
+        registered("edge", "n", 1),
+        decided("old", "edge", 1, ""),
+        changed("old", "edge", 1, InstancePhase::Stopped)
+    );
     apply!(twins, 50_000, decided("new", "edge", 1, ""), changed("new", "edge", 1, InstancePhase::Stopped));
     let ids = |derived| published(derived).into_iter().map(|t: Twin| t.id).collect::<Vec<_>>();
     assert_eq!(ids(twins.tick(at(70_000))), ["new", "edge", "n"]);
@@ -457,7 +469,13 @@ fn make(source: usize, (instance, cluster, generation, kind, phase): (u8, u8, u6
         }),
         (2, 4) => fact(ClusterLost { domain: "default".into(), cluster_id, reason: "silent".into() }),
         (2, _) => fact(ClusterReturned { domain: "default".into(), cluster_id }),
-        (3, 0) => fact(InstanceRejected { cluster_id, instance_id: id, generation, reason: "no".into(), ..Default::default() }),
+        (3, 0) => fact(InstanceRejected {
+            cluster_id,
+            instance_id: id,
+            generation,
+            reason: "no".into(),
+            ..Default::default()
+        }),
         (3, _) => fact(status(&id, &cluster_id, generation, phase, u32::from(kind))),
         (_, 0) => Box::new(move |millis| {
             let sample = cluster_sample(&cluster_id, millis, generation as f64);
@@ -492,7 +510,8 @@ fn play(sources: &[Vec<Input>], schedule: &[usize], ticks: bool) -> BTreeMap<Key
     twins.tick(at(4_000));
     let ids = ["i0", "i1", "i2", "c0", "c1", "c2", "n0", "n1"];
     let keys = Kind::ALL.into_iter().flat_map(|kind| ids.map(|id| (kind, id.to_owned())));
-    let all: BTreeMap<Key, Twin> = keys.filter_map(|key| Some((key.clone(), twins.fuse(key.0, &key.1, at(4_000))?))).collect();
+    let all: BTreeMap<Key, Twin> =
+        keys.filter_map(|key| Some((key.clone(), twins.fuse(key.0, &key.1, at(4_000))?))).collect();
     // What was published last says the same, but for what moved too little.
     for (key, twin) in &all {
         let published = &twins.published[key].twin;

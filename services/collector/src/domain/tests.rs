@@ -286,10 +286,8 @@ fn one_instance_serves_every_intent_that_governs_it() {
     collector.apply(&stored(&acknowledged_of("intent-2", 1, 2, &[INSTANCE, "instance-2"]), at(0)));
     give(&mut collector, &sample(500, 10.0));
     let found = observed(collector.tick(at(2_300)));
-    let seen: Vec<_> = found
-        .iter()
-        .map(|o| (o.intent_id.as_str(), o.instance_id.as_str(), target(o, "cpuUsage").samples))
-        .collect();
+    let seen: Vec<_> =
+        found.iter().map(|o| (o.intent_id.as_str(), o.instance_id.as_str(), target(o, "cpuUsage").samples)).collect();
     let expected = [
         ("intent-1", INSTANCE, 1),
         ("intent-1", INSTANCE, 0),

@@ -15,7 +15,7 @@ use mesh_proto::{
 use super::{
     ACTIONS_MAX, Hold, Instance, Limits, Standing, State, available, definition, fact_instance,
     facts::{Released, decided, released, set_more, settled, unplaced},
-    on_cluster, reserve, step, step_cluster,
+    is_a_stranger_s, on_cluster, reserve, step, step_cluster,
 };
 use crate::plan::{self, Choice, Held, Request, Snapshot};
 
@@ -69,8 +69,11 @@ impl<'a> Draft<'a> {
         if let Some(id) = fact_instance(&fact) {
             let before = match self.changed.get(id) {
                 Some(changed) => changed.clone(),
-                None => self.base.instances.get(id).cloned(),
+                None => self.base.known(id),
             };
+            if is_a_stranger_s(&fact, before.as_ref()) {
+                return self.facts.push(fact);
+            }
             let after = step(before.clone(), &fact, self.at, self.base.ended_generation);
             reserve(snapshot, before.as_ref(), after.as_ref());
             self.freed |= frees(before.as_ref(), after.as_ref());
@@ -94,7 +97,7 @@ impl<'a> Draft<'a> {
     // What is asked.
 
     pub(super) fn wanted(&mut self, wanted: &InstanceWanted) {
-        let old = self.instance(&wanted.instance_id).cloned();
+        let begun = self.base.instances.contains_key(&wanted.instance_id);
         let normal = definition(
             &wanted.owner,
             &wanted.instance_id,
@@ -103,7 +106,7 @@ impl<'a> Draft<'a> {
             &wanted.document,
             &wanted.targets,
         );
-        let Some(mut instance) = old else {
+        let Some(mut instance) = self.base.known(&wanted.instance_id) else {
             if wanted.replicas > 0 {
                 let fresh = Instance { generation: self.base.ended_generation, ..Default::default() };
                 self.plan(fresh.redefined(&normal), Why::First, &by_intent(wanted), false);
@@ -119,7 +122,13 @@ impl<'a> Draft<'a> {
             return;
         }
         if wanted.replicas == 0 {
-            return self.end(&instance);
+            if begun {
+                self.end(&instance);
+            }
+            return;
+        }
+        if !begun {
+            return self.plan(instance.redefined(&normal), Why::First, &by_intent(wanted), false);
         }
         let failed = instance.at.as_ref().is_some_and(|a| a.standing == Standing::Failed)
             || instance.unplaced.is_some() && !instance.tried.is_empty();
@@ -159,7 +168,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn status(&mut self, status: &InstanceStatusChanged) {
-        let Some(known) = self.base.instances.get(&status.instance_id) else { return };
+        let Some(known) = self.base.instances.get(&status.instance_id) else { return self.ended(status) };
         let is = |h: &&Hold| h.cluster_id == status.cluster_id && h.generation == status.generation;
         let (to, at) = (known.to.as_ref().filter(is), known.at.as_ref().filter(is));
         let instance = known.clone();
@@ -200,7 +209,16 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// What must never run twice has ended: now it may start.
+    /// What must never run twice ended before, and now has stopped too.
+    fn ended(&mut self, status: &InstanceStatusChanged) {
+        let Some(ending) = self.base.ending.get(&status.instance_id) else { return };
+        let is = |h: &&Hold| h.cluster_id == status.cluster_id && h.generation == status.generation;
+        if let Some(at) = ending.at.as_ref().filter(is).filter(|_| status.phase() == InstancePhase::Stopped) {
+            self.push(released(self.limits, ending, at, "stopped, after it was no longer wanted", Released::Finally));
+        }
+    }
+
+    /// What must never run twice has stopped: now it may start.
     fn stopped(&mut self, instance: Instance) {
         let why = instance.unplaced.as_ref().map_or(Why::Changed, |u| Why::try_from(u.why).unwrap_or(Why::Changed));
         let reason = format!("stopped on {}", instance.cluster());

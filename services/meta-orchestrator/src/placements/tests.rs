@@ -322,6 +322,24 @@ fn what_must_never_run_twice_waits_for_its_lost_cluster() {
 }
 
 #[test]
+fn what_must_never_run_twice_waits_for_the_end_of_who_had_its_id_before() {
+    let mut domain = Domain::three();
+    domain.hear(singleton("i", 50));
+    domain.runs("device", "i", 1);
+    let none = InstanceWanted { replicas: 0, ..singleton("i", 50) };
+    assert_eq!(domain.hear(none.clone()), ["released i 1 device final"]);
+    assert_eq!(domain.hear(none), SILENCE);
+    assert_eq!(domain.reserved("device"), 0);
+    assert_eq!(domain.hear(singleton("i", 60)), ["unplaced i"]);
+    assert_eq!(domain.reason(), "never runs twice: waits until device has stopped it");
+    assert_eq!(domain.status("device", "i", 1, InstancePhase::Stopped), ["decided i 2 device"]);
+    let none = InstanceWanted { replicas: 0, ..singleton("i", 60) };
+    assert_eq!(domain.hear(none), ["released i 2 device final"]);
+    assert_eq!(domain.status("device", "i", 2, InstancePhase::Stopped), ["released i 2 device final"]);
+    assert_eq!((domain.state.ending.len(), domain.state.instances.len()), (0, 0));
+}
+
+#[test]
 fn what_was_stopped_for_a_better_place_that_is_gone_runs_where_it_was() {
     let mut domain = Domain::new(Limits::default());
     domain.join("a", 1000);

@@ -137,6 +137,14 @@ impl<'a> Next<'a> {
         self.migration("migrated", &self.old().cluster_id, &cluster_id);
     }
 
+    /// On its way to where an agent speaks of a decision that is still on its way here.
+    fn depart(&mut self, m: &InstanceStatusChanged) {
+        self.changed.to_cluster_id.clone_from(&m.cluster_id);
+        self.changed.to_generation = m.generation;
+        self.changed.reason = format!("moving to {}", m.cluster_id);
+        self.migration("migration", &self.old().cluster_id, &m.cluster_id);
+    }
+
     /// Without a place.
     fn unplace(&mut self) {
         self.place("", self.changed.generation);
@@ -178,8 +186,12 @@ impl<'a> Next<'a> {
         if !self.anew && self.changed == labelled(self.key, self.instance, self.wanted) {
             return vec![];
         }
-        let event = self.event.map(|e| LifecycleEvent { timestamp: Some(at), ..e });
-        vec![InstanceChanged { event, ..self.changed }.into()]
+        self.told(at)
+    }
+
+    fn told(&self, at: Timestamp) -> Vec<Fact> {
+        let event = self.event.clone().map(|e| LifecycleEvent { timestamp: Some(at), ..e });
+        vec![InstanceChanged { event, ..self.changed.clone() }.into()]
     }
 }
 
@@ -239,8 +251,8 @@ pub(super) fn unplaced(key: &Key, instance: &Instance, m: &PlacementUnplaced, at
     let Some(mut next) = Next::of(key, instance) else { return vec![] };
     let lost = m.why() == Why::ClusterLost;
     // A planner that counts no generations speaks of the one that is known.
-    let newer_is_known = m.generation > 0 && instance.newest() > m.generation;
-    if newer_is_known || (m.generation == 0 && !lost && instance.newest() > 0) {
+    let known = instance.newest().max(instance.ended);
+    if known > m.generation && (m.generation > 0 || !lost) {
         return vec![];
     }
     let old = next.old();
@@ -332,13 +344,22 @@ pub(super) fn status(key: &Key, instance: &Instance, m: &InstanceStatusChanged, 
                 heard(&mut next, m, at);
                 next.migration("migrated", &from, &m.cluster_id);
             }
-            InstancePhase::Starting | InstancePhase::Restarting if newer => {
-                next.changed.to_cluster_id.clone_from(&m.cluster_id);
-                next.changed.to_generation = m.generation;
-                next.changed.reason = format!("moving to {}", m.cluster_id);
-                next.migration("migration", &old.cluster_id, &m.cluster_id);
+            InstancePhase::Starting | InstancePhase::Restarting if newer => next.depart(m),
+            // The planner hears of it too, and gives up the move: from now on this generation is not heard.
+            InstancePhase::Failed | InstancePhase::Stopped => {
+                let mut facts = vec![];
+                if newer {
+                    next.depart(m);
+                    facts = next.told(at);
+                }
+                next.changed.to_cluster_id.clear();
+                next.changed.to_generation = 0;
+                let why = if m.reason.is_empty() { "it did not start" } else { m.reason.as_str() };
+                next.changed.reason = format!("stays on {}: {}: {why}", old.cluster_id, m.cluster_id);
+                next.event = None;
+                facts.extend(next.told(at));
+                return facts;
             }
-            // The planner hears of it too, and gives up the move.
             _ => {}
         }
     } else if newer {

@@ -1,0 +1,546 @@
+//! `intent`: submit, list, get, watch, update, suspend, resume, terminate, check.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, anyhow, bail};
+use mesh_bus::Stored;
+use mesh_proto::{
+    AnyEvent, EventSet as _, derived_id,
+    deciders::stream_intent,
+    intent::{
+        FulfilmentStatus, InstanceStanding, Intent, NotFulfilledState, Problem, ResumeIntent, State, SubmitIntent, SuspendIntent,
+        TargetState, TerminateIntent, UpdateIntent,
+    },
+    is_key,
+    query::{CheckRequest, GetRequest, IntentView, ListRequest},
+};
+use prost::Message as _;
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Context, Outcome, Shown, answer, clock, conclude, event, refusal, show, to_json};
+use crate::{
+    args::{IntentCommand, IntentFile, IntentId, Until, Waiting},
+    client::{Client, now},
+    describe::{describe, state_name, value},
+    document,
+    output::{self, table},
+};
+
+const VIEW: &str = "continuum.query.v1.IntentView";
+
+/// Runs a subcommand of `intent`.
+pub async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        IntentCommand::Submit(file) => write(context, &file, false).await,
+        IntentCommand::Update(file) => write(context, &file, true).await,
+        IntentCommand::Check { file } => check(context, &file).await,
+        IntentCommand::List { state, watch } => {
+            let client = context.client().await?;
+            let state = state.unwrap_or_default();
+            show(context, watch.watch, async || list(context, &client, &state).await).await
+        }
+        IntentCommand::Get { id, watch } => {
+            let client = context.client().await?;
+            show(context, watch.watch, async || {
+                let request = GetRequest { owner: context.owner.clone(), id: id.clone() };
+                let view = answer("get the intent", client.intents().await?.get(request).await)?;
+                Ok(Shown { value: to_json(VIEW, &view), text: page(&view) })
+            })
+            .await
+        }
+        IntentCommand::Watch { id } => follow(context, id).await,
+        IntentCommand::Suspend(which) => {
+            let command = SuspendIntent { owner: context.owner.clone(), intent_id: which.id.clone() };
+            change(context, &which, "suspended", &command).await
+        }
+        IntentCommand::Resume(which) => {
+            let command = ResumeIntent { owner: context.owner.clone(), intent_id: which.id.clone() };
+            change(context, &which, "resumed", &command).await
+        }
+        IntentCommand::Terminate(which) => {
+            let command = TerminateIntent { owner: context.owner.clone(), intent_id: which.id.clone() };
+            change(context, &which, "terminated", &command).await
+        }
+    }
+}
+
+/// Submits or updates each document of a file.
+async fn write(context: &Context<'_>, file: &IntentFile, update: bool) -> anyhow::Result<ExitCode> {
+    let documents = document::read(&file.file)?;
+    if file.id.is_some() && documents.len() > 1 {
+        bail!("--id names one intent, {} holds {}; write an `id` into each document", file.file.display(), documents.len());
+    }
+    let client = context.client().await?;
+    let mut outcomes = vec![];
+    for (index, value) in documents.into_iter().enumerate() {
+        let mut name = format!("document {}", index + 1);
+        let outcome = async {
+            let parsed = document::intent(value).with_context(|| file.file.display().to_string())?;
+            let intent = Intent::decode(parsed.body.as_slice()).context("read the intent")?;
+            // Encoded again, so that the same content has the same bytes whatever its spelling and order.
+            let content = hex(&intent.encode_to_vec());
+            let owner = parsed.owner.unwrap_or_else(|| context.owner.clone());
+            let id = parsed.id.or_else(|| file.id.clone());
+            let id = match id {
+                Some(id) => id,
+                None if update => bail!("the document names no intent; give it an `id`, or say --id"),
+                None => derived_id(&["intent", &owner, &content]),
+            };
+            name.clone_from(&id);
+            checked("intent id", &id)?;
+            checked("owner", &owner)?;
+            if update {
+                // The version belongs to the command's id: back to an earlier definition is a new command.
+                let request = GetRequest { owner: owner.clone(), id: id.clone() };
+                let version = match client.intents().await?.get(request).await {
+                    Ok(view) => view.into_inner().version,
+                    Err(status) if status.code() == tonic::Code::NotFound => 0,
+                    Err(status) => return answer("read the intent's version", Err(status)),
+                };
+                let command_id = derived_id(&["update", &owner, &id, &version.to_string(), &content]);
+                let command = UpdateIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent) };
+                submit(&client, &command, command_id, &owner, &id, file.wait, &file.waiting).await
+            } else {
+                let command_id = derived_id(&["submit", &owner, &id, &content]);
+                let command = SubmitIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent) };
+                submit(&client, &command, command_id, &owner, &id, file.wait, &file.waiting).await
+            }
+        }
+        .await;
+        outcomes.push(outcome.unwrap_or_else(|error: anyhow::Error| Outcome::failed(&name, &error)));
+    }
+    Ok(conclude(context.format, "intent", &outcomes))
+}
+
+async fn submit(
+    client: &Client,
+    command: &dyn AnyEvent,
+    command_id: String,
+    owner: &str,
+    id: &str,
+    until: Until,
+    waiting: &Waiting,
+) -> anyhow::Result<Outcome> {
+    if waiting.no_wait {
+        client.send(command, command_id).await?;
+        return Ok(Outcome { id: id.to_owned(), ok: true, result: "sent".into(), ..Outcome::default() });
+    }
+    let deadline = Instant::now() + waiting.limit();
+    let answered = client.ask(command, command_id, waiting.limit()).await?;
+    if let Some((reason, cure)) = refusal(&answered) {
+        return Ok(Outcome { id: id.to_owned(), result: "refused".into(), reason, cure, ..Outcome::default() });
+    }
+    let mut standing = Standing::default();
+    standing.fold(&answered);
+    standing.wanted = standing.version;
+    let (log, filter) = (client.bus.log("INTENT"), format!("intent.*.*.{owner}.{id}"));
+    let mut from = answered.sequence + 1;
+    // First what is known already: a command that was answered long ago must not be judged by what it was then.
+    loop {
+        let facts = log.read(&filter, from, 1_000).await.context("read the intent")?;
+        let Some(last) = facts.last() else { break };
+        from = last.sequence + 1;
+        facts.iter().for_each(|fact| standing.fold(fact));
+    }
+    let mut tail = log.tail(&filter, from);
+    while !standing.is_enough(until) {
+        match timeout_at(deadline, tail.next()).await {
+            Ok(fact) => standing.fold(&fact.context("follow the intent")?),
+            Err(_) => return Ok(standing.late(id, until, waiting.limit())),
+        }
+    }
+    Ok(standing.outcome(id, until))
+}
+
+/// What an intent's facts say of it.
+#[derive(Debug, Default)]
+struct Standing {
+    /// Version that was submitted.
+    wanted: u64,
+    version: u64,
+    unchanged: bool,
+    accepted: bool,
+    rejected: Option<Vec<Problem>>,
+    state: Option<State>,
+    targets: Vec<TargetState>,
+}
+
+impl Standing {
+    fn fold(&mut self, stored: &Stored) {
+        use stream_intent::Event;
+        match Event::decode(&stored.message, &stored.body) {
+            Ok(Event::IntentSubmitted(fact)) => self.version = fact.version,
+            Ok(Event::IntentUnchanged(fact)) => {
+                self.version = fact.version;
+                self.unchanged = true;
+                self.state = fact.state.or(self.state.take());
+            }
+            Ok(Event::IntentAcknowledged(fact)) => {
+                self.accepted |= fact.version >= self.wanted;
+                self.state = fact.state;
+            }
+            Ok(Event::IntentRejected(fact)) => {
+                if fact.version == self.wanted {
+                    self.rejected = Some(fact.problems);
+                }
+                self.state = fact.state;
+            }
+            Ok(Event::IntentStateChanged(fact)) => {
+                self.state = fact.to;
+                self.targets = fact.targets;
+            }
+            _ => {}
+        }
+    }
+
+    fn in_state(&self, states: &[NotFulfilledState]) -> bool {
+        self.state.as_ref().is_some_and(|s| !fulfilled(s) && states.contains(&s.not_fulfilled_state()))
+    }
+
+    fn is_fulfilled(&self) -> bool {
+        self.state.as_ref().is_some_and(fulfilled)
+    }
+
+    fn is_enough(&self, until: Until) -> bool {
+        use NotFulfilledState::{Fulfilmentfailed, Suspended, Terminated, Unspecified};
+        if self.rejected.is_some() {
+            return true;
+        }
+        let known = self.state.as_ref().is_some_and(|s| fulfilled(s) || s.not_fulfilled_state() != Unspecified);
+        let judged = self.accepted || self.unchanged && known;
+        match until {
+            Until::Accepted => judged || self.in_state(&[Terminated]),
+            Until::Fulfilled => judged && (self.is_fulfilled() || self.in_state(&[Fulfilmentfailed, Suspended, Terminated])),
+        }
+    }
+
+    fn outcome(&self, id: &str, until: Until) -> Outcome {
+        use NotFulfilledState::{Fulfilmentfailed, Terminated};
+        let mut outcome = Outcome { id: id.to_owned(), version: self.version.to_string(), ..Outcome::default() };
+        if let Some(state) = &self.state {
+            outcome.state = state_name(state);
+            outcome.reason = said(state);
+            outcome.cure.clone_from(&state.cure);
+        }
+        if let Some(problems) = &self.rejected {
+            outcome.result = "rejected".into();
+            outcome.reason = problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect::<Vec<_>>().join("; ");
+            outcome.cure = problems.iter().map(|p| p.cure.as_str()).collect::<Vec<_>>().join("; ");
+            return outcome;
+        }
+        outcome.ok = match until {
+            Until::Accepted => !self.in_state(&[Fulfilmentfailed, Terminated]),
+            Until::Fulfilled => self.is_fulfilled(),
+        };
+        outcome.result = match (until, outcome.ok, self.unchanged) {
+            (Until::Fulfilled, true, _) => "fulfilled",
+            (Until::Fulfilled, false, _) => "not fulfilled",
+            (Until::Accepted, _, true) => "unchanged",
+            (Until::Accepted, ..) => "accepted",
+        }
+        .into();
+        if !outcome.ok && self.in_state(&[Terminated]) && outcome.cure.is_empty() {
+            outcome.cure = "it has ended; bring it back with `continuum intent update FILE`".into();
+        }
+        let measured: Vec<String> = self.targets.iter().filter(|t| t.measured).map(target).collect();
+        if until == Until::Fulfilled && !measured.is_empty() {
+            let reason = std::mem::take(&mut outcome.reason);
+            outcome.reason = [reason, measured.join(", ")].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; ");
+        }
+        outcome
+    }
+
+    fn late(&self, id: &str, until: Until, limit: Duration) -> Outcome {
+        let mut outcome = self.outcome(id, until);
+        let what = match until {
+            Until::Accepted => "no verdict",
+            Until::Fulfilled => "not FULFILLED",
+        };
+        outcome.ok = false;
+        outcome.result = format!("{what} within {} s", limit.as_secs());
+        if outcome.cure.is_empty() {
+            outcome.cure = format!("ask `continuum why {id}`; it goes on without you");
+        }
+        outcome
+    }
+}
+
+fn fulfilled(state: &State) -> bool {
+    state.fulfilment_status() == FulfilmentStatus::Fulfilled
+}
+
+/// A state's reason and what it waits for.
+fn said(state: &State) -> String {
+    let waits = if state.waits_for.is_empty() { String::new() } else { format!("waits for {}", state.waits_for) };
+    [state.reason.clone(), waits].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+fn target(target: &TargetState) -> String {
+    let condition = target.target_condition.trim_start_matches("IS_").replace('_', " ").to_lowercase();
+    let verdict = if target.fulfilled { "" } else { ", missed" };
+    format!("{} ({condition} {}{verdict})", value(&target.target_name, target.achieved), target.bound)
+}
+
+/// Fails unless the text can be part of a subject.
+pub fn checked(what: &str, text: &str) -> anyhow::Result<()> {
+    if is_key(text) {
+        return Ok(());
+    }
+    bail!("{what} {text:?} is not 1 to 64 letters, digits, `_` and `-`; choose another")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Sends a command about one intent; waits for the fact that answers it.
+async fn change(context: &Context<'_>, which: &IntentId, done: &str, command: &dyn AnyEvent) -> anyhow::Result<ExitCode> {
+    checked("intent id", &which.id)?;
+    let client = context.client().await?;
+    // Each is a wish of its own: suspending again after a resume is not the same command.
+    let command_id = uuid::Uuid::now_v7().to_string();
+    let id = which.id.clone();
+    if which.waiting.no_wait {
+        client.send(command, command_id).await?;
+        let outcome = Outcome { id, ok: true, result: "sent".into(), ..Outcome::default() };
+        return Ok(conclude(context.format, "intent", &[outcome]));
+    }
+    let answered = client.ask(command, command_id, which.waiting.limit()).await?;
+    let outcome = match refusal(&answered) {
+        Some((reason, cure)) => Outcome { id, result: "refused".into(), reason, cure, ..Outcome::default() },
+        None => {
+            let mut standing = Standing::default();
+            standing.fold(&answered);
+            let state = standing.state.as_ref().map(state_name).unwrap_or_default();
+            let result = if standing.unchanged { "unchanged" } else { done };
+            Outcome { id, ok: true, result: result.into(), state, reason: describe(&answered), ..Outcome::default() }
+        }
+    };
+    Ok(conclude(context.format, "intent", &[outcome]))
+}
+
+/// What the validator would say.
+async fn check(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
+    let documents = document::read(file)?;
+    let client = context.client().await?;
+    let mut found = vec![];
+    for (index, value) in documents.into_iter().enumerate() {
+        let mut name = format!("document {}", index + 1);
+        let problems = match document::intent(value) {
+            Err(error) => vec![Problem { path: String::new(), reason: error.to_string(), cure: "correct the document".into() }],
+            Ok(parsed) => {
+                name = parsed.id.unwrap_or(name);
+                let intent = Some(Intent::decode(parsed.body.as_slice()).context("read the intent")?);
+                answer("check the intent", client.validator().await?.check(CheckRequest { intent }).await)?.problems
+            }
+        };
+        found.push((name, problems));
+    }
+    let bad = found.iter().any(|(_, problems)| !problems.is_empty());
+    let shown: Vec<_> = found
+        .iter()
+        .map(|(name, problems)| {
+            let list: Vec<_> = problems.iter().map(|p| json!({"path": p.path, "reason": p.reason, "cure": p.cure})).collect();
+            json!({"id": name, "acceptable": problems.is_empty(), "problems": list})
+        })
+        .collect();
+    output::show(context.format, &json!(shown), &["intent", "path", "problem", "cure"], || {
+        let rows = |(name, problems): &(String, Vec<Problem>)| match problems.is_empty() {
+            true => vec![vec![name.clone(), "-".into(), "none: it would be accepted".into(), "-".into()]],
+            false => problems.iter().map(|p| vec![name.clone(), p.path.clone(), p.reason.clone(), p.cure.clone()]).collect(),
+        };
+        found.iter().flat_map(rows).collect()
+    });
+    Ok(ExitCode::from(u8::from(bad)))
+}
+
+async fn list(context: &Context<'_>, client: &Client, state: &str) -> anyhow::Result<Shown> {
+    let mut intents: Vec<IntentView> = vec![];
+    let mut page_token = String::new();
+    let mut queries = client.intents().await?;
+    loop {
+        let request =
+            ListRequest { owner: context.owner.clone(), page_size: 1_000, page_token, state: state.to_uppercase() };
+        let page = answer("list intents", queries.list(request).await)?;
+        intents.extend(page.intents);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let value = intents.iter().map(|view| to_json(VIEW, view)).collect();
+    let rows = intents.iter().map(|view| {
+        let since = view.since.map(super::date).unwrap_or_default();
+        let label = view.intent.as_ref().map(|i| i.user_label.clone()).unwrap_or_default();
+        let reason = view.state.as_ref().map(said).unwrap_or_default();
+        vec![view.intent_id.clone(), view.version.to_string(), label, name(view), since, measured(view), reason]
+    });
+    Ok(Shown::table(value, &["intent", "version", "label", "state", "since", "targets", "reason"], rows.collect()))
+}
+
+fn name(view: &IntentView) -> String {
+    view.state.as_ref().map_or_else(|| "SUBMITTED".to_owned(), state_name)
+}
+
+fn measured(view: &IntentView) -> String {
+    view.targets.iter().filter(|t| t.measured).map(target).collect::<Vec<_>>().join(", ")
+}
+
+/// An intent, for people.
+fn page(view: &IntentView) -> String {
+    let mut text = format!("intent {} version {}: {}", view.intent_id, view.version, name(view));
+    if let Some(since) = view.since {
+        text.push_str(&format!(" since {}", super::date(since)));
+    }
+    if let Some(state) = &view.state {
+        for (what, said) in [("", said(state)), ("what helps: ", state.cure.clone())] {
+            if !said.is_empty() {
+                text.push_str(&format!("\n{what}{said}"));
+            }
+        }
+    }
+    if !view.targets.is_empty() {
+        let rows = view.targets.iter().map(|t| {
+            let achieved = if t.measured { value(&t.target_name, t.achieved) } else { "not measured".into() };
+            let verdict = match (t.measured, t.fulfilled) {
+                (false, _) => "unknown".to_owned(),
+                (true, true) => "held".to_owned(),
+                (true, false) => format!("missed {} period(s)", t.missed),
+            };
+            let condition = format!("{} {}", t.target_condition, t.bound);
+            vec![t.expectation_id.clone(), t.target_name.clone(), condition, achieved, verdict]
+        });
+        let header = ["expectation", "target", "condition", "achieved", "verdict"];
+        text.push_str(&format!("\n\n{}", table(&header, rows.collect())));
+    }
+    if !view.instances.is_empty() {
+        let rows = view.instances.iter().map(|i| {
+            let standing = i.standing().as_str_name().trim_start_matches("INSTANCE_STANDING_").to_lowercase();
+            let place = if i.cluster_id.is_empty() { "-".to_owned() } else { i.cluster_id.clone() };
+            let standing = if i.standing() == InstanceStanding::Unspecified { "-".to_owned() } else { standing };
+            vec![i.instance_id.clone(), i.workload.clone(), standing, place, i.generation.to_string(), i.reason.clone()]
+        });
+        let header = ["instance", "workload", "standing", "cluster", "generation", "reason"];
+        text.push_str(&format!("\n\n{}", table(&header, rows.collect())));
+    }
+    text
+}
+
+/// One line at every change.
+async fn follow(context: &Context<'_>, id: String) -> anyhow::Result<ExitCode> {
+    let client = context.client().await?;
+    let request = GetRequest { owner: context.owner.clone(), id };
+    let mut views = answer("watch the intent", client.intents().await?.watch(request).await)?;
+    loop {
+        let view = tokio::select! {
+            view = views.message() => view.map_err(|status| anyhow!("watch the intent: {}", status.message()))?,
+            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+        };
+        let Some(view) = view else { return Ok(ExitCode::SUCCESS) };
+        event(context.format, &to_json(VIEW, &view), || {
+            let more: Vec<String> = [view.state.as_ref().map(said).unwrap_or_default(), measured(&view)]
+                .into_iter()
+                .filter(|t| !t.is_empty())
+                .collect();
+            format!("{}  version {}  {:<16} {}", clock(now()), view.version, name(&view), more.join("; "))
+        })?;
+        let ended = |s: &State| !fulfilled(s) && s.not_fulfilled_state() == NotFulfilledState::Terminated;
+        if view.state.as_ref().is_some_and(ended) {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_bus::Stored;
+    use mesh_proto::{
+        Event, Timestamp,
+        intent::{IntentAcknowledged, IntentRejected, IntentStateChanged, IntentSubmitted, IntentUnchanged},
+    };
+
+    use super::*;
+
+    fn stored<E: Event>(event: &E) -> Stored {
+        Stored {
+            stream: "INTENT".into(),
+            sequence: 1,
+            subject: String::new(),
+            id: String::new(),
+            message: E::MESSAGE.into(),
+            time: Timestamp::default(),
+            stored: Timestamp::default(),
+            cause: None,
+            traceparent: None,
+            world: vec![],
+            content_type: None,
+            source: None,
+            previous_on_subject: None,
+            delivered: 1,
+            body: event.encode_to_vec().into(),
+        }
+    }
+
+    fn state(found: NotFulfilledState) -> Option<State> {
+        Some(State {
+            fulfilment_status: FulfilmentStatus::NotFulfilled.into(),
+            not_fulfilled_state: found.into(),
+            ..State::default()
+        })
+    }
+
+    fn standing(facts: &[Stored]) -> Standing {
+        let mut standing = Standing::default();
+        standing.fold(&facts[0]);
+        standing.wanted = standing.version;
+        facts[1..].iter().for_each(|f| standing.fold(f));
+        standing
+    }
+
+    #[test]
+    fn a_submission_waits_for_the_verdict_on_its_own_version() {
+        let submitted = stored(&IntentSubmitted { version: 2, ..IntentSubmitted::default() });
+        let old = stored(&IntentRejected { version: 1, ..IntentRejected::default() });
+        assert!(!standing(&[submitted.clone(), old]).is_enough(Until::Accepted));
+        let state = state(NotFulfilledState::Acknowledged);
+        let accepted = stored(&IntentAcknowledged { version: 2, state, ..IntentAcknowledged::default() });
+        let accepted = standing(&[submitted, accepted]);
+        assert!(accepted.is_enough(Until::Accepted) && accepted.outcome("a", Until::Accepted).ok);
+        assert!(!accepted.is_enough(Until::Fulfilled));
+    }
+
+    #[test]
+    fn a_rejection_fails_with_its_paths_and_cures() {
+        let submitted = stored(&IntentSubmitted { version: 1, ..IntentSubmitted::default() });
+        let problems = vec![Problem { path: "a.b".into(), reason: "too large".into(), cure: "make it less".into() }];
+        let rejected = stored(&IntentRejected { version: 1, problems, ..IntentRejected::default() });
+        let outcome = standing(&[submitted, rejected]).outcome("a", Until::Fulfilled);
+        assert_eq!((outcome.ok, outcome.result.as_str(), outcome.cure.as_str()), (false, "rejected", "make it less"));
+        assert_eq!(outcome.reason, "a.b: too large");
+    }
+
+    #[test]
+    fn waiting_for_fulfilment_passes_over_degraded_and_ends_at_a_failure() {
+        let change = |to| stored(&IntentStateChanged { to, ..IntentStateChanged::default() });
+        let accepted = stored(&IntentAcknowledged { version: 1, ..IntentAcknowledged::default() });
+        let submitted = stored(&IntentSubmitted { version: 1, ..IntentSubmitted::default() });
+        let facts = [submitted, accepted, change(state(NotFulfilledState::Degraded))];
+        assert!(!standing(&facts).is_enough(Until::Fulfilled));
+        let failed = [facts.as_slice(), &[change(state(NotFulfilledState::Fulfilmentfailed))]].concat();
+        let failed = standing(&failed);
+        assert!(failed.is_enough(Until::Fulfilled) && !failed.outcome("a", Until::Fulfilled).ok);
+        let fulfilled = Some(State { fulfilment_status: FulfilmentStatus::Fulfilled.into(), ..State::default() });
+        let held = [facts.as_slice(), &[change(fulfilled)]].concat();
+        let held = standing(&held);
+        assert!(held.is_enough(Until::Fulfilled) && held.outcome("a", Until::Fulfilled).ok);
+    }
+
+    #[test]
+    fn submitting_what_has_ended_fails_and_says_how_to_bring_it_back() {
+        let state = state(NotFulfilledState::Terminated);
+        let unchanged = standing(&[stored(&IntentUnchanged { version: 1, state, ..IntentUnchanged::default() })]);
+        let outcome = unchanged.outcome("a", Until::Accepted);
+        assert!(unchanged.is_enough(Until::Accepted) && !outcome.ok && outcome.cure.contains("intent update"));
+    }
+}

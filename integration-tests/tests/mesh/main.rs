@@ -1,0 +1,21 @@
+//! Harnesses over the running mesh: real nats-server, real processes, real files.
+//!
+//! They need the programs beside the test (`cargo build --workspace --bins`, which `make test` does first) and a
+//! nats-server 2.14.4 or newer; without one each suite says that it was skipped.
+//!
+//! | variable | meaning | default |
+//! | --- | --- | --- |
+//! | `CONTINUUM_CYCLES` | processes killed by `kill9` | 12 |
+//! | `CONTINUUM_INTENTS` | intents submitted meanwhile | 300 |
+//! | `CONTINUUM_SEED` | which processes are killed | the time |
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+
+//mod bad_input;
+//mod clients;
+//mod kill9;
+//mod late_retries;
+mod life;
+//mod races;
+//mod replay;
+mod support;

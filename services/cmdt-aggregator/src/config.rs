@@ -1,0 +1,41 @@
+//! What the aggregator is told.
+
+/// What the aggregator is told.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How often twins are looked at, milliseconds; a changed status is published within this time.
+    pub tick_ms: u64,
+    /// Least time between two versions of a twin that differ in measured values only, milliseconds.
+    pub measured_ms: u32,
+    /// How long a twin stays after its instance ended, milliseconds.
+    pub ended_keep_ms: u32,
+    /// How far back versions of twins can be asked for, milliseconds.
+    pub history_ms: u32,
+    /// Versions of one twin that can be asked for.
+    pub history_versions_max: usize,
+    /// Memory for all versions, bytes; past it the oldest leave.
+    pub history_bytes_max: u64,
+    /// Twins that can be listed.
+    pub twins_max: usize,
+    /// Where listed twins rest, as a URL.
+    pub documents: String,
+    /// Where versions rest, as a URL.
+    pub history: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            tick_ms: 200,
+            measured_ms: 1_000,
+            ended_keep_ms: 600_000,
+            history_ms: 3_600_000,
+            history_versions_max: 1_000,
+            history_bytes_max: 64 << 20,
+            twins_max: 100_000,
+            documents: "memory:".into(),
+            history: "memory:".into(),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What the collector is told.
+
+/// What the collector is told.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long after its end a period waits for late samples, milliseconds.
+    pub late_ms: u32,
+    /// How long samples wait to be packed, milliseconds.
+    pub flush_ms: u32,
+    /// Instances whose samples are taken in.
+    pub instances_max: usize,
+    /// How far back samples can be asked for, milliseconds.
+    pub window_ms: u32,
+    /// Memory for that window, bytes; past it the oldest samples leave.
+    pub window_bytes_max: u64,
+    /// How often periods are looked at, milliseconds.
+    pub tick_ms: u64,
+    /// Where the window rests, as a URL.
+    pub store: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            late_ms: 300,
+            flush_ms: 1_000,
+            instances_max: 10_000,
+            window_ms: 600_000,
+            window_bytes_max: 64 << 20,
+            tick_ms: 100,
+            store: "memory:".into(),
+        }
+    }
+}
