@@ -9,12 +9,12 @@
 //! | `CONTINUUM_INTENTS` | intents submitted meanwhile | 300 |
 //! | `CONTINUUM_SEED` | which processes are killed | the time |
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
 
 //mod bad_input;
 //mod clients;
-//mod kill9;
-//mod late_retries;
+mod kill9;
+mod late_retries;
 mod life;
 //mod races;
 //mod replay;

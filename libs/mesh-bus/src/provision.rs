@@ -162,11 +162,15 @@ const STREAM_LEAST_BYTES: i64 = 4 * 1024 * 1024;
 pub async fn provision(contract: &Contract, options: &ProvisionOptions) -> Result<Report, ProvisionError> {
     let api = Api::connect(options).await?;
     let account = api.ready(options.wait_ms).await?;
-    probe_on(&api).await?;
     let mut report = Report { server: api.version(), ..Default::default() };
     let wanted = streams(contract, options.replicas);
     let wanted = fit(wanted, &account, options.replicas, &mut report)?;
     let existing: BTreeSet<String> = api.names("STREAM.NAMES", "streams").await?.into_iter().collect();
+    // What is reserved leaves no room for anything new when the server is given less disk than before.
+    for config in wanted.iter().filter(|w| existing.contains(&w.name)) {
+        shrink(&api, config, &mut report).await?;
+    }
+    probe_on(&api).await?;
     for config in &wanted {
         report.limits.insert(config.name.clone(), config.max_bytes);
         ensure_stream(&api, config, existing.contains(&config.name), &mut report).await?;
@@ -390,6 +394,19 @@ fn differences(
         found.push(format!("{field} {is} to {wanted}"));
     }
     Ok(found)
+}
+
+/// Lowers the limit of a stream that is allowed more than it shall be; changes nothing else.
+async fn shrink(api: &Api, wanted: &stream::Config, report: &mut Report) -> Result<(), ProvisionError> {
+    let name = &wanted.name;
+    let info: stream::Info = api.call(&format!("STREAM.INFO.{name}"), &json!({})).await?;
+    if info.config.max_bytes > wanted.max_bytes {
+        let (from, to) = (info.config.max_bytes, wanted.max_bytes);
+        let config = stream::Config { max_bytes: to, ..info.config };
+        let _: stream::Info = api.call(&format!("STREAM.UPDATE.{name}"), &config).await?;
+        report.updated.push(format!("{name}: max_bytes {from} to {to}"));
+    }
+    Ok(())
 }
 
 async fn ensure_stream(

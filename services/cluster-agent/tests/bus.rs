@@ -90,7 +90,7 @@ impl Land {
         let settings = Settings {
             bus_url: self.server.url(),
             bus_seed_file: Some(Secret::at(&self.keys["cluster-agent"])),
-            samples_mode: SamplesMode::Router,
+            samples_mode: mesh_kit::config::SamplesMode::Router,
             samples_listen: vec!["tcp/127.0.0.1:0".into()],
             ..Settings::default()
         };

@@ -90,7 +90,11 @@ pub fn check(intent: &Intent) -> Vec<Problem> {
     for (i, item) in expectations.iter().take(EXPECTATIONS_MAX).enumerate() {
         let at = format!("intentExpectations[{i}]");
         if item.expectation_id.is_empty() {
-            found.add(format!("{at}.expectationId"), "the expectation has no id", format!("give it one, such as {}", i + 1));
+            found.add(
+                format!("{at}.expectationId"),
+                "the expectation has no id",
+                format!("give it one, such as {}", i + 1),
+            );
         } else if !is_key(&item.expectation_id) {
             let reason = format!("{} is not an id", quoted(&item.expectation_id));
             found.add(format!("{at}.expectationId"), reason, "use 1 to 64 letters, digits, `_` and `-`");
@@ -132,7 +136,11 @@ fn expectation(found: &mut Problems, at: &str, item: &IntentExpectation, kind: O
     }
     match &item.expectation_object {
         None => {
-            found.add(format!("{at}.expectationObject"), "the expectation has no object", "say which workload it is about");
+            found.add(
+                format!("{at}.expectationObject"),
+                "the expectation has no object",
+                "say which workload it is about",
+            );
         }
         Some(object) => {
             let at = format!("{at}.expectationObject");
@@ -267,7 +275,9 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
         Some(process) => process_problems(&mut found, process),
     }
     match &document.resources {
-        None => found.add("resources", "the document asks for no resources", "give cpuMilli and memoryBytes of one replica"),
+        None => {
+            found.add("resources", "the document asks for no resources", "give cpuMilli and memoryBytes of one replica")
+        }
         Some(resources) => resource_problems(&mut found, resources),
     }
     if document.replicas > REPLICAS_MAX {
@@ -289,7 +299,11 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
 fn process_problems(found: &mut Problems, process: &ProcessSpec) {
     let command = &process.command;
     if command.is_empty() {
-        found.add("process.command", "there is no command", "give an absolute path, or a name found on the agent's PATH");
+        found.add(
+            "process.command",
+            "there is no command",
+            "give an absolute path, or a name found on the agent's PATH",
+        );
     } else if command.contains('/') && !command.starts_with('/') {
         let reason = format!("{} is a relative path, and an agent has no folder of yours", quoted(command));
         found.add("process.command", reason, "give an absolute path, or a name found on the agent's PATH");
@@ -518,7 +532,8 @@ pub(crate) mod tests {
         one(after(|i| first(i).expectation_id = "".into()), "intentExpectations[0].expectationId", "such as 1");
         let many = after(|i| {
             let one = i.intent_expectations[0].clone();
-            let many = (0..=EXPECTATIONS_MAX).map(|n| IntentExpectation { expectation_id: n.to_string(), ..one.clone() });
+            let many =
+                (0..=EXPECTATIONS_MAX).map(|n| IntentExpectation { expectation_id: n.to_string(), ..one.clone() });
             i.intent_expectations = many.collect();
         });
         one(many, "intentExpectations: 33 expectations", "several intents");
@@ -531,7 +546,17 @@ pub(crate) mod tests {
         let kind = after(|i| object(i).object_type = "L2SM_NETWORK".into());
         one(kind, "intentExpectations[0].expectationObject.objectType", "use NEMO_WORKLOAD");
         one(after(|i| first(i).expectation_object = None), "intentExpectations[0].expectationObject:", "no object");
-        for bad in ["", "spinner", "spinner@", "spinner@1", "spinner@v1.0.0", "@1.0.0", "a b@1.0.0", "s@1.0.0@2.0.0", "{b6a77b9a-4cb2-41e9-953b-0a0b569c8cdb}"] {
+        for bad in [
+            "",
+            "spinner",
+            "spinner@",
+            "spinner@1",
+            "spinner@v1.0.0",
+            "@1.0.0",
+            "a b@1.0.0",
+            "s@1.0.0@2.0.0",
+            "{b6a77b9a-4cb2-41e9-953b-0a0b569c8cdb}",
+        ] {
             let found = after(|i| object(i).object_instance = bad.into());
             one(found, "intentExpectations[0].expectationObject.objectInstance", "spinner@1.0.0, or the UUID");
         }

@@ -65,11 +65,8 @@ struct Request {
 
 impl Known {
     fn cluster_registered(&mut self, fact: ClusterRegistered) {
-        let cluster = Cluster {
-            cpu_milli: fact.cpu_milli.into(),
-            memory_bytes: fact.memory_bytes,
-            labels: fact.labels,
-        };
+        let cluster =
+            Cluster { cpu_milli: fact.cpu_milli.into(), memory_bytes: fact.memory_bytes, labels: fact.labels };
         self.clusters.insert(fact.cluster_id, cluster);
     }
 
@@ -126,7 +123,9 @@ impl Known {
 
 impl World for Known {
     fn apply(&mut self, fact: &Stored) {
-        if let Ok(stream_cluster::Event::ClusterRegistered(fact)) = stream_cluster::Event::decode(&fact.message, &fact.body) {
+        if let Ok(stream_cluster::Event::ClusterRegistered(fact)) =
+            stream_cluster::Event::decode(&fact.message, &fact.body)
+        {
             self.cluster_registered(fact);
         } else if let Ok(stream_workload::Event::InstanceWanted(fact)) =
             stream_workload::Event::decode(&fact.message, &fact.body)
@@ -508,8 +507,14 @@ mod tests {
     fn what_is_no_business_of_the_validator_concerns_nobody() {
         let mut mesh = Mesh::default();
         mesh.tell(cluster("cloud", 1, 1, &[]));
-        assert_eq!(mesh.tell(IntentAcknowledged { owner: "local".into(), intent_id: "i".into(), ..Default::default() }), []);
-        assert_eq!(mesh.tell(IntentStateChanged { owner: "local".into(), intent_id: "i".into(), ..Default::default() }), []);
+        assert_eq!(
+            mesh.tell(IntentAcknowledged { owner: "local".into(), intent_id: "i".into(), ..Default::default() }),
+            []
+        );
+        assert_eq!(
+            mesh.tell(IntentStateChanged { owner: "local".into(), intent_id: "i".into(), ..Default::default() }),
+            []
+        );
         assert_eq!(mesh.tell(wanted("", 0, 100, 1_000, 1_000)), [], "no intent wants it");
         mesh.world.apply(&stored(&InstanceChanged::default(), 9));
         mesh.world.apply(&stored(&submitted(&good(), 1), 10));

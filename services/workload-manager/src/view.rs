@@ -67,13 +67,14 @@ impl Catalogue {
             Event::InstanceWanted(m) => self.wanted(m, at),
             Event::InstanceChanged(m) => self.changed(m),
             Event::InstanceUnavailable(m) => {
-                let view = self.instances.entry((m.owner.clone(), m.instance_id.clone())).or_insert_with(|| InstanceView {
-                    owner: m.owner,
-                    instance_id: m.instance_id,
-                    intent_id: m.intent_id,
-                    phase: InstancePhase::Pending.into(),
-                    ..Default::default()
-                });
+                let view =
+                    self.instances.entry((m.owner.clone(), m.instance_id.clone())).or_insert_with(|| InstanceView {
+                        owner: m.owner,
+                        instance_id: m.instance_id,
+                        intent_id: m.intent_id,
+                        phase: InstancePhase::Pending.into(),
+                        ..Default::default()
+                    });
                 if view.replicas_wanted == 0 && view.phase() == InstancePhase::Pending {
                     view.workload = m.workload;
                     view.reason = format!("{}; {}", m.reason, m.cure);
@@ -211,7 +212,8 @@ impl Catalogue {
             Some(("document", id)) if id.contains('@') => after_document = id.split_once('@'),
             Some(("instance", id)) => after_instance = Some(id),
             _ => {
-                let what = format!("page token {:?} is unknown", request.page_token.chars().take(64).collect::<String>());
+                let what =
+                    format!("page token {:?} is unknown", request.page_token.chars().take(64).collect::<String>());
                 return Err(Error::invalid(what, "give the next_page_token of the page before"));
             }
         }
@@ -314,7 +316,13 @@ mod tests {
 
     fn changed(id: &str, phase: InstancePhase) -> InstanceChanged {
         let event = Some(LifecycleEvent { r#type: "x".into(), ..Default::default() });
-        InstanceChanged { owner: "local".into(), instance_id: id.into(), phase: phase.into(), event, ..Default::default() }
+        InstanceChanged {
+            owner: "local".into(),
+            instance_id: id.into(),
+            phase: phase.into(),
+            event,
+            ..Default::default()
+        }
     }
 
     fn get(id: &str) -> GetRequest {
@@ -368,7 +376,10 @@ mod tests {
         tell(&mut catalogue, waits.clone());
         let view = catalogue.instance(&get("n")).unwrap();
         assert_eq!((view.phase(), view.reason.as_str()), (InstancePhase::Pending, "not registered; push it"));
-        tell(&mut catalogue, InstanceUnwanted { owner: "local".into(), instance_id: "n".into(), intent_id: String::new() });
+        tell(
+            &mut catalogue,
+            InstanceUnwanted { owner: "local".into(), instance_id: "n".into(), intent_id: String::new() },
+        );
         assert!(catalogue.instance(&get("n")).is_err());
         tell(&mut catalogue, waits);
         tell(&mut catalogue, wanted("n", 1));

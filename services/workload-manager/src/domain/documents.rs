@@ -8,7 +8,9 @@ use mesh_proto::{
     deciders::workloads::Fact,
     intent::Problem,
     validation, wire,
-    workload::{RegisterWorkload, WorkloadDocument, WorkloadRegistered, WorkloadRejected, WorkloadSubmitted, WorkloadUnchanged},
+    workload::{
+        RegisterWorkload, WorkloadDocument, WorkloadRegistered, WorkloadRejected, WorkloadSubmitted, WorkloadUnchanged,
+    },
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};

@@ -248,11 +248,8 @@ fn served(instance: &Instance, world: &Known, which: impl Fn(&InstanceUnavailabl
 
 /// Gives an intent what it asks for, or says why not. Nothing if that is so already.
 fn serve(instance: &Instance, world: &Known, ask: InstanceUnavailable) -> Vec<Fact> {
-    let governor = Governor {
-        intent_id: ask.intent_id.clone(),
-        intent_version: ask.intent_version,
-        targets: ask.targets.clone(),
-    };
+    let governor =
+        Governor { intent_id: ask.intent_id.clone(), intent_version: ask.intent_version, targets: ask.targets.clone() };
     if ask.workload.is_empty() {
         let Some(live) = instance.live() else {
             let reason = format!("there is no instance {} to govern", ask.instance_id);
@@ -297,9 +294,10 @@ fn unavailable(instance: &Instance, ask: InstanceUnavailable, reason: String, cu
 /// Why a document cannot run, and what to do.
 fn missing(world: &Known, owner: &str, workload: &str, standing: Option<&Standing>) -> (String, String) {
     match standing {
-        Some(Standing::Pending | Standing::Registered(_)) => {
-            (format!("workload document {workload} waits for its validation"), "wait for the validator's verdict".into())
-        }
+        Some(Standing::Pending | Standing::Registered(_)) => (
+            format!("workload document {workload} waits for its validation"),
+            "wait for the validator's verdict".into(),
+        ),
         Some(Standing::Rejected(why)) => rejected(workload, why),
         None => {
             let reason = format!("workload document {:?} is not registered", head(workload));
@@ -307,7 +305,9 @@ fn missing(world: &Known, owner: &str, workload: &str, standing: Option<&Standin
                 return (reason, "name it as name@version, such as spinner@1.0.0".into());
             };
             let versions = world.registered(owner, name);
-            if let Some(newest) = versions.iter().max_by_key(|w| semver::Version::parse(split(w).map_or("", |s| s.1)).ok()) {
+            if let Some(newest) =
+                versions.iter().max_by_key(|w| semver::Version::parse(split(w).map_or("", |s| s.1)).ok())
+            {
                 return (reason, format!("push it, or use {newest}"));
             }
             let distance = |known: &&str| strsim::levenshtein(known, &head(name));
@@ -343,7 +343,8 @@ fn with_governor(mut wanted: InstanceWanted, governor: Governor) -> InstanceWant
 fn with_waiting_governors(wanted: InstanceWanted, instance: &Instance) -> InstanceWanted {
     let waiting = instance.waiting.values().filter(|w| w.workload.is_empty());
     waiting.fold(total(wanted), |wanted, waits| {
-        let (intent_id, intent_version, targets) = (waits.intent_id.clone(), waits.intent_version, waits.targets.clone());
+        let (intent_id, intent_version, targets) =
+            (waits.intent_id.clone(), waits.intent_version, waits.targets.clone());
         with_governor(wanted, Governor { intent_id, intent_version, targets })
     })
 }

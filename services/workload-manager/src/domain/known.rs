@@ -62,7 +62,8 @@ impl Known {
 
     /// Names of an owner's documents of which some version is registered.
     pub(super) fn names<'a>(&'a self, owner: &'a str) -> impl Iterator<Item = &'a str> {
-        let of_owner = self.documents.range((owner.to_owned(), String::new())..).take_while(move |((o, _), _)| o == owner);
+        let of_owner =
+            self.documents.range((owner.to_owned(), String::new())..).take_while(move |((o, _), _)| o == owner);
         of_owner
             .filter(|(_, versions)| versions.values().any(|s| matches!(s, Standing::Registered(_))))
             .map(|((_, name), _)| name.as_str())
@@ -135,12 +136,7 @@ impl Links {
     }
 }
 
-fn drop_member(
-    index: &mut BTreeMap<(String, String), BTreeSet<String>>,
-    owner: &str,
-    token: &str,
-    instance_id: &str,
-) {
+fn drop_member(index: &mut BTreeMap<(String, String), BTreeSet<String>>, owner: &str, token: &str, instance_id: &str) {
     let key = (owner.to_owned(), token.to_owned());
     if let Some(members) = index.get_mut(&key) {
         members.remove(instance_id);

@@ -280,7 +280,8 @@ pub(super) fn unplaced(key: &Key, instance: &Instance, m: &PlacementUnplaced, at
         }
     } else if m.stays_on.is_empty() {
         next.unplace();
-        let phase = if lost || old.phase() == InstancePhase::Lost { InstancePhase::Lost } else { InstancePhase::Pending };
+        let phase =
+            if lost || old.phase() == InstancePhase::Lost { InstancePhase::Lost } else { InstancePhase::Pending };
         next.enter(phase, &m.reason);
         next.event("unplaced");
     }
@@ -451,7 +452,8 @@ pub(super) fn unconfirmed(key: &Key, instance: &Instance, at: Timestamp) -> Vec<
     let overdue = due(instance).is_some_and(|due| at >= due);
     let Some(mut next) = Next::of(key, instance).filter(|_| overdue) else { return vec![] };
     let seconds = STOP_CONFIRM_MS / 1_000;
-    let reason = format!("released from {}, which has not confirmed the stop within {seconds} s", next.old().cluster_id);
+    let reason =
+        format!("released from {}, which has not confirmed the stop within {seconds} s", next.old().cluster_id);
     next.stopped(reason);
     next.facts(at)
 }
