@@ -88,7 +88,8 @@ pub async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<ExitCode>
     line(format!("  continuum{flag} down"));
     let failure = tokio::select! {
         () = signal() => None,
-        failure = up.failures.recv() => failure,
+        // Processes are started again instead: nobody reports then, and the channel is closed.
+        Some(failure) = up.failures.recv() => Some(failure),
     };
     if let Some(failure) = &failure {
         note(format!("continuum: {failure}; the mesh stops"));

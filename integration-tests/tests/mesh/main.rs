@@ -11,8 +11,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
 
-//mod bad_input;
-//mod clients;
+mod bad_input;
+mod clients;
 mod kill9;
 mod late_retries;
 mod life;

@@ -508,10 +508,10 @@ impl Shared {
         if !self.link.is_connected() {
             return;
         }
-        if let Some(reply) = self.due() {
-            if self.link.send_now(reply.clone(), Bytes::from_static(b"+ACK")).await.is_ok() {
-                *last = Some(reply);
-            }
+        if let Some(reply) = self.due()
+            && self.link.send_now(reply.clone(), Bytes::from_static(b"+ACK")).await.is_ok()
+        {
+            *last = Some(reply);
         }
     }
 }

@@ -146,7 +146,8 @@ fn server(text: &mut String, contract: &Contract, options: &RenderOptions) {
     line(text, 0, format_args!("max_pending: {}", 64 * 1024 * 1024));
     text.push_str("jetstream {\n");
     line(text, 1, format_args!("store_dir: {}", quote_path(&options.store_dir)));
-    line(text, 1, format_args!("max_file_store: {}", disk_bytes(contract, options)));
+    // What is reserved must fit in here even after the account's limit, which is what counts, was lowered.
+    line(text, 1, format_args!("max_file_store: {}", disk_bytes(contract, options).max(bytes_wanted(contract))));
     line(text, 1, format_args!("max_memory_store: {}", 64 * 1024 * 1024));
     if options.sync_always {
         line(text, 1, format_args!("sync_interval: always"));

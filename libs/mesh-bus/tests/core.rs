@@ -113,6 +113,7 @@ impl Drop for Server {
     }
 }
 
+#[allow(clippy::zombie_processes)] // whoever holds the child waits for it; only a failed start does not
 fn launch(binary: &Path, folder: &Path, port: Option<u16>, extra: &str) -> (Child, u16) {
     let ports = folder.join("ports");
     let _ = std::fs::remove_dir_all(&ports);

@@ -1,6 +1,9 @@
 //! The shell around a decider: moves bytes between the bus and a [`Replica`], and nothing else.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
@@ -8,12 +11,14 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Futures
 use mesh_bus::{Bucket, Bus, Outgoing, Stored, WriteError, Written};
 use mesh_proto::contract::{DurableSpec, matches};
 use tokio::sync::{mpsc, watch};
+use tracing::Instrument as _;
 
 use crate::{
     decide::{Decider, Key},
     mesh::Mesh,
     metrics,
     replica::{Counts, Index, Outcome, Replica, Step},
+    telemetry,
 };
 
 /// Inputs that may be in hand, undone, before the shell stops taking more.
@@ -77,6 +82,8 @@ struct Shell<D: Decider> {
     save_now: bool,
     told: Counts,
     meter: metrics::Consumer,
+    /// Per input stream, when some inputs were taken in: the first of each arrival, oldest first.
+    taken: BTreeMap<String, VecDeque<(u64, Instant)>>,
 }
 
 impl<D: Decider> Shell<D> {
@@ -140,7 +147,7 @@ impl<D: Decider> Shell<D> {
         for durable in durables {
             let (low_water, done) = watch::channel(0);
             low_waters.insert(durable.stream.clone(), low_water);
-            let puller = Puller { bus: bus.clone(), durable, sender: sender.clone(), done, mesh: mesh.clone() };
+            let puller = Puller { bus: bus.clone(), durable, sender: sender.clone(), done, mesh: mesh.clone(), name: D::NAME };
             mesh.spawn("inputs", puller.run());
         }
         let meter = mesh.consumer(D::NAME);
@@ -156,6 +163,7 @@ impl<D: Decider> Shell<D> {
             saving: false,
             save_now: false,
             told: Counts::default(),
+            taken: BTreeMap::new(),
             meter,
             mesh,
         })
@@ -224,7 +232,13 @@ impl<D: Decider> Shell<D> {
         match arrival {
             Arrival::Fact(stored) => self.replica.fact(*stored),
             Arrival::World(stored) => self.replica.world_fact(&stored),
-            Arrival::Inputs(inputs) => inputs.into_iter().for_each(|input| self.replica.input(input)),
+            Arrival::Inputs(inputs) => {
+                if let Some(first) = inputs.first() {
+                    let taken = self.taken.entry(first.stream.clone()).or_default();
+                    taken.push_back((first.sequence, Instant::now()));
+                }
+                inputs.into_iter().for_each(|input| self.replica.input(input));
+            }
         }
     }
 
@@ -289,7 +303,14 @@ impl<D: Decider> Shell<D> {
                     }
                     .boxed()
                 }
-                Step::Write { ticket, decision } => {
+                Step::Write { ticket, mut decision } => {
+                    let handled = decision.messages.first().and_then(|m| m.traceparent.clone());
+                    let span = tracing::info_span!("decide", decider = D::NAME, entity = decision.entity);
+                    telemetry::adopt(&span, handled.as_deref());
+                    let traceparent = span.in_scope(|| telemetry::traceparent(handled.as_deref()));
+                    for message in &mut decision.messages {
+                        message.traceparent.clone_from(&traceparent);
+                    }
                     let (bus, stream, entity) = (self.mesh.bus().clone(), self.stream.clone(), decision.entity.clone());
                     let write = bus.writer(&stream).write(decision);
                     async move {
@@ -301,6 +322,7 @@ impl<D: Decider> Shell<D> {
                         };
                         Ended::Write(ticket, outcome)
                     }
+                    .instrument(span)
                     .boxed()
                 }
                 Step::Bury { ticket, input, reason } => {
@@ -321,6 +343,10 @@ impl<D: Decider> Shell<D> {
         for (stream, low_water) in &self.low_waters {
             let now = self.replica.low_water(stream);
             low_water.send_if_modified(|before| std::mem::replace(before, now) != now);
+            let Some(taken) = self.taken.get_mut(stream) else { continue };
+            while let Some((_, since)) = taken.pop_front_if(|(sequence, _)| *sequence <= now) {
+                self.meter.took(since.elapsed());
+            }
         }
         let now = self.replica.counts();
         if now != self.told {
@@ -399,6 +425,7 @@ pub(crate) async fn bury(mesh: &Mesh, input: &Stored, reason: &str) {
 
 /// Pulls one durable like a log, and acks what is done.
 struct Puller {
+    name: &'static str,
     bus: Bus,
     durable: DurableSpec,
     sender: mpsc::Sender<Arrival>,
@@ -420,6 +447,9 @@ impl Puller {
         self.rescue(floor, info.delivered).await?;
         let mut pin = pull.pin();
         let mut rescue = tokio::time::interval(RESCUE_EVERY);
+        let lag = self.mesh.condition(&format!("inputs of {} from {}", self.name, self.durable.stream));
+        let lag_max = self.mesh.settings().ready_lag_max;
+        let meter = self.mesh.consumer(&format!("{} from {}", self.name, self.durable.stream));
         let mut batch = Vec::with_capacity(256);
         loop {
             tokio::select! {
@@ -451,6 +481,8 @@ impl Puller {
                 }
                 _ = rescue.tick() => {
                     let Ok(info) = pull.info().await else { continue };
+                    lag.behind(info.pending, lag_max);
+                    meter.lag(info.pending);
                     let stuck = info.ack_floor == floor && info.delivered > info.ack_floor;
                     floor = info.ack_floor;
                     if stuck && *self.done.borrow() < info.delivered {
