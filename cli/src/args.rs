@@ -9,24 +9,24 @@ use crate::output::Format;
 /// Continuum: declare what you want; the mesh validates, plans, runs, watches, repairs, and can say why.
 #[derive(Debug, Parser)]
 #[command(name = "continuum", version, propagate_version = true)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder with the mesh's state, keys and endpoints file.
     #[arg(long, global = true, env = "CONTINUUM_DATA_DIR", default_value = ".continuum")]
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     /// How results are written.
     #[arg(short, long, global = true, value_enum, default_value = "table")]
-    pub output: Format,
+    pub(crate) output: Format,
     /// Whose intents and workloads are meant.
     #[arg(long, global = true, env = "CONTINUUM_OWNER", default_value = crate::client::OWNER)]
-    pub owner: String,
+    pub(crate) owner: String,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Starts the whole mesh and keeps it running until stopped.
     Up(UpOptions),
     /// Stops a running mesh and removes what it started; says what it kept.
@@ -67,33 +67,33 @@ pub enum Command {
 
 /// Shows again at every change.
 #[derive(Clone, Copy, Debug, Default, Args)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// Show again at every change, until interrupted.
     #[arg(short, long)]
-    pub watch: bool,
+    pub(crate) watch: bool,
 }
 
 /// Whether and how long a command waits for what comes of it.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// Send only; do not wait for the answer.
     #[arg(long)]
-    pub no_wait: bool,
+    pub(crate) no_wait: bool,
     /// Seconds to wait at most.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub timeout: u64,
+    pub(crate) timeout: u64,
 }
 
 impl Waiting {
     /// The limit.
-    pub fn limit(&self) -> std::time::Duration {
+    pub(crate) fn limit(&self) -> std::time::Duration {
         std::time::Duration::from_secs(self.timeout)
     }
 }
 
 /// What `intent submit` and `update` wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Until {
+pub(crate) enum Until {
     /// The verdict on the document.
     Accepted,
     /// FULFILLED, or a state from which it does not get there by itself.
@@ -102,7 +102,7 @@ pub enum Until {
 
 /// Subcommands of `cluster`.
 #[derive(Debug, Subcommand)]
-pub enum ClusterCommand {
+pub(crate) enum ClusterCommand {
     /// All clusters that have registered.
     List(Watch),
     /// One cluster, with what runs on it.
@@ -114,7 +114,7 @@ pub enum ClusterCommand {
 
 /// Subcommands of `workload`.
 #[derive(Debug, Subcommand)]
-pub enum WorkloadCommand {
+pub(crate) enum WorkloadCommand {
     /// Registers each document of a file; waits for the verdict.
     Push {
         /// YAML or JSON, documents divided by `---`; `-` is standard input.
@@ -150,7 +150,7 @@ pub enum WorkloadCommand {
     Run {
         /// Document, `name@version`.
         workload: String,
-        /// Instance id; a new one when absent.
+        /// Instance id, a UUID; a new one when absent.
         #[arg(long)]
         id: Option<String>,
         /// Copies; as in the document when 0.
@@ -173,7 +173,7 @@ pub enum WorkloadCommand {
 
 /// Subcommands of `intent`.
 #[derive(Debug, Subcommand)]
-pub enum IntentCommand {
+pub(crate) enum IntentCommand {
     /// Submits each intent of a file.
     Submit(IntentFile),
     /// Gives existing intents a new definition, each by its id.
@@ -213,46 +213,46 @@ pub enum IntentCommand {
 
 /// A file of intents.
 #[derive(Debug, Args)]
-pub struct IntentFile {
+pub(crate) struct IntentFile {
     /// YAML or JSON, documents divided by `---`; `-` is standard input.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Id of the intent, where its document names none.
     #[arg(long)]
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
     /// What to wait for.
     #[arg(long, value_enum, default_value = "accepted", conflicts_with = "no_wait")]
-    pub wait: Until,
+    pub(crate) wait: Until,
     /// Waiting.
     #[command(flatten)]
-    pub waiting: Waiting,
+    pub(crate) waiting: Waiting,
 }
 
 /// An intent.
 #[derive(Debug, Args)]
-pub struct IntentId {
+pub(crate) struct IntentId {
     /// Its id.
-    pub id: String,
+    pub(crate) id: String,
     /// Waiting.
     #[command(flatten)]
-    pub waiting: Waiting,
+    pub(crate) waiting: Waiting,
 }
 
 /// Options of `why`.
 #[derive(Debug, Args)]
-pub struct WhyOptions {
+pub(crate) struct WhyOptions {
     /// An intent, an instance, a workload (`name` or `name@version`), a cluster, or one message as `STREAM:SEQUENCE`.
-    pub id: String,
+    pub(crate) id: String,
     /// Only backwards from the last fact, cause by cause.
     #[arg(long)]
-    pub chain: bool,
+    pub(crate) chain: bool,
     /// Newest steps shown.
     #[arg(long, default_value_t = 200)]
-    pub steps: usize,
+    pub(crate) steps: usize,
 }
 
 /// Subcommands of `twin`.
 #[derive(Debug, Subcommand)]
-pub enum TwinCommand {
+pub(crate) enum TwinCommand {
     /// All twins.
     List {
         /// Only `workload`, `node` or `cluster`.
@@ -278,24 +278,24 @@ pub enum TwinCommand {
 
 /// Options of `tap`.
 #[derive(Debug, Args)]
-pub struct TapOptions {
+pub(crate) struct TapOptions {
     /// Subject, with `*` and `>` as in NATS.
     #[arg(default_value = ">")]
-    pub subject: String,
+    pub(crate) subject: String,
     /// Only messages in whose decoded body this field has this value, for example `targets.0.measured=true`; may be repeated.
     #[arg(long, value_name = "FIELD=VALUE")]
-    pub filter: Vec<String>,
+    pub(crate) filter: Vec<String>,
     /// One JSON object a line.
     #[arg(long)]
-    pub json_lines: bool,
+    pub(crate) json_lines: bool,
     /// End after so many messages.
     #[arg(long)]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
 }
 
 /// Subcommands of `dead`.
 #[derive(Debug, Subcommand)]
-pub enum DeadCommand {
+pub(crate) enum DeadCommand {
     /// The newest dead letters.
     List {
         /// How many.
@@ -318,24 +318,24 @@ pub enum DeadCommand {
 
 /// Arguments of `provision`.
 #[derive(Debug, Args)]
-pub struct ProvisionArguments {
+pub(crate) struct ProvisionArguments {
     /// Render instead: writes `nats.conf` and the keys of every identity.
     #[command(subcommand)]
-    pub render: Option<Render>,
+    pub(crate) render: Option<Render>,
     /// Addresses of the NATS servers, divided by commas.
     #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222", env = "CONTINUUM_BUS_URL")]
-    pub url: String,
+    pub(crate) url: String,
     /// File with the NKey seed of the identity `provisioner`; the one in the data folder when absent.
     #[arg(long, value_name = "FILE")]
-    pub seed_file: Option<PathBuf>,
+    pub(crate) seed_file: Option<PathBuf>,
     /// Copies of each stream: 1, or 3 in a cluster.
     #[arg(long, default_value_t = 1)]
-    pub replicas: usize,
+    pub(crate) replicas: usize,
 }
 
 /// What `provision` may do first.
 #[derive(Debug, Subcommand)]
-pub enum Render {
+pub(crate) enum Render {
     /// Writes `nats.conf` and `keys/<identity>.nk`; keys that exist are kept.
     Render {
         /// Where to write.
@@ -358,34 +358,113 @@ pub enum Render {
 
 /// Options of `demo`.
 #[derive(Debug, Args)]
-pub struct DemoOptions {
+pub(crate) struct DemoOptions {
     /// Folder with the example documents.
     #[arg(long, value_name = "DIR", default_value = "examples")]
-    pub examples: PathBuf,
+    pub(crate) examples: PathBuf,
 }
 
 /// Options of `up`.
 #[derive(Debug, Default, Args)]
-pub struct UpOptions {
+pub(crate) struct UpOptions {
     /// One process per service instead of one for all.
     #[arg(long)]
-    pub processes: bool,
+    pub(crate) processes: bool,
     /// Clusters to run, as YAML; three (cloud, edge, device) when absent.
     #[arg(long, value_name = "FILE")]
-    pub clusters: Option<PathBuf>,
+    pub(crate) clusters: Option<PathBuf>,
     /// Port of the NATS server; a free one when 0.
     #[arg(long, default_value_t = 0)]
-    pub nats_port: u16,
+    pub(crate) nats_port: u16,
     /// Port of the Zenoh router; a free one when 0.
     #[arg(long, default_value_t = 0)]
-    pub zenoh_port: u16,
+    pub(crate) zenoh_port: u16,
     /// Sets a service's configuration, for example `meta-orchestrator.move_cooldown_ms=5000`.
     #[arg(long = "set", value_name = "SERVICE.KEY=VALUE")]
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// Address of an OpenTelemetry collector (OTLP over gRPC), for example `http://127.0.0.1:4317`.
     #[arg(long, value_name = "URL")]
-    pub otlp: Option<String>,
+    pub(crate) otlp: Option<String>,
     /// Log level or filter, as tracing-subscriber's `EnvFilter` reads it.
     #[arg(long, default_value = "warn", env = "CONTINUUM_LOG_LEVEL")]
-    pub log: String,
+    pub(crate) log: String,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_has_no_contradiction() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_submission_waits_for_acceptance_unless_told_otherwise() {
+        let file = |line: &str| match parse(line).unwrap().command {
+            Command::Intent(IntentCommand::Submit(file)) => file,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(file("continuum intent submit a.yaml").wait, Until::Accepted);
+        let fulfilled = file("continuum intent submit a.yaml --wait fulfilled --timeout 5");
+        assert_eq!((fulfilled.wait, fulfilled.waiting.limit().as_secs()), (Until::Fulfilled, 5));
+        assert!(file("continuum intent submit a.yaml --no-wait").waiting.no_wait);
+        assert!(parse("continuum intent submit a.yaml --no-wait --wait fulfilled").is_err());
+    }
+
+    #[test]
+    fn the_format_may_stand_anywhere() {
+        for line in ["continuum -o json cluster list", "continuum cluster list -o json"] {
+            assert_eq!(parse(line).unwrap().output, Format::Json);
+        }
+        assert!(parse("continuum cluster list -o xml").is_err());
+    }
+
+    #[test]
+    fn a_time_that_is_none_and_a_kind_that_is_none_are_refused() {
+        assert!(parse("continuum twin get a --at 2026-11-22T05:00:00Z").is_ok());
+        assert!(parse("continuum twin get a --at yesterday").is_err());
+        assert!(parse("continuum twin list --kind planet").is_err());
+    }
+
+    #[test]
+    fn every_subcommand_of_the_handbook_is_there() {
+        for line in [
+            "up --processes",
+            "down",
+            "status --watch",
+            "doctor",
+            "cluster list --watch",
+            "cluster get a",
+            "workload push f",
+            "workload list",
+            "workload get a",
+            "workload logs a --follow",
+            "workload run a@1 --wait",
+            "workload stop a",
+            "intent list --state DEGRADED",
+            "intent get a -w",
+            "intent watch a",
+            "intent update f",
+            "intent suspend a",
+            "intent resume a",
+            "intent terminate a --no-wait",
+            "intent check f",
+            "why a --chain",
+            "twin get a",
+            "twin list",
+            "tap intent.> --filter a=b --json-lines --count 3",
+            "dead list",
+            "dead show 1",
+            "dead replay 1",
+            "completions bash",
+        ] {
+            assert!(parse(&format!("continuum {line}")).is_ok(), "{line}");
+        }
+    }
 }

@@ -22,38 +22,38 @@ use serde::{Deserialize, Serialize};
 use tonic::transport::{Channel, Endpoint};
 
 /// Whose objects a person's commands are about, on one machine.
-pub const OWNER: &str = "local";
+pub(crate) const OWNER: &str = "local";
 
 /// How long a command waits for its answer.
-pub const ANSWER_WAIT: Duration = Duration::from_secs(20);
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(20);
 
 /// What a running mesh tells its clients, as `endpoints.json` in its data folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Endpoints {
+pub(crate) struct Endpoints {
     /// Process that runs the mesh.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Start time of that process, clock ticks since boot: a pid that was given again is told apart.
-    pub started_ticks: u64,
+    pub(crate) started_ticks: u64,
     /// `one process` or `one process per service`.
-    pub mode: String,
+    pub(crate) mode: String,
     /// NATS address.
-    pub nats: String,
+    pub(crate) nats: String,
     /// File with the NKey seed of the identity `person`.
-    pub person_seed_file: PathBuf,
+    pub(crate) person_seed_file: PathBuf,
     /// Zenoh router.
-    pub zenoh: String,
+    pub(crate) zenoh: String,
     /// Clusters, by name.
-    pub clusters: Vec<String>,
+    pub(crate) clusters: Vec<String>,
 }
 
 impl Endpoints {
     /// Where the file is.
-    pub fn path(data_dir: &Path) -> PathBuf {
+    pub(crate) fn path(data_dir: &Path) -> PathBuf {
         data_dir.join("endpoints.json")
     }
 
     /// Reads the file of a running mesh.
-    pub fn read(data_dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Self> {
         let path = Self::path(data_dir);
         let text = std::fs::read(&path).with_context(|| {
             format!("no mesh runs with the data folder {} (start one with `continuum up`)", data_dir.display())
@@ -72,23 +72,23 @@ impl Endpoints {
 }
 
 /// Start time of a process, clock ticks since boot (`/proc/<pid>/stat`, field 22); `None` if there is no such process.
-pub fn started_ticks(pid: u32) -> Option<u64> {
+pub(crate) fn started_ticks(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything; what follows the last one is plain.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// A person's connection.
-pub struct Client {
+pub(crate) struct Client {
     /// The bus, as the identity `person`.
-    pub bus: Bus,
+    pub(crate) bus: Bus,
     /// Where things are.
-    pub endpoints: Endpoints,
+    pub(crate) endpoints: Endpoints,
 }
 
 impl Client {
     /// Connects to the mesh of a data folder.
-    pub async fn connect(data_dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(data_dir: &Path) -> anyhow::Result<Self> {
         let endpoints = Endpoints::read(data_dir)?;
         let seed = std::fs::read_to_string(&endpoints.person_seed_file)
             .with_context(|| format!("read {}", endpoints.person_seed_file.display()))?;
@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// Where a service answers gRPC.
-    pub async fn endpoint(&self, service: &str) -> anyhow::Result<String> {
+    pub(crate) async fn endpoint(&self, service: &str) -> anyhow::Result<String> {
         let subject = ServiceChanged::SUBJECT.replace("{service}", service);
         let last = self.bus.log(ServiceChanged::STREAM).last(&subject).await.context("read service notices")?;
         let notice = last.map(|stored| stored.event::<ServiceChanged>()).transpose()?.flatten();
@@ -114,7 +114,7 @@ impl Client {
     }
 
     /// Which of these services and clusters have not said since `since` that they are ready.
-    pub async fn not_ready(
+    pub(crate) async fn not_ready(
         &self,
         services: &[&str],
         clusters: &[String],
@@ -124,7 +124,8 @@ impl Client {
         for service in services {
             let subject = ServiceChanged::SUBJECT.replace("{service}", service);
             let last = self.bus.log(ServiceChanged::STREAM).last(&subject).await.context("read service notices")?;
-            let ready = last.filter(|stored| stored.time >= since).and_then(|stored| stored.event::<ServiceChanged>().ok()?);
+            let ready =
+                last.filter(|stored| stored.time >= since).and_then(|stored| stored.event::<ServiceChanged>().ok()?);
             if ready.is_none_or(|notice| notice.phase != "ready") {
                 waiting.push((*service).to_owned());
             }
@@ -140,53 +141,53 @@ impl Client {
     }
 
     /// A channel to a service.
-    pub async fn channel(&self, service: &str) -> anyhow::Result<Channel> {
+    pub(crate) async fn channel(&self, service: &str) -> anyhow::Result<Channel> {
         channel(&self.endpoint(service).await?).await
     }
 
     /// The intent manager.
-    pub async fn intents(&self) -> anyhow::Result<IntentQueriesClient<Channel>> {
+    pub(crate) async fn intents(&self) -> anyhow::Result<IntentQueriesClient<Channel>> {
         Ok(IntentQueriesClient::new(self.channel("intent-manager").await?))
     }
 
     /// The validator.
-    pub async fn validator(&self) -> anyhow::Result<ValidatorQueriesClient<Channel>> {
+    pub(crate) async fn validator(&self) -> anyhow::Result<ValidatorQueriesClient<Channel>> {
         Ok(ValidatorQueriesClient::new(self.channel("validator").await?))
     }
 
     /// The workload manager.
-    pub async fn workloads(&self) -> anyhow::Result<WorkloadQueriesClient<Channel>> {
+    pub(crate) async fn workloads(&self) -> anyhow::Result<WorkloadQueriesClient<Channel>> {
         Ok(WorkloadQueriesClient::new(self.channel("workload-manager").await?))
     }
 
     /// The meta-orchestrator.
-    pub async fn orchestrator(&self) -> anyhow::Result<OrchestratorQueriesClient<Channel>> {
+    pub(crate) async fn orchestrator(&self) -> anyhow::Result<OrchestratorQueriesClient<Channel>> {
         Ok(OrchestratorQueriesClient::new(self.channel("meta-orchestrator").await?))
     }
 
     /// The collector.
-    pub async fn telemetry(&self) -> anyhow::Result<TelemetryQueriesClient<Channel>> {
+    pub(crate) async fn telemetry(&self) -> anyhow::Result<TelemetryQueriesClient<Channel>> {
         Ok(TelemetryQueriesClient::new(self.channel("collector").await?))
     }
 
     /// The twin aggregator.
-    pub async fn twins(&self) -> anyhow::Result<TwinQueriesClient<Channel>> {
+    pub(crate) async fn twins(&self) -> anyhow::Result<TwinQueriesClient<Channel>> {
         Ok(TwinQueriesClient::new(self.channel("cmdt-aggregator").await?))
     }
 
     /// A cluster's agent, at the endpoint that it registered.
-    pub async fn agent(&self, endpoint: &str) -> anyhow::Result<AgentQueriesClient<Channel>> {
+    pub(crate) async fn agent(&self, endpoint: &str) -> anyhow::Result<AgentQueriesClient<Channel>> {
         Ok(AgentQueriesClient::new(channel(endpoint).await?))
     }
 
     /// Sends a command; returns once it is stored.
-    pub async fn send(&self, command: &dyn AnyEvent, id: String) -> anyhow::Result<u64> {
+    pub(crate) async fn send(&self, command: &dyn AnyEvent, id: String) -> anyhow::Result<u64> {
         let message = Outgoing::new(command, id, now())?;
         self.bus.publish(&message).await.context("send the command")
     }
 
     /// Sends a command and waits for the one fact that answers it.
-    pub async fn ask(&self, command: &dyn AnyEvent, id: String, wait: Duration) -> anyhow::Result<Stored> {
+    pub(crate) async fn ask(&self, command: &dyn AnyEvent, id: String, wait: Duration) -> anyhow::Result<Stored> {
         let area = command.area().to_owned();
         let stream = area.to_uppercase();
         let log = self.bus.log(&stream);
@@ -228,7 +229,7 @@ impl Client {
 }
 
 /// A channel to a gRPC address, `http://host:port`.
-pub async fn channel(endpoint: &str) -> anyhow::Result<Channel> {
+pub(crate) async fn channel(endpoint: &str) -> anyhow::Result<Channel> {
     Endpoint::from_shared(endpoint.to_owned())
         .with_context(|| format!("read address {endpoint}"))?
         .connect_timeout(Duration::from_secs(3))
@@ -238,7 +239,7 @@ pub async fn channel(endpoint: &str) -> anyhow::Result<Channel> {
 }
 
 /// The time now; the command line is a shell, not a domain.
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_nanos(since.as_nanos() as i128)
 }

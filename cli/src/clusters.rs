@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 /// One cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// Its id: letters, digits, `_` and `-`.
-    pub name: String,
+    pub(crate) name: String,
     /// Thousandths of a CPU core that workloads may use together.
-    pub cpu_milli: u32,
+    pub(crate) cpu_milli: u32,
     /// Megabytes (10^6 bytes) that workloads may use together.
-    pub memory_mb: u64,
+    pub(crate) memory_mb: u64,
     /// Labels for selection.
     #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// `process` (default) or `simulated`.
     #[serde(default = "process")]
-    pub driver: String,
+    pub(crate) driver: String,
     /// Site in its telemetry keys; the name when absent.
     #[serde(default)]
-    pub site: String,
+    pub(crate) site: String,
 }
 
 fn process() -> String {
@@ -31,7 +31,7 @@ fn process() -> String {
 }
 
 /// The three clusters of a mesh for one machine: a load that is 60 % of the device is 10 % of the cloud.
-pub fn defaults() -> Vec<Cluster> {
+pub(crate) fn defaults() -> Vec<Cluster> {
     let cluster = |name: &str, cpu_milli, memory_mb| Cluster {
         name: name.into(),
         cpu_milli,
@@ -44,7 +44,7 @@ pub fn defaults() -> Vec<Cluster> {
 }
 
 /// Reads clusters from a YAML or JSON file: a list, or an object with a list `clusters`.
-pub fn read(path: &Path) -> anyhow::Result<Vec<Cluster>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Cluster>> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum File {

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 const SIZE_MAX: u64 = 4 * 1024 * 1024;
 
 /// Reads all documents of a file; `-` is standard input.
-pub fn read(path: &Path) -> anyhow::Result<Vec<Json>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Json>> {
     let mut text = String::new();
     let name = path.display();
     let source: Box<dyn std::io::Read> = if path == Path::new("-") {
@@ -35,17 +35,17 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Json>> {
 }
 
 /// An intent with the id and owner that its file gives it, if any.
-pub struct IntentDocument {
+pub(crate) struct IntentDocument {
     /// Id, if given.
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
     /// Owner, if given.
-    pub owner: Option<String>,
+    pub(crate) owner: Option<String>,
     /// Protobuf bytes of `continuum.intent.v1.Intent`.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Reads an intent: bare, or wrapped as `intent:` with `id` (or `intentId`) and `owner` beside it or inside it.
-pub fn intent(mut document: Json) -> anyhow::Result<IntentDocument> {
+pub(crate) fn intent(mut document: Json) -> anyhow::Result<IntentDocument> {
     let mut id = take(&mut document, &["id", "intentId", "intent_id"]);
     let mut owner = take(&mut document, &["owner"]);
     let mut inner = match document.as_object_mut().and_then(|o| o.remove("intent").or_else(|| o.remove("Intent"))) {

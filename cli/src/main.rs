@@ -54,7 +54,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Dead(command) => commands::dead::run(&context, command).await,
         Command::Completions { shell } => {
             let mut command = <Arguments as clap::CommandFactory>::command();
-            clap_complete::generate(shell, &mut command, "continuum", &mut std::io::stdout());
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut command, "continuum", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::SUCCESS)
         }
         Command::Provision(options) => provision::run(&data_dir, options, output).await,

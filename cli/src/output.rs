@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 /// How results are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Columns for a person.
     Table,
     /// JSON, one document.
@@ -19,7 +19,7 @@ pub enum Format {
 
 /// Writes a line for a person or a script.
 #[allow(clippy::print_stdout)]
-pub fn line(text: impl AsRef<str>) {
+pub(crate) fn line(text: impl AsRef<str>) {
     use std::io::Write as _;
     // A closed pipe is the reader's wish to stop, not an error.
     if writeln!(std::io::stdout(), "{}", text.as_ref()).is_err() {
@@ -29,12 +29,12 @@ pub fn line(text: impl AsRef<str>) {
 
 /// Writes a note to standard error.
 #[allow(clippy::print_stderr)]
-pub fn note(text: impl AsRef<str>) {
+pub(crate) fn note(text: impl AsRef<str>) {
     eprintln!("{}", text.as_ref());
 }
 
 /// Writes an error with its causes; gives the exit code of a failed command.
-pub fn fail(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
     let mut text = format!("continuum: {error}");
     for cause in error.chain().skip(1) {
         text.push_str(&format!(": {cause}"));
@@ -44,7 +44,7 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 /// Writes a value as asked: a table by `rows`, else the value itself.
-pub fn show(format: Format, value: &Json, header: &[&str], rows: impl FnOnce() -> Vec<Vec<String>>) {
+pub(crate) fn show(format: Format, value: &Json, header: &[&str], rows: impl FnOnce() -> Vec<Vec<String>>) {
     match format {
         Format::Table => line(table(header, rows())),
         Format::Json => line(serde_json::to_string_pretty(value).unwrap_or_default()),
@@ -53,7 +53,7 @@ pub fn show(format: Format, value: &Json, header: &[&str], rows: impl FnOnce() -
 }
 
 /// A table without borders.
-pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().map(|h| h.to_uppercase()));
@@ -64,6 +64,6 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 }
 
 /// A JSON value as YAML.
-pub fn yaml(value: &Json) -> String {
+pub(crate) fn yaml(value: &Json) -> String {
     serde_saphyr::to_string(value).unwrap_or_default()
 }

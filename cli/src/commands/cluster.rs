@@ -11,7 +11,7 @@ use crate::{args::ClusterCommand, client::Client, output::table};
 const VIEW: &str = "continuum.query.v1.ClusterView";
 
 /// Runs a subcommand of `cluster`.
-pub async fn run(context: &Context<'_>, command: ClusterCommand) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(context: &Context<'_>, command: ClusterCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         ClusterCommand::List(watch) => show(context, watch.watch, async || Ok(shown(&all(&client).await?))).await,
@@ -20,7 +20,7 @@ pub async fn run(context: &Context<'_>, command: ClusterCommand) -> anyhow::Resu
 }
 
 /// Every cluster.
-pub async fn all(client: &Client) -> anyhow::Result<Vec<ClusterView>> {
+pub(crate) async fn all(client: &Client) -> anyhow::Result<Vec<ClusterView>> {
     let (mut clusters, mut page_token) = (vec![], String::new());
     let mut queries = client.orchestrator().await?;
     loop {
@@ -63,7 +63,8 @@ async fn get(client: &Client, id: &str) -> anyhow::Result<Shown> {
     match processes(client, &view).await {
         Ok(state) => {
             let rows = state.processes.iter().map(|p| {
-                let numbers = [p.replica.to_string(), p.generation.to_string(), p.pid.to_string(), p.restarts.to_string()];
+                let numbers =
+                    [p.replica.to_string(), p.generation.to_string(), p.pid.to_string(), p.restarts.to_string()];
                 [vec![p.instance_id.clone()], numbers.to_vec(), vec![p.enforcement.clone()]].concat()
             });
             let header = ["instance", "replica", "generation", "pid", "restarts", "limits by"];
@@ -91,8 +92,14 @@ mod tests {
 
     #[test]
     fn a_lost_cluster_is_listed_as_lost_with_its_capacity() {
-        let registered = ClusterRegistered { cluster_id: "edge".into(), cpu_milli: 500, memory_bytes: 512_000_000, ..Default::default() };
-        let shown = shown(&[ClusterView { registered: Some(registered), cpu_milli_reserved: 40, ..Default::default() }]);
+        let registered = ClusterRegistered {
+            cluster_id: "edge".into(),
+            cpu_milli: 500,
+            memory_bytes: 512_000_000,
+            ..Default::default()
+        };
+        let shown =
+            shown(&[ClusterView { registered: Some(registered), cpu_milli_reserved: 40, ..Default::default() }]);
         let row = shown.text.lines().nth(1).unwrap_or_default();
         for part in ["edge", "lost", "40 of 500 mCPU", "512.0 MB"] {
             assert!(row.contains(part), "{row}");

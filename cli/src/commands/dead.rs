@@ -21,7 +21,7 @@ const READS: usize = 16;
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs a subcommand of `dead`.
-pub async fn run(context: &Context<'_>, command: DeadCommand) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(context: &Context<'_>, command: DeadCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         DeadCommand::List { limit } => show(context, false, async || Ok(shown(&newest(&client, limit).await?))).await,
@@ -42,19 +42,19 @@ pub async fn run(context: &Context<'_>, command: DeadCommand) -> anyhow::Result<
 }
 
 /// A dead letter.
-pub struct Letter {
+pub(crate) struct Letter {
     stored: Stored,
     headers: BTreeMap<String, String>,
 }
 
 impl Letter {
     /// Its number.
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.stored.sequence
     }
 
     /// When it was given up.
-    pub fn time(&self) -> mesh_proto::Timestamp {
+    pub(crate) fn time(&self) -> mesh_proto::Timestamp {
         self.stored.stored
     }
 
@@ -63,7 +63,7 @@ impl Letter {
     }
 
     /// Why it could not be handled.
-    pub fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         self.headers.get("mesh-dead-reason").map_or("no reason given", String::as_str)
     }
 
@@ -106,7 +106,7 @@ impl Letter {
 }
 
 /// The newest letters, oldest of them first.
-pub async fn newest(client: &Client, limit: usize) -> anyhow::Result<Vec<Letter>> {
+pub(crate) async fn newest(client: &Client, limit: usize) -> anyhow::Result<Vec<Letter>> {
     let log = client.bus.log(STREAM);
     let mut found: Vec<Stored> = vec![];
     loop {
@@ -122,6 +122,11 @@ pub async fn newest(client: &Client, limit: usize) -> anyhow::Result<Vec<Letter>
     stream::iter(found).map(|stored| with_headers(client, stored)).buffered(READS).try_collect().await
 }
 
+/// Why a letter of the stream could not be handled.
+pub(crate) async fn reason(client: &Client, stored: &Stored) -> anyhow::Result<String> {
+    Ok(with_headers(client, stored.clone()).await?.reason().to_owned())
+}
+
 async fn read(client: &Client, number: u64) -> anyhow::Result<Letter> {
     let stored = client.bus.log(STREAM).get(number).await.context("read the letter")?;
     let stored = stored.with_context(|| format!("there is no dead letter {number}; see `continuum dead list`"))?;
@@ -132,16 +137,28 @@ async fn read(client: &Client, number: u64) -> anyhow::Result<Letter> {
 async fn with_headers(client: &Client, stored: Stored) -> anyhow::Result<Letter> {
     let subject = format!("{API_PREFIX}.DIRECT.GET.{STREAM}");
     let question = serde_json::to_vec(&json!({"seq": stored.sequence}))?;
-    let answer = client.bus.request(&subject, question.into(), READ_LIMIT).await.context("read the letter's headers")?;
+    let answer =
+        client.bus.request(&subject, question.into(), READ_LIMIT).await.context("read the letter's headers")?;
     Ok(Letter { stored, headers: answer.headers })
 }
 
 fn shown(letters: &[Letter]) -> Shown {
     let row = |l: &Letter| {
-        vec![l.number().to_string(), date(l.time()), l.by().to_owned(), l.was(), l.subject().to_owned(), l.reason().to_owned()]
+        vec![
+            l.number().to_string(),
+            date(l.time()),
+            l.by().to_owned(),
+            l.was(),
+            l.subject().to_owned(),
+            l.reason().to_owned(),
+        ]
     };
     let value = letters.iter().map(Letter::to_json).collect();
-    Shown::table(value, &["number", "time", "given up by", "was", "subject", "reason"], letters.iter().map(row).collect())
+    Shown::table(
+        value,
+        &["number", "time", "given up by", "was", "subject", "reason"],
+        letters.iter().map(row).collect(),
+    )
 }
 
 /// Sends a letter's body again where it came from, with the id that it had.

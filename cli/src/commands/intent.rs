@@ -5,11 +5,12 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use anyhow::{Context as _, anyhow, bail};
 use mesh_bus::Stored;
 use mesh_proto::{
-    AnyEvent, EventSet as _, derived_id,
+    AnyEvent, EventSet as _,
     deciders::stream_intent,
+    derived_id,
     intent::{
-        FulfilmentStatus, InstanceStanding, Intent, NotFulfilledState, Problem, ResumeIntent, State, SubmitIntent, SuspendIntent,
-        TargetState, TerminateIntent, UpdateIntent,
+        FulfilmentStatus, InstanceStanding, Intent, NotFulfilledState, Problem, ResumeIntent, State, SubmitIntent,
+        SuspendIntent, TargetState, TerminateIntent, UpdateIntent,
     },
     is_key,
     query::{CheckRequest, GetRequest, IntentView, ListRequest},
@@ -30,7 +31,7 @@ use crate::{
 const VIEW: &str = "continuum.query.v1.IntentView";
 
 /// Runs a subcommand of `intent`.
-pub async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow::Result<ExitCode> {
     match command {
         IntentCommand::Submit(file) => write(context, &file, false).await,
         IntentCommand::Update(file) => write(context, &file, true).await,
@@ -45,6 +46,9 @@ pub async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow::Resul
             show(context, watch.watch, async || {
                 let request = GetRequest { owner: context.owner.clone(), id: id.clone() };
                 let view = answer("get the intent", client.intents().await?.get(request).await)?;
+                if view.version == 0 {
+                    bail!("there is no intent {id}: only commands about it were refused; see `continuum why {id}`");
+                }
                 Ok(Shown { value: to_json(VIEW, &view), text: page(&view) })
             })
             .await
@@ -69,7 +73,11 @@ pub async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow::Resul
 async fn write(context: &Context<'_>, file: &IntentFile, update: bool) -> anyhow::Result<ExitCode> {
     let documents = document::read(&file.file)?;
     if file.id.is_some() && documents.len() > 1 {
-        bail!("--id names one intent, {} holds {}; write an `id` into each document", file.file.display(), documents.len());
+        bail!(
+            "--id names one intent, {} holds {}; write an `id` into each document",
+            file.file.display(),
+            documents.len()
+        );
     }
     let client = context.client().await?;
     let mut outcomes = vec![];
@@ -187,6 +195,7 @@ impl Standing {
                 self.state = fact.state;
             }
             Ok(Event::IntentStateChanged(fact)) => {
+                self.version = self.version.max(fact.version);
                 self.state = fact.to;
                 self.targets = fact.targets;
             }
@@ -211,7 +220,9 @@ impl Standing {
         let judged = self.accepted || self.unchanged && known;
         match until {
             Until::Accepted => judged || self.in_state(&[Terminated]),
-            Until::Fulfilled => judged && (self.is_fulfilled() || self.in_state(&[Fulfilmentfailed, Suspended, Terminated])),
+            Until::Fulfilled => {
+                judged && (self.is_fulfilled() || self.in_state(&[Fulfilmentfailed, Suspended, Terminated]))
+            }
         }
     }
 
@@ -225,7 +236,8 @@ impl Standing {
         }
         if let Some(problems) = &self.rejected {
             outcome.result = "rejected".into();
-            outcome.reason = problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect::<Vec<_>>().join("; ");
+            outcome.reason =
+                problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect::<Vec<_>>().join("; ");
             outcome.cure = problems.iter().map(|p| p.cure.as_str()).collect::<Vec<_>>().join("; ");
             return outcome;
         }
@@ -246,7 +258,8 @@ impl Standing {
         let measured: Vec<String> = self.targets.iter().filter(|t| t.measured).map(target).collect();
         if until == Until::Fulfilled && !measured.is_empty() {
             let reason = std::mem::take(&mut outcome.reason);
-            outcome.reason = [reason, measured.join(", ")].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; ");
+            outcome.reason =
+                [reason, measured.join(", ")].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; ");
         }
         outcome
     }
@@ -283,7 +296,7 @@ fn target(target: &TargetState) -> String {
 }
 
 /// Fails unless the text can be part of a subject.
-pub fn checked(what: &str, text: &str) -> anyhow::Result<()> {
+pub(crate) fn checked(what: &str, text: &str) -> anyhow::Result<()> {
     if is_key(text) {
         return Ok(());
     }
@@ -295,7 +308,12 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Sends a command about one intent; waits for the fact that answers it.
-async fn change(context: &Context<'_>, which: &IntentId, done: &str, command: &dyn AnyEvent) -> anyhow::Result<ExitCode> {
+async fn change(
+    context: &Context<'_>,
+    which: &IntentId,
+    done: &str,
+    command: &dyn AnyEvent,
+) -> anyhow::Result<ExitCode> {
     checked("intent id", &which.id)?;
     let client = context.client().await?;
     // Each is a wish of its own: suspending again after a resume is not the same command.
@@ -314,7 +332,16 @@ async fn change(context: &Context<'_>, which: &IntentId, done: &str, command: &d
             standing.fold(&answered);
             let state = standing.state.as_ref().map(state_name).unwrap_or_default();
             let result = if standing.unchanged { "unchanged" } else { done };
-            Outcome { id, ok: true, result: result.into(), state, reason: describe(&answered), ..Outcome::default() }
+            let version = standing.version.to_string();
+            Outcome {
+                id,
+                version,
+                ok: true,
+                result: result.into(),
+                state,
+                reason: describe(&answered),
+                ..Outcome::default()
+            }
         }
     };
     Ok(conclude(context.format, "intent", &[outcome]))
@@ -328,7 +355,9 @@ async fn check(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
     for (index, value) in documents.into_iter().enumerate() {
         let mut name = format!("document {}", index + 1);
         let problems = match document::intent(value) {
-            Err(error) => vec![Problem { path: String::new(), reason: error.to_string(), cure: "correct the document".into() }],
+            Err(error) => {
+                vec![Problem { path: String::new(), reason: error.to_string(), cure: "correct the document".into() }]
+            }
             Ok(parsed) => {
                 name = parsed.id.unwrap_or(name);
                 let intent = Some(Intent::decode(parsed.body.as_slice()).context("read the intent")?);
@@ -341,14 +370,17 @@ async fn check(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
     let shown: Vec<_> = found
         .iter()
         .map(|(name, problems)| {
-            let list: Vec<_> = problems.iter().map(|p| json!({"path": p.path, "reason": p.reason, "cure": p.cure})).collect();
+            let list: Vec<_> =
+                problems.iter().map(|p| json!({"path": p.path, "reason": p.reason, "cure": p.cure})).collect();
             json!({"id": name, "acceptable": problems.is_empty(), "problems": list})
         })
         .collect();
     output::show(context.format, &json!(shown), &["intent", "path", "problem", "cure"], || {
         let rows = |(name, problems): &(String, Vec<Problem>)| match problems.is_empty() {
             true => vec![vec![name.clone(), "-".into(), "none: it would be accepted".into(), "-".into()]],
-            false => problems.iter().map(|p| vec![name.clone(), p.path.clone(), p.reason.clone(), p.cure.clone()]).collect(),
+            false => {
+                problems.iter().map(|p| vec![name.clone(), p.path.clone(), p.reason.clone(), p.cure.clone()]).collect()
+            }
         };
         found.iter().flat_map(rows).collect()
     });
@@ -363,7 +395,8 @@ async fn list(context: &Context<'_>, client: &Client, state: &str) -> anyhow::Re
         let request =
             ListRequest { owner: context.owner.clone(), page_size: 1_000, page_token, state: state.to_uppercase() };
         let page = answer("list intents", queries.list(request).await)?;
-        intents.extend(page.intents);
+        // Of an intent that never was only refusals are known.
+        intents.extend(page.intents.into_iter().filter(|view| view.version > 0));
         page_token = page.next_page_token;
         if page_token.is_empty() {
             break;

@@ -1,20 +1,20 @@
 //! The commands, one module per noun, and what they share.
 
-pub mod cluster;
-pub mod dead;
-pub mod doctor;
-pub mod intent;
-pub mod status;
-pub mod tap;
-pub mod twin;
-pub mod why;
-pub mod workload;
+pub(crate) mod cluster;
+pub(crate) mod dead;
+pub(crate) mod doctor;
+pub(crate) mod intent;
+pub(crate) mod status;
+pub(crate) mod tap;
+pub(crate) mod twin;
+pub(crate) mod why;
+pub(crate) mod workload;
 
 use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
 use mesh_bus::Stored;
-use mesh_proto::{Timestamp, intent, workload as workload_area};
+use mesh_proto::{Timestamp, intent::IntentRefused, workload::WorkloadRefused};
 use serde_json::{Value as Json, json};
 use tonic::{Code, Response, Status};
 
@@ -27,29 +27,29 @@ use crate::{
 const WATCH_EVERY: Duration = Duration::from_millis(1_000);
 
 /// What every command is told.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// Folder of the mesh.
-    pub data_dir: &'a Path,
+    pub(crate) data_dir: &'a Path,
     /// How results are written.
-    pub format: Format,
+    pub(crate) format: Format,
     /// Whose objects are meant.
-    pub owner: String,
+    pub(crate) owner: String,
 }
 
 impl Context<'_> {
     /// Connects to the mesh.
-    pub async fn client(&self) -> anyhow::Result<Client> {
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         Client::connect(self.data_dir).await
     }
 }
 
 /// A message of the contract as JSON in its own spelling.
-pub fn to_json<M: prost::Message>(message: &str, value: &M) -> Json {
+pub(crate) fn to_json<M: prost::Message>(message: &str, value: &M) -> Json {
     mesh_proto::json::to_value(message, &value.encode_to_vec()).unwrap_or_default()
 }
 
 /// The answer to a question, or an error that says what helps.
-pub fn answer<T>(question: &str, answer: Result<Response<T>, Status>) -> anyhow::Result<T> {
+pub(crate) fn answer<T>(question: &str, answer: Result<Response<T>, Status>) -> anyhow::Result<T> {
     answer.map(Response::into_inner).map_err(|status| match status.code() {
         Code::Unavailable | Code::DeadlineExceeded => {
             anyhow!("{question}: {}; see `continuum status`, then ask again", status.message())
@@ -59,22 +59,22 @@ pub fn answer<T>(question: &str, answer: Result<Response<T>, Status>) -> anyhow:
 }
 
 /// What a command shows.
-pub struct Shown {
+pub(crate) struct Shown {
     /// For scripts.
-    pub value: Json,
+    pub(crate) value: Json,
     /// For people.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Shown {
     /// A table, and the same for scripts.
-    pub fn table(value: Json, header: &[&str], rows: Vec<Vec<String>>) -> Self {
+    pub(crate) fn table(value: Json, header: &[&str], rows: Vec<Vec<String>>) -> Self {
         Self { value, text: output::table(header, rows) }
     }
 }
 
 /// Shows once, or again at every change until interrupted.
-pub async fn show(
+pub(crate) async fn show(
     context: &Context<'_>,
     watch: bool,
     mut read: impl AsyncFnMut() -> anyhow::Result<Shown>,
@@ -106,7 +106,7 @@ pub async fn show(
 }
 
 /// Writes one of many: a line for people, a line of JSON, or a YAML document.
-pub fn event(format: Format, value: &Json, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+pub(crate) fn event(format: Format, value: &Json, text: impl FnOnce() -> String) -> anyhow::Result<()> {
     match format {
         Format::Table => line(text()),
         Format::Json => line(serde_json::to_string(value)?),
@@ -118,38 +118,39 @@ pub fn event(format: Format, value: &Json, text: impl FnOnce() -> String) -> any
 /// What came of one command.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// What it was about.
-    pub id: String,
+    pub(crate) id: String,
     /// Its version, if it has one.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub version: String,
+    pub(crate) version: String,
     /// Did it succeed?
-    pub ok: bool,
+    pub(crate) ok: bool,
     /// In a word.
-    pub result: String,
+    pub(crate) result: String,
     /// State of its object now.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub state: String,
+    pub(crate) state: String,
     /// Why, if there is more to say.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub reason: String,
+    pub(crate) reason: String,
     /// What helps.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub cure: String,
+    pub(crate) cure: String,
 }
 
 impl Outcome {
     /// One that failed before anything was sent, or without an answer.
-    pub fn failed(id: &str, error: &anyhow::Error) -> Self {
+    pub(crate) fn failed(id: &str, error: &anyhow::Error) -> Self {
         Self { id: id.to_owned(), result: "failed".into(), reason: format!("{error:#}"), ..Self::default() }
     }
 }
 
 /// Shows what came of each command; success only if all succeeded.
-pub fn conclude(format: Format, noun: &str, outcomes: &[Outcome]) -> ExitCode {
+pub(crate) fn conclude(format: Format, noun: &str, outcomes: &[Outcome]) -> ExitCode {
     output::show(format, &json!(outcomes), &[noun, "version", "result", "state", "reason"], || {
-        let row = |o: &Outcome| vec![o.id.clone(), o.version.clone(), o.result.clone(), o.state.clone(), o.reason.clone()];
+        let row =
+            |o: &Outcome| vec![o.id.clone(), o.version.clone(), o.result.clone(), o.state.clone(), o.reason.clone()];
         outcomes.iter().map(row).collect()
     });
     for outcome in outcomes.iter().filter(|o| !o.ok) {
@@ -161,40 +162,40 @@ pub fn conclude(format: Format, noun: &str, outcomes: &[Outcome]) -> ExitCode {
 }
 
 /// Reason and cure, if a fact refuses a command.
-pub fn refusal(stored: &Stored) -> Option<(String, String)> {
-    if let Ok(Some(refused)) = stored.event::<intent::IntentRefused>() {
+pub(crate) fn refusal(stored: &Stored) -> Option<(String, String)> {
+    if let Ok(Some(refused)) = stored.event::<IntentRefused>() {
         return Some((refused.reason, refused.cure));
     }
-    let refused = stored.event::<workload_area::WorkloadRefused>().ok().flatten()?;
+    let refused = stored.event::<WorkloadRefused>().ok().flatten()?;
     Some((refused.reason, refused.cure))
 }
 
 /// The address of a stored message.
-pub fn address(stored: &Stored) -> String {
+pub(crate) fn address(stored: &Stored) -> String {
     format!("{}:{}", stored.stream, stored.sequence)
 }
 
 /// Time of day, UTC, with milliseconds.
-pub fn clock(time: Timestamp) -> String {
+pub(crate) fn clock(time: Timestamp) -> String {
     let day = time.as_millis().rem_euclid(86_400_000);
     let (hours, minutes, seconds) = (day / 3_600_000, day / 60_000 % 60, day / 1_000 % 60);
     format!("{hours:02}:{minutes:02}:{seconds:02}.{:03}", day % 1_000)
 }
 
 /// Date and time, UTC, to the second.
-pub fn date(time: Timestamp) -> String {
+pub(crate) fn date(time: Timestamp) -> String {
     let seconds = Timestamp::from_millis(time.as_millis().div_euclid(1_000) * 1_000);
     seconds.to_string()
 }
 
 /// The decoded body of a stored message, or what is wrong with it.
-pub fn body(stored: &Stored) -> Json {
+pub(crate) fn body(stored: &Stored) -> Json {
     let decoded = stored.protobuf().and_then(|body| mesh_proto::json::to_value(&stored.message, &body));
     decoded.unwrap_or_else(|error| json!({"undecodable": error.to_string(), "bytes": stored.body.len()}))
 }
 
 /// Fields of a value, one a row, nested names joined by dots.
-pub fn fields(value: &Json) -> Vec<Vec<String>> {
+pub(crate) fn fields(value: &Json) -> Vec<Vec<String>> {
     fn walk(name: &str, value: &Json, rows: &mut Vec<Vec<String>>) {
         let join = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
         match value {
@@ -202,7 +203,9 @@ pub fn fields(value: &Json) -> Vec<Vec<String>> {
             Json::Array(list) if list.iter().all(|v| !v.is_object() && !v.is_array()) => {
                 rows.push(vec![name.to_owned(), list.iter().map(plain).collect::<Vec<_>>().join(", ")]);
             }
-            Json::Array(list) => list.iter().enumerate().for_each(|(i, inner)| walk(&join(&i.to_string()), inner, rows)),
+            Json::Array(list) => {
+                list.iter().enumerate().for_each(|(i, inner)| walk(&join(&i.to_string()), inner, rows))
+            }
             other => rows.push(vec![name.to_owned(), plain(other)]),
         }
     }
@@ -212,7 +215,7 @@ pub fn fields(value: &Json) -> Vec<Vec<String>> {
 }
 
 /// A plain value as text, strings without quotes.
-pub fn plain(value: &Json) -> String {
+pub(crate) fn plain(value: &Json) -> String {
     match value {
         Json::String(text) => text.clone(),
         other => other.to_string(),
@@ -220,7 +223,7 @@ pub fn plain(value: &Json) -> String {
 }
 
 /// Megabytes (10^6 bytes), for people.
-pub fn megabytes(bytes: u64) -> String {
+pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
@@ -233,7 +236,10 @@ mod tests {
     fn a_failed_outcome_makes_the_exit_code_one() {
         let good = Outcome { ok: true, ..Outcome::default() };
         let bad = Outcome::failed("x", &anyhow!("no"));
-        assert_eq!(format!("{:?}", conclude(Format::Json, "intent", std::slice::from_ref(&good))), format!("{:?}", ExitCode::from(0)));
+        assert_eq!(
+            format!("{:?}", conclude(Format::Json, "intent", std::slice::from_ref(&good))),
+            format!("{:?}", ExitCode::from(0))
+        );
         assert_eq!(format!("{:?}", conclude(Format::Json, "intent", &[good, bad])), format!("{:?}", ExitCode::from(1)));
     }
 

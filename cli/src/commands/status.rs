@@ -22,85 +22,85 @@ const PAGE_BYTES_MAX: u64 = 64 * 1024;
 
 /// How the mesh stands.
 #[derive(Debug, Serialize)]
-pub struct Mesh {
+pub(crate) struct Mesh {
     /// Every process of every service.
-    pub services: Vec<Service>,
+    pub(crate) services: Vec<Service>,
     /// Every stream of the contract.
-    pub streams: Vec<Stream>,
+    pub(crate) streams: Vec<Stream>,
     /// Every durable consumer of the contract.
-    pub consumers: Vec<Consumer>,
+    pub(crate) consumers: Vec<Consumer>,
     /// Messages that were given up.
     #[serde(rename = "deadLetters")]
-    pub dead_letters: u64,
+    pub(crate) dead_letters: u64,
 }
 
 /// A process of a service.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Service {
+pub(crate) struct Service {
     /// Service.
-    pub name: String,
+    pub(crate) name: String,
     /// Process; empty if nobody answers.
-    pub process: String,
+    pub(crate) process: String,
     /// Version.
-    pub version: String,
+    pub(crate) version: String,
     /// Where it answers gRPC and HTTP.
-    pub endpoint: String,
+    pub(crate) endpoint: String,
     /// Does it have all that it needs?
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// What it lacks, each with its cure.
-    pub unmet: Vec<String>,
+    pub(crate) unmet: Vec<String>,
 }
 
 /// A stream.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stream {
+pub(crate) struct Stream {
     /// Name.
-    pub name: String,
+    pub(crate) name: String,
     /// Does it exist?
-    pub exists: bool,
+    pub(crate) exists: bool,
     /// Messages kept.
-    pub messages: u64,
+    pub(crate) messages: u64,
     /// Bytes kept.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes that it may keep.
-    pub max_bytes: i64,
+    pub(crate) max_bytes: i64,
     /// Sequence of its last message.
-    pub last_sequence: u64,
+    pub(crate) last_sequence: u64,
     /// The server's clock when it answered, RFC 3339.
-    pub server_time: String,
+    pub(crate) server_time: String,
 }
 
 /// A durable consumer.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Consumer {
+pub(crate) struct Consumer {
     /// Stream that it reads.
-    pub stream: String,
+    pub(crate) stream: String,
     /// Name.
-    pub name: String,
+    pub(crate) name: String,
     /// Does it exist?
-    pub exists: bool,
+    pub(crate) exists: bool,
     /// Messages not yet delivered.
-    pub pending: u64,
+    pub(crate) pending: u64,
     /// Messages delivered and not yet settled.
-    pub ack_pending: u64,
+    pub(crate) ack_pending: u64,
     /// Messages delivered again.
-    pub redelivered: u64,
+    pub(crate) redelivered: u64,
     /// Everything up to this sequence is settled.
-    pub ack_floor: u64,
+    pub(crate) ack_floor: u64,
 }
 
 impl Consumer {
     /// Messages that wait for it.
-    pub fn lag(&self) -> u64 {
+    pub(crate) fn lag(&self) -> u64 {
         self.pending + self.ack_pending
     }
 }
 
 /// Shows how the mesh stands.
-pub async fn run(context: &Context<'_>, watch: Watch) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(context: &Context<'_>, watch: Watch) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     show(context, watch.watch, async || {
         let mesh = read(&client).await?;
@@ -110,7 +110,7 @@ pub async fn run(context: &Context<'_>, watch: Watch) -> anyhow::Result<ExitCode
 }
 
 /// Asks everybody.
-pub async fn read(client: &Client) -> anyhow::Result<Mesh> {
+pub(crate) async fn read(client: &Client) -> anyhow::Result<Mesh> {
     let (services, streams, consumers) = tokio::join!(services(client), streams(client), consumers(client));
     let (services, streams, consumers) = (services?, streams?, consumers?);
     let dead_letters = streams.iter().find(|s| s.name == "DEAD").map_or(0, |s| s.messages);
@@ -161,7 +161,8 @@ async fn readiness(endpoint: &str) -> anyhow::Result<Vec<String>> {
         connection.take(PAGE_BYTES_MAX).read_to_string(&mut page).await.context("read /readyz")?;
         anyhow::Ok(page)
     };
-    let page = tokio::time::timeout(ASK_LIMIT, page).await.with_context(|| format!("{host} does not answer /readyz"))??;
+    let page =
+        tokio::time::timeout(ASK_LIMIT, page).await.with_context(|| format!("{host} does not answer /readyz"))??;
     unmet(&page)
 }
 
@@ -269,7 +270,8 @@ mod tests {
     #[test]
     fn a_readiness_page_gives_each_unmet_condition_with_its_cure() {
         let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\r\n";
-        let page = r#"{"ready":false,"unmet":[{"condition":"bus","reason":"away","since":"now","cure":"start nats-server"}]}"#;
+        let page =
+            r#"{"ready":false,"unmet":[{"condition":"bus","reason":"away","since":"now","cure":"start nats-server"}]}"#;
         assert_eq!(unmet(&format!("{head}{page}\n")).unwrap(), vec!["bus: away since now; start nats-server"]);
         assert!(unmet(&format!("{head}{{\"ready\":true,\"unmet\":[]}}")).unwrap().is_empty());
         assert_eq!(unmet(&format!("{head}{{\"ready\":false,\"unmet\":[]}}")).unwrap().len(), 1);
@@ -281,11 +283,21 @@ mod tests {
         let mesh = Mesh {
             services: vec![Service { name: "validator".into(), ..Service::default() }],
             streams: vec![Stream { name: "INTENT".into(), ..Stream::default() }],
-            consumers: vec![Consumer { name: "intents".into(), stream: "WORKLOAD".into(), pending: 2, ack_pending: 3, exists: true, ..Consumer::default() }],
+            consumers: vec![Consumer {
+                name: "intents".into(),
+                stream: "WORKLOAD".into(),
+                pending: 2,
+                ack_pending: 3,
+                exists: true,
+                ..Consumer::default()
+            }],
             dead_letters: 4,
         };
         let text = text(&mesh);
-        assert!(text.contains("absent") && text.contains("INTENT (missing)") && text.contains("4 dead letter(s)"), "{text}");
+        assert!(
+            text.contains("absent") && text.contains("INTENT (missing)") && text.contains("4 dead letter(s)"),
+            "{text}"
+        );
         let row = text.lines().find(|l| l.contains("intents")).unwrap_or_default();
         assert_eq!(row.split_whitespace().nth(2), Some("5"), "{row}");
     }

@@ -8,7 +8,7 @@ use mesh_bus::{Stored, Tail};
 use mesh_proto::contract::matches;
 use serde_json::{Value as Json, json};
 
-use super::{Context, address, body, clock, event, plain};
+use super::{Context, address, body, clock, dead, event, plain};
 use crate::{
     args::TapOptions,
     describe::writer,
@@ -16,12 +16,18 @@ use crate::{
 };
 
 /// Shows messages as they are stored, until interrupted or as many as asked for were seen.
-pub async fn run(context: &Context<'_>, options: TapOptions) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(context: &Context<'_>, options: TapOptions) -> anyhow::Result<ExitCode> {
     let filters: Vec<(String, String)> = options.filter.iter().map(|text| condition(text)).collect::<Result<_, _>>()?;
-    let streams: Vec<_> =
-        mesh_proto::contract().streams.iter().filter(|s| touch(&s.subject, &options.subject) && own(&s.name, &options.subject)).collect();
+    let streams: Vec<_> = mesh_proto::contract()
+        .streams
+        .iter()
+        .filter(|s| touch(&s.subject, &options.subject) && own(&s.name, &options.subject))
+        .collect();
     if streams.is_empty() {
-        bail!("no stream stores anything on {}; the subjects are in schemas/ and `continuum status -o json`", options.subject);
+        bail!(
+            "no stream stores anything on {}; the subjects are in schemas/ and `continuum status -o json`",
+            options.subject
+        );
     }
     let client = context.client().await?;
     let mut next = FuturesUnordered::new();
@@ -46,7 +52,16 @@ pub async fn run(context: &Context<'_>, options: TapOptions) -> anyhow::Result<E
         let data = body(&stored);
         if filters.iter().all(|(path, wanted)| at(&data, path).is_some_and(|found| plain(found) == *wanted)) {
             seen += 1;
-            event(format, &whole(&stored, &data), || text(&stored, &data))?;
+            let mut value = whole(&stored, &data);
+            let mut why = String::new();
+            if stored.stream == "DEAD" {
+                why = dead::reason(&client, &stored).await?;
+                value["reason"] = json!(why);
+            }
+            event(format, &value, || match why.is_empty() {
+                true => text(&stored, &data),
+                false => format!("{}\n    dead because: {why}", text(&stored, &data)),
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -141,7 +156,11 @@ mod tests {
 
     #[test]
     fn a_subject_selects_the_streams_that_can_hold_it() {
-        assert!(touch("intent.>", ">") && touch("intent.>", "intent.submitted.v1.*.a") && touch("intent.>", "*.submitted.>"));
+        assert!(
+            touch("intent.>", ">")
+                && touch("intent.>", "intent.submitted.v1.*.a")
+                && touch("intent.>", "*.submitted.>")
+        );
         assert!(!touch("intent.>", "twin.>") && !touch("intent.>", "intent"));
         assert!(own("INTENT_ASK", "intent.ask.>") && !own("INTENT", "intent.ask.>") && own("INTENT", "intent.*.v1.>"));
     }

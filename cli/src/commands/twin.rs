@@ -10,7 +10,7 @@ use crate::{args::TwinCommand, client::Client};
 const TWIN: &str = "continuum.twin.v1.Twin";
 
 /// Runs a subcommand of `twin`.
-pub async fn run(context: &Context<'_>, command: TwinCommand) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(context: &Context<'_>, command: TwinCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         TwinCommand::List { kind, watch } => {

@@ -30,7 +30,7 @@ const PLACEMENT_SEARCHED: u64 = 50_000;
 const READS: usize = 16;
 
 /// Tells why.
-pub async fn run(context: &Context<'_>, options: WhyOptions) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(context: &Context<'_>, options: WhyOptions) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let (bus, id) = (&client.bus, options.id.as_str());
     let mut steps = match one(bus, id).await? {
@@ -57,7 +57,10 @@ pub async fn run(context: &Context<'_>, options: WhyOptions) -> anyhow::Result<E
     match context.format {
         Format::Table => {
             if left_out > 0 {
-                line(format!("{left_out} earlier steps are left out; see them with --steps {}", left_out + steps.len()));
+                line(format!(
+                    "{left_out} earlier steps are left out; see them with --steps {}",
+                    left_out + steps.len()
+                ));
             }
             tell(&steps);
         }
@@ -85,7 +88,9 @@ async fn gather(bus: &Bus, owner: &str, id: &str) -> anyhow::Result<Vec<Stored>>
     if !mesh_proto::is_key(key) {
         bail!("{id:?} is not the id of an intent, instance, workload or cluster, nor an address STREAM:SEQUENCE");
     }
-    let of = async |stream: &str, entity: String| facts(bus, stream, &entity).await.with_context(|| format!("read {stream}"));
+    let of = async |stream: &str, entity: String| {
+        facts(bus, stream, &entity).await.with_context(|| format!("read {stream}"))
+    };
     let mut found = of("INTENT", format!("intent.*.*.{owner}.{key}")).await?;
     let mut instances: BTreeSet<String> = BTreeSet::new();
     for fact in &found {
@@ -110,18 +115,23 @@ async fn gather(bus: &Bus, owner: &str, id: &str) -> anyhow::Result<Vec<Stored>>
         found.extend(of("INSTANCE", format!("instance.*.*.*.{instance}")).await?);
     }
     if !instances.is_empty() {
-        let (placements, clusters) = placements(bus, |fact| field(fact, "instanceId").is_some_and(|i| instances.contains(&i))).await?;
+        let (placements, clusters) =
+            placements(bus, |fact| field(fact, "instanceId").is_some_and(|i| instances.contains(&i))).await?;
         found.extend(placements);
         for cluster in clusters {
             let assigned = of("ASSIGNMENT", format!("assignment.*.*.{cluster}")).await?;
-            found.extend(assigned.into_iter().filter(|f| field(f, "instanceId").is_some_and(|i| instances.contains(&i))));
+            found.extend(
+                assigned.into_iter().filter(|f| field(f, "instanceId").is_some_and(|i| instances.contains(&i))),
+            );
         }
     }
     let registered = of("CLUSTER", format!("cluster.*.*.{key}")).await?;
     if !registered.is_empty() {
         found.extend(registered);
         found.extend(of("ASSIGNMENT", format!("assignment.*.*.{key}")).await?);
-        let about = |fact: &Stored| field(fact, "clusterId").as_deref() == Some(key) || field(fact, "fromClusterId").as_deref() == Some(key);
+        let about = |fact: &Stored| {
+            field(fact, "clusterId").as_deref() == Some(key) || field(fact, "fromClusterId").as_deref() == Some(key)
+        };
         found.extend(placements(bus, about).await?.0);
     }
     if found.is_empty() {
@@ -221,12 +231,12 @@ fn candidates(chosen: &str, candidates: &[Candidate]) -> String {
     table(&["cluster", "score", "parts", "predicted", "verdict"], rows.collect())
 }
 
-fn cause(fact: &Stored) -> String {
-    match &fact.cause {
-        Some(cause) if !cause.stream.is_empty() => format!("{}:{}", cause.stream, cause.sequence),
-        Some(cause) => cause.id.clone(),
-        None => "outside".to_owned(),
-    }
+/// The address of what caused a fact, or the time that did; `None` if it came from outside the bus.
+fn cause(fact: &Stored) -> Option<String> {
+    fact.cause.as_ref().map(|cause| match cause.stream.is_empty() {
+        true => cause.id.clone(),
+        false => format!("{}:{}", cause.stream, cause.sequence),
+    })
 }
 
 fn tell(steps: &[Stored]) {
@@ -241,12 +251,12 @@ fn tell(steps: &[Stored]) {
             today.clone_into(&mut day);
         }
         line(format!(
-            "{}  {:<at$}  {:<who$}  {}  (because of {})",
+            "{}  {:<at$}  {:<who$}  {}{}",
             clock(fact.stored),
             address(fact),
             writer(fact),
             describe(fact),
-            cause(fact)
+            cause(fact).map(|cause| format!("  (because of {cause})")).unwrap_or_default()
         ));
         if let Some((chosen, list)) = weighed(fact) {
             candidates(&chosen, &list).lines().for_each(|row| line(format!("                  {row}")));
@@ -272,11 +282,26 @@ mod tests {
 
     #[test]
     fn each_candidate_has_its_score_its_parts_and_what_ruled_it_out() {
-        let fits = Candidate { cluster_id: "cloud".into(), score: 61.25, parts: BTreeMap::from([("balance".into(), 40.0)]), ..Default::default() };
-        let out = Candidate { cluster_id: "device".into(), ruled_out: "cpuUsage 60.0 % is not below 20".into(), ..Default::default() };
+        let fits = Candidate {
+            cluster_id: "cloud".into(),
+            score: 61.25,
+            parts: BTreeMap::from([("balance".into(), 40.0)]),
+            ..Default::default()
+        };
+        let out = Candidate {
+            cluster_id: "device".into(),
+            ruled_out: "cpuUsage 60.0 % is not below 20".into(),
+            ..Default::default()
+        };
         let text = candidates("cloud", &[fits, out]);
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[1].contains("cloud") && lines[1].contains("61.2") && lines[1].contains("balance 40.0") && lines[1].contains("chosen"), "{text}");
+        assert!(
+            lines[1].contains("cloud")
+                && lines[1].contains("61.2")
+                && lines[1].contains("balance 40.0")
+                && lines[1].contains("chosen"),
+            "{text}"
+        );
         assert!(lines[2].contains("device") && lines[2].contains("ruled out: cpuUsage 60.0 %"), "{text}");
     }
 }

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
 use anyhow::{Context as _, bail};
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, EventSet as _, deciders::stream_workload, derived_id,
+    Event as _, EventSet as _,
+    deciders::stream_workload,
+    derived_id,
     intent::Problem,
     query::{GetRequest, InstanceView, ListRequest, LogLine, LogsRequest, WorkloadView},
     workload::{InstancePhase, RegisterWorkload, RunInstance, StopInstance, WorkloadDocument},
@@ -30,7 +32,7 @@ const INSTANCE: &str = "continuum.query.v1.InstanceView";
 const LOGS_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs a subcommand of `workload`.
-pub async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyhow::Result<ExitCode> {
     match command {
         WorkloadCommand::Push { file, waiting } => push(context, &file, &waiting).await,
         WorkloadCommand::List { phase, watch } => {
@@ -141,7 +143,11 @@ async fn register(
             Ok(fact) => fact.context("follow the document")?,
             Err(_) => {
                 let result = format!("no verdict within {} s", waiting.timeout);
-                return Ok(Outcome { result, cure: "see `continuum status`; it is judged once its service is back".into(), ..outcome });
+                return Ok(Outcome {
+                    result,
+                    cure: "see `continuum status`; it is judged once its service is back".into(),
+                    ..outcome
+                });
             }
         };
         match stream_workload::Event::decode(&fact.message, &fact.body) {
@@ -221,7 +227,7 @@ async fn start(
 }
 
 /// The name of a phase.
-pub fn phase(phase: InstancePhase) -> String {
+pub(crate) fn phase(phase: InstancePhase) -> String {
     match phase {
         InstancePhase::Unspecified => "-".to_owned(),
         other => other.as_str_name().to_owned(),
@@ -281,7 +287,7 @@ async fn get(context: &Context<'_>, client: &Client, id: &str) -> anyhow::Result
 }
 
 /// An instance by its id or the beginning of it, or the only one of an intent.
-pub async fn instance(context: &Context<'_>, client: &Client, id: &str) -> anyhow::Result<InstanceView> {
+pub(crate) async fn instance(context: &Context<'_>, client: &Client, id: &str) -> anyhow::Result<InstanceView> {
     let request = GetRequest { owner: context.owner.clone(), id: id.to_owned() };
     match client.workloads().await?.get_instance(request).await {
         Ok(view) => return Ok(view.into_inner()),

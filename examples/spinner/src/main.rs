@@ -64,10 +64,10 @@ fn main() -> ExitCode {
         if now != Some(setting) {
             load_milli.store(setting.load_milli, Relaxed);
             hold(&mut memory, setting.memory_mb);
-            for number in spinning..setting.load_milli.div_ceil(1_000) {
-                let load_milli = load_milli.clone();
+            while spinning < setting.load_milli.div_ceil(1_000) {
+                let (number, load_milli) = (spinning, load_milli.clone());
                 thread::spawn(move || spin(number, &load_milli));
-                spinning = number + 1;
+                spinning += 1;
             }
             // Whoever read it may have gone; it works on.
             let line = format!("load_milli={} memory_mb={}\n", setting.load_milli, setting.memory_mb);

@@ -16,6 +16,6 @@ mod clients;
 mod kill9;
 mod late_retries;
 mod life;
-//mod races;
+mod races;
 //mod replay;
 mod support;

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use crate::{
     Tls,
     account::Seed,
-    render::{BUCKET_MAX_BYTES, RESERVE_BYTES},
+    render::{BUCKET_MAX_BYTES, LIMIT_BASE_BYTES, RESERVE_BYTES},
 };
 
 /// Version of nats-server from which everything that the mesh relies on works.
@@ -144,7 +144,7 @@ pub enum ProvisionError {
         wanted: Value,
     },
     /// The account is too small for even the smallest streams.
-    #[error("the account allows {granted} bytes of streams, too few for {streams} streams of {least} bytes; raise disk_bytes")]
+    #[error("the server allows {granted} bytes of streams, too few for {streams} streams of {least} bytes; allow it more disk")]
     NoSpace {
         /// Bytes that the account allows.
         granted: u64,
@@ -166,7 +166,7 @@ pub async fn provision(contract: &Contract, options: &ProvisionOptions) -> Resul
     let wanted = streams(contract, options.replicas);
     let wanted = fit(wanted, &account, options.replicas, &mut report)?;
     let existing: BTreeSet<String> = api.names("STREAM.NAMES", "streams").await?.into_iter().collect();
-    // What is reserved leaves no room for anything new when the server is given less disk than before.
+    // First what frees room: under a limit of the server's own, nothing new fits before.
     for config in wanted.iter().filter(|w| existing.contains(&w.name)) {
         shrink(&api, config, &mut report).await?;
     }
@@ -294,7 +294,9 @@ fn fit(
     replicas: usize,
     report: &mut Report,
 ) -> Result<Vec<stream::Config>, ProvisionError> {
-    let Some(granted) = account.limits.max_storage.and_then(|s| u64::try_from(s).ok()) else { return Ok(wanted) };
+    let Some(limit) = account.limits.max_storage.and_then(|s| u64::try_from(s).ok()) else { return Ok(wanted) };
+    // A limit that was not rendered here counts as it is.
+    let granted = limit.checked_sub(LIMIT_BASE_BYTES).unwrap_or(limit);
     let copies = replicas.max(1) as u64;
     let room = granted.saturating_sub(RESERVE_BYTES * copies) / copies;
     let sum: u64 = wanted.iter().map(|c| c.max_bytes.unsigned_abs()).sum();
@@ -794,7 +796,7 @@ mod tests {
     fn limits_shrink_alike_until_they_fit_and_never_grow() {
         let wanted = streams(mesh_proto::contract(), 1);
         let sum = |configs: &[stream::Config]| configs.iter().map(|c| c.max_bytes.unsigned_abs()).sum::<u64>();
-        for granted in [200 << 20, 1 << 30, 10 << 30, u64::MAX >> 1] {
+        for granted in [200 << 20, 1 << 30, 10 << 30, 1 << 49] {
             let mut account = Account::default();
             account.limits.max_storage = Some(granted as i64);
             let fitted = fit(wanted.clone(), &account, 1, &mut Report::default()).unwrap();

@@ -29,7 +29,7 @@ pub struct RenderOptions {
     /// Folder where the server writes the ports it chose, if it shall.
     pub ports_dir: Option<PathBuf>,
     /// Bytes of disk that all streams of this server may use together; what the contract asks for when absent.
-    /// With less, provisioning scales every stream down alike.
+    /// With less, provisioning scales every stream's limit down alike; also when this is less than it was before.
     pub disk_bytes: Option<u64>,
     /// Is a write on disk before it is acknowledged? What is decided relies on it.
     pub sync_always: bool,
@@ -96,6 +96,9 @@ pub const PAYLOAD_MAX_BYTES: u64 = 1024 * 1024;
 /// Size limit of a key-value bucket, in bytes.
 pub const BUCKET_MAX_BYTES: i64 = 1024 * 1024 * 1024;
 
+/// Added to the limit of the streams' account, so that the server itself never enforces it: each stream has its own limit.
+pub(crate) const LIMIT_BASE_BYTES: u64 = 1 << 50;
+
 /// What is left of a server's disk for what is no stream of the contract, such as the probe's scratch stream.
 pub(crate) const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -146,8 +149,7 @@ fn server(text: &mut String, contract: &Contract, options: &RenderOptions) {
     line(text, 0, format_args!("max_pending: {}", 64 * 1024 * 1024));
     text.push_str("jetstream {\n");
     line(text, 1, format_args!("store_dir: {}", quote_path(&options.store_dir)));
-    // What is reserved must fit in here even after the account's limit, which is what counts, was lowered.
-    line(text, 1, format_args!("max_file_store: {}", disk_bytes(contract, options).max(bytes_wanted(contract))));
+    line(text, 1, format_args!("max_file_store: {}", 4 * LIMIT_BASE_BYTES));
     line(text, 1, format_args!("max_memory_store: {}", 64 * 1024 * 1024));
     if options.sync_always {
         line(text, 1, format_args!("sync_interval: always"));
@@ -204,9 +206,11 @@ fn bus_account(
         }
     }
     line(text, 1, format_args!("{BUS_ACCOUNT} {{"));
-    // The account's limit is what provisioning reads to know how much it may promise.
     let servers = u64::from(options.cluster.as_ref().map_or(1, |c| c.servers.max(1)));
-    line(text, 2, format_args!("jetstream: {{max_file: {}}}", disk_bytes(contract, options).saturating_mul(servers)));
+    let budget = disk_bytes(contract, options).saturating_mul(servers);
+    line(text, 2, format_args!("# {budget} bytes that provisioning shares out among the streams, and a base that no disk has:"));
+    line(text, 2, format_args!("# below what streams already reserve, the server would refuse every change, even to reserve less."));
+    line(text, 2, format_args!("jetstream: {{max_file: {}}}", budget.saturating_add(LIMIT_BASE_BYTES)));
     if let Some(seed) = keys.get(rights::PROVISIONER) {
         line(text, 2, format_args!("users: [{{nkey: {}}}]", seed.public_key()));
     }

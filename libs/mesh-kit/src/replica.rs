@@ -113,8 +113,8 @@ struct Pending<I> {
 /// An input that waits until the World has seen it.
 struct Held<I> {
     pending: Arc<Pending<I>>,
-    /// Decisions up to this ticket must have ended: whoever is not in the World yet would miss the input.
-    barrier: u64,
+    /// Decisions up to this ticket, taken before the World had seen the input, must have ended: known once it has.
+    barrier: Option<u64>,
     /// Own facts up to here must be in the World; known once those decisions have ended.
     need: Option<u64>,
 }
@@ -319,7 +319,7 @@ impl<D: Decider> Replica<D> {
         match decoded {
             Ok((body, input)) => {
                 let pending = Arc::new(Pending { stored, body, input: Some(input) });
-                let held = Held { pending: pending.clone(), barrier: self.tickets, need: None };
+                let held = Held { pending: pending.clone(), barrier: None, need: None };
                 self.inputs.entry(pending.stored.stream.clone()).or_default().held.push_back(held);
                 self.release();
             }
@@ -331,8 +331,8 @@ impl<D: Decider> Replica<D> {
     /// until the World has seen what this replica was writing when it came.
     fn release(&mut self) {
         loop {
-            let (first_flight, written, position) =
-                (self.flights.keys().next().copied().unwrap_or(u64::MAX), self.own_written, self.position);
+            let first_flight = self.flights.keys().next().copied().unwrap_or(u64::MAX);
+            let (tickets, written, position) = (self.tickets, self.own_written, self.position);
             let ready = self.inputs.iter_mut().find_map(|(stream, progress)| {
                 let held = progress.held.front_mut()?;
                 let sequence = held.pending.stored.sequence;
@@ -340,7 +340,7 @@ impl<D: Decider> Replica<D> {
                     return None;
                 }
                 if *stream == self.own_stream {
-                    if first_flight <= held.barrier {
+                    if first_flight <= *held.barrier.get_or_insert(tickets) {
                         return None;
                     }
                     if *held.need.get_or_insert(written) > position {

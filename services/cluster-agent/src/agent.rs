@@ -8,7 +8,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use mesh_bus::{About, LogError, Samples, SamplesError, Stored, Tail, WriteError};
 use mesh_kit::{Condition, Mesh};
 use mesh_proto::{
-    AnyEvent as _, DecodeError, Event as _, Timestamp, assignment::AssignmentChanged, cluster::ClusterRegistered, derived_id,
+    AnyEvent as _, DecodeError, Event as _, Timestamp, assignment::AssignmentChanged, cluster::ClusterRegistered,
+    derived_id,
 };
 use prost::Message;
 use tokio::sync::Notify;
@@ -167,7 +168,8 @@ impl Agent {
         let subject = AssignmentChanged { cluster_id: self.config.cluster_id.clone(), ..Default::default() };
         let subject = subject.subject()?;
         let log = self.mesh.bus().log(AssignmentChanged::STREAM);
-        let deadline = self.mesh.now().plus_millis(i64::try_from(self.config.catch_up_ms).unwrap_or(i64::MAX / 2_000_000));
+        let deadline =
+            self.mesh.now().plus_millis(i64::try_from(self.config.catch_up_ms).unwrap_or(i64::MAX / 2_000_000));
         loop {
             let left = u64::try_from(deadline.millis_since(self.mesh.now())).unwrap_or(0);
             let read = log.read(&subject, self.cluster.position() + 1, PAGE);
@@ -344,7 +346,11 @@ fn assignment(message: &Stored) -> Option<AssignmentChanged> {
     match message.event::<AssignmentChanged>() {
         Ok(assignment) => assignment,
         Err(error) => {
-            tracing::error!(sequence = message.sequence, error = &error as &dyn std::error::Error, "assignment not read");
+            tracing::error!(
+                sequence = message.sequence,
+                error = &error as &dyn std::error::Error,
+                "assignment not read"
+            );
             None
         }
     }

@@ -153,25 +153,19 @@ impl Author {
     /// # Errors
     /// If the bus was closed.
     pub async fn next(&mut self) -> Result<Known, WriteError> {
-        loop {
-            self.set_out();
-            let Some(done) = self.in_flight.next().await else {
-                return std::future::pending().await;
-            };
-            self.busy.remove(&done.entity);
-            match done.written {
-                Ok(last) => {
-                    let over = matches!(done.known, Known::Stopped { .. }) && !self.waiting.contains_key(&done.entity);
-                    if over {
-                        self.last.remove(&done.entity);
-                    } else {
-                        self.last.insert(done.entity, last);
-                    }
-                    return Ok(done.known);
-                }
-                Err(error) => return Err(error),
-            }
+        self.set_out();
+        let Some(done) = self.in_flight.next().await else {
+            return std::future::pending().await;
+        };
+        self.busy.remove(&done.entity);
+        let last = done.written?;
+        let over = matches!(done.known, Known::Stopped { .. }) && !self.waiting.contains_key(&done.entity);
+        if over {
+            self.last.remove(&done.entity);
+        } else {
+            self.last.insert(done.entity, last);
         }
+        Ok(done.known)
     }
 
     fn wait(&mut self, entity: String, new: Waiting) {
@@ -250,7 +244,9 @@ fn says_the_same(last: &Stored, fact: &Outgoing) -> bool {
         return false;
     }
     let timeless = |body: &bytes::Bytes| {
-        <InstanceStatusChanged as prost::Message>::decode(body.clone()).ok().map(|f| InstanceStatusChanged { at: None, ..f })
+        <InstanceStatusChanged as prost::Message>::decode(body.clone())
+            .ok()
+            .map(|f| InstanceStatusChanged { at: None, ..f })
     };
     match fact.message.as_str() {
         InstanceStatusChanged::MESSAGE => timeless(&last.body).is_some_and(|last| Some(last) == timeless(&fact.body)),

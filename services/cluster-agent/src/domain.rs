@@ -357,12 +357,14 @@ impl Cluster {
         let ask = wanted.resources();
         let asks_cpu = u64::from(ask.cpu_milli) * u64::from(wanted.replicas);
         let asks_memory = ask.memory_bytes.saturating_mul(u64::from(wanted.replicas));
-        let (free_cpu, free_memory) = (
-            u64::from(limits.cpu_milli).saturating_sub(cpu_milli),
-            limits.memory_bytes.saturating_sub(memory_bytes),
-        );
+        let (free_cpu, free_memory) =
+            (u64::from(limits.cpu_milli).saturating_sub(cpu_milli), limits.memory_bytes.saturating_sub(memory_bytes));
         if asks_cpu > free_cpu {
-            Some(format!("asks {asks_cpu} mCPU, {free_cpu} of {} are free here: {} short", limits.cpu_milli, asks_cpu - free_cpu))
+            Some(format!(
+                "asks {asks_cpu} mCPU, {free_cpu} of {} are free here: {} short",
+                limits.cpu_milli,
+                asks_cpu - free_cpu
+            ))
         } else if asks_memory > free_memory {
             let mb = |bytes: u64| bytes as f64 / 1e6;
             Some(format!(
@@ -556,8 +558,7 @@ impl Instance {
             return;
         }
         for number in 0..wanted.replicas {
-            let fresh =
-                Replica { phase: Phase::Waiting { until: now }, attempts: 0, restarted: VecDeque::new() };
+            let fresh = Replica { phase: Phase::Waiting { until: now }, attempts: 0, restarted: VecDeque::new() };
             let replica = self.replicas.entry((wanted.generation, number)).or_insert(fresh);
             if matches!(replica.phase, Phase::Waiting { until } if until <= now) {
                 replica.phase = Phase::Starting;

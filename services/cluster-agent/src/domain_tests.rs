@@ -261,7 +261,10 @@ fn a_missing_binary_is_hopeless_at_once() {
     let reason = "no such file or directory: run".to_owned();
     world.happened(Event::StartFailed { id: id("a", 1, 0), reason: reason.clone(), fails: Fails::Anywhere });
     let status = world.status("a");
-    assert_eq!((status.phase(), status.hopeless, status.reason, status.restarts), (InstancePhase::Failed, true, reason, 0));
+    assert_eq!(
+        (status.phase(), status.hopeless, status.reason, status.restarts),
+        (InstancePhase::Failed, true, reason, 0)
+    );
     assert_eq!(world.cluster.due(), None);
 }
 
@@ -376,7 +379,12 @@ impl Host {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Assign { instance: u8, generation: u64, action: u8, replicas: u32 },
+    Assign {
+        instance: u8,
+        generation: u64,
+        action: u8,
+        replicas: u32,
+    },
     /// Delivers an old assignment again.
     Again(usize),
     /// The `n`-th living replica starts, fails to start, or ends.

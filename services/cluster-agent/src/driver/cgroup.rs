@@ -138,9 +138,8 @@ impl System {
             let listed = fs::read_to_string(m.point.join("cgroup.controllers")).unwrap_or_default();
             m.version == Version::V2 && listed.split_whitespace().any(|c| c == controller.name())
         });
-        let legacy = || {
-            mounts.iter().find(|m| m.version == Version::V1 && m.options.iter().any(|o| o == controller.name()))
-        };
+        let legacy =
+            || mounts.iter().find(|m| m.version == Version::V1 && m.options.iter().any(|o| o == controller.name()));
         let mount = unified.or_else(legacy).ok_or("no hierarchy has it")?;
         Ok((mount.version, self.base(mount)?))
     }
@@ -286,7 +285,8 @@ impl Cgroup {
     /// Processes inside.
     pub fn pids(&self) -> Vec<i32> {
         let texts = self.folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
-        let mut pids: Vec<i32> = texts.flat_map(|t| t.lines().filter_map(|l| l.parse().ok()).collect::<Vec<_>>()).collect();
+        let mut pids: Vec<i32> =
+            texts.flat_map(|t| t.lines().filter_map(|l| l.parse().ok()).collect::<Vec<_>>()).collect();
         pids.sort_unstable();
         pids.dedup();
         pids
@@ -294,13 +294,11 @@ impl Cgroup {
 
     /// Removes them. `false` if one is still in use.
     pub fn remove(&self) -> bool {
-        self.folders
-            .iter()
-            .map(|folder| match fs::remove_dir(folder) {
-                Ok(()) => true,
-                Err(e) => e.kind() == io::ErrorKind::NotFound,
-            })
-            .fold(true, |all, one| all && one)
+        let mut gone = true;
+        for folder in &self.folders {
+            gone &= fs::remove_dir(folder).is_ok() || !folder.exists();
+        }
+        gone
     }
 }
 

@@ -57,7 +57,8 @@ impl Model {
         let number = |name: &str| variable(name).and_then(|text| text.parse::<u64>().ok());
         let millis = |name: &str| number(name).and_then(|n| i64::try_from(n).ok());
         let share = 0.5 + 0.4 * draw("share");
-        let steps = variable("SIM_LOAD_MILLI").and_then(steps).unwrap_or_else(|| vec![(0, f64::from(ask.cpu_milli) * share)]);
+        let steps =
+            variable("SIM_LOAD_MILLI").and_then(steps).unwrap_or_else(|| vec![(0, f64::from(ask.cpu_milli) * share)]);
         let by_chance = (self.mean_time_to_failure_ms > 0).then(|| {
             // Exponentially distributed: failures have no memory.
             let chance = self.draw(&[&id.to_string(), &starts.to_string(), "failure"]);
@@ -125,7 +126,8 @@ mod tests {
     }
 
     fn process(environment: &[(&str, &str)]) -> ProcessSpec {
-        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+        let environment =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
         ProcessSpec { environment, ..Default::default() }
     }
 
@@ -133,7 +135,8 @@ mod tests {
 
     #[test]
     fn one_seed_is_one_world_and_another_seed_another() {
-        let behaviour = |seed| Model { seed, mean_time_to_failure_ms: 1_000 }.behaviour(&id("a"), 1, &process(&[]), &ASK);
+        let behaviour =
+            |seed| Model { seed, mean_time_to_failure_ms: 1_000 }.behaviour(&id("a"), 1, &process(&[]), &ASK);
         assert_eq!(behaviour(1), behaviour(1));
         assert_ne!(behaviour(1), behaviour(2));
     }

@@ -81,8 +81,16 @@ impl ProcessDriver {
         } else {
             OsString::from(&options.path)
         };
-        let with =
-            With { mark, path, cgroups, clock, journal: journal.clone(), events: events.clone(), commands: received, wake: woken };
+        let with = With {
+            mark,
+            path,
+            cgroups,
+            clock,
+            journal: journal.clone(),
+            events: events.clone(),
+            commands: received,
+            wake: woken,
+        };
         let thread = thread::Builder::new()
             .name(format!("run-{}", options.cluster_id))
             .spawn(move || Supervisor::new(with).run())

@@ -20,7 +20,9 @@ const ENFORCEMENT: &str = "none";
 #[derive(Clone, Debug)]
 enum Life {
     Starting,
-    Up { since: Timestamp },
+    Up {
+        since: Timestamp,
+    },
     Ending,
     /// Ended; what it has used is remembered for its next start.
     Ended,
@@ -258,7 +260,8 @@ mod tests {
     const T0: Timestamp = Timestamp::from_millis(1_000_000);
 
     fn spec(instance: &str, environment: &[(&str, &str)]) -> ReplicaSpec {
-        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+        let environment =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
         ReplicaSpec {
             id: ReplicaId { instance_id: instance.into(), generation: 1, replica: 0 },
             owner: "local".into(),
@@ -270,7 +273,10 @@ mod tests {
     fn readings(driver: &mut SimulatedDriver, now: Timestamp) -> Vec<Reading> {
         driver.measure(now);
         let events = driver.take(now);
-        events.into_iter().find_map(|e| if let Event::Measured { readings, .. } = e { Some(readings) } else { None }).unwrap()
+        events
+            .into_iter()
+            .find_map(|e| if let Event::Measured { readings, .. } = e { Some(readings) } else { None })
+            .unwrap()
     }
 
     #[test]

@@ -119,11 +119,7 @@ struct Totals {
 
 impl Totals {
     fn of(reading: &Reading) -> Self {
-        Self {
-            cpu_nanos: reading.cpu_nanos,
-            read_bytes: reading.io_read_bytes,
-            written_bytes: reading.io_write_bytes,
-        }
+        Self { cpu_nanos: reading.cpu_nanos, read_bytes: reading.io_read_bytes, written_bytes: reading.io_write_bytes }
     }
 
     fn zip(self, other: Self, with: impl Fn(u64, u64) -> u64) -> Self {
@@ -522,8 +518,15 @@ fn check_format(program: &Path) -> Result<(), Unstartable> {
     const AARCH64: u16 = 183;
     let head = |path: &Path| -> io::Result<[u8; 20]> {
         let mut head = [0; 20];
-        io::Read::take(File::open(path)?, 20).read(&mut head)?;
-        Ok(head)
+        // Shorter than that is no ELF file.
+        match File::open(path)?.read_exact(&mut head[..2]) {
+            Ok(()) if head.starts_with(b"#!") => return Ok(head),
+            _ => {}
+        }
+        match File::open(path)?.read_exact(&mut head) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok([0; 20]),
+            read => read.map(|()| head),
+        }
     };
     let machine = |head: &[u8; 20]| match head[5] {
         2 => u16::from_be_bytes([head[18], head[19]]),
@@ -553,9 +556,8 @@ fn find_program(command: &str, path: &OsString) -> Result<PathBuf, Unstartable> 
     } else {
         std::env::split_paths(path).map(|folder| folder.join(command)).collect()
     };
-    let executable = |path: &Path| {
-        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
+    let executable =
+        |path: &Path| path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
     if let Some(found) = candidates.iter().find(|path| executable(path)) {
         return Ok(found.clone());
     }
