@@ -56,6 +56,9 @@ pub(crate) enum Command {
     /// Dead letters: what could not be decoded or handled.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Measures the mesh against its bounds.
+    #[command(subcommand)]
+    Bench(crate::bench::BenchCommand),
     /// Writes the completions of a shell to standard output.
     Completions {
         /// Which shell.

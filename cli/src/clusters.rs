@@ -53,10 +53,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Cluster>> {
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("read clusters from {}", path.display()))?;
     let file: File = serde_saphyr::from_str(&text).map_err(|e| {
-        anyhow::anyhow!(
-            "{} is not a list of clusters with `name`, `cpu_milli` and `memory_mb`: {e}",
-            path.display()
-        )
+        anyhow::anyhow!("{} is not a list of clusters with `name`, `cpu_milli` and `memory_mb`: {e}", path.display())
     })?;
     let (File::List(clusters) | File::Object { clusters }) = file;
     if clusters.is_empty() {

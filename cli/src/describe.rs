@@ -43,7 +43,12 @@ fn said(stored: &Stored) -> Option<String> {
     of!(validation::IntentAccepted, |m| format!("version {} is well formed and allowed", m.version));
     of!(validation::IntentRejected, |m| format!("version {} is not acceptable: {}", m.version, problems(&m.problems)));
     of!(validation::WorkloadAccepted, |m| format!("{}@{} is acceptable", m.name, m.version));
-    of!(validation::WorkloadRejected, |m| format!("{}@{} is not acceptable: {}", m.name, m.version, problems(&m.problems)));
+    of!(validation::WorkloadRejected, |m| format!(
+        "{}@{} is not acceptable: {}",
+        m.name,
+        m.version,
+        problems(&m.problems)
+    ));
     of!(validation::FeasibilityChanged, |m| match m.feasible {
         true => "feasible again".to_owned(),
         false => format!("infeasible: {}", m.reason),
@@ -54,9 +59,24 @@ fn said(stored: &Stored) -> Option<String> {
     of!(workload::WorkloadSubmitted, |m| format!("document {}@{} submitted", m.name, m.version));
     of!(workload::WorkloadUnchanged, |m| format!("document {}@{} unchanged", m.name, m.version));
     of!(workload::WorkloadRegistered, |m| format!("document {}@{} registered", m.name, m.version));
-    of!(workload::WorkloadRejected, |m| format!("document {}@{} rejected: {}", m.name, m.version, problems(&m.problems)));
-    of!(workload::InstanceWanted, |m| format!("instance {} of {} wanted, {} replica(s)", short(&m.instance_id), m.workload, m.replicas));
-    of!(workload::InstanceUnavailable, |m| format!("instance {} cannot be made: {}; {}", short(&m.instance_id), m.reason, m.cure));
+    of!(workload::WorkloadRejected, |m| format!(
+        "document {}@{} rejected: {}",
+        m.name,
+        m.version,
+        problems(&m.problems)
+    ));
+    of!(workload::InstanceWanted, |m| format!(
+        "instance {} of {} wanted, {} replica(s)",
+        short(&m.instance_id),
+        m.workload,
+        m.replicas
+    ));
+    of!(workload::InstanceUnavailable, |m| format!(
+        "instance {} cannot be made: {}; {}",
+        short(&m.instance_id),
+        m.reason,
+        m.cure
+    ));
     of!(workload::InstanceChanged, |m| {
         let place = if m.cluster_id.is_empty() { String::new() } else { format!(" on {}", m.cluster_id) };
         let reason = if m.reason.is_empty() { String::new() } else { format!(": {}", m.reason) };
@@ -66,28 +86,67 @@ fn said(stored: &Stored) -> Option<String> {
     of!(workload::WorkloadRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
     of!(placement::PlacementDecided, |m| {
         let from = if m.from_cluster_id.is_empty() { String::new() } else { format!(" from {}", m.from_cluster_id) };
-        format!("instance {} goes{from} to {} (generation {}): {}", short(&m.instance_id), m.cluster_id, m.generation, m.reason)
+        format!(
+            "instance {} goes{from} to {} (generation {}): {}",
+            short(&m.instance_id),
+            m.cluster_id,
+            m.generation,
+            m.reason
+        )
     });
     of!(placement::PlacementUnplaced, |m| format!("instance {} has no place: {}", short(&m.instance_id), m.reason));
-    of!(placement::PlacementReleased, |m| format!("{} is free of instance {} up to generation {}: {}", m.cluster_id, short(&m.instance_id), m.generation, m.reason));
+    of!(placement::PlacementReleased, |m| format!(
+        "{} is free of instance {} up to generation {}: {}",
+        m.cluster_id,
+        short(&m.instance_id),
+        m.generation,
+        m.reason
+    ));
     of!(placement::PlacementSettled, |m| format!("instance {} has settled on {}", short(&m.instance_id), m.cluster_id));
     of!(placement::ClusterLost, |m| format!("cluster {} lost: {}", m.cluster_id, m.reason));
     of!(placement::ClusterReturned, |m| format!("cluster {} is back", m.cluster_id));
-    of!(placement::ClusterJoined, |m| format!("cluster {} joined, {} mCPU, {} MB", m.cluster_id, m.cpu_milli, m.memory_bytes / 1_000_000));
-    of!(placement::ReportLiveness, |m| format!("reports cluster {} {}", m.cluster_id, if m.alive { "alive" } else { "silent" }));
-    of!(assignment::AssignmentChanged, |m| format!("{}: {} instance {} (generation {})", m.cluster_id, m.action().as_str_name().to_lowercase(), short(&m.instance_id), m.generation));
-    of!(cluster::ClusterRegistered, |m| format!("cluster {} registered: {} mCPU, {} MB, {} driver, limits by {}", m.cluster_id, m.cpu_milli, m.memory_bytes / 1_000_000, m.driver, m.enforcement));
+    of!(placement::ClusterJoined, |m| format!(
+        "cluster {} joined, {} mCPU, {} MB",
+        m.cluster_id,
+        m.cpu_milli,
+        m.memory_bytes / 1_000_000
+    ));
+    of!(placement::ReportLiveness, |m| format!(
+        "reports cluster {} {}",
+        m.cluster_id,
+        if m.alive { "alive" } else { "silent" }
+    ));
+    of!(assignment::AssignmentChanged, |m| format!(
+        "{}: {} instance {} (generation {})",
+        m.cluster_id,
+        m.action().as_str_name().to_lowercase(),
+        short(&m.instance_id),
+        m.generation
+    ));
+    of!(cluster::ClusterRegistered, |m| format!(
+        "cluster {} registered: {} mCPU, {} MB, {} driver, limits by {}",
+        m.cluster_id,
+        m.cpu_milli,
+        m.memory_bytes / 1_000_000,
+        m.driver,
+        m.enforcement
+    ));
     of!(instance::InstanceStatusChanged, |m| {
         let reason = if m.reason.is_empty() { String::new() } else { format!(": {}", m.reason) };
         let (id, phase) = (short(&m.instance_id), m.phase().as_str_name().to_lowercase());
-        format!("instance {id} {phase} (generation {}), {}/{} running{reason}", m.generation, m.replicas_running, m.replicas_wanted)
+        format!(
+            "instance {id} {phase} (generation {}), {}/{} running{reason}",
+            m.generation, m.replicas_running, m.replicas_wanted
+        )
     });
     of!(instance::InstanceRejected, |m| format!("instance {} not taken: {}", short(&m.instance_id), m.reason));
     of!(observation::TargetObserved, |m| {
         let values: Vec<String> = m
             .targets
             .iter()
-            .map(|t| if t.samples == 0 { format!("{} not measured", t.target_name) } else { value(&t.target_name, t.value) })
+            .map(|t| {
+                if t.samples == 0 { format!("{} not measured", t.target_name) } else { value(&t.target_name, t.value) }
+            })
             .collect();
         format!("period {}: {}", m.period, values.join(", "))
     });
@@ -111,7 +170,11 @@ pub(crate) fn short(id: &str) -> &str {
 }
 
 fn target(target: &intent::TargetState) -> String {
-    let bound = format!("{} {}", target.target_condition.trim_start_matches("IS_").replace('_', " ").to_lowercase(), target.bound);
+    let bound = format!(
+        "{} {}",
+        target.target_condition.trim_start_matches("IS_").replace('_', " ").to_lowercase(),
+        target.bound
+    );
     let missed = if target.fulfilled { String::new() } else { format!(", missed {}", target.missed) };
     format!("{} ({bound}{missed})", value(&target.target_name, target.achieved))
 }

@@ -1,6 +1,7 @@
 //! `continuum`: the one binary a person types. It also runs the whole mesh in one process.
 
 mod args;
+mod bench;
 mod client;
 mod clusters;
 mod commands;
@@ -52,6 +53,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Twin(command) => commands::twin::run(&context, command).await,
         Command::Tap(options) => commands::tap::run(&context, options).await,
         Command::Dead(command) => commands::dead::run(&context, command).await,
+        Command::Bench(command) => bench::run(command, output).await,
         Command::Completions { shell } => {
             let mut command = <Arguments as clap::CommandFactory>::command();
             let mut script = vec![];

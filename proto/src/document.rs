@@ -274,7 +274,9 @@ pub fn bus_page(contract: &Contract) -> String {
         "# The bus\n\nWritten from `proto/`, the only place where a subject is defined; \
          `UPDATE_SCHEMAS=1 cargo test -p mesh-proto` writes it again.\n\n",
     );
-    page.push_str("## Streams\n\n| stream | holds | subjects | written on | limit | what for |\n|---|---|---|---|---|---|\n");
+    page.push_str(
+        "## Streams\n\n| stream | holds | subjects | written on | limit | what for |\n|---|---|---|---|---|---|\n",
+    );
     for stream in &contract.streams {
         let _ = writeln!(
             page,
@@ -383,7 +385,12 @@ fn types(page: &mut String, contract: &Contract) {
     for values in enums.values() {
         let file = values.parent_file();
         let text = comment(file.file_descriptor_proto(), values.path());
-        let _ = writeln!(page, "\n### {}\n\n{text} (`{}`)\n\n| value | meaning |\n|---|---|", values.name(), values.full_name());
+        let _ = writeln!(
+            page,
+            "\n### {}\n\n{text} (`{}`)\n\n| value | meaning |\n|---|---|",
+            values.name(),
+            values.full_name()
+        );
         for value in values.values() {
             let text = comment(file.file_descriptor_proto(), value.path());
             let _ = writeln!(page, "| `{}` | {} |", value.name(), text.replace('|', "\\|"));

@@ -178,8 +178,7 @@ pub fn of_service(contract: &Contract, service: &ServiceSpec) -> Rights {
 
 /// The rights of people: to send commands, to read and hear everything, to ask the services how they are.
 pub fn of_people(contract: &Contract) -> Rights {
-    let mut rights =
-        Rights { identity: PERSON.to_owned(), account: PEOPLE_ACCOUNT.to_owned(), ..Default::default() };
+    let mut rights = Rights { identity: PERSON.to_owned(), account: PEOPLE_ACCOUNT.to_owned(), ..Default::default() };
     for event in peoples_commands(contract) {
         rights.may_send(event.filter());
     }
@@ -189,9 +188,15 @@ pub fn of_people(contract: &Contract) -> Rights {
         }
     }
     rights.may_ask("DIRECT.GET.>", true);
-    for read_only in
-        ["INFO", "STREAM.INFO.*", "STREAM.NAMES", "STREAM.LIST", "CONSUMER.INFO.*.*", "CONSUMER.NAMES.*", "CONSUMER.LIST.*"]
-    {
+    for read_only in [
+        "INFO",
+        "STREAM.INFO.*",
+        "STREAM.NAMES",
+        "STREAM.LIST",
+        "CONSUMER.INFO.*.*",
+        "CONSUMER.NAMES.*",
+        "CONSUMER.LIST.*",
+    ] {
         rights.may_ask(read_only, false);
     }
     rights.publish.insert("$SRV.>".to_owned());
@@ -242,9 +247,11 @@ mod tests {
             for event in &contract.events {
                 let stored = event.filter().replace('*', "x");
                 let may = rights.publish.iter().any(|p| matches(p, &stored));
-                let written = rights.publish.iter().any(|p| matches(p, &publish_filter(contract, event).replace('*', "x")));
+                let written =
+                    rights.publish.iter().any(|p| matches(p, &publish_filter(contract, event).replace('*', "x")));
                 let writer = service.is_some_and(|s| writes(contract, s).iter().any(|w| w.message == event.message));
-                let person = rights.identity == PERSON && peoples_commands(contract).any(|c| c.message == event.message);
+                let person =
+                    rights.identity == PERSON && peoples_commands(contract).any(|c| c.message == event.message);
                 let own_notice = is_notice(contract, event);
                 assert_eq!(written && !own_notice, writer || person, "{} {}", rights.identity, event.message);
                 if contract.stream(&event.stream).unwrap().has_write_prefix() {

@@ -6,7 +6,7 @@
 use std::{env, fs, path::PathBuf, sync::OnceLock};
 
 use bytes::Bytes;
-use mesh_proto::{AnyEvent, DecodeError, EventSet, contract, deciders, json, pool, wire};
+use mesh_proto::{DecodeError, EventSet, contract, deciders, json, pool, wire};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value, prost::Message as _};
 
 fn folder() -> PathBuf {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 use anyhow::{Context as _, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_bus::{Outgoing, Stored};
-use mesh_proto::rights::API_PREFIX;
+use mesh_proto::{derived_id, rights::API_PREFIX, subject_keys};
 use serde_json::{Value as Json, json};
 
 use super::{Context, Outcome, Shown, address, body, conclude, date, fields, refusal, show};
@@ -54,7 +54,7 @@ impl Letter {
     }
 
     /// When it was given up.
-    pub(crate) fn time(&self) -> mesh_proto::Timestamp {
+    pub(crate) fn given_up_at(&self) -> mesh_proto::Timestamp {
         self.stored.stored
     }
 
@@ -77,6 +77,19 @@ impl Letter {
         self.stored.cause.as_ref().map(|c| format!("{}:{}", c.stream, c.sequence)).unwrap_or_default()
     }
 
+    /// Id of the command that it was.
+    fn command_id(&self) -> String {
+        match &self.stored.cause {
+            Some(cause) if !cause.id.is_empty() => cause.id.clone(),
+            _ => self.stored.id.clone(),
+        }
+    }
+
+    /// Id of its replay, where the first id cannot be used again; the same for every replay of this letter.
+    fn replay_id(&self) -> String {
+        derived_id(&["replay", &self.command_id(), &self.number().to_string()])
+    }
+
     /// The message as it was, at its first place.
     fn message(&self) -> Stored {
         let mut message = self.stored.clone();
@@ -93,7 +106,7 @@ impl Letter {
     fn to_json(&self) -> Json {
         json!({
             "number": self.number(),
-            "time": self.time().to_string(),
+            "time": self.given_up_at().to_string(),
             "by": self.by(),
             "subject": self.subject(),
             "reason": self.reason(),
@@ -127,6 +140,17 @@ pub(crate) async fn reason(client: &Client, stored: &Stored) -> anyhow::Result<S
     Ok(with_headers(client, stored.clone()).await?.reason().to_owned())
 }
 
+/// Was the command of a letter answered after all, by a replay?
+pub(crate) async fn is_settled(client: &Client, letter: &Letter) -> anyhow::Result<bool> {
+    let Some(event) = mesh_proto::contract().event_on(letter.subject()).filter(|e| e.command) else { return Ok(false) };
+    let Some(keys) = subject_keys(&event.subject, letter.subject()) else { return Ok(false) };
+    let entity = format!("{}.*.*.{}", event.area, keys.join("."));
+    let facts =
+        mesh_kit::why::facts(&client.bus, &event.area.to_uppercase(), &entity).await.context("read the answers")?;
+    let ids = [letter.command_id(), letter.replay_id()];
+    Ok(facts.iter().filter_map(|f| f.cause.as_ref()).any(|cause| ids.contains(&cause.id)))
+}
+
 async fn read(client: &Client, number: u64) -> anyhow::Result<Letter> {
     let stored = client.bus.log(STREAM).get(number).await.context("read the letter")?;
     let stored = stored.with_context(|| format!("there is no dead letter {number}; see `continuum dead list`"))?;
@@ -146,7 +170,7 @@ fn shown(letters: &[Letter]) -> Shown {
     let row = |l: &Letter| {
         vec![
             l.number().to_string(),
-            date(l.time()),
+            date(l.given_up_at()),
             l.by().to_owned(),
             l.was(),
             l.subject().to_owned(),
@@ -184,8 +208,8 @@ async fn replay(client: &Client, letter: &Letter, waiting: &Waiting) -> anyhow::
         Err(error) => bail!("its body is no {}: {error}; correct it and send it as a new command", event.message),
     };
     let cause = message.cause.clone().unwrap_or_default();
-    let id = if cause.id.is_empty() { message.id.clone() } else { cause.id };
-    let outgoing = Outgoing {
+    let mut id = letter.command_id();
+    let mut outgoing = Outgoing {
         id: id.clone(),
         message: event.message.clone(),
         stream: event.stream.clone(),
@@ -199,7 +223,13 @@ async fn replay(client: &Client, letter: &Letter, waiting: &Waiting) -> anyhow::
     let mut outcome = Outcome { id: letter.number().to_string(), ..Outcome::default() };
     let facts = client.bus.log(&event.area.to_uppercase());
     let begun = facts.last_sequence().await.context("read the bus")? + 1;
-    client.bus.publish(&outgoing).await.context("send it again")?;
+    let stored = client.bus.publish(&outgoing).await.context("send it again")?;
+    if stored <= cause.sequence {
+        // The bus still remembers the id of the first sending, and takes this for the same.
+        id = letter.replay_id();
+        outgoing.id.clone_from(&id);
+        client.bus.publish(&outgoing).await.context("send it again")?;
+    }
     if waiting.no_wait {
         return Ok(Outcome { ok: true, result: "sent again".into(), ..outcome });
     }

@@ -82,7 +82,10 @@ async fn write(context: &Context<'_>, file: &IntentFile, update: bool) -> anyhow
     let client = context.client().await?;
     let mut outcomes = vec![];
     for (index, value) in documents.into_iter().enumerate() {
-        let mut name = format!("document {}", index + 1);
+        let given = ["id", "intentId", "intent_id"]
+            .iter()
+            .find_map(|key| value[*key].as_str().or(value["intent"][*key].as_str()));
+        let mut name = given.map_or_else(|| format!("document {}", index + 1), str::to_owned);
         let outcome = async {
             let parsed = document::intent(value).with_context(|| file.file.display().to_string())?;
             let intent = Intent::decode(parsed.body.as_slice()).context("read the intent")?;
@@ -248,12 +251,14 @@ impl Standing {
         outcome.result = match (until, outcome.ok, self.unchanged) {
             (Until::Fulfilled, true, _) => "fulfilled",
             (Until::Fulfilled, false, _) => "not fulfilled",
+            (Until::Accepted, false, _) if self.in_state(&[Terminated]) => "ended before",
+            (Until::Accepted, false, _) => "cannot be fulfilled",
             (Until::Accepted, _, true) => "unchanged",
             (Until::Accepted, ..) => "accepted",
         }
         .into();
         if !outcome.ok && self.in_state(&[Terminated]) && outcome.cure.is_empty() {
-            outcome.cure = "it has ended; bring it back with `continuum intent update FILE`".into();
+            outcome.cure = "it has ended; submit it under another id, or change its definition and say `continuum intent update FILE`".into();
         }
         let measured: Vec<String> = self.targets.iter().filter(|t| t.measured).map(target).collect();
         if until == Until::Fulfilled && !measured.is_empty() {

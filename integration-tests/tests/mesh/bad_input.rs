@@ -87,7 +87,10 @@ async fn an_intent_that_is_not_well_formed_is_rejected_by_field_with_a_cure() {
         let rejected = mesh.fact("intent", &filter, |fact| fact.event::<IntentRejected>().ok()?).await;
         let problem = rejected.problems.iter().find(|p| p.path.contains(path));
         let problem = problem.unwrap_or_else(|| panic!("{id}: nothing about {path}: {:?}", rejected.problems));
-        assert!(!problem.cure.is_empty() && format!("{} {}", problem.reason, problem.cure).contains(said), "{id}: {problem:?}");
+        assert!(
+            !problem.cure.is_empty() && format!("{} {}", problem.reason, problem.cure).contains(said),
+            "{id}: {problem:?}"
+        );
         let state = rejected.state.unwrap();
         assert!(is_failed(&state) && !state.cure.is_empty(), "{id}: {state:?}");
         // Put right, it runs.
@@ -97,7 +100,8 @@ async fn an_intent_that_is_not_well_formed_is_rejected_by_field_with_a_cure() {
     }
     // A workload document is judged alike.
     let wrong = json!({"name": "wrong", "version": "one", "kind": "process", "process": {"command": "bin/relative"}});
-    let wrong: WorkloadDocument = mesh_proto::json::from_value("continuum.workload.v1.WorkloadDocument", wrong).unwrap();
+    let wrong: WorkloadDocument =
+        mesh_proto::json::from_value("continuum.workload.v1.WorkloadDocument", wrong).unwrap();
     let register = RegisterWorkload { owner: OWNER.into(), name: "wrong".into(), document: Some(wrong) };
     let answer = mesh.ask(&register, "register-wrong").await;
     if answer.subject.starts_with("workload.submitted.") {
@@ -139,8 +143,11 @@ async fn what_was_said_before_or_comes_too_late_is_answered_as_such() {
     let unchanged = mesh.ask(&same, "another-command").await;
     assert_eq!(unchanged.message, IntentUnchanged::MESSAGE);
     let facts = mesh_kit::why::facts(&mesh.bus, "INTENT", &filter).await.unwrap();
-    let answers: Vec<&str> =
-        facts.iter().filter(|f| f.cause.as_ref().is_some_and(|c| c.id == command_id("once"))).map(|f| f.id.as_str()).collect();
+    let answers: Vec<&str> = facts
+        .iter()
+        .filter(|f| f.cause.as_ref().is_some_and(|c| c.id == command_id("once")))
+        .map(|f| f.id.as_str())
+        .collect();
     assert_eq!(answers, [first.id.as_str()]);
 
     let terminate = TerminateIntent { owner: OWNER.into(), intent_id: "once".into() };
@@ -149,7 +156,8 @@ async fn what_was_said_before_or_comes_too_late_is_answered_as_such() {
     let refused = mesh.ask(&suspend, "suspend-once").await.event::<IntentRefused>().unwrap().expect("it is refused");
     assert!(!refused.reason.is_empty() && !refused.cure.is_empty(), "{refused:?}");
     // An update of what was never there.
-    let update = UpdateIntent { owner: OWNER.into(), intent_id: "never".into(), intent: Some(parse(intent("sleeper", &[]))) };
+    let update =
+        UpdateIntent { owner: OWNER.into(), intent_id: "never".into(), intent: Some(parse(intent("sleeper", &[]))) };
     let refused = mesh.ask(&update, "update-never").await.event::<IntentRefused>().unwrap().expect("it is refused");
     assert!(!refused.reason.is_empty() && !refused.cure.is_empty(), "{refused:?}");
 }
@@ -200,7 +208,10 @@ async fn when_a_stream_is_full_writes_wait_and_go_on_once_there_is_room() {
     }
     let facts = mesh.facts("INTENT").await;
     assert_eq!(facts.iter().filter(|f| f.message == IntentSubmitted::MESSAGE).count(), ids.len() + 1);
-    mesh.until("/readyz is well again", async || http_get(&endpoint, "/readyz").await.filter(|s| s.starts_with("HTTP/1.1 200"))).await;
+    mesh.until("/readyz is well again", async || {
+        http_get(&endpoint, "/readyz").await.filter(|s| s.starts_with("HTTP/1.1 200"))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,11 +221,17 @@ async fn a_file_that_is_not_yaml_is_named_with_its_fault() {
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("clusters.yaml");
-    for (content, said) in [("{]", "clusters.yaml"), ("- nam: x\n  cpu_milli: 1\n  memory_mb: 1\n", "name"), ("[]", "no cluster")] {
+    for (content, said) in
+        [("{]", "clusters.yaml"), ("- nam: x\n  cpu_milli: 1\n  memory_mb: 1\n", "name"), ("[]", "no cluster")]
+    {
         std::fs::write(&file, content).unwrap();
         let output = support::cli(&folder.path().join("mesh"), &["up", "--clusters", file.to_str().unwrap()]).await;
         assert!(!output.status.success());
-        assert!(text(&output).contains(said) && text(&output).contains("clusters.yaml"), "{content}: {}", text(&output));
+        assert!(
+            text(&output).contains(said) && text(&output).contains("clusters.yaml"),
+            "{content}: {}",
+            text(&output)
+        );
     }
 }
 

@@ -43,7 +43,9 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
     mesh.register(document("model", "sleep", &["1000000"], json!({"driver": "simulated"}))).await;
 
     let ids: Vec<String> = (0..intents).map(|n| format!("intent-{n}")).collect();
-    let workload = |n: usize| if n % (intents / REAL).max(1) == 0 && n / (intents / REAL).max(1) < REAL { "real" } else { "model" };
+    let workload = |n: usize| {
+        if n % (intents / REAL).max(1) == 0 && n / (intents / REAL).max(1) < REAL { "real" } else { "model" }
+    };
     let real: Vec<&String> = ids.iter().enumerate().filter(|(n, _)| workload(*n) == "real").map(|(_, id)| id).collect();
     let all: usize = support::children(mesh.pid()).len();
     let mut chance = seed | 1;
@@ -118,7 +120,10 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
         let mut seen: BTreeMap<&str, &Stored> = BTreeMap::new();
         for fact in &facts {
             if let Some(first) = seen.insert(&fact.id, fact) {
-                panic!("{} {} is at {} and at {}: {}", stream.name, fact.id, first.sequence, fact.sequence, fact.subject);
+                panic!(
+                    "{} {} is at {} and at {}: {}",
+                    stream.name, fact.id, first.sequence, fact.sequence, fact.subject
+                );
             }
         }
         read += facts.len();
@@ -138,5 +143,9 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
     let before = support::descendants(mesh.pid());
     mesh.down().await;
     assert_eq!(before.into_iter().filter(|pid| support::runs(*pid)).count(), 0, "processes run after `down`");
-    eprintln!("kill9: {read} facts, none twice; {} commands, each answered once; {:.1} s", ids.len(), begun.elapsed().as_secs_f64());
+    eprintln!(
+        "kill9: {read} facts, none twice; {} commands, each answered once; {:.1} s",
+        ids.len(),
+        begun.elapsed().as_secs_f64()
+    );
 }

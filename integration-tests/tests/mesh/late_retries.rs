@@ -32,13 +32,17 @@ async fn a_thousand_commands_delivered_again_after_the_duplicate_window_are_not_
 
     let after = mesh.facts("INTENT").await;
     let mut answers: BTreeMap<String, usize> = BTreeMap::new();
-    for fact in after.iter().filter(|f| f.subject.starts_with("intent.submitted.") || f.subject.starts_with("intent.unchanged.")) {
+    for fact in after
+        .iter()
+        .filter(|f| f.subject.starts_with("intent.submitted.") || f.subject.starts_with("intent.unchanged."))
+    {
         *answers.entry(fact.cause.clone().unwrap().id).or_default() += 1;
     }
     let twice = answers.values().filter(|count| **count != 1).count();
     eprintln!("late retries: {COMMANDS} commands, {} delivered again, {twice} applied twice", again.len() + 1);
     assert_eq!((answers.len(), twice), (COMMANDS, 0));
-    let caused_again = after.iter().filter(|f| f.cause.as_ref().is_some_and(|c| c.stream == "INTENT_ASK" && c.sequence > first));
+    let caused_again =
+        after.iter().filter(|f| f.cause.as_ref().is_some_and(|c| c.stream == "INTENT_ASK" && c.sequence > first));
     assert_eq!(caused_again.count(), 0, "a command delivered again caused a fact");
     assert!(after.len() >= before.len());
 }

@@ -17,5 +17,5 @@ mod kill9;
 mod late_retries;
 mod life;
 mod races;
-//mod replay;
+mod replay;
 mod support;

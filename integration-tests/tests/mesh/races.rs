@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use mesh_bus::{Bus, Cluster, Decision, Outgoing, ProvisionOptions, RenderOptions, Server, ServerOptions, Written, provision, render};
+use mesh_bus::{
+    Bus, Cluster, Decision, Outgoing, ProvisionOptions, RenderOptions, Server, ServerOptions, Written, provision,
+    render,
+};
 use mesh_proto::{contract, intent::IntentUnchanged};
 
 use crate::support::{self, LIMIT, OWNER};
@@ -38,7 +41,8 @@ async fn write(bus: Bus, writer: usize, told: Arc<Told>) {
         let key = format!("racer-{entity}");
         let condition = format!("intent.*.*.{OWNER}.{key}");
         let Ok(last) = log.last(&condition).await else { continue };
-        let (expected, value) = last.map_or((0, 0), |f| (f.sequence, f.event::<IntentUnchanged>().unwrap().unwrap().version));
+        let (expected, value) =
+            last.map_or((0, 0), |f| (f.sequence, f.event::<IntentUnchanged>().unwrap().unwrap().version));
         let facts = 1 + round % 2;
         let messages: Vec<Outgoing> = (1..=facts)
             .map(|step| {
@@ -82,7 +86,9 @@ async fn race(name: &str, url: &str, seed: &str, mut disturb: impl AsyncFnMut(us
     let mut kills = 0;
     while told.count.load(SeqCst) < UPDATES {
         let before = told.count.load(SeqCst);
-        let moved = support::until("updates", &mut async || (told.count.load(SeqCst) >= before + KILL_EVERY).then_some(())).await;
+        let moved =
+            support::until("updates", &mut async || (told.count.load(SeqCst) >= before + KILL_EVERY).then_some(()))
+                .await;
         assert!(moved.is_some(), "{name}: no progress after {before} updates");
         let victim = kills % WRITERS;
         // With its connection: the bus that is replaced is dropped, whatever it had in flight.
@@ -105,8 +111,14 @@ async fn race(name: &str, url: &str, seed: &str, mut disturb: impl AsyncFnMut(us
         loop {
             let condition = format!("intent.*.*.{OWNER}.{key}");
             let last = bus.log("INTENT").last(&condition).await.unwrap();
-            let (expected, version) = last.map_or((0, 0), |f| (f.sequence, f.event::<IntentUnchanged>().unwrap().unwrap().version));
-            let fact = IntentUnchanged { owner: OWNER.into(), intent_id: key.clone(), version: version + 1, ..Default::default() };
+            let (expected, version) =
+                last.map_or((0, 0), |f| (f.sequence, f.event::<IntentUnchanged>().unwrap().unwrap().version));
+            let fact = IntentUnchanged {
+                owner: OWNER.into(),
+                intent_id: key.clone(),
+                version: version + 1,
+                ..Default::default()
+            };
             let message = Outgoing::new(&fact, uuid::Uuid::new_v4().to_string(), support::now()).unwrap();
             let decision = Decision { entity: condition, expected, messages: vec![message] };
             if let Written::Stored { .. } = bus.writer("INTENT").write(decision).await.unwrap() {
@@ -205,7 +217,12 @@ async fn eight_killed_writers_on_three_entities_lose_no_update_on_three_servers_
     let starts = servers.into_iter().map(Server::start);
     let mut servers: Vec<Server> = futures::future::join_all(starts).await.into_iter().map(Result::unwrap).collect();
     let url = servers.iter().map(Server::url).collect::<Vec<_>>().join(",");
-    let options = ProvisionOptions { url: url.clone(), seed: keys.get("provisioner").cloned(), replicas: 3, ..ProvisionOptions::default() };
+    let options = ProvisionOptions {
+        url: url.clone(),
+        seed: keys.get("provisioner").cloned(),
+        replicas: 3,
+        ..ProvisionOptions::default()
+    };
     let report = provision(contract(), &options).await.unwrap();
     assert!(report.created.iter().any(|made| made.contains("INTENT")), "{:?}", report.created);
     let mut killed = 0;

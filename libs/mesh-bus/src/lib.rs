@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod account;
+pub mod baseline;
 mod bucket;
 mod bus;
 mod headers;
@@ -34,7 +35,8 @@ pub use message::{Cause, Outgoing, Stored};
 pub use provision::{ProvisionError, ProvisionOptions, Report, VERSION_MIN, probe, provision};
 pub use pull::{Pull, PullError, PullInfo};
 pub use render::{
-    BUCKET_MAX_BYTES, Cluster, Files, PAYLOAD_MAX_BYTES, RenderOptions, Rendered, bytes_wanted, free_disk_bytes, render,
+    BUCKET_MAX_BYTES, Cluster, Files, PAYLOAD_MAX_BYTES, RenderOptions, Rendered, bytes_wanted, disk_room_bytes, free_disk_bytes,
+    render,
 };
 pub use samples::{
     About, AliveStream, AliveToken, Sample, SampleStream, Samples, SamplesError, SamplesMode, SamplesOptions, SamplesTls, samples_access,

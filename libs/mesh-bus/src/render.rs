@@ -91,7 +91,7 @@ pub struct Files {
 }
 
 /// Largest message, in bytes; the client refuses a larger one before it is sent.
-pub const PAYLOAD_MAX_BYTES: u64 = 1024 * 1024;
+pub const PAYLOAD_MAX_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Size limit of a key-value bucket, in bytes.
 pub const BUCKET_MAX_BYTES: i64 = 1024 * 1024 * 1024;
@@ -117,6 +117,31 @@ pub fn free_disk_bytes(folder: &Path) -> io::Result<u64> {
     Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
+/// Bytes that a folder may grow to: what is free on its disk, and what it holds already. Unlike what is free, this
+/// does not shrink as the folder fills.
+pub fn disk_room_bytes(folder: &Path) -> io::Result<u64> {
+    let mut held = 0;
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            // Not made yet, or removed since it was listed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        for entry in entries {
+            let entry = entry?;
+            match entry.metadata() {
+                Ok(about) if about.is_dir() => open.push(entry.path()),
+                Ok(about) => held += about.len(),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(free_disk_bytes(folder)?.saturating_add(held))
+}
+
 /// Renders the configuration of one server.
 pub fn render(contract: &Contract, options: &RenderOptions) -> Result<Rendered, SeedError> {
     let mut keys = BTreeMap::new();
@@ -125,8 +150,9 @@ pub fn render(contract: &Contract, options: &RenderOptions) -> Result<Rendered, 
         keys.insert(identity.to_owned(), seed);
     }
     let everyone = rights::all(contract);
-    let mut text = String::from("# Written by `continuum provision render` from the contract; changes are overwritten.\n");
-    server(&mut text, contract, options);
+    let mut text =
+        String::from("# Written by `continuum provision render` from the contract; changes are overwritten.\n");
+    server(&mut text, options);
     text.push_str("accounts {\n");
     bus_account(&mut text, contract, options, &everyone, &keys);
     for rights in &everyone {
@@ -136,7 +162,7 @@ pub fn render(contract: &Contract, options: &RenderOptions) -> Result<Rendered, 
     Ok(Rendered { nats_conf: text, keys })
 }
 
-fn server(text: &mut String, contract: &Contract, options: &RenderOptions) {
+fn server(text: &mut String, options: &RenderOptions) {
     line(text, 0, format_args!("listen: {}", quote(&options.listen)));
     if let Some(http) = &options.http_listen {
         line(text, 0, format_args!("http: {}", quote(http)));
@@ -208,8 +234,18 @@ fn bus_account(
     line(text, 1, format_args!("{BUS_ACCOUNT} {{"));
     let servers = u64::from(options.cluster.as_ref().map_or(1, |c| c.servers.max(1)));
     let budget = disk_bytes(contract, options).saturating_mul(servers);
-    line(text, 2, format_args!("# {budget} bytes that provisioning shares out among the streams, and a base that no disk has:"));
-    line(text, 2, format_args!("# below what streams already reserve, the server would refuse every change, even to reserve less."));
+    line(
+        text,
+        2,
+        format_args!("# {budget} bytes that provisioning shares out among the streams, and a base that no disk has:"),
+    );
+    line(
+        text,
+        2,
+        format_args!(
+            "# below what streams already reserve, the server would refuse every change, even to reserve less."
+        ),
+    );
     line(text, 2, format_args!("jetstream: {{max_file: {}}}", budget.saturating_add(LIMIT_BASE_BYTES)));
     if let Some(seed) = keys.get(rights::PROVISIONER) {
         line(text, 2, format_args!("users: [{{nkey: {}}}]", seed.public_key()));
@@ -237,8 +273,13 @@ fn account(text: &mut String, rights: &Rights, everyone: &[Rights], keys: &BTree
     }
     line(text, 2, format_args!("imports: ["));
     for request in &rights.requests {
-        let to = if request.local == request.subject { String::new() } else { format!(", to: {}", quote(&request.local)) };
-        line(text, 3, format_args!("{{service: {{account: {BUS_ACCOUNT}, subject: {}}}{to}}}", quote(&request.subject)));
+        let to =
+            if request.local == request.subject { String::new() } else { format!(", to: {}", quote(&request.local)) };
+        line(
+            text,
+            3,
+            format_args!("{{service: {{account: {BUS_ACCOUNT}, subject: {}}}{to}}}", quote(&request.subject)),
+        );
     }
     for subject in &rights.live {
         line(text, 3, format_args!("{{stream: {{account: {BUS_ACCOUNT}, subject: {}}}}}", quote(subject)));
@@ -317,6 +358,17 @@ mod tests {
         let again = render(contract, &RenderOptions { keys: first.keys.clone(), ..Default::default() }).unwrap();
         assert_eq!(first.nats_conf, again.nats_conf);
         assert_eq!(first.keys.len(), contract.services.len() + 2);
+    }
+
+    #[test]
+    fn the_room_of_a_folder_counts_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("a")).unwrap();
+        fs::write(folder.path().join("a/b"), vec![1u8; 8 << 20]).unwrap();
+        let (free, room) = (free_disk_bytes(folder.path()).unwrap(), disk_room_bytes(folder.path()).unwrap());
+        // Others write to the same disk meanwhile: all that is sure is that it is counted.
+        assert!(room > free.saturating_sub(1 << 30) && room > 8 << 20);
+        assert!(disk_room_bytes(&folder.path().join("not/yet")).unwrap() > 0);
     }
 
     #[test]

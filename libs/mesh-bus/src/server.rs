@@ -106,9 +106,11 @@ impl Search {
         if let Some(named) = &self.named {
             candidates.push(named.clone());
         } else {
-            let tools = self.folders.iter().flat_map(|f| f.ancestors()).flat_map(|f| {
-                [f.join(".tools/nats-server"), f.join(".tools/bin/nats-server")]
-            });
+            let tools = self
+                .folders
+                .iter()
+                .flat_map(|f| f.ancestors())
+                .flat_map(|f| [f.join(".tools/nats-server"), f.join(".tools/bin/nats-server")]);
             let path = self.path.iter().flat_map(env::split_paths).map(|f| f.join("nats-server"));
             for candidate in tools.chain(path) {
                 if candidate.is_file() && !candidates.contains(&candidate) {
@@ -240,7 +242,9 @@ impl Server {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let deadline = Instant::now() + Duration::from_millis(self.options.stop_ms);
         match timeout_at(deadline, self.child.wait()).await {
-            Ok(ended) => ended.map(|_| ()).map_err(|source| ServerError::Io { doing: "stop nats-server".to_owned(), source }),
+            Ok(ended) => {
+                ended.map(|_| ()).map_err(|source| ServerError::Io { doing: "stop nats-server".to_owned(), source })
+            }
             Err(_) => self.kill().await,
         }
     }

@@ -565,7 +565,7 @@ impl Core {
     /// What became of a decision, by reading its entity; `None` if it is not stored and the entity has not moved.
     async fn look(&self, decision: &Decision) -> Result<Option<Written>, WriteError> {
         self.link.stats.settled.fetch_add(1, Relaxed);
-        let ours = decision.messages.last().map(|m| m.id.as_str());
+        let ours = decision.messages.last();
         let mut behind = 0;
         loop {
             let found = match log::last(&self.link, &self.stream, &decision.entity).await {
@@ -577,8 +577,14 @@ impl Core {
                 Err(_) => return Err(self.closed()),
             };
             let last = found.as_ref().map_or(0, |m| m.sequence);
-            if let Some(found) = found.filter(|m| Some(m.id.as_str()) == ours) {
-                return Ok(Some(Written::Stored { last: found.sequence }));
+            if let (Some(found), Some(ours)) = (found, ours)
+                && found.id == ours.id
+            {
+                // Another replica that decided the same input gives the same ids. On the same World it gives the same
+                // facts; on another one what is stored may say something else, and the caller is to read it.
+                let same = found.world == ours.world && found.body == ours.body;
+                let last = found.sequence;
+                return Ok(Some(if same { Written::Stored { last } } else { Written::Stale { last: Some(last) } }));
             }
             if last == decision.expected {
                 return Ok(None);

@@ -1,7 +1,14 @@
 //! The bus as provisioned from the contract, on a real nats-server with the rendered configuration: every identity can
 //! do what its rights say, and nothing else, by no way round.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    missing_docs
+)]
 
 mod certificates;
 
@@ -16,8 +23,8 @@ use async_nats::{
 };
 use futures::StreamExt as _;
 use mesh_bus::{
-    Bus, Cluster, Decision, Options, Outgoing, ProvisionError, ProvisionOptions, RenderOptions, Rendered, Report, Server,
-    ServerOptions, Tls, Written, find_server, provision, render,
+    Bus, Cluster, Decision, Options, Outgoing, ProvisionError, ProvisionOptions, RenderOptions, Rendered, Report,
+    Server, ServerOptions, Tls, Written, find_server, provision, render,
 };
 use mesh_proto::{
     Contract, Timestamp,
@@ -172,8 +179,7 @@ async fn provisioning_again_changes_nothing_and_puts_right_what_was_changed() {
     let Some(mesh) = Mesh::start(None).await else { return };
     let first = mesh.provision().await.unwrap();
     let contract = mesh.contract;
-    let durables: usize =
-        contract.services.iter().flat_map(|s| &s.deciders).map(|d| contract.durables(d).len()).sum();
+    let durables: usize = contract.services.iter().flat_map(|s| &s.deciders).map(|d| contract.durables(d).len()).sum();
     let buckets = contract.services.iter().flat_map(rights::buckets).count();
     assert_eq!(first.created.len(), contract.streams.len() + durables + buckets);
     assert!(first.notes.is_empty(), "{:?}", first.notes);
@@ -321,8 +327,7 @@ async fn a_service_can_do_all_that_its_contract_says() {
             let context = jetstream::with_prefix(actor.client.clone(), rights::API_PREFIX);
             let consumer: PullConsumer =
                 context.get_consumer_from_stream(&durable.name, &durable.stream).await.unwrap();
-            let mut messages =
-                consumer.stream().group("g").max_messages_per_batch(100).messages().await.unwrap();
+            let mut messages = consumer.stream().group("g").max_messages_per_batch(100).messages().await.unwrap();
             let message = timeout(LIMIT, messages.next()).await.unwrap().unwrap().unwrap();
             assert!(durable.filters.iter().any(|f| matches(f, &message.subject)), "{}", message.subject);
             // The rights name acknowledgements of exactly this form.
@@ -330,7 +335,8 @@ async fn a_service_can_do_all_that_its_contract_says() {
             let form = format!("$JS.ACK.{}.{}.", durable.stream, durable.name);
             assert!(reply.starts_with(&form), "{reply}");
             message.double_ack().await.unwrap();
-            let floor = provisioner.api(&format!("CONSUMER.INFO.{}.{}", durable.stream, durable.name), &json!({})).await;
+            let floor =
+                provisioner.api(&format!("CONSUMER.INFO.{}.{}", durable.stream, durable.name), &json!({})).await;
             assert!(floor["ack_floor"]["stream_seq"].as_u64() >= Some(1), "{floor}");
             done += 3;
         }
@@ -344,15 +350,13 @@ async fn the_bus_library_works_with_a_services_rights() {
     let Some(mesh) = Mesh::provisioned(Some(4 << 30)).await else { return };
     let open = async |identity: &str| {
         let seed = Some(mesh.rendered.keys[identity].expose().to_owned());
-        let options =
-            Options { url: mesh.server.url(), service: identity.to_owned(), seed, ..Default::default() };
+        let options = Options { url: mesh.server.url(), service: identity.to_owned(), seed, ..Default::default() };
         Bus::connect(options).await.unwrap()
     };
     let (person, manager) = (open(PERSON).await, open("intent-manager").await);
     let at = Timestamp::from_millis(1);
     let (owner, intent_id) = ("local".to_owned(), "i".to_owned());
-    let command =
-        mesh_proto::intent::SuspendIntent { owner: owner.clone(), intent_id: intent_id.clone() };
+    let command = mesh_proto::intent::SuspendIntent { owner: owner.clone(), intent_id: intent_id.clone() };
     assert_eq!(person.publish(&Outgoing::new(&command, "c1", at).unwrap()).await.unwrap(), 1);
 
     let mut pull = manager.pull("INTENT_ASK", "intents").await.unwrap();
@@ -398,13 +402,16 @@ async fn people_ask_services_how_they_are_and_each_answers() {
         let mut asked = actor.client.subscribe("$SRV.>").await.unwrap();
         actor.settle().await;
         let (client, name) = (actor.client.clone(), service.name.clone());
-        actors.push((actor, tokio::spawn(async move {
-            let request = asked.next().await.unwrap();
-            client.publish(request.reply.unwrap(), name.into()).await.unwrap();
-            client.flush().await.unwrap();
-        })));
+        actors.push((
+            actor,
+            tokio::spawn(async move {
+                let request = asked.next().await.unwrap();
+                client.publish(request.reply.unwrap(), name.into()).await.unwrap();
+                client.flush().await.unwrap();
+            }),
+        ));
     }
-    let mut person = mesh.connect(PERSON).await;
+    let person = mesh.connect(PERSON).await;
     let inbox = person.client.new_inbox();
     let mut answers = person.client.subscribe(inbox.clone()).await.unwrap();
     person.client.publish_with_reply("$SRV.PING", inbox, "".into()).await.unwrap();
@@ -425,7 +432,10 @@ async fn fingerprint(provisioner: &Actor) -> BTreeMap<String, String> {
     assert!(streams["streams"].as_array().unwrap().len() < 256, "one page");
     for stream in streams["streams"].as_array().unwrap() {
         let name = stream["config"]["name"].as_str().unwrap();
-        seen.insert(name.to_owned(), format!("{} {} {}", stream["config"], stream["state"]["messages"], stream["state"]["last_seq"]));
+        seen.insert(
+            name.to_owned(),
+            format!("{} {} {}", stream["config"], stream["state"]["messages"], stream["state"]["last_seq"]),
+        );
         let consumers = provisioner.api(&format!("CONSUMER.LIST.{name}"), &json!({})).await;
         for consumer in consumers["consumers"].as_array().into_iter().flatten() {
             let floor = (&consumer["delivered"]["stream_seq"], &consumer["ack_floor"]["stream_seq"]);
@@ -452,7 +462,8 @@ fn forbidden(contract: &Contract, rights: &Rights) -> Vec<(String, String)> {
         contract.services.iter().flat_map(|s| &s.deciders).flat_map(|d| contract.durables(d)).collect();
     for prefix in ["$JS.API", rights::API_PREFIX] {
         for stream in &streams {
-            let consumer = json!({"stream_name": stream, "config": {"name": "thief", "ack_policy": "none"}}).to_string();
+            let consumer =
+                json!({"stream_name": stream, "config": {"name": "thief", "ack_policy": "none"}}).to_string();
             let update = json!({"name": stream, "subjects": ["gone"], "max_msgs": 1, "storage": "file"}).to_string();
             let calls = [
                 (format!("STREAM.DELETE.{stream}"), String::new()),
@@ -479,8 +490,14 @@ fn forbidden(contract: &Contract, rights: &Rights) -> Vec<(String, String)> {
             let (stream, name) = (&durable.stream, &durable.name);
             attempts.push((format!("{prefix}.CONSUMER.DELETE.{stream}.{name}"), String::new()));
             attempts.push((format!("{prefix}.CONSUMER.UNPIN.{stream}.{name}"), json!({"group": "g"}).to_string()));
-            attempts.push((format!("{prefix}.CONSUMER.PAUSE.{stream}.{name}"), json!({"pause_until": "2099-01-01T00:00:00Z"}).to_string()));
-            attempts.push((format!("{prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"), json!({"batch": 10, "group": "g"}).to_string()));
+            attempts.push((
+                format!("{prefix}.CONSUMER.PAUSE.{stream}.{name}"),
+                json!({"pause_until": "2099-01-01T00:00:00Z"}).to_string(),
+            ));
+            attempts.push((
+                format!("{prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"),
+                json!({"batch": 10, "group": "g"}).to_string(),
+            ));
             attempts.push((format!("{prefix}.CONSUMER.INFO.{stream}.{name}"), String::new()));
         }
     }
@@ -498,7 +515,10 @@ fn forbidden(contract: &Contract, rights: &Rights) -> Vec<(String, String)> {
         attempts.push((format!("_INBOX_{other}.spoofed"), "x".to_owned()));
         attempts.push((format!("lifecycle.service_changed.v1.{other}"), "x".to_owned()));
     }
-    attempts.extend(["json.forged", "dead.forged", "$SYS.REQ.SERVER.PING", "$JS.EVENT.ADVISORY.x"].map(|s| (s.to_owned(), "x".to_owned())));
+    attempts.extend(
+        ["json.forged", "dead.forged", "$SYS.REQ.SERVER.PING", "$JS.EVENT.ADVISORY.x"]
+            .map(|s| (s.to_owned(), "x".to_owned())),
+    );
     attempts.retain(|(subject, _)| !rights.publish.iter().any(|p| matches(p, subject)));
     attempts.sort();
     attempts.dedup();
@@ -558,14 +578,17 @@ async fn no_answer_can_be_pointed_at_what_is_forbidden() {
     let mut stored = BTreeMap::<String, u64>::new();
     for rights in rights::all(contract) {
         let mut actor = mesh.connect(&rights.identity).await;
+        // One request of each kind that it may make, two of those that give stored messages back.
         let mut vehicles: Vec<(String, String)> = vec![];
-        for request in &rights.requests {
-            let ask = request.local.replace('*', "INTENT").replace('>', "INTENT");
-            if ask.contains("DIRECT.GET") && !ask.ends_with(".INTENT.INTENT") {
-                vehicles.push((ask, json!({"seq": 1}).to_string()));
-            } else if ask.contains("CONSUMER.INFO") || ask.contains("STREAM.INFO") || ask.contains("STREAM.NAMES") {
-                vehicles.push((ask, String::new()));
-            }
+        for (kind, body, most) in [
+            (".DIRECT.GET.", json!({"seq": 1}), 2),
+            (".CONSUMER.INFO.", json!({}), 1),
+            (".CONSUMER.MSG.NEXT.", json!({"batch": 1, "no_wait": true, "group": "g"}), 1),
+            (".STREAM.NAMES", json!({}), 1),
+        ] {
+            let asks = rights.requests.iter().map(|r| r.local.replace(['*', '>'], "INTENT"));
+            let asks = asks.filter(|a| a.contains(kind) && !a.ends_with(".INTENT.INTENT"));
+            vehicles.extend(asks.take(most).map(|a| (a, body.to_string())));
         }
         // One write of its own, whose acknowledgement is the answer; the write itself is its right.
         let own = contract.events.iter().find(|e| {
@@ -573,8 +596,7 @@ async fn no_answer_can_be_pointed_at_what_is_forbidden() {
             rights.publish.iter().any(|p| matches(p, &subject))
         });
         let writes = own.map(|e| (rights::publish_filter(contract, e).replace('*', "own"), "x".to_owned()));
-        // The first two suffice for each target; the others carry the same kinds of answers.
-        vehicles.truncate(3);
+        assert!(!vehicles.is_empty());
         vehicles.extend(writes.clone());
         for (target, _) in forbidden(contract, &rights) {
             // Its own inbox is where answers belong.
@@ -600,7 +622,11 @@ async fn no_answer_can_be_pointed_at_what_is_forbidden() {
     let after = fingerprint(&provisioner).await;
     for (name, was) in &before {
         let Some(rightly) = stored.get(name) else {
-            assert_eq!(after.get(name), Some(was), "{name}");
+            // Each pulled from its own durables, as it may: how far these delivered is all that changed there.
+            let still = |text: &str| text.rsplit_once(" (").map_or(text.to_owned(), |(config, _)| config.to_owned());
+            assert_eq!(after.get(name).map(|a| still(a)), Some(still(was)), "{name}");
+            let floor = |text: &str| text.rsplit_once(", ").map(|(_, floor)| floor.to_owned());
+            assert!(!name.contains('/') || floor(&after[name]) == floor(was), "{name} was acknowledged");
             continue;
         };
         // Its own writes, and not one message more.

@@ -17,8 +17,7 @@ use tokio::time::{Instant, timeout};
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn router(listen: &str) -> Samples {
-    let options =
-        SamplesOptions { mode: SamplesMode::Router, listen: vec![listen.to_owned()], ..Default::default() };
+    let options = SamplesOptions { mode: SamplesMode::Router, listen: vec![listen.to_owned()], ..Default::default() };
     Samples::open(options).await.unwrap()
 }
 

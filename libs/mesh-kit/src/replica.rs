@@ -709,7 +709,10 @@ impl<D: Decider> Replica<D> {
                     entity.dirty = true;
                     entity.asked_due = None;
                     if let Some(folded) = entity.folded.as_mut().filter(|f| f.last < last) {
-                        for fact in &flight.facts {
+                        // Its first facts may have come by the tail before this answer did.
+                        let first = (last + 1).saturating_sub(flight.facts.len() as u64);
+                        let known = usize::try_from((folded.last + 1).saturating_sub(first)).unwrap_or(usize::MAX);
+                        for fact in flight.facts.iter().skip(known) {
                             let state = std::mem::replace(&mut folded.state, self.decider.initial());
                             folded.state = self.decider.evolve(state, fact, flight.at);
                         }
@@ -791,15 +794,17 @@ impl<D: Decider> Replica<D> {
         if excess == 0 {
             return;
         }
-        let idle: Vec<Key> = self
+        let mut idle: Vec<Key> = self
             .entities
             .iter()
             .filter(|(_, e)| {
                 !e.dirty && !e.busy && e.queue.is_empty() && e.folded.as_ref().is_some_and(|f| f.last <= saved)
             })
             .map(|(k, _)| k.clone())
-            .take(excess)
             .collect();
+        // In key order, so that equal runs stay equal.
+        idle.sort_unstable();
+        idle.truncate(excess);
         self.complete &= idle.is_empty();
         for key in idle {
             self.entities.remove(&key);

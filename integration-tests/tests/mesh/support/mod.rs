@@ -38,7 +38,9 @@ pub async fn server(suite: &str) -> Option<PathBuf> {
 pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let found = test.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not beside {}: run `cargo build --workspace --bins` first", test.display()))
+    found.unwrap_or_else(|| {
+        panic!("{name} is not beside {}: run `cargo build --workspace --bins` first", test.display())
+    })
 }
 
 /// The root of the repository.
@@ -188,7 +190,9 @@ impl MeshRun {
             }
         })
         .await;
-        found.unwrap_or_else(|_| panic!("not seen on {filter} within {} s; last seen: {seen}\n{}", LIMIT.as_secs(), self.log()))
+        found.unwrap_or_else(|_| {
+            panic!("not seen on {filter} within {} s; last seen: {seen}\n{}", LIMIT.as_secs(), self.log())
+        })
     }
 
     /// All facts of a stream, oldest first.
@@ -200,7 +204,8 @@ impl MeshRun {
     pub async fn register(&self, document: Json) {
         let document: WorkloadDocument =
             mesh_proto::json::from_value("continuum.workload.v1.WorkloadDocument", document).unwrap();
-        let command = RegisterWorkload { owner: OWNER.into(), name: document.name.clone(), document: Some(document.clone()) };
+        let command =
+            RegisterWorkload { owner: OWNER.into(), name: document.name.clone(), document: Some(document.clone()) };
         self.send(&command, &derived_id(&["register", &document.name, &document.version])).await;
         let filter = format!("workload.*.*.{OWNER}.{}", document.name);
         self.fact("workload", &filter, |fact| fact.subject.starts_with("workload.registered.").then_some(())).await;
@@ -221,7 +226,9 @@ impl MeshRun {
 
     /// Looks again, until what is looked for is there.
     pub async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-        until(what, &mut look).await.unwrap_or_else(|| panic!("{what}: not within {} s\n{}", LIMIT.as_secs(), self.log()))
+        until(what, &mut look)
+            .await
+            .unwrap_or_else(|| panic!("{what}: not within {} s\n{}", LIMIT.as_secs(), self.log()))
     }
 }
 
@@ -293,7 +300,13 @@ async fn join(folder: &Path, nth: usize) -> (Bus, Json) {
 /// Connects as an identity.
 pub async fn connect(url: &str, identity: &str, seed: &str) -> Bus {
     let seed = Some(seed.to_owned());
-    let options = Options { url: url.to_owned(), service: identity.to_owned(), seed, publish_limit_ms: 60_000, ..Options::default() };
+    let options = Options {
+        url: url.to_owned(),
+        service: identity.to_owned(),
+        seed,
+        publish_limit_ms: 60_000,
+        ..Options::default()
+    };
     Bus::connect(options).await.unwrap()
 }
 
@@ -412,7 +425,8 @@ pub fn marked(cluster: &str) -> Vec<(u32, String)> {
     let mut found = vec![];
     for process in procfs::process::all_processes().unwrap().filter_map(Result::ok) {
         let Ok(environment) = process.environ() else { continue };
-        let variable = |name: &str| environment.get(std::ffi::OsStr::new(name)).map(|v| v.to_string_lossy().into_owned());
+        let variable =
+            |name: &str| environment.get(std::ffi::OsStr::new(name)).map(|v| v.to_string_lossy().into_owned());
         if variable("CONTINUUM_CLUSTER").as_deref() == Some(cluster)
             && let Some(instance) = variable("CONTINUUM_INSTANCE")
             && runs(process.pid.cast_unsigned())

@@ -383,13 +383,17 @@ impl<'a> Draft<'a> {
     }
 
     fn pass(&mut self, acts: impl Fn(&Self, &str) -> bool) -> Pass {
-        let changed = self.changed.iter().filter(|(_, i)| i.as_ref().is_some_and(|i| i.unplaced.is_some()));
-        let ids: BTreeSet<String> = self.base.unplaced.iter().chain(changed.map(|(id, _)| id)).cloned().collect();
-        for id in ids {
-            let Some((instance, why)) = self.waits_for_capacity(&id).map(|(i, why)| (i.clone(), why)) else { continue };
-            if !acts(self, &id) {
+        let base = self.base;
+        let fresh = self
+            .changed
+            .iter()
+            .filter(|(id, i)| i.as_ref().is_some_and(|i| i.unplaced.is_some()) && !base.unplaced.contains(*id));
+        let fresh: Vec<String> = fresh.map(|(id, _)| id.clone()).collect();
+        for id in base.unplaced.iter().chain(&fresh) {
+            if !acts(self, id) {
                 continue;
             }
+            let Some((instance, why)) = self.waits_for_capacity(id).map(|(i, why)| (i.clone(), why)) else { continue };
             if self.actions_left == 0 {
                 if let Some(last) = self.facts.last_mut() {
                     set_more(last);

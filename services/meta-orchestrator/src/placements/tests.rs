@@ -161,14 +161,14 @@ impl Domain {
 
     /// The reason of the newest fact that has one.
     fn reason(&self) -> &str {
-        let reasons = self.facts.iter().rev().filter_map(|(fact, _)| match fact {
+        let mut reasons = self.facts.iter().rev().filter_map(|(fact, _)| match fact {
             Fact::PlacementDecided(f) => Some(f.reason.as_str()),
             Fact::PlacementUnplaced(f) => Some(&f.reason),
             Fact::PlacementReleased(f) => Some(&f.reason),
             Fact::PlacementSettled(f) if f.failed => Some(&f.reason),
             _ => None,
         });
-        reasons.map(|r| r.as_ref()).next().unwrap_or_default()
+        reasons.next().unwrap_or_default()
     }
 
     fn reserved(&self, cluster: &str) -> u64 {

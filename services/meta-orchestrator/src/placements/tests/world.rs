@@ -243,7 +243,8 @@ impl World {
 
     /// Takes new facts over into the model and into the clusters' assignments, and checks what must always hold.
     fn follow(&mut self) -> Result<(), TestCaseError> {
-        for (fact, at) in self.domain.facts[self.seen..].to_vec() {
+        let news: Vec<(Fact, Timestamp)> = self.domain.facts.iter().skip(self.seen).cloned().collect();
+        for (fact, at) in news {
             self.model.read(&fact)?;
             let input = match fact {
                 Fact::PlacementDecided(f) => assignments::Input::from(f),

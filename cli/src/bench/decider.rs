@@ -1,0 +1,45 @@
+//! The smallest decider there is: every submitted intent is accepted.
+
+use mesh_kit::{Asked, Decider, Key, What};
+use mesh_proto::{
+    Refusal, Timestamp,
+    deciders::verdicts::{Fact, Input, NAME},
+    validation::IntentAccepted,
+};
+
+/// Accepts.
+pub(super) struct Accepts;
+
+impl Decider for Accepts {
+    const NAME: &'static str = NAME;
+    /// Accepted versions.
+    type State = u64;
+    type World = ();
+    type Input = Input;
+    type Fact = Fact;
+
+    fn initial(&self) -> u64 {
+        0
+    }
+
+    fn concerns(&self, input: &Input, _: &()) -> Vec<Key> {
+        match input {
+            Input::IntentSubmitted(m) => vec![Key::new([m.owner.as_str(), m.intent_id.as_str()])],
+            _ => vec![],
+        }
+    }
+
+    fn decide(&self, key: &Key, accepted: &u64, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
+        let What::Event(Input::IntentSubmitted(_)) = &asked.what else { return Ok(vec![]) };
+        let (owner, intent_id) = (key.token(0).to_owned(), key.token(1).to_owned());
+        Ok(vec![IntentAccepted { owner, intent_id, version: accepted + 1 }.into()])
+    }
+
+    fn evolve(&self, accepted: u64, _: &Fact, _: Timestamp) -> u64 {
+        accepted + 1
+    }
+
+    fn due(&self, _: &u64) -> Option<Timestamp> {
+        None
+    }
+}

@@ -1,0 +1,169 @@
+//! `bench bus`: what the bus costs over hand-written code, and whether the bounds hold. Raw and ours are measured in
+//! turn, in one run, on one server that syncs every write.
+
+mod bus;
+mod decider;
+mod fsync;
+mod rig;
+mod whole;
+
+use std::{collections::BTreeSet, process::ExitCode, time::Instant};
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::output::{self, Format, note};
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// The bus: throughput and latency against hand-written code, durability, recovery, and the whole mesh on it.
+    Bus(BusOptions),
+}
+
+/// Options of `bench bus`.
+#[derive(Debug, Args)]
+pub(crate) struct BusOptions {
+    /// Full lengths, and the bounds as they are; without it under a minute, and bounds three times as wide.
+    #[arg(long)]
+    full: bool,
+    /// Only these measurements, by number.
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    only: Vec<u8>,
+}
+
+/// In the short form bounds are so many times wider: it shows direction.
+const LOOSE: f64 = 3.0;
+const ROWS: std::ops::RangeInclusive<u8> = 1..=9;
+
+/// How a figure must compare with its bound.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+    /// Not widened in the short form.
+    Exactly(f64),
+}
+
+impl Bound {
+    fn holds(self, measured: f64, loose: f64) -> bool {
+        match self {
+            Self::AtLeast(bound) => measured >= bound / loose,
+            Self::AtMost(bound) => measured <= bound * loose,
+            Self::Exactly(bound) => (measured - bound).abs() < f64::EPSILON,
+        }
+    }
+
+    fn text(self, unit: &str) -> String {
+        match self {
+            Self::AtLeast(bound) => format!(">= {bound}{unit}"),
+            Self::AtMost(bound) => format!("<= {bound}{unit}"),
+            Self::Exactly(bound) => format!("{bound}{unit}"),
+        }
+    }
+}
+
+/// One measured figure.
+#[derive(Debug, Serialize)]
+struct Row {
+    /// Number of the measurement.
+    number: u8,
+    what: String,
+    bound: Bound,
+    unit: &'static str,
+    /// `None` if it could not be measured; then `detail` says why.
+    measured: Option<f64>,
+    detail: String,
+}
+
+impl Row {
+    fn new(number: u8, what: &str, bound: Bound, unit: &'static str, measured: f64, detail: String) -> Self {
+        Self { number, what: what.to_owned(), bound, unit, measured: Some(measured), detail }
+    }
+}
+
+/// Runs a benchmark; exit code 1 if a bound does not hold.
+pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> {
+    let BenchCommand::Bus(options) = command;
+    if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
+        bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());
+    }
+    let only: BTreeSet<u8> = if options.only.is_empty() { ROWS.collect() } else { options.only.iter().copied().collect() };
+    let begun = Instant::now();
+    let mut rows = vec![];
+    for (numbers, title) in [
+        (&[1, 2, 4][..], "decisions and reads"),
+        (&[5], "a broker that is killed"),
+        (&[7], "the whole mesh"),
+        (&[9], "memory"),
+        (&[3], "end to end"),
+        (&[6], "what is on disk"),
+        (&[8], "take-over"),
+    ] {
+        let wanted: Vec<u8> = numbers.iter().copied().filter(|n| only.contains(n)).collect();
+        let Some(first) = wanted.first() else { continue };
+        note(format!("[{:5.1} s] measuring {title}", begun.elapsed().as_secs_f64()));
+        let measured = match first {
+            5 => bus::recovery(options.full).await,
+            7 => whole::submit_to_planned(options.full).await,
+            9 => whole::memory(options.full).await,
+            3 => bus::end_to_end(options.full).await,
+            6 => fsync::rows(options.full).await,
+            8 => bus::take_over(options.full).await,
+            _ => bus::decisions(options.full, &wanted).await,
+        };
+        match measured {
+            Ok(measured) => rows.extend(measured),
+            Err(error) => rows.push(Row {
+                number: *first,
+                what: title.to_owned(),
+                bound: Bound::Exactly(0.0),
+                unit: "",
+                measured: None,
+                detail: format!("failed: {error:#}"),
+            }),
+        }
+    }
+    rows.sort_by_key(|row| row.number);
+    let loose = if options.full { 1.0 } else { LOOSE };
+    let holds = |row: &Row| row.measured.is_some_and(|measured| row.bound.holds(measured, loose));
+    let seconds = begun.elapsed().as_secs_f64();
+    let value = json!({
+        "full": options.full,
+        "bounds_widened": loose,
+        "seconds": seconds,
+        "rows": rows.iter().map(|row| {
+            let mut value = serde_json::to_value(row).unwrap_or_default();
+            value["holds"] = json!(holds(row));
+            value
+        }).collect::<Vec<_>>(),
+    });
+    output::show(format, &value, &["", "what", "bound", "measured", "holds", "detail"], || {
+        let text = |row: &Row| match row.measured {
+            Some(measured) => format!("{measured:.2}{}", row.unit),
+            None => "-".to_owned(),
+        };
+        let cells = |row: &Row| {
+            let verdict = if holds(row) { "yes" } else { "NO" };
+            vec![row.number.to_string(), row.what.clone(), row.bound.text(row.unit), text(row), verdict.to_owned(), row.detail.clone()]
+        };
+        rows.iter().map(cells).collect()
+    });
+    note(format!("{seconds:.1} s; bounds {}", if options.full { "as they are".to_owned() } else { format!("{loose} times as wide: direction only, see --full") }));
+    Ok(ExitCode::from(u8::from(!rows.iter().all(holds))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_is_wider_in_the_short_form_in_the_right_direction() {
+        assert!(!Bound::AtLeast(0.6).holds(0.5, 1.0) && Bound::AtLeast(0.6).holds(0.5, LOOSE));
+        assert!(!Bound::AtMost(1.3).holds(1.5, 1.0) && Bound::AtMost(1.3).holds(1.5, LOOSE));
+        assert!(!Bound::AtMost(1.3).holds(4.0, LOOSE) && !Bound::Exactly(0.0).holds(1.0, LOOSE));
+    }
+}

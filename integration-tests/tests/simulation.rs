@@ -1,0 +1,79 @@
+//! The whole mesh in one thread, five hundred times. A failing seed is told with the command that runs it again.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{panic::catch_unwind, sync::atomic::{AtomicU64, Ordering::SeqCst}, thread};
+
+use integration_tests::sim::{Mutation, Totals, run};
+
+const SEEDS: u64 = 500;
+const THREADS: usize = 2;
+
+/// A run whose panics are failures of its seed.
+fn attempt(seed: u64, mutation: Mutation) -> Result<Totals, String> {
+    catch_unwind(|| run(seed, mutation)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(format!("panicked: {}", text.or(panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()))
+    })
+}
+
+fn explained(seed: u64, error: &str) -> String {
+    format!("seed {seed}: {error}\nrun it again: CONTINUUM_SEED={seed} cargo test -p integration-tests --test simulation\n")
+}
+
+#[test]
+fn five_hundred_seeds_hold_every_invariant() {
+    if let Some(seed) = std::env::var("CONTINUUM_SEED").ok().and_then(|text| text.parse().ok()) {
+        println!("{:?}", attempt(seed, Mutation::None).unwrap_or_else(|error| panic!("{}", explained(seed, &error))));
+        return;
+    }
+    let next = AtomicU64::new(0);
+    let work = || {
+        let (mut sum, mut failed) = (Totals::default(), vec![]);
+        loop {
+            let seed = next.fetch_add(1, SeqCst);
+            if seed >= SEEDS || failed.len() >= 5 {
+                return (sum, failed);
+            }
+            match attempt(seed, Mutation::None) {
+                Ok(totals) => {
+                    sum.steps += totals.steps;
+                    sum.messages += totals.messages;
+                    sum.facts += totals.facts;
+                    sum.commands += totals.commands;
+                    sum.crashes += totals.crashes;
+                    sum.retried += totals.retried;
+                    sum.seconds += totals.seconds;
+                }
+                Err(error) => failed.push(explained(seed, &error)),
+            }
+        }
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    for (sum, _) in &results {
+        println!("{SEEDS} seeds, one of {THREADS} threads: {sum:?}");
+    }
+    let failed: Vec<String> = results.iter().flat_map(|(_, failed)| failed.clone()).collect();
+    assert!(failed.is_empty(), "{} seeds failed\n{}", failed.len(), failed.join("\n"));
+    // The faults that this is about did happen.
+    let sum = |of: fn(&Totals) -> u64| results.iter().map(|(sum, _)| of(sum)).sum::<u64>();
+    assert!(sum(|t| t.crashes) > SEEDS && sum(|t| t.retried) > SEEDS && sum(|t| t.facts) > 50 * SEEDS);
+}
+
+#[test]
+fn a_seed_is_one_run() {
+    for seed in [1, 2, 3] {
+        assert_eq!(run(seed, Mutation::None), run(seed, Mutation::None));
+    }
+    assert_ne!(run(1, Mutation::None).unwrap().digest, run(2, Mutation::None).unwrap().digest);
+}
+
+#[test]
+fn each_fault_put_in_on_purpose_is_found_within_a_few_seeds() {
+    for mutation in [Mutation::IgnoresConditions, Mutation::LosesInputs, Mutation::SavesAhead] {
+        let found = (0..40).find(|seed| attempt(*seed, mutation).is_err());
+        assert!(found.is_some(), "{mutation:?} was not seen");
+    }
+}
