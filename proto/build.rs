@@ -28,12 +28,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let set = compiler.file_descriptor_set();
     let set = prost_types::FileDescriptorSet::decode(set.encode_to_vec().as_slice())?;
     let set = prost_types::FileDescriptorSet {
-        file: set.file.into_iter().filter(|f| f.name().ends_with("timestamp.proto") || (f.package().starts_with("continuum") && f.package() != "continuum.mesh.v1")).collect(),
+        file: set
+            .file
+            .into_iter()
+            .filter(|f| {
+                f.name().ends_with("timestamp.proto")
+                    || (f.package().starts_with("continuum") && f.package() != "continuum.mesh.v1")
+            })
+            .collect(),
     };
     let mut config = tonic_prost_build::Config::new();
     config.bytes(["."]).btree_map(["."]).extern_path(".google.protobuf.Timestamp", "crate::Timestamp");
     for found in pool.all_messages().filter(|m| m.full_name().starts_with("continuum.")) {
-        config.message_attribute(found.full_name(), "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]");
+        config
+            .message_attribute(found.full_name(), "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]");
     }
     for field in pool.all_messages().flat_map(|m| m.fields().collect::<Vec<_>>()) {
         if matches!(field.kind(), prost_reflect::Kind::Bytes) {
@@ -127,17 +135,15 @@ fn event_enum(name: &str, doc: &str, events: &[&EventSpec]) -> String {
     fn messages() -> &'static [&'static str] {{ &[{}] }}
 }}
 ",
-        arm(&|e, v| format!(
-            "            {:?} => Ok(Self::{v}(prost::Message::decode(body)?)),\n",
-            e.message
-        )),
+        arm(&|e, v| format!("            {:?} => Ok(Self::{v}(prost::Message::decode(body)?)),\n", e.message)),
         arm(&|_, v| format!("Self::{v}(m) => m, ")),
         arm(&|_, v| format!("Self::{v}(m) => m, ")),
         arm(&|e, _| format!("{:?}, ", e.message)),
     );
     for (event, variant) in events.iter().zip(&variants) {
         let path = rust_path(&event.message);
-        let _ = writeln!(text, "impl From<{path}> for {name} {{ fn from(m: {path}) -> Self {{ Self::{variant}(m) }} }}");
+        let _ =
+            writeln!(text, "impl From<{path}> for {name} {{ fn from(m: {path}) -> Self {{ Self::{variant}(m) }} }}");
     }
     text
 }
@@ -154,8 +160,15 @@ fn deciders(contract: &Contract) -> String {
         let body = match refusal {
             Some(e) => {
                 let path = rust_path(&e.message);
-                let keys = e.keys.iter().enumerate().map(|(i, k)| format!("{k}: keys.get({i}).cloned().unwrap_or_default(), ")).collect::<String>();
-                format!("Some({path} {{ {keys} command_id: command_id.to_owned(), command: command.to_owned(), reason: refusal.reason.clone(), cure: refusal.cure.clone(), }}.into())")
+                let keys = e
+                    .keys
+                    .iter()
+                    .enumerate()
+                    .map(|(i, k)| format!("{k}: keys.get({i}).cloned().unwrap_or_default(), "))
+                    .collect::<String>();
+                format!(
+                    "Some({path} {{ {keys} command_id: command_id.to_owned(), command: command.to_owned(), reason: refusal.reason.clone(), cure: refusal.cure.clone(), }}.into())"
+                )
             }
             None => "{ let _ = (keys, command_id, command, refusal); None }".to_owned(),
         };

@@ -35,7 +35,7 @@ const STEP_LIMIT: Duration = Duration::from_secs(30);
 const INJECTED_LOAD: &str = "load_milli=150\n";
 
 /// Tells the story against the mesh of the data folder, or one that it starts itself.
-pub async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Result<ExitCode> {
+pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     if Endpoints::read(data_dir).is_ok() {
         line(format!("using the mesh that runs in {}", data_dir.display()));
@@ -109,7 +109,12 @@ impl Happenings {
     }
 
     /// Shows what happens until something is what is looked for.
-    async fn until<T>(&mut self, story: &Story, what: &str, mut look: impl FnMut(&Stored) -> Option<T>) -> anyhow::Result<T> {
+    async fn until<T>(
+        &mut self,
+        story: &Story,
+        what: &str,
+        mut look: impl FnMut(&Stored) -> Option<T>,
+    ) -> anyhow::Result<T> {
         let deadline = tokio::time::Instant::now() + STEP_LIMIT;
         loop {
             let stored = tokio::time::timeout_at(deadline, self.arrivals.recv())
@@ -132,7 +137,9 @@ impl Happenings {
     }
 
     fn concerns(&self, stored: &Stored) -> bool {
-        if stored.subject.ends_with(&format!(".{}", self.intent)) || stored.subject.ends_with(&format!(".{}", self.instance)) {
+        if stored.subject.ends_with(&format!(".{}", self.intent))
+            || stored.subject.ends_with(&format!(".{}", self.instance))
+        {
             return true;
         }
         let body = mesh_proto::json::to_value(&stored.message, &stored.body).unwrap_or_default();
@@ -148,8 +155,7 @@ fn state_change(stored: &Stored) -> Option<IntentStateChanged> {
 }
 
 fn is_fulfilled(stored: &Stored) -> Option<IntentStateChanged> {
-    state_change(stored)
-        .filter(|c| c.to.as_ref().is_some_and(|s| s.fulfilment_status() == FulfilmentStatus::Fulfilled))
+    state_change(stored).filter(|c| c.to.as_ref().is_some_and(|s| s.fulfilment_status() == FulfilmentStatus::Fulfilled))
 }
 
 fn is_in(state: NotFulfilledState) -> impl FnMut(&Stored) -> Option<IntentStateChanged> {
@@ -170,7 +176,7 @@ fn decision(stored: &Stored) -> Option<PlacementDecided> {
 }
 
 /// The candidates of a decision, for a person.
-pub fn candidates(decided: &PlacementDecided) -> String {
+pub(crate) fn candidates(decided: &PlacementDecided) -> String {
     let rows = decided.candidates.iter().map(|c| {
         let predicted: Vec<String> = c.predicted.iter().map(|(name, value)| describe::value(name, *value)).collect();
         let chosen = c.cluster_id == decided.cluster_id;
@@ -209,12 +215,21 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     let rows = clusters.iter().filter_map(|c| c.registered.as_ref().map(|r| (c, r))).map(|(c, r)| {
         let megabytes = r.memory_bytes / 1_000_000;
         let available = if c.available { "available" } else { "lost" };
-        vec![r.cluster_id.clone(), format!("{} mCPU", r.cpu_milli), format!("{megabytes} MB"), r.enforcement.clone(), available.into()]
+        vec![
+            r.cluster_id.clone(),
+            format!("{} mCPU", r.cpu_milli),
+            format!("{megabytes} MB"),
+            r.enforcement.clone(),
+            available.into(),
+        ]
     });
     line(table(&["cluster", "cpu", "memory", "limits by", "state"], rows.collect()));
     story.expect("at least three clusters of different capacity answer", {
-        let sizes: std::collections::BTreeSet<u32> =
-            clusters.iter().filter(|c| c.available).filter_map(|c| c.registered.as_ref().map(|r| r.cpu_milli)).collect();
+        let sizes: std::collections::BTreeSet<u32> = clusters
+            .iter()
+            .filter(|c| c.available)
+            .filter_map(|c| c.registered.as_ref().map(|r| r.cpu_milli))
+            .collect();
         sizes.len() >= 3
     });
 
@@ -226,8 +241,10 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     let document = WorkloadDocument::decode(body.as_slice())?;
     let control = control_file(&document)?;
     let _ = std::fs::remove_file(&control);
-    let register = RegisterWorkload { owner: OWNER.into(), name: document.name.clone(), document: Some(document.clone()) };
-    let answer = client.ask(&register, derived_id(&["register", OWNER, &document.name, &hex(&body)]), ANSWER_WAIT).await?;
+    let register =
+        RegisterWorkload { owner: OWNER.into(), name: document.name.clone(), document: Some(document.clone()) };
+    let answer =
+        client.ask(&register, derived_id(&["register", OWNER, &document.name, &hex(&body)]), ANSWER_WAIT).await?;
     story.say(format!("{}: {}", describe::writer(&answer), describe(&answer)));
     let registered = await_registered(&client, &document).await?;
     story.expect(&format!("{}@{} is {registered}", document.name, document.version), registered == "accepted");
@@ -247,7 +264,13 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     let first = happenings.until(&story, "a placement", decision).await?;
     let planned = submitted.elapsed();
     line(candidates(&first));
-    story.expect(&format!("it is planned, every candidate with its figures, {:.0} ms after submission", planned.as_secs_f64() * 1e3), first.candidates.len() >= 3);
+    story.expect(
+        &format!(
+            "it is planned, every candidate with its figures, {:.0} ms after submission",
+            planned.as_secs_f64() * 1e3
+        ),
+        first.candidates.len() >= 3,
+    );
     happenings.until(&story, "the instance runs", is_in(NotFulfilledState::Compliant)).await?;
 
     story.step("it runs as a real process, is measured, and has a twin");
@@ -257,15 +280,35 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     }
     story.expect("it runs exactly once", before.len() == 1 && before.iter().all(|(_, p)| runs(p.pid)));
     let fulfilled = happenings.until(&story, "FULFILLED", is_fulfilled).await?;
-    story.expect("it is FULFILLED with every target measured", !fulfilled.targets.is_empty() && fulfilled.targets.iter().all(|t| t.measured && t.fulfilled));
+    story.expect(
+        "it is FULFILLED with every target measured",
+        !fulfilled.targets.is_empty() && fulfilled.targets.iter().all(|t| t.measured && t.fulfilled),
+    );
     let range = RangeRequest { instance_id: instance.clone(), limit: 3, ..RangeRequest::default() };
     let samples = client.telemetry().await?.range(range).await?.into_inner().samples;
     for sample in &samples {
-        story.say(format!("sample: {:.1} % of {}, {:.1} MB", sample.cpu_percent, sample.cluster_id, sample.memory_bytes as f64 / 1e6));
+        story.say(format!(
+            "sample: {:.1} % of {}, {:.1} MB",
+            sample.cpu_percent,
+            sample.cluster_id,
+            sample.memory_bytes as f64 / 1e6
+        ));
     }
     story.expect("telemetry flows over Zenoh into the collector", !samples.is_empty());
-    let twin = client.twins().await?.get(TwinRequest { kind: "workload".into(), id: instance.clone(), ..TwinRequest::default() }).await?.into_inner();
-    story.say(format!("twin: {} on {}, {:.1} %, {:.1} MB, version {}", twin.phase().as_str_name().to_lowercase(), twin.cluster_id, twin.cpu_percent, twin.memory_bytes as f64 / 1e6, twin.version));
+    let twin = client
+        .twins()
+        .await?
+        .get(TwinRequest { kind: "workload".into(), id: instance.clone(), ..TwinRequest::default() })
+        .await?
+        .into_inner();
+    story.say(format!(
+        "twin: {} on {}, {:.1} %, {:.1} MB, version {}",
+        twin.phase().as_str_name().to_lowercase(),
+        twin.cluster_id,
+        twin.cpu_percent,
+        twin.memory_bytes as f64 / 1e6,
+        twin.version
+    ));
     story.expect("its twin lives where it runs", twin.cluster_id == first.cluster_id);
 
     story.step(&format!("its load is raised to 150 mCPU ({})", control.display()));
@@ -280,9 +323,14 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     line(candidates(&second));
     story.expect(
         &format!("it moves from {} to {}, whose prediction holds", second.from_cluster_id, second.cluster_id),
-        second.from_cluster_id == first.cluster_id && second.cluster_id != first.cluster_id && second.generation > first.generation,
+        second.from_cluster_id == first.cluster_id
+            && second.cluster_id != first.cluster_id
+            && second.generation > first.generation,
     );
-    story.expect("a cluster is ruled out with its figure", second.candidates.iter().any(|c| c.ruled_out.contains("cpuUsage")));
+    story.expect(
+        "a cluster is ruled out with its figure",
+        second.candidates.iter().any(|c| c.ruled_out.contains("cpuUsage")),
+    );
     let repaired = happenings.until(&story, "FULFILLED again", is_fulfilled).await?;
     story.expect(
         &format!("it is FULFILLED again, {:.1} s after the load", injected.elapsed().as_secs_f64()),
@@ -292,12 +340,19 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     for (cluster, process) in &after {
         story.say(format!("pid {} on {cluster}, generation {}", process.pid, process.generation));
     }
-    story.expect("it runs exactly once, where the plan says", after.len() == 1 && after.iter().all(|(c, p)| *c == second.cluster_id && runs(p.pid)));
+    story.expect(
+        "it runs exactly once, where the plan says",
+        after.len() == 1 && after.iter().all(|(c, p)| *c == second.cluster_id && runs(p.pid)),
+    );
     story.expect("the process it left is gone", before.iter().all(|(_, p)| !runs(p.pid)));
 
     story.step("why is it there? backwards from the last fact, each cause by its address");
     let facts = mesh_kit::why::facts(&client.bus, "PLACEMENT", "placement.*.*.*").await?;
-    let moved = facts.into_iter().rev().find(|f| decision(f).is_some_and(|d| d.instance_id == instance)).context("find the move")?;
+    let moved = facts
+        .into_iter()
+        .rev()
+        .find(|f| decision(f).is_some_and(|d| d.instance_id == instance))
+        .context("find the move")?;
     let chain = mesh_kit::why::chain(&client.bus, moved).await?;
     for fact in &chain {
         story.say(format!("{}:{}  {}: {}", fact.stream, fact.sequence, describe::writer(fact), describe(fact)));
@@ -313,8 +368,12 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     }
     let left = processes(&client, &instance).await?;
     story.expect("nothing of it runs any more", left.is_empty() && after.iter().all(|(_, p)| !runs(p.pid)));
-    let view = client.intents().await?.get(GetRequest { owner: OWNER.into(), id: intent_id.clone() }).await?.into_inner();
-    story.expect("it is TERMINATED", view.state.is_some_and(|s| s.not_fulfilled_state() == NotFulfilledState::Terminated));
+    let view =
+        client.intents().await?.get(GetRequest { owner: OWNER.into(), id: intent_id.clone() }).await?.into_inner();
+    story.expect(
+        "it is TERMINATED",
+        view.state.is_some_and(|s| s.not_fulfilled_state() == NotFulfilledState::Terminated),
+    );
 
     let _ = std::fs::remove_file(&control);
     client.bus.close().await;
@@ -323,7 +382,12 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
         line(format!("\n{} expectations held in {seconds:.1} s", story.held));
         return Ok(ExitCode::SUCCESS);
     }
-    bail!("{} of {} expectations did not hold: {}", story.failed.len(), story.held + story.failed.len(), story.failed.join("; "))
+    bail!(
+        "{} of {} expectations did not hold: {}",
+        story.failed.len(),
+        story.held + story.failed.len(),
+        story.failed.join("; ")
+    )
 }
 
 async fn await_registered(client: &Client, document: &WorkloadDocument) -> anyhow::Result<String> {

@@ -22,7 +22,8 @@ fn main() -> ExitCode {
     // A service of its own, which `up --processes` runs: it reads its command line as every service does.
     if std::env::args_os().nth(1).is_some_and(|first| first == "json-mirror") {
         let environment = mesh_kit::config::environment();
-        return mesh_kit::run_with("json-mirror", std::env::args_os().skip(2), &environment, mesh_kit::mirror::start).into();
+        return mesh_kit::run_with("json-mirror", std::env::args_os().skip(2), &environment, mesh_kit::mirror::start)
+            .into();
     }
     let arguments = Arguments::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

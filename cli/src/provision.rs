@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Runs `provision` or `provision render`.
-pub async fn run(data_dir: &Path, arguments: ProvisionArguments, format: Format) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(data_dir: &Path, arguments: ProvisionArguments, format: Format) -> anyhow::Result<ExitCode> {
     mesh_bus::install_crypto();
     if let Some(Render::Render { out, listen, store_dir, disk_mib, http_listen }) = arguments.render {
         let keys = read_seeds(contract(), &out.join("keys")).context("read the keys")?;
@@ -29,7 +29,8 @@ pub async fn run(data_dir: &Path, arguments: ProvisionArguments, format: Format)
         return Ok(ExitCode::SUCCESS);
     }
     let path = arguments.seed_file.unwrap_or_else(|| data_dir.join("keys/provisioner.nk"));
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read the provisioner's seed {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("read the provisioner's seed {}", path.display()))?;
     let seed = Seed::parse(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
     let options = ProvisionOptions {
         url: arguments.url,

@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use mesh_bus::{
-    ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions, find_server,
-    free_disk_bytes, provision, read_seeds, render,
+    ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions, disk_room_bytes,
+    find_server, provision, read_seeds, render,
 };
 use mesh_kit::{Mesh, Running, Settings, config, mirror};
 use mesh_proto::contract;
@@ -47,7 +47,7 @@ const SERVICES: [&str; 7] = [
 ];
 
 /// A mesh that this process runs.
-pub struct Up {
+pub(crate) struct Up {
     server: tokio::task::JoinHandle<()>,
     router: Samples,
     members: Members,
@@ -66,7 +66,7 @@ enum Members {
 }
 
 /// Starts a mesh, waits until it is ready, and keeps it running until a signal comes or a part of it fails.
-pub async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<ExitCode> {
+pub(crate) async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let mut up = tokio::select! {
         up = Up::start(data_dir, &options) => up?,
@@ -80,7 +80,8 @@ pub async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<ExitCode>
     ));
     line(format!("  bus    {}  (person's key: {})", up.endpoints.nats, up.endpoints.person_seed_file.display()));
     line(format!("  zenoh  {}", up.endpoints.zenoh));
-    let flag = if data_dir == Path::new(".continuum") { String::new() } else { format!(" --data-dir {}", data_dir.display()) };
+    let flag =
+        if data_dir == Path::new(".continuum") { String::new() } else { format!(" --data-dir {}", data_dir.display()) };
     line("Try next, in another terminal:");
     line(format!("  continuum{flag} cluster list"));
     line(format!("  continuum{flag} workload push examples/spinner.workload.yaml"));
@@ -99,7 +100,7 @@ pub async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<ExitCode>
 }
 
 /// Stops the mesh of a data folder; says what was kept.
-pub async fn down(data_dir: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) async fn down(data_dir: &Path) -> anyhow::Result<ExitCode> {
     let endpoints = match Endpoints::read(data_dir) {
         Ok(endpoints) => endpoints,
         Err(error) if !Endpoints::path(data_dir).exists() => {
@@ -118,7 +119,12 @@ pub async fn down(data_dir: &Path) -> anyhow::Result<ExitCode> {
     let deadline = Instant::now() + STOP_LIMIT * 2;
     while client::started_ticks(endpoints.pid) == Some(endpoints.started_ticks) && !is_zombie(endpoints.pid) {
         if Instant::now() > deadline {
-            bail!("process {} has not stopped within {} s; end it with `kill -9 {}`", endpoints.pid, STOP_LIMIT.as_secs() * 2, endpoints.pid);
+            bail!(
+                "process {} has not stopped within {} s; end it with `kill -9 {}`",
+                endpoints.pid,
+                STOP_LIMIT.as_secs() * 2,
+                endpoints.pid
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -136,7 +142,8 @@ fn is_zombie(pid: u32) -> bool {
 
 async fn signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {
@@ -147,7 +154,7 @@ async fn signal() {
 
 impl Up {
     /// Starts everything and waits until it is ready.
-    pub async fn start(data_dir: &Path, options: &UpOptions) -> anyhow::Result<Self> {
+    pub(crate) async fn start(data_dir: &Path, options: &UpOptions) -> anyhow::Result<Self> {
         mesh_bus::install_crypto();
         let sets = sets(&options.set)?;
         let clusters = match &options.clusters {
@@ -166,14 +173,19 @@ impl Up {
         let keys = read_seeds(contract(), &data_dir.join("keys")).context("read the keys")?;
         let run_dir = data_dir.join("run");
         fs::create_dir_all(&run_dir).context("make the run folder")?;
-        let free = free_disk_bytes(&data_dir).context("ask for the free disk")?;
+        let free = disk_room_bytes(&data_dir).context("ask for the free disk")?;
         let rendered = render(
             contract(),
             &RenderOptions {
-                listen: format!("127.0.0.1:{}", if options.nats_port == 0 { "-1".into() } else { options.nats_port.to_string() }),
+                listen: format!(
+                    "127.0.0.1:{}",
+                    if options.nats_port == 0 { "-1".into() } else { options.nats_port.to_string() }
+                ),
                 store_dir: data_dir.join("jetstream"),
                 ports_dir: Some(run_dir.clone()),
-                disk_bytes: Some(free.saturating_sub(DISK_SPARE_BYTES.min(free / 2)).min(mesh_bus::bytes_wanted(contract()))),
+                disk_bytes: Some(
+                    free.saturating_sub(DISK_SPARE_BYTES.min(free / 2)).min(mesh_bus::bytes_wanted(contract())),
+                ),
                 keys,
                 ..RenderOptions::default()
             },
@@ -183,7 +195,9 @@ impl Up {
         let key = |identity: &str| {
             files.keys.get(identity).cloned().ok_or_else(|| anyhow!("the contract has no identity {identity}"))
         };
-        let server = Server::start(ServerOptions::new(&found.path, &files.nats_conf, &run_dir)).await.context("start nats-server")?;
+        let server = Server::start(ServerOptions::new(&found.path, &files.nats_conf, &run_dir))
+            .await
+            .context("start nats-server")?;
         let url = server.url();
         let provisioner = rendered.keys.get("provisioner").cloned();
         let options_ = ProvisionOptions { url: url.clone(), seed: provisioner, ..ProvisionOptions::default() };
@@ -233,11 +247,19 @@ impl Up {
             settings.data_dir = Some(data_dir.join("state").join(format!("cluster-agent-{}", cluster.name)));
             let mut own = agent(cluster)?;
             own.extend(sets_of(&sets, "cluster-agent"));
-            wanted.push(Member { title: format!("cluster-agent {}", cluster.name), service: "cluster-agent", settings, own });
+            wanted.push(Member {
+                title: format!("cluster-agent {}", cluster.name),
+                service: "cluster-agent",
+                settings,
+                own,
+            });
         }
         let unknown: Vec<&String> = sets.keys().filter(|s| !wanted.iter().any(|m| m.service == s.as_str())).collect();
         if let Some(unknown) = unknown.first() {
-            bail!("--set {unknown}…: there is no service {unknown:?}; services are {}, cluster-agent", SERVICES.join(", "));
+            bail!(
+                "--set {unknown}…: there is no service {unknown:?}; services are {}, cluster-agent",
+                SERVICES.join(", ")
+            );
         }
         let started = client::now();
         let members = if options.processes {
@@ -249,7 +271,8 @@ impl Up {
             Members::Processes(set)
         } else {
             let first = wanted.first().map(|m| m.settings.clone()).unwrap_or_default();
-            mesh_kit::telemetry::install("continuum", &std::process::id().to_string(), &first).context("set up telemetry")?;
+            mesh_kit::telemetry::install("continuum", &std::process::id().to_string(), &first)
+                .context("set up telemetry")?;
             let mut running = vec![];
             for member in wanted {
                 let title = member.title.clone();
@@ -306,14 +329,19 @@ impl Up {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("not ready within {} s: {}; see the logs in {}", READY_LIMIT.as_secs(), waiting.join(", "), self.data_dir.join("run").display());
+                bail!(
+                    "not ready within {} s: {}; see the logs in {}",
+                    READY_LIMIT.as_secs(),
+                    waiting.join(", "),
+                    self.data_dir.join("run").display()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     /// Stops everything that it started.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let removed = fs::remove_file(Endpoints::path(&self.data_dir));
         match self.members {
             Members::Tasks(mut running) => {
@@ -333,7 +361,9 @@ impl Up {
         self.router.close().await.context("close the Zenoh router")?;
         self.server.await.context("stop nats-server")?;
         match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("remove the endpoints file"),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).context("remove the endpoints file")
+            }
             _ => Ok(()),
         }
     }
@@ -434,7 +464,13 @@ fn sets_of(sets: &BTreeMap<String, BTreeMap<String, String>>, service: &str) -> 
 /// Takes the data folder for this process alone.
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
     let path = data_dir.join("lock");
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).context("open the lock file")?;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .context("open the lock file")?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).context("write the lock file")?;
@@ -528,7 +564,8 @@ fn spawn(program: &[PathBuf], arguments: &[OsString], log: &Path) -> std::io::Re
 
 async fn end(mut child: Child) {
     if let Some(pid) = child.id() {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGTERM);
+        let _ =
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGTERM);
     }
     if tokio::time::timeout(STOP_LIMIT, child.wait()).await.is_err() {
         let _ = child.kill().await;

@@ -1,7 +1,11 @@
 //! The whole mesh in one thread, five hundred times. A failing seed is told with the command that runs it again.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{panic::catch_unwind, sync::atomic::{AtomicU64, Ordering::SeqCst}, thread};
+use std::{
+    panic::catch_unwind,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    thread,
+};
 
 use integration_tests::sim::{Mutation, Totals, run};
 
@@ -17,7 +21,9 @@ fn attempt(seed: u64, mutation: Mutation) -> Result<Totals, String> {
 }
 
 fn explained(seed: u64, error: &str) -> String {
-    format!("seed {seed}: {error}\nrun it again: CONTINUUM_SEED={seed} cargo test -p integration-tests --test simulation\n")
+    format!(
+        "seed {seed}: {error}\nrun it again: CONTINUUM_SEED={seed} cargo test -p integration-tests --test simulation\n"
+    )
 }
 
 #[test]
@@ -43,6 +49,7 @@ fn five_hundred_seeds_hold_every_invariant() {
                     sum.crashes += totals.crashes;
                     sum.retried += totals.retried;
                     sum.seconds += totals.seconds;
+                    sum.restless += totals.restless;
                 }
                 Err(error) => failed.push(explained(seed, &error)),
             }
@@ -60,6 +67,7 @@ fn five_hundred_seeds_hold_every_invariant() {
     // The faults that this is about did happen.
     let sum = |of: fn(&Totals) -> u64| results.iter().map(|(sum, _)| of(sum)).sum::<u64>();
     assert!(sum(|t| t.crashes) > SEEDS && sum(|t| t.retried) > SEEDS && sum(|t| t.facts) > 50 * SEEDS);
+    assert!(sum(|t| t.restless) * 50 < SEEDS, "{} seeds of {SEEDS} are restless", sum(|t| t.restless));
 }
 
 #[test]

@@ -201,7 +201,10 @@ impl Contract {
             }
             let expected = 3 + usize::from(command);
             if tokens.len() != expected + keys.len() || !tokens[expected - 1].starts_with('v') {
-                return Err(format!("{}: subject {subject} is not <area>.<fact>.v1.<keys> or <area>.ask.<verb>.v1.<keys>", found.full_name()));
+                return Err(format!(
+                    "{}: subject {subject} is not <area>.<fact>.v1.<keys> or <area>.ask.<verb>.v1.<keys>",
+                    found.full_name()
+                ));
             }
             contract.events.push(EventSpec {
                 message: found.full_name().to_owned(),
@@ -322,10 +325,7 @@ pub fn matches(filter: &str, subject: &str) -> bool {
     }
 }
 
-fn enum_values(
-    pool: &DescriptorPool,
-    name: &str,
-) -> Result<Vec<(prost_reflect::EnumValueDescriptor, String)>, String> {
+fn enum_values(pool: &DescriptorPool, name: &str) -> Result<Vec<(prost_reflect::EnumValueDescriptor, String)>, String> {
     let found: EnumDescriptor = pool.get_enum_by_name(name).ok_or(format!("missing enum {name}"))?;
     let file = found.parent_file();
     Ok(found.values().map(|v| (v.clone(), comment(file.file_descriptor_proto(), v.path()))).collect())

@@ -73,7 +73,10 @@ impl<E: Event> AnyEvent for E {
             if token.starts_with('{') {
                 let key = keys.next().unwrap_or_default();
                 if !is_key(key) {
-                    return Err(DecodeError::Key { field: token.trim_matches(['{', '}']).to_owned(), value: key.to_owned() });
+                    return Err(DecodeError::Key {
+                        field: token.trim_matches(['{', '}']).to_owned(),
+                        value: key.to_owned(),
+                    });
                 }
                 subject.push_str(key);
             } else {
@@ -109,7 +112,12 @@ impl<E: Event> AnyEvent for E {
 pub fn subject_keys(pattern: &str, subject: &str) -> Option<Vec<String>> {
     let filter = pattern.split('.').map(|t| if t.starts_with('{') { "*" } else { t }).collect::<Vec<_>>().join(".");
     matches(&filter, subject).then(|| {
-        pattern.split('.').zip(subject.split('.')).filter(|(p, _)| p.starts_with('{')).map(|(_, s)| s.to_owned()).collect()
+        pattern
+            .split('.')
+            .zip(subject.split('.'))
+            .filter(|(p, _)| p.starts_with('{'))
+            .map(|(_, s)| s.to_owned())
+            .collect()
     })
 }
 

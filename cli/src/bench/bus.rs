@@ -9,7 +9,10 @@ use mesh_bus::{
 };
 use mesh_proto::{Timestamp, derived_id, validation::IntentAccepted};
 
-use super::{Bound, Row, rig::{Rig, median, percentile}};
+use super::{
+    Bound, Row,
+    rig::{Rig, median, percentile},
+};
 
 const INTENT_FACTS: &str = "intent.submitted.v1.>";
 /// Intents that decide at once when the writer is saturated.
@@ -97,7 +100,11 @@ pub(super) async fn decisions(full: bool, wanted: &[u8]) -> anyhow::Result<Vec<R
     drop(pull);
     let mut rows = vec![];
     if wanted.contains(&1) {
-        rows.push(rates.row(1, "saturated: decisions of one fact, with id and condition, to an atomic batch by hand", Bound::AtLeast(0.4)));
+        rows.push(rates.row(
+            1,
+            "saturated: decisions of one fact, with id and condition, to an atomic batch by hand",
+            Bound::AtLeast(0.4),
+        ));
     }
     if wanted.contains(&2) {
         rows.push(rests.row(2, "at rest: one decision to one durable publish by hand (p50)", Bound::AtMost(1.3)));
@@ -140,7 +147,14 @@ pub(super) async fn recovery(full: bool) -> anyhow::Result<Vec<Row>> {
         ms(median(&since_kill))
     );
     bus.close().await;
-    Ok(vec![Row::new(5, "broker back after a kill -> next durable ack (p50)", Bound::AtMost(300.0), " ms", ms(median(&since_back)), detail)])
+    Ok(vec![Row::new(
+        5,
+        "broker back after a kill -> next durable ack (p50)",
+        Bound::AtMost(300.0),
+        " ms",
+        ms(median(&since_back)),
+        detail,
+    )])
 }
 
 /// Row 3: publish, decide, publish, acknowledge, through the real decider shell.
@@ -167,7 +181,14 @@ pub(super) async fn end_to_end(full: bool) -> anyhow::Result<Vec<Row>> {
 }
 
 /// Inputs a second, until each is decided, its fact stored and its input acknowledged.
-async fn through(writer: &Bus, reader: &Bus, durable: &mesh_bus::Pull, prefix: &str, intents: usize, each: u64) -> anyhow::Result<f64> {
+async fn through(
+    writer: &Bus,
+    reader: &Bus,
+    durable: &mesh_bus::Pull,
+    prefix: &str,
+    intents: usize,
+    each: u64,
+) -> anyhow::Result<f64> {
     let facts = reader.log("VALIDATION");
     let end = facts.last_sequence().await? + intents as u64 * each;
     let begun = Instant::now();
@@ -207,7 +228,8 @@ pub(super) async fn take_over(full: bool) -> anyhow::Result<Vec<Row>> {
     for entity in 0..if full { 300 } else { 60 } {
         for (version, took) in [(1, &mut loads), (2, &mut loaded)] {
             let intent_id = format!("held-{entity}");
-            let last = writer.log("INTENT").last(&format!("intent.*.*.local.{intent_id}")).await?.map_or(0, |s| s.sequence);
+            let last =
+                writer.log("INTENT").last(&format!("intent.*.*.local.{intent_id}")).await?.map_or(0, |s| s.sequence);
             let question = baseline::decision(&intent_id, version, last)?;
             let asked = question.messages.first().map(|m| m.id.clone()).unwrap_or_default();
             let begun = Instant::now();
@@ -239,7 +261,14 @@ pub(super) async fn take_over(full: bool) -> anyhow::Result<Vec<Row>> {
         ms(joined)
     );
     let extra = (ms(median(&loads)) - ms(median(&loaded))).max(0.0);
-    Ok(vec![Row::new(8, "loading one entity on take-over, beyond reading the tail", Bound::AtMost(2.0), " ms", extra, detail)])
+    Ok(vec![Row::new(
+        8,
+        "loading one entity on take-over, beyond reading the tail",
+        Bound::AtMost(2.0),
+        " ms",
+        extra,
+        detail,
+    )])
 }
 
 /// Facts of one entity of the decider, one decision each.
@@ -250,7 +279,8 @@ async fn accepted(own: Bus, entity: usize, each: u64) -> anyhow::Result<()> {
         let fact = IntentAccepted { owner: "local".into(), intent_id: intent_id.clone(), version };
         let id = derived_id(&["bench", &intent_id, &version.to_string()]);
         let message = Outgoing::new(&fact, id, Timestamp::from_millis(1_795_318_929_462))?;
-        let decision = Decision { entity: format!("validation.*.*.local.{intent_id}"), expected, messages: vec![message] };
+        let decision =
+            Decision { entity: format!("validation.*.*.local.{intent_id}"), expected, messages: vec![message] };
         match own.writer("VALIDATION").write(decision).await? {
             Written::Stored { last } => expected = last,
             Written::Stale { last } => bail!("somebody else wrote {last:?} of {intent_id}"),

@@ -43,7 +43,8 @@ pub(super) async fn rows(full: bool) -> anyhow::Result<Vec<Row>> {
     let syncs = syncs(&trace)?;
     let early = asked.iter().filter(|(sent, acked)| !syncs.iter().any(|end| sent <= end && end <= acked)).count();
     let detail = format!("{} decisions one after the other, {} sync calls", asked.len(), syncs.len());
-    let mut rows = vec![Row::new(6, "acks before their data is on disk", Bound::Exactly(0.0), "", early as f64, detail)];
+    let mut rows =
+        vec![Row::new(6, "acks before their data is on disk", Bound::Exactly(0.0), "", early as f64, detail)];
 
     let trace = folder.path().join("saturated");
     let strace = attach(pid, &trace).await?;
@@ -52,7 +53,11 @@ pub(super) async fn rows(full: bool) -> anyhow::Result<Vec<Row>> {
     baseline::decide_saturated(&bus, "traced", 4_000, each).await?;
     detach(strace).await?;
     let syncs = self::syncs(&trace)?;
-    let detail = format!("{facts} facts, {} sync calls: {:.0} facts a call", syncs.len(), facts as f64 / syncs.len().max(1) as f64);
+    let detail = format!(
+        "{facts} facts, {} sync calls: {:.0} facts a call",
+        syncs.len(),
+        facts as f64 / syncs.len().max(1) as f64
+    );
     let calls = syncs.len() as f64 * 50.0 / facts as f64;
     rows.push(Row::new(6, "sync calls per 50 facts when saturated", Bound::AtMost(1.0), "", calls, detail));
     bus.close().await;
@@ -90,7 +95,8 @@ async fn attach(pid: u32, trace: &Path) -> anyhow::Result<Child> {
 
 async fn detach(mut strace: Child) -> anyhow::Result<()> {
     let pid = strace.id().context("strace has ended early")?;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGINT).context("stop strace")?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGINT)
+        .context("stop strace")?;
     tokio::time::timeout(Duration::from_secs(10), strace.wait()).await.context("await strace's end")??;
     Ok(())
 }

@@ -91,42 +91,14 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
     if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
         bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());
     }
-    let only: BTreeSet<u8> = if options.only.is_empty() { ROWS.collect() } else { options.only.iter().copied().collect() };
+    let only: BTreeSet<u8> =
+        if options.only.is_empty() { ROWS.collect() } else { options.only.iter().copied().collect() };
     let begun = Instant::now();
-    let mut rows = vec![];
-    for (numbers, title) in [
-        (&[1, 2, 4][..], "decisions and reads"),
-        (&[5], "a broker that is killed"),
-        (&[7], "the whole mesh"),
-        (&[9], "memory"),
-        (&[3], "end to end"),
-        (&[6], "what is on disk"),
-        (&[8], "take-over"),
-    ] {
-        let wanted: Vec<u8> = numbers.iter().copied().filter(|n| only.contains(n)).collect();
-        let Some(first) = wanted.first() else { continue };
-        note(format!("[{:5.1} s] measuring {title}", begun.elapsed().as_secs_f64()));
-        let measured = match first {
-            5 => bus::recovery(options.full).await,
-            7 => whole::submit_to_planned(options.full).await,
-            9 => whole::memory(options.full).await,
-            3 => bus::end_to_end(options.full).await,
-            6 => fsync::rows(options.full).await,
-            8 => bus::take_over(options.full).await,
-            _ => bus::decisions(options.full, &wanted).await,
-        };
-        match measured {
-            Ok(measured) => rows.extend(measured),
-            Err(error) => rows.push(Row {
-                number: *first,
-                what: title.to_owned(),
-                bound: Bound::Exactly(0.0),
-                unit: "",
-                measured: None,
-                detail: format!("failed: {error:#}"),
-            }),
-        }
-    }
+    let mut rows = tokio::select! {
+        rows = measure(options.full, &only, begun) => rows,
+        // Servers and meshes that were started end with their measurement.
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    };
     rows.sort_by_key(|row| row.number);
     let loose = if options.full { 1.0 } else { LOOSE };
     let holds = |row: &Row| row.measured.is_some_and(|measured| row.bound.holds(measured, loose));
@@ -148,12 +120,65 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
         };
         let cells = |row: &Row| {
             let verdict = if holds(row) { "yes" } else { "NO" };
-            vec![row.number.to_string(), row.what.clone(), row.bound.text(row.unit), text(row), verdict.to_owned(), row.detail.clone()]
+            vec![
+                row.number.to_string(),
+                row.what.clone(),
+                row.bound.text(row.unit),
+                text(row),
+                verdict.to_owned(),
+                row.detail.clone(),
+            ]
         };
         rows.iter().map(cells).collect()
     });
-    note(format!("{seconds:.1} s; bounds {}", if options.full { "as they are".to_owned() } else { format!("{loose} times as wide: direction only, see --full") }));
+    note(format!(
+        "{seconds:.1} s; bounds {}",
+        if options.full {
+            "as they are".to_owned()
+        } else {
+            format!("{loose} times as wide: direction only, see --full")
+        }
+    ));
     Ok(ExitCode::from(u8::from(!rows.iter().all(holds))))
+}
+
+/// Takes the measurements that are wanted, one after the other; one that fails says so in its row.
+async fn measure(full: bool, only: &BTreeSet<u8>, begun: Instant) -> Vec<Row> {
+    let mut rows = vec![];
+    for (numbers, title) in [
+        (&[1, 2, 4][..], "decisions and reads"),
+        (&[5], "a broker that is killed"),
+        (&[7], "the whole mesh"),
+        (&[9], "memory"),
+        (&[3], "end to end"),
+        (&[6], "what is on disk"),
+        (&[8], "take-over"),
+    ] {
+        let wanted: Vec<u8> = numbers.iter().copied().filter(|n| only.contains(n)).collect();
+        let Some(first) = wanted.first() else { continue };
+        note(format!("[{:5.1} s] measuring {title}", begun.elapsed().as_secs_f64()));
+        let measured = match first {
+            5 => bus::recovery(full).await,
+            7 => whole::submit_to_planned(full).await,
+            9 => whole::memory(full).await,
+            3 => bus::end_to_end(full).await,
+            6 => fsync::rows(full).await,
+            8 => bus::take_over(full).await,
+            _ => bus::decisions(full, &wanted).await,
+        };
+        match measured {
+            Ok(measured) => rows.extend(measured),
+            Err(error) => rows.push(Row {
+                number: *first,
+                what: title.to_owned(),
+                bound: Bound::Exactly(0.0),
+                unit: "",
+                measured: None,
+                detail: format!("failed: {error:#}"),
+            }),
+        }
+    }
+    rows
 }
 
 #[cfg(test)]

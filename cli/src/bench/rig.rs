@@ -40,7 +40,8 @@ impl Rig {
         let options = ServerOptions::new(&found.path, &files.nats_conf, folder.path());
         let server = Server::start(options).await.context("start nats-server")?;
         let provisioner = rendered.keys.get("provisioner").cloned().context("the contract has no provisioner")?;
-        let options = ProvisionOptions { url: server.url(), seed: Some(provisioner.clone()), ..ProvisionOptions::default() };
+        let options =
+            ProvisionOptions { url: server.url(), seed: Some(provisioner.clone()), ..ProvisionOptions::default() };
         provision(contract(), &options).await.context("provision the bus")?;
         Ok(Self { server, keys: files.keys, provisioner, _folder: folder })
     }

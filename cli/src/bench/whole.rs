@@ -23,7 +23,10 @@ use tokio::{
     process::Command,
 };
 
-use super::{Bound, Row, rig::{median, percentile}};
+use super::{
+    Bound, Row,
+    rig::{median, percentile},
+};
 use crate::{
     args::UpOptions,
     client::{ANSWER_WAIT, Client, OWNER},
@@ -55,13 +58,26 @@ pub(super) async fn submit_to_planned(full: bool) -> anyhow::Result<Vec<Row>> {
     times.sort();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let (p50, p99) = (median(&times), percentile(&times, 99));
-    let detail = |time: Duration| {
-        format!("{:.2} ms; raw publish p50 {:.3} ms; {asked} intents at 100/s", ms(time), ms(raw))
-    };
+    let detail =
+        |time: Duration| format!("{:.2} ms; raw publish p50 {:.3} ms; {asked} intents at 100/s", ms(time), ms(raw));
     let over = |time: Duration| time.as_secs_f64() / raw.as_secs_f64().max(f64::EPSILON);
     Ok(vec![
-        Row::new(7, "submit -> planned, p50, to one raw durable publish at rest (p50)", Bound::AtMost(18.0), "x", over(p50), detail(p50)),
-        Row::new(7, "submit -> planned, p99, to one raw durable publish at rest (p50)", Bound::AtMost(90.0), "x", over(p99), detail(p99)),
+        Row::new(
+            7,
+            "submit -> planned, p50, to one raw durable publish at rest (p50)",
+            Bound::AtMost(18.0),
+            "x",
+            over(p50),
+            detail(p50),
+        ),
+        Row::new(
+            7,
+            "submit -> planned, p99, to one raw durable publish at rest (p50)",
+            Bound::AtMost(90.0),
+            "x",
+            over(p99),
+            detail(p99),
+        ),
     ])
 }
 
@@ -92,7 +108,8 @@ async fn submitted(client: &Client, intent: &Intent, prefix: &str, count: usize)
         for index in 0..count {
             pace.tick().await;
             let intent_id = format!("{prefix}-{index}");
-            let command = SubmitIntent { owner: OWNER.into(), intent_id: intent_id.clone(), intent: Some(intent.clone()) };
+            let command =
+                SubmitIntent { owner: OWNER.into(), intent_id: intent_id.clone(), intent: Some(intent.clone()) };
             let message = mesh_bus::Outgoing::new(&command, derived_id(&["bench", &intent_id]), crate::client::now())?;
             let bus = client.bus.clone();
             begun.insert(intent_id, Instant::now());
@@ -106,9 +123,9 @@ async fn submitted(client: &Client, intent: &Intent, prefix: &str, count: usize)
     let watch = async {
         let mut planned = HashMap::new();
         while planned.len() < count {
-            let stored = tokio::time::timeout(STEP_LIMIT, tail.next())
-                .await
-                .map_err(|_| anyhow!("{} of {count} intents are planned, then none within {} s", planned.len(), STEP_LIMIT.as_secs()))??;
+            let stored = tokio::time::timeout(STEP_LIMIT, tail.next()).await.map_err(|_| {
+                anyhow!("{} of {count} intents are planned, then none within {} s", planned.len(), STEP_LIMIT.as_secs())
+            })??;
             let at = Instant::now();
             let Some(decided) = stored.event::<PlacementDecided>()? else { continue };
             if decided.intent_id.starts_with(&prefix) {
@@ -198,7 +215,15 @@ pub(super) async fn memory(full: bool) -> anyhow::Result<Vec<Row>> {
         megabytes("RssAnon").unwrap_or_default(),
         megabytes("RssFile").unwrap_or_default()
     );
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGTERM).context("stop the mesh")?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGTERM)
+        .context("stop the mesh")?;
     tokio::time::timeout(STEP_LIMIT, child.wait()).await.context("await the mesh's end")??;
-    Ok(vec![Row::new(9, "memory of the all-in-one at rest, three clusters, without nats-server", Bound::AtMost(150.0), " MB", resident, detail)])
+    Ok(vec![Row::new(
+        9,
+        "memory of the all-in-one at rest, three clusters, without nats-server",
+        Bound::AtMost(150.0),
+        " MB",
+        resident,
+        detail,
+    )])
 }

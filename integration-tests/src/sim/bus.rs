@@ -112,13 +112,19 @@ impl MemoryBus {
         let last = self.last(decision);
         let stored = last.checked_sub(1).and_then(|i| self.read(&decision.messages[0].stream).get(i as usize));
         match stored {
-            Some(stored) if decision.messages.last().is_some_and(|m| m.id == stored.id) => Outcome::Stored(last),
+            Some(stored) if decision.messages.last().is_some_and(|m| same(m, stored)) => Outcome::Stored(last),
             _ => Outcome::Moved(last),
         }
     }
 
     /// Saves entries and an index, if nobody else did since `revision`. Gives the new revision.
-    pub fn save(&mut self, bucket: &str, revision: u64, entries: Vec<(String, Vec<u8>)>, index: Vec<u8>) -> Option<u64> {
+    pub fn save(
+        &mut self,
+        bucket: &str,
+        revision: u64,
+        entries: Vec<(String, Vec<u8>)>,
+        index: Vec<u8>,
+    ) -> Option<u64> {
         let bucket = self.buckets.entry(bucket.to_owned()).or_default();
         if bucket.revision != revision {
             return None;
@@ -133,4 +139,9 @@ impl MemoryBus {
 /// The entity in a fact's subject.
 pub fn keys(subject: &str) -> String {
     subject.split('.').skip(3).collect::<Vec<_>>().join(".")
+}
+
+/// Is it what this decision says, of the same World? Another replica gives the same input the same id.
+fn same(message: &Outgoing, stored: &Stored) -> bool {
+    message.id == stored.id && message.world == stored.world && message.body == stored.body
 }

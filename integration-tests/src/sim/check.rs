@@ -74,7 +74,11 @@ pub fn states<D: Decider>(decider: &D, replica: &Replica<D>, bus: &MemoryBus) ->
         let found = folded.iter().find(|(key, _)| mesh_kit::replica::snapshot_key(key) == *name);
         let expected = found.map_or_else(|| json(&decider.initial()), |(_, state)| json(state));
         if json(&saved) != expected {
-            return Err(format!("{} saved {name} as of {last}\n{}\nbut its facts are\n{expected}", D::NAME, json(&saved)));
+            return Err(format!(
+                "{} saved {name} as of {last}\n{}\nbut its facts are\n{expected}",
+                D::NAME,
+                json(&saved)
+            ));
         }
     }
     Ok(())
@@ -167,7 +171,9 @@ fn table(bus: &MemoryBus) -> Result<(), String> {
         let now = rows.get(&entity).copied().unwrap_or('-');
         let step = |from: char, to: char, more: &[&str]| {
             let step = format!("{from}{to}");
-            let allowed = STEPS.contains(&step.as_str()) || more.contains(&step.as_str()) || ["SS", "TT"].contains(&step.as_str());
+            let allowed = STEPS.contains(&step.as_str())
+                || more.contains(&step.as_str())
+                || ["SS", "TT"].contains(&step.as_str());
             if allowed && from == now { Ok(to) } else { Err(format!("{} goes from {now} by {step}", at(stored))) }
         };
         let next = match intents::Fact::decode(&stored.message, &stored.body).map_err(|e| e.to_string())? {
@@ -331,7 +337,8 @@ pub fn rest(bus: &MemoryBus, sites: &[Site], now: Timestamp) -> Result<(), Strin
     }
     for (key, intent) in fold(&intent_manager::domain::Intents, bus, u64::MAX) {
         let (state, row) = (&intent.state, row(Some(&intent.state)));
-        if intent.submission.is_some() && !"FT".contains(row) && (state.reason.is_empty() || state.waits_for.is_empty()) {
+        if intent.submission.is_some() && !"FT".contains(row) && (state.reason.is_empty() || state.waits_for.is_empty())
+        {
             return Err(format!("intent {key} is {row} and does not say why or what it waits for: {state:?}"));
         }
         if intent.submission.is_some() && row == '-' {

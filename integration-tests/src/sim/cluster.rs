@@ -85,7 +85,8 @@ impl Site {
         self.joined = true;
         self.lives += 1;
         let incarnation = u64::try_from(bus.now.as_nanos()).unwrap_or(0) + self.lives;
-        let saved = self.saved.as_deref().map(|bytes| serde_json::from_slice::<Cluster>(bytes).expect("a saved cluster"));
+        let saved =
+            self.saved.as_deref().map(|bytes| serde_json::from_slice::<Cluster>(bytes).expect("a saved cluster"));
         let cluster = saved.unwrap_or_else(|| Cluster::new(&self.id));
         let registered = ClusterRegistered {
             cluster_id: self.id.clone(),

@@ -6,10 +6,7 @@ use collector::domain::{Collector, Limits as CollectorLimits};
 use mesh_bus::{Decision, Outgoing};
 use mesh_kit::{Decider, Derived, Projector as _};
 use mesh_proto::{Timestamp, placement::ReportLiveness};
-use meta_orchestrator::{
-    assignments::Assignments,
-    placements::Limits,
-};
+use meta_orchestrator::{assignments::Assignments, placements::Limits};
 use prost::Message as _;
 
 use super::{
@@ -29,6 +26,9 @@ const GRACE_MS: i64 = 5_000;
 const TICK_MS: i64 = 500;
 /// Nothing may have moved for so long, milliseconds.
 const QUIET_MS: i64 = 70_000;
+/// Where a target is missed on every cluster, each planned to be better than the last, remedies move an instance at the
+/// pace of the cool-down for ever. After so long the collector ends, milliseconds: without observations nothing moves.
+const RESTLESS_MS: i64 = 900_000;
 /// By then nothing may move any more, milliseconds.
 const LIMIT_MS: i64 = 3_600_000;
 
@@ -63,6 +63,8 @@ pub struct Totals {
     pub retried: u64,
     /// Seconds that passed in the world.
     pub seconds: u64,
+    /// 1 if remedies went on until observations ended.
+    pub restless: u64,
     /// A number made of everything that was stored: equal for equal runs.
     pub digest: u64,
 }
@@ -327,7 +329,11 @@ impl World {
             let before = self.moving();
             self.pass(TICK_MS);
             self.watch();
-            self.observe();
+            if self.bus.now.millis_since(begin) < RESTLESS_MS {
+                self.observe();
+            } else {
+                self.totals.restless = 1;
+            }
             self.settle()?;
             if self.moving() != before {
                 moved = self.bus.now;
@@ -364,7 +370,10 @@ impl World {
     /// What must not grow any more at rest. Not plans: while a target is missed and no cluster would do better, the
     /// intent and the planner say so again.
     fn moving(&self) -> BTreeMap<&'static str, u64> {
-        ["VALIDATION", "ASSIGNMENT", "INSTANCE", "CLUSTER"].into_iter().map(|stream| (stream, self.bus.end(stream))).collect()
+        ["VALIDATION", "ASSIGNMENT", "INSTANCE", "CLUSTER"]
+            .into_iter()
+            .map(|stream| (stream, self.bus.end(stream)))
+            .collect()
     }
 }
 

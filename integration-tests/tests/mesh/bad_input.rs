@@ -96,7 +96,7 @@ async fn an_intent_that_is_not_well_formed_is_rejected_by_field_with_a_cure() {
         // Put right, it runs.
         let update = UpdateIntent { owner: OWNER.into(), intent_id: id.into(), intent: Some(parse(good())) };
         mesh.send(&update, &derived_id(&["update", id])).await;
-        mesh.state(id, |state| !is_failed(state) && state.fulfilment_status as i32 == 2).await;
+        mesh.state(id, |state| !is_failed(state) && state.fulfilment_status == 2).await;
     }
     // A workload document is judged alike.
     let wrong = json!({"name": "wrong", "version": "one", "kind": "process", "process": {"command": "bin/relative"}});
@@ -204,7 +204,7 @@ async fn when_a_stream_is_full_writes_wait_and_go_on_once_there_is_room() {
     assert!(mesh.facts("INTENT").await.iter().all(|f| f.subject.ends_with(".before")));
     mesh.configure("INTENT", |config| config["max_bytes"] = limit.clone()).await;
     for id in &ids {
-        mesh.state(id, |state| state.fulfilment_status as i32 == 2).await;
+        mesh.state(id, |state| state.fulfilment_status == 2).await;
     }
     let facts = mesh.facts("INTENT").await;
     assert_eq!(facts.iter().filter(|f| f.message == IntentSubmitted::MESSAGE).count(), ids.len() + 1);

@@ -44,7 +44,7 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
 
     let ids: Vec<String> = (0..intents).map(|n| format!("intent-{n}")).collect();
     let workload = |n: usize| {
-        if n % (intents / REAL).max(1) == 0 && n / (intents / REAL).max(1) < REAL { "real" } else { "model" }
+        if n.is_multiple_of((intents / REAL).max(1)) && n / (intents / REAL).max(1) < REAL { "real" } else { "model" }
     };
     let real: Vec<&String> = ids.iter().enumerate().filter(|(n, _)| workload(*n) == "real").map(|(_, id)| id).collect();
     let all: usize = support::children(mesh.pid()).len();

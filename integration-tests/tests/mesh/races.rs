@@ -138,7 +138,7 @@ async fn race(name: &str, url: &str, seed: &str, mut disturb: impl AsyncFnMut(us
         values[entity] = body.version;
         found.insert(fact.id.clone(), (entity, body.version));
     }
-    let stored = told.stored.lock().unwrap();
+    let stored = told.stored.lock().unwrap().clone();
     let lost = stored.iter().filter(|(id, wrote)| found.get(*id) != Some(wrote)).count();
     eprintln!(
         "races: {name}: {} facts by {WRITERS} writers on {ENTITIES} entities, {kills} writers killed, {} decided again: \

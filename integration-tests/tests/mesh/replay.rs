@@ -40,7 +40,7 @@ async fn every_entity_is_the_fold_of_its_stream_and_would_decide_the_same_again(
     mesh.send(&submit("wrong", intent("sleeper", &[("cpuUsege", "30")])), &command_id("wrong")).await;
     mesh.state("wrong", is_failed).await;
     for n in 0..10 {
-        mesh.state(&format!("plain-{n}"), |state| state.fulfilment_status as i32 == 2).await;
+        mesh.state(&format!("plain-{n}"), |state| state.fulfilment_status == 2).await;
     }
     let update = UpdateIntent {
         owner: OWNER.into(),

@@ -137,13 +137,7 @@ impl Baseline {
     }
 
     /// Messages a second pulled from a stream after a sequence, each acknowledged on its own. Only those of `filter`.
-    pub async fn consume(
-        &self,
-        stream: &str,
-        filter: &str,
-        after: u64,
-        count: usize,
-    ) -> Result<f64, BaselineError> {
+    pub async fn consume(&self, stream: &str, filter: &str, after: u64, count: usize) -> Result<f64, BaselineError> {
         let (name, mut messages) = self.pull(stream, filter, after).await?;
         let begun = Instant::now();
         for _ in 0..count {

@@ -35,11 +35,12 @@ pub use message::{Cause, Outgoing, Stored};
 pub use provision::{ProvisionError, ProvisionOptions, Report, VERSION_MIN, probe, provision};
 pub use pull::{Pull, PullError, PullInfo};
 pub use render::{
-    BUCKET_MAX_BYTES, Cluster, Files, PAYLOAD_MAX_BYTES, RenderOptions, Rendered, bytes_wanted, disk_room_bytes, free_disk_bytes,
-    render,
+    BUCKET_MAX_BYTES, Cluster, Files, PAYLOAD_MAX_BYTES, RenderOptions, Rendered, bytes_wanted, disk_room_bytes,
+    free_disk_bytes, render,
 };
 pub use samples::{
-    About, AliveStream, AliveToken, Sample, SampleStream, Samples, SamplesError, SamplesMode, SamplesOptions, SamplesTls, samples_access,
+    About, AliveStream, AliveToken, Sample, SampleStream, Samples, SamplesError, SamplesMode, SamplesOptions,
+    SamplesTls, samples_access,
 };
 pub use server::{Found, Search, Server, ServerError, ServerOptions, find_server};
 pub use writer::{Decision, WriteError, Writer, Written};

@@ -252,7 +252,13 @@ fn bus_account(
     }
     line(text, 2, format_args!("exports: ["));
     for ((subject, many), accounts) in requests {
-        let many = if many { ", response_type: stream" } else { "" };
+        let many = match (many, subject.contains(".DIRECT.GET.")) {
+            (false, _) => "",
+            // The server cannot know which answer to a read is the last, and remembers where to send more: not for long.
+            (true, true) => ", response_type: stream, response_threshold: \"10s\"",
+            // A pull is answered for as long as it waits.
+            (true, false) => ", response_type: stream",
+        };
         line(text, 3, format_args!("{{service: {}{many}, accounts: [{}]}}", quote(subject), join(accounts)));
     }
     for (subject, accounts) in live {
@@ -298,7 +304,13 @@ fn account(text: &mut String, rights: &Rights, everyone: &[Rights], keys: &BTree
     if rights.answers || !rights.announces.is_empty() {
         line(text, 2, format_args!("exports: ["));
         if rights.answers {
-            line(text, 3, format_args!("{{service: \"$SRV.>\", response_type: stream, accounts: [{PEOPLE_ACCOUNT}]}}"));
+            line(
+                text,
+                3,
+                format_args!(
+                    "{{service: \"$SRV.>\", response_type: stream, response_threshold: \"10s\", accounts: [{PEOPLE_ACCOUNT}]}}"
+                ),
+            );
         }
         for subject in &rights.announces {
             line(text, 3, format_args!("{{stream: {}, accounts: [{PEOPLE_ACCOUNT}]}}", quote(subject)));

@@ -74,6 +74,8 @@ struct Shell<D: Decider> {
     stream: String,
     arrivals: mpsc::Receiver<Arrival>,
     low_waters: BTreeMap<String, watch::Sender<u64>>,
+    /// Per input stream, what of it the decider hears; a durable delivers somewhat more.
+    filters: BTreeMap<String, Vec<String>>,
     ended: FuturesUnordered<BoxFuture<'static, Ended>>,
     /// Position of the saved index, and its revision, by which a replica that was replaced is told apart.
     saved: u64,
@@ -91,7 +93,9 @@ impl<D: Decider> Shell<D> {
         let bus = mesh.bus().clone();
         let bucket = bus.bucket(&format!("snapshot-{}", D::NAME));
         let (index, revision) = match bucket.entry(INDEX).await.context("read snapshot index")? {
-            Some((bytes, revision)) => (Some(serde_json::from_slice::<Index>(&bytes).context("decode snapshot index")?), revision),
+            Some((bytes, revision)) => {
+                (Some(serde_json::from_slice::<Index>(&bytes).context("decode snapshot index")?), revision)
+            }
             None => (None, 0),
         };
         let saved = index.as_ref().map_or(0, |i| i.position);
@@ -144,10 +148,13 @@ impl<D: Decider> Shell<D> {
             }
         });
         let mut low_waters = BTreeMap::new();
+        let mut filters = BTreeMap::new();
         for durable in durables {
             let (low_water, done) = watch::channel(0);
             low_waters.insert(durable.stream.clone(), low_water);
-            let puller = Puller { bus: bus.clone(), durable, sender: sender.clone(), done, mesh: mesh.clone(), name: D::NAME };
+            filters.insert(durable.stream.clone(), durable.filters.clone());
+            let puller =
+                Puller { bus: bus.clone(), durable, sender: sender.clone(), done, mesh: mesh.clone(), name: D::NAME };
             mesh.spawn("inputs", puller.run());
         }
         let meter = mesh.consumer(D::NAME);
@@ -157,6 +164,7 @@ impl<D: Decider> Shell<D> {
             stream,
             arrivals,
             low_waters,
+            filters,
             ended: FuturesUnordered::new(),
             saved,
             revision,
@@ -237,7 +245,13 @@ impl<D: Decider> Shell<D> {
                     let taken = self.taken.entry(first.stream.clone()).or_default();
                     taken.push_back((first.sequence, Instant::now()));
                 }
-                inputs.into_iter().for_each(|input| self.replica.input(input));
+                for input in inputs {
+                    let filters = self.filters.get(&input.stream);
+                    match filters.is_none_or(|f| f.iter().any(|f| matches(f, &input.subject))) {
+                        true => self.replica.input(input),
+                        false => self.replica.skip_through(&input.stream, input.sequence),
+                    }
+                }
             }
         }
     }
@@ -249,8 +263,14 @@ impl<D: Decider> Shell<D> {
                 self.replica.loaded(&key, bytes.as_deref()).with_context(|| format!("decode snapshot of {key}"))?;
             }
             Ended::Write(ticket, Ok(outcome)) => self.replica.written(ticket, outcome),
-            Ended::Write(ticket, Err(error)) if !matches!(error, WriteError::Closed { .. } | WriteError::Full { .. }) => {
-                tracing::error!(decider = D::NAME, error = &error as &dyn std::error::Error, "decision cannot be stored");
+            Ended::Write(ticket, Err(error))
+                if !matches!(error, WriteError::Closed { .. } | WriteError::Full { .. }) =>
+            {
+                tracing::error!(
+                    decider = D::NAME,
+                    error = &error as &dyn std::error::Error,
+                    "decision cannot be stored"
+                );
                 self.replica.written(ticket, Outcome::Impossible);
             }
             Ended::Write(_, Err(error)) => {
@@ -285,7 +305,8 @@ impl<D: Decider> Shell<D> {
         async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let entry = bucket.entry(INDEX).await.ok().flatten();
-            let found = entry.and_then(|(bytes, revision)| Some((serde_json::from_slice::<Index>(&bytes).ok()?, revision)));
+            let found =
+                entry.and_then(|(bytes, revision)| Some((serde_json::from_slice::<Index>(&bytes).ok()?, revision)));
             let (index, revision) = found.unwrap_or((Index { position: saved, ..Index::default() }, revision));
             Ended::Save(Ok(revision), index, vec![])
         }
@@ -317,7 +338,9 @@ impl<D: Decider> Shell<D> {
                         let outcome = match write.await {
                             Ok(Written::Stored { last }) => Ok(Outcome::Stored(last)),
                             Ok(Written::Stale { last: Some(last) }) => Ok(Outcome::Moved(last)),
-                            Ok(Written::Stale { last: None }) => Ok(Outcome::Moved(last_of(&bus, &stream, &entity).await)),
+                            Ok(Written::Stale { last: None }) => {
+                                Ok(Outcome::Moved(last_of(&bus, &stream, &entity).await))
+                            }
                             Err(error) => Err(error),
                         };
                         Ended::Write(ticket, outcome)
@@ -502,7 +525,8 @@ impl Puller {
     /// Reads the inputs after `floor` up to `end` in order; those that were fed before are ignored there.
     async fn rescue(&self, floor: u64, end: u64) -> anyhow::Result<()> {
         let log = self.bus.log(&self.durable.stream);
-        let subject = mesh_proto::contract().stream(&self.durable.stream).map(|s| s.subject.clone()).unwrap_or_default();
+        let subject =
+            mesh_proto::contract().stream(&self.durable.stream).map(|s| s.subject.clone()).unwrap_or_default();
         let mut from = floor + 1;
         while from <= end {
             let read = log.read(&subject, from, READ_MAX).await.context("read inputs in hand")?;

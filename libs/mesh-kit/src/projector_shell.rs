@@ -187,7 +187,8 @@ impl Mesh {
         for event in events.iter().filter_map(|e| contract.event(e)) {
             let derived = contract.stream(&event.stream).is_some_and(|s| s.kind == mesh_proto::contract::Kind::Derived);
             if derived && !found.contains_key(&event.stream) {
-                let last = self.bus().log(&event.stream).last(&event.filter()).await.context("read last derived event")?;
+                let last =
+                    self.bus().log(&event.stream).last(&event.filter()).await.context("read last derived event")?;
                 found.insert(event.stream.clone(), last.map_or(Timestamp::default(), |stored| stored.stored));
             }
         }

@@ -117,6 +117,9 @@ struct Held<I> {
     barrier: Option<u64>,
     /// Own facts up to here must be in the World; known once those decisions have ended.
     need: Option<u64>,
+    /// The own fact that it follows from, perhaps another replica's: who has not read it yet would find nothing to
+    /// say about the input. 0 for none.
+    after: u64,
 }
 
 /// How far one input stream is handled.
@@ -155,6 +158,9 @@ pub struct Index {
     pub due: Vec<(Timestamp, Key)>,
 }
 
+/// What is to be saved: bucket key and bytes of each entity that changed, and the index that goes with them.
+pub type Snapshot = (Vec<(String, Vec<u8>)>, Index);
+
 /// Counters of a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -191,6 +197,10 @@ pub struct Replica<D: Decider> {
     tickets: u64,
     /// Highest sequence that this replica wrote.
     own_written: u64,
+    /// Every own fact up to here is folded, or is of a write of this replica that was answered.
+    covered: u64,
+    /// Answered writes beyond that: first and last sequence.
+    answered_writes: BTreeMap<u64, u64>,
     stopped: bool,
     steps: VecDeque<Step>,
     counts: Counts,
@@ -219,6 +229,8 @@ impl<D: Decider> Replica<D> {
             flights: BTreeMap::new(),
             tickets: 0,
             own_written: 0,
+            covered: index.position,
+            answered_writes: BTreeMap::new(),
             stopped: false,
             steps: VecDeque::new(),
             counts: Counts::default(),
@@ -319,7 +331,11 @@ impl<D: Decider> Replica<D> {
         match decoded {
             Ok((body, input)) => {
                 let pending = Arc::new(Pending { stored, body, input: Some(input) });
-                let held = Held { pending: pending.clone(), barrier: None, need: None };
+                let cause = pending.stored.cause.as_ref();
+                // Anyone may name a cause with a command; only services write facts.
+                let follows = cause.filter(|c| c.stream == self.own_stream && !is_commands(&pending.stored.stream));
+                let after = follows.map_or(0, |c| c.sequence);
+                let held = Held { pending: pending.clone(), barrier: None, need: None, after };
                 self.inputs.entry(pending.stored.stream.clone()).or_default().held.push_back(held);
                 self.release();
             }
@@ -333,10 +349,14 @@ impl<D: Decider> Replica<D> {
         loop {
             let first_flight = self.flights.keys().next().copied().unwrap_or(u64::MAX);
             let (tickets, written, position) = (self.tickets, self.own_written, self.position);
+            let covered = self.covered;
             let ready = self.inputs.iter_mut().find_map(|(stream, progress)| {
                 let held = progress.held.front_mut()?;
                 let sequence = held.pending.stored.sequence;
                 if self.world_positions.get(stream).is_some_and(|position| *position < sequence) {
+                    return None;
+                }
+                if held.after > covered {
                     return None;
                 }
                 if *stream == self.own_stream {
@@ -413,6 +433,7 @@ impl<D: Decider> Replica<D> {
             return;
         }
         self.position = stored.sequence;
+        self.cover();
         let key = Key(stored.subject.split('.').skip(3).map(str::to_owned).collect());
         if !key.0.is_empty() {
             let stored = Arc::new(stored);
@@ -638,8 +659,7 @@ impl<D: Decider> Replica<D> {
                 (asked, stored.cause_of(), stored.traceparent.clone(), command)
             }
         };
-        let decided =
-            catch_unwind(AssertUnwindSafe(|| self.decider.decide(key, &folded.state, &self.world, &asked)));
+        let decided = catch_unwind(AssertUnwindSafe(|| self.decider.decide(key, &folded.state, &self.world, &asked)));
         let facts = match (decided, command) {
             (Err(_), _) => return Verdict::Dead("the decider panicked on it".into()),
             (Ok(Ok(facts)), _) => facts,
@@ -696,6 +716,14 @@ impl<D: Decider> Replica<D> {
         }
     }
 
+    /// Moves `covered` on over what was read and what was answered.
+    fn cover(&mut self) {
+        self.covered = self.covered.max(self.position);
+        while let Some(next) = self.answered_writes.first_entry().filter(|e| *e.key() <= self.covered + 1) {
+            self.covered = self.covered.max(next.remove());
+        }
+    }
+
     /// A write has ended.
     pub fn written(&mut self, ticket: u64, outcome: Outcome) {
         let Some(flight) = self.flights.remove(&ticket) else { return };
@@ -704,19 +732,29 @@ impl<D: Decider> Replica<D> {
             Outcome::Stored(last) => {
                 self.counts.facts += flight.facts.len() as u64;
                 self.own_written = self.own_written.max(last);
+                let first = (last + 1).saturating_sub(flight.facts.len() as u64);
+                // A write can be settled by finding that another replica stored the same facts. Facts that this one
+                // has not read may then lie before them; the entity waits for them, and folds them in order.
+                let gapless = self.covered + 1 >= first;
+                self.answered_writes.insert(first, last);
+                self.cover();
                 if let Some(entity) = self.entities.get_mut(&key) {
                     entity.busy = false;
-                    entity.dirty = true;
                     entity.asked_due = None;
                     if let Some(folded) = entity.folded.as_mut().filter(|f| f.last < last) {
-                        // Its first facts may have come by the tail before this answer did.
-                        let first = (last + 1).saturating_sub(flight.facts.len() as u64);
-                        let known = usize::try_from((folded.last + 1).saturating_sub(first)).unwrap_or(usize::MAX);
-                        for fact in flight.facts.iter().skip(known) {
-                            let state = std::mem::replace(&mut folded.state, self.decider.initial());
-                            folded.state = self.decider.evolve(state, fact, flight.at);
+                        if gapless {
+                            // Its first facts may have come by the tail before this answer did.
+                            let known = (folded.last + 1).saturating_sub(first);
+                            let known = usize::try_from(known).unwrap_or(usize::MAX);
+                            for fact in flight.facts.iter().skip(known) {
+                                let state = std::mem::replace(&mut folded.state, self.decider.initial());
+                                folded.state = self.decider.evolve(state, fact, flight.at);
+                            }
+                            folded.note(last, flight.at, Some(&flight.cause));
+                            entity.dirty = true;
+                        } else {
+                            entity.behind = last;
                         }
-                        folded.note(last, flight.at, Some(&flight.cause));
                     }
                 }
                 self.done(&key, &flight.question);
@@ -753,7 +791,7 @@ impl<D: Decider> Replica<D> {
 
     /// Entities whose snapshots are out of date, at most `max`, as bucket key and bytes; then the index to store
     /// with them. The index' position only moves when nothing is left dirty. `None` if there is nothing to save.
-    pub fn snapshot(&mut self, max: usize, saved: u64) -> Option<(Vec<(String, Vec<u8>)>, Index)> {
+    pub fn snapshot(&mut self, max: usize, saved: u64) -> Option<Snapshot> {
         let mut entries = vec![];
         let mut left = false;
         for (key, entity) in &mut self.entities {

@@ -91,11 +91,6 @@ impl MeshRun {
         self.data.path().join("mesh")
     }
 
-    /// A folder beside it for what the test writes.
-    pub fn scratch(&self) -> &Path {
-        self.data.path()
-    }
-
     /// Process id of `up`.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -126,11 +121,6 @@ impl MeshRun {
     /// What `up` printed.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder().with_extension("log")).unwrap_or_default()
-    }
-
-    /// A connection as another identity, with all its rights and no more.
-    pub async fn bus_as(&self, identity: &str) -> Bus {
-        connect(self.endpoints["nats"].as_str().unwrap(), identity, &self.seed(identity)).await
     }
 
     /// The secret of an identity.
