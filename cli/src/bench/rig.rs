@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use mesh_bus::{
     Bus, Options, ProvisionOptions, RenderOptions, Seed, Server, ServerOptions, baseline::Baseline, find_server,
     free_disk_bytes, provision, render,
@@ -12,6 +12,9 @@ use mesh_kit::{Mesh, Running, Settings};
 use mesh_proto::contract;
 
 use super::decider::Accepts;
+
+/// Disk that the longest measurement takes, with room to spare.
+const DISK_BYTES: u64 = 3 << 30;
 
 /// A bus of its own; ended and removed when dropped.
 pub(super) struct Rig {
@@ -28,11 +31,17 @@ impl Rig {
         let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
         let found = find_server().await.context("find a nats-server")?;
         let free = free_disk_bytes(folder.path()).context("ask for the free disk")?;
+        if free < DISK_BYTES {
+            bail!(
+                "{} bytes of disk are free in {}, a measurement takes up to {DISK_BYTES}",
+                free,
+                folder.path().display()
+            );
+        }
         let options = RenderOptions {
             listen: "127.0.0.1:-1".into(),
             store_dir: folder.path().join("jetstream"),
             ports_dir: Some(folder.path().to_owned()),
-            disk_bytes: Some((free / 2).min(mesh_bus::bytes_wanted(contract()))),
             ..RenderOptions::default()
         };
         let rendered = render(contract(), &options).context("render the bus configuration")?;
