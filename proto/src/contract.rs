@@ -113,6 +113,8 @@ pub struct ServiceSpec {
     pub samples_in: Vec<String>,
     /// Subjects it publishes that no stream stores and people may subscribe to.
     pub announces: Vec<String>,
+    /// Full names of the commands of people that it passes on in their name.
+    pub relays: Vec<String>,
     /// What it is for.
     pub doc: String,
 }
@@ -240,6 +242,7 @@ impl Contract {
                 deciders,
                 tails: texts(&spec, "tails"),
                 publishes: texts(&spec, "publishes"),
+                relays: texts(&spec, "relays"),
                 samples_out: texts(&spec, "samples_out"),
                 samples_in: texts(&spec, "samples_in"),
                 announces: texts(&spec, "announces"),
@@ -253,7 +256,7 @@ impl Contract {
     fn check(&self) -> Result<(), String> {
         for service in &self.services {
             let inputs = service.deciders.iter().flat_map(|d| &d.inputs);
-            for name in inputs.chain(&service.publishes) {
+            for name in inputs.chain(&service.publishes).chain(&service.relays) {
                 self.event(name).ok_or(format!("service {}: no event {name}", service.name))?;
             }
             let worlds = service.deciders.iter().flat_map(|d| &d.world);

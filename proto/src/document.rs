@@ -432,6 +432,7 @@ fn service_section(page: &mut String, contract: &Contract, service: &ServiceSpec
     for (what, list) in [
         ("tails", &service.tails),
         ("also publishes", &service.publishes),
+        ("passes on for people", &service.relays),
         ("announces", &service.announces),
         ("writes samples on", &service.samples_out),
         ("reads samples of", &service.samples_in),

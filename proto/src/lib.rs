@@ -60,6 +60,10 @@ areas! {
     report,
     /// Digital twins.
     twin,
+    /// Storage policies, locations, buckets.
+    storage,
+    /// Objects, uploads and scrubs.
+    object,
     /// Notices about services.
     lifecycle,
     /// gRPC queries.

@@ -111,10 +111,10 @@ pub fn hears<'a>(contract: &'a Contract, service: &'a ServiceSpec) -> BTreeSet<&
 /// Events that a service may publish: the facts of its deciders' areas, and what the contract adds.
 pub fn writes<'a>(contract: &'a Contract, service: &'a ServiceSpec) -> Vec<&'a EventSpec> {
     let facts = service.deciders.iter().flat_map(|d| contract.facts_of(&d.area));
-    facts.chain(service.publishes.iter().filter_map(|p| contract.event(p))).collect()
+    facts.chain(service.publishes.iter().chain(&service.relays).filter_map(|p| contract.event(p))).collect()
 }
 
-/// Commands that people may send: all that no service sends.
+/// Commands that people may send: all that no service sends of its own accord.
 pub fn peoples_commands(contract: &Contract) -> impl Iterator<Item = &EventSpec> {
     let sent = |e: &EventSpec| contract.services.iter().any(|s| s.publishes.contains(&e.message));
     contract.events.iter().filter(move |e| e.command && !sent(e))
