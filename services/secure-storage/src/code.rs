@@ -81,7 +81,6 @@ pub enum Error {
 /// A systematic code of k data and r redundant shards.
 #[derive(Clone, Debug)]
 pub struct Code {
-    scheme: Scheme,
     data: usize,
     redundant: usize,
     /// Rows of the redundant shards, for `RLNC` with r > 1.
@@ -99,7 +98,7 @@ impl Code {
             return Err(Error::Shape { data, redundant });
         }
         let rows = (scheme == Scheme::Rlnc && redundant > 1 && data > 1).then(|| rows(data, redundant));
-        Ok(Self { scheme, data, redundant, rows })
+        Ok(Self { data, redundant, rows })
     }
 
     /// k.
@@ -182,7 +181,7 @@ impl Code {
         if shards.iter().flatten().any(|shard| shard.len() != size) {
             return Err(Error::Length(payload));
         }
-        let restored = if have[..self.data].iter().copied().eq(0..self.data) {
+        let restored = if size == 0 || have[..self.data].iter().copied().eq(0..self.data) {
             BTreeMap::new()
         } else {
             self.restore(shards, &have[..self.data], size)?
