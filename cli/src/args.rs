@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Digital twins of workloads, nodes and clusters.
     #[command(subcommand)]
     Twin(TwinCommand),
+    /// Objects that survive: policies, locations, objects, scrubs.
+    #[command(subcommand)]
+    Storage(StorageCommand),
     /// Shows live messages, decoded, with their headers.
     Tap(TapOptions),
     /// Dead letters: what could not be decoded or handled.
@@ -101,6 +104,128 @@ pub(crate) enum Until {
     Accepted,
     /// FULFILLED, or a state from which it does not get there by itself.
     Fulfilled,
+}
+
+/// Subcommands of `storage`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StorageCommand {
+    /// Storage policies.
+    #[command(subcommand)]
+    Policy(StoragePolicyCommand),
+    /// Where fragments rest.
+    #[command(subcommand)]
+    Location(StorageLocationCommand),
+    /// Objects, by the S3 interface.
+    #[command(subcommand)]
+    Object(StorageObjectCommand),
+    /// Reads and checks every fragment of every object.
+    Scrub {
+        /// Write lost and rotten fragments anew, and remove those that belong to nothing.
+        #[arg(long)]
+        repair: bool,
+        /// Wrap data keys under the present master key.
+        #[arg(long)]
+        rewrap: bool,
+        /// Seconds to wait for its report.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        timeout: u64,
+    },
+    /// The gateway: its S3 address, locations, objects, cache.
+    Health(Watch),
+}
+
+/// Subcommands of `storage policy`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoragePolicyCommand {
+    /// Makes or replaces one, of a file: YAML or JSON with the fields of continuum.storage.v1.Policy.
+    Define {
+        /// The file.
+        file: std::path::PathBuf,
+    },
+    /// All policies.
+    List,
+    /// One policy; if it was chosen from goals, with every location that was considered.
+    Get {
+        /// Its name.
+        name: String,
+    },
+    /// Removes one that no bucket uses.
+    Drop {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Subcommands of `storage location`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StorageLocationCommand {
+    /// Registers one; again, when it was lost and starts empty.
+    Register {
+        /// Its name.
+        name: String,
+        /// `dir:<name>`, or an S3 bucket's address.
+        #[arg(long)]
+        url: Option<String>,
+        /// `edge` or `cloud`.
+        #[arg(long, default_value = "edge")]
+        kind: String,
+        /// Instead, a file: YAML or JSON with the fields of continuum.storage.v1.Location.
+        #[arg(long, conflicts_with_all = ["url"])]
+        file: Option<std::path::PathBuf>,
+    },
+    /// All locations, and whether they can be reached.
+    List,
+    /// Removes one that no policy uses.
+    Retire {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Subcommands of `storage object`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StorageObjectCommand {
+    /// Makes a bucket.
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// Its storage policy.
+        #[arg(long, default_value = "default")]
+        policy: String,
+    },
+    /// Stores a file.
+    Put {
+        /// The file.
+        file: std::path::PathBuf,
+        /// Bucket.
+        bucket: String,
+        /// Key.
+        key: String,
+    },
+    /// Writes an object to a file, or to standard output.
+    Get {
+        /// Bucket.
+        bucket: String,
+        /// Key.
+        key: String,
+        /// The file.
+        file: Option<std::path::PathBuf>,
+    },
+    /// Objects of a bucket.
+    List {
+        /// Bucket.
+        bucket: String,
+        /// Only keys that begin so.
+        #[arg(default_value = "")]
+        prefix: String,
+    },
+    /// Deletes an object.
+    Delete {
+        /// Bucket.
+        bucket: String,
+        /// Key.
+        key: String,
+    },
 }
 
 /// Subcommands of `cluster`.

@@ -1,5 +1,7 @@
 //! `demo`: the main story, end to end, with real processes and real measurements. It fails if any expectation does.
 
+mod storage;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -374,6 +376,8 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
         "it is TERMINATED",
         view.state.is_some_and(|s| s.not_fulfilled_state() == NotFulfilledState::Terminated),
     );
+
+    storage::chapter(&mut story, &client, data_dir).await?;
 
     let _ = std::fs::remove_file(&control);
     client.bus.close().await;

@@ -51,6 +51,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Workload(command) => commands::workload::run(&context, command).await,
         Command::Intent(command) => commands::intent::run(&context, command).await,
         Command::Why(options) => commands::why::run(&context, options).await,
+        Command::Storage(command) => commands::storage::run(&context, command).await,
         Command::Twin(command) => commands::twin::run(&context, command).await,
         Command::Tap(options) => commands::tap::run(&context, options).await,
         Command::Dead(command) => commands::dead::run(&context, command).await,

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use mesh_bus::Stored;
 use mesh_kit::{Asked, Decider, Key, What, World};
 use mesh_proto::{
-    EventSet as _, Refusal, Timestamp,
+    Refusal, Timestamp,
     deciders::storages::{Fact, Input, NAME},
     deciders::stream_storage::Event,
     storage::{

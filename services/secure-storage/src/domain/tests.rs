@@ -1,5 +1,5 @@
 use mesh_proto::{
-    FactSet as _,
+    EventSet as _, FactSet as _,
     storage::{CreateBucket, DefinePolicy, DeleteBucket, DropPolicy, Goals, RegisterLocation, RequestScrub, RetireLocation},
 };
 

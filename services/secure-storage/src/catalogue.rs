@@ -1,0 +1,228 @@
+//! What a gateway knows: the fold of `STORAGE` and `OBJECT`. Listings come from here; what an object is, is read from
+//! its own last fact, so that a put on one gateway is seen by the next.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use mesh_bus::Stored;
+use mesh_kit::{Derived, Projector};
+use mesh_proto::{
+    Refusal, Timestamp,
+    deciders::{stream_object::Event as Object, stream_storage::Event as Storage},
+    object::{ObjectStored, ScrubEnded, UploadStarted},
+};
+
+use crate::domain::{Known, event};
+
+/// Answers to commands that are remembered for who waits for them.
+const ANSWERS_MAX: usize = 1_024;
+/// Ended scrubs that are remembered.
+const SCRUBS_MAX: usize = 1_000;
+
+/// A line of a listing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Bytes.
+    pub size: u64,
+    /// Without quotation marks.
+    pub etag: String,
+    /// When it was stored.
+    pub modified: Timestamp,
+    /// The object's token.
+    pub object: String,
+    /// Master key that wraps its data key.
+    pub master_key: String,
+}
+
+/// An upload under way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upload {
+    /// How it began.
+    pub started: UploadStarted,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// How far a scrub is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scrub {
+    /// Who runs it, and since when.
+    pub claimed: Option<(String, Timestamp)>,
+    /// What it found.
+    pub ended: Option<ScrubEnded>,
+}
+
+/// Objects of a bucket's epoch, by key.
+pub type Listing = BTreeMap<String, Entry>;
+
+/// The view.
+#[derive(Default)]
+pub struct Catalogue {
+    /// Policies, locations, buckets, scrubs that are wanted.
+    pub known: Known,
+    objects: BTreeMap<(String, u64), Listing>,
+    /// Epochs up to here are over, by bucket.
+    over: BTreeMap<String, u64>,
+    /// By bucket and upload.
+    pub uploads: BTreeMap<(String, String), Upload>,
+    /// By owner and scrub.
+    pub scrubs: BTreeMap<(String, String), Scrub>,
+    answers: VecDeque<(String, Result<(), Refusal>)>,
+    /// When each bucket was made.
+    pub made: BTreeMap<String, Timestamp>,
+    storage_position: u64,
+    object_position: u64,
+    /// Objects that are there.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Catalogue {
+    /// A bucket's objects.
+    pub fn listing(&self, bucket: &str, epoch: u64) -> Option<&Listing> {
+        self.objects.get(&(bucket.to_owned(), epoch))
+    }
+
+    /// Every bucket's objects: bucket, epoch, listing.
+    pub fn listings(&self) -> impl Iterator<Item = (&str, u64, &Listing)> {
+        self.objects.iter().map(|((bucket, epoch), listing)| (bucket.as_str(), *epoch, listing))
+    }
+
+    /// How far a stream was read.
+    pub fn position(&self, stream: &str) -> u64 {
+        if stream == "STORAGE" { self.storage_position } else { self.object_position }
+    }
+
+    /// What became of a command; `None` while it is not answered.
+    pub fn answer(&self, command_id: &str) -> Option<Result<(), Refusal>> {
+        self.answers.iter().rev().find(|(id, _)| id == command_id).map(|(_, answer)| answer.clone())
+    }
+
+    /// The scrub that waits longest for a gateway: owner, scrub.
+    pub fn scrub_waiting(&self, claimed_before: Timestamp) -> Option<(String, String)> {
+        let free = |at: &&(String, String)| match self.scrubs.get(*at) {
+            None => true,
+            Some(scrub) => scrub.ended.is_none() && scrub.claimed.as_ref().is_none_or(|(_, at)| *at < claimed_before),
+        };
+        self.known.scrubs.keys().find(free).cloned()
+    }
+
+    fn put(&mut self, m: &ObjectStored) {
+        if self.over.get(&m.bucket).is_some_and(|over| m.epoch <= *over) {
+            return;
+        }
+        let entry = Entry {
+            size: m.size,
+            etag: m.etag.clone(),
+            modified: m.modified.unwrap_or_default(),
+            object: m.object.clone(),
+            master_key: m.layout.as_ref().map(|l| l.master_key.clone()).unwrap_or_default(),
+        };
+        self.count += 1;
+        self.bytes += m.size;
+        let before = self.objects.entry((m.bucket.clone(), m.epoch)).or_default().insert(m.key.clone(), entry);
+        self.forget(before);
+    }
+
+    fn forget(&mut self, before: Option<Entry>) {
+        if let Some(before) = before {
+            self.count = self.count.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(before.size);
+        }
+    }
+
+    fn storage(&mut self, event: Storage, id: String, at: Timestamp) {
+        let refusal = match &event {
+            Storage::StorageRefused(m) => Err(Refusal { reason: m.reason.clone(), cure: m.cure.clone() }),
+            _ => Ok(()),
+        };
+        self.answers.push_back((id, refusal));
+        while self.answers.len() > ANSWERS_MAX {
+            self.answers.pop_front();
+        }
+        match &event {
+            Storage::BucketCreated(m) => {
+                self.made.insert(m.bucket.clone(), at);
+                // Epochs before are over, whichever stream was read first.
+                self.end(&m.bucket, m.epoch.saturating_sub(1));
+            }
+            Storage::BucketDeleted(m) => {
+                self.made.remove(&m.bucket);
+                let epoch = self.known.buckets.get(&m.bucket).map_or(0, |b| b.epoch);
+                self.end(&m.bucket, epoch);
+            }
+            _ => {}
+        }
+        self.known.take(event);
+    }
+
+    fn end(&mut self, bucket: &str, epoch: u64) {
+        let over = self.over.entry(bucket.to_owned()).or_default();
+        *over = (*over).max(epoch);
+        let ended: Vec<_> = self.objects.range((bucket.to_owned(), 0)..=(bucket.to_owned(), epoch)).map(|(k, _)| k.clone()).collect();
+        for key in ended {
+            for (_, entry) in self.objects.remove(&key).unwrap_or_default() {
+                self.forget(Some(entry));
+            }
+        }
+        self.uploads.retain(|(b, _), upload| b != bucket || upload.started.epoch > epoch);
+    }
+
+    fn object(&mut self, event: Object, at: Timestamp) {
+        match event {
+            Object::ObjectStored(m) => self.put(&m),
+            Object::ObjectMoved(m) => {
+                if let Some(now) = m.now {
+                    self.put(&now);
+                }
+            }
+            Object::ObjectDeleted(m) => {
+                let listing = self.objects.get_mut(&(m.bucket, m.epoch));
+                let before = listing.and_then(|listing| listing.remove(&m.key));
+                self.forget(before);
+            }
+            Object::UploadStarted(m) => {
+                if self.over.get(&m.bucket).is_none_or(|over| m.epoch > *over) {
+                    self.uploads.insert((m.bucket.clone(), m.upload.clone()), Upload { started: m, at });
+                }
+            }
+            Object::UploadEnded(m) => {
+                self.uploads.remove(&(m.bucket, m.upload));
+            }
+            Object::PartStored(_) => {}
+            Object::ScrubClaimed(m) => {
+                self.scrubs.entry((m.owner, m.scrub)).or_default().claimed = Some((m.process, at));
+            }
+            Object::ScrubEnded(m) => {
+                let key = (m.owner.clone(), m.scrub.clone());
+                self.scrubs.entry(key).or_default().ended = Some(m);
+                if self.scrubs.len() > SCRUBS_MAX {
+                    let oldest = self.scrubs.iter().filter(|(_, s)| s.ended.is_some());
+                    let oldest = oldest.min_by_key(|(_, s)| s.claimed.as_ref().map(|(_, at)| *at)).map(|(k, _)| k.clone());
+                    if let Some(key) = oldest {
+                        self.scrubs.remove(&key);
+                        self.known.scrubs.remove(&key);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Projector for Catalogue {
+    fn apply(&mut self, fact: &Stored) -> Vec<Derived> {
+        if fact.stream == "STORAGE" {
+            if let Some(event) = event::<Storage>(fact) {
+                let answered = fact.cause.as_ref().map(|c| c.id.clone()).unwrap_or_default();
+                self.storage(event, answered, fact.time);
+            }
+            self.storage_position = fact.sequence;
+        } else {
+            if let Some(event) = event::<Object>(fact) {
+                self.object(event, fact.time);
+            }
+            self.object_position = fact.sequence;
+        }
+        vec![]
+    }
+}

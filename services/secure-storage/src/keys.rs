@@ -1,0 +1,110 @@
+//! The files with keys: read, or made on the first start.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use mesh_kit::Mesh;
+
+use crate::{
+    config::Config,
+    place::Credentials,
+    seal::{Keyring, to_hex},
+};
+
+/// Everything secret that a gateway holds.
+pub struct Keys {
+    /// Owner and credentials by access key.
+    pub access: BTreeMap<String, (String, Credentials)>,
+    /// Master keys.
+    pub masters: Keyring,
+    /// Credentials of S3 locations by name.
+    pub locations: BTreeMap<String, Credentials>,
+}
+
+/// Random bytes of the system.
+///
+/// # Errors
+/// When the system has none.
+pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("draw random bytes"))?;
+    Ok(bytes)
+}
+
+/// Reads the keys.
+///
+/// # Errors
+/// When a file cannot be read or holds something else.
+pub fn read(mesh: &Mesh, config: &Config) -> anyhow::Result<Keys> {
+    let folder = mesh.data_dir().map(Path::to_path_buf);
+    let masters = text(config.master_keys_file.as_ref(), folder.as_deref(), "master.keys", || {
+        Ok(format!("master-1 {}\n", to_hex(&random::<32>()?)))
+    })?;
+    let access = text(config.access_keys_file.as_ref(), folder.as_deref(), "access.keys", || {
+        Ok(format!("CONTINUUM{} {} local\n", to_hex(&random::<6>()?).to_uppercase(), to_hex(&random::<20>()?)))
+    })?;
+    let locations = match &config.location_keys_file {
+        Some(path) => fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?,
+        None => String::new(),
+    };
+    let masters = Keyring::parse(&masters).context("read the master keys")?;
+    let access = lines(&access, "access keys")?
+        .into_iter()
+        .map(|[access, secret, owner]| match mesh_proto::is_key(&owner) {
+            true => Ok((access.clone(), (owner, Credentials { access, secret }))),
+            false => bail!("access keys: the owner {owner:?} is not 1 to 64 letters, digits, `_` or `-`"),
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let locations = lines(&locations, "location keys")?
+        .into_iter()
+        .map(|[name, access, secret]| (name, Credentials { access, secret }))
+        .collect();
+    Ok(Keys { access, masters, locations })
+}
+
+fn lines(text: &str, what: &str) -> anyhow::Result<Vec<[String; 3]>> {
+    let mut found = vec![];
+    for (index, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#')) {
+        let words: Vec<String> = line.split_whitespace().map(Into::into).collect();
+        match <[String; 3]>::try_from(words) {
+            Ok(three) => found.push(three),
+            Err(_) => bail!("{what}: line {} does not have three words", index + 1),
+        }
+    }
+    Ok(found)
+}
+
+/// The text of a file that was given, or of the one in the data folder, made if it is not there. Two gateways with one
+/// folder make it once.
+fn text(
+    given: Option<&PathBuf>,
+    folder: Option<&Path>,
+    name: &str,
+    make: impl FnOnce() -> anyhow::Result<String>,
+) -> anyhow::Result<String> {
+    let path = match (given, folder) {
+        (Some(path), _) => path.clone(),
+        (None, Some(folder)) => {
+            let path = folder.join(name);
+            if !path.exists() {
+                fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+                let staged = folder.join(format!(".{name}.{}", to_hex(&random::<8>()?)));
+                let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
+                file.write_all(make()?.as_bytes())?;
+                file.sync_all()?;
+                // A link fails if another was first; then its keys hold.
+                let _lost_the_race = fs::hard_link(&staged, &path);
+                fs::remove_file(&staged)?;
+            }
+            path
+        }
+        (None, None) => bail!("say where the {name} are, or give a data_dir"),
+    };
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}

@@ -1,0 +1,73 @@
+//! The port on which S3 and the policy API are answered.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use crate::{
+    gateway::Gateway,
+    routes::Routes,
+    s3::{Auth, Face},
+};
+
+/// Connections at once; more wait.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Headers of a request take no longer.
+const HEADER_LIMIT: Duration = Duration::from_secs(30);
+
+/// The listener, and where it is.
+pub(crate) async fn listen(address: &str) -> anyhow::Result<(TcpListener, String)> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address} for S3"))?;
+    let address = listener.local_addr().context("read the S3 address")?;
+    let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
+    let host = if address.is_ipv6() && host.contains(':') { format!("[{host}]") } else { host };
+    Ok((listener, format!("http://{host}:{}", address.port())))
+}
+
+/// Answers until the process stops; requests that are under way then are finished.
+pub(crate) async fn serve(gateway: Gateway, listener: TcpListener) -> anyhow::Result<()> {
+    let stopping = gateway.mesh.stopping();
+    let mut builder = S3ServiceBuilder::new(Face(gateway.clone()));
+    builder.set_auth(Auth(gateway.clone()));
+    builder.set_route(Routes(gateway));
+    let service: S3Service = builder.build();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let permit = room.clone().acquire_owned().await?;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopping.cancelled() => break,
+        };
+        let Ok((socket, _)) = accepted else {
+            // Out of descriptors, or the caller is gone again: in either case a moment helps.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let _slower_without = socket.set_nodelay(true);
+        let (service, stopping) = (service.clone(), stopping.clone());
+        tokio::spawn(async move {
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+            let connection = http.serve_connection(TokioIo::new(socket), service);
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stopping.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(error = &error as &dyn std::error::Error, "S3 connection");
+            }
+            drop(permit);
+        });
+    }
+    // All permits are back when all connections have ended; the process's drain limit bounds this.
+    let _ = room.acquire_many(CONNECTIONS_MAX as u32).await;
+    Ok(())
+}

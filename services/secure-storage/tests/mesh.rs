@@ -1,0 +1,375 @@
+//! Gateways as processes of their own on a real bus, with no other rights than the contract's, and two S3 clients of
+//! other makers in front of them.
+//!
+//! | variable | meaning | default |
+//! | --- | --- | --- |
+//! | `CONTINUUM_CYCLES` | gateways killed while they write | 6 |
+//! | `CONTINUUM_LARGE_BYTES` | size of the largest object | 40,000,000 |
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use mesh_bus::{Bus, Outgoing, ProvisionOptions, RenderOptions, Server, ServerOptions, Stored};
+use mesh_kit::{Secret, Settings};
+use mesh_proto::{
+    AnyEvent, Timestamp, contract, derived_id,
+    object::{ObjectStored, ScrubEnded},
+    storage::{Location, LocationRegistered, RegisterLocation, RequestScrub, RetireLocation},
+};
+use tokio::process::{Child, Command};
+
+/// Longest that anything may take here before a test says that it does not happen.
+const PATIENCE: Duration = Duration::from_secs(120);
+const OWNER: &str = "local";
+
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn python() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/test/bin/python");
+    if !path.is_file() {
+        println!("SKIPPED: secure-storage: no .tools/test/bin/python (run `make setup-test`)");
+        return None;
+    }
+    Some(path)
+}
+
+/// A bus as `continuum provision` makes it, with locations e1 to e3 (edge) and c1 (cloud) registered.
+struct Land {
+    folder: tempfile::TempDir,
+    server: Server,
+    keys: BTreeMap<String, PathBuf>,
+    person: Bus,
+    asked: std::sync::atomic::AtomicU64,
+}
+
+struct Gateway {
+    child: Child,
+    endpoint: String,
+}
+
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+impl Land {
+    /// None, loudly, where there is no nats-server.
+    async fn start(test: &str) -> Option<Self> {
+        let found = match mesh_bus::find_server().await {
+            Ok(found) => found,
+            Err(error) => {
+                println!("SKIPPED: secure-storage, {test}: {error}");
+                return None;
+            }
+        };
+        python()?;
+        mesh_bus::install_crypto();
+        let folder = tempfile::tempdir().unwrap();
+        let options = RenderOptions {
+            listen: "127.0.0.1:-1".into(),
+            store_dir: folder.path().join("jetstream"),
+            ports_dir: Some(folder.path().into()),
+            ..RenderOptions::default()
+        };
+        let rendered = mesh_bus::render(contract(), &options).unwrap();
+        let files = rendered.write(folder.path()).unwrap();
+        let server = Server::start(ServerOptions::new(found.path, &files.nats_conf, folder.path())).await.unwrap();
+        let seed = rendered.keys.get("provisioner").cloned();
+        let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
+        mesh_bus::provision(contract(), &options).await.unwrap();
+        let seed = std::fs::read_to_string(&files.keys["person"]).unwrap();
+        let options = mesh_bus::Options {
+            url: server.url(),
+            service: "person".into(),
+            seed: Some(seed.trim().into()),
+            ..Default::default()
+        };
+        let person = Bus::connect(options).await.unwrap();
+        Some(Self { folder, server, keys: files.keys, person, asked: 0.into() })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("storage")
+    }
+
+    fn location(&self, name: &str) -> PathBuf {
+        self.data().join("locations").join(name)
+    }
+
+    /// A gateway process; all of them share keys and locations, as gateways of one site do.
+    async fn gateway(&self, set: &[&str]) -> Gateway {
+        let settings = Settings {
+            bus_url: self.server.url(),
+            bus_seed_file: Some(Secret::at(&self.keys["secure-storage"])),
+            data_dir: Some(self.data()),
+            log_level: "warn".into(),
+            ..Settings::default()
+        };
+        let address = free_address();
+        let mut arguments = mesh_kit::config::arguments(&settings).unwrap();
+        for pair in [format!("s3_listen={address}").as_str()].iter().chain(set) {
+            arguments.extend(["--set".to_owned(), (*pair).to_owned()]);
+        }
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_secure-storage"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while tokio::net::TcpStream::connect(&address).await.is_err() {
+            assert!(begun.elapsed() < PATIENCE, "the gateway does not answer: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Gateway { child, endpoint: format!("http://{address}") }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Sends a command and gives the one fact that answers it.
+    async fn ask(&self, command: &dyn AnyEvent) -> Stored {
+        let number = self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let id = derived_id(&["test", &number.to_string()]);
+        let log = self.person.log("STORAGE");
+        let mut tail = log.tail("storage.>", log.last_sequence().await.unwrap() + 1);
+        let message = Outgoing::new(command, id.clone(), Timestamp::from_millis(1_000)).unwrap();
+        self.person.publish(&message).await.unwrap();
+        let answered = async {
+            loop {
+                let fact = tail.next().await.unwrap();
+                if fact.cause.as_ref().is_some_and(|cause| cause.id == id) {
+                    return fact;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answered).await.unwrap_or_else(|_| panic!("no answer\n{}", self.log()))
+    }
+
+    async fn register(&self, name: &str, kind: &str, url: &str) {
+        let description = Some(Location {
+            kind: kind.into(),
+            url: url.into(),
+            credentials: "other".into(),
+            ..Location::default()
+        });
+        let fact = self.ask(&RegisterLocation { owner: OWNER.into(), location: name.into(), description }).await;
+        assert!(fact.event::<LocationRegistered>().unwrap().is_some(), "{}", String::from_utf8_lossy(&fact.body));
+    }
+
+    async fn locations(&self) {
+        for (name, kind) in [("e1", "edge"), ("e2", "edge"), ("e3", "edge"), ("c1", "cloud")] {
+            self.register(name, kind, &format!("dir:{name}")).await;
+        }
+    }
+
+    async fn scrub(&self, name: &str, repair: bool, rewrap: bool) -> ScrubEnded {
+        self.ask(&RequestScrub { owner: OWNER.into(), scrub: name.into(), repair, rewrap }).await;
+        let mut tail = self.person.log("OBJECT").tail(&format!("object.scrub_ended.v1.{OWNER}.{name}"), 1);
+        let ended = tokio::time::timeout(PATIENCE, tail.next()).await;
+        ended.unwrap_or_else(|_| panic!("no scrub\n{}", self.log())).unwrap().event().unwrap().unwrap()
+    }
+
+    fn access(&self) -> (String, String) {
+        let text = std::fs::read_to_string(self.data().join("access.keys")).unwrap();
+        let mut words = text.split_whitespace();
+        (words.next().unwrap().into(), words.next().unwrap().into())
+    }
+
+    fn client(&self, gateway: &Gateway, suite: &str, argument: &str) -> Command {
+        let (access, secret) = self.access();
+        let mut command = Command::new(python().unwrap());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients.py");
+        command.arg(script).args([suite, &gateway.endpoint, &access, &secret, argument]).kill_on_drop(true);
+        command.env("AWS_EC2_METADATA_DISABLED", "true").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a suite of the clients; it must hold.
+    async fn holds(&self, gateway: &Gateway, suite: &str, argument: &str) -> String {
+        let output = tokio::time::timeout(PATIENCE * 5, self.client(gateway, suite, argument).output()).await;
+        let output = output.expect("the clients end").unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let wrong = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{suite}:\n{said}{wrong}\n{}", self.log());
+        said
+    }
+
+    async fn objects(&self) -> Vec<ObjectStored> {
+        let facts = self.person.log("OBJECT").read("object.stored.v1.>", 1, 10_000).await.unwrap();
+        facts.iter().map(|fact| fact.event().unwrap().unwrap()).collect()
+    }
+}
+
+/// Every fragment file of a location.
+fn fragments(location: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(location).unwrap().map(|entry| entry.unwrap());
+    let folders = folders.filter(|entry| entry.file_name().len() == 2);
+    folders.flat_map(|folder| std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_cost_nothing_up_to_r() {
+    let Some(land) = Land::start("acceptance").await else { return };
+    let gateway = land.gateway(&["linger_ms=0", "location_limit_ms=3000"]).await;
+    land.locations().await;
+    let large = variable("CONTINUUM_LARGE_BYTES", 40_000_000).to_string();
+    for (suite, argument) in [("acceptance", ""), ("large", large.as_str()), ("second", "")] {
+        print!("{}", land.holds(&gateway, suite, argument).await);
+    }
+
+    // S8: stored bytes of three and one. Of 3,000,000 bytes, headers and tags are less than a hundredth.
+    let objects = land.objects().await;
+    let kept = objects.iter().rfind(|o| o.key == "kept").unwrap();
+    let blob: String = kept.parts[0].blob.iter().map(|b| format!("{b:02x}")).collect();
+    let all = ["e1", "e2", "e3", "c1"].map(|name| land.location(name));
+    let files: Vec<PathBuf> = all.iter().flat_map(|l| fragments(l)).filter(|f| f.display().to_string().contains(&blob)).collect();
+    let stored: u64 = files.iter().map(|f| f.metadata().unwrap().len()).sum();
+    assert_eq!(files.len(), 4);
+    assert!((stored as f64 / 4_000_000.0 - 1.0).abs() < 0.01, "{stored}");
+
+    // S9: no plain text in any fragment of an encrypted policy.
+    for file in all.iter().flat_map(|l| fragments(l)) {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(16).any(|w| w == b"something secret"), "{}", file.display());
+    }
+
+    // S7: any one location may be gone, as a mount that vanished; of two, an error that says so. A gateway that has
+    // nothing in its cache, so that all is read from locations.
+    let gateway = land.gateway(&["cache_bytes=0", "location_limit_ms=3000"]).await;
+    for gone in &all {
+        let aside = gone.with_extension("aside");
+        std::fs::rename(gone, &aside).unwrap();
+        land.holds(&gateway, "read", "").await;
+        std::fs::rename(&aside, gone).unwrap();
+    }
+    for gone in &all[..2] {
+        std::fs::rename(gone, gone.with_extension("aside")).unwrap();
+    }
+    print!("{}", land.holds(&gateway, "lost", "").await);
+    for gone in &all[..2] {
+        std::fs::rename(gone.with_extension("aside"), gone).unwrap();
+    }
+
+    // S9: a flipped bit in every fragment of one location is found, read around, and repaired.
+    let hurt = fragments(&all[1]);
+    for file in &hurt {
+        let mut bytes = std::fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        std::fs::write(file, bytes).unwrap();
+    }
+    land.holds(&gateway, "read", "").await;
+    let found = land.scrub("look", false, false).await;
+    assert_eq!((found.rotten, found.missing, found.repaired, found.lost), (hurt.len() as u64, 0, 0, 0), "{found:?}");
+    let repaired = land.scrub("repair", true, false).await;
+    assert_eq!((repaired.rotten, repaired.repaired, repaired.degraded), (hurt.len() as u64, hurt.len() as u64, 0));
+    let clean = land.scrub("clean", false, false).await;
+    assert_eq!((clean.rotten, clean.missing, clean.degraded), (0, 0, 0), "{clean:?}");
+
+    // A location that is destroyed is away until it is registered again; then a repair fills it.
+    std::fs::remove_dir_all(&all[2]).unwrap();
+    land.holds(&gateway, "read", "").await;
+    let away = land.scrub("away", true, false).await;
+    assert!(away.missing > 0 && away.repaired == 0 && away.degraded > 0 && away.lost == 0, "{away:?}");
+    land.register("e3", "edge", "dir:e3").await;
+    let filled = land.scrub("filled", true, false).await;
+    assert_eq!((filled.missing, filled.repaired, filled.degraded), (away.missing, away.missing, 0), "{filled:?}");
+    std::fs::rename(&all[0], all[0].with_extension("aside")).unwrap();
+    land.holds(&gateway, "read", "").await;
+    std::fs::rename(all[0].with_extension("aside"), &all[0]).unwrap();
+
+    // What is in use is not retired.
+    let refused = land.ask(&RetireLocation { owner: OWNER.into(), location: "e1".into() }).await;
+    assert!(refused.subject.starts_with("storage.refused."), "{}", refused.subject);
+
+    // The master key rotates: old objects are read, wrapped anew, and then without the old key; a wrong key is an
+    // error and no bytes.
+    let masters = land.data().join("master.keys");
+    let old = std::fs::read_to_string(&masters).unwrap();
+    let new = format!("master-2 {}\n", "5a".repeat(32));
+    std::fs::write(&masters, format!("{old}{new}")).unwrap();
+    drop(gateway);
+    let rotated = land.gateway(&["cache_bytes=0"]).await;
+    // The first gateway has the old keys alone, and may be the one that claims the scrub; it is stopped.
+    land.holds(&rotated, "read", "").await;
+    std::fs::write(&masters, &new).unwrap();
+    let keyless = land.gateway(&["cache_bytes=0"]).await;
+    let output = land.client(&keyless, "read", "").output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("no master key named"), "{said}");
+}
+
+/// S10, and crashes: of two gateways one is killed again and again while clients write through both.
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_that_are_killed_while_they_write_lose_nothing_and_show_no_half_object() {
+    let Some(land) = Land::start("kill").await else { return };
+    let cycles = variable("CONTINUUM_CYCLES", 6);
+    let other = land.gateway(&[]).await;
+    land.locations().await;
+    land.holds(&other, "acceptance", "").await;
+    let path = land.folder.path().join("said");
+    let mut said = std::fs::File::create(&path).unwrap();
+    for cycle in 0..cycles {
+        let mut victim = land.gateway(&[]).await;
+        let mut writers = vec![];
+        for writer in 0..2 {
+            let mut command = land.client(&victim, "writer", &((cycle * 2 + writer) * 100_000).to_string());
+            writers.push(command.stdout(Stdio::piped()).spawn().unwrap());
+        }
+        // Somewhere in the middle of a put: another place each time, spread over the second that a few puts take.
+        tokio::time::sleep(Duration::from_millis(1_200 + (cycle * 379) % 1_000)).await;
+        victim.child.start_kill().unwrap();
+        victim.child.wait().await.unwrap();
+        for writer in writers {
+            let output = tokio::time::timeout(PATIENCE, writer.wait_with_output()).await.unwrap().unwrap();
+            said.write_all(&output.stdout).unwrap();
+        }
+    }
+    said.sync_all().unwrap();
+    let found = land.holds(&other, "check", path.to_str().unwrap()).await;
+    println!("{cycles} gateways killed: {found}");
+    assert!(found.contains("acknowledged objects are whole") && !found.contains("ok 0 "), "{found}");
+    let scrub = land.scrub("after", true, false).await;
+    assert_eq!((scrub.missing, scrub.rotten, scrub.lost, scrub.degraded), (0, 0, 0, 0), "{scrub:?}");
+}
+
+/// A location that is an S3 bucket: of a second, independent deployment of this very gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_may_be_a_bucket_of_another_s3_server() {
+    let Some(far) = Land::start("s3 location").await else { return };
+    let server = far.gateway(&[]).await;
+    far.locations().await;
+    far.holds(&server, "acceptance", "").await;
+    let Some(near) = Land::start("s3 location").await else { return };
+    let (access, secret) = far.access();
+    std::fs::write(near.folder.path().join("location.keys"), format!("other {access} {secret}\n")).unwrap();
+    let keys = format!("location_keys_file={}", near.folder.path().join("location.keys").display());
+    let gateway = near.gateway(&[&keys, "cache_bytes=0"]).await;
+    for name in ["e1", "e2", "e3"] {
+        near.register(name, "edge", &format!("dir:{name}")).await;
+    }
+    near.register("c1", "cloud", &format!("{}/open/of-another", server.endpoint)).await;
+    near.holds(&gateway, "acceptance", "").await;
+    // Read from the S3 location, for an edge is gone.
+    std::fs::rename(near.location("e1"), near.location("e1").with_extension("aside")).unwrap();
+    near.holds(&gateway, "read", "").await;
+    std::fs::rename(near.location("e1").with_extension("aside"), near.location("e1")).unwrap();
+    let clean = near.scrub("clean", true, false).await;
+    assert!(clean.objects > 5 && clean.missing + clean.rotten + clean.lost == 0, "{clean:?}");
+    // The server is away: the edges suffice.
+    drop(server);
+    near.holds(&gateway, "read", "").await;
+}
