@@ -103,7 +103,10 @@ impl StorageQueries for Api {
             let of_owner = view.known.locations.iter().filter(|((o, _), _)| *o == owner);
             of_owner.map(|(at, location)| (at.clone(), location.clone())).collect()
         });
-        stream::iter(known.keys()).for_each_concurrent(8, |(owner, name)| gateway.probe(owner, name, false)).await;
+        let names: Vec<(String, String)> = known.keys().cloned().collect();
+        stream::iter(names)
+            .for_each_concurrent(8, |(owner, name)| async move { gateway.probe(&owner, &name, false).await })
+            .await;
         let mut locations = vec![];
         for ((owner, name), (description, generation)) in known {
             let at = (owner.clone(), name.clone());
