@@ -5,6 +5,7 @@ mod bus;
 mod decider;
 mod fsync;
 mod rig;
+mod storage;
 mod whole;
 
 use std::{collections::BTreeSet, process::ExitCode, time::Instant};
@@ -21,6 +22,8 @@ use crate::output::{self, Format, note};
 pub(crate) enum BenchCommand {
     /// The bus: throughput and latency against hand-written code, durability, recovery, and the whole mesh on it.
     Bus(BusOptions),
+    /// Storage: put and get beside hash, cipher, code and disk, in one run.
+    Storage(storage::StorageOptions),
 }
 
 /// Options of `bench bus`.
@@ -87,7 +90,10 @@ impl Row {
 
 /// Runs a benchmark; exit code 1 if a bound does not hold.
 pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> {
-    let BenchCommand::Bus(options) = command;
+    let options = match command {
+        BenchCommand::Bus(options) => options,
+        BenchCommand::Storage(options) => return storage::run(options, format).await,
+    };
     if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
         bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());
     }

@@ -207,8 +207,7 @@ impl Gateway {
         if parts.iter().rev().skip(1).any(|part| part.size < PART_MIN) {
             return Err(Error::Invalid(format!("EntityTooSmall: every part but the last has at least {PART_MIN} bytes")));
         }
-        use md5::Digest as _;
-        let etag = format!("{}-{}", to_hex(&md5::Md5::digest(&digests)), parts.len());
+        let etag = format!("{}-{}", to_hex(&crate::seal::md5(&digests)), parts.len());
         let object = ObjectStored {
             object: object_token(&started.bucket, of.epoch, key),
             bucket: started.bucket,

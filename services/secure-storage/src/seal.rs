@@ -233,6 +233,17 @@ impl BlobKeys {
     }
 }
 
+/// MD5, S3's etag.
+pub fn md5(bytes: &[u8]) -> [u8; 16] {
+    use md5::Digest as _;
+    md5::Md5::digest(bytes).into()
+}
+
+/// SHA-256, which S3 clients sign bodies with.
+pub fn sha256(bytes: &[u8]) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref().to_vec()
+}
+
 /// Lower-case hexadecimal digits.
 pub fn to_hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
