@@ -13,9 +13,9 @@ use mesh_proto::{
     lifecycle::ServiceChanged,
     query::{
         agent_queries_client::AgentQueriesClient, intent_queries_client::IntentQueriesClient,
-        orchestrator_queries_client::OrchestratorQueriesClient, storage_queries_client::StorageQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
-        twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
-        workload_queries_client::WorkloadQueriesClient,
+        orchestrator_queries_client::OrchestratorQueriesClient, storage_queries_client::StorageQueriesClient,
+        telemetry_queries_client::TelemetryQueriesClient, twin_queries_client::TwinQueriesClient,
+        validator_queries_client::ValidatorQueriesClient, workload_queries_client::WorkloadQueriesClient,
     },
 };
 use serde::{Deserialize, Serialize};

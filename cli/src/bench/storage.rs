@@ -71,7 +71,11 @@ pub(crate) async fn run(options: StorageOptions, format: Format) -> anyhow::Resu
         rows.push(vec![
             m.what.clone(),
             mega(m.bytes_per_second),
-            format!("{:.0} % of overlapped, {:.0} % of in turn", 100.0 * m.bytes_per_second / slowest, 100.0 * m.bytes_per_second / sum),
+            format!(
+                "{:.0} % of overlapped, {:.0} % of in turn",
+                100.0 * m.bytes_per_second / slowest,
+                100.0 * m.bytes_per_second / sum
+            ),
             format!("p50 {:.2} ms", m.p50.as_secs_f64() * 1e3),
         ]);
     }
@@ -110,10 +114,21 @@ fn parts(folder: &Path, bytes: &[u8], time: Duration) -> anyhow::Result<Vec<(&'s
     let code = Code::new(Scheme::ReedSolomon, SHAPE.0, SHAPE.1)?;
     let place = |piece: usize, fragment: u32| Place { extent: 0, piece: piece as u32, fragment };
     let mut found = vec![];
-    found.push(("md5", rate(time, bytes.len(), || Ok({ std::hint::black_box(secure_storage::seal::md5(bytes)); }))?));
+    found.push((
+        "md5",
+        rate(time, bytes.len(), || {
+            Ok({
+                std::hint::black_box(secure_storage::seal::md5(bytes));
+            })
+        })?,
+    ));
     found.push((
         "sha256",
-        rate(time, bytes.len(), || Ok({ std::hint::black_box(secure_storage::seal::sha256(bytes)); }))?,
+        rate(time, bytes.len(), || {
+            Ok({
+                std::hint::black_box(secure_storage::seal::sha256(bytes));
+            })
+        })?,
     ));
     let mut piece = vec![];
     found.push((
@@ -187,9 +202,9 @@ async fn through(data_dir: &Path, full: bool) -> anyhow::Result<Vec<Measured>> {
     let mut edge_devices = vec![];
     for number in 0..SHAPE.0 + SHAPE.1 {
         let location = format!("bench-{number}");
-        let description =
-            Some(Location { kind: "edge".into(), url: format!("dir:{location}"), ..Location::default() });
-        storage::tell(&client, &RegisterLocation { owner: OWNER.into(), location: location.clone(), description }).await?;
+        let description = Some(Location { kind: "edge".into(), url: format!("dir:{location}"), ..Location::default() });
+        storage::tell(&client, &RegisterLocation { owner: OWNER.into(), location: location.clone(), description })
+            .await?;
         edge_devices.push(location);
     }
     let redundancy = Some(Redundancy { scheme: "RS".into(), redundant_packets: SHAPE.1 as u32 });
@@ -197,11 +212,16 @@ async fn through(data_dir: &Path, full: bool) -> anyhow::Result<Vec<Measured>> {
     storage::tell(&client, &DefinePolicy { owner: OWNER.into(), policy: "bench".into(), definition }).await?;
     let bucket = storage::bucket(&client, data_dir, OWNER, "bench").await?;
     bucket.make_bucket("bench").await?;
-    let sizes: &[(usize, usize)] =
-        if full { &[(4 << 10, 200), (1 << 20, 100), (32 << 20, 16), (96 << 20, 6)] } else { &[(4 << 10, 60), (1 << 20, 30), (32 << 20, 4)] };
+    let sizes: &[(usize, usize)] = if full {
+        &[(4 << 10, 200), (1 << 20, 100), (32 << 20, 16), (96 << 20, 6)]
+    } else {
+        &[(4 << 10, 60), (1 << 20, 30), (32 << 20, 4)]
+    };
     let mut found = vec![];
     for &(size, count) in sizes {
-        let body = bytes::Bytes::from((0..size as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as u8).collect::<Vec<_>>());
+        let body = bytes::Bytes::from(
+            (0..size as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as u8).collect::<Vec<_>>(),
+        );
         for at_once in [1usize, 4] {
             for put in [true, false] {
                 let (begun, mut times) = (Instant::now(), vec![]);

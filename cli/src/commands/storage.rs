@@ -49,10 +49,18 @@ pub(crate) async fn run(context: &Context<'_>, command: StorageCommand) -> anyho
                     vec!["uploads under way".into(), health.uploads.to_string()],
                     vec!["locations".into(), format!("{}, {away} away", health.locations.len())],
                     vec!["policies".into(), health.policies.len().to_string()],
-                    vec!["master key".into(), format!("{}, {} objects under older ones", health.master_key, health.to_rewrap)],
+                    vec![
+                        "master key".into(),
+                        format!("{}, {} objects under older ones", health.master_key, health.to_rewrap),
+                    ],
                     vec![
                         "cache".into(),
-                        format!("{}, {} hits, {} misses", megabytes(health.cache_bytes), health.cache_hits, health.cache_misses),
+                        format!(
+                            "{}, {} hits, {} misses",
+                            megabytes(health.cache_bytes),
+                            health.cache_hits,
+                            health.cache_misses
+                        ),
                     ],
                 ];
                 Ok(Shown::table(value, &["what", "now"], rows))
@@ -95,7 +103,14 @@ pub(crate) async fn tell(client: &Client, command: &dyn AnyEvent) -> anyhow::Res
     }
 }
 
-async fn told(context: &Context<'_>, client: &Client, noun: &str, id: &str, done: &str, command: &dyn AnyEvent) -> ExitCode {
+async fn told(
+    context: &Context<'_>,
+    client: &Client,
+    noun: &str,
+    id: &str,
+    done: &str,
+    command: &dyn AnyEvent,
+) -> ExitCode {
     let outcome = match tell(client, command).await {
         Ok(()) => Outcome { id: id.into(), ok: true, result: done.into(), ..Outcome::default() },
         Err(error) => Outcome::failed(id, &error),

@@ -16,7 +16,7 @@ use crate::{
 const SIZE: usize = 6_000_000;
 
 /// Tells it; the folders of its locations are the gateway's own.
-pub(crate) async fn chapter(story: &mut Story, client: &Client, data_dir: &Path) -> anyhow::Result<()> {
+pub(super) async fn chapter(story: &mut Story, client: &Client, data_dir: &Path) -> anyhow::Result<()> {
     story.step("four storage locations are registered, and a policy is chosen from goals");
     let register = async |name: &str, kind: &str, lat: f64, lng: f64, price: f64| {
         let description = Some(Location {
@@ -78,7 +78,7 @@ pub(crate) async fn chapter(story: &mut Story, client: &Client, data_dir: &Path)
     story.step("the location demo-plant is destroyed");
     let folder = data_dir.join("state/secure-storage/locations/demo-plant");
     std::fs::remove_dir_all(&folder).with_context(|| format!("destroy {}", folder.display()))?;
-    // A range first: what the gateway has in its cache proves nothing, and a put leaves nothing there.
+    // A put leaves nothing in the gateway's cache: what is read comes from the locations that are left.
     let begun = std::time::Instant::now();
     let back = bucket.get("report.bin", None).await?;
     story.say(format!("{} bytes are read back in {:.0} ms", back.len(), begun.elapsed().as_secs_f64() * 1e3));

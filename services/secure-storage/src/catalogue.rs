@@ -159,7 +159,8 @@ impl Catalogue {
     fn end(&mut self, bucket: &str, epoch: u64) {
         let over = self.over.entry(bucket.to_owned()).or_default();
         *over = (*over).max(epoch);
-        let ended: Vec<_> = self.objects.range((bucket.to_owned(), 0)..=(bucket.to_owned(), epoch)).map(|(k, _)| k.clone()).collect();
+        let ended: Vec<_> =
+            self.objects.range((bucket.to_owned(), 0)..=(bucket.to_owned(), epoch)).map(|(k, _)| k.clone()).collect();
         for key in ended {
             for (_, entry) in self.objects.remove(&key).unwrap_or_default() {
                 self.forget(Some(entry));
@@ -198,7 +199,8 @@ impl Catalogue {
                 self.scrubs.entry(key).or_default().ended = Some(m);
                 if self.scrubs.len() > SCRUBS_MAX {
                     let oldest = self.scrubs.iter().filter(|(_, s)| s.ended.is_some());
-                    let oldest = oldest.min_by_key(|(_, s)| s.claimed.as_ref().map(|(_, at)| *at)).map(|(k, _)| k.clone());
+                    let oldest =
+                        oldest.min_by_key(|(_, s)| s.claimed.as_ref().map(|(_, at)| *at)).map(|(k, _)| k.clone());
                     if let Some(key) = oldest {
                         self.scrubs.remove(&key);
                         self.known.scrubs.remove(&key);

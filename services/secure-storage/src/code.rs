@@ -55,7 +55,9 @@ impl Scheme {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No such code.
-    #[error("no code with {data} data and {redundant} redundant shards; 1 to {SHARDS_MAX} in all, at least one of data")]
+    #[error(
+        "no code with {data} data and {redundant} redundant shards; 1 to {SHARDS_MAX} in all, at least one of data"
+    )]
     Shape {
         /// k.
         data: usize,

@@ -344,9 +344,10 @@ mod tests {
         pieces: Range<usize>,
         files: &[Option<Vec<u8>>],
     ) -> Result<Vec<u8>, Error> {
-        let table = files.iter().enumerate().find_map(|(fragment, file)| {
-            geometry.table(keys, 7, fragment as u32, plain, file.as_ref()?).ok()
-        });
+        let table = files
+            .iter()
+            .enumerate()
+            .find_map(|(fragment, file)| geometry.table(keys, 7, fragment as u32, plain, file.as_ref()?).ok());
         let table = table.ok_or(Error::Layout("no header"))?;
         let span = geometry.span(&table, &pieces);
         let shards: Vec<Vec<Option<&[u8]>>> = files
@@ -383,7 +384,8 @@ mod tests {
         let plain = b"the same words again and again. ".repeat(100);
         for encrypted in [true, false] {
             let keys = keys(encrypted);
-            let size = |geometry: &Geometry| geometry.write(&keys, 7, &plain).unwrap().iter().map(Vec::len).sum::<usize>();
+            let size =
+                |geometry: &Geometry| geometry.write(&keys, 7, &plain).unwrap().iter().map(Vec::len).sum::<usize>();
             assert!(size(&geometry(7)) * 3 < size(&geometry(0)));
             let files: Vec<_> = geometry(7).write(&keys, 7, &plain).unwrap().into_iter().map(Some).collect();
             assert_eq!(read(&geometry(7), &keys, plain.len(), 0..4, &files).unwrap(), plain);
@@ -394,7 +396,8 @@ mod tests {
     fn names_are_read_back_and_foreign_ones_are_not() {
         let blob = [0xab; 16];
         assert_eq!(named(&name(&blob, 12, 3)), Some((blob.to_vec(), 12, 3)));
-        for foreign in ["", "ab/ab.1.1", "cd/abababababababababababababababab.1.1", "ab/x.1.1", "a/b/c/d", "../../etc"] {
+        for foreign in ["", "ab/ab.1.1", "cd/abababababababababababababababab.1.1", "ab/x.1.1", "a/b/c/d", "../../etc"]
+        {
             assert_eq!(named(foreign), None, "{foreign}");
         }
     }

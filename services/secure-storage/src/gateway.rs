@@ -20,8 +20,9 @@ use md5::{Digest as _, Md5};
 use mesh_bus::{Decision, Outgoing, Written};
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
-    AnyEvent, Refusal, Timestamp, derived_id,
+    AnyEvent, Refusal, Timestamp,
     deciders::stream_object::Event,
+    derived_id,
     object::{Layout, ObjectDeleted, ObjectStored, Part},
 };
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
@@ -349,9 +350,9 @@ impl Gateway {
     ) -> Result<(), place::Error> {
         let limit = Duration::from_millis(self.config.location_limit_ms.into());
         let put = async { self.place(owner, location).await?.put(name, bytes).await };
-        let done = timeout(limit, put).await.unwrap_or_else(|_| {
-            Err(place::Error::Away(format!("did not answer within {} ms", limit.as_millis())))
-        });
+        let done = timeout(limit, put)
+            .await
+            .unwrap_or_else(|_| Err(place::Error::Away(format!("did not answer within {} ms", limit.as_millis()))));
         self.note(owner, location, matches!(done, Err(place::Error::Away(_))));
         done
     }
@@ -467,7 +468,10 @@ impl Gateway {
                     return Err((Error::Body(format!("nothing came for {} s", IDLE.as_secs())), size));
                 };
                 if self.mesh.now().millis_since(begun) > limit_ms {
-                    return Err((Error::Body(format!("it took more than {limit_ms} ms; use a multipart upload")), size));
+                    return Err((
+                        Error::Body(format!("it took more than {limit_ms} ms; use a multipart upload")),
+                        size,
+                    ));
                 }
                 match next {
                     Some(Ok(bytes)) => {
@@ -508,11 +512,9 @@ impl Gateway {
         let Some(stored) = stored else { return Ok((None, 0)) };
         let now = match domain::event::<Event>(&stored) {
             Some(Event::ObjectStored(m)) => Some(m),
-            Some(Event::ObjectMoved(m)) => m.now.map(|now| ObjectStored {
-                bucket: m.bucket.clone(),
-                object: m.object.clone(),
-                ..now
-            }),
+            Some(Event::ObjectMoved(m)) => {
+                m.now.map(|now| ObjectStored { bucket: m.bucket.clone(), object: m.object.clone(), ..now })
+            }
             Some(_) => None,
             None => return Err(Error::Internal(format!("the fact {} of OBJECT cannot be read", stored.sequence))),
         };
@@ -536,11 +538,17 @@ impl Gateway {
         stored: &ObjectStored,
         condition: &Condition,
     ) -> Result<Option<ObjectStored>, Error> {
-        let unique = stored.parts.first().map_or_else(|| to_hex(&stored.layout.clone().unwrap_or_default().key_id), |p| to_hex(&p.blob));
+        let unique = stored
+            .parts
+            .first()
+            .map_or_else(|| to_hex(&stored.layout.clone().unwrap_or_default().key_id), |p| to_hex(&p.blob));
         for attempt in 0..ATTEMPTS {
             let (now, sequence) = self.last(&stored.bucket, &stored.object).await?;
             // An answer that was lost on its way: it is stored already.
-            if now.as_ref().is_some_and(|now| now.layout.as_ref().map(|l| &l.key_id) == stored.layout.as_ref().map(|l| &l.key_id)) {
+            if now
+                .as_ref()
+                .is_some_and(|now| now.layout.as_ref().map(|l| &l.key_id) == stored.layout.as_ref().map(|l| &l.key_id))
+            {
                 return Ok(None);
             }
             if !condition.holds(now.as_ref()) {
@@ -646,7 +654,8 @@ impl Gateway {
         for _ in 0..ATTEMPTS {
             let (now, sequence) = self.last(&token, &object).await?;
             let Some(now) = now else { return Ok(false) };
-            let fact = ObjectDeleted { bucket: token.clone(), object: object.clone(), key: key.into(), epoch: of.epoch };
+            let fact =
+                ObjectDeleted { bucket: token.clone(), object: object.clone(), key: key.into(), epoch: of.epoch };
             let id = derived_id(&["object-deleted", &object, &sequence.to_string()]);
             if self.say(&fact, sequence, id).await? {
                 self.retire(Some(now));

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::Stream;
 use mesh_proto::{
-    derived_id,
     deciders::stream_object::Event,
+    derived_id,
     object::{ObjectStored, Part, PartStored, UploadEnded, UploadStarted},
 };
 
@@ -77,7 +77,13 @@ impl Gateway {
     }
 
     /// How an upload began, from its own facts.
-    async fn begun(&self, owner: &str, bucket: &str, key: &str, upload: &str) -> Result<(Bucket, UploadStarted), Error> {
+    async fn begun(
+        &self,
+        owner: &str,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+    ) -> Result<(Bucket, UploadStarted), Error> {
         let gone = || Error::NoUpload(upload.to_owned());
         if upload.len() != 32 || from_hex(upload).is_none() {
             return Err(gone());
@@ -96,13 +102,7 @@ impl Gateway {
     ///
     /// # Errors
     /// When it could not be made safe, or there is no such upload.
-    pub async fn put_part<S, E>(
-        &self,
-        owner: &str,
-        at: &At,
-        number: u32,
-        body: S,
-    ) -> Result<String, Error>
+    pub async fn put_part<S, E>(&self, owner: &str, at: &At, number: u32, body: S) -> Result<String, Error>
     where
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: std::fmt::Display,
@@ -143,7 +143,13 @@ impl Gateway {
     ///
     /// # Errors
     /// When there is no such upload.
-    pub async fn parts(&self, owner: &str, bucket: &str, key: &str, upload: &str) -> Result<BTreeMap<u32, Stored>, Error> {
+    pub async fn parts(
+        &self,
+        owner: &str,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+    ) -> Result<BTreeMap<u32, Stored>, Error> {
         let (_, started) = self.begun(owner, bucket, key, upload).await?;
         self.parts_of(&started.bucket, upload).await
     }
@@ -205,7 +211,9 @@ impl Gateway {
             }
         }
         if parts.iter().rev().skip(1).any(|part| part.size < PART_MIN) {
-            return Err(Error::Invalid(format!("EntityTooSmall: every part but the last has at least {PART_MIN} bytes")));
+            return Err(Error::Invalid(format!(
+                "EntityTooSmall: every part but the last has at least {PART_MIN} bytes"
+            )));
         }
         let etag = format!("{}-{}", to_hex(&crate::seal::md5(&digests)), parts.len());
         let object = ObjectStored {
@@ -239,7 +247,8 @@ impl Gateway {
     /// Ends an upload; `false` if it was over.
     async fn end(&self, token: &str, upload: &str, completed: bool) -> Result<bool, Error> {
         let log = self.mesh.bus().log("OBJECT");
-        let last = log.last(&format!("object.*.v1.{token}.{upload}")).await.map_err(|e| Error::Internal(e.to_string()))?;
+        let last =
+            log.last(&format!("object.*.v1.{token}.{upload}")).await.map_err(|e| Error::Internal(e.to_string()))?;
         let Some(last) = last else { return Ok(false) };
         if !matches!(event::<Event>(&last), Some(Event::UploadStarted(_))) {
             return Ok(false);

@@ -104,10 +104,12 @@ impl Routes {
             .into_iter()
             .map(|named| match named {
                 Named::Name(name) => Ok(name),
-                Named::Number(id) => known.iter().find(|(_, l)| l.id == id).map(|(name, _)| name.clone()).ok_or(Refusal {
-                    reason: format!("there is no location {id}"),
-                    cure: "see /edge_devices/ and /cloud_locations/".into(),
-                }),
+                Named::Number(id) => {
+                    known.iter().find(|(_, l)| l.id == id).map(|(name, _)| name.clone()).ok_or(Refusal {
+                        reason: format!("there is no location {id}"),
+                        cure: "see /edge_devices/ and /cloud_locations/".into(),
+                    })
+                }
             })
             .collect()
     }

@@ -103,10 +103,7 @@ fn headers(pairs: [(&str, Option<String>); 4]) -> BTreeMap<String, String> {
     pairs.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect()
 }
 
-fn condition(
-    if_match: Option<dto::ETagCondition>,
-    if_none_match: Option<dto::ETagCondition>,
-) -> S3Result<Condition> {
+fn condition(if_match: Option<dto::ETagCondition>, if_none_match: Option<dto::ETagCondition>) -> S3Result<Condition> {
     let text = |condition: dto::ETagCondition| {
         condition.as_etag().map_or_else(|| "*".to_owned(), |etag| etag.value().to_owned())
     };
@@ -151,9 +148,8 @@ fn let_through(
 /// The range of a read, and whether it is one.
 fn range(object: &ObjectStored, asked: Option<dto::Range>) -> S3Result<(Range<u64>, Option<String>)> {
     let Some(asked) = asked else { return Ok((0..object.size, None)) };
-    let range = asked
-        .check(object.size)
-        .map_err(|_| s3_error!(InvalidRange, "the object has {} bytes", object.size))?;
+    let range =
+        asked.check(object.size).map_err(|_| s3_error!(InvalidRange, "the object has {} bytes", object.size))?;
     let text = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), object.size);
     Ok((range, Some(text)))
 }
@@ -386,10 +382,7 @@ impl S3 for Face {
         Ok(S3Response::new(dto::ListBucketsOutput { buckets: Some(buckets), owner, ..Default::default() }))
     }
 
-    async fn put_object(
-        &self,
-        request: S3Request<dto::PutObjectInput>,
-    ) -> S3Result<S3Response<dto::PutObjectOutput>> {
+    async fn put_object(&self, request: S3Request<dto::PutObjectInput>) -> S3Result<S3Response<dto::PutObjectOutput>> {
         let owner = owner(&self.0, &request)?;
         let input = request.input;
         let head = Head {
@@ -408,10 +401,7 @@ impl S3 for Face {
         Ok(S3Response::new(dto::PutObjectOutput { e_tag: Some(etag(&stored.etag)), ..Default::default() }))
     }
 
-    async fn get_object(
-        &self,
-        request: S3Request<dto::GetObjectInput>,
-    ) -> S3Result<S3Response<dto::GetObjectOutput>> {
+    async fn get_object(&self, request: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
         let owner = owner(&self.0, &request)?;
         let input = request.input;
         let object = self.0.object(&owner, &input.bucket, &input.key).await?;
@@ -697,10 +687,7 @@ impl S3 for Face {
         Ok(S3Response::new(dto::AbortMultipartUploadOutput::default()))
     }
 
-    async fn list_parts(
-        &self,
-        request: S3Request<dto::ListPartsInput>,
-    ) -> S3Result<S3Response<dto::ListPartsOutput>> {
+    async fn list_parts(&self, request: S3Request<dto::ListPartsInput>) -> S3Result<S3Response<dto::ListPartsOutput>> {
         let owner = owner(&self.0, &request)?;
         let input = request.input;
         let max = lines(input.max_parts)?;
@@ -749,7 +736,8 @@ impl S3 for Face {
             .into_iter()
             .filter(|u| u.started.key.starts_with(&prefix))
             .filter(|u| {
-                u.started.key > key_marker || (u.started.key == key_marker && !upload_marker.is_empty() && u.started.upload > upload_marker)
+                u.started.key > key_marker
+                    || (u.started.key == key_marker && !upload_marker.is_empty() && u.started.upload > upload_marker)
             })
             .map(|u| dto::MultipartUpload {
                 key: Some(u.started.key),
@@ -813,7 +801,11 @@ mod tests {
         let (all, mut after, mut lines) = (listing(keys), String::new(), vec![]);
         loop {
             use std::ops::Bound::{Excluded, Included, Unbounded};
-            let start = if after.as_str() >= prefix && !after.is_empty() { Excluded(after.clone()) } else { Included(prefix.to_owned()) };
+            let start = if after.as_str() >= prefix && !after.is_empty() {
+                Excluded(after.clone())
+            } else {
+                Included(prefix.to_owned())
+            };
             let found = page(all.range((start, Unbounded)), prefix, delimiter, &after, max, &str::to_owned);
             assert!(found.contents.len() + found.prefixes.len() <= max);
             lines.extend(found.contents.into_iter().filter_map(|o| o.key));

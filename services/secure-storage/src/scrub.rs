@@ -19,8 +19,7 @@ use mesh_proto::{
 use crate::{
     fragment,
     gateway::{Blob, Error, Gateway},
-    keys,
-    place,
+    keys, place,
 };
 
 /// Findings in a report at most.
@@ -284,7 +283,8 @@ impl Gateway {
     async fn check(&self, blob: &Arc<Blob>, extent: u32, index: usize, plain: usize) -> State {
         let limit = Duration::from_millis(self.config.location_limit_ms.into());
         let name = fragment::name(&blob.part.blob, extent, index);
-        let read = async { self.place(&blob.layout.owner, &blob.layout.locations[index]).await?.get(&name, None).await };
+        let read =
+            async { self.place(&blob.layout.owner, &blob.layout.locations[index]).await?.get(&name, None).await };
         let read: Result<Bytes, place::Error> =
             tokio::time::timeout(limit, read).await.unwrap_or_else(|_| Err(place::Error::Away("silent".into())));
         let Ok(bytes) = read else { return State::Missing };
@@ -293,7 +293,8 @@ impl Gateway {
             let (geometry, keys) = (&blob.geometry, &blob.keys);
             let Ok(table) = geometry.table(keys, extent, index as u32, plain, &bytes) else { return State::Rotten };
             let (all, span) = (table.all(), geometry.span(&table, &table.all()));
-            let shards = geometry.shards(keys, extent, index as u32, &table, &all, bytes.get(span.clone()).unwrap_or_default());
+            let shards =
+                geometry.shards(keys, extent, index as u32, &table, &all, bytes.get(span.clone()).unwrap_or_default());
             let good = span.end == bytes.len() && shards.iter().all(Option::is_some);
             if good { State::Good(bytes) } else { State::Rotten }
         });
@@ -324,4 +325,3 @@ fn note(report: &mut ScrubEnded, finding: String) {
         report.findings.push(finding.chars().take(500).collect());
     }
 }
-

@@ -27,7 +27,9 @@ pub enum Error {
     #[error("no master key named {0:?}; add it to the gateway's master key file")]
     NoMaster(String),
     /// The wrapped data key does not open: another master key of that name, or changed metadata.
-    #[error("the data key does not open with the master key {0:?}: it is another key of that name, or the object's metadata were changed")]
+    #[error(
+        "the data key does not open with the master key {0:?}: it is another key of that name, or the object's metadata were changed"
+    )]
     Unwrap(String),
     /// A piece does not open.
     #[error("a piece was changed, or its key is another")]

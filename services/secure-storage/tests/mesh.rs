@@ -159,12 +159,8 @@ impl Land {
     }
 
     async fn register(&self, name: &str, kind: &str, url: &str) {
-        let description = Some(Location {
-            kind: kind.into(),
-            url: url.into(),
-            credentials: "other".into(),
-            ..Location::default()
-        });
+        let description =
+            Some(Location { kind: kind.into(), url: url.into(), credentials: "other".into(), ..Location::default() });
         let fact = self.ask(&RegisterLocation { owner: OWNER.into(), location: name.into(), description }).await;
         assert!(fact.event::<LocationRegistered>().unwrap().is_some(), "{}", String::from_utf8_lossy(&fact.body));
     }
@@ -235,7 +231,8 @@ async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_
     let kept = objects.iter().rfind(|o| o.key == "kept").unwrap();
     let blob: String = kept.parts[0].blob.iter().map(|b| format!("{b:02x}")).collect();
     let all = ["e1", "e2", "e3", "c1"].map(|name| land.location(name));
-    let files: Vec<PathBuf> = all.iter().flat_map(|l| fragments(l)).filter(|f| f.display().to_string().contains(&blob)).collect();
+    let files: Vec<PathBuf> =
+        all.iter().flat_map(|l| fragments(l)).filter(|f| f.display().to_string().contains(&blob)).collect();
     let stored: u64 = files.iter().map(|f| f.metadata().unwrap().len()).sum();
     assert_eq!(files.len(), 4);
     assert!((stored as f64 / 4_000_000.0 - 1.0).abs() < 0.01, "{stored}");

@@ -196,7 +196,8 @@ impl Decider for Storages {
                     return refusal(format!("there is no location {name}"), "see `continuum storage location list`");
                 }
                 let names = |p: &Policy| p.edge_devices.iter().chain(&p.backends).any(|l| *l == name);
-                let user = world.policies.values().find(|p| p.owner == owner && p.definition.as_ref().is_some_and(names));
+                let user =
+                    world.policies.values().find(|p| p.owner == owner && p.definition.as_ref().is_some_and(names));
                 if let Some(policy) = user {
                     let reason = format!("the policy {} uses the location {name}", policy.policy);
                     return refusal(reason, "define the policy without it first, and scrub with repair");
@@ -284,7 +285,9 @@ fn define(owner: &str, name: &str, mut policy: Policy, state: &State, world: &Kn
         for location in names {
             match locations.get(location) {
                 Some(l) if l.kind == kind => {}
-                Some(l) => return refusal(format!("{location} is of the kind {}, not {kind}", l.kind), "list it there"),
+                Some(l) => {
+                    return refusal(format!("{location} is of the kind {}, not {kind}", l.kind), "list it there");
+                }
                 None => {
                     let reason = format!("there is no location {location}");
                     return refusal(reason, "register it, or name another of `continuum storage location list`");

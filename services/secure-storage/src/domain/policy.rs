@@ -257,7 +257,8 @@ mod tests {
         for good in ["dir:edge-1", "http://127.0.0.1:9000/bucket", "https://s3.example/bucket/prefix"] {
             assert!(check_location(&at(good)).is_ok(), "{good}");
         }
-        for bad in ["dir:../x", "dir:/etc", "dir:", "/etc", "file:///x", "http://u:p@h/b", "http://h", "http:///b", ""] {
+        for bad in ["dir:../x", "dir:/etc", "dir:", "/etc", "file:///x", "http://u:p@h/b", "http://h", "http:///b", ""]
+        {
             assert!(check_location(&at(bad)).is_err(), "{bad}");
         }
         assert!(check_location(&Location { credentials: String::new(), ..at("http://h/b") }).is_err());

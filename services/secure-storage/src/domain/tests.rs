@@ -1,6 +1,8 @@
 use mesh_proto::{
     EventSet as _, FactSet as _,
-    storage::{CreateBucket, DefinePolicy, DeleteBucket, DropPolicy, Goals, RegisterLocation, RequestScrub, RetireLocation},
+    storage::{
+        CreateBucket, DefinePolicy, DeleteBucket, DropPolicy, Goals, RegisterLocation, RequestScrub, RetireLocation,
+    },
 };
 
 use super::*;
@@ -90,7 +92,8 @@ fn what_is_in_use_is_not_removed_and_what_is_not_there_is_not_used() {
     assert!(refused(&mesh.tell(retire.clone())).contains("policy p"));
     let drop = DropPolicy { owner: "local".into(), policy: "p".into() };
     assert!(refused(&mesh.tell(drop.clone())).contains("bucket photos"));
-    let delete = |owner: &str| DeleteBucket { realm: BUCKET_REALM.into(), bucket: "photos".into(), owner: owner.into() };
+    let delete =
+        |owner: &str| DeleteBucket { realm: BUCKET_REALM.into(), bucket: "photos".into(), owner: owner.into() };
     assert!(refused(&mesh.tell(delete("mallory"))).contains("no bucket"));
     assert!(matches!(mesh.tell(delete("local")), Fact::BucketDeleted(_)));
     assert!(matches!(mesh.tell(drop), Fact::PolicyDropped(_)));
