@@ -21,11 +21,11 @@ const READINGS: usize = 30;
 const LARGE: usize = 1_000_000;
 
 /// The answers.
-pub struct Api {
+pub(crate) struct Api {
     /// What is asked about.
-    pub gateway: Gateway,
+    pub(crate) gateway: Gateway,
     /// Where S3 is answered.
-    pub endpoint: String,
+    pub(crate) endpoint: String,
 }
 
 impl Gateway {

@@ -156,7 +156,8 @@ pub struct Gateway {
     inner: Arc<Inner>,
 }
 
-pub(crate) struct Inner {
+/// What all clones of a gateway share.
+pub struct Inner {
     pub(crate) mesh: Mesh,
     pub(crate) view: View<Catalogue>,
     pub(crate) keys: Keys,

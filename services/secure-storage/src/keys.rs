@@ -31,7 +31,7 @@ pub struct Keys {
 ///
 /// # Errors
 /// When the system has none.
-pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("draw random bytes"))?;
     Ok(bytes)
@@ -41,7 +41,7 @@ pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 ///
 /// # Errors
 /// When a file cannot be read or holds something else.
-pub fn read(mesh: &Mesh, config: &Config) -> anyhow::Result<Keys> {
+pub(crate) fn read(mesh: &Mesh, config: &Config) -> anyhow::Result<Keys> {
     let folder = mesh.data_dir().map(Path::to_path_buf);
     let masters = text(config.master_keys_file.as_ref(), folder.as_deref(), "master.keys", || {
         Ok(format!("master-1 {}\n", to_hex(&random::<32>()?)))

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Parts of an upload at most, as in S3.
-pub const PARTS_MAX: u32 = 10_000;
+pub(crate) const PARTS_MAX: u32 = 10_000;
 /// Bytes of every part but the last at least, as in S3.
 const PART_MIN: u64 = 5 << 20;
 /// Uploads under way at most.

@@ -22,7 +22,7 @@ use crate::{
 const BODY_MAX: usize = 64 << 10;
 
 /// The routes.
-pub struct Routes(pub Gateway);
+pub(crate) struct Routes(pub(crate) Gateway);
 
 /// A location as a policy names it.
 #[derive(Deserialize)]

@@ -67,7 +67,7 @@ fn from_body(text: String) -> S3Error {
 }
 
 /// Secrets by access key.
-pub struct Auth(pub Gateway);
+pub(crate) struct Auth(pub(crate) Gateway);
 
 #[async_trait::async_trait]
 impl S3Auth for Auth {
@@ -81,7 +81,7 @@ impl S3Auth for Auth {
 
 /// The face.
 #[derive(Clone)]
-pub struct Face(pub Gateway);
+pub(crate) struct Face(pub(crate) Gateway);
 
 /// The owner whose access key signed a request.
 pub(crate) fn owner<T>(gateway: &Gateway, request: &S3Request<T>) -> S3Result<String> {
