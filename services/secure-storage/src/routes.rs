@@ -231,6 +231,11 @@ impl Routes {
     }
 }
 
+/// Is this the first segment of one of our paths?
+pub(crate) fn is_route(first: &str) -> bool {
+    matches!(first, "storage_policy" | "cloud_locations" | "edge_devices")
+}
+
 /// The first two segments of a path.
 fn segments(uri: &Uri) -> (&str, &str) {
     let path = uri.path().trim_matches('/');
@@ -240,7 +245,7 @@ fn segments(uri: &Uri) -> (&str, &str) {
 #[async_trait::async_trait]
 impl S3Route for Routes {
     fn is_match(&self, _: &Method, uri: &Uri, _: &HeaderMap, _: &mut Extensions) -> bool {
-        matches!(segments(uri).0, "storage_policy" | "cloud_locations" | "edge_devices")
+        is_route(segments(uri).0)
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {

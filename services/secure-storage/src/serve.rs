@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{
+    service::{S3Service, S3ServiceBuilder},
+    validation::{AwsNameValidation, NameValidation},
+};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     gateway::Gateway,
-    routes::Routes,
+    routes::{self, Routes},
     s3::{Auth, Face},
 };
 
@@ -18,6 +21,15 @@ use crate::{
 const CONNECTIONS_MAX: usize = 1_024;
 /// Headers of a request take no longer.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Bucket names as in AWS, and the first segments of our own routes, which are told from buckets only later.
+struct Names;
+
+impl NameValidation for Names {
+    fn validate_bucket_name(&self, name: &str) -> bool {
+        routes::is_route(name) || AwsNameValidation::new().validate_bucket_name(name)
+    }
+}
 
 /// The listener, and where it is.
 pub(crate) async fn listen(address: &str) -> anyhow::Result<(TcpListener, String)> {
@@ -34,6 +46,7 @@ pub(crate) async fn serve(gateway: Gateway, listener: TcpListener) -> anyhow::Re
     let mut builder = S3ServiceBuilder::new(Face(gateway.clone()));
     builder.set_auth(Auth(gateway.clone()));
     builder.set_route(Routes(gateway));
+    builder.set_validation(Names);
     let service: S3Service = builder.build();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
