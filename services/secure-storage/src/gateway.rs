@@ -316,7 +316,7 @@ impl Gateway {
             return Ok(opened.place.clone());
         }
         let place = self.opener.open(&location);
-        place.prepare().await?;
+        place.prepare(generation).await?;
         let opened = Opened { generation, place: place.clone(), away_since: None };
         self.places().insert(key, opened);
         Ok(place)

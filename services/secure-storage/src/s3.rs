@@ -54,10 +54,13 @@ impl From<Error> for S3Error {
 /// A body that broke off says why in its text: a signature or digest that does not fit, or a lost connection.
 fn from_body(text: String) -> S3Error {
     let lower = text.to_lowercase();
+    if lower.contains("sha256") {
+        let mut error = S3Error::with_message(S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into()), text);
+        error.set_status_code(http::StatusCode::BAD_REQUEST);
+        return error;
+    }
     let code = if lower.contains("signature") {
         S3ErrorCode::SignatureDoesNotMatch
-    } else if lower.contains("sha256") {
-        S3ErrorCode::from_bytes(b"XAmzContentSHA256Mismatch").unwrap_or(S3ErrorCode::BadDigest)
     } else if lower.contains("checksum") || lower.contains("digest") || lower.contains("mismatch") {
         S3ErrorCode::BadDigest
     } else {

@@ -1,7 +1,7 @@
 //! A folder as a location. Files are written beside, synced, renamed, and their folder synced.
 //!
-//! A folder that is not there is a location that is away: it is made only when its location is registered (or the
-//! gateway starts), so that a disk that was unmounted is not silently replaced by an empty folder.
+//! A folder that is not there is a location that is away: it is made once for each registration of its location, which
+//! a file beside it remembers, so that a disk that was unmounted is not silently replaced by an empty folder.
 
 use std::{
     fs::{self, File},
@@ -62,8 +62,13 @@ impl Folder {
     }
 
     /// Makes the folder if it is not there.
-    pub(super) async fn prepare(self) -> Result<(), Error> {
+    pub(super) async fn prepare(self, generation: u64) -> Result<(), Error> {
         let made = tokio::task::spawn_blocking(move || {
+            let remembered = self.root.with_extension("generation");
+            let made = fs::read_to_string(&remembered).ok().and_then(|text| text.trim().parse::<u64>().ok());
+            if made.is_some_and(|made| made >= generation) {
+                return Ok(());
+            }
             let make = |path: &Path| fs::create_dir_all(path).map_err(|e| failed("make folder", path, &e));
             make(&self.root.join(STAGING))?;
             make(&self.root.join("probe"))?;
@@ -77,7 +82,12 @@ impl Folder {
                     let _gone_already = fs::remove_file(entry.path());
                 }
             }
-            sync(&self.root)
+            sync(&self.root)?;
+            // Last, and at once: after a crash before it, the folders are made again, which changes nothing.
+            let staged = remembered.with_extension(uuid::Uuid::new_v4().simple().to_string());
+            fs::write(&staged, generation.to_string())
+                .and_then(|()| fs::rename(&staged, &remembered))
+                .map_err(|error| failed("remember", &remembered, &error))
         });
         made.await.unwrap_or_else(|error| Err(Error::Failed(error.to_string())))
     }
@@ -177,7 +187,7 @@ mod tests {
         let folder = Folder::new(temporary.path().join("edge"));
         let name = fragment::name(&[7; 16], 0, 2);
         assert!(matches!(folder.clone().put(name.clone(), Bytes::new()).await, Err(Error::Away(_))));
-        folder.clone().prepare().await.unwrap();
+        folder.clone().prepare(1).await.unwrap();
         folder.clone().put(name.clone(), Bytes::from_static(b"0123456789")).await.unwrap();
         assert_eq!(&*folder.clone().get(name.clone(), None).await.unwrap(), b"0123456789");
         assert_eq!(&*folder.clone().get(name.clone(), Some(8..20)).await.unwrap(), b"89");
@@ -186,7 +196,9 @@ mod tests {
         assert!(matches!(folder.clone().get("../../etc/passwd".into(), None).await, Err(Error::Failed(_))));
         fs::remove_dir_all(temporary.path().join("edge")).unwrap();
         assert!(matches!(folder.clone().get(name.clone(), None).await, Err(Error::Away(_))));
-        folder.clone().prepare().await.unwrap();
+        folder.clone().prepare(1).await.unwrap();
+        assert!(matches!(folder.clone().get(name.clone(), None).await, Err(Error::Away(_))));
+        folder.clone().prepare(2).await.unwrap();
         assert!(matches!(folder.clone().get(name.clone(), None).await, Err(Error::Missing(_))));
         folder.clone().delete(name).await.unwrap();
     }

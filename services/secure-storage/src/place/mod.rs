@@ -84,13 +84,14 @@ impl Place {
         Err(Error::Away(why.to_owned()))
     }
 
-    /// Makes an empty location ready for use.
+    /// Makes a location of a generation ready for use; a folder is made once for each generation, whatever gateway
+    /// comes first.
     ///
     /// # Errors
     /// When it cannot be reached.
-    pub async fn prepare(&self) -> Result<(), Error> {
+    pub async fn prepare(&self, generation: u64) -> Result<(), Error> {
         match self {
-            Self::Folder(folder) => folder.clone().prepare().await,
+            Self::Folder(folder) => folder.clone().prepare(generation).await,
             Self::S3(_) => Ok(()),
             Self::Broken(why) => Self::broken(why),
         }
