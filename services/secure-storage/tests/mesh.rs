@@ -121,6 +121,9 @@ impl Land {
         let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_secure-storage"))
             .args(arguments)
+            // The gateway's own configuration comes by such variables, too.
+            .env_remove("CONTINUUM_CYCLES")
+            .env_remove("CONTINUUM_LARGE_BYTES")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
