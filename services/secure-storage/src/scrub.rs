@@ -38,8 +38,7 @@ impl Gateway {
         let stopping = self.mesh.stopping();
         let mut changes = self.view.changes();
         loop {
-            let claim_ms = i64::try_from(self.config.scrub_claim_ms).unwrap_or(i64::MAX);
-            let before = Timestamp::from_millis(self.mesh.now().as_millis().saturating_sub(claim_ms));
+            let before = self.claimed_before();
             let waiting = self.view.read(|view| view.scrub_waiting(before));
             if let Some((owner, scrub)) = waiting {
                 tokio::select! {
@@ -60,6 +59,12 @@ impl Gateway {
         }
     }
 
+    /// Claims from before this time are over.
+    fn claimed_before(&self) -> Timestamp {
+        let claim_ms = i64::try_from(self.config.scrub_claim_ms).unwrap_or(i64::MAX);
+        Timestamp::from_millis(self.mesh.now().as_millis().saturating_sub(claim_ms))
+    }
+
     async fn claim(&self, owner: &str, scrub: &str) -> Result<bool, Error> {
         let log = self.mesh.bus().log("OBJECT");
         let filter = format!("object.*.v1.{owner}.{scrub}");
@@ -67,8 +72,15 @@ impl Gateway {
         if last.as_ref().is_some_and(|stored| stored.message.ends_with("ScrubEnded")) {
             return Ok(false);
         }
-        let sequence = last.map_or(0, |stored| stored.sequence);
         let process = self.mesh.process().to_owned();
+        // The view may not have heard of another's claim yet; the entity's last fact is what counts.
+        if let Some(claimed) = last.as_ref().and_then(|stored| stored.event::<ScrubClaimed>().ok().flatten())
+            && claimed.process != process
+            && last.as_ref().is_some_and(|stored| stored.time >= self.claimed_before())
+        {
+            return Ok(false);
+        }
+        let sequence = last.map_or(0, |stored| stored.sequence);
         let id = derived_id(&["scrub-claimed", scrub, &process, &sequence.to_string()]);
         let fact = ScrubClaimed { owner: owner.into(), scrub: scrub.into(), process };
         self.say(&fact, sequence, id).await

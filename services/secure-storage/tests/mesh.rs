@@ -23,7 +23,10 @@ use mesh_proto::{
     object::{ObjectStored, ScrubEnded},
     storage::{Location, LocationRegistered, RegisterLocation, RequestScrub, RetireLocation},
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
 
 /// Longest that anything may take here before a test says that it does not happen.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -329,13 +332,24 @@ async fn gateways_that_are_killed_while_they_write_lose_nothing_and_show_no_half
             let mut command = land.client(&victim, "writer", &((cycle * 2 + writer) * 100_000).to_string());
             writers.push(command.stdout(Stdio::piped()).spawn().unwrap());
         }
-        // Somewhere in the middle of a put: another place each time, spread over the second that a few puts take.
-        tokio::time::sleep(Duration::from_millis(1_200 + (cycle * 379) % 1_000)).await;
+        let mut lines: Vec<_> = writers.iter_mut().map(|w| BufReader::new(w.stdout.take().unwrap()).lines()).collect();
+        for lines in &mut lines {
+            // Until each has been acknowledged something; then somewhere in the middle of a put.
+            while let Some(line) = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap() {
+                writeln!(said, "{line}").unwrap();
+                if line.starts_with("acked") {
+                    break;
+                }
+            }
+        }
+        // Another place in a put each time.
+        tokio::time::sleep(Duration::from_millis((cycle * 379) % 700)).await;
         victim.child.start_kill().unwrap();
         victim.child.wait().await.unwrap();
-        for writer in writers {
-            let output = tokio::time::timeout(PATIENCE, writer.wait_with_output()).await.unwrap().unwrap();
-            said.write_all(&output.stdout).unwrap();
+        for lines in &mut lines {
+            while let Some(line) = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap() {
+                writeln!(said, "{line}").unwrap();
+            }
         }
     }
     said.sync_all().unwrap();
