@@ -11,7 +11,6 @@ use mesh_proto::{
         DefinePolicy, DropPolicy, Location, Policy, RegisterLocation, RequestScrub, RetireLocation, StorageRefused,
     },
 };
-use prost::Message as _;
 use secure_storage::place::{Client as S3, Credentials};
 use serde_json::json;
 
