@@ -23,6 +23,10 @@ use crate::{
 
 /// Policy of buckets that name none.
 pub const DEFAULT_POLICY: &str = "default";
+/// Bytes of a refused body that are taken in.
+const DRAIN_MAX: usize = 1 << 20;
+/// How long the next of them may take.
+const DRAIN_LIMIT: std::time::Duration = std::time::Duration::from_millis(500);
 /// Lines of a listing at most, as in S3.
 const LIST_MAX: i32 = 1_000;
 
@@ -399,8 +403,9 @@ impl S3 for Face {
             ]),
         };
         let condition = condition(input.if_match, input.if_none_match)?;
-        let body = body(input.body);
-        let stored = self.0.put(&owner, &input.bucket, &input.key, head, &condition, body).await?;
+        let mut body = body(input.body);
+        let stored = self.0.put(&owner, &input.bucket, &input.key, head, &condition, &mut body).await;
+        let stored = heard(stored, &mut body).await?;
         Ok(S3Response::new(dto::PutObjectOutput { e_tag: Some(etag(&stored.etag)), ..Default::default() }))
     }
 
@@ -650,7 +655,9 @@ impl S3 for Face {
         let owner = owner(&self.0, &request)?;
         let input = request.input;
         let at = At { bucket: input.bucket, key: input.key, upload: input.upload_id };
-        let tag = self.0.put_part(&owner, &at, number(input.part_number), body(input.body)).await?;
+        let mut body = body(input.body);
+        let tag = self.0.put_part(&owner, &at, number(input.part_number), &mut body).await;
+        let tag = heard(tag, &mut body).await?;
         Ok(S3Response::new(dto::UploadPartOutput { e_tag: Some(etag(&tag)), ..Default::default() }))
     }
 
@@ -766,6 +773,18 @@ impl S3 for Face {
             ..Default::default()
         }))
     }
+}
+
+/// A refusal is heard only by a caller who is not still sending: a little of the rest is taken in first.
+async fn heard<T>(done: Result<T, Error>, body: &mut dto::StreamingBlob) -> Result<T, Error> {
+    let mut left = DRAIN_MAX;
+    while done.is_err()
+        && left > 0
+        && let Ok(Some(Ok(bytes))) = tokio::time::timeout(DRAIN_LIMIT, body.next()).await
+    {
+        left = left.saturating_sub(bytes.len());
+    }
+    done
 }
 
 /// A request's body; nothing for none.

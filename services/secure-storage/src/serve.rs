@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use s3s::{
     service::{S3Service, S3ServiceBuilder},
@@ -63,9 +68,23 @@ pub(crate) async fn serve(gateway: Gateway, listener: TcpListener) -> anyhow::Re
         let _slower_without = socket.set_nodelay(true);
         let (service, stopping) = (service.clone(), stopping.clone());
         tokio::spawn(async move {
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
-            let connection = http.serve_connection(TokioIo::new(socket), service);
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+            // Whatever of a refused body was not read would be taken for the next request: such a connection ends, and
+            // says so, lest the caller uses it again.
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (has_body, answer) = (!request.body().is_end_stream(), service.call(request));
+                async move {
+                    let mut response = answer.await?;
+                    if has_body && response.status().as_u16() >= 400 {
+                        response
+                            .headers_mut()
+                            .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, s3s::HttpError>(response)
+                }
+            });
+            let connection = builder.serve_connection(TokioIo::new(socket), service);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
