@@ -7,7 +7,7 @@ use hyper::{
     Request,
     body::{Body as _, Incoming},
     server::conn::http1,
-    service::{Service as _, service_fn},
+    service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use s3s::{
@@ -73,9 +73,9 @@ pub(crate) async fn serve(gateway: Gateway, listener: TcpListener) -> anyhow::Re
             // Whatever of a refused body was not read would be taken for the next request: such a connection ends, and
             // says so, lest the caller uses it again.
             let service = service_fn(move |request: Request<Incoming>| {
-                let (has_body, answer) = (!request.body().is_end_stream(), service.call(request));
+                let (service, has_body) = (service.clone(), !request.body().is_end_stream());
                 async move {
-                    let mut response = answer.await?;
+                    let mut response = service.call(request.map(s3s::Body::from)).await?;
                     if has_body && response.status().as_u16() >= 400 {
                         response
                             .headers_mut()
