@@ -43,8 +43,8 @@ pub(super) async fn chapter(story: &mut Story, client: &Client, data_dir: &Path)
     }
     let goals = Goals {
         latency: 0.5,
-        availability: 1.0,
-        cost: 0.2,
+        availability: 0.6,
+        cost: 0.5,
         lat: 45.75,
         lng: 21.23,
         gdpr_only: true,

@@ -189,8 +189,8 @@ impl Code {
             self.restore(shards, &have[..self.data], size)?
         };
         let start = output.len();
-        for index in 0..self.data {
-            let shard = shards[index].or_else(|| restored.get(&index).map(Vec::as_slice)).unwrap_or_default();
+        for (index, shard) in shards.iter().enumerate().take(self.data) {
+            let shard = shard.or_else(|| restored.get(&index).map(Vec::as_slice)).unwrap_or_default();
             let left = start + payload - output.len();
             output.extend_from_slice(&shard[..left.min(shard.len())]);
         }
@@ -305,10 +305,13 @@ fn invert(mut matrix: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
     Some(inverse)
 }
 
+/// Rows by k and r.
+type ByShape = BTreeMap<(usize, usize), Arc<Vec<Vec<u8>>>>;
+
 /// Random rows for the redundant shards, drawn from the first seed with which any k shards suffice. A systematic code
 /// has that property exactly when every square submatrix of these rows is regular.
 fn rows(data: usize, redundant: usize) -> Arc<Vec<Vec<u8>>> {
-    static FOUND: OnceLock<Mutex<BTreeMap<(usize, usize), Arc<Vec<Vec<u8>>>>>> = OnceLock::new();
+    static FOUND: OnceLock<Mutex<ByShape>> = OnceLock::new();
     let mut found = FOUND.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     found.entry((data, redundant)).or_insert_with(|| Arc::new(draw(data, redundant))).clone()
 }

@@ -86,7 +86,7 @@ impl Geometry {
         if piece_bytes == 0 || piece_bytes > PIECE_MAX || extent_bytes > EXTENT_MAX || extent_bytes < piece_bytes {
             return Err(Error::Layout("piece or extent size out of bounds"));
         }
-        if extent_bytes % piece_bytes != 0 || deflate_level > 9 {
+        if !extent_bytes.is_multiple_of(piece_bytes) || deflate_level > 9 {
             return Err(Error::Layout("an extent is not whole pieces, or the level is above 9"));
         }
         let code = Code::new(scheme, data, redundant)?;

@@ -334,7 +334,7 @@ impl S3 for Face {
             made => made?,
         }
         let location = Some(format!("/{}", input.bucket));
-        Ok(S3Response::new(dto::CreateBucketOutput { location, ..Default::default() }))
+        Ok(S3Response::new(dto::CreateBucketOutput { location }))
     }
 
     async fn delete_bucket(

@@ -164,7 +164,7 @@ impl Folder {
     }
 
     pub(super) fn free_bytes(&self) -> u64 {
-        nix::sys::statvfs::statvfs(&*self.root).map_or(0, |s| s.blocks_available() as u64 * s.fragment_size() as u64)
+        nix::sys::statvfs::statvfs(&*self.root).map_or(0, |s| s.blocks_available() * s.fragment_size())
     }
 }
 

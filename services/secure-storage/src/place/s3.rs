@@ -225,7 +225,7 @@ impl Client {
             let body = self.body(response).await?;
             let text = String::from_utf8_lossy(&body).into_owned();
             for entry in between(&text, "Contents") {
-                let key = unescape(&between(entry, "Key").next().unwrap_or_default());
+                let key = unescape(between(entry, "Key").next().unwrap_or_default());
                 let modified = between(entry, "LastModified").next().and_then(|t| t.parse().ok()).unwrap_or_default();
                 found.extend(key.strip_prefix(&base).map(|name| Found { name: name.to_owned(), modified }));
             }
