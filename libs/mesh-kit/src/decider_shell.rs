@@ -33,6 +33,9 @@ const SAVE_MAX: usize = 5_000;
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often a durable is checked for messages that a vanished replica left behind.
 const RESCUE_EVERY: Duration = Duration::from_secs(2);
+/// Inputs are acked at most so often, all that are done at once: the server writes its state of a durable to disk for
+/// acks, and what is not acked yet is at worst delivered again and known.
+const ACK_EVERY: Duration = Duration::from_millis(50);
 /// Key of the index in the snapshot bucket.
 const INDEX: &str = "index";
 
@@ -474,7 +477,9 @@ impl Puller {
         let lag_max = self.mesh.settings().ready_lag_max;
         let meter = self.mesh.consumer(&format!("{} from {}", self.name, self.durable.stream));
         let mut batch = Vec::with_capacity(256);
+        let (mut acked, mut ack_at) = (0, tokio::time::Instant::now());
         loop {
+            let done = *self.done.borrow_and_update();
             tokio::select! {
                 stored = pull.next() => {
                     batch.push(stored.context("pull")?);
@@ -499,8 +504,10 @@ impl Puller {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let done = *self.done.borrow_and_update();
+                }
+                () = tokio::time::sleep_until(ack_at), if done > acked => {
                     pull.ack_through(done);
+                    (acked, ack_at) = (done, tokio::time::Instant::now() + ACK_EVERY);
                 }
                 _ = rescue.tick() => {
                     let Ok(info) = pull.info().await else { continue };
