@@ -139,8 +139,3 @@ fn unknown(descriptor: &MessageDescriptor, name: &str, at: &str) -> String {
 fn distance(a: &str, b: &str) -> usize {
     strsim::levenshtein(a, b)
 }
-
-/// An object with one field, for wrapping.
-pub fn object(name: &str, value: Json) -> Json {
-    Json::Object(Map::from_iter([(name.to_owned(), value)]))
-}

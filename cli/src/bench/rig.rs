@@ -86,7 +86,13 @@ impl Rig {
             bus_seed_file: Some(mesh_kit::Secret::at(self.key("validator")?)),
             ..Settings::default()
         };
-        mesh_kit::join("validator", settings, (), |mesh: Mesh, ()| async move { mesh_kit::baseline::accept_all(mesh).await }).await
+        mesh_kit::join(
+            "validator",
+            settings,
+            (),
+            |mesh: Mesh, ()| async move { mesh_kit::baseline::accept_all(mesh).await },
+        )
+        .await
     }
 }
 

@@ -60,6 +60,8 @@ enum Arrival {
     Fact(Box<Stored>),
     World(Box<Stored>),
     Inputs(Vec<Stored>),
+    /// The inputs that follow were another replica's until now; its facts end here.
+    TakeOver(u64),
 }
 
 /// What has ended.
@@ -156,8 +158,8 @@ impl<D: Decider> Shell<D> {
             let (low_water, done) = watch::channel(0);
             low_waters.insert(durable.stream.clone(), low_water);
             filters.insert(durable.stream.clone(), durable.filters.clone());
-            let puller =
-                Puller { bus: bus.clone(), durable, sender: sender.clone(), done, mesh: mesh.clone(), name: D::NAME };
+            let (bus, own, mesh) = (bus.clone(), stream.clone(), mesh.clone());
+            let puller = Puller { bus, own, durable, sender: sender.clone(), done, mesh: mesh.clone(), name: D::NAME };
             mesh.spawn("inputs", puller.run());
         }
         let meter = mesh.consumer(D::NAME);
@@ -243,6 +245,7 @@ impl<D: Decider> Shell<D> {
         match arrival {
             Arrival::Fact(stored) => self.replica.fact(*stored),
             Arrival::World(stored) => self.replica.world_fact(&stored),
+            Arrival::TakeOver(own_end) => self.replica.take_over(own_end),
             Arrival::Inputs(inputs) => {
                 if let Some(first) = inputs.first() {
                     let taken = self.taken.entry(first.stream.clone()).or_default();
@@ -453,6 +456,8 @@ pub(crate) async fn bury(mesh: &Mesh, input: &Stored, reason: &str) {
 struct Puller {
     name: &'static str,
     bus: Bus,
+    /// The stream of the decider's own facts.
+    own: String,
     durable: DurableSpec,
     sender: mpsc::Sender<Arrival>,
     done: watch::Receiver<u64>,
@@ -470,6 +475,9 @@ impl Puller {
         // If another replica has it, the conditions of the writes tell.
         let info = pull.info().await.context("read durable")?;
         let mut floor = info.ack_floor;
+        if !self.take_over().await? {
+            return Ok(());
+        }
         self.rescue(floor, info.delivered).await?;
         let mut pin = pull.pin();
         let mut rescue = tokio::time::interval(RESCUE_EVERY);
@@ -490,8 +498,11 @@ impl Puller {
                         }
                     }
                     if pull.pin() != pin {
-                        // Another replica was served in between: what it left comes first.
+                        // Another replica was served in between: what it decided is read, and what it left comes first.
                         pin = pull.pin();
+                        if !self.take_over().await? {
+                            return Ok(());
+                        }
                         let first = batch.iter().map(|stored| stored.sequence).min().unwrap_or_default();
                         let info = pull.info().await.context("read durable")?;
                         self.rescue(info.ack_floor, first.saturating_sub(1)).await?;
@@ -527,6 +538,12 @@ impl Puller {
             pull.ack_through(*self.done.borrow_and_update());
         }
         Ok(())
+    }
+
+    /// Tells where the own facts end; false once nobody listens any more.
+    async fn take_over(&self) -> anyhow::Result<bool> {
+        let own_end = self.bus.log(&self.own).last_sequence().await.context("read the end of the own facts")?;
+        Ok(self.sender.send(Arrival::TakeOver(own_end)).await.is_ok())
     }
 
     /// Reads the inputs after `floor` up to `end` in order; those that were fed before are ignored there.
