@@ -599,7 +599,10 @@ impl Puller {
             }
             loop {
                 let done = tokio::select! {
-                    done = self.done.wait_for(|done| *done >= sequence) => done.is_ok(),
+                    changed = self.done.changed() => match changed {
+                        Ok(()) if *self.done.borrow() < sequence => continue,
+                        changed => changed.is_ok(),
+                    },
                     () = tokio::time::sleep(Duration::from_millis(250)) => {
                         let waits = { let now = state.borrow(); now.connected && now.full.is_some() };
                         if waits && note.hand != 0 {
@@ -607,7 +610,10 @@ impl Puller {
                             note.put_down();
                             self.keep(&note).await?;
                         }
-                        continue;
+                        if *self.done.borrow() < sequence {
+                            continue;
+                        }
+                        true
                     }
                     () = stopping.cancelled() => false,
                 };
