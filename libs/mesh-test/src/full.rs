@@ -75,3 +75,32 @@ impl Disk {
         Ok(path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disk_fills_up_takes_writes_again_once_there_is_room_and_is_seen_by_its_own_processes_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(disk) = Disk::new("mesh-test, a full disk", folder.path(), 1 << 20) else { return };
+        let marker = folder.path().join("made");
+        let script = format!("touch {} && exec sleep 100", marker.display());
+        let mut child = disk.command(Path::new("sh")).args(["-c", &script]).spawn().unwrap();
+        let seen = disk.seen_through(child.id());
+        crate::until("it is mounted", async || seen.join("made").exists(), |mounted| *mounted).await;
+        assert!(!marker.exists(), "this process does not see it at its path");
+
+        let filler = Disk::fill(&seen).unwrap();
+        let size = std::fs::metadata(&filler).unwrap().len();
+        assert!((1 << 19..=1 << 20).contains(&size), "{size}");
+        let refused = std::fs::write(seen.join("more"), "word").unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull);
+        std::fs::remove_file(filler).unwrap();
+        std::fs::write(seen.join("more"), "word").unwrap();
+
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!seen.exists(), "it is gone with its last process");
+    }
+}
