@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cluster_agent::Config;
 use mesh_bus::{Bus, Outgoing, Samples, SamplesMode, SamplesOptions, Stored};
@@ -220,7 +220,7 @@ async fn after_a_restart_what_is_assigned_runs_again_and_what_was_undone_meanwhi
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_bus_is_away_it_goes_on_and_says_afterwards_where_things_stand() {
     let Some(mut plant) = Plant::start("away").await else { return };
-    let config = Config { backoff_max_ms: 200, restarts_max: 1_000_000, ..land.config("simulated") };
+    let config = Config { backoff_max_ms: 200, restarts_max: 1_000_000, ..plant.config("simulated") };
     let agent = plant.agent(config).await;
     plant.assign(&simulated("frail", 1, Action::Run, &[("SIM_FAIL_AFTER_MS", "300"), ("SIM_START_MS", "5")])).await;
     plant.reaches("frail", 1, InstancePhase::Running).await;
@@ -244,7 +244,7 @@ async fn while_the_bus_is_away_it_goes_on_and_says_afterwards_where_things_stand
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_process_is_restarted_when_it_dies_and_ended_when_it_is_told() {
     let Some(plant) = Plant::start("real process").await else { return };
-    let agent = plant.agent(Config { cpu_milli: 1_000, ..land.config("process") }).await;
+    let agent = plant.agent(Config { cpu_milli: 1_000, ..plant.config("process") }).await;
     let process = ProcessSpec {
         command: "sh".into(),
         arguments: vec!["-c".into(), "echo up; exec sleep 600".into()],
