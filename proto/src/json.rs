@@ -4,7 +4,7 @@
 //! the nearest known name. Writing expands embedded documents.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions, Value};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::DecodeError;
 
