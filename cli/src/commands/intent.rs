@@ -46,9 +46,6 @@ pub(crate) async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow
             show(context, watch.watch, async || {
                 let request = GetRequest { owner: context.owner.clone(), id: id.clone() };
                 let view = answer("get the intent", client.intents().await?.get(request).await)?;
-                if view.version == 0 {
-                    bail!("there is no intent {id}: only commands about it were refused; see `continuum why {id}`");
-                }
                 Ok(Shown { value: to_json(VIEW, &view), text: page(&view) })
             })
             .await
