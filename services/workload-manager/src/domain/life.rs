@@ -300,10 +300,12 @@ pub(super) fn unplaced(key: &Key, instance: &Instance, m: &PlacementUnplaced, at
 pub(super) fn settled(key: &Key, instance: &Instance, m: &PlacementSettled, at: Timestamp) -> Vec<Fact> {
     let Some(mut next) = Next::of(key, instance) else { return vec![] };
     let old = next.old();
-    if !m.failed || m.cluster_id != old.cluster_id || m.generation != old.generation {
+    if m.failed && next.moves_to(&m.cluster_id) && m.generation == old.to_generation {
+        // Its source is gone: what its agents say of the move is still on its way here.
+        next.arrive();
+    } else if !m.failed || m.cluster_id != old.cluster_id || m.generation != old.generation {
         return vec![];
-    }
-    if old.phase() == InstancePhase::Failed && old.hopeless {
+    } else if old.phase() == InstancePhase::Failed && old.hopeless {
         // Its agent has said so itself, and why.
         return vec![];
     }
