@@ -39,6 +39,9 @@ pub const DECIDED: [&str; 5] = ["INTENT", "VALIDATION", "WORKLOAD", "PLACEMENT",
 /// Milliseconds between two remedies at least, and at most 16 times as many.
 const COOLDOWN_MS: i64 = 5_000;
 
+/// Remedies for an instance in the last ninety seconds of a run: after 5, 10, 20 and 40 s.
+const REMEDIES_MAX: u32 = 5;
+
 /// The planner of every run.
 pub fn placements() -> Placements {
     Placements::new(Limits { move_cooldown_ms: COOLDOWN_MS, ..Limits::default() })
@@ -314,6 +317,23 @@ fn again<D: Decider>(decider: &D, bus: &MemoryBus) -> Result<(), String> {
     Ok(())
 }
 
+/// Why remedies are asked for without end, if so: of one instance at most so many since then as the back-off allows.
+pub fn remedies(bus: &MemoryBus, since: Timestamp) -> Result<(), String> {
+    let mut asked: BTreeMap<(String, String), u32> = BTreeMap::new();
+    for stored in bus.read("INTENT").iter().filter(|m| m.time > since) {
+        if let Ok(intent_facts::Fact::IntentRemedyWanted(fact)) =
+            intent_facts::Fact::decode(&stored.message, &stored.body)
+        {
+            let times = asked.entry((fact.intent_id, fact.instance_id)).or_default();
+            *times += 1;
+            if *times > REMEDIES_MAX {
+                return Err(format!("{}: asked for {times} times since {since:?}", at(stored)));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Why the world at rest is not as wanted, if so.
 pub fn rest(bus: &MemoryBus, sites: &[Site], now: Timestamp) -> Result<(), String> {
     let mut wanted: BTreeMap<String, u32> = BTreeMap::new();
@@ -352,9 +372,9 @@ pub fn rest(bus: &MemoryBus, sites: &[Site], now: Timestamp) -> Result<(), Strin
             return Err(format!("intent {key} is {row} and does not say why or what it waits for: {state:?}"));
         }
         let given_up = |id: &String| {
-            planned.instances.get(id).is_some_and(|plan| {
-                plan.at.as_ref().is_some_and(|hold| hold.standing == Standing::Failed)
-                    || plan.unplaced.as_ref().is_some_and(|u| u.used_up)
+            planned.instances.get(id).is_some_and(|plan| match &plan.unplaced {
+                Some(unplaced) => unplaced.used_up,
+                None => plan.at.as_ref().is_some_and(|hold| hold.standing == Standing::Failed),
             })
         };
         if "ACFD".contains(row)

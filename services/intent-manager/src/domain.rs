@@ -62,7 +62,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Milliseconds before the next remedy after so many in a row that did not help: a cool-down, doubling with each, at
+    /// Milliseconds before the next remedy after so many that did not help for long: a cool-down, doubling with each, at
     /// most [`COOLDOWNS_MAX`] of them.
     pub fn wait_ms(&self, asked: u32) -> i64 {
         let cooldowns = 1i64.checked_shl(asked.saturating_sub(1).min(62)).unwrap_or(COOLDOWNS_MAX).min(COOLDOWNS_MAX);
@@ -202,18 +202,6 @@ impl InForce {
             || self.targets.iter().zip(&before.targets).any(|(now, then)| now.differs(then))
     }
 
-    /// Counts remedies anew where every target holds.
-    fn relieve(&mut self) {
-        let Self { instances, targets, remedies, .. } = self;
-        for (id, remedy) in remedies {
-            let mut own =
-                targets.iter().filter(|t| instances.iter().any(|i| i.id == *id && i.expectation == t.expectation));
-            if own.all(|t| t.fulfilled) {
-                remedy.asked = 0;
-            }
-        }
-    }
-
     fn adopt_targets(&mut self, told: &[TargetState]) {
         for target in &mut self.targets {
             let found = told.iter().find(|t| t.expectation_id == target.expectation && t.target_name == target.name);
@@ -314,7 +302,10 @@ impl Decider for Intents {
                 (&m.owner, m.governed_by.iter().chain([&m.intent_id]).map(String::as_str).collect())
             }
             Input::InstanceUnavailable(m) => (&m.owner, vec![&m.intent_id]),
-            Input::PlacementUnplaced(m) => (&m.owner, vec![&m.intent_id]),
+            // Who asked for a remedy hears that there is none, also without having made the instance.
+            Input::PlacementUnplaced(m) => {
+                (&m.owner, m.asked_by.iter().chain([&m.intent_id]).map(String::as_str).collect())
+            }
             Input::TargetObserved(m) => (&m.owner, vec![&m.intent_id]),
         };
         // An instance without an intent names none; whose key is none has no intent.
@@ -392,7 +383,6 @@ impl Decider for Intents {
                     in_force.infeasible.clone_from(&fact.infeasible);
                     in_force.suspended = row == Row::Suspended;
                     in_force.adopt_targets(&fact.targets);
-                    in_force.relieve();
                 }
                 entity.state = to;
                 entity.since = fact.since.unwrap_or(at);

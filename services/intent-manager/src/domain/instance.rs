@@ -166,7 +166,6 @@ impl Instance {
 impl Case<'_> {
     pub(super) fn instance_changed(&self, report: &InstanceChanged) -> Vec<Fact> {
         let Some(in_force) = self.entity.in_force() else { return vec![] };
-        let degraded = self.entity.row() == Row::Degraded;
         let Some(standing) = Standing::reported(report) else { return vec![] };
         let mut now = in_force.clone();
         let mut anew = vec![];
@@ -177,8 +176,6 @@ impl Case<'_> {
                 if !same_place || instance.standing != Standing::Running || matches!(event, "migrated" | "restarted") {
                     instance.run(&report.cluster_id, report.generation, self.at);
                     anew.push(instance.expectation.clone());
-                } else if degraded && event == "unplaced" && in_force.wants_remedy(instance) {
-                    instance.stuck.clone_from(&report.reason);
                 }
                 if !report.to_cluster_id.is_empty() {
                     // Somewhere would do better after all; should that come to nothing, it may be asked for again.

@@ -18,7 +18,7 @@ use super::{Case, InForce, Instance, MISSED_MAX, Row, Standing, Target, UNMEASUR
 pub struct Remedy {
     /// When.
     pub at: Timestamp,
-    /// How often since every target last held.
+    /// How often by then, since the targets last held for long.
     pub asked: u32,
     /// Generation of the placement that missed.
     pub generation: u64,
@@ -127,6 +127,7 @@ impl Case<'_> {
     fn remedy(&self, now: &InForce, observation: &TargetObserved) -> IntentRemedyWanted {
         let observed = |t: &&Target| now.is_of(t, &observation.instance_id);
         let missed = || now.targets.iter().filter(observed).filter(|t| t.missed > 0);
+        let missed_since = missed().filter_map(|t| t.missed_since).min();
         IntentRemedyWanted {
             owner: self.owner(),
             intent_id: self.intent_id(),
@@ -141,9 +142,18 @@ impl Case<'_> {
             generation: observation.generation,
             load_milli: observation.load_milli,
             memory_bytes: observation.memory_bytes,
-            missed_since: missed().filter_map(|t| t.missed_since).min(),
-            asked: now.remedies.get(&observation.instance_id).map_or(0, |r| r.asked).saturating_add(1),
+            missed_since,
+            asked: self.asked_before(now, &observation.instance_id, missed_since).saturating_add(1),
         }
+    }
+
+    /// How many remedies have not helped: those before the last count no more if the present misses began only long after
+    /// it, so that targets that are met and missed by turns do not ask at the cool-down's pace for ever.
+    fn asked_before(&self, now: &InForce, instance_id: &str, missed_since: Option<Timestamp>) -> u32 {
+        let Some(last) = now.remedies.get(instance_id) else { return 0 };
+        let long_ms = self.limits.wait_ms(last.asked).saturating_mul(2).max(self.limits.wait_ms(u32::MAX));
+        let helped_until = last.at.plus_millis(long_ms);
+        if missed_since.is_some_and(|since| since >= helped_until) { 0 } else { last.asked }
     }
 
     /// Takes back the remedies that are still asked for where the instances are.

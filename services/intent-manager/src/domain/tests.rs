@@ -165,6 +165,10 @@ fn unavailable(version: u64) -> Input {
 }
 
 fn unplaced(stays_on: &str) -> Input {
+    no_place(stays_on).into()
+}
+
+fn no_place(stays_on: &str) -> PlacementUnplaced {
     PlacementUnplaced {
         domain: "default".into(),
         owner: OWNER.into(),
@@ -174,7 +178,6 @@ fn unplaced(stays_on: &str) -> Input {
         stays_on: stays_on.into(),
         ..Default::default()
     }
-    .into()
 }
 
 /// Values of both targets of `plain`; `None` without a measurement.
@@ -748,9 +751,20 @@ fn a_remedy_that_does_not_help_is_asked_for_ever_less_often() {
     let facts = bench.facts.len();
     asked_at(&mut bench, 400..450, 1, 90.0);
     assert_eq!(bench.facts.len(), facts, "a missed period more is no news");
-    // Once every target has held, the waits begin anew.
+    // Once the targets have held for long, the waits begin anew.
     bench.when(held(450)).unwrap();
-    assert_eq!(asked_at(&mut bench, 451..600, 1, 34.0), [4_530, 4_590, 4_710, 4_950, 5_430]);
+    assert_eq!(asked_at(&mut bench, 574..650, 1, 34.0), [5_760, 5_820, 5_940, 6_180]);
+}
+
+#[test]
+fn targets_that_are_met_and_missed_by_turns_ask_ever_less_often_too() {
+    let mut bench = Bench::given(fulfilled());
+    let mut asked = vec![];
+    for turn in 0..100 {
+        asked.extend(asked_at(&mut bench, 3 * turn + 2..3 * turn + 4, 1, 34.0));
+        bench.when(held(3 * turn + 4)).unwrap();
+    }
+    assert_eq!(asked, [40, 100, 220, 460, 940, 1_900, 2_860]);
 }
 
 #[test]
@@ -781,9 +795,10 @@ fn where_the_planner_found_nothing_better_it_is_asked_again_only_after_a_change_
     assert_eq!(facts, ["remedy wanted on edge generation 1: cpuUsage is 34 %, must be less than 20 % on edge"]);
     assert_eq!(bench.when(load(102, 900)).unwrap(), vec![], "it was asked for a moment ago");
     // The planner's new answer, with its figures, is news; the same is none.
-    let mut report = changed(InstancePhase::Running, "edge", 1);
+    let mut report = PlacementUnplaced { asked_by: vec![ID.into()], intent_id: "maker".into(), ..no_place("edge") };
     report.reason = "nearest miss is edge: 400 mCPU short".into();
-    report.event = Some(LifecycleEvent { r#type: "unplaced".into(), ..Default::default() });
+    let heard: BTreeSet<Key> = Intents::default().concerns(&report.clone().into(), &()).into_iter().collect();
+    assert_eq!(heard, BTreeSet::from([key(), Key::new([OWNER, "maker"])]));
     let told = lines(bench.when(report.clone().into()));
     assert!(told.len() == 1 && told[0].ends_with("it stays on edge: nearest miss is edge: 400 mCPU short"), "{told:?}");
     assert_eq!(bench.when(report.into()).unwrap(), vec![]);
@@ -1290,7 +1305,7 @@ proptest! {
         let mut bench = Bench::given(vec![submit(other()), accept(1), running("edge", 1)]);
         // Periods and what they were: held, missed, blind.
         let mut model: Vec<(u64, u8)> = vec![];
-        let (mut period, mut row, mut asked, mut last) = (0, 0, 0u32, None);
+        let (mut period, mut row, mut asked, mut last, mut since) = (0, 0, 0u32, None, 0);
         for (kind, step) in periods {
             period += step;
             let kind = kind.min(2);
@@ -1304,6 +1319,9 @@ proptest! {
             let wanted = facts.iter().filter(|f| matches!(f, Fact::IntentRemedyWanted(_))).count();
             let follows = model.last() == Some(&(period - 1, 1));
             model.push((period, kind));
+            if kind == 1 && !(row == 2 || (row == 1 && follows)) {
+                since = period as i64 * PERIOD_SECONDS;
+            }
             row = match kind {
                 1 if row == 2 || (row == 1 && follows) => 2,
                 1 => 1,
@@ -1314,9 +1332,8 @@ proptest! {
             let due = row == 2 && last.is_none_or(|last| now - last >= wait);
             prop_assert_eq!(wanted, usize::from(due));
             if due {
-                (last, asked) = (Some(now), asked + 1);
-            } else if kind == 0 {
-                asked = 0;
+                let long = last.is_some_and(|last| since >= last + (2 * wait).max(960));
+                (last, asked) = (Some(now), if long { 1 } else { asked + 1 });
             }
             let blind_row = model.iter().rev().take_while(|(_, k)| *k == 2).count();
             match (kind, bench.row()) {

@@ -284,11 +284,7 @@ impl<'a> Draft<'a> {
         let Some(at) = known.at.as_ref() else { return };
         let current = at.cluster_id == remedy.cluster_id && at.generation == remedy.generation;
         let cool = known.moved.is_none_or(|moved| self.at >= moved.plus_millis(self.limits.move_cooldown_ms));
-        // What is lost, or waits for a plan for another reason, needs no remedy on top.
-        let idle = known.to.is_none()
-            && at.standing == Standing::Running
-            && available(self.snapshot(), &at.cluster_id)
-            && known.unplaced.as_ref().is_none_or(|u| u.why == Why::Remedy as i32);
+        let idle = known.to.is_none() && at.standing == Standing::Running && available(self.snapshot(), &at.cluster_id);
         if !(current && cool && idle && known.wanted.owner == remedy.owner) {
             return;
         }
@@ -297,6 +293,14 @@ impl<'a> Draft<'a> {
             instance.measured = Some(Load { cpu_milli: remedy.load_milli, memory_bytes: remedy.memory_bytes });
         }
         self.note_miss(&mut instance, remedy);
+        if let Some(said) = known.unplaced.as_ref().filter(|u| u.why != Why::Remedy as i32) {
+            // It waits for a place for its new definition: a remedy for the old one is not looked for on top.
+            let waiting = Instance { asked_by: instance.asked_by, ..known.clone() };
+            let why = Why::try_from(said.why).unwrap_or_default();
+            let (candidates, reason) = (self.choose(&waiting, why).candidates, said.reason.clone());
+            let answer = unplaced(self.limits, &waiting, candidates, why, reason, &at.cluster_id);
+            return self.push(PlacementUnplaced { used_up: said.used_up, ..answer });
+        }
         let choice = self.choose(&instance, Why::Remedy);
         self.place(instance, choice, Why::Remedy, &remedy.reason, false);
     }
@@ -510,7 +514,7 @@ impl<'a> Draft<'a> {
             cluster_memory_bytes,
         };
         instance.missed.insert(at.cluster_id.clone(), missed);
-        if instance.unplaced.is_none() {
+        if instance.unplaced.as_ref().is_none_or(|u| u.why != Why::Remedy as i32) {
             instance.asked_by.clear();
         }
         instance.asked_by.insert(remedy.intent_id.clone());

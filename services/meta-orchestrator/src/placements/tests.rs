@@ -311,6 +311,25 @@ fn a_remedy_that_two_intents_asked_for_is_wanted_until_both_have_taken_it_back()
 }
 
 #[test]
+fn a_remedy_for_what_waits_for_room_for_its_new_definition_is_answered_with_what_that_waits_for() {
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 50, 1));
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.hear(InstanceWanted { replicas: 90, ..wanted("i", 50, 1) }), ["unplaced i stays device"]);
+    let miss = "nearest miss: cloud: needs 4500 mCPU, 4000 free: 500 short";
+    assert_eq!(domain.reason(), miss);
+    assert_eq!(domain.remedy("device", "i", 1, 300), ["unplaced i stays device"]);
+    assert_eq!(domain.reason(), miss);
+    let asked_by = domain.facts.iter().rev().find_map(|(fact, _)| match fact {
+        Fact::PlacementUnplaced(f) => Some(f.asked_by.clone()),
+        _ => None,
+    });
+    assert_eq!(asked_by, Some(vec!["intent".to_owned()]), "who asked hears it");
+    assert_eq!(domain.unwanted("i", "intent"), SILENCE, "it still waits for room");
+    assert_eq!(domain.join("huge", 100_000), ["joined huge", "decided i 2 huge from device"]);
+}
+
+#[test]
 fn clusters_that_missed_are_gone_to_once_and_each_says_why_it_is_out() {
     let mut domain = Domain::new(Limits::default());
     domain.join("a", 1000);
