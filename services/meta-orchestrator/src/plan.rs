@@ -177,6 +177,28 @@ pub fn fits(snapshot: &Snapshot, request: &Request<'_>) -> bool {
     })
 }
 
+/// What a cluster would have to have free for the instance, thousandths of a core and bytes, if room is all that it may
+/// lack; `None` if something else is in the way. Reservations make no difference.
+pub fn room(id: &str, cluster: &Cluster, request: &Request<'_>) -> Option<(u64, u64)> {
+    let mut only_room = true;
+    obstacles(id, cluster, request, &mut |obstacle| {
+        only_room &= matches!(obstacle, Obstacle::Cpu { .. } | Obstacle::Memory { .. });
+    });
+    let held = request.held.filter(|h| h.cluster_id == id);
+    let (cpu, memory) = held.map_or((0, 0), |h| (h.cpu_milli, h.memory_bytes));
+    let needs = (request.spec.cpu_milli.saturating_sub(cpu), request.spec.memory_bytes.saturating_sub(memory));
+    only_room.then_some(needs)
+}
+
+/// Can the cluster never take the instance, were it empty and its agent there: by its labels, its size, or what is predicted?
+pub fn never(id: &str, cluster: &Cluster, request: &Request<'_>) -> bool {
+    let empty = Cluster { available: true, cpu_milli_reserved: 0, memory_bytes_reserved: 0, ..cluster.clone() };
+    let mut never = false;
+    let alone = Request { held: None, ..request.clone() };
+    obstacles(id, &empty, &alone, &mut |obstacle| never |= !matches!(obstacle, Obstacle::Excluded { .. }));
+    never
+}
+
 /// Does a value hold a bound? `None` for a condition that is no comparison with one number.
 pub fn holds(condition: &str, value: f64, bound: f64) -> Option<bool> {
     match condition {
