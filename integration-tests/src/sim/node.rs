@@ -303,7 +303,7 @@ impl<D: Decider + Clone> Node for Deciding<D> {
 
     fn save(&mut self, bus: &mut MemoryBus, max: usize) {
         let Some(running) = &mut self.running else { return };
-        let Some((entries, mut index)) = running.replica.snapshot(5_000, running.saved) else { return };
+        let Some((entries, Some(mut index))) = running.replica.snapshot(usize::MAX, running.saved) else { return };
         if self.flaw == Flaw::SavesAhead {
             index.position = bus.end(&Self::own_stream());
         }

@@ -150,19 +150,22 @@ impl Bucket {
         Ok(stored)
     }
 
-    /// Sets values and, with each atomic batch of them, the value of `fence`, on condition that the fence's revision
-    /// is still `revision` (0: it has none). Gives the fence's new revision, or `None` if another writer moved it
+    /// Sets values and, with each atomic batch of them, the value of `fence` (`None` leaves it as it is), on condition
+    /// that the fence's revision is still `revision` (0: it has none). Gives the fence's new revision, or `None` if another writer moved it
     /// (or the answer was lost: then its entry tells). Readers must allow that a part of the values is newer than
     /// the fence when `None` is given.
     pub async fn put_all_if(
         &self,
-        fence: (&str, Bytes),
+        fence: (&str, Option<Bytes>),
         revision: u64,
         values: Vec<(String, Bytes)>,
     ) -> Result<Option<u64>, BucketError> {
         let fence_subject = self.subject(fence.0)?;
         let before = self.raw(fence.0).await?.map(|(value, _)| value).unwrap_or_default();
-        let (fence, of_fence) = self.cut(fence.0, fence.1).await?;
+        let (fence, of_fence) = match fence {
+            (key, Some(value)) => self.cut(key, value).await?,
+            (_, None) => (before.clone(), vec![]),
+        };
         let mut parts = self.stored(values).await?;
         for (key, part) in of_fence {
             parts.push((self.subject(&key)?, part));

@@ -28,8 +28,10 @@ const OPEN_MAX: usize = 20_000;
 const READ_MAX: usize = 1_000;
 /// Entities kept in memory; beyond it, saved and idle ones are read again when needed.
 const ENTITIES_MAX: usize = 200_000;
-/// Entities saved in one go.
-const SAVE_MAX: usize = 5_000;
+/// Entities saved in one go: a short piece of work for the server, between which decisions find their way.
+const SAVE_MAX: usize = 100;
+/// Between two goes while entities are left.
+const SAVE_PACE: Duration = Duration::from_millis(50);
 /// How often what changed is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often a durable is checked for messages that a vanished replica left behind.
@@ -72,7 +74,7 @@ enum Ended {
     Load(Key, anyhow::Result<Option<Bytes>>),
     Write(u64, Result<Outcome, WriteError>),
     Bury(u64),
-    Save(anyhow::Result<u64>, Index, Vec<String>),
+    Save(anyhow::Result<u64>, Option<Index>, Vec<String>),
 }
 
 struct Shell<D: Decider> {
@@ -89,7 +91,8 @@ struct Shell<D: Decider> {
     saved: u64,
     revision: u64,
     saving: bool,
-    save_now: bool,
+    /// When to save next.
+    save_at: tokio::time::Instant,
     told: Counts,
     meter: metrics::Consumer,
     /// Per input stream, when some inputs were taken in: the first of each arrival, oldest first.
@@ -101,6 +104,8 @@ impl<D: Decider> Shell<D> {
         let bus = mesh.bus().clone();
         let bucket = bus.bucket(&format!("snapshot-{}", D::NAME));
         let (index, revision) = match bucket.entry(INDEX).await.context("read snapshot index")? {
+            // Empty while the first snapshot is still being written.
+            Some((bytes, revision)) if bytes.is_empty() => (None, revision),
             Some((bytes, revision)) => {
                 (Some(serde_json::from_slice::<Index>(&bytes).context("decode snapshot index")?), revision)
             }
@@ -178,7 +183,7 @@ impl<D: Decider> Shell<D> {
             saved,
             revision,
             saving: false,
-            save_now: false,
+            save_at: tokio::time::Instant::now() + SAVE_EVERY,
             told: Counts::default(),
             taken: BTreeMap::new(),
             meter,
@@ -188,13 +193,21 @@ impl<D: Decider> Shell<D> {
 
     async fn run(mut self) -> anyhow::Result<()> {
         let stopping = self.mesh.stopping();
-        let mut save = tokio::time::interval(SAVE_EVERY);
         let mut arrived = Vec::with_capacity(1_024);
         loop {
             self.take_steps();
             self.tell();
             let open = self.replica.open() < OPEN_MAX;
             let due = self.replica.next_due().map(|due| due.millis_since(self.mesh.now()).max(0) as u64);
+            // Whatever arrives: what is due is asked, and what is to be saved is.
+            if due == Some(0) {
+                let now = self.mesh.now();
+                self.replica.pass(now);
+                self.take_steps();
+            }
+            if !self.saving && tokio::time::Instant::now() >= self.save_at {
+                self.save();
+            }
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
@@ -213,14 +226,8 @@ impl<D: Decider> Shell<D> {
                         self.arrive(arrival);
                     }
                 }
-                () = tokio::time::sleep(Duration::from_millis(due.unwrap_or(3_600_000))), if due.is_some() => {
-                    let now = self.mesh.now();
-                    self.replica.pass(now);
-                }
-                _ = save.tick() => self.save_now = true,
-            }
-            if self.save_now && !self.saving {
-                self.save();
+                () = tokio::time::sleep(Duration::from_millis(due.unwrap_or_default())), if due.is_some_and(|ms| ms > 0) => {}
+                () = tokio::time::sleep_until(self.save_at), if !self.saving => {}
             }
         }
         self.drain().await
@@ -235,14 +242,24 @@ impl<D: Decider> Shell<D> {
             self.end(ended)?;
         }
         self.tell();
-        self.save();
-        while let Some(ended) = self.ended.next().await {
-            if let Ended::Save(..) = &ended {
+        loop {
+            self.save();
+            if !self.saving {
+                return Ok(());
+            }
+            while let Some(ended) = self.ended.next().await {
+                // Refused by another replica, which has saved: what is left is in the streams.
+                let is_over = matches!(ended, Ended::Save(Err(_), ..));
+                let is_saved = matches!(ended, Ended::Save(..));
+                if is_over {
+                    return Ok(());
+                }
                 self.end(ended)?;
-                break;
+                if is_saved {
+                    break;
+                }
             }
         }
-        Ok(())
     }
 
     fn arrive(&mut self, arrival: Arrival) {
@@ -293,7 +310,9 @@ impl<D: Decider> Shell<D> {
                 self.saving = false;
                 match result {
                     Ok(revision) => {
-                        self.saved = index.position;
+                        let pace = if index.is_some() { SAVE_EVERY } else { SAVE_PACE };
+                        self.save_at = tokio::time::Instant::now() + pace;
+                        self.saved = index.map_or(self.saved, |index| index.position);
                         self.revision = revision;
                         self.replica.evict(ENTITIES_MAX, self.saved);
                     }
@@ -319,7 +338,7 @@ impl<D: Decider> Shell<D> {
             let found =
                 entry.and_then(|(bytes, revision)| Some((serde_json::from_slice::<Index>(&bytes).ok()?, revision)));
             let (index, revision) = found.unwrap_or((Index { position: saved, ..Index::default() }, revision));
-            Ended::Save(Ok(revision), index, vec![])
+            Ended::Save(Ok(revision), Some(index), vec![])
         }
         .boxed()
     }
@@ -390,16 +409,16 @@ impl<D: Decider> Shell<D> {
     }
 
     fn save(&mut self) {
-        self.save_now = false;
+        self.save_at = tokio::time::Instant::now() + SAVE_EVERY;
         let Some((entries, index)) = self.replica.snapshot(SAVE_MAX, self.saved) else { return };
-        let Ok(bytes) = serde_json::to_vec(&index) else { return };
+        let Ok(bytes) = index.as_ref().map(serde_json::to_vec).transpose() else { return };
         let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
         let entries = entries.into_iter().map(|(key, bytes)| (key, Bytes::from(bytes))).collect();
         let (bucket, revision) = (self.bucket.clone(), self.revision);
         self.saving = true;
         self.ended.push(
             async move {
-                let result = bucket.put_all_if((INDEX, bytes.into()), revision, entries).await;
+                let result = bucket.put_all_if((INDEX, bytes.map(Bytes::from)), revision, entries).await;
                 let result = result.map_err(Into::into).and_then(|r| r.ok_or_else(|| anyhow!("another replica saved")));
                 Ended::Save(result, index, keys)
             }

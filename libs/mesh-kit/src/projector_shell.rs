@@ -59,7 +59,7 @@ const PENDING_MAX: usize = 10_000;
 /// Derived events are published at most so often, as many at once as there are by then.
 const GATHER: Duration = Duration::from_millis(100);
 /// Derived events published at once.
-const GATHER_MAX: usize = 500;
+const GATHER_MAX: usize = 100;
 
 enum Arrival {
     Fact(Box<Stored>),

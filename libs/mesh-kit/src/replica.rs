@@ -158,8 +158,9 @@ pub struct Index {
     pub due: Vec<(Timestamp, Key)>,
 }
 
-/// What is to be saved: bucket key and bytes of each entity that changed, and the index that goes with them.
-pub type Snapshot = (Vec<(String, Vec<u8>)>, Index);
+/// What is to be saved: bucket key and bytes of each entity that changed, and the index that goes with them, unless
+/// more entities are still to be saved: then the last index stays true.
+pub type Snapshot = (Vec<(String, Vec<u8>)>, Option<Index>);
 
 /// Counters of a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -792,7 +793,7 @@ impl<D: Decider> Replica<D> {
     }
 
     /// Entities whose snapshots are out of date, at most `max`, as bucket key and bytes; then the index to store
-    /// with them. The index' position only moves when nothing is left dirty. `None` if there is nothing to save.
+    /// with them, unless some are left: then the last index stays true. `None` if there is nothing to save.
     pub fn snapshot(&mut self, max: usize, saved: u64) -> Option<Snapshot> {
         let mut entries = vec![];
         let mut left = false;
@@ -811,12 +812,14 @@ impl<D: Decider> Replica<D> {
         }
         // Facts of entities that are still being read are not in any snapshot yet.
         left |= self.entities.values().any(|e| !e.early.is_empty());
-        let position = if left { saved } else { self.position };
-        if entries.is_empty() && position == saved {
+        if left {
+            return (!entries.is_empty()).then_some((entries, None));
+        }
+        if entries.is_empty() && self.position == saved {
             return None;
         }
         let due = self.due.iter().cloned().collect();
-        Some((entries, Index { position, entities: self.known, due }))
+        Some((entries, Some(Index { position: self.position, entities: self.known, due })))
     }
 
     /// A snapshot could not be stored: its entities are dirty again.
