@@ -76,11 +76,7 @@ impl Decider for Accounting {
 }
 
 /// The entry that an input makes, and the command that it answers.
-fn about<'a>(
-    ledger: &Ledger,
-    input: &Input,
-    asked: &'a Asked<Input>,
-) -> Result<(Option<Entry>, &'a str), Refusal> {
+fn about<'a>(ledger: &Ledger, input: &Input, asked: &'a Asked<Input>) -> Result<(Option<Entry>, &'a str), Refusal> {
     let at = asked.at;
     let lacks = |what: &str| Refusal { reason: format!("the command names no {what}"), cure: format!("name a {what}") };
     Ok(match input {

@@ -149,7 +149,9 @@ fn the_printed_example_comes_out_to_the_unit() {
         let entry = books.last(printed(number));
         let charge = entry.charge.unwrap();
         assert_eq!((charge.tokens, charge.outcome()), (1_000, Outcome::Paid));
-        seen.extend(entry.transfers.into_iter().map(|t| (t.from, t.to, t.amount, t.from_balance, t.to_balance, t.action_id)));
+        seen.extend(
+            entry.transfers.into_iter().map(|t| (t.from, t.to, t.amount, t.from_balance, t.to_balance, t.action_id)),
+        );
     }
     let step = |from: &str, to: &str, amount, from_balance, to_balance, id| {
         (from.to_owned(), to.to_owned(), amount, from_balance, to_balance, id)
@@ -310,11 +312,8 @@ fn commands_that_cannot_be_done_are_refused_with_a_cure() {
         region("a b").into(),
         SetRegion { ledger: MAIN.into(), region: None }.into(),
         SetTariff { ledger: MAIN.into(), tariff: Some(Tariff::default()) }.into(),
-        SetTariff {
-            ledger: MAIN.into(),
-            tariff: Some(Tariff { fee_rate: TOKEN + 1, ..tariff::default_tariff() }),
-        }
-        .into(),
+        SetTariff { ledger: MAIN.into(), tariff: Some(Tariff { fee_rate: TOKEN + 1, ..tariff::default_tariff() }) }
+            .into(),
         top_up("service/local/nobody", 1).into(),
         top_up("treasury", 1).into(),
         top_up("issuance", 1).into(),
@@ -415,7 +414,9 @@ fn proofs_are_files_that_stand_alone() {
         let index = index as u64;
         let path = tree.inclusion(index, size).unwrap();
         let text = files::inclusion(index, &leaf(fact), &path, &note(size));
-        let Proved::Inclusion { entry: proved, .. } = files::verify(&text, signer.verifier()).unwrap() else { panic!() };
+        let Proved::Inclusion { entry: proved, .. } = files::verify(&text, signer.verifier()).unwrap() else {
+            panic!()
+        };
         assert_eq!(*proved, entry(fact));
         for at in 0..text.len() {
             let mut changed = text.clone().into_bytes();

@@ -126,9 +126,8 @@ pub fn verify(text: &str, key: &Verifier) -> Result<Proved, Error> {
         }
         INCLUSION => {
             let bytes = base64(2, after(lines.next(), 2, "extra ")?)?;
-            let index: u64 = after(lines.next(), 3, "index ")?
-                .parse()
-                .map_err(|_| malformed(3, "the index is no number"))?;
+            let index: u64 =
+                after(lines.next(), 3, "index ")?.parse().map_err(|_| malformed(3, "the index is no number"))?;
             let path = path(lines)?;
             if !verify_inclusion(leaf_hash(&bytes), index, head.size, &path, &head.root) {
                 return Err(Error::Path);
@@ -148,7 +147,9 @@ pub fn verify(text: &str, key: &Verifier) -> Result<Proved, Error> {
             }
             Ok(Proved::Consistency { from, to: head })
         }
-        other => Err(malformed(1, &format!("{:?} is no title that is known", other.chars().take(60).collect::<String>()))),
+        other => {
+            Err(malformed(1, &format!("{:?} is no title that is known", other.chars().take(60).collect::<String>())))
+        }
     }
 }
 

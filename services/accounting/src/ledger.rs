@@ -258,13 +258,7 @@ impl Ledger {
     }
 
     fn entry(&self, kind: EntryKind, at: Timestamp) -> Entry {
-        Entry {
-            ledger: MAIN.to_owned(),
-            index: self.size(),
-            at: Some(at),
-            kind: kind.into(),
-            ..Entry::default()
-        }
+        Entry { ledger: MAIN.to_owned(), index: self.size(), at: Some(at), kind: kind.into(), ..Entry::default() }
     }
 
     /// The first entry: the treasury is issued.
@@ -309,7 +303,10 @@ impl Ledger {
             ));
         }
         if !self.regions.contains_key(&region.name) && self.regions.len() >= REGIONS_MAX {
-            return Err(refusal(format!("the ledger holds {REGIONS_MAX} regions, and no more"), "set one that is there"));
+            return Err(refusal(
+                format!("the ledger holds {REGIONS_MAX} regions, and no more"),
+                "set one that is there",
+            ));
         }
         Ok(Entry { region: Some(region), ..self.entry(EntryKind::RegionSet, at) })
     }
@@ -449,7 +446,11 @@ impl Ledger {
         };
         if track.window_ms != usage.window_ms {
             // The length was changed: the first window of the new one must not overlap the last of the old.
-            return if begin.is_none_or(|begin| begin < track.end_ms()) { Err(old()) } else { Ok(Seen::New { missed: 0 }) };
+            return if begin.is_none_or(|begin| begin < track.end_ms()) {
+                Err(old())
+            } else {
+                Ok(Seen::New { missed: 0 })
+            };
         }
         match track.newest.checked_sub(usage.window) {
             None => Ok(Seen::New { missed: usage.window - track.newest - 1 }),
@@ -553,9 +554,7 @@ impl Ledger {
         let incomplete = Fault::Incomplete(index);
         let at = entry.at.ok_or(incomplete.clone())?;
         let expected = match entry.kind() {
-            EntryKind::Opened if index == 0 => {
-                self.opening(entry.tariff.ok_or(incomplete)?, at).map(Some)
-            }
+            EntryKind::Opened if index == 0 => self.opening(entry.tariff.ok_or(incomplete)?, at).map(Some),
             EntryKind::Registered => self.registration(&entry.account, at),
             EntryKind::RegionSet => self.region_set(entry.region.clone().ok_or(incomplete)?, at).map(Some),
             EntryKind::TariffSet => self.tariff_set(entry.tariff.ok_or(incomplete)?, at).map(Some),

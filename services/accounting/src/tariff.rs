@@ -18,12 +18,7 @@ const MEGABYTE: u64 = 1_000_000;
 
 /// What a ledger goes by until somebody says otherwise: the specification's grants and rate.
 pub fn default_tariff() -> Tariff {
-    Tariff {
-        formula: Formula::Fair.into(),
-        fee_rate: 20_000,
-        workload_grant: 5 * TOKEN,
-        cluster_grant: 10 * TOKEN,
-    }
+    Tariff { formula: Formula::Fair.into(), fee_rate: 20_000, workload_grant: 5 * TOKEN, cluster_grant: 10 * TOKEN }
 }
 
 /// One resource in one window: what was used, and of how much.
@@ -83,9 +78,7 @@ pub fn tokens(cpu: Used, memory: Used, surcharge: u64) -> Result<u64, Reverted> 
 pub fn cost(formula: Formula, region: &Region, usage: &UsageClosed) -> Result<u64, Reverted> {
     let memory = usage.memory_byte_seconds / MEGABYTE;
     let (cpu_total, memory_total, cpu_rate, memory_rate) = match formula {
-        Formula::Faithful => {
-            (usage.cluster_cpu_ms, usage.cluster_memory_byte_seconds / MEGABYTE, TOKEN, TOKEN)
-        }
+        Formula::Faithful => (usage.cluster_cpu_ms, usage.cluster_memory_byte_seconds / MEGABYTE, TOKEN, TOKEN),
         _ => (
             usage.cluster_cpu_capacity_ms.max(usage.cpu_ms).max(1),
             (usage.cluster_memory_capacity_byte_seconds / MEGABYTE).max(memory).max(1),
