@@ -16,3 +16,9 @@ if [ ! -f "$stamp" ] || ! cmp -s infra/test/requirements.txt "$stamp"; then
   cp infra/test/requirements.txt "$stamp"
 fi
 echo "Python test tools in $tools/test"
+if command -v go >/dev/null; then
+  (cd infra/test/ledger-check && GOFLAGS=-mod=readonly go build -o "$tools/test/ledger-check" .)
+  echo "Go checker of ledgers in $tools/test"
+else
+  echo "no go: ledgers are checked by pymerkle alone" >&2
+fi
