@@ -200,7 +200,7 @@ fn what(entry: &Entry) -> String {
                 Outcome::Reverted => "not charged: given up",
                 Outcome::Unspecified => "unknown",
             };
-            let gap = if usage.gap_ms > 0 {
+            let gap = if usage.gap_ms >= 50 {
                 format!(", {:.1} s unmeasured", f64::from(usage.gap_ms) / 1e3)
             } else {
                 String::new()
