@@ -83,8 +83,8 @@ async fn what_ran_is_charged_once_and_the_bill_is_checked_from_files_alone() {
     // The bill of a person, and what it says.
     let statement = mesh.cli(&["account", "statement", "sleeper", "-o", "json"]).await;
     let statement: Json = serde_json::from_slice(&statement.stdout).unwrap();
-    let balance: i64 = statement["account"]["balance"].as_str().unwrap().parse().unwrap();
-    let charged = |e: &Json| e["charge"]["paid"].as_str().map_or(0, |paid| paid.parse::<i64>().unwrap());
+    let balance = statement["account"]["balance"].as_i64().unwrap();
+    let charged = |e: &Json| e["charge"]["paid"].as_i64().unwrap_or(0);
     let listed = statement["entries"].as_array().unwrap();
     assert_eq!(statement["account"]["account"], json!(ACCOUNT));
     assert_eq!(balance, 500_000_000 - listed.iter().map(charged).sum::<i64>());
