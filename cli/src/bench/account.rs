@@ -203,6 +203,6 @@ async fn posted(count: u64) -> anyhow::Result<Row> {
     let detail = format!("{count} windows, one entity, each synced to disk before the next; start included");
     let needed = 10_000.0 / (f64::from(WINDOW_MS) / 1e3);
     let what = "windows posted through the bus";
-    let detail = format!("{detail}; 10,000 instances need {needed:.0}/s; {} units a token", tariff::TOKEN);
+    let detail = format!("{detail}; 10,000 instances need {needed:.0}/s");
     Ok(Row::new(5, what, Bound::AtLeast(200.0), "/s", per_second, detail))
 }

@@ -114,7 +114,7 @@ fn gos_transparency_log_accepts_every_ledger_and_proof_and_no_changed_one() {
     assert_eq!(written.len(), 1 + 2 * (1..=23).sum::<usize>());
     for name in ["ledger.txt", "entry-7-20", "since-9-21"] {
         let text = fs::read_to_string(folder.dir.path().join(name)).unwrap();
-        let at = text.find("\n\n").unwrap() - 3;
+        let at = text.find("\n\n").unwrap() - 8;
         let mut changed = text.into_bytes();
         changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
         let changed = folder.write("changed", &String::from_utf8(changed).unwrap());
