@@ -11,7 +11,6 @@ use accounting::{
     files,
     ledger::{Ledger, MAIN},
     note::{Checkpoint, Signer},
-    tariff,
     tree::{Frontier, Tree, leaf_hash, verify_inclusion},
 };
 use anyhow::{Context as _, bail};
