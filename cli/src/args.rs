@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Digital twins of workloads, nodes and clusters.
     #[command(subcommand)]
     Twin(TwinCommand),
+    /// The ledger: what was used, who owes what, and the proof of it.
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// Shows live messages, decoded, with their headers.
     Tap(TapOptions),
     /// Dead letters: what could not be decoded or handled.
@@ -276,6 +279,99 @@ pub(crate) enum TwinCommand {
         at: Option<mesh_proto::Timestamp>,
         #[command(flatten)]
         watch: Watch,
+    },
+}
+
+/// Subcommands of `account`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Accounts with their balances, in tokens.
+    List {
+        /// Only accounts whose names begin so, for example `cluster/`.
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// The bill: every entry that names an account.
+    Statement {
+        /// `service/<owner>/<workload>`, `cluster/<cluster>`, `treasury`, or a workload's name.
+        account: String,
+        /// Leave out entries before this one.
+        #[arg(long, default_value_t = 0, value_name = "INDEX")]
+        from: u64,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Sets a region's rates; without them nothing is charged there.
+    Region {
+        /// The clusters' label `region`, or their site.
+        name: String,
+        /// Demand is high: every window costs so many tokens more.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        high_demand: Option<u64>,
+        /// CPU per window up to which none is charged, millionths of core seconds.
+        #[arg(long, default_value_t = 0)]
+        cpu_threshold: u64,
+        /// Memory per window up to which none is charged, thousandths of megabyte seconds.
+        #[arg(long, default_value_t = 0)]
+        memory_threshold: u64,
+        /// What all of a cluster's CPU costs per window; 1 token without it.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        cpu_rate: Option<u64>,
+        /// What all of a cluster's memory costs per window; 1 token without it.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        memory_rate: Option<u64>,
+    },
+    /// Shows the ledger's tariff, or changes what is named of it.
+    Tariff {
+        /// The rules: `fair`, or `faithful` to the specification's contracts.
+        #[arg(long, value_parser = ["fair", "faithful"])]
+        formula: Option<String>,
+        /// Share of a fee, in 10^8.
+        #[arg(long)]
+        fee_rate: Option<u64>,
+        /// Grant of a workload.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        workload_grant: Option<u64>,
+        /// Grant of a cluster.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        cluster_grant: Option<u64>,
+    },
+    /// Gives an account tokens from the treasury; what it owes is paid from them first.
+    TopUp {
+        /// As in `statement`.
+        account: String,
+        /// How many, for example 2.5.
+        #[arg(value_parser = crate::commands::account::parse_amount)]
+        tokens: u64,
+    },
+    /// Writes a proof: that an entry is in the ledger, or that the ledger continues what it was.
+    #[command(group(clap::ArgGroup::new("what").required(true).args(["entry", "since"])))]
+    Prove {
+        /// Index of the entry.
+        #[arg(long, value_name = "INDEX")]
+        entry: Option<u64>,
+        /// Size of the ledger that was seen before.
+        #[arg(long, value_name = "SIZE")]
+        since: Option<u64>,
+        /// Where to; the signer's key is written beside it as `ledger.pub`.
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Checks a proof or an exported ledger. Needs the files and nothing else.
+    Verify {
+        /// The file.
+        file: PathBuf,
+        /// The signer's key or a file with it; `ledger.pub` beside the file without it.
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// Writes the whole ledger with its signed head.
+    Export {
+        /// Where to; the signer's key is written beside it as `ledger.pub`.
+        #[arg(long, default_value = "ledger.txt")]
+        file: PathBuf,
     },
 }
 

@@ -12,10 +12,10 @@ use mesh_proto::{
     cluster::ClusterRegistered,
     lifecycle::ServiceChanged,
     query::{
-        agent_queries_client::AgentQueriesClient, intent_queries_client::IntentQueriesClient,
-        orchestrator_queries_client::OrchestratorQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
-        twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
-        workload_queries_client::WorkloadQueriesClient,
+        account_queries_client::AccountQueriesClient, agent_queries_client::AgentQueriesClient,
+        intent_queries_client::IntentQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
+        telemetry_queries_client::TelemetryQueriesClient, twin_queries_client::TwinQueriesClient,
+        validator_queries_client::ValidatorQueriesClient, workload_queries_client::WorkloadQueriesClient,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -173,6 +173,11 @@ impl Client {
     /// The twin aggregator.
     pub(crate) async fn twins(&self) -> anyhow::Result<TwinQueriesClient<Channel>> {
         Ok(TwinQueriesClient::new(self.channel("cmdt-aggregator").await?))
+    }
+
+    /// Accounting.
+    pub(crate) async fn accounts(&self) -> anyhow::Result<AccountQueriesClient<Channel>> {
+        Ok(AccountQueriesClient::new(self.channel("accounting").await?))
     }
 
     /// A cluster's agent, at the endpoint that it registered.

@@ -1,5 +1,7 @@
 //! `demo`: the main story, end to end, with real processes and real measurements. It fails if any expectation does.
 
+mod account;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -39,7 +41,7 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
     let begun = Instant::now();
     if Endpoints::read(data_dir).is_ok() {
         line(format!("using the mesh that runs in {}", data_dir.display()));
-        return tell(data_dir, &options.examples, begun).await;
+        return tell(data_dir, &options.examples, begun, false).await;
     }
     let folder = tempfile::Builder::new().prefix("continuum-demo-").tempdir().context("make a folder for the demo")?;
     line("starting a mesh: nats-server, Zenoh router, every service, three clusters");
@@ -49,6 +51,7 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
             set: vec![
                 "meta-orchestrator.move_cooldown_ms=10000".into(),
                 "intent-manager.remedy_cooldown_ms=10000".into(),
+                "collector.usage_window_ms=5000".into(),
             ],
             log: "error".into(),
             ..UpOptions::default()
@@ -57,7 +60,7 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
     .await
     .context("start the mesh")?;
     let told = tokio::select! {
-        told = tell(folder.path(), &options.examples, begun) => told,
+        told = tell(folder.path(), &options.examples, begun, true) => told,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
     };
     up.stop().await.context("stop the mesh")?;
@@ -209,9 +212,10 @@ fn runs(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Result<ExitCode> {
+async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> anyhow::Result<ExitCode> {
     let mut story = Story { begun, failed: vec![], held: 0 };
     let client = Client::connect(data_dir).await?;
+    account::rates(&client).await?;
 
     story.step("three clusters have registered");
     let clusters = client.orchestrator().await?.list_clusters(ListRequest::default()).await?.into_inner().clusters;
@@ -377,6 +381,8 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
         "it is TERMINATED",
         view.state.is_some_and(|s| s.not_fulfilled_state() == NotFulfilledState::Terminated),
     );
+
+    account::chapter(&mut story, &client, own).await?;
 
     let _ = std::fs::remove_file(&control);
     client.bus.close().await;

@@ -2,7 +2,8 @@
 
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, assignment, cluster, instance, intent, observation, placement, report, twin, validation, workload,
+    Event as _, account, account_head, assignment, cluster, instance, intent, observation, placement, report, twin,
+    usage, validation, workload,
 };
 
 /// What a stored message says, in one line; its name if there is nothing better to say.
@@ -41,6 +42,19 @@ fn said(stored: &Stored) -> Option<String> {
     of!(intent::IntentRemedyWanted, |m| format!("asks for a remedy: {}", m.reason));
     of!(intent::IntentRemedyUnwanted, |m| format!("wants no remedy any more: {}", m.reason));
     of!(intent::IntentRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(account::SetRegion, |m| format!("asks to set region {}", m.region.unwrap_or_default().name));
+    of!(account::SetTariff, |_| "asks to set the tariff".to_owned());
+    of!(account::TopUp, |m| format!("asks to top up {}", m.account));
+    of!(account::Posted, |m| format!("entry {} posted", m.index));
+    of!(account::AccountRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(account_head::HeadSigned, |m| format!("head of {} entries signed", m.size));
+    of!(usage::UsageClosed, |m| format!(
+        "instance {} used {:.2} core s in {:.0} s on {}",
+        short(&m.instance_id),
+        m.cpu_ms as f64 / 1e3,
+        f64::from(m.window_ms) / 1e3,
+        m.cluster_id
+    ));
     of!(validation::IntentAccepted, |m| format!("version {} is well formed and allowed", m.version));
     of!(validation::IntentRejected, |m| format!("version {} is not acceptable: {}", m.version, problems(&m.problems)));
     of!(validation::WorkloadAccepted, |m| format!("{}@{} is acceptable", m.name, m.version));

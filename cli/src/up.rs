@@ -43,13 +43,14 @@ const ROOM_BYTES: u64 = 16 << 20;
 const RESTART_MIN: Duration = Duration::from_secs(10);
 
 /// The services of one machine, in start order; the cluster agents follow, one per cluster.
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "workload-manager",
     "validator",
     "intent-manager",
     "meta-orchestrator",
     "collector",
     "cmdt-aggregator",
+    "accounting",
     "json-mirror",
 ];
 
@@ -417,6 +418,7 @@ impl Member {
             "meta-orchestrator" => self.join_as(meta_orchestrator::start).await,
             "collector" => self.join_as(collector::start).await,
             "cmdt-aggregator" => self.join_as(cmdt_aggregator::start).await,
+            "accounting" => self.join_as(accounting::start).await,
             "cluster-agent" => self.join_as(cluster_agent::start).await,
             _ => self.join_as(mirror::start).await,
         }

@@ -28,3 +28,9 @@ if [ ! -x "$tools/go/kustomize" ]; then
   fi
 fi
 if [ -x "$tools/go/kustomize" ]; then echo "kustomize $kustomize in $tools/go"; fi
+if command -v go >/dev/null; then
+  (cd infra/test/ledger-check && GOFLAGS=-mod=readonly go build -o "$tools/test/ledger-check" .)
+  echo "Go checker of ledgers in $tools/test"
+else
+  echo "no go: ledgers are checked by pymerkle alone" >&2
+fi

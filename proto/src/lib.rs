@@ -62,6 +62,12 @@ areas! {
     twin,
     /// Notices about services.
     lifecycle,
+    /// What instances used.
+    usage,
+    /// The ledger.
+    account,
+    /// Signed heads of the ledger.
+    account_head,
     /// gRPC queries.
     query,
 }

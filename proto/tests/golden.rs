@@ -28,6 +28,8 @@ fn again(stream: &str, message: &str, body: &[u8]) -> Result<Bytes, DecodeError>
         "WORKLOAD_ASK" => stream_workload_ask, "WORKLOAD" => stream_workload, "PLACEMENT_ASK" => stream_placement_ask,
         "PLACEMENT" => stream_placement, "ASSIGNMENT" => stream_assignment, "CLUSTER" => stream_cluster,
         "INSTANCE" => stream_instance, "TELEMETRY" => stream_telemetry, "OBSERVATION" => stream_observation,
+        "USAGE" => stream_usage, "ACCOUNT" => stream_account, "ACCOUNT_ASK" => stream_account_ask,
+        "ACCOUNT_HEAD" => stream_account_head,
         "REPORT" => stream_report, "TWIN" => stream_twin, "LIFECYCLE" => stream_lifecycle,
     }
 }

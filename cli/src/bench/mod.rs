@@ -1,6 +1,7 @@
 //! `bench bus`: what the bus costs over hand-written code, and whether the bounds hold. Raw and ours are measured in
 //! turn, in one run, on one server that syncs every write.
 
+mod account;
 mod bus;
 mod fsync;
 mod rig;
@@ -20,6 +21,16 @@ use crate::output::{self, Format, note};
 pub(crate) enum BenchCommand {
     /// The bus: throughput and latency against hand-written code, durability, recovery, and the whole mesh on it.
     Bus(BusOptions),
+    /// The ledger: windows folded in the core beside hashing alone, verification, and windows through the bus.
+    Account(Length),
+}
+
+/// How long a benchmark takes.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Length {
+    /// Full lengths, and the bounds as they are; without it under a minute, and bounds three times as wide.
+    #[arg(long)]
+    full: bool,
 }
 
 /// Options of `bench bus`.
@@ -86,7 +97,13 @@ impl Row {
 
 /// Runs a benchmark; exit code 1 if a bound does not hold.
 pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> {
-    let BenchCommand::Bus(options) = command;
+    let options = match command {
+        BenchCommand::Bus(options) => options,
+        BenchCommand::Account(Length { full }) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, full, begun, account::measure(full).await?));
+        }
+    };
     if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
         bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());
     }
@@ -99,11 +116,16 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
     };
     rows.sort_by_key(|row| row.number);
-    let loose = if options.full { 1.0 } else { LOOSE };
+    Ok(conclude(format, options.full, begun, rows))
+}
+
+/// Shows what was measured; exit code 1 if a bound does not hold.
+fn conclude(format: Format, full: bool, begun: Instant, rows: Vec<Row>) -> ExitCode {
+    let loose = if full { 1.0 } else { LOOSE };
     let holds = |row: &Row| row.measured.is_some_and(|measured| row.bound.holds(measured, loose));
     let seconds = begun.elapsed().as_secs_f64();
     let value = json!({
-        "full": options.full,
+        "full": full,
         "bounds_widened": loose,
         "seconds": seconds,
         "rows": rows.iter().map(|row| {
@@ -132,13 +154,9 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
     });
     note(format!(
         "{seconds:.1} s; bounds {}",
-        if options.full {
-            "as they are".to_owned()
-        } else {
-            format!("{loose} times as wide: direction only, see --full")
-        }
+        if full { "as they are".to_owned() } else { format!("{loose} times as wide: direction only, see --full") }
     ));
-    Ok(ExitCode::from(u8::from(!rows.iter().all(holds))))
+    ExitCode::from(u8::from(!rows.iter().all(holds)))
 }
 
 /// Takes the measurements that are wanted, one after the other; one that fails says so in its row.

@@ -66,7 +66,7 @@ impl Rig {
         Ok(Bus::connect(options).await?)
     }
 
-    fn key(&self, service: &str) -> anyhow::Result<PathBuf> {
+    pub(super) fn key(&self, service: &str) -> anyhow::Result<PathBuf> {
         self.keys.get(service).cloned().ok_or_else(|| anyhow!("the contract has no identity {service}"))
     }
 

@@ -1,5 +1,6 @@
 //! The commands, one module per noun, and what they share.
 
+pub(crate) mod account;
 pub(crate) mod cluster;
 pub(crate) mod dead;
 pub(crate) mod doctor;
@@ -14,7 +15,7 @@ use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
 use mesh_bus::Stored;
-use mesh_proto::{Timestamp, intent::IntentRefused, workload::WorkloadRefused};
+use mesh_proto::{Timestamp, account::AccountRefused, intent::IntentRefused, workload::WorkloadRefused};
 use serde_json::{Value as Json, json};
 use tonic::{Code, Response, Status};
 
@@ -164,6 +165,9 @@ pub(crate) fn conclude(format: Format, noun: &str, outcomes: &[Outcome]) -> Exit
 /// Reason and cure, if a fact refuses a command.
 pub(crate) fn refusal(stored: &Stored) -> Option<(String, String)> {
     if let Ok(Some(refused)) = stored.event::<IntentRefused>() {
+        return Some((refused.reason, refused.cure));
+    }
+    if let Ok(Some(refused)) = stored.event::<AccountRefused>() {
         return Some((refused.reason, refused.cure));
     }
     let refused = stored.event::<WorkloadRefused>().ok().flatten()?;
