@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Digital twins of workloads, nodes and clusters.
     #[command(subcommand)]
     Twin(TwinCommand),
+    /// Learned advice beside the planner's choices; policies and rounds.
+    #[command(subcommand)]
+    Learn(crate::commands::learn::LearnCommand),
     /// Shows live messages, decoded, with their headers.
     Tap(TapOptions),
     /// Dead letters: what could not be decoded or handled.

@@ -13,6 +13,7 @@ use mesh_proto::{
     lifecycle::ServiceChanged,
     query::{
         agent_queries_client::AgentQueriesClient, intent_queries_client::IntentQueriesClient,
+        learning_queries_client::LearningQueriesClient,
         orchestrator_queries_client::OrchestratorQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
         twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
         workload_queries_client::WorkloadQueriesClient,
@@ -173,6 +174,11 @@ impl Client {
     /// The twin aggregator.
     pub(crate) async fn twins(&self) -> anyhow::Result<TwinQueriesClient<Channel>> {
         Ok(TwinQueriesClient::new(self.channel("cmdt-aggregator").await?))
+    }
+
+    /// The learner.
+    pub(crate) async fn learner(&self) -> anyhow::Result<LearningQueriesClient<Channel>> {
+        Ok(LearningQueriesClient::new(self.channel("cfdrl-agent").await?))
     }
 
     /// A cluster's agent, at the endpoint that it registered.

@@ -4,6 +4,7 @@
 mod bus;
 mod decider;
 mod fsync;
+mod learn;
 mod rig;
 mod whole;
 
@@ -21,6 +22,8 @@ use crate::output::{self, Format, note};
 pub(crate) enum BenchCommand {
     /// The bus: throughput and latency against hand-written code, durability, recovery, and the whole mesh on it.
     Bus(BusOptions),
+    /// The learner: its return on held-out seeds beside schedulers by rule, and what hostile members of a federation do.
+    Learn(learn::LearnOptions),
 }
 
 /// Options of `bench bus`.
@@ -87,7 +90,10 @@ impl Row {
 
 /// Runs a benchmark; exit code 1 if a bound does not hold.
 pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> {
-    let BenchCommand::Bus(options) = command;
+    let options = match command {
+        BenchCommand::Bus(options) => options,
+        BenchCommand::Learn(options) => return learn::run(options, format).await,
+    };
     if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
         bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());
     }

@@ -62,8 +62,8 @@ mod tests {
     #[test]
     fn numbers_are_spread_evenly_and_parts_are_unrelated() {
         let mut random = Random::new(1);
-        let mean = (0..10_000).map(|_| random.unit()).sum::<f64>() / 1e4;
-        assert!((mean - 0.5).abs() < 0.01, "{mean}");
+        let mean = (0..100_000).map(|_| random.unit()).sum::<f64>() / 1e5;
+        assert!((mean - 0.5).abs() < 0.005, "{mean}");
         let mut counts = [0; 7];
         (0..7_000).for_each(|_| counts[random.below(7)] += 1);
         assert!(counts.iter().all(|c| (850..1_150).contains(c)), "{counts:?}");

@@ -1,5 +1,5 @@
 //! The learner as a process.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    mesh_kit::run("cfdrl-agent", cfdrl_agent::start)
 }
