@@ -13,10 +13,9 @@ use mesh_proto::{
     lifecycle::ServiceChanged,
     query::{
         agent_queries_client::AgentQueriesClient, intent_queries_client::IntentQueriesClient,
-        learning_queries_client::LearningQueriesClient,
-        orchestrator_queries_client::OrchestratorQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
-        twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
-        workload_queries_client::WorkloadQueriesClient,
+        learning_queries_client::LearningQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
+        telemetry_queries_client::TelemetryQueriesClient, twin_queries_client::TwinQueriesClient,
+        validator_queries_client::ValidatorQueriesClient, workload_queries_client::WorkloadQueriesClient,
     },
 };
 use serde::{Deserialize, Serialize};

@@ -70,12 +70,16 @@ pub(crate) async fn run(options: LearnOptions, format: Format) -> anyhow::Result
             (format!("ahead of {} beyond chance", s.name), ahead.mean - ahead.half_width > 0.0)
         })
         .collect();
-    let robust = measured.federation.iter().filter(|f| f.0 != "none" && f.1 != "mean").map(|f| {
-        (format!("{} keeps {KEPT_SHARE} of the clean return under {}", f.1, f.0), f.4 >= KEPT_SHARE)
-    });
-    let plain = measured.federation.iter().filter(|f| f.0 != "none" && f.1 == "mean").map(|f| {
-        (format!("the plain mean does not under {}", f.0), f.4 < KEPT_SHARE)
-    });
+    let robust = measured
+        .federation
+        .iter()
+        .filter(|f| f.0 != "none" && f.1 != "mean")
+        .map(|f| (format!("{} keeps {KEPT_SHARE} of the clean return under {}", f.1, f.0), f.4 >= KEPT_SHARE));
+    let plain = measured
+        .federation
+        .iter()
+        .filter(|f| f.0 != "none" && f.1 == "mean")
+        .map(|f| (format!("the plain mean does not under {}", f.0), f.4 < KEPT_SHARE));
     let mut claims = beaten;
     claims.extend(robust.chain(plain));
     claims.push((measured.trained.clone(), measured.same));
@@ -92,11 +96,13 @@ pub(crate) async fn run(options: LearnOptions, format: Format) -> anyhow::Result
     match format {
         Format::Table => {
             line(comparison.text);
-            let rows = measured.federation.iter().map(|f| {
-                vec![f.0.clone(), f.1.clone(), format!("{:.3} ± {:.3}", f.2, f.3), format!("{:.3}", f.4)]
-            });
+            let rows = measured
+                .federation
+                .iter()
+                .map(|f| vec![f.0.clone(), f.1.clone(), format!("{:.3} ± {:.3}", f.2, f.3), format!("{:.3}", f.4)]);
             line(table(&["attack of 3 of 10", "rule", "return (95 %)", "of clean"], rows.collect()));
-            let rows = claims.iter().map(|(claim, holds)| vec![claim.clone(), if *holds { "yes" } else { "NO" }.into()]);
+            let rows =
+                claims.iter().map(|(claim, holds)| vec![claim.clone(), if *holds { "yes" } else { "NO" }.into()]);
             line(table(&["claim", "holds"], rows.collect()));
         }
         Format::Json => line(serde_json::to_string_pretty(&value)?),
@@ -127,8 +133,13 @@ fn measure(full: bool, seeds: u64, begun: Instant) -> anyhow::Result<Measured> {
 
     let (rounds, episodes) = if full { (16, 3) } else { (8, 1) };
     // Few episodes each: larger steps, and exploration that ends with them.
-    let settings =
-        Settings { learning_rate: 1e-3, batch: 32, explore_episodes: rounds * episodes, replay_max: 4_000, ..Settings::default() };
+    let settings = Settings {
+        learning_rate: 1e-3,
+        batch: 32,
+        explore_episodes: rounds * episodes,
+        replay_max: 4_000,
+        ..Settings::default()
+    };
     let study = Study { members: 10, hostile: 3, rounds, episodes, seed: 11, settings };
     let attacks: &[Attack] = if full { &Attack::ALL } else { &[Attack::Mixed] };
     let mut federation = vec![];
@@ -167,8 +178,11 @@ fn plot(scores: &[Score]) -> String {
     for (row, score) in scores.iter().enumerate() {
         let y = ROW * (row as f64 + 1.3);
         let fill = if row == 0 { "#1b7f5c" } else { "#9aa7b1" };
-        let (low, high, middle) =
-            (x(score.points.mean - score.points.half_width), x(score.points.mean + score.points.half_width), y + ROW / 2.0 - 4.0);
+        let (low, high, middle) = (
+            x(score.points.mean - score.points.half_width),
+            x(score.points.mean + score.points.half_width),
+            y + ROW / 2.0 - 4.0,
+        );
         svg.push_str(&format!(
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n<rect x=\"{LEFT}\" y=\"{y}\" width=\"{:.1}\" height=\"{}\" \
              fill=\"{fill}\"/>\n<path d=\"M{low:.1} {middle}H{high:.1}M{low:.1} {}V{}M{high:.1} {}V{}\" stroke=\"black\"/>\n\

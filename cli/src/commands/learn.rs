@@ -191,7 +191,8 @@ async fn all(client: &Client, owner: &str) -> anyhow::Result<Shown> {
             format!("{:+.2}", a.modelled_gain),
         ]
     });
-    let mut shown = Shown::table(value, &["instance", "gen", "planner", "learner", "regret", "modelled"], rows.collect());
+    let mut shown =
+        Shown::table(value, &["instance", "gen", "planner", "learner", "regret", "modelled"], rows.collect());
     shown.text.push_str(&format!(
         "\n{} decisions, agreed on {}, regret {:.2} points",
         list.advised_total, list.agreed_total, list.regret_total
@@ -221,7 +222,13 @@ pub(crate) fn options(advised: &LearningAdvised) -> String {
             (false, true) => "planner",
             (false, false) => "",
         };
-        vec![o.cluster_id.clone(), o.replicas.to_string(), format!("{:.2}", o.value), format!("{:+.2}", o.modelled), who.into()]
+        vec![
+            o.cluster_id.clone(),
+            o.replicas.to_string(),
+            format!("{:.2}", o.value),
+            format!("{:+.2}", o.modelled),
+            who.into(),
+        ]
     });
     crate::output::table(&["cluster", "replicas", "value", "next period", "choice of"], rows.collect())
 }
@@ -247,9 +254,12 @@ fn round(round: &RoundClosed) -> Vec<String> {
 /// Scores beside the first of them.
 pub(crate) fn comparison(scores: &[Score]) -> Shown {
     let value = scores.iter().map(|s| to_value(s, scores.first())).collect::<Json>();
-    let cell = |m: cfdrl_agent::domain::evaluate::Mean, digits: usize| format!("{:.digits$} ± {:.digits$}", m.mean, m.half_width);
+    let cell = |m: cfdrl_agent::domain::evaluate::Mean, digits: usize| {
+        format!("{:.digits$} ± {:.digits$}", m.mean, m.half_width)
+    };
     let rows = scores.iter().enumerate().map(|(index, s)| {
-        let ahead = scores.first().filter(|_| index > 0).map_or_else(String::new, |first| cell(difference(first, s), 3));
+        let ahead =
+            scores.first().filter(|_| index > 0).map_or_else(String::new, |first| cell(difference(first, s), 3));
         vec![s.name.clone(), cell(s.points, 3), ahead, cell(s.kept, 3), cell(s.watts, 1), cell(s.moves, 1)]
     });
     let header = ["scheduler", "return (95 %)", "learned is ahead by", "intents kept", "watts", "moves"];

@@ -196,7 +196,9 @@ impl Episode {
     /// Workloads end and begin, clusters are lost and return.
     fn begin_period(&mut self) {
         let mut kept = vec![];
-        for (workload, index) in std::mem::take(&mut self.scene.workloads).into_iter().zip(std::mem::take(&mut self.present)) {
+        for (workload, index) in
+            std::mem::take(&mut self.scene.workloads).into_iter().zip(std::mem::take(&mut self.present))
+        {
             if self.planned.get(index).is_some_and(|p| p.end > self.period) {
                 kept.push((index, workload));
             }
@@ -284,7 +286,11 @@ fn schedule(root: &Random, profile: &Profile, clusters: &[Cluster]) -> Vec<Plann
     let first = 4 + random.below(4);
     let mut begins = vec![0; first];
     begins.extend((1..PERIODS).filter(|_| random.chance(0.15)));
-    begins.into_iter().enumerate().map(|(n, begin)| draw(&mut root.part(100 + n as u64), n, begin, profile, clusters)).collect()
+    begins
+        .into_iter()
+        .enumerate()
+        .map(|(n, begin)| draw(&mut root.part(100 + n as u64), n, begin, profile, clusters))
+        .collect()
 }
 
 fn draw(random: &mut Random, number: usize, begin: u32, profile: &Profile, clusters: &[Cluster]) -> Planned {

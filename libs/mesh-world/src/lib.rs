@@ -7,7 +7,6 @@
 
 pub mod episode;
 pub mod load;
-#[path = "../../../services/meta-orchestrator/src/plan.rs"]
 pub mod plan;
 pub mod random;
 pub mod scene;

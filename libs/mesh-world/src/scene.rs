@@ -214,7 +214,13 @@ impl Scene {
     }
 
     /// The planner's question for so many replicas of a workload, as it stands now.
-    pub fn ask<T>(&self, workload: &Workload, replicas: u32, targets: bool, answer: impl FnOnce(&plan::Request<'_>) -> T) -> T {
+    pub fn ask<T>(
+        &self,
+        workload: &Workload,
+        replicas: u32,
+        targets: bool,
+        answer: impl FnOnce(&plan::Request<'_>) -> T,
+    ) -> T {
         let (spec, measured, excluded) = (workload.spec(replicas), workload.measured(), Default::default());
         let held = workload.place.and_then(|place| {
             let cluster = self.clusters.get(place.cluster)?;
@@ -273,7 +279,12 @@ impl Scene {
             let wants = offered(index).min(workload.limit_milli(place.replicas));
             earned.served_milli = share(cluster.cpu_milli(), wants, wanted.get(place.cluster).copied().unwrap_or(0.0));
             earned.kept = earned.served_milli >= SERVED_SHARE * offered(index)
-                && holds(&workload.targets, cluster, earned.served_milli, workload.memory_bytes * f64::from(place.replicas));
+                && holds(
+                    &workload.targets,
+                    cluster,
+                    earned.served_milli,
+                    workload.memory_bytes * f64::from(place.replicas),
+                );
             let count = guests.get(place.cluster).copied().unwrap_or(1).max(1);
             let watts = cluster.tariff.idle_watts / f64::from(count)
                 + cluster.tariff.watts_per_core * earned.served_milli / 1_000.0;

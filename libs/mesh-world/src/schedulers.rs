@@ -95,7 +95,8 @@ impl Rule {
         if let Kind::PlannerSpread | Kind::PlannerPack = self.kind {
             return planned(scene, workload, replicas, not, self.kind == Kind::PlannerPack);
         }
-        let fits = |cluster: &usize| Some(*cluster) != not && scene.admits(workload, Act { cluster: *cluster, replicas });
+        let fits =
+            |cluster: &usize| Some(*cluster) != not && scene.admits(workload, Act { cluster: *cluster, replicas });
         let fitting: Vec<usize> = (0..scene.clusters.len()).filter(fits).collect();
         let least = |value: &dyn Fn(usize) -> f64| {
             let mut best: Option<(f64, usize)> = None;
@@ -228,7 +229,8 @@ mod tests {
 
     fn scene(sizes: &[(u32, u64)]) -> Scene {
         let cluster = |(n, (cpu_milli, memory_bytes)): (usize, &(u32, u64))| {
-            let plan = Plan { cpu_milli: *cpu_milli, memory_bytes: *memory_bytes, available: true, ..Default::default() };
+            let plan =
+                Plan { cpu_milli: *cpu_milli, memory_bytes: *memory_bytes, available: true, ..Default::default() };
             Cluster::empty(format!("c{n}"), plan)
         };
         let workload = Workload {

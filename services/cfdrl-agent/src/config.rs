@@ -84,7 +84,11 @@ impl Config {
         );
         ensure!((1..=1_000).contains(&self.episodes), "episodes {} is not 1 to 1,000", self.episodes);
         ensure!(self.gate_seeds <= 10_000, "gate_seeds {} is more than 10,000", self.gate_seeds);
-        ensure!(self.regret_min.is_finite() && self.regret_min >= 0.0, "regret_min {} is not 0 or more", self.regret_min);
+        ensure!(
+            self.regret_min.is_finite() && self.regret_min >= 0.0,
+            "regret_min {} is not 0 or more",
+            self.regret_min
+        );
         Ok(())
     }
 
@@ -118,7 +122,12 @@ impl Config {
             }
         }
         ensure!(members.len() <= MEMBERS_MAX, "{} members are more than {MEMBERS_MAX}", members.len());
-        ensure!(members.contains_key(&self.site), "members do not name this site, {:?}; add {}=U…", self.site, self.site);
+        ensure!(
+            members.contains_key(&self.site),
+            "members do not name this site, {:?}; add {}=U…",
+            self.site,
+            self.site
+        );
         let needed = self.rule.members_min(self.hostile_max);
         ensure!(
             members.len() >= needed,

@@ -191,14 +191,18 @@ impl Learner {
             seed: self.config.seed,
             episodes: old.card.episodes + episodes,
             gradient_steps: old.card.gradient_steps.max(steps),
-            trained_on: format!("seeded episodes of the load model with the clusters and loads of site {}", self.config.site),
+            trained_on: format!(
+                "seeded episodes of the load model with the clusters and loads of site {}",
+                self.config.site
+            ),
             site: self.config.site.clone(),
             aggregation: self.together.as_ref().map(|_| self.config.rule.name().to_owned()).unwrap_or_default(),
             round,
             ..old.card.clone()
         };
         let network = network.clone();
-        let policy = tokio::task::spawn_blocking(move || Policy::new(network, card).validated()).await.context("validate")?;
+        let policy =
+            tokio::task::spawn_blocking(move || Policy::new(network, card).validated()).await.context("validate")?;
         if let Some(path) = snapshot(&self.mesh) {
             keep(path, policy.to_file()).await;
         }
@@ -213,7 +217,14 @@ impl Learner {
         Ok(())
     }
 
-    async fn tell(&self, round: u64, begin: Timestamp, members: Vec<MemberOutcome>, judged: Option<&Judged>, reason: String) {
+    async fn tell(
+        &self,
+        round: u64,
+        begin: Timestamp,
+        members: Vec<MemberOutcome>,
+        judged: Option<&Judged>,
+        reason: String,
+    ) {
         let adopted = judged.is_some_and(|j| j.adopted);
         let closed = RoundClosed {
             site: self.config.site.clone(),

@@ -52,7 +52,11 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
             let seed = std::fs::read_to_string(&config.key_file).with_context(|| format!("read key file {path}"))?;
             let keys = nkeys::KeyPair::from_seed(seed.trim()).with_context(|| format!("read the seed in {path}"))?;
             let own = federation.members.get(&config.site);
-            anyhow::ensure!(own == Some(&keys.public_key()), "{path} is not the key that members give for {}", config.site);
+            anyhow::ensure!(
+                own == Some(&keys.public_key()),
+                "{path} is not the key that members give for {}",
+                config.site
+            );
             let samples = mesh.samples().await?;
             let updates = samples.subscribe(learn::UPDATES).await.context("hear the other members")?;
             Some(learn::Together { federation, keys, samples, updates })

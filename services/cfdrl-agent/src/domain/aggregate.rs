@@ -50,7 +50,9 @@ impl RuleKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Too few came.
-    #[error("{rule} withstands {hostile} hostile members only among {needed} or more, and {came} came; wait for more, or lower `hostile_max`")]
+    #[error(
+        "{rule} withstands {hostile} hostile members only among {needed} or more, and {came} came; wait for more, or lower `hostile_max`"
+    )]
     TooFew {
         /// The rule.
         rule: &'static str,
@@ -133,9 +135,8 @@ fn by_weight(updates: &[&[f32]], cut: usize) -> Vec<f32> {
 /// The updates whose nearest others are nearest, in their order.
 fn krum(updates: &[&[f32]], hostile: usize) -> Vec<usize> {
     let near = updates.len().saturating_sub(hostile + 2).max(1);
-    let distance = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
-    };
+    let distance =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum() };
     let mut scores: Vec<(f64, usize)> = vec![];
     for (index, update) in updates.iter().enumerate() {
         let others = updates.iter().enumerate().filter(|(other, _)| *other != index);

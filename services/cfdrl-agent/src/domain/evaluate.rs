@@ -78,15 +78,13 @@ pub fn score(
     profile: &Profile,
     scheduler: &mut dyn FnMut(u64) -> Box<dyn Scheduler + 'static>,
 ) -> Score {
-    let totals: Vec<Total> =
-        (first..first + seeds).map(|seed| run(seed, profile, scheduler(seed).as_mut())).collect();
+    let totals: Vec<Total> = (first..first + seeds).map(|seed| run(seed, profile, scheduler(seed).as_mut())).collect();
     of(name, &totals)
 }
 
 /// Runs a network on `seeds` episodes from `first` on.
 pub fn score_network(name: &str, first: u64, seeds: u64, profile: &Profile, network: &Network) -> Score {
-    let totals: Vec<Total> =
-        (first..first + seeds).map(|seed| run(seed, profile, &mut Greedy::new(network))).collect();
+    let totals: Vec<Total> = (first..first + seeds).map(|seed| run(seed, profile, &mut Greedy::new(network))).collect();
     of(name, &totals)
 }
 

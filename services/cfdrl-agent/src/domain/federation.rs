@@ -97,7 +97,13 @@ pub struct Closed {
 ///
 /// # Errors
 /// The key pair has no private half.
-pub fn sign(federation: &Federation, keys: &KeyPair, round: u64, weights: &[f32], episodes: u32) -> Result<Vec<u8>, nkeys::error::Error> {
+pub fn sign(
+    federation: &Federation,
+    keys: &KeyPair,
+    round: u64,
+    weights: &[f32],
+    episodes: u32,
+) -> Result<Vec<u8>, nkeys::error::Error> {
     let update = Update {
         format: FORMAT,
         federation: federation.name.clone(),
@@ -308,7 +314,14 @@ mod tests {
         assert_eq!(closed.joined.as_ref().unwrap().weights, [2.0; 3]);
         assert_eq!(
             outcomes(&closed),
-            [("m0", "used"), ("m1", "used"), ("m2", "used"), ("m3", "late"), ("m4", "from the future"), ("m5", "missing")]
+            [
+                ("m0", "used"),
+                ("m1", "used"),
+                ("m2", "used"),
+                ("m3", "late"),
+                ("m4", "from the future"),
+                ("m5", "missing")
+            ]
         );
         assert_eq!((round.number(), round.came()), (8, 1), "what came early counts in its round");
     }

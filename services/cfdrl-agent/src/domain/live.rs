@@ -138,8 +138,13 @@ impl Advisor {
 
     /// The world that this site lives in, to be trained in; `None` until it has a cluster.
     pub fn profile(&self) -> Option<Profile> {
-        let clusters: Vec<(String, plan::Cluster)> =
-            self.clusters.iter().filter(|(_, c)| c.cpu_milli > 0).take(16).map(|(id, c)| (id.clone(), plan::Cluster { available: true, ..c.clone() })).collect();
+        let clusters: Vec<(String, plan::Cluster)> = self
+            .clusters
+            .iter()
+            .filter(|(_, c)| c.cpu_milli > 0)
+            .take(16)
+            .map(|(id, c)| (id.clone(), plan::Cluster { available: true, ..c.clone() }))
+            .collect();
         if clusters.is_empty() {
             return None;
         }
@@ -196,7 +201,8 @@ impl Advisor {
         let planned_value = options.iter().find(|(act, _)| *act == planned_act).map_or(best_value, |(_, v)| *v);
         let gain = modelled(&scene, workload, Some(best)) - modelled(&scene, workload, Some(planned_act));
         let name = |act: Act| scene.clusters.get(act.cluster).map_or_else(String::new, |c| c.id.clone());
-        let measured = own.measured.map(|m| Load { cpu_milli: m.load_milli.round() as u32, memory_bytes: m.memory_bytes as u64 });
+        let measured =
+            own.measured.map(|m| Load { cpu_milli: m.load_milli.round() as u32, memory_bytes: m.memory_bytes as u64 });
         let regret = if best == planned_act { 0.0 } else { (best_value - planned_value).max(0.0) };
         let advised = LearningAdvised {
             owner: own.owner.clone(),
@@ -237,8 +243,16 @@ impl Advisor {
             let replicas = f64::from(fact.replicas.max(1));
             instance.measured = Some(Measured {
                 load_milli: load.cpu_milli.into(),
-                before_milli: if before.at == Timestamp::default() { load.cpu_milli.into() } else { before.before_milli },
-                memory_bytes: if load.memory_bytes == 0 { before.memory_bytes * replicas } else { load.memory_bytes as f64 },
+                before_milli: if before.at == Timestamp::default() {
+                    load.cpu_milli.into()
+                } else {
+                    before.before_milli
+                },
+                memory_bytes: if load.memory_bytes == 0 {
+                    before.memory_bytes * replicas
+                } else {
+                    load.memory_bytes as f64
+                },
                 at,
                 kept: before.kept,
             });
@@ -272,8 +286,12 @@ impl Advisor {
     /// What runs is looked at again.
     fn look(&mut self, now: Timestamp) -> Vec<Derived> {
         let mut said = vec![];
-        let running: Vec<String> =
-            self.instances.iter().filter(|(_, i)| i.holds.len() == 1 && i.measured.is_some()).map(|(id, _)| id.clone()).collect();
+        let running: Vec<String> = self
+            .instances
+            .iter()
+            .filter(|(_, i)| i.holds.len() == 1 && i.measured.is_some())
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in running {
             let Some(instance) = self.instances.get(&id).cloned() else { continue };
             let Some(cluster) = instance.holds.values().next().cloned() else { continue };

@@ -45,13 +45,17 @@ pub enum Error {
     #[error("decode the policy's weights from base64")]
     Base64(#[source] base64::DecodeError),
     /// Not a network that this version evaluates.
-    #[error("the policy has layers {0:?}; this version evaluates up to {LAYERS_MAX} layers of at most {WIDTH_MAX}, from {FEATURES} to 1; train one anew")]
+    #[error(
+        "the policy has layers {0:?}; this version evaluates up to {LAYERS_MAX} layers of at most {WIDTH_MAX}, from {FEATURES} to 1; train one anew"
+    )]
     Shape(Vec<u32>),
     /// Weights that do not fill the layers, or are no numbers.
     #[error("the policy's {0} bytes of weights do not fill its layers with finite numbers")]
     Weights(usize),
     /// Changed after it was written.
-    #[error("the policy's weights have id {found}, its card says {said}: the file was changed; take it again from its source")]
+    #[error(
+        "the policy's weights have id {found}, its card says {said}: the file was changed; take it again from its source"
+    )]
     Changed {
         /// Of the weights.
         found: String,
@@ -224,11 +228,13 @@ mod tests {
     fn a_changed_foreign_or_huge_file_is_refused_with_the_reason() {
         let policy = small();
         let other = Policy::new(Network::of(&[FEATURES, 1], vec![0.25; FEATURES + 1]).unwrap(), ModelCard::default());
-        let swapped = Policy { card: ModelCard { policy_id: policy.card.policy_id.clone(), ..other.card.clone() }, ..other };
+        let swapped =
+            Policy { card: ModelCard { policy_id: policy.card.policy_id.clone(), ..other.card.clone() }, ..other };
         assert!(matches!(Policy::from_file(swapped.to_file().as_bytes()), Err(Error::Changed { .. })));
         let bent = Policy { card: ModelCard { layers: vec![7, 1], ..policy.card.clone() }, ..policy.clone() };
         assert!(matches!(Policy::from_file(bent.to_file().as_bytes()), Err(Error::Shape(_))));
-        let wide = Policy { card: ModelCard { layers: vec![25, u32::MAX, 1], ..policy.card.clone() }, ..policy.clone() };
+        let wide =
+            Policy { card: ModelCard { layers: vec![25, u32::MAX, 1], ..policy.card.clone() }, ..policy.clone() };
         assert!(matches!(Policy::from_file(wide.to_file().as_bytes()), Err(Error::Shape(_))));
         let short = Policy { card: ModelCard { layers: vec![25, 5, 1], ..policy.card.clone() }, ..policy };
         assert!(matches!(Policy::from_file(short.to_file().as_bytes()), Err(Error::Weights(_))));

@@ -17,7 +17,8 @@ use super::{
 pub enum Attack {
     /// Nobody is hostile.
     None,
-    /// Its weights, each with the other sign.
+    /// Minus four times its weights. (Minus once would only shrink the mean, and a network of rectified units ranks much
+    /// the same when it is shrunk.)
     SignFlip,
     /// Ten times its weights.
     Scaling,
@@ -45,7 +46,7 @@ impl Attack {
     fn say(self, member: usize, weights: &[f32], random: &mut Random) -> Vec<f32> {
         match (self, member % 3) {
             (Self::None, _) => weights.to_vec(),
-            (Self::SignFlip, _) | (Self::Mixed, 0) => weights.iter().map(|w| -w).collect(),
+            (Self::SignFlip, _) | (Self::Mixed, 0) => weights.iter().map(|w| w * -4.0).collect(),
             (Self::Scaling, _) | (Self::Mixed, 1) => weights.iter().map(|w| w * 10.0).collect(),
             (Self::Noise, _) | (Self::Mixed, _) => weights.iter().map(|w| w + random.normal() as f32).collect(),
         }

@@ -104,7 +104,8 @@ fn what_does_not_fit_or_is_lost_is_never_advised() {
     let resources = Resources { cpu_milli: 950, memory_bytes: 1, ..Default::default() };
     big.document = WorkloadDocument { resources: Some(resources), ..Default::default() }.encode_to_vec().into();
     advisor.apply(&stored(big, 11));
-    let advice = advised(&advisor.apply(&stored(PlacementDecided { instance_id: "j".into(), ..decided(1, "cloud", "") }, 12)));
+    let advice =
+        advised(&advisor.apply(&stored(PlacementDecided { instance_id: "j".into(), ..decided(1, "cloud", "") }, 12)));
     assert_eq!(advice.cluster_id, "cloud");
 }
 
@@ -116,7 +117,14 @@ fn what_runs_is_advised_on_once_by_what_was_measured() {
     assert!(advisor.tick(T0.plus_millis(60_000)).is_empty(), "nothing is measured yet");
     let sample = |generation, cpu_milli, millis| {
         let at = Some(T0.plus_millis(millis));
-        InstanceSample { instance_id: "i".into(), cluster_id: "cloud".into(), generation, cpu_milli, at, ..Default::default() }
+        InstanceSample {
+            instance_id: "i".into(),
+            cluster_id: "cloud".into(),
+            generation,
+            cpu_milli,
+            at,
+            ..Default::default()
+        }
     };
     let give = |advisor: &mut Advisor, key: &str, sample: InstanceSample| {
         advisor.sample(key, &sample.encode_to_vec().into());
@@ -135,7 +143,13 @@ fn what_runs_is_advised_on_once_by_what_was_measured() {
     assert_eq!(advised(&said).measured.map(|m| m.cpu_milli), Some(50));
     assert!(advisor.tick(T0.plus_millis(240_000)).is_empty(), "said once");
     assert_eq!(advisor.advice("local", "", "", 10).len(), 1);
-    let end = PlacementReleased { domain: "default".into(), owner: "local".into(), instance_id: "i".into(), r#final: true, ..Default::default() };
+    let end = PlacementReleased {
+        domain: "default".into(),
+        owner: "local".into(),
+        instance_id: "i".into(),
+        r#final: true,
+        ..Default::default()
+    };
     advisor.apply(&stored(end, 20));
     assert!(advisor.advice("local", "", "", 10).is_empty() && advisor.instances.is_empty());
 }
@@ -150,7 +164,12 @@ fn a_move_holds_both_ends_until_one_is_released() {
     let scene = advisor.scene("i", &own, T0);
     let reserved: Vec<u64> = scene.clusters.iter().map(|c| c.plan.cpu_milli_reserved).collect();
     assert_eq!(reserved, [0, 200, 200]);
-    let mut release = PlacementReleased { domain: "default".into(), owner: "local".into(), instance_id: "i".into(), ..Default::default() };
+    let mut release = PlacementReleased {
+        domain: "default".into(),
+        owner: "local".into(),
+        instance_id: "i".into(),
+        ..Default::default()
+    };
     (release.cluster_id, release.generation) = ("device".into(), 1);
     advisor.apply(&stored(release, 12));
     assert_eq!(advisor.instances["i"].holds, BTreeMap::from([(2, "edge".to_owned())]));
