@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     domain::{
         dqn::Trainer,
-        evaluate::{VALIDATION_FIRST, difference, score_network},
+        evaluate::{Mean, VALIDATION_FIRST, difference, score_network},
         federation::{Federation, Round, sign},
         live::Advisor,
         network::Network,
@@ -54,14 +54,16 @@ pub(crate) fn snapshot(mesh: &Mesh) -> Option<PathBuf> {
 struct Judged {
     network: Network,
     before: f64,
-    after: f64,
+    /// On as many validation episodes as `seeds` says; nothing is known of it when that is 0.
+    after: Mean,
+    seeds: u32,
     adopted: bool,
 }
 
 /// Is a network worth adopting? It is unless it does significantly worse (95 %, pairwise) on the validation episodes.
 fn judge(old: &Network, new: Network, seeds: u32) -> Judged {
     if seeds == 0 {
-        return Judged { network: new, before: 0.0, after: 0.0, adopted: true };
+        return Judged { network: new, before: 0.0, after: Mean::default(), seeds, adopted: true };
     }
     let score = |network: &Network| score_network("", VALIDATION_FIRST, seeds.into(), &Profile::default(), network);
     let (before, after) = (score(old), score(&new));
@@ -69,7 +71,8 @@ fn judge(old: &Network, new: Network, seeds: u32) -> Judged {
     Judged {
         network: new,
         before: before.points.mean,
-        after: after.points.mean,
+        after: after.points,
+        seeds,
         adopted: change.mean + change.half_width >= 0.0,
     }
 }
@@ -164,11 +167,11 @@ pub(crate) async fn learn(mut learner: Learner) -> anyhow::Result<()> {
         };
         if let Some(judged) = &judged {
             if judged.adopted {
-                learner.adopt(&judged.network, number, &trainer).await?;
+                learner.adopt(judged, number, &trainer).await;
             } else {
                 reason = format!(
                     "not adopted: {:.4} points on {seeds} validation episodes, and {:.4} before",
-                    judged.after, judged.before
+                    judged.after.mean, judged.before
                 );
             }
             // The others' weights are kept in training only if they are good enough to be used.
@@ -180,10 +183,10 @@ pub(crate) async fn learn(mut learner: Learner) -> anyhow::Result<()> {
 
 impl Learner {
     /// Uses another network from now on, keeps it, and says so.
-    async fn adopt(&self, network: &Network, round: u64, trainer: &Trainer) -> anyhow::Result<()> {
+    async fn adopt(&self, judged: &Judged, round: u64, trainer: &Trainer) {
         let old = self.current.get();
-        if old.network == *network {
-            return Ok(());
+        if old.network == judged.network {
+            return;
         }
         let (episodes, steps) = (u64::from(self.config.episodes), trainer.steps());
         let card = ModelCard {
@@ -198,11 +201,12 @@ impl Learner {
             site: self.config.site.clone(),
             aggregation: self.together.as_ref().map(|_| self.config.rule.name().to_owned()).unwrap_or_default(),
             round,
+            validation_return: judged.after.mean,
+            validation_half_width: judged.after.half_width,
+            validation_seeds: judged.seeds,
             ..old.card.clone()
         };
-        let network = network.clone();
-        let policy =
-            tokio::task::spawn_blocking(move || Policy::new(network, card).validated()).await.context("validate")?;
+        let policy = Policy::new(judged.network.clone(), card);
         if let Some(path) = snapshot(&self.mesh) {
             keep(path, policy.to_file()).await;
         }
@@ -214,7 +218,6 @@ impl Learner {
         let id = derived_id(&["adopted", &self.config.site, &policy.card.policy_id, &round.to_string()]);
         self.current.set(policy);
         self.publish(&adopted, id).await;
-        Ok(())
     }
 
     async fn tell(
@@ -233,7 +236,7 @@ impl Learner {
             members,
             adopted,
             return_before: judged.map_or(0.0, |j| j.before),
-            return_after: judged.map_or(0.0, |j| j.after),
+            return_after: judged.map_or(0.0, |j| j.after.mean),
             policy_id: self.current.get().card.policy_id.clone(),
             reason,
             begin: Some(begin),
@@ -282,7 +285,7 @@ mod tests {
         assert_eq!(good.widths().first(), Some(&FEATURES));
         assert!(judge(&good, good.clone(), 8).adopted);
         let judged = judge(&good, bad.clone(), 8);
-        assert!(!judged.adopted && judged.after < judged.before);
+        assert!(!judged.adopted && judged.after.mean < judged.before);
         assert!(judge(&bad, good, 8).adopted);
     }
 }
