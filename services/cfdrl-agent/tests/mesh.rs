@@ -132,7 +132,8 @@ async fn advice_stands_on_the_bus_beside_the_planner_s_decision_and_can_be_asked
     let running = land.learner(Config::default()).await;
     let planner = land.bus("meta-orchestrator").await;
     let mut tail = planner.log("LEARNING").tail("learning.advised.v1.>", 1);
-    let messages = facts().iter().zip(0..).map(|(f, n)| Outgoing::new(f.as_ref(), format!("f{n}"), now()).unwrap());
+    let messages =
+        facts().into_iter().zip(0..).map(|(f, n)| Outgoing::new(f.as_ref(), format!("f{n}"), now()).unwrap());
     let decision = Decision { entity: "placement.*.*.default".into(), expected: 0, messages: messages.collect() };
     planner.writer("PLACEMENT").write(decision).await.unwrap();
     let stored = soon("advice", tail.next()).await.unwrap();
