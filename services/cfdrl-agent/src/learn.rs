@@ -194,6 +194,7 @@ impl Learner {
             seed: self.config.seed,
             episodes: old.card.episodes + episodes,
             gradient_steps: old.card.gradient_steps.max(steps),
+            learning_rate: self.config.settings().learning_rate.into(),
             trained_on: format!(
                 "seeded episodes of the load model with the clusters and loads of site {}",
                 self.config.site
