@@ -54,6 +54,9 @@ pub(crate) enum Command {
     /// The ledger: what was used, who owes what, and the proof of it.
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Learned advice beside the planner's choices; policies and rounds.
+    #[command(subcommand)]
+    Learn(crate::commands::learn::LearnCommand),
     /// Shows live messages, decoded, with their headers.
     Tap(TapOptions),
     /// Dead letters: what could not be decoded or handled.

@@ -13,7 +13,8 @@ use mesh_proto::{
     lifecycle::ServiceChanged,
     query::{
         account_queries_client::AccountQueriesClient, agent_queries_client::AgentQueriesClient,
-        intent_queries_client::IntentQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
+        intent_queries_client::IntentQueriesClient, learning_queries_client::LearningQueriesClient,
+        orchestrator_queries_client::OrchestratorQueriesClient,
         telemetry_queries_client::TelemetryQueriesClient, twin_queries_client::TwinQueriesClient,
         validator_queries_client::ValidatorQueriesClient, workload_queries_client::WorkloadQueriesClient,
     },
@@ -178,6 +179,11 @@ impl Client {
     /// Accounting.
     pub(crate) async fn accounts(&self) -> anyhow::Result<AccountQueriesClient<Channel>> {
         Ok(AccountQueriesClient::new(self.channel("accounting").await?))
+    }
+
+    /// The learner.
+    pub(crate) async fn learner(&self) -> anyhow::Result<LearningQueriesClient<Channel>> {
+        Ok(LearningQueriesClient::new(self.channel("cfdrl-agent").await?))
     }
 
     /// A cluster's agent, at the endpoint that it registered.

@@ -53,6 +53,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Why(options) => commands::why::run(&context, options).await,
         Command::Twin(command) => commands::twin::run(&context, command).await,
         Command::Account(command) => commands::account::run(&context, command).await,
+        Command::Learn(command) => commands::learn::run(&context, command).await,
         Command::Tap(options) => commands::tap::run(&context, options).await,
         Command::Dead(command) => commands::dead::run(&context, command).await,
         Command::Bench(command) => bench::run(command, output).await,

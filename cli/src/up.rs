@@ -43,7 +43,7 @@ const ROOM_BYTES: u64 = 16 << 20;
 const RESTART_MIN: Duration = Duration::from_secs(10);
 
 /// The services of one machine, in start order; the cluster agents follow, one per cluster.
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
     "workload-manager",
     "validator",
     "intent-manager",
@@ -51,6 +51,7 @@ const SERVICES: [&str; 8] = [
     "collector",
     "cmdt-aggregator",
     "accounting",
+    "cfdrl-agent",
     "json-mirror",
 ];
 
@@ -419,6 +420,7 @@ impl Member {
             "collector" => self.join_as(collector::start).await,
             "cmdt-aggregator" => self.join_as(cmdt_aggregator::start).await,
             "accounting" => self.join_as(accounting::start).await,
+            "cfdrl-agent" => self.join_as(cfdrl_agent::start).await,
             "cluster-agent" => self.join_as(cluster_agent::start).await,
             _ => self.join_as(mirror::start).await,
         }

@@ -56,6 +56,8 @@ areas! {
     telemetry,
     /// What targets achieved.
     observation,
+    /// Learned policies, their advice, and rounds of federated learning.
+    learning,
     /// Intent reports.
     report,
     /// Digital twins.

@@ -31,6 +31,7 @@ fn again(stream: &str, message: &str, body: &[u8]) -> Result<Bytes, DecodeError>
         "USAGE" => stream_usage, "ACCOUNT" => stream_account, "ACCOUNT_ASK" => stream_account_ask,
         "ACCOUNT_HEAD" => stream_account_head,
         "REPORT" => stream_report, "TWIN" => stream_twin, "LIFECYCLE" => stream_lifecycle,
+        "LEARNING" => stream_learning,
     }
 }
 

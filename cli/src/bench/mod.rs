@@ -4,6 +4,7 @@
 mod account;
 mod bus;
 mod fsync;
+mod learn;
 mod rig;
 mod whole;
 
@@ -21,6 +22,8 @@ use crate::output::{self, Format, note};
 pub(crate) enum BenchCommand {
     /// The bus: throughput and latency against hand-written code, durability, recovery, and the whole mesh on it.
     Bus(BusOptions),
+    /// The learner: its return on held-out seeds beside schedulers by rule, and what hostile members of a federation do.
+    Learn(learn::LearnOptions),
     /// The ledger: windows folded in the core beside hashing alone, verification, and windows through the bus.
     Account(Length),
 }
@@ -103,6 +106,7 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
             let begun = Instant::now();
             return Ok(conclude(format, full, begun, account::measure(full).await?));
         }
+        BenchCommand::Learn(options) => return learn::run(options, format).await,
     };
     if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
         bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());

@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod intent;
+pub(crate) mod learn;
 pub(crate) mod status;
 pub(crate) mod tap;
 pub(crate) mod twin;

@@ -86,6 +86,8 @@ pub struct Limits {
     pub forget_failures_ms: i64,
     /// How candidates are compared.
     pub preference: Preference,
+    /// Is learned advice acted on, within the hard constraints? Otherwise it is only shown.
+    pub acts_on_advice: bool,
 }
 
 impl Default for Limits {
@@ -97,6 +99,7 @@ impl Default for Limits {
             attempts_elsewhere: 3,
             forget_failures_ms: 600_000,
             preference: Preference::default(),
+            acts_on_advice: false,
         }
     }
 }
@@ -235,6 +238,9 @@ impl Decider for Placements {
     fn concerns(&self, input: &Input, _: &()) -> Vec<Key> {
         match input {
             Input::ReportLiveness(report) if report.domain != self.limits.domain => vec![],
+            Input::LearningAdvised(advised) if !self.limits.acts_on_advice || advised.domain != self.limits.domain => {
+                vec![]
+            }
             _ => vec![Key::new([self.limits.domain.as_str()])],
         }
     }
@@ -249,6 +255,7 @@ impl Decider for Placements {
             What::Event(Input::IntentRemedyWanted(remedy)) => draft.remedy(remedy),
             What::Event(Input::IntentRemedyUnwanted(remedy)) => draft.unwanted(remedy),
             What::Event(Input::ReportLiveness(report)) => draft.liveness(report),
+            What::Event(Input::LearningAdvised(advised)) => draft.advised(advised),
             What::Due => draft.due(),
         }
         Ok(draft.finish(matches!(asked.what, What::Due)))

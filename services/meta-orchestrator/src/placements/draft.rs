@@ -8,6 +8,7 @@ use mesh_proto::{
     deciders::placements::Fact,
     instance::{InstanceRejected, InstanceStatusChanged},
     intent::{IntentRemedyUnwanted, IntentRemedyWanted},
+    learning::LearningAdvised,
     placement::{ClusterJoined, ClusterLost, ClusterReturned, Load, Missed, PlacementUnplaced, ReportLiveness, Why},
     workload::{InstancePhase, InstanceWanted},
 };
@@ -303,6 +304,31 @@ impl<'a> Draft<'a> {
         }
         let choice = self.choose(&instance, Why::Remedy);
         self.place(instance, choice, Why::Remedy, &remedy.reason, false);
+    }
+
+    /// Learned advice about what runs: acted on like a remedy, if the planner itself finds nothing against the cluster.
+    /// How many replicas run stays the owner's business.
+    pub(super) fn advised(&mut self, advised: &LearningAdvised) {
+        let Some(known) = self.base.instances.get(&advised.instance_id) else { return };
+        let Some(at) = known.at.as_ref() else { return };
+        let current = at.cluster_id == advised.planned_cluster_id && at.generation == advised.generation;
+        let cool = known.moved.is_none_or(|moved| self.at >= moved.plus_millis(self.limits.move_cooldown_ms));
+        let idle = known.to.is_none()
+            && at.standing == Standing::Running
+            && available(self.snapshot(), &at.cluster_id)
+            && known.unplaced.is_none();
+        let elsewhere = advised.cluster_id != at.cluster_id;
+        if !(current && cool && idle && elsewhere && known.wanted.owner == advised.owner) {
+            return;
+        }
+        let instance = self.remembering(known.clone());
+        let mut choice = self.choose(&instance, Why::Changed);
+        let admitted = choice.candidates.iter().any(|c| c.cluster_id == advised.cluster_id && c.ruled_out.is_empty());
+        if admitted {
+            choice.chosen = Some(advised.cluster_id.clone());
+            let reason = format!("learned advice: {}", advised.reason);
+            self.place(instance, choice, Why::Remedy, &reason, false);
+        }
     }
 
     pub(super) fn due(&mut self) {

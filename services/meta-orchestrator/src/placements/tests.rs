@@ -5,6 +5,7 @@ use mesh_proto::{
     cluster::ClusterRegistered,
     instance::{InstanceRejected, InstanceStatusChanged},
     intent::{IntentRemedyUnwanted, IntentRemedyWanted, TargetState},
+    learning::LearningAdvised,
     placement::ReportLiveness,
     workload::{InstancePhase, TargetBound},
 };
@@ -190,6 +191,21 @@ impl Domain {
         said.unwrap()
     }
 
+    fn advised(&mut self, id: &str, generation: u64, from: &str, to: &str) -> Vec<String> {
+        let advised = LearningAdvised {
+            domain: "default".into(),
+            owner: "local".into(),
+            instance_id: id.into(),
+            generation,
+            planned_cluster_id: from.into(),
+            cluster_id: to.into(),
+            reason: "cheaper".into(),
+            ..Default::default()
+        };
+        let concerned = self.planner.concerns(&Input::LearningAdvised(advised.clone()), &());
+        if concerned.is_empty() { vec![] } else { self.hear(advised) }
+    }
+
     /// The reason of the newest fact that has one.
     fn reason(&self) -> &str {
         let mut reasons = self.facts.iter().rev().filter_map(|(fact, _)| match fact {
@@ -246,6 +262,28 @@ fn a_load_too_large_for_the_device_moves_the_instance_to_the_cloud_and_then_free
     assert_eq!((domain.reserved("device"), domain.reserved("cloud")), (0, 50));
     assert_eq!(domain.remedy("device", "i", 1, 300), SILENCE, "an older generation missed");
     assert_eq!(domain.pass(1_000_000), SILENCE, "nothing is due");
+}
+
+#[test]
+fn advice_is_acted_on_only_when_switched_on_and_within_the_hard_constraints() {
+    let told = |acts_on_advice| {
+        let mut domain = Domain::three();
+        domain.planner = Placements::new(Limits { acts_on_advice, preference: Preference::Pack, ..Default::default() });
+        domain.hear(InstanceWanted { targets: below(50.0), ..wanted("i", 300, 10) });
+        assert_eq!(domain.reason(), "wanted by intent intent");
+        let at = domain.state.instances["i"].at.as_ref().unwrap().cluster_id.clone();
+        assert_eq!(at, "edge", "60 % of the device would miss the target");
+        assert_eq!(domain.advised("i", 1, "edge", "cloud"), SILENCE, "it does not run yet");
+        domain.runs("edge", "i", 1);
+        assert_eq!(domain.advised("i", 1, "edge", "device"), SILENCE, "the planner rules the device out");
+        assert_eq!(domain.advised("i", 1, "edge", "nowhere"), SILENCE);
+        assert_eq!(domain.advised("i", 1, "edge", "edge"), SILENCE);
+        assert_eq!(domain.advised("i", 2, "edge", "cloud"), SILENCE, "about another decision");
+        assert_eq!(domain.advised("i", 1, "device", "cloud"), SILENCE, "about another place");
+        domain.advised("i", 1, "edge", "cloud")
+    };
+    assert_eq!(told(false), SILENCE);
+    assert_eq!(told(true), ["decided i 2 cloud from edge"]);
 }
 
 #[test]

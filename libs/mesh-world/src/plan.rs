@@ -199,6 +199,13 @@ pub fn never(id: &str, cluster: &Cluster, request: &Request<'_>) -> bool {
     never
 }
 
+/// Could this cluster take it? The same answer as [`choose`] gives for it, without saying why.
+pub fn admits(id: &str, cluster: &Cluster, request: &Request<'_>) -> bool {
+    let mut free = true;
+    obstacles(id, cluster, request, &mut |_| free = false);
+    free
+}
+
 /// Does a value hold a bound? `None` for a condition that is no comparison with one number.
 pub fn holds(condition: &str, value: f64, bound: f64) -> Option<bool> {
     match condition {
