@@ -62,6 +62,10 @@ areas! {
     twin,
     /// Notices about services.
     lifecycle,
+    /// Anomalies.
+    anomaly,
+    /// Remedies.
+    remedy,
     /// gRPC queries.
     query,
 }
