@@ -36,13 +36,14 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 const DISK_SPARE_BYTES: u64 = 1 << 30;
 
 /// The services of one machine, in start order; the cluster agents follow, one per cluster.
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "workload-manager",
     "validator",
     "intent-manager",
     "meta-orchestrator",
     "collector",
     "cmdt-aggregator",
+    "sar-detector",
     "json-mirror",
 ];
 
@@ -409,6 +410,7 @@ impl Member {
             "meta-orchestrator" => self.join_as(meta_orchestrator::start).await,
             "collector" => self.join_as(collector::start).await,
             "cmdt-aggregator" => self.join_as(cmdt_aggregator::start).await,
+            "sar-detector" => self.join_as(sar_detector::start).await,
             "cluster-agent" => self.join_as(cluster_agent::start).await,
             _ => self.join_as(mirror::start).await,
         }

@@ -50,6 +50,7 @@ use crate::plan::{Cluster, Preference, Snapshot, Spec};
 
 mod draft;
 mod facts;
+mod remedies;
 
 /// At most so many instances are acted on in one decision.
 pub const ACTIONS_MAX: usize = 100;
@@ -220,6 +221,7 @@ impl Decider for Placements {
             What::Event(Input::InstanceRejected(rejected)) => draft.rejected(rejected),
             What::Event(Input::ClusterRegistered(registered)) => draft.registered(registered),
             What::Event(Input::IntentRemedyWanted(remedy)) => draft.remedy(remedy),
+            What::Event(Input::RemedyRequested(remedy)) => draft.requested(remedy),
             What::Event(Input::ReportLiveness(report)) => draft.liveness(report),
             What::Due => draft.due(),
         }

@@ -21,9 +21,9 @@ use crate::plan::{self, Choice, Held, Request, Snapshot};
 
 /// A decision in the making: the state as it is with the facts decided so far on top.
 pub(super) struct Draft<'a> {
-    limits: &'a Limits,
-    base: &'a State,
-    at: Timestamp,
+    pub(super) limits: &'a Limits,
+    pub(super) base: &'a State,
+    pub(super) at: Timestamp,
     /// Clusters after the facts so far; the base's until there is one.
     snapshot: Option<Snapshot>,
     /// Instances after the facts so far, `None` for ended ones.
@@ -52,7 +52,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn snapshot(&self) -> &Snapshot {
+    pub(super) fn snapshot(&self) -> &Snapshot {
         self.snapshot.as_ref().unwrap_or(&self.base.snapshot)
     }
 
@@ -63,7 +63,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn push(&mut self, fact: impl Into<Fact>) {
+    pub(super) fn push(&mut self, fact: impl Into<Fact>) {
         let fact = fact.into();
         let snapshot = self.snapshot.get_or_insert_with(|| self.base.snapshot.clone());
         if let Some(id) = fact_instance(&fact) {
@@ -455,7 +455,7 @@ impl<'a> Draft<'a> {
     }
 
     /// What failed elsewhere is forgotten once it has run long enough, and a rejection once it is old enough.
-    fn remembering(&self, mut instance: Instance) -> Instance {
+    pub(super) fn remembering(&self, mut instance: Instance) -> Instance {
         let Some(at) = &instance.at else { return instance };
         let (runs, since) = (at.standing == Standing::Running, at.since);
         if runs && self.at >= since.plus_millis(self.limits.forget_failures_ms) {
@@ -467,7 +467,7 @@ impl<'a> Draft<'a> {
         instance
     }
 
-    fn choose(&self, instance: &Instance, why: Why) -> Choice {
+    pub(super) fn choose(&self, instance: &Instance, why: Why) -> Choice {
         match &request(instance, &excluded(instance, why)) {
             Some(request) => plan::choose(self.snapshot(), request, self.limits.preference),
             None => {
@@ -499,7 +499,7 @@ impl<'a> Draft<'a> {
         instance.never_twice() || self.instance(&instance.wanted.instance_id).is_some_and(Instance::never_twice)
     }
 
-    fn place(&mut self, instance: Instance, choice: Choice, why: Why, reason: &str, gone: bool) {
+    pub(super) fn place(&mut self, instance: Instance, choice: Choice, why: Why, reason: &str, gone: bool) {
         let stopped = gone && instance.stopping();
         let mut choice = choice;
         if choice.chosen.is_none() && stopped && why == Why::Remedy {

@@ -19,6 +19,7 @@ use mesh_proto::{
     Refusal, Timestamp,
     deciders::workloads::{Fact, Input, NAME},
     intent::{GovernedInstance, NotFulfilledState},
+    remedy::Action,
 };
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,8 @@ impl Decider for Workloads {
             Input::PlacementUnplaced(m) => one(&m.owner, &m.instance_id),
             Input::PlacementReleased(m) => one(&m.owner, &m.instance_id),
             Input::InstanceStatusChanged(m) => one(&m.owner, &m.instance_id),
+            Input::RemedyRequested(m) if m.action() == Action::Scale => one(&m.owner, &m.instance_id),
+            Input::RemedyRequested(_) => vec![],
         }
     }
 
@@ -104,6 +107,7 @@ impl Decider for Workloads {
             Input::PlacementUnplaced(m) => life::unplaced(key, instance, m, asked.at),
             Input::PlacementReleased(m) => life::released(key, instance, m, asked.at),
             Input::InstanceStatusChanged(m) => life::status(key, instance, m, asked.at),
+            Input::RemedyRequested(_) => instances::scale(instance),
         })
     }
 
