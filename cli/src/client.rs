@@ -12,8 +12,9 @@ use mesh_proto::{
     cluster::ClusterRegistered,
     lifecycle::ServiceChanged,
     query::{
-        agent_queries_client::AgentQueriesClient, intent_queries_client::IntentQueriesClient,
-        orchestrator_queries_client::OrchestratorQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
+        agent_queries_client::AgentQueriesClient, anomaly_queries_client::AnomalyQueriesClient,
+        intent_queries_client::IntentQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
+        remedy_queries_client::RemedyQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
         twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
         workload_queries_client::WorkloadQueriesClient,
     },
@@ -173,6 +174,16 @@ impl Client {
     /// The twin aggregator.
     pub(crate) async fn twins(&self) -> anyhow::Result<TwinQueriesClient<Channel>> {
         Ok(TwinQueriesClient::new(self.channel("cmdt-aggregator").await?))
+    }
+
+    /// The detector's anomalies.
+    pub(crate) async fn anomalies(&self) -> anyhow::Result<AnomalyQueriesClient<Channel>> {
+        Ok(AnomalyQueriesClient::new(self.channel("sar-detector").await?))
+    }
+
+    /// The detector's remedies.
+    pub(crate) async fn remedies(&self) -> anyhow::Result<RemedyQueriesClient<Channel>> {
+        Ok(RemedyQueriesClient::new(self.channel("sar-detector").await?))
     }
 
     /// A cluster's agent, at the endpoint that it registered.

@@ -1,9 +1,11 @@
 //! The commands, one module per noun, and what they share.
 
+pub(crate) mod anomaly;
 pub(crate) mod cluster;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod intent;
+pub(crate) mod remedy;
 pub(crate) mod status;
 pub(crate) mod tap;
 pub(crate) mod twin;
@@ -14,7 +16,7 @@ use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
 use mesh_bus::Stored;
-use mesh_proto::{Timestamp, intent::IntentRefused, workload::WorkloadRefused};
+use mesh_proto::{Timestamp, intent::IntentRefused, remedy::RemedyRefused, workload::WorkloadRefused};
 use serde_json::{Value as Json, json};
 use tonic::{Code, Response, Status};
 
@@ -164,6 +166,9 @@ pub(crate) fn conclude(format: Format, noun: &str, outcomes: &[Outcome]) -> Exit
 /// Reason and cure, if a fact refuses a command.
 pub(crate) fn refusal(stored: &Stored) -> Option<(String, String)> {
     if let Ok(Some(refused)) = stored.event::<IntentRefused>() {
+        return Some((refused.reason, refused.cure));
+    }
+    if let Ok(Some(refused)) = stored.event::<RemedyRefused>() {
         return Some((refused.reason, refused.cure));
     }
     let refused = stored.event::<WorkloadRefused>().ok().flatten()?;
