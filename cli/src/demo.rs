@@ -1,5 +1,7 @@
 //! `demo`: the main story, end to end, with real processes and real measurements. It fails if any expectation does.
 
+pub(crate) mod sar;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -46,7 +48,13 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
     let up = Up::start(
         folder.path(),
         &UpOptions {
-            set: vec!["meta-orchestrator.move_cooldown_ms=10000".into()],
+            set: [
+                "meta-orchestrator.move_cooldown_ms=10000",
+                "sar-detector.warm_samples=16",
+                "sar-detector.calm_samples=3",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             log: "error".into(),
             ..UpOptions::default()
         },
@@ -61,22 +69,22 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
     told
 }
 
-struct Story {
-    begun: Instant,
+pub(crate) struct Story {
+    pub(crate) begun: Instant,
     failed: Vec<String>,
     held: usize,
 }
 
 impl Story {
-    fn step(&self, title: &str) {
+    pub(crate) fn step(&self, title: &str) {
         line(format!("\n[{:6.2} s] {title}", self.begun.elapsed().as_secs_f64()));
     }
 
-    fn say(&self, text: impl AsRef<str>) {
+    pub(crate) fn say(&self, text: impl AsRef<str>) {
         line(format!("           {}", text.as_ref()));
     }
 
-    fn expect(&mut self, what: &str, holds: bool) {
+    pub(crate) fn expect(&mut self, what: &str, holds: bool) {
         line(format!("           {} {what}", if holds { "✓" } else { "✗" }));
         if holds { self.held += 1 } else { self.failed.push(what.to_owned()) }
     }
@@ -233,6 +241,8 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
         sizes.len() >= 3
     });
 
+    let patient = sar::begin(&client).await?;
+
     story.step("a workload document is pushed");
     let file = examples.join("spinner.workload.yaml");
     let value = document::read(&file)?.into_iter().next().context("the example holds no document")?;
@@ -376,6 +386,9 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     );
 
     let _ = std::fs::remove_file(&control);
+
+    sar::chapter(&mut story, &client, patient).await?;
+
     client.bus.close().await;
     let seconds = begun.elapsed().as_secs_f64();
     if story.failed.is_empty() {
