@@ -7,10 +7,12 @@
 //! | --- | --- | --- |
 //! | `CONTINUUM_CYCLES` | processes killed by `kill9` | 12 |
 //! | `CONTINUUM_INTENTS` | intents submitted meanwhile | 300 |
-//! | `CONTINUUM_SEED` | which processes are killed | the time |
+//! | `CONTINUUM_SEED` | which processes are killed, or get a fault | the time |
+//! | `CONTINUUM_FULL` | 1 for the full lengths of `anomalies` | short |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
 
+mod anomalies;
 mod bad_input;
 mod clients;
 mod kill9;
