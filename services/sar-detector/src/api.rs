@@ -64,7 +64,7 @@ impl AnomalyQueries for Anomalies {
             async move {
                 loop {
                     if let Some(next) = batch.pop_front() {
-                        return Some((Ok(next), (batch, order, changes)));
+                        return Some((Ok::<_, Status>(next), (batch, order, changes)));
                     }
                     changes.mark_unchanged();
                     let (found, seen) = view.read(|sar| sar.since(order));

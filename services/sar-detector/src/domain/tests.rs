@@ -42,8 +42,14 @@ fn stored(event: &impl Event) -> Stored {
         message: event.message().into(),
         time: Timestamp::default(),
         stored: Timestamp::default(),
+        cause: None,
+        traceparent: None,
+        world: vec![],
+        content_type: None,
+        source: None,
+        previous_on_subject: None,
+        delivered: 1,
         body: event.body(),
-        ..Stored::default()
     }
 }
 
