@@ -252,7 +252,7 @@ impl Watch {
     }
 
     fn by_model(&mut self, at_ms: i64, how: &Judgement) -> Option<Change> {
-        let point = self.point()?;
+        let point = self.point(how.settle)?;
         let score = self.forest.score(&point);
         self.look = Look { point: point.clone(), score };
         if self.forest.learned() < how.warm && self.episode.is_none() {
@@ -311,13 +311,14 @@ impl Watch {
         }))
     }
 
-    /// The point of the last sample. Growth is over the same replicas only, and none before there is enough time.
-    fn point(&self) -> Option<Vec<f64>> {
+    /// The point of the last sample. Growth is over the same replicas and judged samples only, and none before there is
+    /// enough time.
+    fn point(&self, settle: u32) -> Option<Vec<f64>> {
         let newest = self.rows.back()?;
         let [_, cpu, memory, read, write, _, replicas, _] = newest.values;
         let per = replicas.max(1.0);
         let same = |row: &&Row| newest.at_ms - row.at_ms <= GROWTH_MS && row.values[6] == replicas;
-        let settled = self.rows.len().saturating_sub(1);
+        let settled = self.of_generation.saturating_sub(settle) as usize;
         let oldest = self.rows.iter().rev().take(settled).take_while(same).last().unwrap_or(newest);
         let spans_ms = newest.at_ms - oldest.at_ms;
         let growth = match spans_ms {
