@@ -322,7 +322,8 @@ impl Sar {
     fn catch_up(&mut self, id: &str) -> Vec<Derived> {
         let spots: Vec<Spot> = self.untold.keys().filter(|(instance, _)| instance == id).cloned().collect();
         let mut derived = vec![];
-        for detected in spots.iter().filter_map(|spot| self.untold.remove(spot)) {
+        for spot in &spots {
+            let Some(detected) = self.untold.remove(spot) else { continue };
             self.detected(&detected);
             let (id, at) = (derived_id(&["anomaly.detected", &detected.episode_id]), detected.at.unwrap_or_default());
             derived.push(Derived::new(detected, id, at));
