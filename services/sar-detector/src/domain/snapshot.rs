@@ -62,6 +62,8 @@ struct StoredInstance {
     last_ms: i64,
     #[prost(message, optional, tag = "6")]
     forest: Option<StoredForest>,
+    #[prost(uint32, tag = "7")]
+    of_generation: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -98,6 +100,7 @@ pub(super) fn write(watches: &BTreeMap<String, Watch>) -> Vec<u8> {
         generation: watch.generation,
         last_ms: watch.last.as_millis(),
         forest: Some(pack(&watch.forest)),
+        of_generation: watch.of_generation,
     });
     Stored { version: VERSION, instances: instances.collect() }.encode_to_vec()
 }
@@ -124,7 +127,7 @@ pub(super) fn read(bytes: &[u8], rules: usize, instances_max: usize) -> Result<B
         let mut watch = Watch::new(0, rules);
         (watch.owner, watch.cluster_id) = (instance.owner, instance.cluster_id);
         (watch.generation, watch.last) = (instance.generation, Timestamp::from_millis(instance.last_ms));
-        watch.forest = forest;
+        (watch.forest, watch.of_generation) = (forest, instance.of_generation);
         watches.insert(id, watch);
     }
     Ok(watches)

@@ -112,7 +112,7 @@ pub struct Watch {
     pub(crate) last: Timestamp,
     pub(crate) forest: Forest,
     /// Samples of this generation.
-    of_generation: u32,
+    pub(crate) of_generation: u32,
     rows: VecDeque<Row>,
     /// Suspicious points in a row, not learned yet, and the time of the first.
     suspicious: Vec<Vec<f64>>,
