@@ -134,7 +134,7 @@ fn history_teaches_and_tells_nothing_and_what_goes_on_is_told_with_the_first_liv
     past.extend((100..110).map(|second| sample(second, 500.0)));
     assert!(sar.apply(&pack(past)).is_empty());
     assert_eq!(sar.open(), 0);
-    let told = detected(&live(&mut sar, &sample(200, 500.0)));
+    let told = detected(&live(&mut sar, &sample(115, 500.0)));
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].since, sample(100, 0.0).at);
 }
