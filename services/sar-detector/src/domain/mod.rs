@@ -146,8 +146,11 @@ impl Sar {
         self.open.len()
     }
 
-    /// An episode by its id, or by the beginning of it if no other begins so.
+    /// An episode by its id, or by the beginning of it (four characters and more) if no other begins so.
     pub fn episode(&self, id: &str) -> Option<&AnomalyView> {
+        if id.len() < 4 {
+            return None;
+        }
         let mut found = self.episodes.range(id.to_owned()..).take_while(|(known, _)| known.starts_with(id));
         let (first_id, (_, first)) = found.next()?;
         (first_id == id || found.next().is_none()).then_some(first)
