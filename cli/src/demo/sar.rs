@@ -1,12 +1,13 @@
 //! A chapter of the story: something goes wrong with a workload, is found with its cause, and repaired.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use mesh_bus::Stored;
 use mesh_proto::{
     anomaly::{AnomalyCleared, AnomalyDetected},
     derived_id,
+    query::ExplainInstanceRequest,
     remedy::{Action, PolicyRule, RemedyPolicy, RemedyRequested, RemedySettled},
     workload::{ProcessSpec, RegisterWorkload, Resources, RunInstance, WorkloadDocument},
 };
@@ -62,6 +63,22 @@ pub(crate) async fn begin(client: &Client) -> anyhow::Result<Patient> {
 /// Lets it go wrong, and shows what follows.
 pub(crate) async fn chapter(story: &mut Story, client: &Client, patient: Patient) -> anyhow::Result<()> {
     let Patient { instance, faults } = patient;
+    story.step("what is usual for the other workload is known by now");
+    let deadline = tokio::time::Instant::now() + STEP_LIMIT * 2;
+    loop {
+        let asked = ExplainInstanceRequest { instance_id: instance.clone() };
+        let model = client.anomalies().await?.explain(asked).await.map(tonic::Response::into_inner);
+        if let Ok(model) = model
+            && model.learned >= model.warm
+        {
+            story.say(format!("{} samples learned; the last scores {:.2}", model.learned, model.score));
+            break;
+        }
+        if tokio::time::Instant::now() > deadline {
+            bail!("instance {instance} has no model that judges within {} s", STEP_LIMIT.as_secs() * 2);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     story.step("a workload begins to leak 8 MB a second; the policy of its owner allows a restart");
     let rule = PolicyRule { actions: vec![Action::Restart.into()], ..PolicyRule::default() };
     let policy = RemedyPolicy { rules: vec![rule], settle_seconds: 60, ..RemedyPolicy::default() };

@@ -20,7 +20,7 @@ pub struct Config {
     pub calm_samples: u32,
     /// How long an anomaly lasts until it counts as usual, milliseconds.
     pub accept_ms: u32,
-    /// Instances under watch; each takes about 220 kB.
+    /// Instances under watch; each takes about 280 kB.
     pub instances_max: usize,
     /// How often models are stored in the data folder, milliseconds; never when 0.
     pub snapshot_ms: u32,
