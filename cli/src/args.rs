@@ -57,6 +57,12 @@ pub(crate) enum Command {
     /// Learned advice beside the planner's choices; policies and rounds.
     #[command(subcommand)]
     Learn(crate::commands::learn::LearnCommand),
+    /// Anomalies of instances, with the metrics that are to blame.
+    #[command(subcommand)]
+    Anomaly(AnomalyCommand),
+    /// What is done about anomalies, by your policy.
+    #[command(subcommand)]
+    Remedy(RemedyCommand),
     /// Shows live messages, decoded, with their headers.
     Tap(TapOptions),
     /// Dead letters: what could not be decoded or handled.
@@ -378,6 +384,65 @@ pub(crate) enum AccountCommand {
     },
 }
 
+/// Subcommands of `anomaly`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AnomalyCommand {
+    /// Episodes, newest change first.
+    List {
+        /// Only of this instance.
+        #[arg(long)]
+        instance: Option<String>,
+        /// Only those that go on.
+        #[arg(long)]
+        open: bool,
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One episode, with every metric's part in it.
+    Get {
+        /// Its id, or the beginning of it.
+        id: String,
+    },
+    /// One line as each episode begins, and one as it ends.
+    Watch {
+        /// Only of this instance.
+        #[arg(long)]
+        instance: Option<String>,
+    },
+    /// How an instance stands now: its metrics beside what is usual for it.
+    Explain {
+        /// Instance id.
+        instance: String,
+    },
+}
+
+/// Subcommands of `remedy`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RemedyCommand {
+    /// Remedies, requested or withheld, newest first, and what came of them.
+    List {
+        /// Only of this instance.
+        #[arg(long)]
+        instance: Option<String>,
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Shows your policy, or sets it.
+    Policy {
+        /// YAML or JSON with the policy to set; `-` is standard input.
+        file: Option<PathBuf>,
+        /// Sets whether it only says what it would do.
+        #[arg(long, value_name = "BOOL")]
+        dry_run: Option<bool>,
+    },
+}
+
 /// Options of `tap`.
 #[derive(Debug, Args)]
 pub(crate) struct TapOptions {
@@ -560,6 +625,12 @@ mod tests {
             "why a --chain",
             "twin get a",
             "twin list",
+            "anomaly list --open --instance a",
+            "anomaly get a",
+            "anomaly watch",
+            "anomaly explain a",
+            "remedy list -w",
+            "remedy policy f --dry-run false",
             "tap intent.> --filter a=b --json-lines --count 3",
             "dead list",
             "dead show 1",

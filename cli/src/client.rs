@@ -13,10 +13,11 @@ use mesh_proto::{
     lifecycle::ServiceChanged,
     query::{
         account_queries_client::AccountQueriesClient, agent_queries_client::AgentQueriesClient,
-        intent_queries_client::IntentQueriesClient, learning_queries_client::LearningQueriesClient,
-        orchestrator_queries_client::OrchestratorQueriesClient,
-        telemetry_queries_client::TelemetryQueriesClient, twin_queries_client::TwinQueriesClient,
-        validator_queries_client::ValidatorQueriesClient, workload_queries_client::WorkloadQueriesClient,
+        anomaly_queries_client::AnomalyQueriesClient, intent_queries_client::IntentQueriesClient,
+        learning_queries_client::LearningQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
+        remedy_queries_client::RemedyQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
+        twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
+        workload_queries_client::WorkloadQueriesClient,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -184,6 +185,16 @@ impl Client {
     /// The learner.
     pub(crate) async fn learner(&self) -> anyhow::Result<LearningQueriesClient<Channel>> {
         Ok(LearningQueriesClient::new(self.channel("cfdrl-agent").await?))
+    }
+
+    /// The detector's anomalies.
+    pub(crate) async fn anomalies(&self) -> anyhow::Result<AnomalyQueriesClient<Channel>> {
+        Ok(AnomalyQueriesClient::new(self.channel("sar-detector").await?))
+    }
+
+    /// The detector's remedies.
+    pub(crate) async fn remedies(&self) -> anyhow::Result<RemedyQueriesClient<Channel>> {
+        Ok(RemedyQueriesClient::new(self.channel("sar-detector").await?))
     }
 
     /// A cluster's agent, at the endpoint that it registered.

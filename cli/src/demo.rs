@@ -2,6 +2,7 @@
 
 mod account;
 mod learn;
+pub(crate) mod sar;
 
 use std::{
     path::{Path, PathBuf},
@@ -49,11 +50,15 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
     let up = Up::start(
         folder.path(),
         &UpOptions {
-            set: vec![
-                "meta-orchestrator.move_cooldown_ms=10000".into(),
-                "intent-manager.remedy_cooldown_ms=10000".into(),
-                "collector.usage_window_ms=5000".into(),
-            ],
+            set: [
+                "meta-orchestrator.move_cooldown_ms=10000",
+                "intent-manager.remedy_cooldown_ms=10000",
+                "collector.usage_window_ms=5000",
+                "sar-detector.warm_samples=16",
+                "sar-detector.calm_samples=3",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             log: "error".into(),
             ..UpOptions::default()
         },
@@ -68,22 +73,22 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
     told
 }
 
-struct Story {
-    begun: Instant,
+pub(crate) struct Story {
+    pub(crate) begun: Instant,
     failed: Vec<String>,
     held: usize,
 }
 
 impl Story {
-    fn step(&self, title: &str) {
+    pub(crate) fn step(&self, title: &str) {
         line(format!("\n[{:6.2} s] {title}", self.begun.elapsed().as_secs_f64()));
     }
 
-    fn say(&self, text: impl AsRef<str>) {
+    pub(crate) fn say(&self, text: impl AsRef<str>) {
         line(format!("           {}", text.as_ref()));
     }
 
-    fn expect(&mut self, what: &str, holds: bool) {
+    pub(crate) fn expect(&mut self, what: &str, holds: bool) {
         line(format!("           {} {what}", if holds { "✓" } else { "✗" }));
         if holds { self.held += 1 } else { self.failed.push(what.to_owned()) }
     }
@@ -241,6 +246,8 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
         sizes.len() >= 3
     });
 
+    let patient = sar::begin(&client).await?;
+
     story.step("a workload document is pushed");
     let file = examples.join("spinner.workload.yaml");
     let value = document::read(&file)?.into_iter().next().context("the example holds no document")?;
@@ -388,6 +395,9 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
     account::chapter(&mut story, &client, own).await?;
 
     let _ = std::fs::remove_file(&control);
+
+    sar::chapter(&mut story, &client, patient).await?;
+
     client.bus.close().await;
     let seconds = begun.elapsed().as_secs_f64();
     if story.failed.is_empty() {

@@ -2,8 +2,8 @@
 
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, account, account_head, assignment, cluster, instance, intent, observation, placement, report, twin,
-    usage, validation, workload,
+    Event as _, account, account_head, anomaly, assignment, cluster, instance, intent, observation, placement, remedy,
+    report, twin, usage, validation, workload,
 };
 
 /// What a stored message says, in one line; its name if there is nothing better to say.
@@ -170,6 +170,25 @@ fn said(stored: &Stored) -> Option<String> {
         format!("period {}: {}", m.period, values.join(", "))
     });
     of!(report::ReportPublished, |m| format!("report on version {}", m.version));
+    of!(anomaly::AnomalyDetected, |m| format!("anomaly: {}", m.sentence));
+    of!(anomaly::AnomalyCleared, |m| format!("anomaly cleared: {}", m.reason));
+    of!(remedy::SetRemedyPolicy, |_| "asks to set the policy of remedies".to_owned());
+    of!(remedy::RemedyPolicySet, |_| "policy of remedies set".to_owned());
+    of!(remedy::RemedyRequested, |m| format!(
+        "asks to {} instance {}: {}",
+        m.action().as_str_name().to_lowercase(),
+        short(&m.instance_id),
+        m.reason
+    ));
+    of!(remedy::RemedyWithheld, |m| format!("no remedy for instance {}: {}", short(&m.instance_id), m.reason));
+    of!(remedy::RemedySettled, |m| format!(
+        "remedy of instance {} {} after {:.1} s: {}",
+        short(&m.instance_id),
+        if m.effective { "effective" } else { "not effective" },
+        m.seconds,
+        m.reason
+    ));
+    of!(remedy::RemedyRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
     of!(twin::TwinChanged, |m| format!("twin of {} {}", m.kind, short(&m.id)));
     None
 }

@@ -54,6 +54,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Twin(command) => commands::twin::run(&context, command).await,
         Command::Account(command) => commands::account::run(&context, command).await,
         Command::Learn(command) => commands::learn::run(&context, command).await,
+        Command::Anomaly(command) => commands::anomaly::run(&context, command).await,
+        Command::Remedy(command) => commands::remedy::run(&context, command).await,
         Command::Tap(options) => commands::tap::run(&context, options).await,
         Command::Dead(command) => commands::dead::run(&context, command).await,
         Command::Bench(command) => bench::run(command, output).await,

@@ -43,7 +43,7 @@ const ROOM_BYTES: u64 = 16 << 20;
 const RESTART_MIN: Duration = Duration::from_secs(10);
 
 /// The services of one machine, in start order; the cluster agents follow, one per cluster.
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "workload-manager",
     "validator",
     "intent-manager",
@@ -52,6 +52,7 @@ const SERVICES: [&str; 9] = [
     "cmdt-aggregator",
     "accounting",
     "cfdrl-agent",
+    "sar-detector",
     "json-mirror",
 ];
 
@@ -421,6 +422,7 @@ impl Member {
             "cmdt-aggregator" => self.join_as(cmdt_aggregator::start).await,
             "accounting" => self.join_as(accounting::start).await,
             "cfdrl-agent" => self.join_as(cfdrl_agent::start).await,
+            "sar-detector" => self.join_as(sar_detector::start).await,
             "cluster-agent" => self.join_as(cluster_agent::start).await,
             _ => self.join_as(mirror::start).await,
         }

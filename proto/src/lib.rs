@@ -70,6 +70,10 @@ areas! {
     account,
     /// Signed heads of the ledger.
     account_head,
+    /// Anomalies.
+    anomaly,
+    /// Remedies.
+    remedy,
     /// gRPC queries.
     query,
 }

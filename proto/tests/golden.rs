@@ -32,6 +32,7 @@ fn again(stream: &str, message: &str, body: &[u8]) -> Result<Bytes, DecodeError>
         "ACCOUNT_HEAD" => stream_account_head,
         "REPORT" => stream_report, "TWIN" => stream_twin, "LIFECYCLE" => stream_lifecycle,
         "LEARNING" => stream_learning,
+        "ANOMALY" => stream_anomaly, "REMEDY" => stream_remedy, "REMEDY_ASK" => stream_remedy_ask,
     }
 }
 

@@ -6,6 +6,7 @@ mod bus;
 mod fsync;
 mod learn;
 mod rig;
+mod sar;
 mod whole;
 
 use std::{collections::BTreeSet, process::ExitCode, time::Instant};
@@ -22,6 +23,8 @@ use crate::output::{self, Format, note};
 pub(crate) enum BenchCommand {
     /// The bus: throughput and latency against hand-written code, durability, recovery, and the whole mesh on it.
     Bus(BusOptions),
+    /// The anomaly detector beside river's, on Shuttle in stream order.
+    Sar(sar::SarOptions),
     /// The learner: its return on held-out seeds beside schedulers by rule, and what hostile members of a federation do.
     Learn(learn::LearnOptions),
     /// The ledger: windows folded in the core beside hashing alone, verification, and windows through the bus.
@@ -107,6 +110,7 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
             return Ok(conclude(format, full, begun, account::measure(full).await?));
         }
         BenchCommand::Learn(options) => return learn::run(options, format).await,
+        BenchCommand::Sar(options) => return sar::run(options, format).await,
     };
     if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
         bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());

@@ -8,11 +8,12 @@
 //! | `CONTINUUM_FULL` | the long form of every harness; `make test-full` sets it | |
 //! | `CONTINUUM_CYCLES` | processes killed by `kill9`; 1,000 by `make test-kill9` | 12, long form 50 |
 //! | `CONTINUUM_INTENTS` | intents submitted meanwhile | 300, long form 2,000 |
-//! | `CONTINUUM_SEED` | which processes are killed | the time |
+//! | `CONTINUUM_SEED` | which processes are killed, or get a fault | the time |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
 
 mod account;
+mod anomalies;
 mod bad_input;
 mod clients;
 mod full_disk;

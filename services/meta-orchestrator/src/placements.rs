@@ -66,6 +66,7 @@ use crate::plan::{self, Cluster, Preference, Snapshot, Spec};
 
 mod draft;
 mod facts;
+mod remedies;
 mod saved;
 
 /// At most so many instances are acted on in one decision.
@@ -254,6 +255,7 @@ impl Decider for Placements {
             What::Event(Input::ClusterRegistered(registered)) => draft.registered(registered),
             What::Event(Input::IntentRemedyWanted(remedy)) => draft.remedy(remedy),
             What::Event(Input::IntentRemedyUnwanted(remedy)) => draft.unwanted(remedy),
+            What::Event(Input::RemedyRequested(remedy)) => draft.requested(remedy),
             What::Event(Input::ReportLiveness(report)) => draft.liveness(report),
             What::Event(Input::LearningAdvised(advised)) => draft.advised(advised),
             What::Due => draft.due(),

@@ -280,6 +280,10 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
         }
         Some(resources) => resource_problems(&mut found, resources),
     }
+    if document.replicas_max > REPLICAS_MAX || (1..document.replicas.max(1)).contains(&document.replicas_max) {
+        let reason = format!("{} is not between `replicas` and {REPLICAS_MAX}", document.replicas_max);
+        found.add("replicasMax", reason, "use what it may be scaled up to, or leave it out for never");
+    }
     if document.replicas > REPLICAS_MAX {
         let reason = format!("{} is above {REPLICAS_MAX}", document.replicas);
         found.add("replicas", reason, format!("use 1 to {REPLICAS_MAX}, or leave it out for 1"));

@@ -25,9 +25,9 @@ const RETRIED: &str = "planned again as the clusters changed or capacity came fr
 
 /// A decision in the making: the state as it is with the facts decided so far on top.
 pub(super) struct Draft<'a> {
-    limits: &'a Limits,
-    base: &'a State,
-    at: Timestamp,
+    pub(super) limits: &'a Limits,
+    pub(super) base: &'a State,
+    pub(super) at: Timestamp,
     /// Clusters after the facts so far; the base's until there is one.
     snapshot: Option<Snapshot>,
     /// Instances after the facts so far, `None` for ended ones.
@@ -56,7 +56,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn snapshot(&self) -> &Snapshot {
+    pub(super) fn snapshot(&self) -> &Snapshot {
         self.snapshot.as_ref().unwrap_or(&self.base.snapshot)
     }
 
@@ -67,7 +67,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn push(&mut self, fact: impl Into<Fact>) {
+    pub(super) fn push(&mut self, fact: impl Into<Fact>) {
         let fact = fact.into();
         let snapshot = self.snapshot.get_or_insert_with(|| self.base.snapshot.clone());
         if let Some(id) = fact_instance(&fact) {
@@ -324,7 +324,8 @@ impl<'a> Draft<'a> {
         let instance = self.remembering(known.clone());
         let mut choice = self.choose(&instance, Why::Changed);
         let admitted = choice.candidates.iter().any(|c| c.cluster_id == advised.cluster_id && c.ruled_out.is_empty());
-        if admitted {
+        let missed = excluded(&instance, Why::Remedy, self.snapshot()).contains_key(&advised.cluster_id);
+        if admitted && !missed {
             choice.chosen = Some(advised.cluster_id.clone());
             let reason = format!("learned advice: {}", advised.reason);
             self.place(instance, choice, Why::Remedy, &reason, false);
@@ -564,7 +565,7 @@ impl<'a> Draft<'a> {
     }
 
     /// What failed elsewhere is forgotten once it has run long enough, and a rejection once it is old enough.
-    fn remembering(&self, mut instance: Instance) -> Instance {
+    pub(super) fn remembering(&self, mut instance: Instance) -> Instance {
         let Some(at) = &instance.at else { return instance };
         let (runs, since) = (at.standing == Standing::Running, at.since);
         if runs && self.at >= since.plus_millis(self.limits.forget_failures_ms) {
@@ -576,7 +577,7 @@ impl<'a> Draft<'a> {
         instance
     }
 
-    fn choose(&self, instance: &Instance, why: Why) -> Choice {
+    pub(super) fn choose(&self, instance: &Instance, why: Why) -> Choice {
         match &request(instance, &excluded(instance, why, self.snapshot())) {
             Some(request) => plan::choose(self.snapshot(), request, self.limits.preference),
             None => {
@@ -619,7 +620,7 @@ impl<'a> Draft<'a> {
         clusters.all(|(id, cluster)| instance.tried.contains(id) || plan::never(id, cluster, &request))
     }
 
-    fn place(&mut self, instance: Instance, choice: Choice, why: Why, reason: &str, gone: bool) {
+    pub(super) fn place(&mut self, instance: Instance, choice: Choice, why: Why, reason: &str, gone: bool) {
         let stopped = gone && instance.stopping();
         let mut choice = choice;
         if choice.chosen.is_none() && stopped && why == Why::Remedy {

@@ -847,3 +847,42 @@ fn a_report_about_another_domain_is_nobody_s_business() {
     let report = ReportLiveness { domain: "other".into(), cluster_id: "a".into(), alive: false };
     assert!(Placements::default().concerns(&report.into(), &()).is_empty());
 }
+
+fn remedy_of(
+    action: mesh_proto::remedy::Action,
+    cluster: &str,
+    generation: u64,
+) -> mesh_proto::remedy::RemedyRequested {
+    mesh_proto::remedy::RemedyRequested {
+        owner: "local".into(),
+        instance_id: "i".into(),
+        cluster_id: cluster.into(),
+        generation,
+        action: action.into(),
+        reason: "memory leaks".into(),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_requested_restart_is_a_new_generation_where_it_is_and_shares_the_cool_down_with_intents() {
+    use mesh_proto::remedy::Action;
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.hear(remedy_of(Action::Restart, "edge", 1)), SILENCE, "not where it is");
+    assert_eq!(domain.hear(remedy_of(Action::Restart, "device", 7)), SILENCE, "not the generation that runs");
+    let stranger =
+        mesh_proto::remedy::RemedyRequested { owner: "other".into(), ..remedy_of(Action::Restart, "device", 1) };
+    assert_eq!(domain.hear(stranger), SILENCE, "not its owner's");
+    assert_eq!(domain.hear(remedy_of(Action::Scale, "device", 1)), SILENCE, "that comes as a new definition");
+    assert_eq!(domain.hear(remedy_of(Action::Restart, "device", 1)), ["decided i 2 device"]);
+    assert_eq!(domain.reason(), "restarted: memory leaks");
+    assert_eq!(domain.reserved("device"), 50, "it is reserved once");
+    assert_eq!(domain.hear(remedy_of(Action::Restart, "device", 2)), SILENCE, "it does not run yet");
+    domain.runs("device", "i", 2);
+    assert_eq!(domain.remedy("device", "i", 2, 300), SILENCE, "an intent's remedy waits for the cool-down");
+    assert_eq!(domain.hear(remedy_of(Action::Migrate, "device", 2)), SILENCE, "and so does another");
+    domain.pass(60_000);
+    assert_eq!(domain.hear(remedy_of(Action::Migrate, "device", 2)), ["decided i 3 edge from device"]);
+}

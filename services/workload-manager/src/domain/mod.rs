@@ -19,6 +19,7 @@ use mesh_proto::{
     Refusal, Timestamp,
     deciders::workloads::{Fact, Input, NAME},
     intent::{GovernedInstance, NotFulfilledState},
+    remedy::Action,
 };
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +81,8 @@ impl Decider for Workloads {
             Input::PlacementSettled(m) if m.failed && !m.owner.is_empty() => one(&m.owner, &m.instance_id),
             Input::PlacementSettled(_) => vec![],
             Input::InstanceStatusChanged(m) => one(&m.owner, &m.instance_id),
+            Input::RemedyRequested(m) if m.action() == Action::Scale => one(&m.owner, &m.instance_id),
+            Input::RemedyRequested(_) => vec![],
         }
     }
 
@@ -108,6 +111,7 @@ impl Decider for Workloads {
             Input::PlacementReleased(m) => life::released(key, instance, m, asked.at),
             Input::PlacementSettled(m) => life::settled(key, instance, m, asked.at),
             Input::InstanceStatusChanged(m) => life::status(key, instance, m, asked.at),
+            Input::RemedyRequested(_) => instances::scale(instance),
         })
     }
 

@@ -625,6 +625,22 @@ fn an_instance_is_run_rescaled_and_stopped_by_command() {
 }
 
 #[test]
+fn a_remedy_adds_a_replica_up_to_what_the_document_allows() {
+    let remedy = |action: Action| mesh_proto::remedy::RemedyRequested {
+        owner: "local".into(),
+        instance_id: id(1),
+        action: action.into(),
+        ..Default::default()
+    };
+    let mut mesh = Mesh::with_run(&WorkloadDocument { replicas_max: 2, ..document("1.0.0") });
+    assert_eq!(mesh.tell(remedy(Action::Restart)), [], "that is the planner's");
+    assert_eq!(wanted(&mesh.tell(remedy(Action::Scale))).replicas, 2);
+    assert_eq!(mesh.tell(remedy(Action::Scale)), [], "no more than is allowed");
+    let mut mesh = Mesh::with_run(&document("1.0.0"));
+    assert_eq!(mesh.tell(remedy(Action::Scale)), [], "not allowed at all");
+}
+
+#[test]
 fn a_command_that_cannot_be_done_is_refused_with_a_cure() {
     let mut mesh = Mesh::default();
     mesh.push(&document("1.0.0"));
