@@ -1,7 +1,8 @@
 //! Decides where everything runs: plans, assignments, moves.
 //!
 //! - Consumes: `InstanceWanted`, `InstanceStatusChanged`, `InstanceRejected`, `ClusterRegistered`, `IntentRemedyWanted`,
-//!   `ReportLiveness`, `LearningAdvised`; its own `PlacementDecided` and `PlacementReleased`; presence tokens of agents on Zenoh.
+//!   `IntentRemedyUnwanted`, `RemedyRequested`, `ReportLiveness`, `LearningAdvised`; its own `PlacementDecided` and
+//!   `PlacementReleased`; presence tokens of agents on Zenoh.
 //! - Publishes: per domain `PlacementDecided`, `PlacementUnplaced`, `PlacementReleased`, `PlacementSettled`,
 //!   `ClusterJoined`, `ClusterLost`, `ClusterReturned`; per cluster `AssignmentChanged`; `ReportLiveness` to itself.
 //! - Owns: which cluster runs an instance, in which generation, and which clusters answer.
