@@ -129,6 +129,8 @@ const REFUSED_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const SILENT_MIN: u32 = 2;
 /// Reads that show an entity older than the decision knew it, from a replica that lags, are repeated so often.
 const BEHIND_ATTEMPTS: usize = 50;
+/// Facts by which an entity may have moved while a write of ours was unanswered, at most, to be looked through.
+const MOVED_MAX: usize = 1_000;
 
 /// Writes decisions to one stream. Cheap to clone.
 #[derive(Clone)]
@@ -598,14 +600,24 @@ impl Core {
                 Err(_) => return Err(self.closed()),
             };
             let last = found.as_ref().map_or(0, |m| m.sequence);
-            if let (Some(found), Some(ours)) = (found, ours)
-                && found.id == ours.id
-            {
+            // Whoever came after us may have moved the entity on since ours was stored: then ours lies before the last.
+            let mut found = found.filter(|m| ours.is_some_and(|ours| m.id == ours.id));
+            if found.is_none() && last > decision.expected {
+                let log = log::Log::new(self.link.clone(), &self.stream);
+                match log.read(&decision.entity, decision.expected + 1, MOVED_MAX).await {
+                    Ok(moved) => found = moved.into_iter().find(|m| ours.is_some_and(|ours| m.id == ours.id)),
+                    Err(log::LogError::Unanswered { .. }) => continue,
+                    Err(_) => return Err(self.closed()),
+                }
+            }
+            if let (Some(found), Some(ours)) = (found, ours) {
                 // Another replica that decided the same input gives the same ids. On the same World it gives the same
                 // facts; on another one what is stored may say something else, and the caller is to read it.
                 let same = found.world == ours.world && found.body == ours.body;
-                let last = found.sequence;
-                return Ok(Some(if same { Written::Stored { last } } else { Written::Stale { last: Some(last) } }));
+                return Ok(Some(match same {
+                    true => Written::Stored { last: found.sequence },
+                    false => Written::Stale { last: Some(last) },
+                }));
             }
             if last == decision.expected {
                 return Ok(None);

@@ -335,9 +335,10 @@ impl<D: Decider> Shell<D> {
         async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let entry = bucket.entry(INDEX).await.ok().flatten();
-            let found =
-                entry.and_then(|(bytes, revision)| Some((serde_json::from_slice::<Index>(&bytes).ok()?, revision)));
-            let (index, revision) = found.unwrap_or((Index { position: saved, ..Index::default() }, revision));
+            // No index yet: the other replica is still writing its first snapshot.
+            let index = entry.as_ref().and_then(|(bytes, _)| serde_json::from_slice::<Index>(bytes).ok());
+            let index = index.unwrap_or_else(|| Index { position: saved, ..Index::default() });
+            let revision = entry.map_or(revision, |(_, revision)| revision);
             Ended::Save(Ok(revision), Some(index), vec![])
         }
         .boxed()

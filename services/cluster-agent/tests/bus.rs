@@ -1,6 +1,6 @@
 //! Whole agents on a real nats-server, with the accounts, rights and streams of the contract.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::time::Instant;
 

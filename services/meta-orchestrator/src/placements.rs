@@ -184,7 +184,7 @@ pub struct Instance {
     pub unplaced: Option<Unplaced>,
 }
 
-/// A domain: its clusters and its instances. Snapshots keep it without its indexes ([`saved`]).
+/// A domain: its clusters and its instances. Snapshots keep it without its indexes (`saved`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "saved::Saved", into = "saved::Saved")]
 pub struct State {
