@@ -151,9 +151,9 @@ impl Bucket {
     }
 
     /// Sets values and, with each atomic batch of them, the value of `fence` (`None` leaves it as it is), on condition
-    /// that the fence's revision is still `revision` (0: it has none). Gives the fence's new revision, or `None` if another writer moved it
-    /// (or the answer was lost: then its entry tells). Readers must allow that a part of the values is newer than
-    /// the fence when `None` is given.
+    /// that the fence's revision is still `revision` (0: it has none). Gives the fence's new revision, or `None` if
+    /// another writer moved it (or the answer was lost: then its entry tells). Readers must allow that a part of the
+    /// values is newer than the fence when `None` is given.
     pub async fn put_all_if(
         &self,
         fence: (&str, Option<Bytes>),

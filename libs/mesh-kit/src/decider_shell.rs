@@ -565,7 +565,11 @@ impl Puller {
                 () = stopping.cancelled() => break,
             }
         }
-        // The last acks, once the decisions in hand are written.
+        // The last acks: of what was done and not acked yet, and of the decisions in hand, once they are written.
+        let done = *self.done.borrow_and_update();
+        if done > acked {
+            pull.ack_through(done);
+        }
         while self.done.changed().await.is_ok() {
             pull.ack_through(*self.done.borrow_and_update());
         }

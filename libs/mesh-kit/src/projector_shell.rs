@@ -58,6 +58,8 @@ const OVERLAP_MS: i64 = 2_000;
 const PENDING_MAX: usize = 10_000;
 /// Derived events are published at most so often, as many at once as there are by then.
 const GATHER: Duration = Duration::from_millis(100);
+/// Between two full batches of them.
+const BREATH: Duration = Duration::from_millis(5);
 /// Derived events published at once.
 const GATHER_MAX: usize = 100;
 
@@ -234,7 +236,9 @@ async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::
                 Ok(_) => {}
             }
         }
-        next = tokio::time::Instant::now() + GATHER;
+        // A full batch is followed by the next after a breath, in which decisions find their way to the server.
+        let full = batch.len() == GATHER_MAX;
+        next = tokio::time::Instant::now() + if full { BREATH } else { GATHER };
         let messages = std::mem::take(&mut batch);
         tokio::select! {
             result = mesh.bus().publish_many(messages) => {
@@ -243,6 +247,9 @@ async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::
                 }
             }
             () = stopping.cancelled() => return Ok(()),
+        }
+        if full {
+            tokio::time::sleep(BREATH).await;
         }
     }
     Ok(())
