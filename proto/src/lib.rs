@@ -62,6 +62,12 @@ areas! {
     twin,
     /// Notices about services.
     lifecycle,
+    /// Network costs.
+    cost,
+    /// Network intents.
+    network,
+    /// The link-layer network manager's interface.
+    l2sm,
     /// gRPC queries.
     query,
 }

@@ -29,6 +29,7 @@ fn again(stream: &str, message: &str, body: &[u8]) -> Result<Bytes, DecodeError>
         "PLACEMENT" => stream_placement, "ASSIGNMENT" => stream_assignment, "CLUSTER" => stream_cluster,
         "INSTANCE" => stream_instance, "TELEMETRY" => stream_telemetry, "OBSERVATION" => stream_observation,
         "REPORT" => stream_report, "TWIN" => stream_twin, "LIFECYCLE" => stream_lifecycle,
+        "NETWORK" => stream_network, "NETWORK_ASK" => stream_network_ask, "COST" => stream_cost,
     }
 }
 
