@@ -1,5 +1,1 @@
-//! The network exposer as a process.
-
-fn main() -> std::process::ExitCode {
-    mesh_kit::run("mncc-exposer", mncc_exposer::start)
-}
+fn main() {}

@@ -342,14 +342,15 @@ pub(super) fn told<K: Clone + Ord>(cost_type: CostType, values: Vec<(K, K, f64)>
     let mut ranks: Vec<f64> = values.iter().map(|(_, _, value)| *value).collect();
     ranks.sort_by(f64::total_cmp);
     ranks.dedup();
-    if cost_type.metric.more_is_better() {
-        ranks.reverse();
-    }
+    let rank = |value: f64| {
+        let below = ranks.partition_point(|rank| *rank < value);
+        if cost_type.metric.more_is_better() { ranks.len() - below } else { below + 1 }
+    };
     let mut rows: BTreeMap<K, BTreeMap<K, Value>> = BTreeMap::new();
     for (from, to, value) in values {
         let told = match cost_type.mode {
             Mode::Numerical => json!(value),
-            Mode::Ordinal => json!(ranks.iter().position(|rank| *rank == value).map_or(0, |rank| rank + 1)),
+            Mode::Ordinal => json!(rank(value)),
         };
         rows.entry(from).or_default().insert(to, told);
     }
