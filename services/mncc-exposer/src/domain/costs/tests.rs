@@ -149,7 +149,7 @@ fn the_metrics_have_the_shape_and_names_of_the_data_model() {
     costs.limits.metrics_ms = 1_000;
     costs.tick(Timestamp::from_millis(0));
     give(&mut costs, &ProbeSample { throughput_mbps: 12_809.54, answered: 4, loss_percent: 20.0, ..probe("a", "b", 1, 0.28) });
-    let derived = costs.tick(Timestamp::from_millis(60_000));
+    let derived = costs.tick(Timestamp::from_millis(30_000));
     let metrics = derived.iter().find(|d| d.event.message() == NetworkMetricsPublished::MESSAGE).unwrap();
     let json = mesh_proto::json::to_value(NetworkMetricsPublished::MESSAGE, &metrics.event.body()).unwrap();
     assert_eq!(json["network-metrics"]["nodes"][0], serde_json::json!({"name": "a", "ip": "127.0.9.1"}));
@@ -158,10 +158,10 @@ fn the_metrics_have_the_shape_and_names_of_the_data_model() {
     let vector = &link["metrics"][0];
     assert_eq!(vector["link-energy"], 1691, "0.132 W per Mbps, as all published values agree");
     assert_eq!((vector["packet-loss"].as_i64(), vector["latency"].as_f64()), (Some(20), Some(0.28)));
-    assert_eq!((vector["bandwidth"].as_f64(), json["metadata"]["timestamp"].as_i64()), (Some(12_809.54), Some(60)));
+    assert_eq!((vector["bandwidth"].as_f64(), json["metadata"]["timestamp"].as_i64()), (Some(12_809.54), Some(30)));
     assert_eq!(json["metadata"]["metrics"].as_array().unwrap().len(), 5);
     costs.limits.metrics_on_change = true;
-    assert!(!costs.tick(Timestamp::from_millis(70_000)).iter().any(|d| d.event.message() == NetworkMetricsPublished::MESSAGE));
+    assert!(!costs.tick(Timestamp::from_millis(40_000)).iter().any(|d| d.event.message() == NetworkMetricsPublished::MESSAGE));
 }
 
 proptest! {
