@@ -46,7 +46,10 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
     let up = Up::start(
         folder.path(),
         &UpOptions {
-            set: vec!["meta-orchestrator.move_cooldown_ms=10000".into()],
+            set: vec![
+                "meta-orchestrator.move_cooldown_ms=10000".into(),
+                "intent-manager.remedy_cooldown_ms=10000".into(),
+            ],
             log: "error".into(),
             ..UpOptions::default()
         },

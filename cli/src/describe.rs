@@ -39,6 +39,7 @@ fn said(stored: &Stored) -> Option<String> {
         format!("{} -> {}{targets}", name(m.from.as_ref()), state(m.to.as_ref()))
     });
     of!(intent::IntentRemedyWanted, |m| format!("asks for a remedy: {}", m.reason));
+    of!(intent::IntentRemedyUnwanted, |m| format!("wants no remedy any more: {}", m.reason));
     of!(intent::IntentRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
     of!(validation::IntentAccepted, |m| format!("version {} is well formed and allowed", m.version));
     of!(validation::IntentRejected, |m| format!("version {} is not acceptable: {}", m.version, problems(&m.problems)));
@@ -102,7 +103,11 @@ fn said(stored: &Stored) -> Option<String> {
         m.generation,
         m.reason
     ));
-    of!(placement::PlacementSettled, |m| format!("instance {} has settled on {}", short(&m.instance_id), m.cluster_id));
+    of!(placement::PlacementSettled, |m| {
+        let how = if m.failed { "is given up" } else { "has settled" };
+        let why = if m.reason.is_empty() { String::new() } else { format!(": {}", m.reason) };
+        format!("instance {} {how} on {}{why}", short(&m.instance_id), m.cluster_id)
+    });
     of!(placement::ClusterLost, |m| format!("cluster {} lost: {}", m.cluster_id, m.reason));
     of!(placement::ClusterReturned, |m| format!("cluster {} is back", m.cluster_id));
     of!(placement::ClusterJoined, |m| format!(

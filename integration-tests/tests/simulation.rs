@@ -49,7 +49,6 @@ fn five_hundred_seeds_hold_every_invariant() {
                     sum.crashes += totals.crashes;
                     sum.retried += totals.retried;
                     sum.seconds += totals.seconds;
-                    sum.restless += totals.restless;
                 }
                 Err(error) => failed.push(explained(seed, &error)),
             }
@@ -67,7 +66,6 @@ fn five_hundred_seeds_hold_every_invariant() {
     // The faults that this is about did happen.
     let sum = |of: fn(&Totals) -> u64| results.iter().map(|(sum, _)| of(sum)).sum::<u64>();
     assert!(sum(|t| t.crashes) > SEEDS && sum(|t| t.retried) > SEEDS && sum(|t| t.facts) > 50 * SEEDS);
-    assert!(sum(|t| t.restless) * 50 < SEEDS, "{} seeds of {SEEDS} are restless", sum(|t| t.restless));
 }
 
 #[test]

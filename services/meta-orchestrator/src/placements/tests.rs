@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mesh_proto::{
     cluster::ClusterRegistered,
     instance::{InstanceRejected, InstanceStatusChanged},
-    intent::IntentRemedyWanted,
+    intent::{IntentRemedyUnwanted, IntentRemedyWanted, TargetState},
     placement::ReportLiveness,
     workload::{InstancePhase, TargetBound},
 };
@@ -155,8 +155,39 @@ impl Domain {
             load_milli,
             memory_bytes: 1_000_000,
             reason: "cpuUsage missed twice".into(),
+            targets: vec![TargetState { target_name: "cpuUsage".into(), missed: 2, ..Default::default() }],
+            intent_id: "intent".into(),
             ..Default::default()
         })
+    }
+
+    fn unwanted(&mut self, id: &str, intent_id: &str) -> Vec<String> {
+        self.hear(IntentRemedyUnwanted {
+            owner: "local".into(),
+            instance_id: id.into(),
+            intent_id: intent_id.into(),
+            ..Default::default()
+        })
+    }
+
+    /// What the newest decision or refusal of one says of a cluster.
+    fn ruled_out(&self, cluster: &str) -> String {
+        let candidates = self.facts.iter().rev().find_map(|(fact, _)| match fact {
+            Fact::PlacementDecided(f) => Some(&f.candidates),
+            Fact::PlacementUnplaced(f) => Some(&f.candidates),
+            _ => None,
+        });
+        let found = candidates.into_iter().flatten().find(|c| c.cluster_id == cluster);
+        found.map(|c| c.ruled_out.clone()).unwrap()
+    }
+
+    /// Was it last said to have failed wherever it could run?
+    fn used_up(&self) -> bool {
+        let said = self.facts.iter().rev().find_map(|(fact, _)| match fact {
+            Fact::PlacementUnplaced(f) => Some(f.used_up),
+            _ => None,
+        });
+        said.unwrap()
     }
 
     /// The reason of the newest fact that has one.
@@ -231,27 +262,156 @@ fn a_remedy_waits_for_the_cool_down_of_the_move_before() {
 }
 
 #[test]
-fn where_nothing_is_better_it_stays_and_says_once_by_how_much() {
+fn where_nothing_is_better_it_stays_and_says_by_how_much_until_a_cluster_would_do() {
     let mut domain = Domain::three();
     domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
     domain.runs("device", "i", 1);
     assert_eq!(domain.remedy("device", "i", 1, 2000), ["unplaced i stays device"]);
     let miss = "nearest miss: cloud: cpuUsage would be 50.0 %, wanted IS_LESS_THAN 20: 30.0 over";
     assert_eq!(domain.reason(), format!("no cluster would do better than device; {miss}"));
-    assert_eq!(domain.remedy("device", "i", 1, 2050), SILENCE, "about the same load");
-    assert_eq!(domain.remedy("device", "i", 1, 3000), ["unplaced i stays device"], "a larger load is news");
+    assert_eq!(domain.remedy("device", "i", 1, 3000), ["unplaced i stays device"], "what is asked is answered");
+    let miss = "nearest miss: cloud: cpuUsage would be 75.0 %, wanted IS_LESS_THAN 20: 55.0 over";
+    assert_eq!(domain.reason(), format!("no cluster would do better than device; {miss}"));
+    assert_eq!(domain.pass(1_000_000), SILENCE, "unasked, nothing is said");
+    assert_eq!(domain.join("tiny", 10), ["joined tiny"], "it changes nothing");
     assert_eq!(domain.join("huge", 100_000), ["joined huge", "decided i 2 huge from device"]);
 }
 
 #[test]
-fn a_remedy_that_nobody_asks_for_any_more_moves_nothing_when_capacity_appears() {
+fn a_remedy_that_is_not_wanted_any_more_moves_nothing_when_capacity_appears() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.unwanted("i", "intent"), SILENCE, "nothing was asked for");
+    domain.remedy("device", "i", 1, 2000);
+    assert_eq!(domain.unwanted("i", "another"), SILENCE, "another intent's word");
+    assert_eq!(domain.unwanted("i", "intent"), ["settled i 1 device"]);
+    assert_eq!(domain.unwanted("i", "intent"), SILENCE);
+    assert_eq!(domain.join("huge", 100_000), ["joined huge"]);
+    assert_eq!(domain.remedy("device", "i", 1, 2000), ["decided i 2 huge from device"]);
+}
+
+#[test]
+fn a_remedy_that_two_intents_asked_for_is_wanted_until_both_have_taken_it_back() {
     let mut domain = Domain::three();
     domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
     domain.runs("device", "i", 1);
     domain.remedy("device", "i", 1, 2000);
-    domain.pass(100_000);
-    assert_eq!(domain.join("huge", 100_000), ["joined huge"]);
-    assert_eq!(domain.remedy("device", "i", 1, 2000), ["decided i 2 huge from device"]);
+    domain.hear(IntentRemedyWanted {
+        owner: "local".into(),
+        intent_id: "governor".into(),
+        instance_id: "i".into(),
+        cluster_id: "device".into(),
+        generation: 1,
+        ..Default::default()
+    });
+    assert_eq!(domain.unwanted("i", "intent"), ["unplaced i stays device"]);
+    assert_eq!(domain.join("huge", 100_000), ["joined huge", "decided i 2 huge from device"]);
+    assert_eq!(domain.unwanted("i", "governor"), SILENCE, "it has moved");
+}
+
+#[test]
+fn clusters_that_missed_are_gone_to_once_and_each_says_why_it_is_out() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 1000);
+    // Predicted to hold everywhere, and missed everywhere.
+    let want = InstanceWanted { targets: below(50.0), ..wanted("i", 100, 50) };
+    domain.hear(want.clone());
+    domain.runs("a", "i", 1);
+    assert_eq!(domain.remedy("a", "i", 1, 400), ["decided i 2 b from a"]);
+    domain.runs("b", "i", 2);
+    domain.pass(60_000);
+    assert_eq!(domain.remedy("b", "i", 2, 410), ["unplaced i stays b"]);
+    assert_eq!(domain.ruled_out("a"), "its targets were missed here: cpuUsage missed twice");
+    assert_eq!(domain.ruled_out("b"), "its targets are missed here");
+    assert!(domain.reason().contains("a: its targets were missed here: cpuUsage missed twice"), "{}", domain.reason());
+    assert_eq!(domain.alive("a", false), ["lost a", "unplaced i stays b"]);
+    assert_eq!(domain.alive("a", true), ["returned a", "unplaced i stays b"], "its return alone makes it no better");
+    assert_eq!(domain.join("c", 1000), ["joined c", "decided i 3 c from b"]);
+    domain.runs("c", "i", 3);
+    domain.pass(60_000);
+    assert_eq!(domain.remedy("c", "i", 3, 400), ["unplaced i stays c"], "all were gone to");
+    assert_eq!(domain.pass(10_000_000), SILENCE);
+    // A cluster of another size is another cluster.
+    assert_eq!(domain.join("b", 1200), ["joined b", "decided i 4 b from c"]);
+    domain.runs("b", "i", 4);
+    domain.pass(60_000);
+    assert_eq!(domain.remedy("b", "i", 4, 361), ["unplaced i stays b"], "less, but not by more than a tenth");
+    assert_eq!(
+        domain.remedy("b", "i", 4, 359),
+        ["decided i 5 a from b"],
+        "a load that has fallen by more than a tenth"
+    );
+    domain.runs("a", "i", 5);
+    // Another definition is another matter.
+    assert_eq!(domain.hear(InstanceWanted { targets: below(45.0), ..want }), ["decided i 6 a"]);
+    domain.runs("a", "i", 6);
+    assert!(domain.state.instances["i"].missed.is_empty());
+}
+
+#[test]
+fn what_was_missed_elsewhere_is_forgotten_once_the_targets_held_for_long() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 1000);
+    domain.hear(InstanceWanted { targets: below(50.0), ..wanted("i", 100, 50) });
+    domain.runs("a", "i", 1);
+    domain.remedy("a", "i", 1, 400);
+    domain.runs("b", "i", 2);
+    domain.pass(1_000_000);
+    let missed = |domain: &Domain, since: Timestamp| IntentRemedyWanted {
+        owner: "local".into(),
+        instance_id: "i".into(),
+        cluster_id: "b".into(),
+        generation: 2,
+        load_milli: 400,
+        missed_since: Some(since.max(domain.state.instances["i"].at.as_ref().unwrap().since)),
+        ..Default::default()
+    };
+    let all_along = missed(&domain, Timestamp::default());
+    assert_eq!(domain.hear(all_along), ["unplaced i stays b"]);
+    let lately = missed(&domain, domain.at);
+    assert_eq!(domain.hear(lately), ["decided i 3 a from b"]);
+}
+
+#[test]
+fn room_that_comes_free_goes_to_the_smallest_who_waited_for_it_and_to_no_other() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 100);
+    domain.hear(wanted("holder", 900, 50));
+    for (id, cpu_milli) in [("large", 950), ("medium", 400), ("small", 300), ("too-large", 2_000)] {
+        assert_eq!(domain.hear(wanted(id, cpu_milli, 50)), [format!("unplaced {id}")]);
+    }
+    let bound = InstanceWanted { targets: below(1.0), ..wanted("bound", 200, 50) };
+    assert_eq!(domain.hear(bound), ["unplaced bound"]);
+    let names = |domain: &Domain, cluster: &str| -> Vec<String> {
+        domain.state.rooms[cluster].iter().map(|(_, _, id)| id.clone()).collect()
+    };
+    assert_eq!(names(&domain, "a"), ["small", "medium", "large", "too-large"], "room alone does not help `bound`");
+    let ended = InstanceWanted { replicas: 0, ..wanted("holder", 900, 50) };
+    assert_eq!(domain.hear(ended), ["released holder 1 a final", "decided small 1 a", "decided medium 1 a"]);
+    assert_eq!(names(&domain, "a"), ["large", "too-large"]);
+}
+
+#[test]
+fn a_snapshot_holds_each_document_once_and_gives_the_very_same_state() {
+    let mut domain = Domain::three();
+    for n in 0..40 {
+        domain.hear(InstanceWanted { targets: below(90.0), ..wanted(&format!("i{n:02}"), 10 + n % 2, 50) });
+    }
+    domain.hear(wanted("waits", 100_000, 50));
+    domain.hear(singleton("once", 50));
+    domain.hear(InstanceWanted { replicas: 0, ..singleton("once", 50) });
+    domain.runs("device", "i00", 1);
+    domain.remedy("device", "i00", 1, 400);
+    let bytes = serde_json::to_vec(&domain.state).unwrap();
+    let read: State = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(read, domain.state);
+    assert_eq!(serde_json::to_vec(&read).unwrap(), bytes);
+    let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(value["documents"].as_array().unwrap().len(), 4, "two, one that waits, none of what has ended");
 }
 
 #[test]
@@ -414,10 +574,29 @@ fn a_failure_with_nowhere_to_go_stays_to_be_seen_until_a_cluster_joins() {
     let mut domain = Domain::new(Limits::default());
     domain.join("a", 1000);
     domain.hear(wanted("i", 50, 50));
+    domain.join("tiny", 10);
     domain.runs("a", "i", 1);
     assert_eq!(domain.fails("a", "i", 1), ["unplaced i stays a"]);
+    assert_eq!(domain.reason(), "failed on a: why; tried on a, and no other cluster could take it");
+    assert!(domain.used_up());
     assert_eq!(domain.fails("a", "i", 1), SILENCE);
+    assert_eq!(domain.join("small", 20), ["joined small"], "too small ever to take it");
     assert_eq!(domain.join("b", 1000), ["joined b", "decided i 2 b", "released i 1 a"]);
+}
+
+#[test]
+fn while_another_cluster_may_yet_take_it_a_failure_is_not_the_end() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 1000);
+    domain.hear(wanted("full", 1000, 50));
+    domain.hear(wanted("i", 50, 50));
+    assert_eq!(domain.fails("b", "i", 1), ["unplaced i stays b"]);
+    assert!(!domain.used_up(), "room may come free on a");
+    assert_eq!(domain.join("a", 30), ["joined a", "unplaced i stays b"]);
+    assert!(domain.used_up(), "it is too small now");
+    assert_eq!(domain.reason(), "failed on b; tried on b, and no other cluster could take it");
+    assert_eq!(domain.hear(wanted("i", 50, 50)), ["decided i 2 b"], "asked for again, it is tried again");
 }
 
 #[test]

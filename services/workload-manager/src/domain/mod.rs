@@ -76,6 +76,9 @@ impl Decider for Workloads {
             Input::PlacementDecided(m) => one(&m.owner, &m.instance_id),
             Input::PlacementUnplaced(m) => one(&m.owner, &m.instance_id),
             Input::PlacementReleased(m) => one(&m.owner, &m.instance_id),
+            // Of what runs, its agent speaks.
+            Input::PlacementSettled(m) if m.failed && !m.owner.is_empty() => one(&m.owner, &m.instance_id),
+            Input::PlacementSettled(_) => vec![],
             Input::InstanceStatusChanged(m) => one(&m.owner, &m.instance_id),
         }
     }
@@ -103,6 +106,7 @@ impl Decider for Workloads {
             Input::PlacementDecided(m) => life::decided(key, instance, m, asked.at),
             Input::PlacementUnplaced(m) => life::unplaced(key, instance, m, asked.at),
             Input::PlacementReleased(m) => life::released(key, instance, m, asked.at),
+            Input::PlacementSettled(m) => life::settled(key, instance, m, asked.at),
             Input::InstanceStatusChanged(m) => life::status(key, instance, m, asked.at),
         })
     }
