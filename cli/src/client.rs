@@ -13,7 +13,7 @@ use mesh_proto::{
     lifecycle::ServiceChanged,
     query::{
         agent_queries_client::AgentQueriesClient, intent_queries_client::IntentQueriesClient,
-        orchestrator_queries_client::OrchestratorQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
+        network_queries_client::NetworkQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
         twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
         workload_queries_client::WorkloadQueriesClient,
     },
@@ -173,6 +173,11 @@ impl Client {
     /// The twin aggregator.
     pub(crate) async fn twins(&self) -> anyhow::Result<TwinQueriesClient<Channel>> {
         Ok(TwinQueriesClient::new(self.channel("cmdt-aggregator").await?))
+    }
+
+    /// The network exposer.
+    pub(crate) async fn network(&self) -> anyhow::Result<NetworkQueriesClient<Channel>> {
+        Ok(NetworkQueriesClient::new(self.channel("mncc-exposer").await?))
     }
 
     /// A cluster's agent, at the endpoint that it registered.

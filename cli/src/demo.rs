@@ -1,5 +1,7 @@
 //! `demo`: the main story, end to end, with real processes and real measurements. It fails if any expectation does.
 
+mod network;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -51,6 +53,7 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
                 "intent-manager.remedy_cooldown_ms=10000".into(),
             ],
             log: "error".into(),
+            relays: true,
             ..UpOptions::default()
         },
     )
@@ -64,7 +67,7 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
     told
 }
 
-struct Story {
+pub(crate) struct Story {
     begun: Instant,
     failed: Vec<String>,
     held: usize,
@@ -379,6 +382,7 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     );
 
     let _ = std::fs::remove_file(&control);
+    network::chapter(&mut story, &client, data_dir, examples).await?;
     client.bus.close().await;
     let seconds = begun.elapsed().as_secs_f64();
     if story.failed.is_empty() {

@@ -2,7 +2,8 @@
 
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, assignment, cluster, instance, intent, observation, placement, report, twin, validation, workload,
+    Event as _, assignment, cluster, cost, instance, intent, network, observation, placement, report, twin, validation,
+    workload,
 };
 
 /// What a stored message says, in one line; its name if there is nothing better to say.
@@ -121,6 +122,14 @@ fn said(stored: &Stored) -> Option<String> {
         m.cluster_id,
         if m.alive { "alive" } else { "silent" }
     ));
+    of!(placement::LatenciesNoted, |m| format!("latencies of {} ways noted (costs version {})", m.links.len(), m.version));
+    of!(cost::CostsChanged, |m| format!("network costs changed: {}", m.changes.join("; ")));
+    of!(network::SubmitNetworkIntent, |m| format!("asks for network {}", m.network_id));
+    of!(network::WithdrawNetworkIntent, |m| format!("asks to withdraw network {}", m.network_id));
+    of!(network::ReportConnectivity, |m| format!("reports network {} {}", m.network_id, m.phase().as_str_name().to_lowercase()));
+    of!(network::NetworkAccepted, |m| format!("network intent translated by {} to {} calls", m.libraries.join(", "), m.calls.len()));
+    of!(network::ConnectivityChanged, |m| format!("network {} {}{}{}", m.network_id, m.phase().as_str_name().to_lowercase(), if m.reason.is_empty() { "" } else { ": " }, m.reason));
+    of!(network::NetworkRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
     of!(assignment::AssignmentChanged, |m| format!(
         "{}: {} instance {} (generation {})",
         m.cluster_id,

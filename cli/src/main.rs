@@ -10,6 +10,7 @@ mod describe;
 mod document;
 mod output;
 mod provision;
+mod relay;
 mod up;
 
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Intent(command) => commands::intent::run(&context, command).await,
         Command::Why(options) => commands::why::run(&context, options).await,
         Command::Twin(command) => commands::twin::run(&context, command).await,
+        Command::Network(command) => commands::network::run(&context, command).await,
+        Command::Alto(command) => commands::alto::run(&context, command).await,
         Command::Tap(options) => commands::tap::run(&context, options).await,
         Command::Dead(command) => commands::dead::run(&context, command).await,
         Command::Bench(command) => bench::run(command, output).await,

@@ -4,6 +4,7 @@
 mod bus;
 mod decider;
 mod fsync;
+mod network;
 mod rig;
 mod whole;
 
@@ -21,6 +22,8 @@ use crate::output::{self, Format, note};
 pub(crate) enum BenchCommand {
     /// The bus: throughput and latency against hand-written code, durability, recovery, and the whole mesh on it.
     Bus(BusOptions),
+    /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    Network(network::NetworkOptions),
 }
 
 /// Options of `bench bus`.
@@ -87,7 +90,10 @@ impl Row {
 
 /// Runs a benchmark; exit code 1 if a bound does not hold.
 pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> {
-    let BenchCommand::Bus(options) = command;
+    let options = match command {
+        BenchCommand::Bus(options) => options,
+        BenchCommand::Network(options) => return network::run(&options, format).await,
+    };
     if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
         bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());
     }

@@ -1,9 +1,11 @@
 //! The commands, one module per noun, and what they share.
 
+pub(crate) mod alto;
 pub(crate) mod cluster;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod intent;
+pub(crate) mod network;
 pub(crate) mod status;
 pub(crate) mod tap;
 pub(crate) mod twin;

@@ -16,6 +16,7 @@ mod clients;
 mod kill9;
 mod late_retries;
 mod life;
+mod network;
 mod races;
 mod replay;
 mod support;

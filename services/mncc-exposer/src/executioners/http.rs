@@ -18,14 +18,21 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Http;
 
 /// What came back.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+#[derive(Debug)]
+pub struct Answer {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body, bounded.
+    pub body: Bytes,
 }
 
 /// Sends one request over a connection of its own.
-pub(super) async fn send(
+///
+/// # Errors
+/// If the URL is no `http://` one, the host is not reached, or its answer is too large or breaks off.
+pub async fn send(
     method: &str,
     url: &str,
     headers: &[(&str, &str)],

@@ -123,6 +123,11 @@ fn short(parts: &[&str]) -> String {
     derived_id(parts)[..8].to_owned()
 }
 
+/// A node's port at the switch.
+fn port(node: &str) -> String {
+    format!("n{}", short(&["port", node]))
+}
+
 /// A node's address below VXLAN: 22 bits of its name within 100.64.0.0/10, so that nobody has to hand them out. Two nodes
 /// of a machine that meet there make segments without traffic, which is told.
 fn underlay_address(node: &str) -> Ipv4Addr {
@@ -167,10 +172,10 @@ impl Namespaces {
         }
     }
 
-    /// Removes a namespace that was made here and holds nothing but these links.
-    fn release(&self, name: &str, but: &[&str]) -> Result<(), Error> {
+    /// Removes a namespace that was made here and holds nothing but so many links; says whether it did.
+    fn release(&self, name: &str, but: usize) -> Result<bool, Error> {
         if !self.mark(name).exists() || !self.path(name).exists() {
-            return Ok(());
+            return Ok(false);
         }
         let others = inside(&self.path(name), || {
             netlink("list links", |handle| async move {
@@ -178,14 +183,32 @@ impl Namespaces {
                 Ok(links.len())
             })
         })?;
-        if others > but.len() {
-            return Ok(());
+        if others > but {
+            return Ok(false);
         }
         umount2(&self.path(name), MntFlags::MNT_DETACH).map_err(step(format!("release namespace {name}")))?;
         for path in [self.path(name), self.mark(name)] {
             fs::remove_file(&path).map_err(step(format!("remove {}", path.display())))?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Removes what nothing uses any more: endpoints but for their loopback, nodes but for their way to the switch, and the
+    /// switch without nodes.
+    fn clean(&self, segment: &Segment) -> Result<(), Error> {
+        for endpoint in &segment.endpoints {
+            self.release(endpoint, 1)?;
+        }
+        for node in &segment.nodes {
+            if self.release(node, 2)? && self.path(UNDERLAY).exists() {
+                // The kernel takes a namespace apart later; the port is gone now.
+                let port = port(node);
+                inside(&self.path(UNDERLAY), || {
+                    netlink("take a node from the switch", |handle| async move { remove(&handle, &[&port]).await })
+                })?;
+            }
+        }
+        self.release(UNDERLAY, 2).map(|_| ())
     }
 
     /// A node's namespace, joined to the switch.
@@ -200,7 +223,7 @@ impl Namespaces {
         if !self.ensure(node)? {
             return Ok(());
         }
-        let port = format!("n{}", short(&["port", node]));
+        let port = port(node);
         let file = File::open(self.path(node)).map_err(step("open namespace"))?;
         let fd = file.as_raw_fd();
         inside(&self.path(UNDERLAY), || {
@@ -363,9 +386,7 @@ impl Linux {
             }
         }
         let _one = spaces.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        segment.endpoints.iter().try_for_each(|endpoint| spaces.release(endpoint, &["lo"]))?;
-        segment.nodes.iter().try_for_each(|node| spaces.release(node, &["lo", "under0"]))?;
-        spaces.release(UNDERLAY, &["lo", "switch"])
+        spaces.clean(segment)
     }
 }
 

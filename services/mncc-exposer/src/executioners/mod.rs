@@ -1,6 +1,6 @@
 //! Executioners: who makes the calls that libraries ask for.
 
-mod http;
+pub mod http;
 mod l2sm;
 pub mod linux;
 mod sys_out;

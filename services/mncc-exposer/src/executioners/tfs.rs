@@ -25,8 +25,8 @@ impl Executioner for Tfs {
 
     async fn call(&self, order: &Order<'_>) -> Result<String, Error> {
         let uri: Uri = order.target.parse().map_err(|e| Error::Invalid(format!("{:?} is no URL: {e}", order.target)))?;
-        let Some(authority) = uri.authority() else {
-            return Err(Error::Invalid(format!("{:?} names no host", order.target)));
+        let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(Error::Invalid(format!("{:?} is no http:// URL", order.target)));
         };
         let root = format!("http://{authority}");
         let form = send("GET", &format!("{root}{PATH}"), &[], "").await?;

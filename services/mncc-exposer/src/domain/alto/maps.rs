@@ -137,31 +137,31 @@ impl Mode {
 
 /// A metric in a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CostType {
+pub(super) struct CostType {
     /// What is measured.
-    pub metric: Metric,
+    pub(super) metric: Metric,
     /// How it is told.
-    pub mode: Mode,
+    pub(super) mode: Mode,
 }
 
 impl CostType {
     /// Every cost type.
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub(super) fn all() -> impl Iterator<Item = Self> {
         Metric::ALL.into_iter().flat_map(|metric| Mode::ALL.into_iter().map(move |mode| Self { metric, mode }))
     }
 
     /// By the protocol's identifiers.
-    pub fn parse(metric: &str, mode: &str) -> (Option<Metric>, Option<Mode>) {
+    pub(super) fn parse(metric: &str, mode: &str) -> (Option<Metric>, Option<Mode>) {
         (Metric::parse(metric), Mode::parse(mode))
     }
 
     /// Its name in the directory.
-    pub fn name(self) -> String {
+    pub(super) fn name(self) -> String {
         format!("{}-{}", &self.mode.id()[..3], self.metric.id().trim_start_matches("priv:"))
     }
 
     /// As the protocol writes it.
-    pub fn json(self) -> Value {
+    pub(super) fn json(self) -> Value {
         json!({ "cost-mode": self.mode.id(), "cost-metric": self.metric.id() })
     }
 }
