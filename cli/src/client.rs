@@ -13,9 +13,9 @@ use mesh_proto::{
     lifecycle::ServiceChanged,
     query::{
         agent_queries_client::AgentQueriesClient, intent_queries_client::IntentQueriesClient,
-        network_queries_client::NetworkQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
-        twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
-        workload_queries_client::WorkloadQueriesClient,
+        network_queries_client::NetworkQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
+        telemetry_queries_client::TelemetryQueriesClient, twin_queries_client::TwinQueriesClient,
+        validator_queries_client::ValidatorQueriesClient, workload_queries_client::WorkloadQueriesClient,
     },
 };
 use serde::{Deserialize, Serialize};

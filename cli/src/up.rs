@@ -459,7 +459,9 @@ async fn probes(
     relayed: bool,
     stopping: &CancellationToken,
 ) -> anyhow::Result<BTreeMap<String, String>> {
-    let address = |net: u8| std::net::IpAddr::from([127, net, u8::try_from(number / 250).unwrap_or(255), (number % 250 + 1) as u8]);
+    let address = |net: u8| {
+        std::net::IpAddr::from([127, net, u8::try_from(number / 250).unwrap_or(255), (number % 250 + 1) as u8])
+    };
     let own = address(1);
     let mut settings = BTreeMap::from([
         ("probe_listen".to_owned(), format!("{own}:0")),

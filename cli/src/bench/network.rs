@@ -60,7 +60,8 @@ pub(super) async fn run(options: &NetworkOptions, format: Format) -> anyhow::Res
             "traffic_p50_ms": percentile(&m.traffic, 50).as_secs_f64() * 1e3, "carrying": m.traffic.len(),
         })).collect::<Vec<_>>(),
     });
-    let header = ["round", "what", "made, all carrying traffic", "each p50 / p99", "there and back p50", "deleted", "source"];
+    let header =
+        ["round", "what", "made, all carrying traffic", "each p50 / p99", "there and back p50", "deleted", "source"];
     output::show(format, &value, &header, || {
         let ms = |d: Duration| format!("{:.1} ms", d.as_secs_f64() * 1e3);
         let row = |(round, what, m): &(usize, &str, Measured)| {
@@ -69,7 +70,11 @@ pub(super) async fn run(options: &NetworkOptions, format: Format) -> anyhow::Res
                 (*what).to_owned(),
                 format!("{:.3} s", m.made.as_secs_f64()),
                 format!("{} / {}", ms(percentile(&m.each, 50)), ms(percentile(&m.each, 99))),
-                if m.traffic.is_empty() { "-".into() } else { format!("{:.3} ms", percentile(&m.traffic, 50).as_secs_f64() * 1e3) },
+                if m.traffic.is_empty() {
+                    "-".into()
+                } else {
+                    format!("{:.3} ms", percentile(&m.traffic, 50).as_secs_f64() * 1e3)
+                },
                 format!("{:.3} s", m.deleted.as_secs_f64()),
                 format!("{SOURCE_SECONDS} s"),
             ]
@@ -107,7 +112,8 @@ fn alone(linux: &Linux) -> anyhow::Result<Measured> {
         each.push(one.elapsed());
     }
     let made = begun.elapsed();
-    let traffic = (0..SEGMENTS).map(|n| linux.traffic(&segment(n))).collect::<Result<_, _>>().context("carry traffic")?;
+    let traffic =
+        (0..SEGMENTS).map(|n| linux.traffic(&segment(n))).collect::<Result<_, _>>().context("carry traffic")?;
     let begun = Instant::now();
     for number in 0..SEGMENTS {
         linux.delete("bench/alone", &segment(number)).with_context(|| format!("delete segment {number}"))?;
@@ -132,7 +138,8 @@ async fn intents(data_dir: &std::path::Path, linux: &Linux) -> anyhow::Result<Me
     let mut tail = log.tail("network.>", log.last_sequence().await.context("read the bus")? + 1);
     let begun = Instant::now();
     for number in 0..SEGMENTS {
-        let command = SubmitNetworkIntent { owner: OWNER.into(), network_id: id(number), intent: intent(&segment(number)) };
+        let command =
+            SubmitNetworkIntent { owner: OWNER.into(), network_id: id(number), intent: intent(&segment(number)) };
         client.send(&command, uuid::Uuid::now_v7().to_string()).await?;
     }
     let mut each = vec![];
@@ -141,7 +148,8 @@ async fn intents(data_dir: &std::path::Path, linux: &Linux) -> anyhow::Result<Me
     let mut traffic = vec![];
     for number in 0..SEGMENTS {
         let linux = linux.clone();
-        let carried = tokio::task::spawn_blocking(move || linux.traffic(&segment(number))).await.context("carry traffic")?;
+        let carried =
+            tokio::task::spawn_blocking(move || linux.traffic(&segment(number))).await.context("carry traffic")?;
         traffic.push(carried.with_context(|| format!("carry traffic over segment {number}"))?);
     }
     let begun = Instant::now();

@@ -13,50 +13,48 @@ use crate::{args::AltoCommand, client::Client};
 pub(crate) async fn run(context: &Context<'_>, command: AltoCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let root = root(&client).await?;
-    show(context, false, async || {
-        match &command {
-            AltoCommand::Directory => {
-                let directory = get(&root, "directory").await?;
-                let entries = directory["resources"].as_object().cloned().unwrap_or_default();
-                let text = |entry: &Json, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-                let row = |(id, entry): (&String, &Json)| {
-                    let method = if entry.get("accepts").is_some() { "POST" } else { "GET" };
-                    vec![id.clone(), method.into(), format!("{root}/{}", text(entry, "uri")), text(entry, "media-type")]
-                };
-                let rows = entries.iter().map(row).collect();
-                Ok(Shown::table(directory, &["resource", "method", "uri", "media type"], rows))
-            }
-            AltoCommand::Map => {
-                let map = get(&root, "networkmap").await?;
-                let pids = map["network-map"].as_object().cloned().unwrap_or_default();
-                let row = |(pid, groups): (&String, &Json)| {
-                    let groups = groups.as_object().cloned().unwrap_or_default();
-                    let prefixes: Vec<String> =
-                        groups.values().flat_map(|list| list.as_array().cloned().unwrap_or_default()).map(plain).collect();
-                    vec![pid.clone(), prefixes.join(", ")]
-                };
-                let rows = pids.iter().map(row).collect();
-                Ok(Shown::table(map, &["pid", "prefixes"], rows))
-            }
-            AltoCommand::Cost { metric, mode } => {
-                let map = get(&root, &format!("costmap/{mode}/{metric}")).await?;
-                let rows = table(&map["cost-map"]);
-                Ok(Shown::table(map, &["from", "to", metric.as_str()], rows))
-            }
-            AltoCommand::Endpoint { metric, mode, from, to } => {
-                let typed = |list: &Vec<std::net::IpAddr>| -> Vec<String> {
-                    list.iter().map(|a| format!("{}:{a}", if a.is_ipv4() { "ipv4" } else { "ipv6" })).collect()
-                };
-                let body = json!({
-                    "cost-type": {"cost-mode": mode, "cost-metric": metric},
-                    "endpoints": {"srcs": typed(from), "dsts": typed(to)},
-                });
-                let kind = [("content-type", "application/alto-endpointcostparams+json")];
-                let answer = http::send("POST", &format!("{root}/endpointcost"), &kind, body.to_string()).await?;
-                let map = read(&answer)?;
-                let rows = table(&map["endpoint-cost-map"]);
-                Ok(Shown::table(map, &["from", "to", metric.as_str()], rows))
-            }
+    show(context, false, async || match &command {
+        AltoCommand::Directory => {
+            let directory = get(&root, "directory").await?;
+            let entries = directory["resources"].as_object().cloned().unwrap_or_default();
+            let text = |entry: &Json, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+            let row = |(id, entry): (&String, &Json)| {
+                let method = if entry.get("accepts").is_some() { "POST" } else { "GET" };
+                vec![id.clone(), method.into(), format!("{root}/{}", text(entry, "uri")), text(entry, "media-type")]
+            };
+            let rows = entries.iter().map(row).collect();
+            Ok(Shown::table(directory, &["resource", "method", "uri", "media type"], rows))
+        }
+        AltoCommand::Map => {
+            let map = get(&root, "networkmap").await?;
+            let pids = map["network-map"].as_object().cloned().unwrap_or_default();
+            let row = |(pid, groups): (&String, &Json)| {
+                let groups = groups.as_object().cloned().unwrap_or_default();
+                let prefixes: Vec<String> =
+                    groups.values().flat_map(|list| list.as_array().cloned().unwrap_or_default()).map(plain).collect();
+                vec![pid.clone(), prefixes.join(", ")]
+            };
+            let rows = pids.iter().map(row).collect();
+            Ok(Shown::table(map, &["pid", "prefixes"], rows))
+        }
+        AltoCommand::Cost { metric, mode } => {
+            let map = get(&root, &format!("costmap/{mode}/{metric}")).await?;
+            let rows = table(&map["cost-map"]);
+            Ok(Shown::table(map, &["from", "to", metric.as_str()], rows))
+        }
+        AltoCommand::Endpoint { metric, mode, from, to } => {
+            let typed = |list: &Vec<std::net::IpAddr>| -> Vec<String> {
+                list.iter().map(|a| format!("{}:{a}", if a.is_ipv4() { "ipv4" } else { "ipv6" })).collect()
+            };
+            let body = json!({
+                "cost-type": {"cost-mode": mode, "cost-metric": metric},
+                "endpoints": {"srcs": typed(from), "dsts": typed(to)},
+            });
+            let kind = [("content-type", "application/alto-endpointcostparams+json")];
+            let answer = http::send("POST", &format!("{root}/endpointcost"), &kind, body.to_string()).await?;
+            let map = read(&answer)?;
+            let rows = table(&map["endpoint-cost-map"]);
+            Ok(Shown::table(map, &["from", "to", metric.as_str()], rows))
         }
     })
     .await

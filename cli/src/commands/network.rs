@@ -45,7 +45,13 @@ pub(crate) async fn run(context: &Context<'_>, command: NetworkCommand) -> anyho
                     values.push(to_json(TRANSLATION, &reply));
                     rows.extend(reply.calls.iter().map(|call| {
                         let libraries = reply.libraries.join(", ");
-                        vec![libraries, call.executioner.clone(), call.operation.clone(), call.target.clone(), call.body.clone()]
+                        vec![
+                            libraries,
+                            call.executioner.clone(),
+                            call.operation.clone(),
+                            call.target.clone(),
+                            call.body.clone(),
+                        ]
                     }));
                 }
                 let header = ["libraries", "executioner", "operation", "target", "body"];
@@ -60,7 +66,13 @@ pub(crate) async fn run(context: &Context<'_>, command: NetworkCommand) -> anyho
                 let row = |i: &NetworkIntentView| {
                     let libraries = i.accepted.as_ref().map(|a| a.libraries.join(", ")).unwrap_or_default();
                     let took = if i.took_ms > 0.0 { format!("{:.1} ms", i.took_ms) } else { String::new() };
-                    vec![i.network_id.clone(), i.phase().as_str_name().to_lowercase(), libraries, took, i.reason.clone()]
+                    vec![
+                        i.network_id.clone(),
+                        i.phase().as_str_name().to_lowercase(),
+                        libraries,
+                        took,
+                        i.reason.clone(),
+                    ]
                 };
                 let header = ["network", "state", "libraries", "took", "reason"];
                 Ok(Shown::table(value, &header, intents.iter().map(row).collect()))
@@ -75,7 +87,11 @@ pub(crate) async fn run(context: &Context<'_>, command: NetworkCommand) -> anyho
                 let mut rows = vec![vec!["state".into(), state, String::new()]];
                 rows.extend(found.results.iter().map(|r| {
                     let done = if r.done { "done" } else { "failed" };
-                    vec![format!("{} {}", r.executioner, r.operation), format!("{done}: {}", r.detail), format!("{:.1} ms", r.took_ms)]
+                    vec![
+                        format!("{} {}", r.executioner, r.operation),
+                        format!("{done}: {}", r.detail),
+                        format!("{:.1} ms", r.took_ms),
+                    ]
                 }));
                 Ok(Shown::table(to_json(INTENT, &found), &["call", "result", "took"], rows))
             })
@@ -131,7 +147,8 @@ fn sent(id: &str) -> Outcome {
 /// The intents of a file, each as the text that it is.
 fn documents(file: &Path) -> anyhow::Result<Vec<String>> {
     let text = if file == Path::new("-") {
-        std::io::read_to_string(std::io::Read::take(std::io::stdin(), FILE_BYTES_MAX as u64 + 1)).context("read standard input")?
+        std::io::read_to_string(std::io::Read::take(std::io::stdin(), FILE_BYTES_MAX as u64 + 1))
+            .context("read standard input")?
     } else {
         std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?
     };
@@ -184,7 +201,13 @@ async fn submit(
 }
 
 /// Waits for the end of what a command began.
-async fn ended(client: &Client, owner: &str, id: &str, answered: &Stored, waiting: &Waiting) -> anyhow::Result<Outcome> {
+async fn ended(
+    client: &Client,
+    owner: &str,
+    id: &str,
+    answered: &Stored,
+    waiting: &Waiting,
+) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome { id: id.to_owned(), ..Outcome::default() };
     if let Some(refused) = answered.event::<NetworkRefused>()? {
         (outcome.result, outcome.reason, outcome.cure) = ("refused".into(), refused.reason, refused.cure);

@@ -24,7 +24,12 @@ use crate::{
 const DELAY_MS: u64 = 60;
 
 /// Tells the chapter.
-pub(crate) async fn chapter(story: &mut Story, client: &Client, data_dir: &Path, examples: &Path) -> anyhow::Result<()> {
+pub(crate) async fn chapter(
+    story: &mut Story,
+    client: &Client,
+    data_dir: &Path,
+    examples: &Path,
+) -> anyhow::Result<()> {
     story.step("the network is measured: the agents probe each other, one pair at a time");
     let deadline = Instant::now() + STEP_LIMIT;
     let map = loop {
@@ -48,7 +53,8 @@ pub(crate) async fn chapter(story: &mut Story, client: &Client, data_dir: &Path,
     let body = mesh_proto::json::value_to_protobuf("continuum.workload.v1.WorkloadDocument", value)
         .map_err(|error| anyhow!("tracker.workload.yaml: {error}"))?;
     let tracker = WorkloadDocument::decode(body.as_slice())?;
-    let register = RegisterWorkload { owner: OWNER.into(), name: tracker.name.clone(), document: Some(tracker.clone()) };
+    let register =
+        RegisterWorkload { owner: OWNER.into(), name: tracker.name.clone(), document: Some(tracker.clone()) };
     client.ask(&register, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     let registered = await_registered(client, &tracker).await?;
     story.expect(&format!("{}@{} is {registered}", tracker.name, tracker.version), registered == "accepted");
@@ -93,7 +99,14 @@ async fn decided(story: &Story, tail: &mut mesh_bus::Tail, instance: &str) -> an
             .await
             .map_err(|_| anyhow!("a decision: not seen within {} s", STEP_LIMIT.as_secs()))?
             .context("the bus is gone")?;
-        let told = || format!("  {:6.2} s {:>17}  {}", story.begun.elapsed().as_secs_f64(), describe::writer(&stored), describe(&stored));
+        let told = || {
+            format!(
+                "  {:6.2} s {:>17}  {}",
+                story.begun.elapsed().as_secs_f64(),
+                describe::writer(&stored),
+                describe(&stored)
+            )
+        };
         if stored.event::<LatenciesNoted>()?.is_some() {
             line(told());
             continue;

@@ -40,7 +40,8 @@ async fn measured(mesh: &MeshRun) -> Json {
 /// Waits for a fact.
 async fn until<E: mesh_proto::Event>(tail: &mut mesh_bus::Tail, what: &str, is: impl Fn(&E) -> bool) -> E {
     loop {
-        let stored = tokio::time::timeout(LIMIT, tail.next()).await.unwrap_or_else(|_| panic!("{what}: not seen")).unwrap();
+        let stored =
+            tokio::time::timeout(LIMIT, tail.next()).await.unwrap_or_else(|_| panic!("{what}: not seen")).unwrap();
         if let Some(event) = stored.event::<E>().unwrap().filter(|event| is(event)) {
             return event;
         }
@@ -70,7 +71,10 @@ async fn the_network_is_measured_exposed_and_a_placement_follows_it() {
     let own: Json = serde_json::from_slice(&own.body).unwrap();
     assert_eq!(own["endpoint-cost-map"]["ipv4:127.0.0.1"]["ipv4:127.0.0.1"], 0.0, "the client's own address: {own}");
     let wrong = http::send("POST", &format!("{root}/endpointcost"), &kind, "{").await.unwrap();
-    assert_eq!((wrong.status.as_u16(), &wrong.headers["content-type"]), (400, &"application/alto-error+json".parse().unwrap()));
+    assert_eq!(
+        (wrong.status.as_u16(), &wrong.headers["content-type"]),
+        (400, &"application/alto-error+json".parse().unwrap())
+    );
     let large = http::send("POST", &format!("{root}/endpointcost"), &kind, vec![b' '; 600 * 1024]).await.unwrap();
     assert_eq!(large.status.as_u16(), 413);
 
@@ -92,7 +96,8 @@ async fn the_network_is_measured_exposed_and_a_placement_follows_it() {
 
     // Where no cluster is near enough, it says by how much.
     std::fs::write(mesh.folder().join("probe-delay-cloud"), "60").unwrap();
-    let unplaced = until::<PlacementUnplaced>(&mut placements, "no place", |u| u.instance_id == first.instance_id).await;
+    let unplaced =
+        until::<PlacementUnplaced>(&mut placements, "no place", |u| u.instance_id == first.instance_id).await;
     assert_eq!(unplaced.stays_on, "cloud");
     assert!(unplaced.reason.contains("too far"), "{}", unplaced.reason);
 }
@@ -117,7 +122,9 @@ async fn hostile_samples_and_intents_change_nothing_and_are_told() {
         throughput_mbps: -1.0,
         ..Default::default()
     };
-    let now = Timestamp::from_nanos(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i128);
+    let now = Timestamp::from_nanos(
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i128,
+    );
     let far_future = now.plus_millis(3_600_000);
     for (key, sample) in [
         ("continuum/nowhere/x/probe/device", forged("stranger", 900.0, now)),
@@ -142,9 +149,19 @@ async fn hostile_samples_and_intents_change_nothing_and_are_told() {
 
     // Intents that cannot be carried out are refused; one whose controller is not there is told so, and can be withdrawn.
     let mut networks = follow(&mesh, "NETWORK", "network.>").await;
-    for (number, intent) in ["", "}{", "a: 1", &"x".repeat(70_000), "Intent: {intentExpectations: [{expectationVerb: DELIVER, expectationObject: {objectType: L3VPN}}]}"].iter().enumerate() {
+    for (number, intent) in [
+        "",
+        "}{",
+        "a: 1",
+        &"x".repeat(70_000),
+        "Intent: {intentExpectations: [{expectationVerb: DELIVER, expectationObject: {objectType: L3VPN}}]}",
+    ]
+    .iter()
+    .enumerate()
+    {
         let network_id = format!("bad-{number}");
-        let command = SubmitNetworkIntent { owner: OWNER.into(), network_id: network_id.clone(), intent: (*intent).to_owned() };
+        let command =
+            SubmitNetworkIntent { owner: OWNER.into(), network_id: network_id.clone(), intent: (*intent).to_owned() };
         let message = mesh_bus::Outgoing::new(&command, network_id.clone(), now).unwrap();
         mesh.bus.publish(&message).await.unwrap();
         let refused = until::<NetworkRefused>(&mut networks, "a refusal", |r| r.network_id == network_id).await;
@@ -157,10 +174,14 @@ async fn hostile_samples_and_intents_change_nothing_and_are_told() {
     std::fs::write(&own, intent).unwrap();
     let output = mesh.cli(&["network", "submit", own.to_str().unwrap(), "-o", "json"]).await;
     assert!(!output.status.success() && text(&output).contains("not_connected"), "{}", text(&output));
-    let failed = until::<ConnectivityChanged>(&mut networks, "the failure", |c| c.phase() == Connectivity::NotConnected).await;
+    let failed =
+        until::<ConnectivityChanged>(&mut networks, "the failure", |c| c.phase() == Connectivity::NotConnected).await;
     assert!(failed.reason.contains(&closed.to_string()) && !failed.cure.is_empty(), "{failed:?}");
     let facts = mesh_kit::why::facts(&mesh.bus, "NETWORK", "network.>").await.unwrap();
-    assert!(facts.iter().all(|f| !String::from_utf8_lossy(&f.body).contains("a.secret.token")), "no fact holds the token");
+    assert!(
+        facts.iter().all(|f| !String::from_utf8_lossy(&f.body).contains("a.secret.token")),
+        "no fact holds the token"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

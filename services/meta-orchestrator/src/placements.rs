@@ -395,7 +395,8 @@ impl Instance {
         let Some(why) = self.unplaced.as_ref().map(|u| Why::try_from(u.why).unwrap_or_default()) else { return vec![] };
         let excluded = excluded(self, why, snapshot);
         let Some(request) = request(self, &excluded) else { return vec![] };
-        let room = |(id, cluster): (&String, &Cluster)| Some((id.clone(), plan::room(snapshot, id, cluster, &request)?));
+        let room =
+            |(id, cluster): (&String, &Cluster)| Some((id.clone(), plan::room(snapshot, id, cluster, &request)?));
         snapshot.clusters.iter().filter_map(room).collect()
     }
 

@@ -338,7 +338,9 @@ impl fmt::Display for Obstacle<'_> {
                 };
                 let max = bound.max_latency_ms;
                 match value {
-                    Some(value) => write!(f, "latency to {to} is {value:.1} ms, wanted at most {max}: {:.1} over", value - max),
+                    Some(value) => {
+                        write!(f, "latency to {to} is {value:.1} ms, wanted at most {max}: {:.1} over", value - max)
+                    }
                     None => write!(f, "latency to {to} is not measured, wanted at most {max} ms"),
                 }
             }
@@ -500,7 +502,10 @@ mod tests {
             way.latency_ms = 25.0;
         }
         assert_eq!(choose(&snapshot, &request, Preference::Spread).chosen, None);
-        let unplaced = Spec { latency_bounds: vec![LatencyBound { to_instance: "x".into(), max_latency_ms: 1.0, ..Default::default() }], ..spec.clone() };
+        let unplaced = Spec {
+            latency_bounds: vec![LatencyBound { to_instance: "x".into(), max_latency_ms: 1.0, ..Default::default() }],
+            ..spec.clone()
+        };
         assert_eq!(snapshot.missed_latency("a", &unplaced), None, "an instance that runs nowhere is not far");
     }
 

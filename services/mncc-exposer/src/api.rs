@@ -53,7 +53,8 @@ impl NetworkQueries for Api {
     async fn get_intent(&self, request: Request<GetRequest>) -> Result<Response<NetworkIntentView>, Status> {
         let GetRequest { owner: asked, id } = request.into_inner();
         let found = self.networks.read(|networks| networks.get(owner(&asked), &id).cloned());
-        let missing = || query::Error::not_found(format!("network intent {id}"), "list them with `continuum network list`");
+        let missing =
+            || query::Error::not_found(format!("network intent {id}"), "list them with `continuum network list`");
         Ok(Response::new(found.ok_or_else(missing)?))
     }
 

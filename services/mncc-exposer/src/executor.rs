@@ -14,7 +14,9 @@ use mesh_bus::{Outgoing, Stored};
 use mesh_kit::Mesh;
 use mesh_proto::{
     Event as _, derived_id,
-    network::{CallResult, Connectivity, ConnectivityChanged, NetworkAccepted, ReportConnectivity, SubmitNetworkIntent},
+    network::{
+        CallResult, Connectivity, ConnectivityChanged, NetworkAccepted, ReportConnectivity, SubmitNetworkIntent,
+    },
 };
 use tokio::task::JoinSet;
 
@@ -95,7 +97,8 @@ impl Executor {
             if !due || !self.running.insert(key.clone()) {
                 continue;
             }
-            let (mesh, catalogue, executioners) = (self.mesh.clone(), self.catalogue.clone(), self.executioners.clone());
+            let (mesh, catalogue, executioners) =
+                (self.mesh.clone(), self.catalogue.clone(), self.executioners.clone());
             let (key, accepted, phase) = (key.clone(), accepted.clone(), *phase);
             jobs.spawn(async move {
                 let report = carry_out(&mesh, &catalogue, &executioners, &accepted, phase).await;
@@ -109,7 +112,14 @@ impl Executor {
 /// Publishes a report until it is stored or the process stops.
 async fn tell(mesh: &Mesh, report: &ReportConnectivity) {
     let stopping = mesh.stopping();
-    let id = derived_id(&["report", &report.owner, &report.network_id, &report.version.to_string(), &report.phase.to_string(), &mesh.now().to_string()]);
+    let id = derived_id(&[
+        "report",
+        &report.owner,
+        &report.network_id,
+        &report.version.to_string(),
+        &report.phase.to_string(),
+        &mesh.now().to_string(),
+    ]);
     loop {
         let published = match Outgoing::new(report, id.clone(), mesh.now()) {
             Ok(message) => mesh.bus().publish(&message).await.map(|_| ()).map_err(|e| e.to_string()),
@@ -130,7 +140,8 @@ async fn tell(mesh: &Mesh, report: &ReportConnectivity) {
     while Instant::now() < deadline && !stopping.is_cancelled() {
         if let Ok(Some(last)) = log.last(&filter).await
             && let Ok(Some(changed)) = last.event::<ConnectivityChanged>()
-            && (changed.version > report.version || (changed.version == report.version && changed.phase == report.phase))
+            && (changed.version > report.version
+                || (changed.version == report.version && changed.phase == report.phase))
         {
             return;
         }
@@ -174,11 +185,8 @@ async fn carry_out(
     };
     let calls: Vec<Call> = plan.calls.into_iter().map(|(_, call)| call).collect();
     let id = format!("{}/{}", accepted.owner, accepted.network_id);
-    let (results, failed) = if withdraws {
-        undo(executioners, &id, &calls).await
-    } else {
-        make(executioners, &id, &calls).await
-    };
+    let (results, failed) =
+        if withdraws { undo(executioners, &id, &calls).await } else { make(executioners, &id, &calls).await };
     report.results = results;
     report.took_ms = begun.elapsed().as_secs_f64() * 1e3;
     let done = if withdraws { Connectivity::Withdrawn } else { Connectivity::Connected };
@@ -242,9 +250,13 @@ async fn one(
     let made = match executioners.iter().find(|e| e.name() == call.executioner) {
         Some(executioner) => match tokio::time::timeout(CALL_LIMIT, executioner.call(&order)).await {
             Ok(made) => made.map_err(|error| (error.to_string(), error.cure())),
-            Err(_) => Err((format!("no answer within {} s", CALL_LIMIT.as_secs()), "see whether it is reachable".into())),
+            Err(_) => {
+                Err((format!("no answer within {} s", CALL_LIMIT.as_secs()), "see whether it is reachable".into()))
+            }
         },
-        None => Err((format!("no executioner {} is installed", call.executioner), "install it, or another library".into())),
+        None => {
+            Err((format!("no executioner {} is installed", call.executioner), "install it, or another library".into()))
+        }
     };
     let (detail, failed) = match made {
         Ok(detail) => (detail, None),

@@ -39,7 +39,8 @@ async fn answer(request: Request, costs: &View<Costs>, cache: &Mutex<Cache>) -> 
     let (parts, body) = request.into_parts();
     // One more than allowed, so that too much is seen as such.
     let Ok(body) = to_bytes(body, alto::BODY_BYTES_MAX + 1).await else {
-        return (StatusCode::PAYLOAD_TOO_LARGE, format!("send at most {} bytes\n", alto::BODY_BYTES_MAX)).into_response();
+        return (StatusCode::PAYLOAD_TOO_LARGE, format!("send at most {} bytes\n", alto::BODY_BYTES_MAX))
+            .into_response();
     };
     let tcp = parts.extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     let tls = || parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(|info| info.get_ref().remote_addr());

@@ -63,7 +63,8 @@ fn catalogue(config: &Config) -> anyhow::Result<domain::intents::Catalogue> {
     files.sort();
     for path in files {
         let text = std::fs::read_to_string(&path).with_context(|| format!("read library {}", path.display()))?;
-        let library = domain::intents::Template::parse(&text).map_err(|refusal| anyhow!("{}: {refusal}", path.display()))?;
+        let library =
+            domain::intents::Template::parse(&text).map_err(|refusal| anyhow!("{}: {refusal}", path.display()))?;
         catalogue.install(Box::new(library));
     }
     Ok(catalogue)

@@ -25,5 +25,9 @@ pub(crate) fn show(mesh: &Mesh, costs: &View<Costs>) {
     samples.with_description("probe samples, by what became of them").with_callback(observe).build();
     let of = costs.clone();
     let observe = move |gauge: &dyn AsyncInstrument<u64>| gauge.observe(of.read(Costs::links).len() as u64, &[]);
-    mesh.meter().u64_observable_gauge("network_links").with_description("links measured").with_callback(observe).build();
+    mesh.meter()
+        .u64_observable_gauge("network_links")
+        .with_description("links measured")
+        .with_callback(observe)
+        .build();
 }

@@ -76,7 +76,8 @@ impl Prober {
             let now = self.mesh.now();
             let slot_ms = i64::try_from(self.options.slot_ms).unwrap_or(1_000).max(1);
             let next = Duration::from_nanos(
-                u64::try_from((now.as_millis() / slot_ms + 1) * slot_ms * 1_000_000 - now.as_nanos() as i64).unwrap_or(0),
+                u64::try_from((now.as_millis() / slot_ms + 1) * slot_ms * 1_000_000 - now.as_nanos() as i64)
+                    .unwrap_or(0),
             );
             tokio::select! {
                 message = tail.next() => {
@@ -257,8 +258,7 @@ fn summarise(sample: &mut ProbeSample, sent: u32, round_trips: &[Option<Duration
         n if n % 2 == 1 => sorted.get(n / 2).copied().unwrap_or(0.0),
         n => f64::midpoint(sorted.get(n / 2 - 1).copied().unwrap_or(0.0), sorted.get(n / 2).copied().unwrap_or(0.0)),
     };
-    let differences: Vec<f64> =
-        answered.windows(2).filter_map(|w| Some((w.first()? - w.last()?).abs())).collect();
+    let differences: Vec<f64> = answered.windows(2).filter_map(|w| Some((w.first()? - w.last()?).abs())).collect();
     sample.sent = sent;
     sample.answered = u32::try_from(answered.len()).unwrap_or(u32::MAX);
     sample.latency_ms = median / 2.0;

@@ -23,9 +23,9 @@ pub(crate) struct Echo {
 
 /// A cluster's name as a number (FNV-1a, 64 bits): tells clusters apart, and proves nothing.
 pub(crate) fn target_of(cluster_id: &str) -> u64 {
-    cluster_id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    cluster_id
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 fn number<const N: usize>(packet: &[u8], at: usize) -> Option<[u8; N]> {

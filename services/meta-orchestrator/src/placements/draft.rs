@@ -9,7 +9,10 @@ use mesh_proto::{
     deciders::placements::Fact,
     instance::{InstanceRejected, InstanceStatusChanged},
     intent::{IntentRemedyUnwanted, IntentRemedyWanted},
-    placement::{ClusterJoined, ClusterLost, ClusterReturned, LatenciesNoted, LinkLatency, Load, Missed, PlacementUnplaced, ReportLiveness, Why},
+    placement::{
+        ClusterJoined, ClusterLost, ClusterReturned, LatenciesNoted, LinkLatency, Load, Missed, PlacementUnplaced,
+        ReportLiveness, Why,
+    },
     workload::{InstancePhase, InstanceWanted},
 };
 

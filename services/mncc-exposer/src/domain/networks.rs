@@ -46,7 +46,13 @@ impl Networks {
         Self { catalogue }
     }
 
-    fn submit(&self, key: &Key, state: &State, command: &SubmitNetworkIntent, asked: &Asked<Input>) -> Result<Fact, Refusal> {
+    fn submit(
+        &self,
+        key: &Key,
+        state: &State,
+        command: &SubmitNetworkIntent,
+        asked: &Asked<Input>,
+    ) -> Result<Fact, Refusal> {
         let phase = state.phase();
         if matches!(phase, Connectivity::Executing | Connectivity::Connected | Connectivity::Withdrawing) {
             return Err(Refusal {
@@ -170,7 +176,13 @@ mod tests {
         let networks = Networks::new(Arc::new(standard()));
         let input = input.into();
         let key = networks.concerns(&input, &()).remove(0);
-        let asked = Asked { what: What::Event(input), at: Timestamp::from_millis(1), id: "c".into(), sequence: 7, body: Bytes::new() };
+        let asked = Asked {
+            what: What::Event(input),
+            at: Timestamp::from_millis(1),
+            id: "c".into(),
+            sequence: 7,
+            body: Bytes::new(),
+        };
         let facts = networks.decide(&key, state, &(), &asked)?;
         let state = facts.iter().fold(state.clone(), |state, fact| networks.evolve(state, fact, asked.at));
         Ok((facts, state))
@@ -185,7 +197,13 @@ mod tests {
     }
 
     fn reported(version: u64, phase: Connectivity) -> ReportConnectivity {
-        ReportConnectivity { owner: "o".into(), network_id: "n".into(), version, phase: phase.into(), ..Default::default() }
+        ReportConnectivity {
+            owner: "o".into(),
+            network_id: "n".into(),
+            version,
+            phase: phase.into(),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -198,7 +216,9 @@ mod tests {
         let (_, state) = ask(&state, reported(1, Connectivity::Connected)).unwrap();
         assert_eq!(state.phase(), Connectivity::Connected);
         let (facts, state) = ask(&state, withdraw()).unwrap();
-        assert!(matches!(&facts[0], Fact::ConnectivityChanged(m) if m.phase() == Connectivity::Withdrawing && m.command_id == "c"));
+        assert!(
+            matches!(&facts[0], Fact::ConnectivityChanged(m) if m.phase() == Connectivity::Withdrawing && m.command_id == "c")
+        );
         assert!(ask(&state, withdraw()).is_err());
         let (_, state) = ask(&state, reported(1, Connectivity::Withdrawn)).unwrap();
         let (_, state) = ask(&state, submit(L2SM)).unwrap();
@@ -208,7 +228,12 @@ mod tests {
     #[test]
     fn a_report_about_another_version_or_phase_is_not_heard() {
         let (_, state) = ask(&State::default(), submit(L2SM)).unwrap();
-        for (version, phase) in [(0, Connectivity::Connected), (2, Connectivity::Connected), (1, Connectivity::Withdrawn), (1, Connectivity::Executing)] {
+        for (version, phase) in [
+            (0, Connectivity::Connected),
+            (2, Connectivity::Connected),
+            (1, Connectivity::Withdrawn),
+            (1, Connectivity::Executing),
+        ] {
             assert_eq!(ask(&state, reported(version, phase)).unwrap().0, []);
         }
         assert_eq!(ask(&State::default(), reported(0, Connectivity::Connected)).unwrap().0, []);

@@ -32,12 +32,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// If the URL is no `http://` one, the host is not reached, or its answer is too large or breaks off.
-pub async fn send(
-    method: &str,
-    url: &str,
-    headers: &[(&str, &str)],
-    body: impl Into<Bytes>,
-) -> Result<Answer, Error> {
+pub async fn send(method: &str, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Answer, Error> {
     let uri: Uri = url.parse().map_err(|error| Error::Invalid(format!("{url:?} is no URL: {error}")))?;
     let authority = match (uri.scheme_str(), uri.authority()) {
         (Some("http"), Some(authority)) => authority.clone(),

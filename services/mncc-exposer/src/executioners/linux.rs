@@ -259,7 +259,12 @@ struct Names {
 impl Names {
     fn new(id: &str, segment: &Segment) -> Self {
         let own = short(&["segment", id, &segment.name]);
-        Self { bridge: format!("b{own}"), vxlan: format!("x{own}"), host: format!("h{own}"), endpoint: format!("s{own}") }
+        Self {
+            bridge: format!("b{own}"),
+            vxlan: format!("x{own}"),
+            host: format!("h{own}"),
+            endpoint: format!("s{own}"),
+        }
     }
 }
 
@@ -419,7 +424,9 @@ impl Executioner for Linux {
             .map_err(|error| Error::Invalid(format!("the call describes no segment: {error}")))?;
         let (own, id, create) = (self.clone(), order.id.to_owned(), order.operation == "create segment");
         let work = move || match create {
-            true => own.create(&id, &segment).map(|took| format!("carries traffic: there and back in {:.3} ms", took.as_secs_f64() * 1e3)),
+            true => own
+                .create(&id, &segment)
+                .map(|took| format!("carries traffic: there and back in {:.3} ms", took.as_secs_f64() * 1e3)),
             false => own.delete(&id, &segment).map(|()| "removed".to_owned()),
         };
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Error::Refused("the work was stopped".into())))

@@ -14,8 +14,8 @@ use axum::{
     routing::any,
 };
 use mesh_proto::l2sm::{
-    AddClusterRequest, CreateNetworkRequest, CreateOverlayRequest, DeleteNetworkRequest, DeleteOverlayRequest, L2smReply,
-    RemoveClusterRequest,
+    AddClusterRequest, CreateNetworkRequest, CreateOverlayRequest, DeleteNetworkRequest, DeleteOverlayRequest,
+    L2smReply, RemoveClusterRequest,
     l2sm_multi_domain_server::{L2smMultiDomain, L2smMultiDomainServer},
 };
 use serde_json::{Value, json};
@@ -88,11 +88,17 @@ async fn a_controller_without_its_form_or_not_there_is_told() {
     let (address, _) = recording().await;
     assert!(matches!(call("tfs_controller", "x", "nonsense", &json!({})).await, Err(Error::Invalid(_))));
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    assert!(matches!(call("tfs_controller", "x", &format!("http://{closed}/"), &json!({})).await, Err(Error::Unreachable(_))));
+    assert!(matches!(
+        call("tfs_controller", "x", &format!("http://{closed}/"), &json!({})).await,
+        Err(Error::Unreachable(_))
+    ));
     let refused = call("http", "PUT", &format!("http://{address}/other"), &json!({"a": 1})).await.unwrap_err();
     assert_eq!(refused.to_string(), "409 Conflict: there is one");
     assert!(matches!(call("http", "GET", "https://host/", &Value::Null).await, Err(Error::Invalid(_))));
-    assert!(matches!(call("http", "BAD METHOD", &format!("http://{address}/"), &Value::Null).await, Err(Error::Invalid(_))));
+    assert!(matches!(
+        call("http", "BAD METHOD", &format!("http://{address}/"), &Value::Null).await,
+        Err(Error::Invalid(_))
+    ));
 }
 
 #[tokio::test]

@@ -24,7 +24,8 @@ impl Executioner for Tfs {
     }
 
     async fn call(&self, order: &Order<'_>) -> Result<String, Error> {
-        let uri: Uri = order.target.parse().map_err(|e| Error::Invalid(format!("{:?} is no URL: {e}", order.target)))?;
+        let uri: Uri =
+            order.target.parse().map_err(|e| Error::Invalid(format!("{:?} is no URL: {e}", order.target)))?;
         let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(Error::Invalid(format!("{:?} is no http:// URL", order.target)));
         };
@@ -44,7 +45,8 @@ impl Executioner for Tfs {
         let cookies = cookies.join("; ");
         let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
         let headers = [("content-type", content_type.as_str()), ("cookie", cookies.as_str())];
-        let posted = send("POST", &format!("{root}{PATH}"), &headers, multipart(&token, &order.body.to_string())).await?;
+        let posted =
+            send("POST", &format!("{root}{PATH}"), &headers, multipart(&token, &order.body.to_string())).await?;
         if posted.status != StatusCode::FOUND {
             return Err(Error::Refused(format!("POST {PATH}: {}, not the redirect of success", posted.status)));
         }

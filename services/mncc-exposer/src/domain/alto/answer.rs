@@ -265,8 +265,7 @@ fn endpoint_properties(maps: &Maps, request: &Request<'_>) -> Result<Value, Faul
     for (text, address) in params::addresses(endpoints, "endpoints")? {
         let mut own = BTreeMap::new();
         for property in &properties {
-            let value =
-                if property == PID_PROPERTY { maps.pid_of(address) } else { maps.cluster_at(address) };
+            let value = if property == PID_PROPERTY { maps.pid_of(address) } else { maps.cluster_at(address) };
             own.extend(value.map(|value| (property, json!(value))));
         }
         found.insert(text, own);
@@ -314,4 +313,3 @@ fn endpoint_costs(maps: &Maps, request: &Request<'_>) -> Result<Value, Fault> {
     rows.retain(|_, row| !row.is_empty());
     Ok(json!({"meta": {"cost-type": cost_type.json()}, "endpoint-cost-map": rows}))
 }
-

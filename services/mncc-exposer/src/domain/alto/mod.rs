@@ -9,7 +9,7 @@ mod error;
 mod maps;
 mod params;
 
-pub use answer::{BODY_BYTES_MAX, Request, Response, ROOT, answer};
+pub use answer::{BODY_BYTES_MAX, ROOT, Request, Response, answer};
 pub use error::{Code, Fault};
 pub use maps::{DEFAULT_PID, Link, MAP_ID, Maps, Metric, Mode, Node};
 

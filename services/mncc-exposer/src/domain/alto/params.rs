@@ -4,10 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
-use super::{
-    error::Fault,
-    maps::CostType,
-};
+use super::{error::Fault, maps::CostType};
 
 /// Entries of a list.
 const LIST_MAX: usize = 4_096;
@@ -114,7 +111,8 @@ pub(super) fn constraints(object: &Map<String, Value>) -> Result<Vec<Constraint>
         let value = format!("{} constraints, more than {CONSTRAINTS_MAX}", texts.len());
         return Err(Fault::wrong("constraints", &Value::String(value)));
     }
-    let parse = |text: String| Constraint::parse(&text).ok_or_else(|| Fault::wrong("constraints", &Value::String(text)));
+    let parse =
+        |text: String| Constraint::parse(&text).ok_or_else(|| Fault::wrong("constraints", &Value::String(text)));
     texts.into_iter().map(parse).collect()
 }
 
@@ -155,4 +153,3 @@ pub(super) fn of_path(mode: &str, metric: &str) -> Option<CostType> {
         _ => None,
     }
 }
-

@@ -58,8 +58,14 @@ fn got(path: &str) -> Value {
 
 fn post(path: &str, content_type: &str, body: &str) -> Response {
     let client: IpAddr = "198.51.100.9".parse().unwrap();
-    let request =
-        Request { method: "POST", path, content_type: Some(content_type), body: body.as_bytes(), client: Some(client), accept: None };
+    let request = Request {
+        method: "POST",
+        path,
+        content_type: Some(content_type),
+        body: body.as_bytes(),
+        client: Some(client),
+        accept: None,
+    };
     answer(&three(), &request)
 }
 
@@ -133,7 +139,10 @@ fn s6_1_2_both_modes_are_supported_and_ordinal_values_are_ranks() {
     let ranks = got("/alto/costmap/ordinal/delay-ow")["cost-map"].clone();
     let pairs = |map: &Value| -> Vec<(f64, String)> {
         let rows = map.as_object().unwrap().iter();
-        rows.flat_map(|(from, row)| row.as_object().unwrap().iter().map(move |(to, v)| (v.as_f64().unwrap(), format!("{from} {to}")))).collect()
+        rows.flat_map(|(from, row)| {
+            row.as_object().unwrap().iter().map(move |(to, v)| (v.as_f64().unwrap(), format!("{from} {to}")))
+        })
+        .collect()
     };
     let (numbers, ranks) = (pairs(&numbers), pairs(&ranks));
     for (a, b) in numbers.iter().zip(&ranks) {
@@ -143,7 +152,10 @@ fn s6_1_2_both_modes_are_supported_and_ordinal_values_are_ranks() {
         assert!(b.0 >= 1.0 && b.0.fract() == 0.0);
     }
     let throughput = got("/alto/costmap/ordinal/tput")["cost-map"].clone();
-    assert!(throughput["edge"]["device"].as_u64() < throughput["edge"]["cloud"].as_u64(), "more throughput is preferred");
+    assert!(
+        throughput["edge"]["device"].as_u64() < throughput["edge"]["cloud"].as_u64(),
+        "more throughput is preferred"
+    );
 }
 
 #[test]
@@ -187,7 +199,8 @@ fn s8_3_the_type_of_every_response_is_told() {
 fn s8_3_7_unknown_fields_are_ignored() {
     let body = json!({"pids": ["edge"], "later": {"deep": [1]}});
     assert_eq!(networks(&body)["network-map"].as_object().unwrap().len(), 1);
-    let described = json!({"cost-type": {"cost-mode": "numerical", "cost-metric": "routingcost", "description": "x", "y": 1}});
+    let described =
+        json!({"cost-type": {"cost-mode": "numerical", "cost-metric": "routingcost", "description": "x", "y": 1}});
     assert!(costs(&described)["cost-map"]["cloud"]["edge"].is_number());
 }
 
@@ -212,7 +225,13 @@ fn s8_5_errors_have_a_code_and_a_proper_http_status() {
     let zero = "application/alto-networkmap+json;q=0, text/html";
     assert_eq!(answer(&three(), &Request { accept: Some(zero), ..refuses }).status, 406);
     let large = vec![b' '; BODY_BYTES_MAX + 1];
-    let large = Request { method: "POST", path: "/alto/networkmap", content_type: Some(NETWORK_FILTER), body: &large, ..Default::default() };
+    let large = Request {
+        method: "POST",
+        path: "/alto/networkmap",
+        content_type: Some(NETWORK_FILTER),
+        body: &large,
+        ..Default::default()
+    };
     assert_eq!(answer(&three(), &large).status, 413);
 }
 
@@ -220,15 +239,27 @@ fn s8_5_errors_have_a_code_and_a_proper_http_status() {
 fn s8_5_2_a_value_comes_only_with_its_field_and_is_always_text() {
     let number = fault("/alto/networkmap", NETWORK_FILTER, r#"{"pids": [7]}"#);
     assert_eq!(number, json!({"code": "E_INVALID_FIELD_VALUE", "field": "pids", "value": "7"}));
-    let mode = fault("/alto/costmap/filtered", COST_FILTER, r#"{"cost-type": {"cost-mode": "foo", "cost-metric": "routingcost"}}"#);
+    let mode = fault(
+        "/alto/costmap/filtered",
+        COST_FILTER,
+        r#"{"cost-type": {"cost-mode": "foo", "cost-metric": "routingcost"}}"#,
+    );
     assert_eq!(mode, json!({"code": "E_INVALID_FIELD_VALUE", "field": "cost-type/cost-mode", "value": "foo"}));
-    let address = fault("/alto/endpointcost", COST, &json!({"cost-type": numerical("routingcost"), "endpoints": {"srcs": ["ipv4:300.1.1.1"]}}).to_string());
+    let address = fault(
+        "/alto/endpointcost",
+        COST,
+        &json!({"cost-type": numerical("routingcost"), "endpoints": {"srcs": ["ipv4:300.1.1.1"]}}).to_string(),
+    );
     assert_eq!(address, json!({"code": "E_INVALID_FIELD_VALUE", "field": "endpoints/srcs", "value": "ipv4:300.1.1.1"}));
 }
 
 #[test]
 fn s8_5_2_of_several_errors_exactly_one_is_told() {
-    let meta = fault("/alto/endpointcost", COST, r#"{"cost-type": {"cost-mode": 1, "cost-metric": "foo"}, "endpoints": 7, "constraints": "x"}"#);
+    let meta = fault(
+        "/alto/endpointcost",
+        COST,
+        r#"{"cost-type": {"cost-mode": 1, "cost-metric": "foo"}, "endpoints": 7, "constraints": "x"}"#,
+    );
     assert!(meta["code"].is_string() && !meta["field"].is_array(), "{meta}");
 }
 
@@ -288,8 +319,14 @@ fn s10_5_to_10_6_cost_modes_and_metrics_fit_their_grammar() {
     for (_, cost_type) in directory()["meta"]["cost-types"].as_object().unwrap() {
         let metric = cost_type["cost-metric"].as_str().unwrap();
         assert!(["numerical", "ordinal"].contains(&cost_type["cost-mode"].as_str().unwrap()));
-        assert!(metric.len() <= 32 && metric.chars().all(|c| c.is_ascii_alphanumeric() || "-:_".contains(c)), "{metric}");
-        assert!(registered.contains(&metric) || metric.strip_prefix("priv:").is_some_and(|rest| !rest.is_empty()), "{metric}");
+        assert!(
+            metric.len() <= 32 && metric.chars().all(|c| c.is_ascii_alphanumeric() || "-:_".contains(c)),
+            "{metric}"
+        );
+        assert!(
+            registered.contains(&metric) || metric.strip_prefix("priv:").is_some_and(|rest| !rest.is_empty()),
+            "{metric}"
+        );
         assert!(cost_type["description"].is_string(), "a description is text (§10.7)");
     }
 }
@@ -323,13 +360,13 @@ fn s11_2_1_6_the_network_map_has_its_vtag_and_every_pid() {
 
 #[test]
 fn s11_2_2_the_longest_prefix_decides() {
-    let nodes = [
-        node("a", "wide", "10.9.9.9", &["10.0.0.0/8"]),
-        node("b", "narrow", "10.1.2.3", &["10.1.0.0/16"]),
-    ];
+    let nodes = [node("a", "wide", "10.9.9.9", &["10.0.0.0/8"]), node("b", "narrow", "10.1.2.3", &["10.1.0.0/16"])];
     let maps = Maps::new(&nodes, &[]);
     let pid = |text: &str| maps.pid_of(text.parse().unwrap()).cloned().unwrap_or_default();
-    assert_eq!((pid("10.1.9.9").as_str(), pid("10.2.0.1").as_str(), pid("11.0.0.1").as_str()), ("narrow", "wide", DEFAULT_PID));
+    assert_eq!(
+        (pid("10.1.9.9").as_str(), pid("10.2.0.1").as_str(), pid("11.0.0.1").as_str()),
+        ("narrow", "wide", DEFAULT_PID)
+    );
 }
 
 #[test]
@@ -391,8 +428,15 @@ fn s11_3_2_3_cost_types_must_be_offered_and_absent_or_empty_lists_are_all() {
     assert_eq!((&meta["field"], &meta["value"]), (&json!("cost-type/cost-metric"), &json!("hopcount")));
     let full = got("/alto/costmap/numerical/routingcost")["cost-map"].clone();
     assert_eq!(costs(&json!({"cost-type": numerical("routingcost")}))["cost-map"], full);
-    assert_eq!(costs(&json!({"cost-type": numerical("routingcost"), "pids": {"srcs": [], "dsts": []}}))["cost-map"], full);
-    let missing = fault("/alto/costmap/filtered", COST_FILTER, &json!({"cost-type": numerical("routingcost"), "pids": {"srcs": []}}).to_string());
+    assert_eq!(
+        costs(&json!({"cost-type": numerical("routingcost"), "pids": {"srcs": [], "dsts": []}}))["cost-map"],
+        full
+    );
+    let missing = fault(
+        "/alto/costmap/filtered",
+        COST_FILTER,
+        &json!({"cost-type": numerical("routingcost"), "pids": {"srcs": []}}).to_string(),
+    );
     assert_eq!(missing, json!({"code": "E_MISSING_FIELD", "field": "pids/dsts"}));
 }
 
@@ -426,12 +470,18 @@ fn s11_3_2_6_only_pairs_that_were_asked_for_and_meet_every_constraint() {
 fn s11_4_1_3_properties_must_be_offered_and_repeats_count_once() {
     let unknown = json!({"properties": ["priv:unknown"], "endpoints": ["ipv4:192.0.2.1"]});
     let meta = fault("/alto/endpointprop", PROP, &unknown.to_string());
-    assert_eq!((&meta["code"], &meta["field"], &meta["value"]), (&json!("E_INVALID_FIELD_VALUE"), &json!("properties"), &json!("priv:unknown")));
+    assert_eq!(
+        (&meta["code"], &meta["field"], &meta["value"]),
+        (&json!("E_INVALID_FIELD_VALUE"), &json!("properties"), &json!("priv:unknown"))
+    );
     let twice = json!({"properties": ["network-map.pid", "network-map.pid"], "endpoints": ["ipv4:192.0.2.1", "ipv4:192.0.2.1"]});
     let found = properties(&twice);
     assert_eq!(found["endpoint-properties"], json!({"ipv4:192.0.2.1": {"network-map.pid": "cloud"}}));
     assert_eq!(found["meta"]["dependent-vtags"].as_array().unwrap().len(), 1);
-    for (body, field) in [(json!({"properties": [], "endpoints": ["ipv4:1.1.1.1"]}), "properties"), (json!({"properties": ["network-map.pid"], "endpoints": []}), "endpoints")] {
+    for (body, field) in [
+        (json!({"properties": [], "endpoints": ["ipv4:1.1.1.1"]}), "properties"),
+        (json!({"properties": ["network-map.pid"], "endpoints": []}), "endpoints"),
+    ] {
         assert_eq!(fault("/alto/endpointprop", PROP, &body.to_string())["field"], field);
     }
 }
@@ -455,10 +505,21 @@ fn s11_5_1_3_an_empty_list_is_the_client_both_empty_is_refused_and_repeats_count
     let found = endpoint_costs(&from_client);
     assert_eq!(found["endpoint-cost-map"], json!({"ipv4:198.51.100.9": {"ipv4:198.51.100.129": 2_000.0}}));
     let to_client = json!({"cost-type": numerical("delay-ow"), "endpoints": {"srcs": ["ipv4:192.0.2.77"], "dsts": []}});
-    assert_eq!(endpoint_costs(&to_client)["endpoint-cost-map"], json!({"ipv4:192.0.2.77": {"ipv4:198.51.100.9": 10_000.0}}));
-    let meta = fault("/alto/endpointcost", COST, &json!({"cost-type": numerical("delay-ow"), "endpoints": {"srcs": []}}).to_string());
+    assert_eq!(
+        endpoint_costs(&to_client)["endpoint-cost-map"],
+        json!({"ipv4:192.0.2.77": {"ipv4:198.51.100.9": 10_000.0}})
+    );
+    let meta = fault(
+        "/alto/endpointcost",
+        COST,
+        &json!({"cost-type": numerical("delay-ow"), "endpoints": {"srcs": []}}).to_string(),
+    );
     assert_eq!((&meta["code"], &meta["field"]), (&json!("E_INVALID_FIELD_VALUE"), &json!("endpoints")));
-    let offered = fault("/alto/endpointcost", COST, &json!({"cost-type": numerical("airmiles"), "endpoints": {"srcs": ["ipv4:1.1.1.1"]}}).to_string());
+    let offered = fault(
+        "/alto/endpointcost",
+        COST,
+        &json!({"cost-type": numerical("airmiles"), "endpoints": {"srcs": ["ipv4:1.1.1.1"]}}).to_string(),
+    );
     assert_eq!(offered["value"], "airmiles");
 }
 
@@ -473,13 +534,17 @@ fn s11_5_1_6_an_endpoint_cost_response_has_its_cost_type() {
     let body = json!({"cost-type": {"cost-mode": "ordinal", "cost-metric": "routingcost", "description": "ignored"}, "endpoints": {"srcs": ["ipv4:192.0.2.1"], "dsts": ["ipv4:198.51.100.1", "ipv4:198.51.100.129", "ipv4:203.0.113.1"]}});
     let found = endpoint_costs(&body);
     assert_eq!(found["meta"], json!({"cost-type": {"cost-mode": "ordinal", "cost-metric": "routingcost"}}));
-    assert_eq!(found["endpoint-cost-map"], json!({"ipv4:192.0.2.1": {"ipv4:198.51.100.1": 1, "ipv4:198.51.100.129": 2}}));
+    assert_eq!(
+        found["endpoint-cost-map"],
+        json!({"ipv4:192.0.2.1": {"ipv4:198.51.100.1": 1, "ipv4:198.51.100.129": 2}})
+    );
 }
 
 #[test]
 fn the_modelled_energy_is_said_to_be_modelled() {
     let types = directory()["meta"]["cost-types"].clone();
-    let energy = types.as_object().unwrap().values().find(|t| t["cost-metric"].as_str().unwrap().contains("energy")).unwrap();
+    let energy =
+        types.as_object().unwrap().values().find(|t| t["cost-metric"].as_str().unwrap().contains("energy")).unwrap();
     assert!(energy["description"].as_str().unwrap().contains("not metered"));
 }
 

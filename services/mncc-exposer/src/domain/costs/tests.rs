@@ -87,7 +87,13 @@ fn a_link_that_fails_or_falls_silent_is_down_and_counted_once() {
     costs.tick(Timestamp::from_millis(0));
     give(&mut costs, &probe("a", "b", 1, 1.0));
     at(&mut costs, 1_000).unwrap();
-    let dead = |ms| ProbeSample { answered: 0, latency_ms: 0.0, loss_percent: 100.0, failed: true, ..probe("a", "b", ms, 0.0) };
+    let dead = |ms| ProbeSample {
+        answered: 0,
+        latency_ms: 0.0,
+        loss_percent: 100.0,
+        failed: true,
+        ..probe("a", "b", ms, 0.0)
+    };
     give(&mut costs, &dead(1_100));
     give(&mut costs, &dead(1_200));
     let down = at(&mut costs, 2_000).unwrap();
@@ -95,7 +101,10 @@ fn a_link_that_fails_or_falls_silent_is_down_and_counted_once() {
     give(&mut costs, &probe("a", "b", 2_100, 1.0));
     assert!(at(&mut costs, 3_000).unwrap().links[0].up);
     let silent = at(&mut costs, 70_000).unwrap();
-    assert_eq!((silent.links[0].up, silent.links[0].failures, silent.changes[0].as_str()), (false, 2, "a -> b is down"));
+    assert_eq!(
+        (silent.links[0].up, silent.links[0].failures, silent.changes[0].as_str()),
+        (false, 2, "a -> b is down")
+    );
 }
 
 #[test]
@@ -148,7 +157,10 @@ fn the_metrics_have_the_shape_and_names_of_the_data_model() {
     let mut costs = with_members(&["a", "b"]);
     costs.limits.metrics_ms = 1_000;
     costs.tick(Timestamp::from_millis(0));
-    give(&mut costs, &ProbeSample { throughput_mbps: 12_809.54, answered: 4, loss_percent: 20.0, ..probe("a", "b", 1, 0.28) });
+    give(
+        &mut costs,
+        &ProbeSample { throughput_mbps: 12_809.54, answered: 4, loss_percent: 20.0, ..probe("a", "b", 1, 0.28) },
+    );
     let derived = costs.tick(Timestamp::from_millis(30_000));
     let metrics = derived.iter().find(|d| d.event.message() == NetworkMetricsPublished::MESSAGE).unwrap();
     let json = mesh_proto::json::to_value(NetworkMetricsPublished::MESSAGE, &metrics.event.body()).unwrap();
@@ -161,7 +173,12 @@ fn the_metrics_have_the_shape_and_names_of_the_data_model() {
     assert_eq!((vector["bandwidth"].as_f64(), json["metadata"]["timestamp"].as_i64()), (Some(12_809.54), Some(30)));
     assert_eq!(json["metadata"]["metrics"].as_array().unwrap().len(), 5);
     costs.limits.metrics_on_change = true;
-    assert!(!costs.tick(Timestamp::from_millis(40_000)).iter().any(|d| d.event.message() == NetworkMetricsPublished::MESSAGE));
+    assert!(
+        !costs
+            .tick(Timestamp::from_millis(40_000))
+            .iter()
+            .any(|d| d.event.message() == NetworkMetricsPublished::MESSAGE)
+    );
 }
 
 proptest! {

@@ -162,11 +162,16 @@ impl Catalogue {
                 }
                 match library.translate(intent, &expectations)? {
                     Outcome::Rewritten(less) => next.extend(less),
-                    Outcome::Calls(calls) => plan.calls.extend(calls.into_iter().map(|c| (library.name().to_owned(), c))),
+                    Outcome::Calls(calls) => {
+                        plan.calls.extend(calls.into_iter().map(|c| (library.name().to_owned(), c)))
+                    }
                 }
             }
             if plan.calls.len() > CALLS_MAX {
-                return Err(refusal(format!("{} calls", plan.calls.len()), format!("divide it: at most {CALLS_MAX} each")));
+                return Err(refusal(
+                    format!("{} calls", plan.calls.len()),
+                    format!("divide it: at most {CALLS_MAX} each"),
+                ));
             }
             if next.is_empty() {
                 return Ok(plan);

@@ -110,7 +110,8 @@ pub fn parse(text: &str) -> Result<NetworkIntent, Refusal> {
     let value: Value = serde_saphyr::from_str(text)
         .map_err(|error| refusal(format!("the intent is neither YAML nor JSON: {error}"), "correct it there"))?;
     let inner = ["Intent", "intent"].iter().find_map(|name| value.get(name)).unwrap_or(&value);
-    let object = inner.as_object().ok_or_else(|| refusal("the intent has no fields", "write it as `Intent:` with fields"))?;
+    let object =
+        inner.as_object().ok_or_else(|| refusal("the intent has no fields", "write it as `Intent:` with fields"))?;
     let mut expectations = vec![];
     for (position, item) in list(object, "intentExpectations")?.iter().enumerate() {
         expectations.push(expectation(item, position + 1)?);
@@ -137,7 +138,8 @@ pub fn parse(text: &str) -> Result<NetworkIntent, Refusal> {
 fn expectation(item: &Value, position: usize) -> Result<Expectation, Refusal> {
     let place = |what: &str| refusal(format!("expectation {position} has no {what}"), format!("add {what}"));
     let fields = item.as_object().ok_or_else(|| place("fields"))?;
-    let object = fields.get("expectationObject").and_then(Value::as_object).ok_or_else(|| place("expectationObject"))?;
+    let object =
+        fields.get("expectationObject").and_then(Value::as_object).ok_or_else(|| place("expectationObject"))?;
     let id = text_of(fields, "expectationId");
     let found = Expectation {
         id: if id.is_empty() { position.to_string() } else { id },
@@ -177,7 +179,12 @@ fn text_of(object: &Map<String, Value>, name: &str) -> String {
     object.get(name).and_then(scalar).unwrap_or_default()
 }
 
-fn pairs(object: &Map<String, Value>, list_name: &str, name: &str, value: &str) -> Result<BTreeMap<String, String>, Refusal> {
+fn pairs(
+    object: &Map<String, Value>,
+    list_name: &str,
+    name: &str,
+    value: &str,
+) -> Result<BTreeMap<String, String>, Refusal> {
     let items = list(object, list_name)?;
     if items.len() > ATTRIBUTES_MAX {
         return Err(refusal(format!("{list_name} has {} items", items.len()), format!("use at most {ATTRIBUTES_MAX}")));
@@ -194,7 +201,10 @@ fn pairs(object: &Map<String, Value>, list_name: &str, name: &str, value: &str) 
             refusal(format!("{attribute} in {list_name} has no {value} of one value"), format!("add {value}"))
         })?;
         if text.chars().count() > VALUE_CHARS_MAX {
-            return Err(refusal(format!("{attribute} in {list_name} is too long"), format!("use at most {VALUE_CHARS_MAX} characters")));
+            return Err(refusal(
+                format!("{attribute} in {list_name} is too long"),
+                format!("use at most {VALUE_CHARS_MAX} characters"),
+            ));
         }
         if found.insert(attribute.clone(), text).is_some() {
             return Err(refusal(format!("{attribute} is twice in {list_name}"), "keep one"));
@@ -223,12 +233,13 @@ pub(super) fn fingerprint(secret: &str) -> String {
 pub fn redact(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let names_secret = ["contextAttribute", "targetName"].iter().any(|name| {
-                fields.get(*name).and_then(Value::as_str).is_some_and(is_secret)
-            });
+            let names_secret = ["contextAttribute", "targetName"]
+                .iter()
+                .any(|name| fields.get(*name).and_then(Value::as_str).is_some_and(is_secret));
             let hide = |value: &Value| Value::String(scalar(value).map_or_else(String::new, |text| fingerprint(&text)));
             let entry = |(name, value): (&String, &Value)| {
-                let hidden = is_secret(name) || (names_secret && (name == "contextValueRange" || name == "targetValueRange"));
+                let hidden =
+                    is_secret(name) || (names_secret && (name == "contextValueRange" || name == "targetValueRange"));
                 (name.clone(), if hidden { hide(value) } else { redact(value) })
             };
             Value::Object(fields.iter().map(entry).collect())

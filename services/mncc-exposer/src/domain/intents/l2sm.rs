@@ -36,7 +36,10 @@ impl Library for L2sm {
             let token = expectation.object.get("bearer_token").or_else(|| expectation.object.get("beare_token"));
             let token = token.filter(|token| !token.is_empty());
             let token = token.ok_or_else(|| {
-                refusal(format!("expectation {:?} has no bearer_token", expectation.id), "add the object context bearer_token")
+                refusal(
+                    format!("expectation {:?} has no bearer_token", expectation.id),
+                    "add the object context bearer_token",
+                )
             })?;
             calls.push(Call {
                 expectation_id: expectation.id.clone(),
@@ -75,6 +78,11 @@ impl Library for L2sm {
 fn name(text: &str) -> Result<String, Refusal> {
     let name = text.to_ascii_lowercase().replace('_', "-");
     let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let legal = (1..=63).contains(&name.len()) && name.bytes().all(inside) && !name.starts_with('-') && !name.ends_with('-');
-    if legal { Ok(name) } else { Err(refusal(format!("{text:?} is no name that Kubernetes allows"), "use letters, digits and `-`")) }
+    let legal =
+        (1..=63).contains(&name.len()) && name.bytes().all(inside) && !name.starts_with('-') && !name.ends_with('-');
+    if legal {
+        Ok(name)
+    } else {
+        Err(refusal(format!("{text:?} is no name that Kubernetes allows"), "use letters, digits and `-`"))
+    }
 }

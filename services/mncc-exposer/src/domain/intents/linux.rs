@@ -42,7 +42,10 @@ impl Segment {
             ("endpointDst", &self.endpoints[1]),
         ] {
             if !is_key(value) {
-                return Err(refusal(format!("{attribute} {value:?} is no name"), "use 1 to 64 letters, digits, `_` and `-`"));
+                return Err(refusal(
+                    format!("{attribute} {value:?} is no name"),
+                    "use 1 to 64 letters, digits, `_` and `-`",
+                ));
             }
         }
         if self.nodes[0] == self.nodes[1] || self.endpoints[0] == self.endpoints[1] {
@@ -52,7 +55,10 @@ impl Segment {
             n == m && a != b && (a.to_bits() ^ b.to_bits()).leading_zeros() >= u32::from(n)
         };
         if !self.address(0).zip(self.address(1)).is_some_and(|(a, b)| same(a, b)) {
-            let reason = format!("ipSrc {:?} and ipDst {:?} are no two addresses of one subnet", self.addresses[0], self.addresses[1]);
+            let reason = format!(
+                "ipSrc {:?} and ipDst {:?} are no two addresses of one subnet",
+                self.addresses[0], self.addresses[1]
+            );
             return Err(refusal(reason, "write them as 10.9.0.1/24 and 10.9.0.2/24"));
         }
         Ok(self)
@@ -75,7 +81,12 @@ impl Library for Linux {
             let text = |attribute: &str| expectation.object(attribute).map(ToOwned::to_owned);
             let vni = match expectation.object("vni")?.trim().parse() {
                 Ok(vni @ 1..=0x00ff_ffff) => vni,
-                _ => return Err(refusal(format!("vni {:?} is none", expectation.object("vni")?), "use a number from 1 to 16777215")),
+                _ => {
+                    return Err(refusal(
+                        format!("vni {:?} is none", expectation.object("vni")?),
+                        "use a number from 1 to 16777215",
+                    ));
+                }
             };
             let segment = Segment {
                 name: expectation.object_instance.clone(),

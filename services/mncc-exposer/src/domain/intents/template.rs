@@ -50,7 +50,8 @@ impl Template {
     /// # Errors
     /// If it is none; says where.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let cure = "a library has: library, userLabel, verb, objectTypes, call {executioner, operation, target, body}, undo";
+        let cure =
+            "a library has: library, userLabel, verb, objectTypes, call {executioner, operation, target, body}, undo";
         let found: Self = serde_saphyr::from_str(text).map_err(|error| refusal(error.to_string(), cure))?;
         if found.library.is_empty() || found.object_types.is_empty() {
             return Err(refusal("the library has no name or takes nothing", cure));
@@ -66,7 +67,8 @@ fn fill(text: &str, values: &BTreeMap<&str, &str>) -> Result<String, Refusal> {
         let Some((name, after)) = after.split_once('}') else {
             return Err(refusal(format!("{text:?} opens a place and does not close it"), "add `}`"));
         };
-        let value = values.get(name).ok_or_else(|| refusal(format!("the intent has no {name}"), format!("add {name}")))?;
+        let value =
+            values.get(name).ok_or_else(|| refusal(format!("the intent has no {name}"), format!("add {name}")))?;
         filled.push_str(before);
         filled.push_str(value);
         rest = after;
@@ -78,7 +80,9 @@ fn fill(text: &str, values: &BTreeMap<&str, &str>) -> Result<String, Refusal> {
 fn fill_value(value: &Value, values: &BTreeMap<&str, &str>) -> Result<Value, Refusal> {
     Ok(match value {
         Value::String(text) => Value::String(fill(text, values)?),
-        Value::Array(items) => Value::Array(items.iter().map(|item| fill_value(item, values)).collect::<Result<_, _>>()?),
+        Value::Array(items) => {
+            Value::Array(items.iter().map(|item| fill_value(item, values)).collect::<Result<_, _>>()?)
+        }
         Value::Object(fields) => {
             let entry = |(name, value): (&String, &Value)| Ok((name.clone(), fill_value(value, values)?));
             Value::Object(fields.iter().map(entry).collect::<Result<_, Refusal>>()?)

@@ -61,7 +61,10 @@ fn a8_the_l2sm_intent_is_rewritten_and_becomes_a_cluster_and_a_network_with_one_
     assert_eq!(add.body["overlay"], "spain-network");
     assert_eq!(add.body["cluster"]["apiEndpoint"], "https://172.18.0.3:6443");
     assert_eq!((create.operation.as_str(), create.expectation_id.as_str()), ("CreateNetwork", "1"));
-    assert_eq!(create.body, json!({"name": "spain-network", "provider": {"name": "uc3m", "domain": "172.18.0.2"}, "clusters": ["kind-worker-cluster-1"]}));
+    assert_eq!(
+        create.body,
+        json!({"name": "spain-network", "provider": {"name": "uc3m", "domain": "172.18.0.2"}, "clusters": ["kind-worker-cluster-1"]})
+    );
     assert_eq!(create.undo.as_ref().unwrap().0, "DeleteNetwork");
 }
 
@@ -82,7 +85,10 @@ fn keywords_match_exactly_and_an_underscore_is_another_keyword() {
     assert_eq!(plan(&L2VPN.replace("'L2VPN'", "'L2_VPN'")).libraries, ["l2vpn", "tfs_controller"]);
     assert!(refused(&L2VPN.replace("'DELIVER'", "'CREATE'")).contains("CREATE / L2VPN"));
     assert!(refused(&L2VPN.replace("'cloud_continuum'", "'Cloud_continuum'")).contains("Cloud_continuum"));
-    assert!(refused(&L2VPN.replace("'L2VPN'", "'5G_NETWORK_SLICE'")).contains("5G_SLICE_FLOW"), "its library is not installed");
+    assert!(
+        refused(&L2VPN.replace("'L2VPN'", "'5G_NETWORK_SLICE'")).contains("5G_SLICE_FLOW"),
+        "its library is not installed"
+    );
 }
 
 #[test]
@@ -120,7 +126,10 @@ intentExpectations:
     catalogue.install(Box::new(Template::parse(file).unwrap()));
     let plan = catalogue.plan(&intent).unwrap();
     let call = &plan.calls[0].1;
-    assert_eq!((call.executioner.as_str(), call.operation.as_str(), call.target.as_str()), ("http", "POST", "http://h/slices"));
+    assert_eq!(
+        (call.executioner.as_str(), call.operation.as_str(), call.target.as_str()),
+        ("http", "POST", "http://h/slices")
+    );
     assert_eq!(call.body, json!({"name": "s1", "node": "n7", "delay": "10"}));
     assert_eq!(call.undo, Some(("DELETE".into(), Value::Null)));
     for bad in ["", "library: x", &format!("{file}extra: 1"), &file.replace("[SLICE_SERVICE_SDP]", "[]")] {
@@ -144,7 +153,9 @@ fn rewrites_that_go_round_are_found() {
     }
     let mut catalogue = Catalogue::default();
     catalogue.install(Box::new(Circle));
-    let intent = parse("{userLabel: x, intentExpectations: [{expectationVerb: DELIVER, expectationObject: {objectType: A}}]}").unwrap();
+    let intent =
+        parse("{userLabel: x, intentExpectations: [{expectationVerb: DELIVER, expectationObject: {objectType: A}}]}")
+            .unwrap();
     assert!(catalogue.plan(&intent).unwrap_err().reason.contains("circle"));
 }
 
@@ -153,7 +164,15 @@ fn a_segment_needs_two_nodes_two_endpoints_and_two_addresses_of_one_subnet() {
     let plan = plan(SEGMENT);
     let segment: Segment = serde_json::from_value(plan.calls[0].1.body.clone()).unwrap();
     assert_eq!((segment.vni, segment.address(1)), (4097, Some(("10.9.0.2".parse().unwrap(), 24))));
-    for (from, to) in [("4097", "0"), ("4097", "16777216"), ("'cloud'", "'edge'"), ("10.9.0.2/24", "10.9.0.1/24"), ("10.9.0.2/24", "10.9.1.2/24"), ("10.9.0.2/24", "x"), ("'sensor'", "'../etc'")] {
+    for (from, to) in [
+        ("4097", "0"),
+        ("4097", "16777216"),
+        ("'cloud'", "'edge'"),
+        ("10.9.0.2/24", "10.9.0.1/24"),
+        ("10.9.0.2/24", "10.9.1.2/24"),
+        ("10.9.0.2/24", "x"),
+        ("'sensor'", "'../etc'"),
+    ] {
         refused(&SEGMENT.replace(from, to));
     }
 }
@@ -180,7 +199,8 @@ fn missing_and_wrong_attributes_are_named() {
 
 #[test]
 fn secrets_are_shown_as_fingerprints_wherever_they_are() {
-    let value = json!({"a": [{"bearer_token": "t"}], "contextAttribute": "MD5", "contextValueRange": "k", "name": "plain"});
+    let value =
+        json!({"a": [{"bearer_token": "t"}], "contextAttribute": "MD5", "contextValueRange": "k", "name": "plain"});
     let shown = redact(&value);
     assert_eq!(shown["name"], "plain");
     assert!(shown["a"][0]["bearer_token"].as_str().unwrap().starts_with("secret:"));

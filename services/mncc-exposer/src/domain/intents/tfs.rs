@@ -75,7 +75,8 @@ fn descriptor(expectation: &Expectation) -> Result<Value, Refusal> {
     let end = |attribute: &str| expectation.object(attribute).map(|endpoint| format!("{ENDPOINT_PREFIX}{endpoint}"));
     let (end_src, end_dst) = (end("endpointSrc")?, end("endpointDst")?);
     let ni_name = expectation.object("niName")?;
-    let endpoint = |node: &str, end: &str| json!({"device_id": {"device_uuid": {"uuid": node}}, "endpoint_uuid": {"uuid": end}});
+    let endpoint =
+        |node: &str, end: &str| json!({"device_id": {"device_uuid": {"uuid": node}}, "endpoint_uuid": {"uuid": end}});
     let constraint = |kind: &str, value: &str| json!({"custom": {"constraint_type": kind, "constraint_value": value}});
     let rule = |key: &str, value: Value| json!({"action": 1, "custom": {"resource_key": key, "resource_value": value}});
     let settings = |remote: &str| {
