@@ -596,6 +596,7 @@ mod tests {
         assert_eq!(choose(&three(), &request, Preference::Spread).chosen.as_deref(), Some("edge"));
         let twins = Snapshot {
             clusters: [("b", cluster(10, 10)), ("a", cluster(10, 10))].map(|(i, c)| (i.to_owned(), c)).into(),
+            ..Default::default()
         };
         let small = Spec::default();
         assert_eq!(choose(&twins, &ask(&small, &[], &none), Preference::Spread).chosen.as_deref(), Some("a"));
@@ -637,7 +638,7 @@ mod tests {
             let snapshot = Snapshot { clusters: clusters.iter().enumerate().map(|(i, (cpu, memory, available, used, used_memory, tier))| (format!("c{i}"), Cluster {
                 cpu_milli: *cpu, memory_bytes: *memory, available: *available, labels: label(*tier), since: Timestamp::default(),
                 cpu_milli_reserved: *used, memory_bytes_reserved: *used_memory,
-            })).collect() };
+            })).collect(), ..Default::default() };
             let spec = Spec { cpu_milli: cpu, memory_bytes: memory, selector: if select < 2 { label(select) } else { BTreeMap::new() }, ..Default::default() };
             let load = measured.map(|cpu_milli| Load { cpu_milli, memory_bytes: 0 });
             let held_id = held.map(|(n, _)| format!("c{n}"));

@@ -671,6 +671,11 @@ impl<'a> Draft<'a> {
             let stays = unplaced(instance.cluster());
             return self.push(stays);
         };
+        let near_again = |a: &&Hold| why == Why::Latency && a.cluster_id == chosen && a.standing == Standing::Running;
+        if let Some(at) = at.as_ref().filter(near_again) {
+            // Where it runs is near enough again: nothing has to start anew.
+            return self.push(settled(self.limits, &instance, at, None));
+        }
         let Some(at) = at.filter(|a| a.cluster_id != chosen) else {
             return self.push(decided(self.limits, &instance, &chosen, "", choice.candidates, why, reason));
         };
