@@ -26,6 +26,9 @@ pub struct Config {
     pub libraries_dir: String,
     /// Folder of named network namespaces.
     pub netns_dir: String,
+    /// File with those who may ask by ALTO, lines of `user:alto:<SHA-256 of user:alto:password>`, who then authenticate
+    /// themselves by HTTP Digest; anybody may when empty.
+    pub alto_users_file: String,
 }
 
 impl Default for Config {
@@ -41,6 +44,7 @@ impl Default for Config {
             tick_ms: 100,
             libraries_dir: String::new(),
             netns_dir: "/run/netns".into(),
+            alto_users_file: String::new(),
         }
     }
 }

@@ -10,11 +10,11 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::any,
 };
-use mesh_kit::View;
+use mesh_kit::{Mesh, View};
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
 use crate::domain::{
-    alto::{self, Maps},
+    alto::{self, Maps, digest},
     costs::Costs,
 };
 
@@ -25,14 +25,40 @@ struct Cache {
     maps: Option<Arc<Maps>>,
 }
 
-/// All pages below `/alto`.
-pub(crate) fn pages(costs: View<Costs>) -> Router {
+/// Who may ask, and the secret under which nonces are made.
+struct Gate {
+    users: digest::Users,
+    secret: String,
+}
+
+/// All pages below `/alto`; for these users only, if there are some.
+pub(crate) fn pages(mesh: &Mesh, costs: View<Costs>, users: Option<digest::Users>) -> Router {
     let cache = Arc::new(Mutex::new(Cache::default()));
+    let gate = Arc::new(users.map(|users| Gate { users, secret: uuid::Uuid::new_v4().to_string() }));
+    let mesh = mesh.clone();
     let handler = move |request: Request| {
-        let (costs, cache) = (costs.clone(), cache.clone());
-        async move { answer(request, &costs, &cache).await }
+        let (mesh, costs, cache, gate) = (mesh.clone(), costs.clone(), cache.clone(), gate.clone());
+        async move {
+            match gate.as_ref().as_ref().and_then(|gate| refuse(gate, &request, mesh.now().seconds)) {
+                Some(refusal) => refusal,
+                None => answer(request, &costs, &cache).await,
+            }
+        }
     };
     Router::new().route("/alto", any(handler.clone())).route("/alto/{*path}", any(handler))
+}
+
+/// The answer to a client that is not known, which asks it to authenticate itself.
+fn refuse(gate: &Gate, request: &Request, now_s: i64) -> Option<Response> {
+    let uri = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let given = text(request.headers(), &header::AUTHORIZATION);
+    let stale = digest::check(&gate.users, &gate.secret, now_s, request.method().as_str(), uri, given).err()?;
+    let asked = digest::challenge(&gate.secret, now_s, stale);
+    let asked = header::HeaderValue::from_str(&asked).ok()?;
+    Some(
+        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, asked)], "authenticate yourself by HTTP Digest\n")
+            .into_response(),
+    )
 }
 
 async fn answer(request: Request, costs: &View<Costs>, cache: &Mutex<Cache>) -> Response {

@@ -41,7 +41,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let sources = Sources { streams: vec!["NETWORK"], samples: vec![], tick_ms: None };
     let networks = mesh.project("network intents", view::Networks::default(), sources).await?;
     metrics::show(&mesh, &costs);
-    mesh.serve_http(face::pages(costs.clone()));
+    mesh.serve_http(face::pages(&mesh, costs.clone(), users(&config)?));
     let url = format!("{}{}", mesh.endpoint(), domain::alto::ROOT);
     let api = api::Api { costs, networks, catalogue: catalogue.clone(), url };
     mesh.serve(NetworkQueriesServer::new(api));
@@ -49,6 +49,16 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let executioners = executioners::standard(&config.netns_dir);
     mesh.spawn("executor", executor::Executor::new(mesh.clone(), catalogue, executioners).run());
     Ok(())
+}
+
+/// Who may ask by ALTO; anybody if no file names them.
+fn users(config: &Config) -> anyhow::Result<Option<domain::alto::digest::Users>> {
+    if config.alto_users_file.is_empty() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&config.alto_users_file).context("read the ALTO users file")?;
+    let users = domain::alto::digest::Users::parse(&text);
+    Ok(Some(users.map_err(|line| anyhow!("{} line {line}: write user:alto:<SHA-256>", config.alto_users_file))?))
 }
 
 /// The libraries that come along, and those that are installed as files.

@@ -5,6 +5,7 @@
 //! a function from a request to a response.
 
 mod answer;
+pub mod digest;
 mod error;
 mod maps;
 mod params;
