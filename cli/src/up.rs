@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use mesh_bus::{
     ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions, disk_room_bytes,
-    find_server, provision, read_seeds, render,
+    find_server, free_disk_bytes, provision, read_seeds, render,
 };
 use mesh_kit::{Mesh, Running, Settings, config, mirror};
 use mesh_proto::contract;
@@ -36,6 +36,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 const PROBE_SLOT_MS: u64 = 200;
 /// Disk that is left to others.
 const DISK_SPARE_BYTES: u64 = 1 << 30;
+
+/// How often the nats-server is asked whether it can write.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Bytes that must be free before it is started anew.
+const ROOM_BYTES: u64 = 16 << 20;
+/// A server that cannot write for another reason than room is not started anew more often than this.
+const RESTART_MIN: Duration = Duration::from_secs(10);
 
 /// The services of one machine, in start order; the cluster agents follow, one per cluster.
 const SERVICES: [&str; 8] = [
@@ -186,6 +193,7 @@ impl Up {
                 ),
                 store_dir: data_dir.join("jetstream"),
                 ports_dir: Some(run_dir.clone()),
+                http_listen: Some("127.0.0.1:-1".into()),
                 disk_bytes: Some(
                     free.saturating_sub(DISK_SPARE_BYTES.min(free / 2)).min(mesh_bus::bytes_wanted(contract())),
                 ),
@@ -210,7 +218,7 @@ impl Up {
         }
         let stopping = CancellationToken::new();
         let (fail, failures) = mpsc::channel(16);
-        let server = tokio::spawn(keep_server(server, stopping.clone()));
+        let server = tokio::spawn(keep_server(server, data_dir.clone(), stopping.clone()));
 
         // The Zenoh router.
         let zenoh_port = if options.zenoh_port == 0 { free_port()? } else { options.zenoh_port };
@@ -528,17 +536,33 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(listener.local_addr().context("find a free port")?.port())
 }
 
-/// Keeps the nats-server running; started again at once when it ends by itself.
-async fn keep_server(mut server: Server, stopping: CancellationToken) {
+/// Keeps the nats-server running; started again at once when it ends by itself, and when there is room again after its
+/// disk was full: until then it takes no writes.
+async fn keep_server(mut server: Server, data_dir: PathBuf, stopping: CancellationToken) {
     let mut pause = Duration::from_millis(50);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut told = false;
+    let mut begun = Instant::now();
     loop {
-        let begun = Instant::now();
         tokio::select! {
             ended = server.ended() => {
                 if begun.elapsed() > Duration::from_secs(10) {
                     pause = Duration::from_millis(50);
                 }
                 note(format!("continuum: nats-server ended ({}), starting it again", ended.map_or_else(|e| e.to_string(), |s| s.to_string())));
+            }
+            _ = look.tick() => {
+                let Some(error) = server.write_error().await else { continue };
+                if !told {
+                    note(format!("continuum: nats-server cannot write, so writes wait: {error}; make room on the disk of {}", data_dir.display()));
+                    told = true;
+                }
+                let is_full = free_disk_bytes(&data_dir).is_ok_and(|free| free < ROOM_BYTES);
+                if is_full || begun.elapsed() < RESTART_MIN {
+                    continue;
+                }
+                told = false;
+                note("continuum: there is room again, starting nats-server anew");
             }
             () = stopping.cancelled() => {
                 if let Err(error) = server.stop().await {
@@ -554,6 +578,7 @@ async fn keep_server(mut server: Server, stopping: CancellationToken) {
                 () = stopping.cancelled() => return,
             }
         }
+        begun = Instant::now();
     }
 }
 

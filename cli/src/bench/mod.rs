@@ -2,7 +2,6 @@
 //! turn, in one run, on one server that syncs every write.
 
 mod bus;
-mod decider;
 mod fsync;
 mod network;
 mod rig;

@@ -125,6 +125,8 @@ pub(crate) const BATCH_WORTH: usize = 16;
 const BATCH_ATTEMPTS: usize = 3;
 /// A refusal of a decision whose entity has not moved is retried for so long.
 const REFUSED_LIMIT: Duration = Duration::from_secs(20);
+/// Writes in a row without an answer, on a connection that stands, after which the stream's disk is taken as full.
+pub(crate) const SILENT_MIN: u32 = 2;
 /// Reads that show an entity older than the decision knew it, from a replica that lags, are repeated so often.
 const BEHIND_ATTEMPTS: usize = 50;
 
@@ -263,6 +265,8 @@ enum Failed {
     },
     /// Whether it is stored is unknown.
     Unknown,
+    /// The server is there, and did not answer.
+    Silent,
     TooLarge {
         size: usize,
         limit: usize,
@@ -274,7 +278,8 @@ enum Failed {
 impl From<AskError> for Failed {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::Lost | AskError::TimedOut | AskError::NoResponders => Self::Unknown,
+            AskError::TimedOut => Self::Silent,
+            AskError::Lost | AskError::NoResponders => Self::Unknown,
             AskError::TooLarge { size, limit } => Self::TooLarge { size, limit },
             AskError::Denied | AskError::Subject => Self::Denied,
             AskError::Closed => Self::Closed,
@@ -502,14 +507,18 @@ impl Core {
         match said(answer) {
             Some(Said::Stored(last)) => {
                 self.link.stats.published.fetch_add(count as u64, Relaxed);
-                if self.full.swap(false, SeqCst) {
-                    self.link.mark_full(&self.stream, false);
-                    self.nudge.notify_one();
-                }
+                self.takes_writes();
                 Ok(last)
             }
             Some(Said::Refused { code, description }) => Err(Failed::Refused { code, description }),
             None => Err(Failed::Unknown),
+        }
+    }
+
+    fn takes_writes(&self) {
+        if self.full.swap(false, SeqCst) {
+            self.link.mark_full(&self.stream, false);
+            self.nudge.notify_one();
         }
     }
 
@@ -518,6 +527,7 @@ impl Core {
         let mut resend = Backoff::new(2, 250);
         let mut room = Backoff::new(100, 1_000);
         let mut refused_since = None;
+        let mut silent = 0;
         loop {
             let attempt = match decision.messages.len() {
                 1 => self.publish(decision).await,
@@ -532,6 +542,14 @@ impl Core {
                 }
                 Err(Failed::Closed) => return Err(self.closed()),
                 Err(Failed::Unknown) => {}
+                Err(Failed::Silent) => {
+                    silent += 1;
+                    // A server whose disk is full says nothing at all to a write.
+                    if silent >= SILENT_MIN {
+                        self.full.store(true, SeqCst);
+                        self.link.mark_full(&self.stream, true);
+                    }
+                }
                 Err(Failed::Refused { code, .. }) if code::is_full(code) => {
                     self.full.store(true, SeqCst);
                     self.link.mark_full(&self.stream, true);
@@ -555,6 +573,9 @@ impl Core {
                 }
             }
             if let Some(written) = self.look(decision).await? {
+                if matches!(written, Written::Stored { .. }) {
+                    self.takes_writes();
+                }
                 return Ok(written);
             }
             self.link.stats.resent.fetch_add(1, Relaxed);
@@ -647,7 +668,7 @@ impl Flight {
             let decisions: Vec<&Decision> = self.pending.iter().map(|p| &p.decision).collect();
             match core.commit(&decisions).await {
                 Ok(last) => return self.answer(last),
-                Err(Failed::Unknown) => {}
+                Err(Failed::Unknown | Failed::Silent) => {}
                 Err(_) => break,
             }
             // The batch is stored whole or not at all: its first decision tells for all.

@@ -56,6 +56,10 @@ impl<P> View<P> {
 const OVERLAP_MS: i64 = 2_000;
 /// Derived events waiting to be published.
 const PENDING_MAX: usize = 10_000;
+/// Derived events are published at most so often, as many at once as there are by then.
+const GATHER: Duration = Duration::from_millis(100);
+/// Derived events published at once.
+const GATHER_MAX: usize = 500;
 
 enum Arrival {
     Fact(Box<Stored>),
@@ -216,11 +220,21 @@ fn address(derived: Derived, cause: Option<&Stored>, published: &BTreeMap<String
     }
 }
 
-/// Publishes derived events in order, as many at once as wait.
+/// Publishes derived events in order. The first after a pause goes at once; what follows it is gathered, because many
+/// at once are one write to disk where each alone is one.
 async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::Result<()> {
-    let mut batch = Vec::with_capacity(500);
+    let mut batch = Vec::with_capacity(GATHER_MAX);
     let stopping = mesh.stopping();
-    while outgoing.recv_many(&mut batch, 500).await > 0 {
+    let mut next = tokio::time::Instant::now();
+    while outgoing.recv_many(&mut batch, GATHER_MAX).await > 0 {
+        while batch.len() < GATHER_MAX {
+            let room = GATHER_MAX - batch.len();
+            match tokio::time::timeout_at(next, outgoing.recv_many(&mut batch, room)).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        next = tokio::time::Instant::now() + GATHER;
         let messages = std::mem::take(&mut batch);
         tokio::select! {
             result = mesh.bus().publish_many(messages) => {

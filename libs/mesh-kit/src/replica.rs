@@ -201,6 +201,8 @@ pub struct Replica<D: Decider> {
     covered: u64,
     /// Answered writes beyond that: first and last sequence.
     answered_writes: BTreeMap<u64, u64>,
+    /// Inputs fed from now on wait until the own facts up to here are covered.
+    floor: u64,
     stopped: bool,
     steps: VecDeque<Step>,
     counts: Counts,
@@ -231,6 +233,7 @@ impl<D: Decider> Replica<D> {
             own_written: 0,
             covered: index.position,
             answered_writes: BTreeMap::new(),
+            floor: 0,
             stopped: false,
             steps: VecDeque::new(),
             counts: Counts::default(),
@@ -284,6 +287,12 @@ impl<D: Decider> Replica<D> {
         }
     }
 
+    /// Inputs fed from now on wait until every own fact up to this sequence is known here: the inputs were another
+    /// replica's until now, and what it decided before may not have been read yet.
+    pub fn take_over(&mut self, own_end: u64) {
+        self.floor = self.floor.max(own_end);
+    }
+
     /// Inputs of the stream up to this sequence need not be fed.
     pub fn skip_through(&mut self, stream: &str, sequence: u64) {
         let progress = self.inputs.entry(stream.to_owned()).or_default();
@@ -335,6 +344,7 @@ impl<D: Decider> Replica<D> {
                 // Anyone may name a cause with a command; only services write facts.
                 let follows = cause.filter(|c| c.stream == self.own_stream && !is_commands(&pending.stored.stream));
                 let after = follows.map_or(0, |c| c.sequence);
+                let after = after.max(self.floor);
                 let held = Held { pending: pending.clone(), barrier: None, need: None, after };
                 self.inputs.entry(pending.stored.stream.clone()).or_default().held.push_back(held);
                 self.release();
@@ -454,14 +464,6 @@ impl<D: Decider> Replica<D> {
         if stored.sequence > *position {
             *position = stored.sequence;
             self.world.apply(stored);
-        }
-        self.release();
-    }
-
-    /// Says how far a World stream has been read although its last messages were not facts.
-    pub fn world_reached(&mut self, stream: &str, sequence: u64) {
-        if let Some(position) = self.world_positions.get_mut(stream) {
-            *position = sequence.max(*position);
         }
         self.release();
     }
