@@ -39,7 +39,8 @@ pub(crate) fn pages(mesh: &Mesh, costs: View<Costs>, users: Option<digest::Users
     let handler = move |request: Request| {
         let (mesh, costs, cache, gate) = (mesh.clone(), costs.clone(), cache.clone(), gate.clone());
         async move {
-            match gate.as_ref().as_ref().and_then(|gate| refuse(gate, &request, mesh.now().seconds)) {
+            let refusal = gate.as_ref().as_ref().and_then(|gate| refuse(gate, &request, mesh.now().seconds));
+            match refusal {
                 Some(refusal) => refusal,
                 None => answer(request, &costs, &cache).await,
             }
