@@ -75,7 +75,7 @@ async fn the_network_is_measured_exposed_and_a_placement_follows_it() {
         (wrong.status.as_u16(), &wrong.headers["content-type"]),
         (400, &"application/alto-error+json".parse().unwrap())
     );
-    let large = http::send("POST", &format!("{root}/endpointcost"), &kind, vec![b' '; 600 * 1024]).await.unwrap();
+    let large = http::send("POST", &format!("{root}/endpointcost"), &kind, vec![b' '; 512 * 1024 + 1]).await.unwrap();
     assert_eq!(large.status.as_u16(), 413);
 
     // A workload that must be near the device goes where it is, and elsewhere when the way there slows down.
