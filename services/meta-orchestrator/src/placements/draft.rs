@@ -190,10 +190,12 @@ impl<'a> Draft<'a> {
                     let reason = format!("moved to {}", to.cluster_id);
                     self.push(released(self.limits, &instance, source, &reason, Released::Plainly));
                 }
+                self.keep_near(&status.instance_id);
             }
             (InstancePhase::Running, None, Some(at)) => {
                 if matches!(at.standing, Standing::Awaited | Standing::Silent | Standing::Failed) {
                     self.push(settled(self.limits, &instance, at, None));
+                    self.keep_near(&status.instance_id);
                 }
             }
             (InstancePhase::Failed, Some(to), _) => {
@@ -308,19 +310,28 @@ impl<'a> Draft<'a> {
         self.push(noted);
         let base = self.base;
         let bounded = |i: &Instance| i.spec.as_ref().is_some_and(|s| !s.latency_bounds.is_empty());
-        for (id, known) in base.instances.iter().filter(|(_, known)| bounded(known)) {
-            let Some(at) = known.at.as_ref().filter(|at| at.standing == Standing::Running) else { continue };
-            let idle = known.to.is_none() && known.unplaced.is_none() && available(self.snapshot(), &at.cluster_id);
-            let resolved = self.resolved(known);
-            let missed = resolved.spec.as_ref().and_then(|spec| self.snapshot().missed_latency(&at.cluster_id, spec));
-            let Some(missed) = missed.filter(|_| idle && !self.changed.contains_key(id)) else { continue };
+        for (id, _) in base.instances.iter().filter(|(_, known)| bounded(known)) {
             if self.actions_left == 0 {
                 // Looked at again when the costs change next.
                 return;
             }
-            self.actions_left -= 1;
-            let instance = self.remembering(known.clone());
-            self.plan(instance, Why::Latency, &format!("on {}: {missed}", at.cluster_id), false);
+            self.keep_near(id);
+        }
+    }
+
+    /// Moves what runs too far from whom it talks to.
+    fn keep_near(&mut self, id: &str) {
+        let Some(instance) = self.instance(id).cloned() else { return };
+        let Some(at) = instance.at.as_ref().filter(|at| at.standing == Standing::Running) else { return };
+        if instance.to.is_some() || instance.unplaced.is_some() || !available(self.snapshot(), &at.cluster_id) {
+            return;
+        }
+        let spec = self.resolved(&instance).spec;
+        let missed = spec.and_then(|spec| self.snapshot().missed_latency(&at.cluster_id, &spec));
+        if let Some(missed) = missed {
+            self.actions_left = self.actions_left.saturating_sub(1);
+            let reason = format!("on {}: {missed}", at.cluster_id);
+            self.plan(self.remembering(instance.clone()), Why::Latency, &reason, false);
         }
     }
 

@@ -834,6 +834,16 @@ fn what_must_be_near_waits_until_it_is_measured_and_moves_when_the_network_chang
 }
 
 #[test]
+fn what_becomes_too_far_while_it_starts_moves_once_it_runs() {
+    let mut domain = Domain::three();
+    let ways = |edge: f64| [("cloud", "device", 5.0), ("edge", "device", edge), ("cloud", "edge", 5.0)];
+    domain.network(&ways(1.0));
+    assert_eq!(domain.hear(near("i", 600, to_site("device", 10.0))), ["decided i 1 edge"]);
+    assert_eq!(domain.network(&ways(40.0)), ["noted 6"]);
+    assert_eq!(domain.runs("edge", "i", 1), ["settled i 1 edge", "decided i 2 cloud from edge"]);
+}
+
+#[test]
 fn where_nobody_is_near_enough_it_stays_and_is_settled_when_that_changes() {
     let mut domain = Domain::three();
     let ways = |edge: f64| [("cloud", "device", 50.0), ("edge", "device", edge), ("cloud", "edge", 50.0)];
