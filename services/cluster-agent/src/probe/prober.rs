@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use mesh_bus::{About, Samples};
 use mesh_kit::Mesh;
-use mesh_proto::{Event as _, Timestamp, cluster::ClusterRegistered, cost::ProbeSample, derived_id};
+use mesh_proto::{Event as _, cluster::ClusterRegistered, cost::ProbeSample, derived_id};
 use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
