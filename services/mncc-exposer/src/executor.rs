@@ -41,12 +41,14 @@ pub(crate) struct Executor {
     executioners: Arc<Vec<Box<dyn Executioner>>>,
     under_way: BTreeMap<Key, (NetworkAccepted, Connectivity)>,
     running: BTreeSet<Key>,
+    /// What was done last of each: its own fact may be read later than it is stored, and nothing is done twice for that.
+    done: BTreeMap<Key, (u64, Connectivity)>,
 }
 
 impl Executor {
     pub(crate) fn new(mesh: Mesh, catalogue: Arc<Catalogue>, executioners: Vec<Box<dyn Executioner>>) -> Self {
-        let (under_way, running) = (BTreeMap::new(), BTreeSet::new());
-        Self { mesh, catalogue, executioners: Arc::new(executioners), under_way, running }
+        let (under_way, running, done) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { mesh, catalogue, executioners: Arc::new(executioners), under_way, running, done }
     }
 
     /// Works until the process stops.
@@ -55,7 +57,7 @@ impl Executor {
         let mut tail = log.tail("network.>", 1);
         let end = log.last_sequence().await.context("read end of NETWORK")?;
         let stopping = self.mesh.stopping();
-        let mut jobs: JoinSet<Key> = JoinSet::new();
+        let mut jobs: JoinSet<(Key, u64, Connectivity)> = JoinSet::new();
         loop {
             // Not before the past is known: what was under way may have ended since.
             if tail.position() >= end {
@@ -64,8 +66,9 @@ impl Executor {
             tokio::select! {
                 stored = tail.next() => self.learn(&stored.context("follow NETWORK")?),
                 Some(done) = jobs.join_next() => {
-                    if let Ok(key) = done {
+                    if let Ok((key, version, phase)) = done {
                         self.running.remove(&key);
+                        self.done.insert(key, (version, phase));
                     }
                 }
                 () = stopping.cancelled() => return Ok(()),
@@ -83,17 +86,19 @@ impl Executor {
                 *phase = changed.phase();
             }
             if changed.phase() == Connectivity::Withdrawn {
+                self.done.remove(&key);
                 self.under_way.remove(&key);
             }
         }
     }
 
-    fn begin(&mut self, jobs: &mut JoinSet<Key>) {
+    fn begin(&mut self, jobs: &mut JoinSet<(Key, u64, Connectivity)>) {
         for (key, (accepted, phase)) in &self.under_way {
             if jobs.len() >= JOBS_MAX {
                 return;
             }
-            let due = matches!(phase, Connectivity::Executing | Connectivity::Withdrawing);
+            let due = matches!(phase, Connectivity::Executing | Connectivity::Withdrawing)
+                && self.done.get(key) != Some(&(accepted.version, *phase));
             if !due || !self.running.insert(key.clone()) {
                 continue;
             }
@@ -103,7 +108,7 @@ impl Executor {
             jobs.spawn(async move {
                 let report = carry_out(&mesh, &catalogue, &executioners, &accepted, phase).await;
                 tell(&mesh, &report).await;
-                key
+                (key, accepted.version, phase)
             });
         }
     }
@@ -131,21 +136,6 @@ async fn tell(mesh: &Mesh, report: &ReportConnectivity) {
             () = tokio::time::sleep(RETRY) => {}
             () = stopping.cancelled() => return,
         }
-    }
-    // The fact that follows must be seen before the next job of this intent begins; it is the answer to this report.
-    let (owner, network) = (&report.owner, &report.network_id);
-    let filter = ConnectivityChanged::SUBJECT.replace("{owner}", owner).replace("{network_id}", network);
-    let log = mesh.bus().log(ConnectivityChanged::STREAM);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < deadline && !stopping.is_cancelled() {
-        if let Ok(Some(last)) = log.last(&filter).await
-            && let Ok(Some(changed)) = last.event::<ConnectivityChanged>()
-            && (changed.version > report.version
-                || (changed.version == report.version && changed.phase == report.phase))
-        {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
