@@ -862,7 +862,7 @@ fn a_dependency_is_followed_to_where_it_runs() {
     domain.network(&[("cloud", "edge", 1.0), ("cloud", "device", 40.0), ("edge", "device", 40.0)]);
     assert_eq!(domain.hear(wanted("peer", 2_000, 1)), ["decided peer 1 cloud"]);
     let bound = LatencyBound { to_instance: "peer".into(), max_latency_ms: 10.0, ..Default::default() };
-    assert_eq!(domain.hear(near("i", 100, bound)), ["decided i 1 edge"]);
+    assert_eq!(domain.hear(near("i", 100, bound)), ["decided i 1 cloud"], "beside its peer");
     assert!(domain.ruled_out("device").contains("latency to instance peer on cloud is 40.0 ms"));
 }
 
