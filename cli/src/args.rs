@@ -63,6 +63,12 @@ pub(crate) enum Command {
     /// What is done about anomalies, by your policy.
     #[command(subcommand)]
     Remedy(RemedyCommand),
+    /// The network as it is measured, and network intents.
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Asks the ALTO server (RFC 7285): maps, costs between sites and addresses.
+    #[command(subcommand)]
+    Alto(AltoCommand),
     /// Shows live messages, decoded, with their headers.
     Tap(TapOptions),
     /// Dead letters: what could not be decoded or handled.
@@ -443,6 +449,81 @@ pub(crate) enum RemedyCommand {
     },
 }
 
+/// Subcommands of `network`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Latency, jitter, loss, throughput and failures of every way between clusters.
+    Map {
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Submits network intents from a file; several are divided by `---`.
+    Submit {
+        /// YAML or JSON; `-` for standard input.
+        file: PathBuf,
+        /// Its id; the document's own when absent.
+        #[arg(long)]
+        id: Option<String>,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Shows what a network intent would be translated to; changes nothing.
+    Check {
+        /// YAML or JSON; `-` for standard input.
+        file: PathBuf,
+    },
+    /// All network intents.
+    List {
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One network intent, with the result of each of its calls.
+    Get {
+        /// Its id.
+        id: String,
+    },
+    /// Ends what a network intent made.
+    Withdraw {
+        /// Its id.
+        id: String,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+/// Subcommands of `alto`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AltoCommand {
+    /// What the server offers, and where.
+    Directory,
+    /// PIDs and the addresses in them.
+    Map,
+    /// Costs between PIDs.
+    Cost {
+        /// For example `routingcost`, `delay-ow`, `lossrate`, `tput`.
+        #[arg(default_value = "routingcost")]
+        metric: String,
+        /// `numerical` or `ordinal`.
+        #[arg(long, default_value = "numerical", value_parser = ["numerical", "ordinal"])]
+        mode: String,
+    },
+    /// Costs between addresses; your own where a list is empty.
+    Endpoint {
+        /// Metric, as for `cost`.
+        #[arg(long, default_value = "routingcost")]
+        metric: String,
+        /// `numerical` or `ordinal`.
+        #[arg(long, default_value = "numerical", value_parser = ["numerical", "ordinal"])]
+        mode: String,
+        /// From these addresses.
+        #[arg(long, value_delimiter = ',')]
+        from: Vec<std::net::IpAddr>,
+        /// To these addresses.
+        #[arg(long, value_delimiter = ',')]
+        to: Vec<std::net::IpAddr>,
+    },
+}
+
 /// Options of `tap`.
 #[derive(Debug, Args)]
 pub(crate) struct TapOptions {
@@ -555,6 +636,9 @@ pub(crate) struct UpOptions {
     /// Log level or filter, as tracing-subscriber's `EnvFilter` reads it.
     #[arg(long, default_value = "warn", env = "CONTINUUM_LOG_LEVEL")]
     pub(crate) log: String,
+    /// Puts a relay before each agent's probes; milliseconds in `<data-dir>/probe-delay-<cluster>` delay them.
+    #[arg(long, hide = true)]
+    pub(crate) relays: bool,
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use mesh_proto::{
     query::{
         account_queries_client::AccountQueriesClient, agent_queries_client::AgentQueriesClient,
         anomaly_queries_client::AnomalyQueriesClient, intent_queries_client::IntentQueriesClient,
-        learning_queries_client::LearningQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
+        learning_queries_client::LearningQueriesClient, network_queries_client::NetworkQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
         remedy_queries_client::RemedyQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
         twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
         workload_queries_client::WorkloadQueriesClient,
@@ -195,6 +195,11 @@ impl Client {
     /// The detector's remedies.
     pub(crate) async fn remedies(&self) -> anyhow::Result<RemedyQueriesClient<Channel>> {
         Ok(RemedyQueriesClient::new(self.channel("sar-detector").await?))
+    }
+
+    /// The network exposer.
+    pub(crate) async fn network(&self) -> anyhow::Result<NetworkQueriesClient<Channel>> {
+        Ok(NetworkQueriesClient::new(self.channel("mncc-exposer").await?))
     }
 
     /// A cluster's agent, at the endpoint that it registered.

@@ -3,6 +3,7 @@
 mod account;
 mod learn;
 pub(crate) mod sar;
+mod network;
 
 use std::{
     path::{Path, PathBuf},
@@ -60,6 +61,7 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
             .map(str::to_owned)
             .to_vec(),
             log: "error".into(),
+            relays: true,
             ..UpOptions::default()
         },
     )
@@ -398,6 +400,7 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
 
     sar::chapter(&mut story, &client, patient).await?;
 
+    network::chapter(&mut story, &client, data_dir, examples).await?;
     client.bus.close().await;
     let seconds = begun.elapsed().as_secs_f64();
     if story.failed.is_empty() {

@@ -135,6 +135,32 @@ fn said(stored: &Stored) -> Option<String> {
         m.cluster_id,
         if m.alive { "alive" } else { "silent" }
     ));
+    of!(placement::LatenciesNoted, |m| format!(
+        "latencies of {} ways noted (costs version {})",
+        m.links.len(),
+        m.version
+    ));
+    of!(cost::CostsChanged, |m| format!("network costs changed: {}", m.changes.join("; ")));
+    of!(network::SubmitNetworkIntent, |m| format!("asks for network {}", m.network_id));
+    of!(network::WithdrawNetworkIntent, |m| format!("asks to withdraw network {}", m.network_id));
+    of!(network::ReportConnectivity, |m| format!(
+        "reports network {} {}",
+        m.network_id,
+        m.phase().as_str_name().to_lowercase()
+    ));
+    of!(network::NetworkAccepted, |m| format!(
+        "network intent translated by {} to {} calls",
+        m.libraries.join(", "),
+        m.calls.len()
+    ));
+    of!(network::ConnectivityChanged, |m| format!(
+        "network {} {}{}{}",
+        m.network_id,
+        m.phase().as_str_name().to_lowercase(),
+        if m.reason.is_empty() { "" } else { ": " },
+        m.reason
+    ));
+    of!(network::NetworkRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
     of!(assignment::AssignmentChanged, |m| format!(
         "{}: {} instance {} (generation {})",
         m.cluster_id,

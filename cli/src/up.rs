@@ -32,6 +32,8 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a service may take to stop before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// Slot of the probe schedule on one machine: three clusters probe each other, both ways, in 1.2 s.
+const PROBE_SLOT_MS: u64 = 200;
 /// Disk that is left to others.
 const DISK_SPARE_BYTES: u64 = 1 << 30;
 
@@ -43,7 +45,7 @@ const ROOM_BYTES: u64 = 16 << 20;
 const RESTART_MIN: Duration = Duration::from_secs(10);
 
 /// The services of one machine, in start order; the cluster agents follow, one per cluster.
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 11] = [
     "workload-manager",
     "validator",
     "intent-manager",
@@ -53,6 +55,7 @@ const SERVICES: [&str; 10] = [
     "accounting",
     "cfdrl-agent",
     "sar-detector",
+    "mncc-exposer",
     "json-mirror",
 ];
 
@@ -253,10 +256,11 @@ impl Up {
             own.extend(sets_of(&sets, service));
             wanted.push(Member { title: service.into(), service, settings: common(service)?, own });
         }
-        for cluster in &clusters {
+        for (number, cluster) in clusters.iter().enumerate() {
             let mut settings = common("cluster-agent")?;
             settings.data_dir = Some(data_dir.join("state").join(format!("cluster-agent-{}", cluster.name)));
             let mut own = agent(cluster)?;
+            own.extend(probes(&data_dir, cluster, number, options.relays, &stopping).await?);
             own.extend(sets_of(&sets, "cluster-agent"));
             wanted.push(Member {
                 title: format!("cluster-agent {}", cluster.name),
@@ -423,6 +427,7 @@ impl Member {
             "accounting" => self.join_as(accounting::start).await,
             "cfdrl-agent" => self.join_as(cfdrl_agent::start).await,
             "sar-detector" => self.join_as(sar_detector::start).await,
+            "mncc-exposer" => self.join_as(mncc_exposer::start).await,
             "cluster-agent" => self.join_as(cluster_agent::start).await,
             _ => self.join_as(mirror::start).await,
         }
@@ -457,6 +462,34 @@ fn agent(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>> {
         ("site".into(), site),
         ("node".into(), format!("{}-1", cluster.name)),
     ]))
+}
+
+/// Where an agent answers probes: an address of its own on this machine, so that the clusters are several places in the
+/// network; if so wished, behind a relay that can delay them.
+async fn probes(
+    data_dir: &Path,
+    cluster: &Cluster,
+    number: usize,
+    relayed: bool,
+    stopping: &CancellationToken,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let address = |net: u8| {
+        std::net::IpAddr::from([127, net, u8::try_from(number / 250).unwrap_or(255), (number % 250 + 1) as u8])
+    };
+    let own = address(1);
+    let mut settings = BTreeMap::from([
+        ("probe_listen".to_owned(), format!("{own}:0")),
+        ("probe_slot_ms".to_owned(), PROBE_SLOT_MS.to_string()),
+    ]);
+    if relayed {
+        let relay = crate::relay::Relay::bind(&address(2).to_string()).await?;
+        let target = std::net::SocketAddr::new(own, relay.address.port());
+        settings.insert("probe_listen".to_owned(), target.to_string());
+        settings.insert("probe_advertise".to_owned(), relay.address.to_string());
+        let control = crate::relay::control(data_dir, &cluster.name);
+        tokio::spawn(relay.run(target, control, stopping.clone()));
+    }
+    Ok(settings)
 }
 
 fn sets(pairs: &[String]) -> anyhow::Result<BTreeMap<String, BTreeMap<String, String>>> {

@@ -74,6 +74,12 @@ areas! {
     anomaly,
     /// Remedies.
     remedy,
+    /// Network costs.
+    cost,
+    /// Network intents.
+    network,
+    /// The link-layer network manager's interface.
+    l2sm,
     /// gRPC queries.
     query,
 }

@@ -33,6 +33,7 @@ fn again(stream: &str, message: &str, body: &[u8]) -> Result<Bytes, DecodeError>
         "REPORT" => stream_report, "TWIN" => stream_twin, "LIFECYCLE" => stream_lifecycle,
         "LEARNING" => stream_learning,
         "ANOMALY" => stream_anomaly, "REMEDY" => stream_remedy, "REMEDY_ASK" => stream_remedy_ask,
+        "NETWORK" => stream_network, "NETWORK_ASK" => stream_network_ask, "COST" => stream_cost,
     }
 }
 

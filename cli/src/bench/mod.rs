@@ -5,6 +5,7 @@ mod account;
 mod bus;
 mod fsync;
 mod learn;
+mod network;
 mod rig;
 mod sar;
 mod whole;
@@ -37,6 +38,8 @@ pub(crate) struct Length {
     /// Full lengths, and the bounds as they are; without it under a minute, and bounds three times as wide.
     #[arg(long)]
     full: bool,
+    /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    Network(network::NetworkOptions),
 }
 
 /// Options of `bench bus`.
@@ -111,6 +114,7 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
         }
         BenchCommand::Learn(options) => return learn::run(options, format).await,
         BenchCommand::Sar(options) => return sar::run(options, format).await,
+        BenchCommand::Network(options) => return network::run(&options, format).await,
     };
     if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
         bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());

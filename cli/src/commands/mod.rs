@@ -2,12 +2,14 @@
 
 pub(crate) mod account;
 pub(crate) mod anomaly;
+pub(crate) mod alto;
 pub(crate) mod cluster;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod intent;
 pub(crate) mod learn;
 pub(crate) mod remedy;
+pub(crate) mod network;
 pub(crate) mod status;
 pub(crate) mod tap;
 pub(crate) mod twin;

@@ -21,6 +21,7 @@ mod kill9;
 mod late_retries;
 mod life;
 mod manifests;
+mod network;
 mod races;
 mod replay;
 mod support;

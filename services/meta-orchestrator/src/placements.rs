@@ -62,7 +62,7 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use self::draft::{Draft, excluded, request};
-use crate::plan::{self, Cluster, Preference, Snapshot, Spec};
+use crate::plan::{self, Cluster, Preference, Snapshot, Spec, Way};
 
 mod draft;
 mod facts;
@@ -242,6 +242,7 @@ impl Decider for Placements {
             Input::LearningAdvised(advised) if !self.limits.acts_on_advice || advised.domain != self.limits.domain => {
                 vec![]
             }
+            Input::CostsChanged(costs) if costs.domain != self.limits.domain => vec![],
             _ => vec![Key::new([self.limits.domain.as_str()])],
         }
     }
@@ -258,6 +259,7 @@ impl Decider for Placements {
             What::Event(Input::RemedyRequested(remedy)) => draft.requested(remedy),
             What::Event(Input::ReportLiveness(report)) => draft.liveness(report),
             What::Event(Input::LearningAdvised(advised)) => draft.advised(advised),
+            What::Event(Input::CostsChanged(costs)) => draft.costs(costs),
             What::Due => draft.due(),
         }
         Ok(draft.finish(matches!(asked.what, What::Due)))
@@ -402,7 +404,8 @@ impl Instance {
         let Some(why) = self.unplaced.as_ref().map(|u| Why::try_from(u.why).unwrap_or_default()) else { return vec![] };
         let excluded = excluded(self, why, snapshot);
         let Some(request) = request(self, &excluded) else { return vec![] };
-        let room = |(id, cluster): (&String, &Cluster)| Some((id.clone(), plan::room(id, cluster, &request)?));
+        let room =
+            |(id, cluster): (&String, &Cluster)| Some((id.clone(), plan::room(snapshot, id, cluster, &request)?));
         snapshot.clusters.iter().filter_map(room).collect()
     }
 
@@ -467,6 +470,7 @@ fn read_spec(wanted: &InstanceWanted) -> Option<Spec> {
         memory_limit_bytes: memory_limit_bytes.saturating_mul(replicas),
         selector: document.cluster_selector,
         singleton: document.singleton,
+        latency_bounds: document.latency_bounds,
     })
 }
 
@@ -476,7 +480,7 @@ fn fact_instance(fact: &Fact) -> Option<&str> {
         Fact::PlacementUnplaced(f) => Some(&f.instance_id),
         Fact::PlacementReleased(f) => Some(&f.instance_id),
         Fact::PlacementSettled(f) => Some(&f.instance_id),
-        Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) => None,
+        Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) | Fact::LatenciesNoted(_) => None,
     }
 }
 
@@ -485,6 +489,7 @@ fn more(fact: &Fact) -> bool {
         Fact::PlacementDecided(f) => f.more,
         Fact::PlacementUnplaced(f) => f.more,
         Fact::PlacementReleased(f) => f.more,
+        Fact::LatenciesNoted(f) => f.more,
         _ => false,
     }
 }
@@ -548,6 +553,17 @@ fn step_cluster(snapshot: &mut Snapshot, fact: &Fact, at: Timestamp) {
             if let Some(cluster) = snapshot.clusters.get_mut(cluster_id) {
                 cluster.available = matches!(fact, Fact::ClusterReturned(_));
                 cluster.since = at;
+            }
+        }
+        Fact::LatenciesNoted(noted) => {
+            snapshot.ways.clear();
+            for link in &noted.links {
+                let way = Way {
+                    latency_ms: link.latency_ms,
+                    from_site: link.from_site.clone(),
+                    to_site: link.to_site.clone(),
+                };
+                snapshot.ways.entry(link.from_cluster.clone()).or_default().insert(link.to_cluster.clone(), way);
             }
         }
         _ => {}
@@ -639,7 +655,7 @@ fn step(instance: Option<Instance>, fact: &Fact, at: Timestamp, ended_generation
                 instance.tried.remove(&f.cluster_id);
             }
         }
-        Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) => {}
+        Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) | Fact::LatenciesNoted(_) => {}
     }
     debug_assert!(instance.to.is_none() || instance.at.is_some(), "what moves is somewhere");
     (known || !instance.wanted.instance_id.is_empty()).then_some(instance)

@@ -5,11 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_proto::{
     Timestamp,
     cluster::ClusterRegistered,
+    cost::CostsChanged,
     deciders::placements::Fact,
     instance::{InstanceRejected, InstanceStatusChanged},
     intent::{IntentRemedyUnwanted, IntentRemedyWanted},
     learning::LearningAdvised,
-    placement::{ClusterJoined, ClusterLost, ClusterReturned, Load, Missed, PlacementUnplaced, ReportLiveness, Why},
+    placement::{
+        ClusterJoined, ClusterLost, ClusterReturned, LatenciesNoted, LinkLatency, Load, Missed, PlacementUnplaced,
+        ReportLiveness, Why,
+    },
     workload::{InstancePhase, InstanceWanted},
 };
 
@@ -20,6 +24,8 @@ use super::{
 };
 use crate::plan::{self, Choice, Cluster, Held, Request, Snapshot};
 
+/// Measured ways that are noted: those of 256 clusters.
+const LINKS_MAX: usize = 65_536;
 /// Why somebody who waited is planned again.
 const RETRIED: &str = "planned again as the clusters changed or capacity came free";
 
@@ -185,10 +191,12 @@ impl<'a> Draft<'a> {
                     let reason = format!("moved to {}", to.cluster_id);
                     self.push(released(self.limits, &instance, source, &reason, Released::Plainly));
                 }
+                self.keep_near(&status.instance_id);
             }
             (InstancePhase::Running, None, Some(at)) => {
                 if matches!(at.standing, Standing::Awaited | Standing::Silent | Standing::Failed) {
                     self.push(settled(self.limits, &instance, at, None));
+                    self.keep_near(&status.instance_id);
                 }
             }
             (InstancePhase::Failed, Some(to), _) => {
@@ -278,6 +286,66 @@ impl<'a> Draft<'a> {
             (false, true) => self.push(ClusterReturned { domain, cluster_id }),
             _ => {}
         }
+    }
+
+    /// Notes what the network was measured to take, and moves what is now too far from whom it talks to.
+    pub(super) fn costs(&mut self, costs: &CostsChanged) {
+        let believable = |ms: f64| ms.is_finite() && ms >= 0.0;
+        let links = costs.links.iter().filter(|link| link.up && believable(link.latency_ms));
+        let mut links: Vec<LinkLatency> = links
+            .map(|link| LinkLatency {
+                from_cluster: link.from_cluster.clone(),
+                to_cluster: link.to_cluster.clone(),
+                from_site: link.from_site.clone(),
+                to_site: link.to_site.clone(),
+                latency_ms: link.latency_ms,
+            })
+            .collect();
+        links.truncate(LINKS_MAX);
+        let noted = LatenciesNoted { domain: self.limits.domain.clone(), links, version: costs.version, more: false };
+        let mut after = Snapshot::default();
+        step_cluster(&mut after, &noted.clone().into(), self.at);
+        if after.ways == self.snapshot().ways {
+            return;
+        }
+        self.push(noted);
+        let base = self.base;
+        let bounded = |i: &Instance| i.spec.as_ref().is_some_and(|s| !s.latency_bounds.is_empty());
+        for (id, _) in base.instances.iter().filter(|(_, known)| bounded(known)) {
+            if self.actions_left == 0 {
+                // Looked at again when the costs change next.
+                return;
+            }
+            self.keep_near(id);
+        }
+    }
+
+    /// Moves what runs too far from whom it talks to.
+    fn keep_near(&mut self, id: &str) {
+        let Some(instance) = self.instance(id).cloned() else { return };
+        let Some(at) = instance.at.as_ref().filter(|at| at.standing == Standing::Running) else { return };
+        if instance.to.is_some() || instance.unplaced.is_some() || !available(self.snapshot(), &at.cluster_id) {
+            return;
+        }
+        let spec = self.resolved(&instance).spec;
+        let missed = spec.and_then(|spec| self.snapshot().missed_latency(&at.cluster_id, &spec));
+        if let Some(missed) = missed {
+            self.actions_left = self.actions_left.saturating_sub(1);
+            let reason = format!("on {}: {missed}", at.cluster_id);
+            self.plan(self.remembering(instance.clone()), Why::Latency, &reason, false);
+        }
+    }
+
+    /// With its bounds to other instances as bounds to where those are; one to an instance that is nowhere names no place.
+    fn resolved(&self, instance: &Instance) -> Instance {
+        let mut resolved = instance.clone();
+        let bounds = resolved.spec.as_mut().map(|spec| &mut spec.latency_bounds);
+        for bound in bounds.into_iter().flatten().filter(|bound| !bound.to_instance.is_empty()) {
+            let peer = self.instance(&bound.to_instance).filter(|peer| peer.wanted.owner == instance.wanted.owner);
+            bound.to_cluster = peer.map_or_else(String::new, |peer| peer.cluster().to_owned());
+            bound.to_site.clear();
+        }
+        resolved
     }
 
     pub(super) fn remedy(&mut self, remedy: &IntentRemedyWanted) {
@@ -485,8 +553,8 @@ impl<'a> Draft<'a> {
 
     fn can_be_placed(&self, id: &str) -> bool {
         self.waits_for_capacity(id).is_some_and(|(instance, why)| {
-            request(instance, &excluded(instance, why, self.snapshot()))
-                .is_some_and(|r| plan::fits(self.snapshot(), &r))
+            let excluded = excluded(instance, why, self.snapshot());
+            request(&self.resolved(instance), &excluded).is_some_and(|r| plan::fits(self.snapshot(), &r))
         })
     }
 
@@ -578,7 +646,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn choose(&self, instance: &Instance, why: Why) -> Choice {
-        match &request(instance, &excluded(instance, why, self.snapshot())) {
+        match &request(&self.resolved(instance), &excluded(instance, why, self.snapshot())) {
             Some(request) => plan::choose(self.snapshot(), request, self.limits.preference),
             None => {
                 let nearest = "its workload document cannot be read".to_owned();
@@ -645,6 +713,11 @@ impl<'a> Draft<'a> {
             let stays = unplaced(instance.cluster());
             return self.push(stays);
         };
+        let near_again = |a: &&Hold| why == Why::Latency && a.cluster_id == chosen && a.standing == Standing::Running;
+        if let Some(at) = at.as_ref().filter(near_again) {
+            // Where it runs is near enough again: nothing has to start anew.
+            return self.push(settled(self.limits, &instance, at, None));
+        }
         let Some(at) = at.filter(|a| a.cluster_id != chosen) else {
             return self.push(decided(self.limits, &instance, &chosen, "", choice.candidates, why, reason));
         };
@@ -762,6 +835,7 @@ fn missing(instance: &Instance, why: Why, choice: &Choice) -> String {
     match (why, instance.cluster()) {
         (Why::ClusterLost, at) if !at.is_empty() => format!("cluster lost: {at}; {nearest}"),
         (Why::Remedy, at) if !at.is_empty() => format!("no cluster would do better than {at}; {nearest}"),
+        (Why::Latency, at) if !at.is_empty() => format!("too far from its peer on {at}; {nearest}"),
         (Why::NotStarted, at) if !at.is_empty() => format!("not started on {at}; {nearest}"),
         (Why::Failed, at) if !at.is_empty() => format!("failed on {at}; {nearest}"),
         _ => nearest.clone(),

@@ -14,6 +14,7 @@ pub(super) fn set_more(fact: &mut Fact) {
         Fact::PlacementDecided(f) => f.more = true,
         Fact::PlacementUnplaced(f) => f.more = true,
         Fact::PlacementReleased(f) => f.more = true,
+        Fact::LatenciesNoted(f) => f.more = true,
         _ => debug_assert!(false, "work is left only behind facts about instances"),
     }
 }

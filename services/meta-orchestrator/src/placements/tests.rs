@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use mesh_proto::{
     cluster::ClusterRegistered,
+    cost::{CostsChanged, LinkCost},
     instance::{InstanceRejected, InstanceStatusChanged},
     intent::{IntentRemedyUnwanted, IntentRemedyWanted, TargetState},
     learning::LearningAdvised,
     placement::ReportLiveness,
-    workload::{InstancePhase, TargetBound},
+    workload::{InstancePhase, LatencyBound, TargetBound},
 };
 
 use super::*;
@@ -72,6 +73,7 @@ fn short(fact: &Fact) -> String {
         Fact::ClusterJoined(f) => format!("joined {}", f.cluster_id),
         Fact::ClusterLost(f) => format!("lost {}", f.cluster_id),
         Fact::ClusterReturned(f) => format!("returned {}", f.cluster_id),
+        Fact::LatenciesNoted(f) => format!("noted {}{}", f.links.len(), flag("more", f.more)),
     }
 }
 
@@ -129,6 +131,21 @@ impl Domain {
             memory_bytes: 1_000_000_000,
             ..Default::default()
         })
+    }
+
+    /// The network as it is measured: both directions of each way, each cluster a site of its name.
+    fn network(&mut self, ways: &[(&str, &str, f64)]) -> Vec<String> {
+        let link = |from: &str, to: &str, latency_ms: f64| LinkCost {
+            from_cluster: from.into(),
+            to_cluster: to.into(),
+            from_site: from.into(),
+            to_site: to.into(),
+            latency_ms: latency_ms.abs(),
+            up: latency_ms >= 0.0,
+            ..Default::default()
+        };
+        let links = ways.iter().flat_map(|(a, b, ms)| [link(a, b, *ms), link(b, a, *ms)]).collect();
+        self.hear(CostsChanged { domain: "default".into(), version: 1, links, ..Default::default() })
     }
 
     fn alive(&mut self, id: &str, alive: bool) -> Vec<String> {
@@ -885,4 +902,68 @@ fn a_requested_restart_is_a_new_generation_where_it_is_and_shares_the_cool_down_
     assert_eq!(domain.hear(remedy_of(Action::Migrate, "device", 2)), SILENCE, "and so does another");
     domain.pass(60_000);
     assert_eq!(domain.hear(remedy_of(Action::Migrate, "device", 2)), ["decided i 3 edge from device"]);
+}
+
+fn near(id: &str, cpu_milli: u32, bound: LatencyBound) -> InstanceWanted {
+    let resources = Resources { cpu_milli, memory_bytes: 1_000_000, ..Default::default() };
+    let document = WorkloadDocument { resources: Some(resources), latency_bounds: vec![bound], ..Default::default() };
+    InstanceWanted { document: document.encode_to_vec().into(), ..wanted(id, cpu_milli, 1) }
+}
+
+fn to_site(site: &str, max_latency_ms: f64) -> LatencyBound {
+    LatencyBound { to_site: site.into(), max_latency_ms, ..Default::default() }
+}
+
+#[test]
+fn what_must_be_near_waits_until_it_is_measured_and_moves_when_the_network_changes() {
+    let mut domain = Domain::three();
+    assert_eq!(domain.hear(near("i", 600, to_site("device", 10.0))), ["unplaced i"]);
+    assert!(domain.ruled_out("edge").contains("is not measured"));
+    let fast = [("cloud", "edge", 1.0), ("cloud", "device", 5.0), ("edge", "device", 1.0)];
+    assert_eq!(domain.network(&fast), ["noted 6", "decided i 1 edge"]);
+    domain.runs("edge", "i", 1);
+    assert_eq!(domain.network(&fast), Vec::<String>::new(), "the same figures are no news");
+    let slow = [("cloud", "edge", 31.0), ("cloud", "device", 5.0), ("edge", "device", 31.0)];
+    assert_eq!(domain.network(&slow), ["noted 6", "decided i 2 cloud from edge"]);
+    assert!(domain.reason().contains("latency to site device is 31.0 ms, wanted at most 10: 21.0 over"));
+    assert_eq!(domain.runs("cloud", "i", 2), ["settled i 2 cloud", "released i 1 edge"]);
+}
+
+#[test]
+fn what_becomes_too_far_while_it_starts_moves_once_it_runs() {
+    let mut domain = Domain::three();
+    let ways = |edge: f64| [("cloud", "device", 5.0), ("edge", "device", edge), ("cloud", "edge", 5.0)];
+    domain.network(&ways(1.0));
+    assert_eq!(domain.hear(near("i", 600, to_site("device", 10.0))), ["decided i 1 edge"]);
+    assert_eq!(domain.network(&ways(40.0)), ["noted 6"]);
+    assert_eq!(domain.runs("edge", "i", 1), ["settled i 1 edge", "decided i 2 cloud from edge"]);
+}
+
+#[test]
+fn where_nobody_is_near_enough_it_stays_and_is_settled_when_that_changes() {
+    let mut domain = Domain::three();
+    let ways = |edge: f64| [("cloud", "device", 50.0), ("edge", "device", edge), ("cloud", "edge", 50.0)];
+    domain.network(&ways(1.0));
+    domain.hear(near("i", 600, to_site("device", 10.0)));
+    domain.runs("edge", "i", 1);
+    // A way that is down is not near.
+    assert_eq!(domain.network(&ways(-1.0)), ["noted 4", "unplaced i stays edge"]);
+    assert!(domain.reason().starts_with("too far from its peer on edge"));
+    assert_eq!(domain.network(&ways(2.0)), ["noted 6", "settled i 1 edge"], "nothing starts anew");
+}
+
+#[test]
+fn a_dependency_is_followed_to_where_it_runs() {
+    let mut domain = Domain::three();
+    domain.network(&[("cloud", "edge", 1.0), ("cloud", "device", 40.0), ("edge", "device", 40.0)]);
+    assert_eq!(domain.hear(wanted("peer", 2_000, 1)), ["decided peer 1 cloud"]);
+    let bound = LatencyBound { to_instance: "peer".into(), max_latency_ms: 10.0, ..Default::default() };
+    assert_eq!(domain.hear(near("i", 100, bound)), ["decided i 1 cloud"], "beside its peer");
+    assert!(domain.ruled_out("device").contains("latency to instance peer on cloud is 40.0 ms"));
+}
+
+#[test]
+fn costs_of_another_domain_concern_nobody_here() {
+    let costs = CostsChanged { domain: "other".into(), ..Default::default() };
+    assert_eq!(Placements::default().concerns(&costs.into(), &()), []);
 }
