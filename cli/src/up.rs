@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use mesh_bus::{
     ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions, disk_room_bytes,
-    find_server, provision, read_seeds, render,
+    find_server, free_disk_bytes, provision, read_seeds, render,
 };
 use mesh_kit::{Mesh, Running, Settings, config, mirror};
 use mesh_proto::contract;
@@ -32,11 +32,20 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a service may take to stop before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// Slot of the probe schedule on one machine: three clusters probe each other, both ways, in 1.2 s.
+const PROBE_SLOT_MS: u64 = 200;
 /// Disk that is left to others.
 const DISK_SPARE_BYTES: u64 = 1 << 30;
 
+/// How often the nats-server is asked whether it can write.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Bytes that must be free before it is started anew.
+const ROOM_BYTES: u64 = 16 << 20;
+/// A server that cannot write for another reason than room is not started anew more often than this.
+const RESTART_MIN: Duration = Duration::from_secs(10);
+
 /// The services of one machine, in start order; the cluster agents follow, one per cluster.
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 12] = [
     "workload-manager",
     "validator",
     "intent-manager",
@@ -44,6 +53,10 @@ const SERVICES: [&str; 8] = [
     "collector",
     "cmdt-aggregator",
     "secure-storage",
+    "accounting",
+    "cfdrl-agent",
+    "sar-detector",
+    "mncc-exposer",
     "json-mirror",
 ];
 
@@ -184,6 +197,7 @@ impl Up {
                 ),
                 store_dir: data_dir.join("jetstream"),
                 ports_dir: Some(run_dir.clone()),
+                http_listen: Some("127.0.0.1:-1".into()),
                 disk_bytes: Some(
                     free.saturating_sub(DISK_SPARE_BYTES.min(free / 2)).min(mesh_bus::bytes_wanted(contract())),
                 ),
@@ -208,7 +222,7 @@ impl Up {
         }
         let stopping = CancellationToken::new();
         let (fail, failures) = mpsc::channel(16);
-        let server = tokio::spawn(keep_server(server, stopping.clone()));
+        let server = tokio::spawn(keep_server(server, data_dir.clone(), stopping.clone()));
 
         // The Zenoh router.
         let zenoh_port = if options.zenoh_port == 0 { free_port()? } else { options.zenoh_port };
@@ -243,10 +257,11 @@ impl Up {
             own.extend(sets_of(&sets, service));
             wanted.push(Member { title: service.into(), service, settings: common(service)?, own });
         }
-        for cluster in &clusters {
+        for (number, cluster) in clusters.iter().enumerate() {
             let mut settings = common("cluster-agent")?;
             settings.data_dir = Some(data_dir.join("state").join(format!("cluster-agent-{}", cluster.name)));
             let mut own = agent(cluster)?;
+            own.extend(probes(&data_dir, cluster, number, options.relays, &stopping).await?);
             own.extend(sets_of(&sets, "cluster-agent"));
             wanted.push(Member {
                 title: format!("cluster-agent {}", cluster.name),
@@ -411,6 +426,10 @@ impl Member {
             "collector" => self.join_as(collector::start).await,
             "cmdt-aggregator" => self.join_as(cmdt_aggregator::start).await,
             "secure-storage" => self.join_as(secure_storage::start).await,
+            "accounting" => self.join_as(accounting::start).await,
+            "cfdrl-agent" => self.join_as(cfdrl_agent::start).await,
+            "sar-detector" => self.join_as(sar_detector::start).await,
+            "mncc-exposer" => self.join_as(mncc_exposer::start).await,
             "cluster-agent" => self.join_as(cluster_agent::start).await,
             _ => self.join_as(mirror::start).await,
         }
@@ -445,6 +464,34 @@ fn agent(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>> {
         ("site".into(), site),
         ("node".into(), format!("{}-1", cluster.name)),
     ]))
+}
+
+/// Where an agent answers probes: an address of its own on this machine, so that the clusters are several places in the
+/// network; if so wished, behind a relay that can delay them.
+async fn probes(
+    data_dir: &Path,
+    cluster: &Cluster,
+    number: usize,
+    relayed: bool,
+    stopping: &CancellationToken,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let address = |net: u8| {
+        std::net::IpAddr::from([127, net, u8::try_from(number / 250).unwrap_or(255), (number % 250 + 1) as u8])
+    };
+    let own = address(1);
+    let mut settings = BTreeMap::from([
+        ("probe_listen".to_owned(), format!("{own}:0")),
+        ("probe_slot_ms".to_owned(), PROBE_SLOT_MS.to_string()),
+    ]);
+    if relayed {
+        let relay = crate::relay::Relay::bind(&address(2).to_string()).await?;
+        let target = std::net::SocketAddr::new(own, relay.address.port());
+        settings.insert("probe_listen".to_owned(), target.to_string());
+        settings.insert("probe_advertise".to_owned(), relay.address.to_string());
+        let control = crate::relay::control(data_dir, &cluster.name);
+        tokio::spawn(relay.run(target, control, stopping.clone()));
+    }
+    Ok(settings)
 }
 
 fn sets(pairs: &[String]) -> anyhow::Result<BTreeMap<String, BTreeMap<String, String>>> {
@@ -497,17 +544,33 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(listener.local_addr().context("find a free port")?.port())
 }
 
-/// Keeps the nats-server running; started again at once when it ends by itself.
-async fn keep_server(mut server: Server, stopping: CancellationToken) {
+/// Keeps the nats-server running; started again at once when it ends by itself, and when there is room again after its
+/// disk was full: until then it takes no writes.
+async fn keep_server(mut server: Server, data_dir: PathBuf, stopping: CancellationToken) {
     let mut pause = Duration::from_millis(50);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut told = false;
+    let mut begun = Instant::now();
     loop {
-        let begun = Instant::now();
         tokio::select! {
             ended = server.ended() => {
                 if begun.elapsed() > Duration::from_secs(10) {
                     pause = Duration::from_millis(50);
                 }
                 note(format!("continuum: nats-server ended ({}), starting it again", ended.map_or_else(|e| e.to_string(), |s| s.to_string())));
+            }
+            _ = look.tick() => {
+                let Some(error) = server.write_error().await else { continue };
+                if !told {
+                    note(format!("continuum: nats-server cannot write, so writes wait: {error}; make room on the disk of {}", data_dir.display()));
+                    told = true;
+                }
+                let is_full = free_disk_bytes(&data_dir).is_ok_and(|free| free < ROOM_BYTES);
+                if is_full || begun.elapsed() < RESTART_MIN {
+                    continue;
+                }
+                told = false;
+                note("continuum: there is room again, starting nats-server anew");
             }
             () = stopping.cancelled() => {
                 if let Err(error) = server.stop().await {
@@ -523,6 +586,7 @@ async fn keep_server(mut server: Server, stopping: CancellationToken) {
                 () = stopping.cancelled() => return,
             }
         }
+        begun = Instant::now();
     }
 }
 

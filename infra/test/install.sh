@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs what the test suite uses besides Rust and nats-server, into .tools/test. Without it, the suites that need
-# it skip by name.
+# Installs what the test suite uses besides Rust and nats-server, into .tools. Without it, the suites that need it skip
+# by name: Python clients of NATS and Zenoh, validators of compose.yaml and of Kubernetes resources, and kustomize.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 tools="$PWD/.tools"
+kustomize=v5.7.1
 mkdir -p "$tools"
 if ! command -v python3 >/dev/null; then
   echo "no python3: the outside-client and manifest suites will be skipped" >&2
@@ -11,8 +12,25 @@ if ! command -v python3 >/dev/null; then
 fi
 stamp="$tools/test/.installed"
 if [ ! -f "$stamp" ] || ! cmp -s infra/test/requirements.txt "$stamp"; then
+  rm -rf "$tools/test"
   python3 -m venv "$tools/test"
   "$tools/test/bin/pip" install --quiet --disable-pip-version-check -r infra/test/requirements.txt
   cp infra/test/requirements.txt "$stamp"
 fi
 echo "Python test tools in $tools/test"
+
+# Resources are put together in Python where kustomize cannot be had, which knows less of kustomizations.
+if [ ! -x "$tools/go/kustomize" ]; then
+  if ! command -v go >/dev/null; then
+    echo "no go: kustomizations are put together without kustomize" >&2
+  elif ! GOBIN="$tools/go" GOFLAGS=-trimpath go install "sigs.k8s.io/kustomize/kustomize/v5@$kustomize" >"$tools/kustomize.log" 2>&1; then
+    echo "kustomize $kustomize could not be built (see $tools/kustomize.log): kustomizations are put together without it" >&2
+  fi
+fi
+if [ -x "$tools/go/kustomize" ]; then echo "kustomize $kustomize in $tools/go"; fi
+if command -v go >/dev/null; then
+  (cd infra/test/ledger-check && GOFLAGS=-mod=readonly go build -o "$tools/test/ledger-check" .)
+  echo "Go checker of ledgers in $tools/test"
+else
+  echo "no go: ledgers are checked by pymerkle alone" >&2
+fi

@@ -4,7 +4,7 @@
 //! the nearest known name. Writing expands embedded documents.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions, Value};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::DecodeError;
 
@@ -138,9 +138,4 @@ fn unknown(descriptor: &MessageDescriptor, name: &str, at: &str) -> String {
 /// Levenshtein distance, on names of a few dozen characters.
 fn distance(a: &str, b: &str) -> usize {
     strsim::levenshtein(a, b)
-}
-
-/// An object with one field, for wrapping.
-pub fn object(name: &str, value: Json) -> Json {
-    Json::Object(Map::from_iter([(name.to_owned(), value)]))
 }

@@ -56,6 +56,8 @@ areas! {
     telemetry,
     /// What targets achieved.
     observation,
+    /// Learned policies, their advice, and rounds of federated learning.
+    learning,
     /// Intent reports.
     report,
     /// Digital twins.
@@ -66,6 +68,22 @@ areas! {
     object,
     /// Notices about services.
     lifecycle,
+    /// What instances used.
+    usage,
+    /// The ledger.
+    account,
+    /// Signed heads of the ledger.
+    account_head,
+    /// Anomalies.
+    anomaly,
+    /// Remedies.
+    remedy,
+    /// Network costs.
+    cost,
+    /// Network intents.
+    network,
+    /// The link-layer network manager's interface.
+    l2sm,
     /// gRPC queries.
     query,
 }

@@ -28,8 +28,13 @@ fn again(stream: &str, message: &str, body: &[u8]) -> Result<Bytes, DecodeError>
         "WORKLOAD_ASK" => stream_workload_ask, "WORKLOAD" => stream_workload, "PLACEMENT_ASK" => stream_placement_ask,
         "PLACEMENT" => stream_placement, "ASSIGNMENT" => stream_assignment, "CLUSTER" => stream_cluster,
         "INSTANCE" => stream_instance, "TELEMETRY" => stream_telemetry, "OBSERVATION" => stream_observation,
+        "USAGE" => stream_usage, "ACCOUNT" => stream_account, "ACCOUNT_ASK" => stream_account_ask,
+        "ACCOUNT_HEAD" => stream_account_head,
         "REPORT" => stream_report, "TWIN" => stream_twin, "LIFECYCLE" => stream_lifecycle,
         "STORAGE" => stream_storage, "STORAGE_ASK" => stream_storage_ask, "OBJECT" => stream_object,
+        "LEARNING" => stream_learning,
+        "ANOMALY" => stream_anomaly, "REMEDY" => stream_remedy, "REMEDY_ASK" => stream_remedy_ask,
+        "NETWORK" => stream_network, "NETWORK_ASK" => stream_network_ask, "COST" => stream_cost,
     }
 }
 

@@ -1,11 +1,14 @@
 //! `bench bus`: what the bus costs over hand-written code, and whether the bounds hold. Raw and ours are measured in
 //! turn, in one run, on one server that syncs every write.
 
+mod account;
 mod bus;
-mod decider;
 mod fsync;
+mod learn;
+mod network;
 mod rig;
 mod storage;
+mod sar;
 mod whole;
 
 use std::{collections::BTreeSet, process::ExitCode, time::Instant};
@@ -24,6 +27,22 @@ pub(crate) enum BenchCommand {
     Bus(BusOptions),
     /// Storage: put and get beside hash, cipher, code and disk, in one run.
     Storage(storage::StorageOptions),
+    /// The anomaly detector beside river's, on Shuttle in stream order.
+    Sar(sar::SarOptions),
+    /// The learner: its return on held-out seeds beside schedulers by rule, and what hostile members of a federation do.
+    Learn(learn::LearnOptions),
+    /// The ledger: windows folded in the core beside hashing alone, verification, and windows through the bus.
+    Account(Length),
+    /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    Network(network::NetworkOptions),
+}
+
+/// How long a benchmark takes.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Length {
+    /// Full lengths, and the bounds as they are; without it under a minute, and bounds three times as wide.
+    #[arg(long)]
+    full: bool,
 }
 
 /// Options of `bench bus`.
@@ -93,6 +112,13 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
     let options = match command {
         BenchCommand::Bus(options) => options,
         BenchCommand::Storage(options) => return storage::run(options, format).await,
+        BenchCommand::Account(Length { full }) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, full, begun, account::measure(full).await?));
+        }
+        BenchCommand::Learn(options) => return learn::run(options, format).await,
+        BenchCommand::Sar(options) => return sar::run(options, format).await,
+        BenchCommand::Network(options) => return network::run(&options, format).await,
     };
     if let Some(unknown) = options.only.iter().find(|n| !ROWS.contains(n)) {
         bail!("--only {unknown}: measurements are {} to {}", ROWS.start(), ROWS.end());
@@ -106,11 +132,16 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
     };
     rows.sort_by_key(|row| row.number);
-    let loose = if options.full { 1.0 } else { LOOSE };
+    Ok(conclude(format, options.full, begun, rows))
+}
+
+/// Shows what was measured; exit code 1 if a bound does not hold.
+fn conclude(format: Format, full: bool, begun: Instant, rows: Vec<Row>) -> ExitCode {
+    let loose = if full { 1.0 } else { LOOSE };
     let holds = |row: &Row| row.measured.is_some_and(|measured| row.bound.holds(measured, loose));
     let seconds = begun.elapsed().as_secs_f64();
     let value = json!({
-        "full": options.full,
+        "full": full,
         "bounds_widened": loose,
         "seconds": seconds,
         "rows": rows.iter().map(|row| {
@@ -139,13 +170,9 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
     });
     note(format!(
         "{seconds:.1} s; bounds {}",
-        if options.full {
-            "as they are".to_owned()
-        } else {
-            format!("{loose} times as wide: direction only, see --full")
-        }
+        if full { "as they are".to_owned() } else { format!("{loose} times as wide: direction only, see --full") }
     ));
-    Ok(ExitCode::from(u8::from(!rows.iter().all(holds))))
+    ExitCode::from(u8::from(!rows.iter().all(holds)))
 }
 
 /// Takes the measurements that are wanted, one after the other; one that fails says so in its row.

@@ -11,8 +11,6 @@ use mesh_bus::{
 use mesh_kit::{Mesh, Running, Settings};
 use mesh_proto::contract;
 
-use super::decider::Accepts;
-
 /// Disk that the longest measurement takes, with room to spare.
 const DISK_BYTES: u64 = 3 << 30;
 
@@ -68,7 +66,7 @@ impl Rig {
         Ok(Bus::connect(options).await?)
     }
 
-    fn key(&self, service: &str) -> anyhow::Result<PathBuf> {
+    pub(super) fn key(&self, service: &str) -> anyhow::Result<PathBuf> {
         self.keys.get(service).cloned().ok_or_else(|| anyhow!("the contract has no identity {service}"))
     }
 
@@ -88,7 +86,13 @@ impl Rig {
             bus_seed_file: Some(mesh_kit::Secret::at(self.key("validator")?)),
             ..Settings::default()
         };
-        mesh_kit::join("validator", settings, (), |mesh: Mesh, ()| async move { mesh.decide(Accepts).await }).await
+        mesh_kit::join(
+            "validator",
+            settings,
+            (),
+            |mesh: Mesh, ()| async move { mesh_kit::baseline::accept_all(mesh).await },
+        )
+        .await
     }
 }
 

@@ -46,9 +46,6 @@ pub(crate) async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow
             show(context, watch.watch, async || {
                 let request = GetRequest { owner: context.owner.clone(), id: id.clone() };
                 let view = answer("get the intent", client.intents().await?.get(request).await)?;
-                if view.version == 0 {
-                    bail!("there is no intent {id}: only commands about it were refused; see `continuum why {id}`");
-                }
                 Ok(Shown { value: to_json(VIEW, &view), text: page(&view) })
             })
             .await
@@ -102,14 +99,15 @@ async fn write(context: &Context<'_>, file: &IntentFile, update: bool) -> anyhow
             checked("intent id", &id)?;
             checked("owner", &owner)?;
             if update {
-                // The version belongs to the command's id: back to an earlier definition is a new command.
+                // What has happened to it belongs to the command's id: the same definition again after the intent was
+                // terminated, or back to an earlier one, is a new command and not the old one sent twice.
                 let request = GetRequest { owner: owner.clone(), id: id.clone() };
-                let version = match client.intents().await?.get(request).await {
-                    Ok(view) => view.into_inner().version,
+                let sequence = match client.intents().await?.get(request).await {
+                    Ok(view) => view.into_inner().sequence,
                     Err(status) if status.code() == tonic::Code::NotFound => 0,
-                    Err(status) => return answer("read the intent's version", Err(status)),
+                    Err(status) => return answer("read the intent", Err(status)),
                 };
-                let command_id = derived_id(&["update", &owner, &id, &version.to_string(), &content]);
+                let command_id = derived_id(&["update", &owner, &id, &sequence.to_string(), &content]);
                 let command = UpdateIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent) };
                 submit(&client, &command, command_id, &owner, &id, file.wait, &file.waiting).await
             } else {

@@ -1,9 +1,15 @@
 //! The commands, one module per noun, and what they share.
 
+pub(crate) mod account;
+pub(crate) mod anomaly;
+pub(crate) mod alto;
 pub(crate) mod cluster;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod intent;
+pub(crate) mod learn;
+pub(crate) mod remedy;
+pub(crate) mod network;
 pub(crate) mod status;
 pub(crate) mod storage;
 pub(crate) mod tap;
@@ -15,7 +21,9 @@ use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
 use mesh_bus::Stored;
-use mesh_proto::{Timestamp, intent::IntentRefused, workload::WorkloadRefused};
+use mesh_proto::{
+    Timestamp, account::AccountRefused, intent::IntentRefused, remedy::RemedyRefused, workload::WorkloadRefused,
+};
 use serde_json::{Value as Json, json};
 use tonic::{Code, Response, Status};
 
@@ -165,6 +173,12 @@ pub(crate) fn conclude(format: Format, noun: &str, outcomes: &[Outcome]) -> Exit
 /// Reason and cure, if a fact refuses a command.
 pub(crate) fn refusal(stored: &Stored) -> Option<(String, String)> {
     if let Ok(Some(refused)) = stored.event::<IntentRefused>() {
+        return Some((refused.reason, refused.cure));
+    }
+    if let Ok(Some(refused)) = stored.event::<AccountRefused>() {
+        return Some((refused.reason, refused.cure));
+    }
+    if let Ok(Some(refused)) = stored.event::<RemedyRefused>() {
         return Some((refused.reason, refused.cure));
     }
     let refused = stored.event::<WorkloadRefused>().ok().flatten()?;

@@ -8,15 +8,17 @@
 //! - Deciding again, with the input at the cause's address, the World folded to the recorded positions and the entity
 //!   folded to the fact before, gives the same facts with the same ids and times ([`decided_again`]).
 //! - At rest every wanted instance runs on exactly one cluster, or its plan says why not; what is not wanted runs
-//!   nowhere; every intent that is not at its end says why it is where it is and what it waits for ([`rest`]).
+//!   nowhere; every intent that is not at its end says why it is where it is and what it waits for; one whose instance
+//!   failed wherever it could be tried is FULFILMENTFAILED ([`rest`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use intent_manager::domain::Intents;
 use mesh_bus::Stored;
 use mesh_kit::{Asked, Decider, Key, What, World as _, replica::Replica};
 use mesh_proto::{
     EventSet as _, FactSet as _, Timestamp,
-    deciders::{intents, placements as planner, workloads},
+    deciders::{intents as intent_facts, placements as planner, workloads},
     derived_id,
     intent::{FulfilmentStatus, NotFulfilledState, State},
 };
@@ -34,9 +36,20 @@ use super::{
 /// Streams that deciders write.
 pub const DECIDED: [&str; 5] = ["INTENT", "VALIDATION", "WORKLOAD", "PLACEMENT", "ASSIGNMENT"];
 
+/// Milliseconds between two remedies at least, and at most 16 times as many.
+const COOLDOWN_MS: i64 = 5_000;
+
+/// Remedies for an instance in the last ninety seconds of a run: after 5, 10, 20 and 40 s.
+const REMEDIES_MAX: u32 = 5;
+
 /// The planner of every run.
 pub fn placements() -> Placements {
-    Placements::new(Limits::default())
+    Placements::new(Limits { move_cooldown_ms: COOLDOWN_MS, ..Limits::default() })
+}
+
+/// The intent manager of every run.
+pub fn intents() -> Intents {
+    Intents::new(intent_manager::domain::Limits { remedy_cooldown_ms: COOLDOWN_MS })
 }
 
 fn key(stored: &Stored) -> Key {
@@ -114,11 +127,11 @@ fn at(stored: &Stored) -> String {
 fn answers(bus: &MemoryBus) -> Result<(), String> {
     let mut answers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for stored in bus.read("INTENT") {
-        let named = match intents::Fact::decode(&stored.message, &stored.body).map_err(|e| e.to_string())? {
-            intents::Fact::IntentSubmitted(f) => f.command_id,
-            intents::Fact::IntentUnchanged(f) => f.command_id,
-            intents::Fact::IntentStateChanged(f) => f.command_id,
-            intents::Fact::IntentRefused(f) => f.command_id,
+        let named = match intent_facts::Fact::decode(&stored.message, &stored.body).map_err(|e| e.to_string())? {
+            intent_facts::Fact::IntentSubmitted(f) => f.command_id,
+            intent_facts::Fact::IntentUnchanged(f) => f.command_id,
+            intent_facts::Fact::IntentStateChanged(f) => f.command_id,
+            intent_facts::Fact::IntentRefused(f) => f.command_id,
             _ => String::new(),
         };
         answers.entry(named).or_default().push(at(stored));
@@ -176,12 +189,12 @@ fn table(bus: &MemoryBus) -> Result<(), String> {
                 || ["SS", "TT"].contains(&step.as_str());
             if allowed && from == now { Ok(to) } else { Err(format!("{} goes from {now} by {step}", at(stored))) }
         };
-        let next = match intents::Fact::decode(&stored.message, &stored.body).map_err(|e| e.to_string())? {
-            intents::Fact::IntentStateChanged(f) => step(row(f.from.as_ref()), row(f.to.as_ref()), &[])?,
+        let next = match intent_facts::Fact::decode(&stored.message, &stored.body).map_err(|e| e.to_string())? {
+            intent_facts::Fact::IntentStateChanged(f) => step(row(f.from.as_ref()), row(f.to.as_ref()), &[])?,
             // An accepted update of the definition begins again.
-            intents::Fact::IntentAcknowledged(f) => step(now, row(f.state.as_ref()), &["TA", "CA", "FA", "DA"])?,
-            intents::Fact::IntentRejected(f) => step(now, row(f.state.as_ref()), &[])?,
-            intents::Fact::IntentUnchanged(f) if row(f.state.as_ref()) != now => {
+            intent_facts::Fact::IntentAcknowledged(f) => step(now, row(f.state.as_ref()), &["TA", "CA", "FA", "DA"])?,
+            intent_facts::Fact::IntentRejected(f) => step(now, row(f.state.as_ref()), &[])?,
+            intent_facts::Fact::IntentUnchanged(f) if row(f.state.as_ref()) != now => {
                 return Err(format!("{} says {} of an intent at {now}", at(stored), row(f.state.as_ref())));
             }
             _ => now,
@@ -235,7 +248,7 @@ fn capacities(bus: &MemoryBus) -> Result<(), String> {
 
 /// Why a decision that is stored would not be taken again, if so.
 pub fn decided_again(bus: &MemoryBus) -> Result<(), String> {
-    again(&intent_manager::domain::Intents, bus)?;
+    again(&intents(), bus)?;
     again(&validator::domain::Verdicts, bus)?;
     again(&workload_manager::domain::Workloads, bus)?;
     again(&placements(), bus)?;
@@ -304,6 +317,23 @@ fn again<D: Decider>(decider: &D, bus: &MemoryBus) -> Result<(), String> {
     Ok(())
 }
 
+/// Why remedies are asked for without end, if so: of one instance at most so many since then as the back-off allows.
+pub fn remedies(bus: &MemoryBus, since: Timestamp) -> Result<(), String> {
+    let mut asked: BTreeMap<(String, String), u32> = BTreeMap::new();
+    for stored in bus.read("INTENT").iter().filter(|m| m.time > since) {
+        if let Ok(intent_facts::Fact::IntentRemedyWanted(fact)) =
+            intent_facts::Fact::decode(&stored.message, &stored.body)
+        {
+            let times = asked.entry((fact.intent_id, fact.instance_id)).or_default();
+            *times += 1;
+            if *times > REMEDIES_MAX {
+                return Err(format!("{}: asked for {times} times since {since:?}", at(stored)));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Why the world at rest is not as wanted, if so.
 pub fn rest(bus: &MemoryBus, sites: &[Site], now: Timestamp) -> Result<(), String> {
     let mut wanted: BTreeMap<String, u32> = BTreeMap::new();
@@ -335,11 +365,22 @@ pub fn rest(bus: &MemoryBus, sites: &[Site], now: Timestamp) -> Result<(), Strin
             return Err(format!("{} keeps {instance}, which nobody wants", site.id));
         }
     }
-    for (key, intent) in fold(&intent_manager::domain::Intents, bus, u64::MAX) {
+    for (key, intent) in fold(&intents(), bus, u64::MAX) {
         let (state, row) = (&intent.state, row(Some(&intent.state)));
         if intent.submission.is_some() && !"FT".contains(row) && (state.reason.is_empty() || state.waits_for.is_empty())
         {
             return Err(format!("intent {key} is {row} and does not say why or what it waits for: {state:?}"));
+        }
+        let given_up = |id: &String| {
+            planned.instances.get(id).is_some_and(|plan| match &plan.unplaced {
+                Some(unplaced) => unplaced.used_up,
+                None => plan.at.as_ref().is_some_and(|hold| hold.standing == Standing::Failed),
+            })
+        };
+        if "ACFD".contains(row)
+            && let Some(instance) = intent.instances().iter().find(|i| given_up(&i.id))
+        {
+            return Err(format!("intent {key} is {row}, though {} is given up: {state:?}", instance.id));
         }
         if intent.submission.is_some() && row == '-' {
             return Err(format!("intent {key} was never judged: {state:?}"));

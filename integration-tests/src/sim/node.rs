@@ -303,7 +303,13 @@ impl<D: Decider + Clone> Node for Deciding<D> {
 
     fn save(&mut self, bus: &mut MemoryBus, max: usize) {
         let Some(running) = &mut self.running else { return };
-        let Some((entries, mut index)) = running.replica.snapshot(5_000, running.saved) else { return };
+        let Some((entries, index)) = running.replica.snapshot(5_000, running.saved) else { return };
+        // Without a new index the last one stays true.
+        let last = || {
+            let last = bus.buckets.get(D::NAME).and_then(|b| b.values.get("index"));
+            last.map(|bytes| serde_json::from_slice(bytes).expect("an index")).unwrap_or_default()
+        };
+        let mut index: Index = index.unwrap_or_else(last);
         if self.flaw == Flaw::SavesAhead {
             index.position = bus.end(&Self::own_stream());
         }

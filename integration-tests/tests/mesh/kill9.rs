@@ -27,8 +27,10 @@ fn number(variable: &str, default: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() {
-    let cycles = usize::try_from(number("CONTINUUM_CYCLES", 12)).unwrap();
-    let intents = usize::try_from(number("CONTINUUM_INTENTS", 300)).unwrap();
+    let (cycles, intents) = if support::is_full() { (50, 2_000) } else { (12, 300) };
+    let cycles = usize::try_from(number("CONTINUUM_CYCLES", cycles)).unwrap();
+    let intents = usize::try_from(number("CONTINUUM_INTENTS", intents)).unwrap();
+    assert!(cycles > 0 && intents >= REAL, "CONTINUUM_CYCLES is at least 1, CONTINUUM_INTENTS at least {REAL}");
     let seed = number("CONTINUUM_SEED", u64::try_from(support::now().as_nanos()).unwrap());
     eprintln!("kill9: {cycles} cycles, {intents} intents, {REAL} of them real processes, CONTINUUM_SEED={seed}");
     let begun = Instant::now();
@@ -50,6 +52,7 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
     let all: usize = support::children(mesh.pid()).len();
     let mut chance = seed | 1;
     let mut killed: BTreeMap<String, usize> = BTreeMap::new();
+    let mut replaced: Vec<Duration> = vec![];
     for cycle in 0..cycles {
         let share = intents * cycle / cycles..intents * (cycle + 1) / cycles;
         let (mesh, ids) = (&mesh, &ids);
@@ -65,16 +68,23 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
             chance ^= chance << 17;
             let victims: Vec<(u32, String)> = support::children(mesh.pid()).into_iter().collect();
             let (pid, name) = victims[usize::try_from(chance % victims.len() as u64).unwrap()].clone();
+            let since = Instant::now();
             support::signal(pid, Signal::SIGKILL);
             *killed.entry(name).or_default() += 1;
             mesh.until("the killed process is replaced", async || {
                 (!support::runs(pid) && support::children(mesh.pid()).len() == all).then_some(())
             })
             .await;
+            replaced.push(since.elapsed());
         };
         // The next one dies as soon as this one was replaced and the share was taken in: often before it is ready.
         tokio::join!(submitting, killing);
+        if (cycle + 1).is_multiple_of(10) {
+            eprintln!("kill9: {} of {cycles} cycles after {:.0} s", cycle + 1, begun.elapsed().as_secs_f64());
+        }
     }
+    let submitted = begun.elapsed();
+    replaced.sort_unstable();
     eprintln!("kill9: submitted after {:.1} s; killed {killed:?}", begun.elapsed().as_secs_f64());
 
     // Every intent in its right state.
@@ -103,7 +113,8 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
         let body = mesh_proto::json::to_value(&fact.message, &fact.body).unwrap_or_default();
         stands.insert(id, format!("{} {body}", fact.subject));
     }
-    eprintln!("kill9: every intent is FULFILLED after {:.1} s", begun.elapsed().as_secs_f64());
+    let settled = begun.elapsed();
+    eprintln!("kill9: every intent is FULFILLED after {:.1} s", settled.as_secs_f64());
 
     // Every accepted command has exactly one answer.
     let facts = mesh.facts("INTENT").await;
@@ -143,9 +154,26 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
     let before = support::descendants(mesh.pid());
     mesh.down().await;
     assert_eq!(before.into_iter().filter(|pid| support::runs(*pid)).count(), 0, "processes run after `down`");
-    eprintln!(
-        "kill9: {read} facts, none twice; {} commands, each answered once; {:.1} s",
-        ids.len(),
-        begun.elapsed().as_secs_f64()
-    );
+    let victims: Vec<String> = killed.iter().map(|(name, times)| format!("{name} {times}")).collect();
+    let rows = [
+        ("processes killed", format!("{cycles}: {}", victims.join(", "))),
+        (
+            "replaced after",
+            format!("p50 {} ms, at most {} ms", millis(&replaced, cycles / 2), millis(&replaced, cycles - 1)),
+        ),
+        ("intents", format!("{intents}, {REAL} of them real processes")),
+        ("all submitted, all FULFILLED", format!("{:.1} s, {:.1} s", submitted.as_secs_f64(), settled.as_secs_f64())),
+        ("accepted commands lost", format!("0 of {}", ids.len())),
+        ("facts twice", format!("0 of {read}")),
+        ("intents in a wrong state", "0".into()),
+        ("wanted processes not running exactly once", format!("0 of {REAL}")),
+        ("dead letters", "0".into()),
+    ];
+    for (what, value) in rows {
+        eprintln!("kill9: | {what} | {value} |");
+    }
+}
+
+fn millis(sorted: &[Duration], position: usize) -> u128 {
+    sorted.get(position).map_or(0, Duration::as_millis)
 }

@@ -5,17 +5,23 @@
 //!
 //! | variable | meaning | default |
 //! | --- | --- | --- |
-//! | `CONTINUUM_CYCLES` | processes killed by `kill9` | 12 |
-//! | `CONTINUUM_INTENTS` | intents submitted meanwhile | 300 |
-//! | `CONTINUUM_SEED` | which processes are killed | the time |
+//! | `CONTINUUM_FULL` | the long form of every harness; `make test-full` sets it | |
+//! | `CONTINUUM_CYCLES` | processes killed by `kill9`; 1,000 by `make test-kill9` | 12, long form 50 |
+//! | `CONTINUUM_INTENTS` | intents submitted meanwhile | 300, long form 2,000 |
+//! | `CONTINUUM_SEED` | which processes are killed, or get a fault | the time |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
 
+mod account;
+mod anomalies;
 mod bad_input;
 mod clients;
+mod full_disk;
 mod kill9;
 mod late_retries;
 mod life;
+mod manifests;
+mod network;
 mod races;
 mod replay;
 mod support;

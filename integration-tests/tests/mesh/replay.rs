@@ -70,7 +70,7 @@ async fn every_entity_is_the_fold_of_its_stream_and_would_decide_the_same_again(
     let url = server.url();
     let limits = Limits { preference: Preference::Pack, ..Limits::default() };
     let bus = async |identity: &str| support::connect(&url, identity, &mesh.seed(identity)).await;
-    check(&bus("intent-manager").await, &bus("person").await, || intent_manager::domain::Intents).await;
+    check(&bus("intent-manager").await, &bus("person").await, intent_manager::domain::Intents::default).await;
     check(&bus("validator").await, &bus("person").await, || validator::domain::Verdicts).await;
     check(&bus("workload-manager").await, &bus("person").await, || workload_manager::domain::Workloads).await;
     let orchestrator = bus("meta-orchestrator").await;

@@ -1,6 +1,6 @@
 //! Key-value state, for snapshots: the last value of each key, in the stream that carries the bucket.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::{
     Log, LogError, PublishError, Stored,
     bus::{Backoff, Link},
+    parts::{self, Head},
     writer,
 };
 
@@ -29,6 +30,26 @@ pub enum BucketError {
         #[source]
         source: LogError,
     },
+    /// The parts of a large value are not those that its head tells of, and stay so.
+    #[error("read {key} of bucket {bucket}: the parts of its value do not belong together; write it again")]
+    Torn {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+    },
+    /// A value is larger than a reader would hold.
+    #[error("write {key} of bucket {bucket}: {size} bytes, of at most {limit}")]
+    TooLarge {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+        /// Its size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// It was not written.
     #[error("write bucket {bucket}")]
     Write {
@@ -48,6 +69,8 @@ static EXPECTED_LAST: HeaderName = HeaderName::from_static("Nats-Expected-Last-S
 const BATCH_ATTEMPTS: usize = 5;
 /// Bytes in one atomic batch, at most.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// A large value that is replaced while it is read is read again so often.
+const TORN_ATTEMPTS: usize = 20;
 
 /// A key-value bucket. Cheap to clone.
 #[derive(Clone)]
@@ -65,38 +88,92 @@ impl Bucket {
 
     /// The value of a key; `None` if it has none or was deleted.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
-        let subject = self.subject(key)?;
-        let found = self.log.last(&subject).await.map_err(|source| self.unread(source))?;
-        Ok(found.map(|m| m.body).filter(|body| !body.is_empty()))
+        Ok(self.entry(key).await?.map(|(value, _)| value).filter(|value| !value.is_empty()))
     }
 
     /// The value of a key and its revision; `None` if it never had one.
     pub async fn entry(&self, key: &str) -> Result<Option<(Bytes, u64)>, BucketError> {
+        for _ in 0..TORN_ATTEMPTS {
+            let Some((value, revision)) = self.raw(key).await? else { return Ok(None) };
+            let Some(head) = Head::of(&value) else { return Ok(Some((value, revision))) };
+            if let Some(whole) = self.whole(key, &head).await? {
+                return Ok(Some((whole, revision)));
+            }
+            // It is being replaced.
+            if self.link.pause(Duration::from_millis(20)).await.is_err() {
+                break;
+            }
+        }
+        Err(BucketError::Torn { bucket: self.name.to_string(), key: key.to_owned() })
+    }
+
+    /// What the key itself holds: a value, or the head of a large one.
+    async fn raw(&self, key: &str) -> Result<Option<(Bytes, u64)>, BucketError> {
         let subject = self.subject(key)?;
         let found = self.log.last(&subject).await.map_err(|source| self.unread(source))?;
         Ok(found.map(|m| (m.body, m.sequence)))
     }
 
-    /// Sets values and, with each atomic batch of them, the value of `fence`, on condition that the fence's revision
-    /// is still `revision` (0: it has none). Gives the fence's new revision, or `None` if another writer moved it
-    /// (or the answer was lost: then its entry tells). Readers must allow that a part of the values is newer than
-    /// the fence when `None` is given.
+    async fn whole(&self, key: &str, head: &Head) -> Result<Option<Bytes>, BucketError> {
+        let mut parts = vec![];
+        for key in head.keys(key) {
+            let Some((part, _)) = self.raw(&key).await? else { return Ok(None) };
+            parts.push(part);
+        }
+        Ok(head.join(&parts))
+    }
+
+    /// A value as it is stored: itself, or its head and before it the parts, in the slot that is not in use.
+    async fn cut(&self, key: &str, value: Bytes) -> Result<(Bytes, Vec<(String, Bytes)>), BucketError> {
+        if !parts::is_large(&value) {
+            return Ok((value, vec![]));
+        }
+        if value.len() > parts::WHOLE_BYTES_MAX {
+            let (size, limit) = (value.len(), parts::WHOLE_BYTES_MAX);
+            return Err(BucketError::TooLarge { bucket: self.name.to_string(), key: key.to_owned(), size, limit });
+        }
+        let used = self.raw(key).await?.and_then(|(value, _)| Head::of(&value)).map_or(1, |head| head.slot);
+        Ok(parts::cut(key, &value, 1 - used.min(1)))
+    }
+
+    /// Values as they are stored, with their subjects, in an order in which no head comes before its parts.
+    async fn stored(&self, values: Vec<(String, Bytes)>) -> Result<Vec<(String, Bytes)>, BucketError> {
+        let mut stored = Vec::with_capacity(values.len());
+        for (key, value) in values {
+            let subject = self.subject(&key)?;
+            let (value, parts) = self.cut(&key, value).await?;
+            for (key, part) in parts {
+                stored.push((self.subject(&key)?, part));
+            }
+            stored.push((subject, value));
+        }
+        Ok(stored)
+    }
+
+    /// Sets values and, with each atomic batch of them, the value of `fence` (`None` leaves it as it is), on condition
+    /// that the fence's revision is still `revision` (0: it has none). Gives the fence's new revision, or `None` if
+    /// another writer moved it (or the answer was lost: then its entry tells). Readers must allow that a part of the
+    /// values is newer than the fence when `None` is given.
     pub async fn put_all_if(
         &self,
-        fence: (&str, Bytes),
+        fence: (&str, Option<Bytes>),
         revision: u64,
         values: Vec<(String, Bytes)>,
     ) -> Result<Option<u64>, BucketError> {
         let fence_subject = self.subject(fence.0)?;
-        let before = self.entry(fence.0).await?.map(|(value, _)| value).unwrap_or_default();
-        let mut parts = vec![];
-        for (key, value) in values {
-            parts.push((self.subject(&key)?, value));
+        let before = self.raw(fence.0).await?.map(|(value, _)| value).unwrap_or_default();
+        let (fence, of_fence) = match fence {
+            (key, Some(value)) => self.cut(key, value).await?,
+            (_, None) => (before.clone(), vec![]),
+        };
+        let mut parts = self.stored(values).await?;
+        for (key, part) in of_fence {
+            parts.push((self.subject(&key)?, part));
         }
         let mut rest = parts.as_slice();
         let mut revision = revision;
         loop {
-            let mut bytes = fence.1.len();
+            let mut bytes = fence.len();
             let fits = |(_, value): &&(String, Bytes)| {
                 bytes += value.len();
                 bytes <= BATCH_BYTES_MAX
@@ -105,7 +182,7 @@ impl Bucket {
             let (chunk, behind) = rest.split_at(count.max(1).min(rest.len()));
             rest = behind;
             // Only the last part moves the fence's value: until then not everything it speaks of is there.
-            let value = if rest.is_empty() { &fence.1 } else { &before };
+            let value = if rest.is_empty() { &fence } else { &before };
             let part = |index: usize| match chunk.get(index) {
                 Some((subject, value)) => (subject.clone(), headers(value), value.clone()),
                 None => {
@@ -130,15 +207,19 @@ impl Bucket {
         let entry =
             |m: Stored| (!m.body.is_empty()).then(|| Some((m.subject.strip_prefix(&prefix)?.to_owned(), m.body)));
         let found = self.log.read(">", 1, usize::MAX).await.map_err(|source| self.unread(source))?;
-        Ok(found.into_iter().filter_map(entry).flatten().collect())
+        let mut all = vec![];
+        for (key, value) in found.into_iter().filter_map(entry).flatten().filter(|(key, _)| !parts::is_part(key)) {
+            match Head::of(&value) {
+                Some(_) => all.extend(self.get(&key).await?.map(|whole| (key, whole))),
+                None => all.push((key, value)),
+            }
+        }
+        Ok(all)
     }
 
     /// Sets values: in atomic batches, in order. An empty value is none: it deletes.
     pub async fn put_all(&self, values: Vec<(String, Bytes)>) -> Result<(), BucketError> {
-        let mut parts = vec![];
-        for (key, value) in values {
-            parts.push((self.subject(&key)?, value));
-        }
+        let parts = self.stored(values).await?;
         let mut rest = parts.as_slice();
         while !rest.is_empty() {
             let mut bytes = 0;

@@ -926,6 +926,7 @@ impl Link {
         let deadline = Instant::now() + Duration::from_millis(limit_ms);
         let mut backoff = Backoff::new(10, 500);
         let mut full = false;
+        let mut silent = 0;
         loop {
             let attempt = self.ask(subject.clone(), Some(headers.clone()), body.clone(), self.ack_timeout());
             let Ok(answer) = tokio::time::timeout_at(deadline, attempt).await else {
@@ -935,7 +936,12 @@ impl Link {
                     PublishError::Unanswered { subject, limit_ms }
                 });
             };
-            full = false;
+            silent = if matches!(answer, Err(AskError::TimedOut)) { silent + 1 } else { 0 };
+            // A server whose disk is full says nothing at all to a write.
+            full = silent >= writer::SILENT_MIN;
+            if full {
+                self.mark_full(stream, true);
+            }
             match answer.as_ref().map(said) {
                 Ok(Some(Said::Stored(sequence))) => {
                     self.stats.published.fetch_add(1, Relaxed);

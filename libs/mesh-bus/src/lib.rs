@@ -18,6 +18,7 @@ mod bus;
 mod headers;
 mod log;
 mod message;
+mod parts;
 mod provision;
 mod pull;
 mod render;

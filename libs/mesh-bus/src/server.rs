@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     process::{Child, Command},
     time::{Instant, sleep, timeout_at},
@@ -159,6 +159,10 @@ fn is_new_enough(version: &str) -> bool {
     numbers(version) >= numbers(VERSION_MIN)
 }
 
+/// How long the server's monitoring may take, and how much it may say.
+const MONITOR_LIMIT: Duration = Duration::from_secs(2);
+const MONITOR_BYTES: u64 = 64 << 10;
+
 /// How to run a server.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -224,6 +228,18 @@ impl Server {
         &self.options.log
     }
 
+    /// What keeps it from writing, in its own words, if anything does. Once its disk was full a stream takes no more
+    /// writes, also when there is room again, until the server is started anew. Always `None` of a server without HTTP
+    /// monitoring, or one that does not answer.
+    pub async fn write_error(&self) -> Option<String> {
+        let ports = ports_file(self.options.ports_dir.as_ref()?, &self.options.program, self.child.id()?);
+        let address = read_address(&ports, "monitoring")?;
+        let answer = timeout_at(Instant::now() + MONITOR_LIMIT, healthz(&address)).await.ok()??;
+        let health: serde_json::Value = serde_json::from_str(&answer).ok()?;
+        let error = health.get("error")?.as_str()?;
+        error.contains("write error").then(|| error.to_owned())
+    }
+
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
@@ -276,7 +292,7 @@ async fn launch(options: &ServerOptions, listen: Option<String>) -> Result<(Chil
         if let Some(status) = child.try_wait().map_err(failed("watch nats-server".to_owned()))? {
             return Err(ServerError::Ended { status, log: options.log.clone(), tail: tail(&options.log) });
         }
-        let address = listen.clone().or_else(|| ports.as_deref().and_then(read_ports));
+        let address = listen.clone().or_else(|| ports.as_deref().and_then(|path| read_address(path, "nats")));
         if let Some(address) = address
             && timeout_at(deadline, answers(&address)).await.unwrap_or(false)
         {
@@ -298,11 +314,21 @@ fn ports_file(dir: &Path, program: &Path, pid: u32) -> PathBuf {
     dir.join(format!("{name}_{pid}.ports"))
 }
 
-/// `host:port` of the first client address in a ports file, once it is written whole.
-fn read_ports(path: &Path) -> Option<String> {
+/// `host:port` of the first address of a kind in a ports file, once it is written whole.
+fn read_address(path: &Path, kind: &str) -> Option<String> {
     let ports: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    let url = ports.get("nats")?.get(0)?.as_str()?;
+    let url = ports.get(kind)?.get(0)?.as_str()?;
     url.split_once("://").map(|(_, address)| address.to_owned())
+}
+
+/// What the server's monitoring says of its health: the body.
+async fn healthz(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET /healthz HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.take(MONITOR_BYTES).read_to_string(&mut answer).await.ok()?;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
 }
 
 /// Does a server greet on this address?

@@ -125,8 +125,12 @@ pub(crate) const BATCH_WORTH: usize = 16;
 const BATCH_ATTEMPTS: usize = 3;
 /// A refusal of a decision whose entity has not moved is retried for so long.
 const REFUSED_LIMIT: Duration = Duration::from_secs(20);
+/// Writes in a row without an answer, on a connection that stands, after which the stream's disk is taken as full.
+pub(crate) const SILENT_MIN: u32 = 2;
 /// Reads that show an entity older than the decision knew it, from a replica that lags, are repeated so often.
 const BEHIND_ATTEMPTS: usize = 50;
+/// Facts by which an entity may have moved while a write of ours was unanswered, at most, to be looked through.
+const MOVED_MAX: usize = 1_000;
 
 /// Writes decisions to one stream. Cheap to clone.
 #[derive(Clone)]
@@ -263,6 +267,8 @@ enum Failed {
     },
     /// Whether it is stored is unknown.
     Unknown,
+    /// The server is there, and did not answer.
+    Silent,
     TooLarge {
         size: usize,
         limit: usize,
@@ -274,7 +280,8 @@ enum Failed {
 impl From<AskError> for Failed {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::Lost | AskError::TimedOut | AskError::NoResponders => Self::Unknown,
+            AskError::TimedOut => Self::Silent,
+            AskError::Lost | AskError::NoResponders => Self::Unknown,
             AskError::TooLarge { size, limit } => Self::TooLarge { size, limit },
             AskError::Denied | AskError::Subject => Self::Denied,
             AskError::Closed => Self::Closed,
@@ -502,14 +509,18 @@ impl Core {
         match said(answer) {
             Some(Said::Stored(last)) => {
                 self.link.stats.published.fetch_add(count as u64, Relaxed);
-                if self.full.swap(false, SeqCst) {
-                    self.link.mark_full(&self.stream, false);
-                    self.nudge.notify_one();
-                }
+                self.takes_writes();
                 Ok(last)
             }
             Some(Said::Refused { code, description }) => Err(Failed::Refused { code, description }),
             None => Err(Failed::Unknown),
+        }
+    }
+
+    fn takes_writes(&self) {
+        if self.full.swap(false, SeqCst) {
+            self.link.mark_full(&self.stream, false);
+            self.nudge.notify_one();
         }
     }
 
@@ -518,6 +529,7 @@ impl Core {
         let mut resend = Backoff::new(2, 250);
         let mut room = Backoff::new(100, 1_000);
         let mut refused_since = None;
+        let mut silent = 0;
         loop {
             let attempt = match decision.messages.len() {
                 1 => self.publish(decision).await,
@@ -532,6 +544,14 @@ impl Core {
                 }
                 Err(Failed::Closed) => return Err(self.closed()),
                 Err(Failed::Unknown) => {}
+                Err(Failed::Silent) => {
+                    silent += 1;
+                    // A server whose disk is full says nothing at all to a write.
+                    if silent >= SILENT_MIN {
+                        self.full.store(true, SeqCst);
+                        self.link.mark_full(&self.stream, true);
+                    }
+                }
                 Err(Failed::Refused { code, .. }) if code::is_full(code) => {
                     self.full.store(true, SeqCst);
                     self.link.mark_full(&self.stream, true);
@@ -555,6 +575,9 @@ impl Core {
                 }
             }
             if let Some(written) = self.look(decision).await? {
+                if matches!(written, Written::Stored { .. }) {
+                    self.takes_writes();
+                }
                 return Ok(written);
             }
             self.link.stats.resent.fetch_add(1, Relaxed);
@@ -577,14 +600,24 @@ impl Core {
                 Err(_) => return Err(self.closed()),
             };
             let last = found.as_ref().map_or(0, |m| m.sequence);
-            if let (Some(found), Some(ours)) = (found, ours)
-                && found.id == ours.id
-            {
+            // Whoever came after us may have moved the entity on since ours was stored: then ours lies before the last.
+            let mut found = found.filter(|m| ours.is_some_and(|ours| m.id == ours.id));
+            if found.is_none() && last > decision.expected {
+                let log = log::Log::new(self.link.clone(), &self.stream);
+                match log.read(&decision.entity, decision.expected + 1, MOVED_MAX).await {
+                    Ok(moved) => found = moved.into_iter().find(|m| ours.is_some_and(|ours| m.id == ours.id)),
+                    Err(log::LogError::Unanswered { .. }) => continue,
+                    Err(_) => return Err(self.closed()),
+                }
+            }
+            if let (Some(found), Some(ours)) = (found, ours) {
                 // Another replica that decided the same input gives the same ids. On the same World it gives the same
                 // facts; on another one what is stored may say something else, and the caller is to read it.
                 let same = found.world == ours.world && found.body == ours.body;
-                let last = found.sequence;
-                return Ok(Some(if same { Written::Stored { last } } else { Written::Stale { last: Some(last) } }));
+                return Ok(Some(match same {
+                    true => Written::Stored { last: found.sequence },
+                    false => Written::Stale { last: Some(last) },
+                }));
             }
             if last == decision.expected {
                 return Ok(None);
@@ -647,7 +680,7 @@ impl Flight {
             let decisions: Vec<&Decision> = self.pending.iter().map(|p| &p.decision).collect();
             match core.commit(&decisions).await {
                 Ok(last) => return self.answer(last),
-                Err(Failed::Unknown) => {}
+                Err(Failed::Unknown | Failed::Silent) => {}
                 Err(_) => break,
             }
             // The batch is stored whole or not at all: its first decision tells for all.

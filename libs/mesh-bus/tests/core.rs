@@ -898,14 +898,29 @@ async fn a_bucket_keeps_the_last_value_of_each_key() {
     // A fence: values are set only by the one who saw its last revision, and the fence moves with the last of them.
     let many: Vec<_> = (0..1_500).map(|n| (format!("local.f{n}"), Bytes::from(n.to_string()))).collect();
     let first =
-        within("a fenced write", bucket.put_all_if(("fence", Bytes::from_static(b"1")), 0, many)).await.unwrap();
+        within("a fenced write", bucket.put_all_if(("fence", Some(Bytes::from_static(b"1"))), 0, many)).await.unwrap();
     let (value, revision) = bucket.entry("fence").await.unwrap().unwrap();
     assert_eq!((value.as_ref(), Some(revision)), (&b"1"[..], first));
+    let kept = vec![("local.f1".to_owned(), Bytes::from_static(b"kept"))];
+    let revision = bucket.put_all_if(("fence", None), revision, kept).await.unwrap().unwrap();
+    assert_eq!(bucket.entry("fence").await.unwrap(), Some((Bytes::from_static(b"1"), revision)), "the fence moves on");
     let other = vec![("local.f0".to_owned(), Bytes::from_static(b"other"))];
-    let late = bucket.put_all_if(("fence", Bytes::from_static(b"2")), revision - 1, other.clone()).await.unwrap();
+    let late = bucket.put_all_if(("fence", Some(Bytes::from_static(b"2"))), revision - 1, other.clone()).await.unwrap();
     assert_eq!((late, bucket.get("local.f0").await.unwrap().as_deref()), (None, Some(&b"0"[..])));
-    assert!(bucket.put_all_if(("fence", Bytes::from_static(b"2")), revision, other).await.unwrap() > first);
+    assert!(bucket.put_all_if(("fence", Some(Bytes::from_static(b"2"))), revision, other).await.unwrap() > first);
     assert_eq!(bucket.get("local.f0").await.unwrap().as_deref(), Some(&b"other"[..]));
+    let large = |seed: u8| Bytes::from((0..2_500_000).map(|i| (i % 251) as u8 ^ seed).collect::<Vec<u8>>());
+    for seed in 1..=3 {
+        within("a large value", bucket.put_all(vec![("local.large".to_owned(), large(seed))])).await.unwrap();
+        assert!(bucket.get("local.large").await.unwrap() == Some(large(seed)), "a large value comes back whole");
+    }
+    let (_, revision) = bucket.entry("fence").await.unwrap().unwrap();
+    let both = vec![("local.large".to_owned(), large(4))];
+    let moved = bucket.put_all_if(("fence", Some(large(5))), revision, both).await.unwrap();
+    assert!(moved > Some(revision) && bucket.entry("fence").await.unwrap().map(|(value, _)| value) == Some(large(5)));
+    let all = bucket.all().await.unwrap();
+    assert!(all.iter().any(|(key, value)| key == "local.large" && *value == large(4)), "its parts are not listed");
+    assert!(!all.iter().any(|(key, _)| key.contains('=')));
     for key in ["", ".", "a..b", "a b", "a.*", ">"] {
         assert!(bucket.get(key).await.is_err(), "{key:?}");
     }

@@ -17,6 +17,7 @@ use crate::{
     decide::{Decider, Key},
     mesh::Mesh,
     metrics,
+    poison::{self, Note},
     replica::{Counts, Index, Outcome, Replica, Step},
     telemetry,
 };
@@ -27,12 +28,17 @@ const OPEN_MAX: usize = 20_000;
 const READ_MAX: usize = 1_000;
 /// Entities kept in memory; beyond it, saved and idle ones are read again when needed.
 const ENTITIES_MAX: usize = 200_000;
-/// Entities saved in one go.
-const SAVE_MAX: usize = 5_000;
+/// Entities saved in one go: a short piece of work for the server, between which decisions find their way.
+const SAVE_MAX: usize = 100;
+/// Between two goes while entities are left.
+const SAVE_PACE: Duration = Duration::from_millis(50);
 /// How often what changed is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often a durable is checked for messages that a vanished replica left behind.
 const RESCUE_EVERY: Duration = Duration::from_secs(2);
+/// Inputs are acked at most so often, all that are done at once: the server writes its state of a durable to disk for
+/// acks, and what is not acked yet is at worst delivered again and known.
+const ACK_EVERY: Duration = Duration::from_millis(50);
 /// Key of the index in the snapshot bucket.
 const INDEX: &str = "index";
 
@@ -57,6 +63,10 @@ enum Arrival {
     Fact(Box<Stored>),
     World(Box<Stored>),
     Inputs(Vec<Stored>),
+    /// The inputs that follow were another replica's until now; its facts end here.
+    TakeOver(u64),
+    /// An input that is not to be decided: stream and sequence.
+    Skip(String, u64),
 }
 
 /// What has ended.
@@ -64,7 +74,7 @@ enum Ended {
     Load(Key, anyhow::Result<Option<Bytes>>),
     Write(u64, Result<Outcome, WriteError>),
     Bury(u64),
-    Save(anyhow::Result<u64>, Index, Vec<String>),
+    Save(anyhow::Result<u64>, Option<Index>, Vec<String>),
 }
 
 struct Shell<D: Decider> {
@@ -81,7 +91,8 @@ struct Shell<D: Decider> {
     saved: u64,
     revision: u64,
     saving: bool,
-    save_now: bool,
+    /// When to save next.
+    save_at: tokio::time::Instant,
     told: Counts,
     meter: metrics::Consumer,
     /// Per input stream, when some inputs were taken in: the first of each arrival, oldest first.
@@ -93,6 +104,8 @@ impl<D: Decider> Shell<D> {
         let bus = mesh.bus().clone();
         let bucket = bus.bucket(&format!("snapshot-{}", D::NAME));
         let (index, revision) = match bucket.entry(INDEX).await.context("read snapshot index")? {
+            // Empty while the first snapshot is still being written.
+            Some((bytes, revision)) if bytes.is_empty() => (None, revision),
             Some((bytes, revision)) => {
                 (Some(serde_json::from_slice::<Index>(&bytes).context("decode snapshot index")?), revision)
             }
@@ -153,8 +166,9 @@ impl<D: Decider> Shell<D> {
             let (low_water, done) = watch::channel(0);
             low_waters.insert(durable.stream.clone(), low_water);
             filters.insert(durable.stream.clone(), durable.filters.clone());
-            let puller =
-                Puller { bus: bus.clone(), durable, sender: sender.clone(), done, mesh: mesh.clone(), name: D::NAME };
+            let (bus, own, bucket, sender, mesh_) =
+                (bus.clone(), stream.clone(), bucket.clone(), sender.clone(), mesh.clone());
+            let puller = Puller { bus, own, bucket, durable, sender, done, mesh: mesh_, name: D::NAME };
             mesh.spawn("inputs", puller.run());
         }
         let meter = mesh.consumer(D::NAME);
@@ -169,7 +183,7 @@ impl<D: Decider> Shell<D> {
             saved,
             revision,
             saving: false,
-            save_now: false,
+            save_at: tokio::time::Instant::now() + SAVE_EVERY,
             told: Counts::default(),
             taken: BTreeMap::new(),
             meter,
@@ -179,13 +193,21 @@ impl<D: Decider> Shell<D> {
 
     async fn run(mut self) -> anyhow::Result<()> {
         let stopping = self.mesh.stopping();
-        let mut save = tokio::time::interval(SAVE_EVERY);
         let mut arrived = Vec::with_capacity(1_024);
         loop {
             self.take_steps();
             self.tell();
             let open = self.replica.open() < OPEN_MAX;
             let due = self.replica.next_due().map(|due| due.millis_since(self.mesh.now()).max(0) as u64);
+            // Whatever arrives: what is due is asked, and what is to be saved is.
+            if due == Some(0) {
+                let now = self.mesh.now();
+                self.replica.pass(now);
+                self.take_steps();
+            }
+            if !self.saving && tokio::time::Instant::now() >= self.save_at {
+                self.save();
+            }
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
@@ -204,14 +226,8 @@ impl<D: Decider> Shell<D> {
                         self.arrive(arrival);
                     }
                 }
-                () = tokio::time::sleep(Duration::from_millis(due.unwrap_or(3_600_000))), if due.is_some() => {
-                    let now = self.mesh.now();
-                    self.replica.pass(now);
-                }
-                _ = save.tick() => self.save_now = true,
-            }
-            if self.save_now && !self.saving {
-                self.save();
+                () = tokio::time::sleep(Duration::from_millis(due.unwrap_or_default())), if due.is_some_and(|ms| ms > 0) => {}
+                () = tokio::time::sleep_until(self.save_at), if !self.saving => {}
             }
         }
         self.drain().await
@@ -226,20 +242,32 @@ impl<D: Decider> Shell<D> {
             self.end(ended)?;
         }
         self.tell();
-        self.save();
-        while let Some(ended) = self.ended.next().await {
-            if let Ended::Save(..) = &ended {
+        loop {
+            self.save();
+            if !self.saving {
+                return Ok(());
+            }
+            while let Some(ended) = self.ended.next().await {
+                // Refused by another replica, which has saved: what is left is in the streams.
+                let is_over = matches!(ended, Ended::Save(Err(_), ..));
+                let is_saved = matches!(ended, Ended::Save(..));
+                if is_over {
+                    return Ok(());
+                }
                 self.end(ended)?;
-                break;
+                if is_saved {
+                    break;
+                }
             }
         }
-        Ok(())
     }
 
     fn arrive(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Fact(stored) => self.replica.fact(*stored),
             Arrival::World(stored) => self.replica.world_fact(&stored),
+            Arrival::TakeOver(own_end) => self.replica.take_over(own_end),
+            Arrival::Skip(stream, sequence) => self.replica.skip_through(&stream, sequence),
             Arrival::Inputs(inputs) => {
                 if let Some(first) = inputs.first() {
                     let taken = self.taken.entry(first.stream.clone()).or_default();
@@ -282,7 +310,9 @@ impl<D: Decider> Shell<D> {
                 self.saving = false;
                 match result {
                     Ok(revision) => {
-                        self.saved = index.position;
+                        let pace = if index.is_some() { SAVE_EVERY } else { SAVE_PACE };
+                        self.save_at = tokio::time::Instant::now() + pace;
+                        self.saved = index.map_or(self.saved, |index| index.position);
                         self.revision = revision;
                         self.replica.evict(ENTITIES_MAX, self.saved);
                     }
@@ -305,10 +335,11 @@ impl<D: Decider> Shell<D> {
         async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let entry = bucket.entry(INDEX).await.ok().flatten();
-            let found =
-                entry.and_then(|(bytes, revision)| Some((serde_json::from_slice::<Index>(&bytes).ok()?, revision)));
-            let (index, revision) = found.unwrap_or((Index { position: saved, ..Index::default() }, revision));
-            Ended::Save(Ok(revision), index, vec![])
+            // No index yet: the other replica is still writing its first snapshot.
+            let index = entry.as_ref().and_then(|(bytes, _)| serde_json::from_slice::<Index>(bytes).ok());
+            let index = index.unwrap_or_else(|| Index { position: saved, ..Index::default() });
+            let revision = entry.map_or(revision, |(_, revision)| revision);
+            Ended::Save(Ok(revision), Some(index), vec![])
         }
         .boxed()
     }
@@ -379,16 +410,16 @@ impl<D: Decider> Shell<D> {
     }
 
     fn save(&mut self) {
-        self.save_now = false;
+        self.save_at = tokio::time::Instant::now() + SAVE_EVERY;
         let Some((entries, index)) = self.replica.snapshot(SAVE_MAX, self.saved) else { return };
-        let Ok(bytes) = serde_json::to_vec(&index) else { return };
+        let Ok(bytes) = index.as_ref().map(serde_json::to_vec).transpose() else { return };
         let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
         let entries = entries.into_iter().map(|(key, bytes)| (key, Bytes::from(bytes))).collect();
         let (bucket, revision) = (self.bucket.clone(), self.revision);
         self.saving = true;
         self.ended.push(
             async move {
-                let result = bucket.put_all_if((INDEX, bytes.into()), revision, entries).await;
+                let result = bucket.put_all_if((INDEX, bytes.map(Bytes::from)), revision, entries).await;
                 let result = result.map_err(Into::into).and_then(|r| r.ok_or_else(|| anyhow!("another replica saved")));
                 Ended::Save(result, index, keys)
             }
@@ -450,6 +481,10 @@ pub(crate) async fn bury(mesh: &Mesh, input: &Stored, reason: &str) {
 struct Puller {
     name: &'static str,
     bus: Bus,
+    /// The stream of the decider's own facts.
+    own: String,
+    /// Holds what is noted of inputs that may have ended the process.
+    bucket: Bucket,
     durable: DurableSpec,
     sender: mpsc::Sender<Arrival>,
     done: watch::Receiver<u64>,
@@ -467,14 +502,24 @@ impl Puller {
         // If another replica has it, the conditions of the writes tell.
         let info = pull.info().await.context("read durable")?;
         let mut floor = info.ack_floor;
-        self.rescue(floor, info.delivered).await?;
+        if !self.take_over().await? {
+            return Ok(());
+        }
+        let note = self.note(floor, info.delivered).await?;
+        if note.is_careful() {
+            self.one_by_one(note, floor, info.delivered).await?;
+        } else {
+            self.rescue(floor, info.delivered).await?;
+        }
         let mut pin = pull.pin();
         let mut rescue = tokio::time::interval(RESCUE_EVERY);
         let lag = self.mesh.condition(&format!("inputs of {} from {}", self.name, self.durable.stream));
         let lag_max = self.mesh.settings().ready_lag_max;
         let meter = self.mesh.consumer(&format!("{} from {}", self.name, self.durable.stream));
         let mut batch = Vec::with_capacity(256);
+        let (mut acked, mut ack_at) = (0, tokio::time::Instant::now());
         loop {
+            let done = *self.done.borrow_and_update();
             tokio::select! {
                 stored = pull.next() => {
                     batch.push(stored.context("pull")?);
@@ -485,8 +530,11 @@ impl Puller {
                         }
                     }
                     if pull.pin() != pin {
-                        // Another replica was served in between: what it left comes first.
+                        // Another replica was served in between: what it decided is read, and what it left comes first.
                         pin = pull.pin();
+                        if !self.take_over().await? {
+                            return Ok(());
+                        }
                         let first = batch.iter().map(|stored| stored.sequence).min().unwrap_or_default();
                         let info = pull.info().await.context("read durable")?;
                         self.rescue(info.ack_floor, first.saturating_sub(1)).await?;
@@ -499,8 +547,10 @@ impl Puller {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let done = *self.done.borrow_and_update();
+                }
+                () = tokio::time::sleep_until(ack_at), if done > acked => {
                     pull.ack_through(done);
+                    (acked, ack_at) = (done, tokio::time::Instant::now() + ACK_EVERY);
                 }
                 _ = rescue.tick() => {
                     let Ok(info) = pull.info().await else { continue };
@@ -515,11 +565,136 @@ impl Puller {
                 () = stopping.cancelled() => break,
             }
         }
-        // The last acks, once the decisions in hand are written.
+        // The last acks: of what was done and not acked yet, and of the decisions in hand, once they are written.
+        let done = *self.done.borrow_and_update();
+        if done > acked {
+            pull.ack_through(done);
+        }
         while self.done.changed().await.is_ok() {
             pull.ack_through(*self.done.borrow_and_update());
         }
         Ok(())
+    }
+
+    /// Tells where the own facts end; false once nobody listens any more.
+    async fn take_over(&self) -> anyhow::Result<bool> {
+        let own_end = self.bus.log(&self.own).last_sequence().await.context("read the end of the own facts")?;
+        Ok(self.sender.send(Arrival::TakeOver(own_end)).await.is_ok())
+    }
+
+    fn note_key(&self) -> String {
+        format!("hand.{}", self.durable.stream)
+    }
+
+    /// Reads what the last start noted of inputs that were in hand, and notes this start.
+    async fn note(&self, floor: u64, delivered: u64) -> anyhow::Result<Note> {
+        let before = self.bucket.get(&self.note_key()).await.context("read what was in hand")?;
+        let known = before.is_some();
+        // A note that cannot be read is of another version: it only costs some starts.
+        let before = before.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let note = Note::start(before, floor, delivered);
+        if known || !note.is_empty() {
+            self.keep(&note).await?;
+        }
+        Ok(note)
+    }
+
+    async fn keep(&self, note: &Note) -> anyhow::Result<()> {
+        let bytes = if note.is_empty() { vec![] } else { serde_json::to_vec(note).context("write what is in hand")? };
+        self.bucket.put_all(vec![(self.note_key(), bytes.into())]).await.context("note what is in hand")
+    }
+
+    /// Takes in the inputs after `floor` up to `end` one by one: one of them may have ended the process before.
+    async fn one_by_one(&mut self, mut note: Note, floor: u64, end: u64) -> anyhow::Result<()> {
+        let stopping = self.mesh.stopping();
+        // Whatever this process runs: only one of all suspects is in hand.
+        let _turn = tokio::select! {
+            turn = poison::TURN.lock() => turn,
+            () = stopping.cancelled() => return Ok(()),
+        };
+        tracing::warn!(
+            decider = self.name,
+            stream = self.durable.stream,
+            after = floor,
+            through = end,
+            starts = note.starts,
+            "the process ended with these inputs in hand: they are taken in one by one"
+        );
+        let state = self.bus.state();
+        let mut from = floor + 1;
+        while let Some(input) = self.suspect(from, end).await? {
+            from = input.sequence + 1;
+            let sequence = input.sequence;
+            match note.next(sequence) {
+                poison::Verdict::Take => {}
+                verdict => {
+                    if verdict == poison::Verdict::Bury {
+                        let reason = format!("it ended the process {} times", note.deaths(sequence));
+                        bury(&self.mesh, &input, &reason).await;
+                        note.buried(sequence);
+                        self.keep(&note).await?;
+                    }
+                    let skip = Arrival::Skip(self.durable.stream.clone(), sequence);
+                    if self.sender.send(skip).await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            }
+            self.keep(&note).await?;
+            if self.sender.send(Arrival::Inputs(vec![input])).await.is_err() {
+                return Ok(());
+            }
+            loop {
+                let done = tokio::select! {
+                    changed = self.done.changed() => match changed {
+                        Ok(()) if *self.done.borrow() < sequence => continue,
+                        changed => changed.is_ok(),
+                    },
+                    () = tokio::time::sleep(Duration::from_millis(250)) => {
+                        let waits = { let now = state.borrow(); now.connected && now.full.is_some() };
+                        if waits && note.hand != 0 {
+                            // It waits for room: whoever ends the process now does not do so for its sake.
+                            note.put_down();
+                            self.keep(&note).await?;
+                        }
+                        if *self.done.borrow() < sequence {
+                            continue;
+                        }
+                        true
+                    }
+                    () = stopping.cancelled() => false,
+                };
+                if !done {
+                    // Stopped in order: nothing is charged, if the bus can still be told.
+                    note.put_down();
+                    if let Err(error) = self.keep(&note).await {
+                        tracing::debug!(error = %error, "what was in hand stays noted");
+                    }
+                    return Ok(());
+                }
+                break;
+            }
+        }
+        note.put_down();
+        self.keep(&note).await
+    }
+
+    /// The first input from a sequence up to `end`.
+    async fn suspect(&self, from: u64, end: u64) -> anyhow::Result<Option<Stored>> {
+        let log = self.bus.log(&self.durable.stream);
+        let subject =
+            mesh_proto::contract().stream(&self.durable.stream).map(|s| s.subject.clone()).unwrap_or_default();
+        let mut from = from;
+        while from <= end {
+            let read = log.read(&subject, from, 1).await.context("read inputs in hand")?;
+            let Some(stored) = read.into_iter().next().filter(|stored| stored.sequence <= end) else { return Ok(None) };
+            if self.durable.filters.iter().any(|f| matches(f, &stored.subject)) {
+                return Ok(Some(stored));
+            }
+            from = stored.sequence + 1;
+        }
+        Ok(None)
     }
 
     /// Reads the inputs after `floor` up to `end` in order; those that were fed before are ignored there.

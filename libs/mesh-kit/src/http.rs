@@ -265,9 +265,14 @@ impl Condition {
 pub(crate) struct Served {
     routes: Routes,
     names: Vec<&'static str>,
+    pages: axum::Router,
 }
 
 impl Served {
+    pub(crate) fn add_pages(&mut self, pages: axum::Router) {
+        self.pages = std::mem::take(&mut self.pages).merge(pages);
+    }
+
     pub(crate) fn add<S>(&mut self, service: S)
     where
         S: tonic::codegen::Service<axum::http::Request<tonic::body::Body>, Error = std::convert::Infallible>
@@ -311,6 +316,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Sett
         .add_service(health_server)
         .add_service(reflection)
         .into_axum_router()
+        .merge(served.pages)
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(move || async move { readyz(&readiness) }))
         .route("/metrics", get(move || async move { metrics_page(&metrics) }));

@@ -155,6 +155,15 @@ impl Mesh {
         }
     }
 
+    /// Adds HTTP pages to the port that serves gRPC, with its TLS and its limits. Only until `start` has returned, and
+    /// only paths that nothing else serves.
+    pub fn serve_http(&self, pages: axum::Router) {
+        match self.inner.served.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(served) => served.add_pages(pages),
+            None => self.fail("serve", &anyhow::anyhow!("pages were added after the server had started")),
+        }
+    }
+
     /// Own address for gRPC and HTTP, as others reach it: `http://host:port`. Known before anything is served.
     pub fn endpoint(&self) -> String {
         self.inner.endpoint.clone()

@@ -56,6 +56,12 @@ impl<P> View<P> {
 const OVERLAP_MS: i64 = 2_000;
 /// Derived events waiting to be published.
 const PENDING_MAX: usize = 10_000;
+/// Derived events are published at most so often, as many at once as there are by then.
+const GATHER: Duration = Duration::from_millis(100);
+/// Between two full batches of them.
+const BREATH: Duration = Duration::from_millis(5);
+/// Derived events published at once.
+const GATHER_MAX: usize = 100;
 
 enum Arrival {
     Fact(Box<Stored>),
@@ -216,11 +222,23 @@ fn address(derived: Derived, cause: Option<&Stored>, published: &BTreeMap<String
     }
 }
 
-/// Publishes derived events in order, as many at once as wait.
+/// Publishes derived events in order. The first after a pause goes at once; what follows it is gathered, because many
+/// at once are one write to disk where each alone is one.
 async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::Result<()> {
-    let mut batch = Vec::with_capacity(500);
+    let mut batch = Vec::with_capacity(GATHER_MAX);
     let stopping = mesh.stopping();
-    while outgoing.recv_many(&mut batch, 500).await > 0 {
+    let mut next = tokio::time::Instant::now();
+    while outgoing.recv_many(&mut batch, GATHER_MAX).await > 0 {
+        while batch.len() < GATHER_MAX {
+            let room = GATHER_MAX - batch.len();
+            match tokio::time::timeout_at(next, outgoing.recv_many(&mut batch, room)).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        // A full batch is followed by the next after a breath, in which decisions find their way to the server.
+        let full = batch.len() == GATHER_MAX;
+        next = tokio::time::Instant::now() + if full { BREATH } else { GATHER };
         let messages = std::mem::take(&mut batch);
         tokio::select! {
             result = mesh.bus().publish_many(messages) => {
@@ -229,6 +247,9 @@ async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::
                 }
             }
             () = stopping.cancelled() => return Ok(()),
+        }
+        if full {
+            tokio::time::sleep(BREATH).await;
         }
     }
     Ok(())

@@ -158,8 +158,9 @@ pub struct Index {
     pub due: Vec<(Timestamp, Key)>,
 }
 
-/// What is to be saved: bucket key and bytes of each entity that changed, and the index that goes with them.
-pub type Snapshot = (Vec<(String, Vec<u8>)>, Index);
+/// What is to be saved: bucket key and bytes of each entity that changed, and the index that goes with them, unless
+/// more entities are still to be saved: then the last index stays true.
+pub type Snapshot = (Vec<(String, Vec<u8>)>, Option<Index>);
 
 /// Counters of a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -201,6 +202,8 @@ pub struct Replica<D: Decider> {
     covered: u64,
     /// Answered writes beyond that: first and last sequence.
     answered_writes: BTreeMap<u64, u64>,
+    /// Inputs fed from now on wait until the own facts up to here are covered.
+    floor: u64,
     stopped: bool,
     steps: VecDeque<Step>,
     counts: Counts,
@@ -231,6 +234,7 @@ impl<D: Decider> Replica<D> {
             own_written: 0,
             covered: index.position,
             answered_writes: BTreeMap::new(),
+            floor: 0,
             stopped: false,
             steps: VecDeque::new(),
             counts: Counts::default(),
@@ -284,6 +288,12 @@ impl<D: Decider> Replica<D> {
         }
     }
 
+    /// Inputs fed from now on wait until every own fact up to this sequence is known here: the inputs were another
+    /// replica's until now, and what it decided before may not have been read yet.
+    pub fn take_over(&mut self, own_end: u64) {
+        self.floor = self.floor.max(own_end);
+    }
+
     /// Inputs of the stream up to this sequence need not be fed.
     pub fn skip_through(&mut self, stream: &str, sequence: u64) {
         let progress = self.inputs.entry(stream.to_owned()).or_default();
@@ -335,6 +345,7 @@ impl<D: Decider> Replica<D> {
                 // Anyone may name a cause with a command; only services write facts.
                 let follows = cause.filter(|c| c.stream == self.own_stream && !is_commands(&pending.stored.stream));
                 let after = follows.map_or(0, |c| c.sequence);
+                let after = after.max(self.floor);
                 let held = Held { pending: pending.clone(), barrier: None, need: None, after };
                 self.inputs.entry(pending.stored.stream.clone()).or_default().held.push_back(held);
                 self.release();
@@ -454,14 +465,6 @@ impl<D: Decider> Replica<D> {
         if stored.sequence > *position {
             *position = stored.sequence;
             self.world.apply(stored);
-        }
-        self.release();
-    }
-
-    /// Says how far a World stream has been read although its last messages were not facts.
-    pub fn world_reached(&mut self, stream: &str, sequence: u64) {
-        if let Some(position) = self.world_positions.get_mut(stream) {
-            *position = sequence.max(*position);
         }
         self.release();
     }
@@ -790,7 +793,7 @@ impl<D: Decider> Replica<D> {
     }
 
     /// Entities whose snapshots are out of date, at most `max`, as bucket key and bytes; then the index to store
-    /// with them. The index' position only moves when nothing is left dirty. `None` if there is nothing to save.
+    /// with them, unless some are left: then the last index stays true. `None` if there is nothing to save.
     pub fn snapshot(&mut self, max: usize, saved: u64) -> Option<Snapshot> {
         let mut entries = vec![];
         let mut left = false;
@@ -809,12 +812,14 @@ impl<D: Decider> Replica<D> {
         }
         // Facts of entities that are still being read are not in any snapshot yet.
         left |= self.entities.values().any(|e| !e.early.is_empty());
-        let position = if left { saved } else { self.position };
-        if entries.is_empty() && position == saved {
+        if left {
+            return (!entries.is_empty()).then_some((entries, None));
+        }
+        if entries.is_empty() && self.position == saved {
             return None;
         }
         let due = self.due.iter().cloned().collect();
-        Some((entries, Index { position, entities: self.known, due }))
+        Some((entries, Some(Index { position: self.position, entities: self.known, due })))
     }
 
     /// A snapshot could not be stored: its entities are dirty again.

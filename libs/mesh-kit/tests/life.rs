@@ -13,10 +13,9 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use mesh_bus::{Bus, ProvisionOptions, RenderOptions, Server, ServerOptions};
+use mesh_bus::Bus;
 use mesh_kit::{Mesh, Running, Secret, Settings, Stopped, exit, metrics};
 use mesh_proto::{
-    contract,
     lifecycle::ServiceChanged,
     query::{
         CheckReply, CheckRequest, GetRequest, IntentList, IntentView, ListRequest,
@@ -26,9 +25,10 @@ use mesh_proto::{
         validator_queries_server::{ValidatorQueries, ValidatorQueriesServer},
     },
 };
+use mesh_test::{Land, PATIENCE, until};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, BufReader},
     net::{TcpListener, TcpStream},
     process::{Child, Command},
     sync::{Notify, mpsc},
@@ -36,84 +36,13 @@ use tokio::{
 use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-/// Longest that anything may take here before a test says that it does not happen.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A place to live: a bus as `continuum provision` makes it.
-struct Land {
-    folder: tempfile::TempDir,
-    server: Server,
-    keys: BTreeMap<String, std::path::PathBuf>,
+async fn land(test: &str) -> Option<Land> {
+    Land::start(&format!("mesh-kit life, {test}")).await
 }
 
-impl Land {
-    /// None, loudly, where there is no nats-server.
-    async fn start(test: &str) -> Option<Self> {
-        let found = match mesh_bus::find_server().await {
-            Ok(found) => found,
-            Err(error) => {
-                println!("SKIPPED: mesh-kit life, {test}: {error}");
-                return None;
-            }
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let options = RenderOptions {
-            listen: "127.0.0.1:-1".into(),
-            store_dir: folder.path().join("jetstream"),
-            ports_dir: Some(folder.path().into()),
-            sync_always: false,
-            ..RenderOptions::default()
-        };
-        let rendered = mesh_bus::render(contract(), &options).unwrap();
-        let files = rendered.write(folder.path()).unwrap();
-        let server = ServerOptions::new(found.path, &files.nats_conf, folder.path());
-        let server = Server::start(server).await.unwrap();
-        let provisioner = rendered.keys.get("provisioner").cloned();
-        let options = ProvisionOptions { url: server.url(), seed: provisioner, ..ProvisionOptions::default() };
-        mesh_bus::provision(contract(), &options).await.unwrap();
-        Some(Self { folder, server, keys: files.keys })
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            bus_url: self.server.url(),
-            bus_seed_file: Some(Secret::at(&self.keys["validator"])),
-            drain_limit_ms: 20_000,
-            ..Settings::default()
-        }
-    }
-
-    async fn person(&self) -> Bus {
-        let seed = std::fs::read_to_string(&self.keys["person"]).unwrap();
-        let url = self.server.url();
-        let options = mesh_bus::Options { url, service: "person".into(), seed: Some(seed), ..Default::default() };
-        Bus::connect(options).await.unwrap()
-    }
-}
-
-/// Asks until the answer fits; says what came last if it never does.
-async fn until<T: std::fmt::Debug>(what: &str, mut ask: impl AsyncFnMut() -> T, fits: impl Fn(&T) -> bool) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = ask().await;
-        if fits(&answer) {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "{what} does not happen; last: {answer:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Status and body of a page, by plain HTTP/1.1.
+/// Status and body of a page that is there.
 async fn page(endpoint: &str, path: &str) -> (u16, String) {
-    let address = endpoint.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    mesh_test::page(endpoint, path).await.unwrap_or_else(|| panic!("{endpoint}{path} does not answer"))
 }
 
 async fn channel(endpoint: &str) -> tonic::transport::Channel {
@@ -179,7 +108,7 @@ async fn phases(bus: &Bus) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
-    let Some(bus) = Land::start("how it is").await else { return };
+    let Some(bus) = land("how it is").await else { return };
     let met = Arc::new(Mutex::new(None));
     let keep = met.clone();
     let start = async move |mesh: Mesh, (): ()| {
@@ -191,9 +120,9 @@ async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
         *keep.lock().unwrap() = Some(mesh.condition("view of clusters"));
         Ok(())
     };
-    let running = mesh_kit::join("validator", bus.settings(), (), start).await.unwrap();
+    let running = mesh_kit::join("validator", bus.settings("validator"), (), start).await.unwrap();
     let endpoint = running.endpoint();
-    let person = bus.person().await;
+    let person = bus.bus("person").await;
 
     // Alive, but not ready, and it says what is missing.
     assert_eq!(page(&endpoint, "/livez").await.0, 200);
@@ -292,8 +221,8 @@ async fn described(endpoint: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_follows_the_bus_down_and_up_again() {
-    let Some(mut bus) = Land::start("down and up").await else { return };
-    let running = mesh_kit::join("validator", bus.settings(), (), idle).await.unwrap();
+    let Some(mut bus) = land("down and up").await else { return };
+    let running = mesh_kit::join("validator", bus.settings("validator"), (), idle).await.unwrap();
     let endpoint = running.endpoint();
     assert_eq!(ready(&endpoint).await.0, 200);
     let mut health = HealthClient::new(channel(&endpoint).await);
@@ -326,8 +255,8 @@ async fn readiness_follows_the_bus_down_and_up_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bus_that_is_away_does_not_keep_an_idle_service_from_a_clean_end() {
-    let Some(mut bus) = Land::start("end without bus").await else { return };
-    let settings = Settings { drain_limit_ms: 6_000, ..bus.settings() };
+    let Some(mut bus) = land("end without bus").await else { return };
+    let settings = Settings { drain_limit_ms: 6_000, ..bus.settings("validator") };
     let running = mesh_kit::join("validator", settings, (), idle).await.unwrap();
     bus.server.kill().await.unwrap();
     until("not ready", async || ready(&running.endpoint()).await, |(status, _)| *status == 503).await;
@@ -338,9 +267,9 @@ async fn a_bus_that_is_away_does_not_keep_an_idle_service_from_a_clean_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_are_served_over_mutual_tls_and_a_changed_certificate_is_taken_up() {
-    let Some(bus) = Land::start("tls").await else { return };
+    let Some(bus) = land("tls").await else { return };
     let made = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
-    let (cert, key) = (bus.folder.path().join("tls.pem"), bus.folder.path().join("tls.key"));
+    let (cert, key) = (bus.folder().join("tls.pem"), bus.folder().join("tls.key"));
     let put = |server: &str| {
         std::fs::copy(made.join(format!("{server}.pem")), &cert).unwrap();
         std::fs::copy(made.join(format!("{server}.key")), &key).unwrap();
@@ -351,7 +280,7 @@ async fn queries_are_served_over_mutual_tls_and_a_changed_certificate_is_taken_u
         tls_ca_file: Some(made.join("authority-first.pem")),
         tls_cert_file: Some(cert.clone()),
         tls_key_file: Some(Secret::at(&key)),
-        ..bus.settings()
+        ..bus.settings("validator")
     };
     let running = mesh_kit::join("validator", settings, (), idle).await.unwrap();
     let endpoint = running.endpoint();
@@ -383,7 +312,7 @@ async fn queries_are_served_over_mutual_tls_and_a_changed_certificate_is_taken_u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_settles_what_is_in_hand() {
-    let Some(bus) = Land::start("settles").await else { return };
+    let Some(bus) = land("settles").await else { return };
     let queries = Queries::default();
     let (asked, go_on) = (queries.asked.clone(), queries.go_on.clone());
     let (settled, mut was_settled) = mpsc::channel(1);
@@ -399,7 +328,7 @@ async fn stopping_settles_what_is_in_hand() {
         });
         Ok(())
     };
-    let running = mesh_kit::join("validator", bus.settings(), (), start).await.unwrap();
+    let running = mesh_kit::join("validator", bus.settings("validator"), (), start).await.unwrap();
     let mut validator = ValidatorQueriesClient::connect(running.endpoint()).await.unwrap();
     let in_hand = tokio::spawn(async move { validator.check(CheckRequest::default()).await });
     asked.notified().await;
@@ -416,7 +345,7 @@ async fn what_does_not_settle_is_cut_off_within_the_limit() {
             let _ = self.0.send("dropped");
         }
     }
-    let Some(bus) = Land::start("cut off").await else { return };
+    let Some(bus) = land("cut off").await else { return };
     let (told, mut dropped) = mpsc::unbounded_channel();
     let start = async move |mesh: Mesh, (): ()| {
         mesh.serve(IntentQueriesServer::new(Queries::default()));
@@ -427,7 +356,7 @@ async fn what_does_not_settle_is_cut_off_within_the_limit() {
         Ok(())
     };
     let limit = Duration::from_secs(2);
-    let settings = Settings { drain_limit_ms: limit.as_millis() as u64, ..bus.settings() };
+    let settings = Settings { drain_limit_ms: limit.as_millis() as u64, ..bus.settings("validator") };
     let running = mesh_kit::join("validator", settings, (), start).await.unwrap();
     let mut intents = IntentQueriesClient::connect(running.endpoint()).await.unwrap();
     let mut watch = intents.watch(GetRequest::default()).await.unwrap().into_inner();
@@ -442,14 +371,14 @@ async fn what_does_not_settle_is_cut_off_within_the_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_fails_or_panics_is_told_as_the_end_of_the_service() {
-    let Some(bus) = Land::start("fails").await else { return };
+    let Some(bus) = land("fails").await else { return };
     let start = async |mesh: Mesh, (): ()| {
         let first = mesh.condition("never met");
         first.unmet("waiting");
         mesh.spawn("consumer", async { Err(anyhow::anyhow!("disk gone").context("store view")) });
         Ok(())
     };
-    let running = mesh_kit::join("validator", bus.settings(), (), start).await.unwrap();
+    let running = mesh_kit::join("validator", bus.settings("validator"), (), start).await.unwrap();
     let failure = tokio::time::timeout(PATIENCE, running.failed()).await.unwrap();
     assert_eq!((failure.task, failure.error.as_str()), ("consumer", "store view: disk gone"));
     assert_eq!(running.stop().await, Stopped::Settled);
@@ -458,7 +387,7 @@ async fn a_task_that_fails_or_panics_is_told_as_the_end_of_the_service() {
         mesh.spawn("consumer", async { panic!("seven of nine") });
         Ok(())
     };
-    let running = mesh_kit::join("validator", bus.settings(), (), start).await.unwrap();
+    let running = mesh_kit::join("validator", bus.settings("validator"), (), start).await.unwrap();
     let failure = tokio::time::timeout(PATIENCE, running.failed()).await.unwrap();
     assert!(failure.error.contains("seven of nine"), "{failure}");
     drop(running);
@@ -468,21 +397,22 @@ async fn a_task_that_fails_or_panics_is_told_as_the_end_of_the_service() {
         mesh.spawn("reader", async { Err(anyhow::anyhow!("no such stream")) });
         std::future::pending().await
     };
-    let joined = tokio::time::timeout(PATIENCE, mesh_kit::join("validator", bus.settings(), (), start)).await;
+    let joined =
+        tokio::time::timeout(PATIENCE, mesh_kit::join("validator", bus.settings("validator"), (), start)).await;
     assert!(format!("{:#}", joined.unwrap().unwrap_err()).contains("no such stream"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_services_live_in_one_process_and_stop_alone() {
-    let Some(bus) = Land::start("two services").await else { return };
-    let one = mesh_kit::join("validator", bus.settings(), (), idle).await.unwrap();
-    let settings = Settings { bus_seed_file: Some(Secret::at(&bus.keys["collector"])), ..bus.settings() };
+    let Some(bus) = land("two services").await else { return };
+    let one = mesh_kit::join("validator", bus.settings("validator"), (), idle).await.unwrap();
+    let settings = Settings { bus_seed_file: Some(Secret::at(bus.key("collector"))), ..bus.settings("validator") };
     let other = mesh_kit::join("collector", settings, (), idle).await.unwrap();
     assert_ne!(one.endpoint(), other.endpoint());
     other.mesh().consumer("samples").received(1);
     let pages = [page(&one.endpoint(), "/metrics").await.1, page(&other.endpoint(), "/metrics").await.1];
     assert!(!pages[0].contains("samples") && pages[1].contains("samples"), "each shows its own");
-    let person = bus.person().await;
+    let person = bus.bus("person").await;
     let answers = async || person.request_all("$SRV.PING", Bytes::new(), Duration::from_millis(300)).await.unwrap();
     until("both answer", answers, |answers| answers.len() == 2).await;
     assert_eq!(one.stop().await, Stopped::Settled);
@@ -492,11 +422,11 @@ async fn two_services_live_in_one_process_and_stop_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn samples_are_opened_when_first_used_and_counted() {
-    let Some(bus) = Land::start("samples").await else { return };
+    let Some(bus) = land("samples").await else { return };
     let settings = Settings {
         samples_mode: mesh_kit::config::SamplesMode::Router,
         samples_listen: vec!["tcp/127.0.0.1:0".into()],
-        ..bus.settings()
+        ..bus.settings("validator")
     };
     let running = mesh_kit::join("validator", settings, (), idle).await.unwrap();
     let published = async || {
@@ -656,8 +586,8 @@ async fn a_bus_that_is_not_there_ends_the_process_with_69() {
 
 #[tokio::test]
 async fn signals_and_failures_end_a_process_as_documented() {
-    let Some(bus) = Land::start("signals").await else { return };
-    let settings = Settings { log_format: mesh_kit::config::LogFormat::Json, ..bus.settings() };
+    let Some(bus) = land("signals").await else { return };
+    let settings = Settings { log_format: mesh_kit::config::LogFormat::Json, ..bus.settings("validator") };
 
     let mut process = Process::start("idle", &[], Some(&settings));
     process.says("\"wired\"").await;
@@ -696,7 +626,7 @@ async fn signals_and_failures_end_a_process_as_documented() {
     let (code, log) = Process::start("rejects", &[], Some(&settings)).ended().await;
     assert_eq!(code, exit::USAGE, "{log}");
     assert!(log.contains("labels") && log.contains("write k=v"), "{log}");
-    assert!(bus.folder.path().exists());
+    assert!(bus.folder().exists());
 }
 
 /// A collector that notes what it is sent: gRPC path and body.
@@ -725,9 +655,9 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<(String, Bytes)>) {
 
 #[tokio::test]
 async fn traces_metrics_and_logs_are_sent_before_the_process_ends() {
-    let Some(bus) = Land::start("telemetry").await else { return };
+    let Some(bus) = land("telemetry").await else { return };
     let (endpoint, mut received) = collector().await;
-    let settings = Settings { otlp_endpoint: Some(endpoint), otlp_interval_ms: 600_000, ..bus.settings() };
+    let settings = Settings { otlp_endpoint: Some(endpoint), otlp_interval_ms: 600_000, ..bus.settings("validator") };
     let mut process = Process::start("traced", &[], Some(&settings));
     process.says("wired").await;
     process.signal("-TERM");
@@ -750,10 +680,10 @@ async fn traces_metrics_and_logs_are_sent_before_the_process_ends() {
 
 #[tokio::test]
 async fn a_collector_that_does_not_answer_holds_no_process_up() {
-    let Some(bus) = Land::start("silent collector").await else { return };
+    let Some(bus) = land("silent collector").await else { return };
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
-    let settings = Settings { otlp_endpoint: Some(endpoint), drain_limit_ms: 3_000, ..bus.settings() };
+    let settings = Settings { otlp_endpoint: Some(endpoint), drain_limit_ms: 3_000, ..bus.settings("validator") };
     let mut process = Process::start("traced", &[], Some(&settings));
     process.says("wired").await;
     let begun = Instant::now();
@@ -765,11 +695,11 @@ async fn a_collector_that_does_not_answer_holds_no_process_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_the_bus_does_not_know_is_told_apart_from_a_bus_that_is_away() {
-    let Some(bus) = Land::start("identity").await else { return };
+    let Some(bus) = land("identity").await else { return };
     let seed = mesh_bus::Seed::generate().unwrap();
-    let path = bus.folder.path().join("stranger.nk");
+    let path = bus.folder().join("stranger.nk");
     std::fs::write(&path, seed.expose()).unwrap();
-    let settings = Settings { bus_seed_file: Some(Secret::at(&path)), ..bus.settings() };
+    let settings = Settings { bus_seed_file: Some(Secret::at(&path)), ..bus.settings("validator") };
     let error = mesh_kit::join("validator", settings, (), idle).await.map(|_: Running| ()).unwrap_err();
     let said = format!("{error:#}");
     assert!(said.contains("sign in") && !said.contains(seed.expose()), "{said}");

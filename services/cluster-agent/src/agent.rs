@@ -24,6 +24,12 @@ use crate::{
 };
 
 /// Between two writes of the state, while it changes.
+/// Samples sent at once.
+const SEND_MAX: usize = 32;
+/// Samples are spread over this share of the time between two measurements,
+const SPREAD_SHARE: u64 = 5;
+/// and at most so many milliseconds: well within what the collector waits for late ones.
+const SPREAD_MS: u64 = 200;
 const SAVE_MS: i64 = 2_000;
 /// The loop looks around at least so often.
 const IDLE_MS: i64 = 10_000;
@@ -237,7 +243,7 @@ impl Agent {
         }
         for event in self.driver.take(now) {
             if let Event::Measured { at, readings } = event {
-                self.publish(at, &readings).await;
+                self.publish(at, &readings);
             } else {
                 let outcome = self.cluster.happened(&event, now, &self.limits);
                 self.changed(now);
@@ -276,17 +282,28 @@ impl Agent {
         Ok(())
     }
 
-    /// Sends samples; those that cannot be sent are dropped and counted by the session.
-    async fn publish(&mut self, at: Timestamp, readings: &[Reading]) {
+    /// Sends samples; those that cannot be sent are dropped and counted by the session. Those of many instances are
+    /// spread, so that whoever reads them is not kept from all else once a second.
+    fn publish(&mut self, at: Timestamp, readings: &[Reading]) {
         let measured = self.cluster.measured(at, &self.limits);
         let (instances, cluster) = self.meter.sample(at, readings, &measured);
-        let (samples, source) = (&self.samples, self.mesh.name());
-        for sample in &instances {
-            let key = self.config.key("instance", &sample.instance_id);
-            send(samples, key, INSTANCE_SAMPLE, sample, source, at).await;
-        }
-        let key = self.config.key("cluster", &cluster.cluster_id);
-        send(samples, key, CLUSTER_SAMPLE, &cluster, source, at).await;
+        let (samples, source, config) = (self.samples.clone(), self.mesh.name().to_owned(), self.config.clone());
+        let chunks = instances.len().div_ceil(SEND_MAX).max(1);
+        let pause = Duration::from_millis((config.sample_ms / SPREAD_SHARE).min(SPREAD_MS)) / chunks as u32;
+        self.mesh.spawn("samples", async move {
+            for chunk in instances.chunks(SEND_MAX) {
+                for sample in chunk {
+                    let key = config.key("instance", &sample.instance_id);
+                    send(&samples, key, INSTANCE_SAMPLE, sample, &source, at).await;
+                }
+                if chunk.len() == SEND_MAX {
+                    tokio::time::sleep(pause).await;
+                }
+            }
+            let key = config.key("cluster", &cluster.cluster_id);
+            send(&samples, key, CLUSTER_SAMPLE, &cluster, &source, at).await;
+            Ok(())
+        });
     }
 
     fn changed(&mut self, now: Timestamp) {

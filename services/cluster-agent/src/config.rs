@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::Limits,
     driver::{cgroup, model::Model, process},
+    probe,
 };
 
 /// One cluster and how its agent treats what runs there.
@@ -59,6 +60,21 @@ pub struct Config {
     pub sim_seed: u64,
     /// Mean time a simulated replica runs until it fails by itself; 0 for never.
     pub sim_mean_time_to_failure_ms: u64,
+    /// Where network probes are answered, `address:port` (UDP and TCP); a free port beside the agent's own when empty,
+    /// `off` to take no part.
+    pub probe_listen: String,
+    /// Where others reach that, `host:port`; as listened on when empty.
+    pub probe_advertise: String,
+    /// Length of a slot of the probe schedule; the same for all agents of a mesh.
+    pub probe_slot_ms: u64,
+    /// Echo requests in a probe.
+    pub probe_echoes: u32,
+    /// Bytes of a transfer that measures throughput; 0 for none.
+    pub probe_bulk_bytes: u32,
+    /// Bytes a second that this agent's probes may cost.
+    pub probe_budget_bytes_per_s: u64,
+    /// IP prefixes of the site, as `10.1.0.0/16,2001:db8::/48`; only the node's address when empty.
+    pub prefixes: String,
 }
 
 impl Default for Config {
@@ -87,6 +103,13 @@ impl Default for Config {
             cgroup_parent: String::new(),
             sim_seed: 0,
             sim_mean_time_to_failure_ms: 0,
+            probe_listen: String::new(),
+            probe_advertise: String::new(),
+            probe_slot_ms: 1_000,
+            probe_echoes: 5,
+            probe_bulk_bytes: 256 * 1024,
+            probe_budget_bytes_per_s: 128 * 1024,
+            prefixes: String::new(),
         }
     }
 }
@@ -137,6 +160,15 @@ impl Config {
             return Err(wrong("sample_ms", self.sample_ms, "is not 10 to 3600000"));
         }
         self.labels()?;
+        if !(20..=3_600_000).contains(&self.probe_slot_ms) {
+            return Err(wrong("probe_slot_ms", self.probe_slot_ms, "is not 20 to 3600000"));
+        }
+        if !(1..=1_000).contains(&self.probe_echoes) {
+            return Err(wrong("probe_echoes", self.probe_echoes, "is not 1 to 1000"));
+        }
+        if self.probe_bulk_bytes > 16 * 1024 * 1024 {
+            return Err(wrong("probe_bulk_bytes", self.probe_bulk_bytes, "is more than 16777216"));
+        }
         if !matches!(self.cgroup.as_str(), "auto" | "off") {
             return Err(wrong("cgroup", &self.cgroup, "is neither `auto` nor `off`"));
         }
@@ -219,6 +251,16 @@ impl Config {
         }
     }
 
+    /// How the network is probed.
+    pub fn probing(&self) -> probe::Options {
+        probe::Options {
+            slot_ms: self.probe_slot_ms,
+            echoes: self.probe_echoes,
+            bulk_bytes: self.probe_bulk_bytes,
+            budget_bytes_per_s: self.probe_budget_bytes_per_s,
+        }
+    }
+
     /// The cluster as it declares itself.
     ///
     /// # Errors
@@ -228,6 +270,7 @@ impl Config {
         enforcement: String,
         endpoint: String,
         incarnation: u64,
+        probe_endpoint: String,
     ) -> Result<ClusterRegistered, Error> {
         Ok(ClusterRegistered {
             cluster_id: self.cluster_id.clone(),
@@ -240,6 +283,8 @@ impl Config {
             enforcement,
             endpoint,
             incarnation,
+            probe_endpoint,
+            prefixes: self.prefixes.split(',').map(str::trim).filter(|p| !p.is_empty()).map(Into::into).collect(),
         })
     }
 }

@@ -14,6 +14,7 @@ pub mod config;
 pub mod domain;
 pub mod driver;
 pub mod meter;
+pub mod probe;
 pub mod state;
 
 use anyhow::Context as _;
@@ -46,9 +47,38 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     };
     mesh.serve(AgentQueriesServer::new(api::Api::new(&config.cluster_id, driver.journal())));
     let incarnation = u64::try_from(mesh.now().as_nanos()).unwrap_or_default();
-    let registration = config.registration(driver.enforcement(), mesh.endpoint(), incarnation)?;
+    let responder = responder(&mesh, &config).await?;
+    let reached = responder.as_ref().map_or_else(String::new, |(_, reached)| reached.clone());
+    let registration = config.registration(driver.enforcement(), mesh.endpoint(), incarnation, reached)?;
     let samples = mesh.samples().await?;
+    if let Some((responder, _)) = responder {
+        let stopping = mesh.stopping();
+        mesh.spawn("probe responder", async move { Ok(responder.run(stopping).await) });
+        let prober = probe::Prober::new(mesh.clone(), samples.clone(), config.clone(), config.probing());
+        mesh.spawn("prober", prober.run());
+    }
     let agent = Agent::new(mesh.clone(), Parts { config, driver, samples, folder, registration })?;
     mesh.spawn("agent", async move { Ok(agent.run().await?) });
     Ok(())
+}
+
+/// What answers probes, and where others reach it; none if this agent takes no part.
+async fn responder(mesh: &Mesh, config: &Config) -> anyhow::Result<Option<(probe::Responder, String)>> {
+    let (endpoint, listen) = (mesh.endpoint(), &mesh.settings().listen);
+    let address = match config.probe_listen.as_str() {
+        "off" => return Ok(None),
+        "" => format!("{}:0", listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host)),
+        address => address.to_owned(),
+    };
+    let responder = probe::Responder::bind(&address, &config.cluster_id).await?;
+    let bound = responder.address();
+    let reached = if !config.probe_advertise.is_empty() {
+        config.probe_advertise.clone()
+    } else if bound.ip().is_unspecified() {
+        let host = endpoint.rsplit_once(':').map_or("", |(host, _)| host);
+        format!("{}:{}", host.split_once("://").map_or(host, |(_, host)| host), bound.port())
+    } else {
+        bound.to_string()
+    };
+    Ok(Some((responder, reached)))
 }

@@ -2,73 +2,38 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use cluster_agent::Config;
-use mesh_bus::{
-    Bus, Outgoing, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions, Stored,
-};
-use mesh_kit::{Running, Secret, Settings};
+use mesh_bus::{Bus, Outgoing, Samples, SamplesMode, SamplesOptions, Stored};
+use mesh_kit::{Running, Settings};
 use mesh_proto::{
     Timestamp,
     assignment::{Action, AssignmentChanged},
     cluster::ClusterRegistered,
-    contract, derived_id,
+    derived_id,
     instance::{InstanceRejected, InstanceStatusChanged},
     query::{AgentStateRequest, LogsRequest, agent_queries_client::AgentQueriesClient},
     telemetry::{ClusterSample, InstanceSample},
     workload::{InstancePhase, ProcessSpec, Resources, WorkloadDocument},
 };
+use mesh_test::{Land, until};
 use prost::Message as _;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const CLUSTER: &str = "edge";
 
-/// A bus, and a folder for the agent.
-struct Land {
-    folder: tempfile::TempDir,
-    server: Server,
-    keys: BTreeMap<String, PathBuf>,
+/// A bus, and those who talk to the agent.
+struct Plant {
+    land: Land,
     orchestrator: Bus,
     person: Bus,
 }
 
-impl Land {
-    /// None, loudly, where there is no nats-server.
+impl Plant {
     async fn start(test: &str) -> Option<Self> {
-        let found = match mesh_bus::find_server().await {
-            Ok(found) => found,
-            Err(error) => {
-                println!("SKIPPED: cluster-agent bus, {test}: {error}");
-                return None;
-            }
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let options = RenderOptions {
-            listen: "127.0.0.1:-1".into(),
-            store_dir: folder.path().join("jetstream"),
-            ports_dir: Some(folder.path().into()),
-            sync_always: false,
-            ..RenderOptions::default()
-        };
-        let rendered = mesh_bus::render(contract(), &options).unwrap();
-        let files = rendered.write(folder.path()).unwrap();
-        let server = Server::start(ServerOptions::new(found.path, &files.nats_conf, folder.path())).await.unwrap();
-        let provisioner = rendered.keys.get("provisioner").cloned();
-        let options = ProvisionOptions { url: server.url(), seed: provisioner, ..ProvisionOptions::default() };
-        mesh_bus::provision(contract(), &options).await.unwrap();
-        let keys = files.keys;
-        let connect = async |name: &str| {
-            let seed = Some(std::fs::read_to_string(&keys[name]).unwrap());
-            let options = mesh_bus::Options { url: server.url(), service: name.into(), seed, ..Default::default() };
-            Bus::connect(options).await.unwrap()
-        };
-        let (orchestrator, person) = (connect("meta-orchestrator").await, connect("person").await);
-        Some(Self { folder, server, keys, orchestrator, person })
+        let land = Land::start(&format!("cluster-agent bus, {test}")).await?;
+        let (orchestrator, person) = (land.bus("meta-orchestrator").await, land.bus("person").await);
+        Some(Self { land, orchestrator, person })
     }
 
     fn config(&self, driver: &str) -> Config {
@@ -80,7 +45,7 @@ impl Land {
             driver: driver.into(),
             site: "plant".into(),
             node: "n1".into(),
-            data_dir: self.folder.path().join("agent").to_string_lossy().into(),
+            data_dir: self.land.folder().join("agent").to_string_lossy().into(),
             sample_ms: 100,
             ..Config::default()
         }
@@ -88,11 +53,9 @@ impl Land {
 
     async fn agent(&self, config: Config) -> Running {
         let settings = Settings {
-            bus_url: self.server.url(),
-            bus_seed_file: Some(Secret::at(&self.keys["cluster-agent"])),
             samples_mode: mesh_kit::config::SamplesMode::Router,
             samples_listen: vec!["tcp/127.0.0.1:0".into()],
-            ..Settings::default()
+            ..self.land.settings("cluster-agent")
         };
         mesh_kit::join("cluster-agent", settings, config, cluster_agent::start).await.unwrap()
     }
@@ -138,19 +101,6 @@ impl Land {
     }
 }
 
-/// Asks until the answer fits; says what came last if it never does.
-async fn until<T: std::fmt::Debug>(what: &str, mut ask: impl AsyncFnMut() -> T, fits: impl Fn(&T) -> bool) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = ask().await;
-        if fits(&answer) {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "{what} does not happen; last: {answer:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 fn assignment(instance: &str, generation: u64, action: Action, process: ProcessSpec) -> AssignmentChanged {
     let document = WorkloadDocument {
         name: "w".into(),
@@ -179,14 +129,14 @@ fn simulated(instance: &str, generation: u64, action: Action, environment: &[(&s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_assignment_is_enforced_measured_and_answered() {
-    let Some(land) = Land::start("enforced").await else { return };
-    let agent = land.agent(land.config("simulated")).await;
-    let samples = land.samples(&agent).await;
+    let Some(plant) = Plant::start("enforced").await else { return };
+    let agent = plant.agent(plant.config("simulated")).await;
+    let samples = plant.samples(&agent).await;
     let mut heard = samples.subscribe("continuum/*/*/instance/*").await.unwrap();
     let mut clusters = samples.subscribe("continuum/*/*/cluster/*").await.unwrap();
     let mut alive = samples.watch_alive("continuum/*/*/alive/*").await.unwrap();
 
-    let registered = async || land.person.log("CLUSTER").last("cluster.registered.v1.edge").await.unwrap();
+    let registered = async || plant.person.log("CLUSTER").last("cluster.registered.v1.edge").await.unwrap();
     let registered = until("registered", registered, Option::is_some).await.unwrap();
     let registered = registered.event::<ClusterRegistered>().unwrap().unwrap();
     assert_eq!((registered.cpu_milli, registered.labels["tier"].as_str()), (200_000, "edge"));
@@ -194,10 +144,10 @@ async fn an_assignment_is_enforced_measured_and_answered() {
     assert!(registered.incarnation > 0);
     assert_eq!(alive.next().await, Some(("continuum/plant/n1/alive/edge".to_owned(), true)));
 
-    let sequence = land.assign(&simulated("a", 1, Action::Run, &[("SIM_LOAD_MILLI", "2000")])).await;
-    land.reaches("a", 1, InstancePhase::Running).await;
-    let facts = land.facts("a").await;
-    let phases = land.phases("a").await;
+    let sequence = plant.assign(&simulated("a", 1, Action::Run, &[("SIM_LOAD_MILLI", "2000")])).await;
+    plant.reaches("a", 1, InstancePhase::Running).await;
+    let facts = plant.facts("a").await;
+    let phases = plant.phases("a").await;
     assert_eq!(phases, [(1, InstancePhase::Starting), (1, InstancePhase::Running)]);
     for fact in &facts {
         let cause = fact.cause.as_ref().unwrap();
@@ -222,46 +172,46 @@ async fn an_assignment_is_enforced_measured_and_answered() {
     let logs = queries.logs(LogsRequest { instance_id: "a".into(), lines: 10 }).await.unwrap().into_inner();
     assert_eq!(logs.lines.last().map(|line| line.text.as_str()), Some("simulated: started"));
 
-    land.assign(&simulated("a", 1, Action::Stop, &[])).await;
-    land.reaches("a", 1, InstancePhase::Stopped).await;
+    plant.assign(&simulated("a", 1, Action::Stop, &[])).await;
+    plant.reaches("a", 1, InstancePhase::Stopped).await;
     agent.stop().await;
     assert_eq!(alive.next().await, Some(("continuum/plant/n1/alive/edge".to_owned(), false)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_what_is_assigned_runs_again_and_what_was_undone_meanwhile_never_starts() {
-    let Some(land) = Land::start("restart").await else { return };
-    let agent = land.agent(land.config("simulated")).await;
-    land.assign(&simulated("stays", 1, Action::Run, &[])).await;
-    land.assign(&simulated("gone", 1, Action::Run, &[])).await;
-    land.reaches("stays", 1, InstancePhase::Running).await;
-    land.reaches("gone", 1, InstancePhase::Running).await;
-    land.assign(&simulated("gone", 1, Action::Stop, &[])).await;
-    land.reaches("gone", 1, InstancePhase::Stopped).await;
+    let Some(plant) = Plant::start("restart").await else { return };
+    let agent = plant.agent(plant.config("simulated")).await;
+    plant.assign(&simulated("stays", 1, Action::Run, &[])).await;
+    plant.assign(&simulated("gone", 1, Action::Run, &[])).await;
+    plant.reaches("stays", 1, InstancePhase::Running).await;
+    plant.reaches("gone", 1, InstancePhase::Running).await;
+    plant.assign(&simulated("gone", 1, Action::Stop, &[])).await;
+    plant.reaches("gone", 1, InstancePhase::Stopped).await;
     agent.stop().await;
 
-    land.assign(&simulated("brief", 1, Action::Run, &[])).await;
-    land.assign(&simulated("brief", 1, Action::Stop, &[])).await;
-    land.assign(&simulated("new", 1, Action::Run, &[])).await;
+    plant.assign(&simulated("brief", 1, Action::Run, &[])).await;
+    plant.assign(&simulated("brief", 1, Action::Stop, &[])).await;
+    plant.assign(&simulated("new", 1, Action::Run, &[])).await;
     for from_the_beginning in [false, true] {
         if from_the_beginning {
-            std::fs::remove_file(land.folder.path().join("agent/edge/state.json")).unwrap();
+            std::fs::remove_file(plant.land.folder().join("agent/edge/state.json")).unwrap();
         }
-        let before = land.statuses("stays").await.len();
-        let agent = land.agent(land.config("simulated")).await;
-        land.reaches("new", 1, InstancePhase::Running).await;
-        let says = async || land.statuses("stays").await;
+        let before = plant.statuses("stays").await.len();
+        let agent = plant.agent(plant.config("simulated")).await;
+        plant.reaches("new", 1, InstancePhase::Running).await;
+        let says = async || plant.statuses("stays").await;
         let says = until("it runs again", says, |says| {
             says.len() > before && says.last().is_some_and(|last| last.phase() == InstancePhase::Running)
         });
         says.await;
-        land.reaches("brief", 1, InstancePhase::Stopped).await;
+        plant.reaches("brief", 1, InstancePhase::Stopped).await;
         agent.stop().await;
-        assert_eq!(land.phases("brief").await, [(1, InstancePhase::Stopped)], "never started, and answered once");
-        let gone = land.phases("gone").await;
+        assert_eq!(plant.phases("brief").await, [(1, InstancePhase::Stopped)], "never started, and answered once");
+        let gone = plant.phases("gone").await;
         assert_eq!(gone.iter().filter(|(_, phase)| *phase == InstancePhase::Stopped).count(), 1, "{gone:?}");
     }
-    let clusters = land.person.log("CLUSTER").read("cluster.registered.v1.edge", 1, 100).await.unwrap();
+    let clusters = plant.person.log("CLUSTER").read("cluster.registered.v1.edge", 1, 100).await.unwrap();
     let lives: Vec<u64> =
         clusters.iter().map(|c| c.event::<ClusterRegistered>().unwrap().unwrap().incarnation).collect();
     assert!(lives.len() == 3 && lives.is_sorted_by(|a, b| a < b), "{lives:?}");
@@ -269,22 +219,22 @@ async fn after_a_restart_what_is_assigned_runs_again_and_what_was_undone_meanwhi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_bus_is_away_it_goes_on_and_says_afterwards_where_things_stand() {
-    let Some(mut land) = Land::start("away").await else { return };
-    let config = Config { backoff_max_ms: 200, restarts_max: 1_000_000, ..land.config("simulated") };
-    let agent = land.agent(config).await;
-    land.assign(&simulated("frail", 1, Action::Run, &[("SIM_FAIL_AFTER_MS", "300"), ("SIM_START_MS", "5")])).await;
-    land.reaches("frail", 1, InstancePhase::Running).await;
-    land.server.kill().await.unwrap();
+    let Some(mut plant) = Plant::start("away").await else { return };
+    let config = Config { backoff_max_ms: 200, restarts_max: 1_000_000, ..plant.config("simulated") };
+    let agent = plant.agent(config).await;
+    plant.assign(&simulated("frail", 1, Action::Run, &[("SIM_FAIL_AFTER_MS", "300"), ("SIM_START_MS", "5")])).await;
+    plant.reaches("frail", 1, InstancePhase::Running).await;
+    plant.land.server.kill().await.unwrap();
     let mut queries = AgentQueriesClient::connect(agent.endpoint()).await.unwrap();
     let mut restarts = async || {
         let state = queries.state(AgentStateRequest {}).await.unwrap().into_inner();
         state.processes.first().map_or(0, |p| p.restarts)
     };
     let away = until("it is restarted without a bus", &mut restarts, |restarts| *restarts >= 8).await;
-    land.server.restart().await.unwrap();
-    let last = async || land.statuses("frail").await.pop().unwrap().restarts;
+    plant.land.server.restart().await.unwrap();
+    let last = async || plant.statuses("frail").await.pop().unwrap().restarts;
     until("it is said", last, |restarts| *restarts >= away).await;
-    let said = land.statuses("frail").await;
+    let said = plant.statuses("frail").await;
     let counts: Vec<u32> = said.iter().map(|status| status.restarts).collect();
     assert!(counts.is_sorted(), "{counts:?}");
     assert!(counts.windows(2).any(|w| w[1] - w[0] >= 3), "only the newest of what was missed: {counts:?}");
@@ -293,15 +243,15 @@ async fn while_the_bus_is_away_it_goes_on_and_says_afterwards_where_things_stand
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_process_is_restarted_when_it_dies_and_ended_when_it_is_told() {
-    let Some(land) = Land::start("real process").await else { return };
-    let agent = land.agent(Config { cpu_milli: 1_000, ..land.config("process") }).await;
+    let Some(plant) = Plant::start("real process").await else { return };
+    let agent = plant.agent(Config { cpu_milli: 1_000, ..plant.config("process") }).await;
     let process = ProcessSpec {
         command: "sh".into(),
         arguments: vec!["-c".into(), "echo up; exec sleep 600".into()],
         ..Default::default()
     };
-    land.assign(&assignment("real", 1, Action::Run, process.clone())).await;
-    land.reaches("real", 1, InstancePhase::Running).await;
+    plant.assign(&assignment("real", 1, Action::Run, process.clone())).await;
+    plant.reaches("real", 1, InstancePhase::Running).await;
     let mut queries = AgentQueriesClient::connect(agent.endpoint()).await.unwrap();
     let mut pid = async || {
         let state = queries.state(AgentStateRequest {}).await.unwrap().into_inner();
@@ -309,30 +259,30 @@ async fn a_real_process_is_restarted_when_it_dies_and_ended_when_it_is_told() {
     };
     let first = pid().await;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
-    let down = async || land.statuses("real").await;
+    let down = async || plant.statuses("real").await;
     let down = until("it is down", down, |said| said.iter().any(|s| s.phase() == InstancePhase::Restarting)).await;
     let down = down.iter().find(|s| s.phase() == InstancePhase::Restarting).unwrap();
     assert!(down.reason.starts_with("ended by SIGKILL") && down.restarts == 1, "{}", down.reason);
-    let again = land.reaches("real", 1, InstancePhase::Running).await;
+    let again = plant.reaches("real", 1, InstancePhase::Running).await;
     assert_eq!(again.restarts, 1);
     let second = pid().await;
     assert_ne!(first, second);
 
     let missing = ProcessSpec { command: "/no/such/program".into(), ..Default::default() };
-    land.assign(&assignment("missing", 1, Action::Run, missing)).await;
-    let failed = land.reaches("missing", 1, InstancePhase::Failed).await;
+    plant.assign(&assignment("missing", 1, Action::Run, missing)).await;
+    let failed = plant.reaches("missing", 1, InstancePhase::Failed).await;
     assert_eq!((failed.reason.as_str(), failed.hopeless), ("no such file or directory: /no/such/program", true));
 
     let mut huge = assignment("huge", 1, Action::Run, process.clone());
     huge.replicas = 50;
-    land.assign(&huge).await;
-    let facts = async || land.facts("huge").await;
+    plant.assign(&huge).await;
+    let facts = async || plant.facts("huge").await;
     let facts = until("it is rejected", facts, |facts| !facts.is_empty()).await;
     let rejected = facts[0].event::<InstanceRejected>().unwrap().unwrap();
     assert!(rejected.reason.starts_with("asks 5000 mCPU"), "{}", rejected.reason);
 
-    land.assign(&assignment("real", 2, Action::Run, process)).await;
-    land.reaches("real", 2, InstancePhase::Running).await;
+    plant.assign(&assignment("real", 2, Action::Run, process)).await;
+    plant.reaches("real", 2, InstancePhase::Running).await;
     let third = pid().await;
     assert!(procfs::process::Process::new(second).is_err(), "the older generation has ended");
     agent.stop().await;
@@ -341,16 +291,16 @@ async fn a_real_process_is_restarted_when_it_dies_and_ended_when_it_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_instances_run_on_one_simulated_cluster() {
-    let Some(land) = Land::start("a thousand").await else { return };
-    let agent = land.agent(land.config("simulated")).await;
+    let Some(plant) = Plant::start("a thousand").await else { return };
+    let agent = plant.agent(plant.config("simulated")).await;
     let begun = Instant::now();
     let messages = (0..1_000).map(|n| {
         let assignment = simulated(&format!("i{n}"), 1, Action::Run, &[]);
         Outgoing::new(&assignment, format!("a{n}"), Timestamp::from_millis(1)).unwrap()
     });
-    land.orchestrator.publish_many(messages.collect()).await.unwrap();
+    plant.orchestrator.publish_many(messages.collect()).await.unwrap();
     let running = async || {
-        let all = land.person.log("INSTANCE").read("instance.>", 1, 100_000).await.unwrap();
+        let all = plant.person.log("INSTANCE").read("instance.>", 1, 100_000).await.unwrap();
         let statuses = all.iter().filter_map(|fact| fact.event::<InstanceStatusChanged>().unwrap());
         statuses.filter(|status| status.phase() == InstancePhase::Running).count()
     };

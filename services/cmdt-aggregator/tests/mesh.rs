@@ -1,103 +1,37 @@
 //! The twin aggregator on a real bus and a real Zenoh router, with no other rights than the contract's.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use cmdt_aggregator::Config;
 use futures::StreamExt as _;
-use mesh_bus::{
-    About, Bus, Decision, Outgoing, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server,
-    ServerOptions,
-};
-use mesh_kit::{Running, Secret, Settings, Stopped};
+use mesh_bus::{About, Decision, Outgoing};
+use mesh_kit::{Running, Stopped};
 use mesh_proto::{
-    AnyEvent, Timestamp,
+    AnyEvent,
     cluster::ClusterRegistered,
-    contract,
     query::{TwinRequest, twin_queries_client::TwinQueriesClient},
     telemetry::ClusterSample,
     twin::Twin,
 };
+use mesh_test::{Land, now, soon};
 use prost::Message as _;
 use tonic::Code;
 
-/// Longest that anything may take here before a test says that it does not happen.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A bus as `continuum provision` makes it, and a Zenoh router.
-struct Land {
-    _folder: tempfile::TempDir,
-    server: Server,
-    router: Samples,
-    keys: BTreeMap<String, PathBuf>,
+async fn land(test: &str) -> Option<Land> {
+    Some(Land::start(&format!("cmdt-aggregator, {test}")).await?.with_router().await)
 }
 
-impl Land {
-    /// None, loudly, where there is no nats-server.
-    async fn start(test: &str) -> Option<Self> {
-        let found = match mesh_bus::find_server().await {
-            Ok(found) => found,
-            Err(error) => {
-                println!("SKIPPED: cmdt-aggregator, {test}: {error}");
-                return None;
-            }
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let options = RenderOptions {
-            listen: "127.0.0.1:-1".into(),
-            store_dir: folder.path().join("jetstream"),
-            ports_dir: Some(folder.path().into()),
-            sync_always: false,
-            ..RenderOptions::default()
-        };
-        let rendered = mesh_bus::render(contract(), &options).unwrap();
-        let files = rendered.write(folder.path()).unwrap();
-        let server = Server::start(ServerOptions::new(found.path, &files.nats_conf, folder.path())).await.unwrap();
-        let seed = rendered.keys.get("provisioner").cloned();
-        let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
-        mesh_bus::provision(contract(), &options).await.unwrap();
-        let listen = vec!["tcp/127.0.0.1:0".to_owned()];
-        let options = SamplesOptions { mode: SamplesMode::Router, listen, ..SamplesOptions::default() };
-        let router = Samples::open(options).await.unwrap();
-        Some(Self { _folder: folder, server, router, keys: files.keys })
-    }
-
-    async fn bus(&self, service: &str) -> Bus {
-        let seed = std::fs::read_to_string(&self.keys[service]).unwrap();
-        let (url, service) = (self.server.url(), service.to_owned());
-        Bus::connect(mesh_bus::Options { url, service, seed: Some(seed), ..Default::default() }).await.unwrap()
-    }
-
-    async fn aggregator(&self) -> Running {
-        let settings = Settings {
-            bus_url: self.server.url(),
-            bus_seed_file: Some(Secret::at(&self.keys["cmdt-aggregator"])),
-            samples_connect: self.router.listening().to_vec(),
-            drain_limit_ms: 20_000,
-            ..Settings::default()
-        };
-        let config = Config { tick_ms: 50, measured_ms: 100, ..Config::default() };
-        mesh_kit::join("cmdt-aggregator", settings, config, cmdt_aggregator::start).await.unwrap()
-    }
-
-    async fn measure(&self, cpu_percent: f64) {
-        let sample = ClusterSample { cluster_id: "edge".into(), at: Some(now()), cpu_percent, ..Default::default() };
-        let about = About { time: now(), ..About::default() };
-        self.router.publish("continuum/s/n/cluster/edge", sample.encode_to_vec(), &about).await.unwrap();
-    }
+async fn aggregator(land: &Land) -> Running {
+    let config = Config { tick_ms: 50, measured_ms: 100, ..Config::default() };
+    mesh_kit::join("cmdt-aggregator", land.settings("cmdt-aggregator"), config, cmdt_aggregator::start).await.unwrap()
 }
 
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what} does not happen"),
-    }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Timestamp::from_nanos(since.as_nanos() as i128)
+async fn measure(land: &Land, cpu_percent: f64) {
+    let sample = ClusterSample { cluster_id: "edge".into(), at: Some(now()), cpu_percent, ..Default::default() };
+    let about = About { time: now(), ..About::default() };
+    land.router().publish("continuum/s/n/cluster/edge", sample.encode_to_vec(), &about).await.unwrap();
 }
 
 fn registered(cpu_milli: u32) -> ClusterRegistered {
@@ -117,7 +51,7 @@ fn asking(kind: &str, id: &str) -> TwinRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
-    let Some(land) = Land::start("twins").await else { return };
+    let Some(land) = land("twins").await else { return };
     let agent = land.bus("cluster-agent").await;
     let write = async |cpu_milli: u32, expected: u64| {
         let fact = Outgoing::new(&registered(cpu_milli) as &dyn AnyEvent, format!("fact-{cpu_milli}"), now()).unwrap();
@@ -127,7 +61,7 @@ async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
     };
     write(1_000, 0).await;
     // The fact came before the aggregator: it reads the past first.
-    let running = land.aggregator().await;
+    let running = aggregator(&land).await;
     let mut client = TwinQueriesClient::connect(running.endpoint()).await.unwrap();
     let found = client.get(asking("", "edge")).await.unwrap().into_inner();
     assert_eq!((found.kind.as_str(), found.capacity_cpu_milli, found.available), ("cluster", 1_000, true));
@@ -155,7 +89,7 @@ async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
         let mut ticks = tokio::time::interval(Duration::from_millis(100));
         loop {
             ticks.tick().await;
-            land.measure(40.0).await;
+            measure(&land, 40.0).await;
         }
     };
     let third = tokio::select! {
@@ -184,7 +118,7 @@ async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
     assert_eq!(client.get(then.clone()).await.unwrap().into_inner(), second);
     assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
 
-    let again = land.aggregator().await;
+    let again = aggregator(&land).await;
     let mut client = TwinQueriesClient::connect(again.endpoint()).await.unwrap();
     let longer = async {
         loop {

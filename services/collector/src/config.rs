@@ -8,6 +8,10 @@ pub struct Config {
     pub late_ms: u32,
     /// How long samples wait to be packed, milliseconds.
     pub flush_ms: u32,
+    /// Length of a window of usage, milliseconds; 0 for none.
+    pub usage_window_ms: u32,
+    /// How long after its end a window waits for late samples, milliseconds: longer than agents' samples are apart.
+    pub usage_grace_ms: u32,
     /// Instances whose samples are taken in.
     pub instances_max: usize,
     /// How far back samples can be asked for, milliseconds.
@@ -25,6 +29,8 @@ impl Default for Config {
         Self {
             late_ms: 300,
             flush_ms: 1_000,
+            usage_window_ms: 300_000,
+            usage_grace_ms: 2_500,
             instances_max: 10_000,
             window_ms: 600_000,
             window_bytes_max: 64 << 20,

@@ -11,17 +11,21 @@ use bytes::Bytes;
 use mesh_bus::Stored;
 use mesh_kit::{Derived, Projector};
 use mesh_proto::{
-    DecodeError, Timestamp, derived_id,
+    DecodeError, Timestamp,
+    cluster::ClusterRegistered,
+    derived_id,
     intent::{GovernedInstance, Intent, IntentAcknowledged, IntentStateChanged, NotFulfilledState, State},
     is_key,
     observation::{ObservedTarget, TargetObserved},
     telemetry::{InstanceSample, Measured},
+    workload::{InstanceChanged, InstanceWanted},
 };
 use prost::Message as _;
 
 use crate::{
     feed::{Cursor, Feed},
     period::{self, Period},
+    usage::{self, Usage},
 };
 
 /// Limits of the collector.
@@ -45,6 +49,8 @@ pub struct Limits {
     pub feed_max: usize,
     /// Periods of an intent that are judged at once after time jumped; older ones are skipped.
     pub periods_max: u64,
+    /// Of the windows of usage.
+    pub usage: usage::Limits,
 }
 
 impl Default for Limits {
@@ -59,6 +65,7 @@ impl Default for Limits {
             idle_ms: 600_000,
             feed_max: 4_096,
             periods_max: 10,
+            usage: usage::Limits::default(),
         }
     }
 }
@@ -148,6 +155,7 @@ pub struct Collector {
     tracks: BTreeMap<String, Track>,
     packs: BTreeMap<(String, String), Pack>,
     feed: Feed,
+    usage: Usage,
 }
 
 /// How often instances that went silent are looked for, milliseconds.
@@ -175,12 +183,18 @@ impl Collector {
             tracks: BTreeMap::new(),
             packs: BTreeMap::new(),
             feed: Feed::new(limits.feed_max),
+            usage: Usage::new(limits.usage),
         }
     }
 
     /// What came in and what became of it.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// What became of the windows of usage.
+    pub fn usage_counts(&self) -> usage::Counts {
+        self.usage.counts()
     }
 
     /// Intents under watch.
@@ -416,7 +430,11 @@ impl Projector for Collector {
         let acknowledged = fact.event::<IntentAcknowledged>();
         let applied = acknowledged.and_then(|event| event.map_or(Ok(()), |e| self.acknowledged(e, fact.time)));
         let changed = fact.event::<IntentStateChanged>().map(|event| event.map(|e| self.state_changed(e, fact.time)));
-        if applied.is_err() || changed.is_err() {
+        let cluster = fact.event::<ClusterRegistered>().map(|e| e.into_iter().for_each(|e| self.usage.cluster(e)));
+        let wanted = fact.event::<InstanceWanted>().map(|e| e.into_iter().for_each(|e| self.usage.wanted(e)));
+        let placed = fact.event::<InstanceChanged>();
+        let placed = placed.map(|e| e.into_iter().for_each(|e| self.usage.changed(&e, fact.time)));
+        if applied.is_err() || changed.is_err() || cluster.is_err() || wanted.is_err() || placed.is_err() {
             self.counts.undecodable += 1;
         }
         vec![]
@@ -457,6 +475,9 @@ impl Projector for Collector {
         self.counts.accepted += 1;
         self.feed.push(sample.clone(), track.count);
         self.observe(&sample, remembered);
+        if remembered {
+            self.usage.sample(&sample);
+        }
         let key = (sample.cluster_id.clone(), sample.instance_id.clone());
         let now = self.now;
         let pack = self.packs.entry(key.clone()).or_insert_with(|| Pack { since: now, samples: vec![] });
@@ -472,7 +493,7 @@ impl Projector for Collector {
             self.watches.values_mut().for_each(|watch| watch.begin(Some(now), None));
         }
         self.sweep();
-        let mut derived = vec![];
+        let mut derived = self.usage.close(now);
         for (key, watch) in &mut self.watches {
             let (observations, skipped) = watch.judge(key, now, &self.limits);
             self.counts.periods_skipped += skipped;

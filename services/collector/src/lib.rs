@@ -1,9 +1,11 @@
 //! Takes telemetry in, and says what each intent's targets achieved.
 //!
-//! - Consumes: samples of instances (Zenoh), `IntentAcknowledged`, `IntentStateChanged`, its own `Measured`.
-//! - Publishes: `Measured` (samples packed by instance), `TargetObserved` (each period of each active intent).
+//! - Consumes: samples of instances (Zenoh), `IntentAcknowledged`, `IntentStateChanged`, its own `Measured`;
+//!   `ClusterRegistered`, `InstanceWanted`, `InstanceChanged` (whose usage it is).
+//! - Publishes: `Measured` (samples packed by instance), `TargetObserved` (each period of each active intent),
+//!   `UsageClosed` (each window of each instance).
 //! - Owns: what was observed; a recent window of samples; the streaming-telemetry channel.
-//! - Never: judges an intent.
+//! - Never: judges an intent, prices anything.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -14,6 +16,7 @@ mod feed;
 mod metrics;
 mod period;
 mod store;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -34,6 +37,12 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         late_ms: config.late_ms.into(),
         flush_ms: config.flush_ms.into(),
         instances_max: config.instances_max,
+        usage: usage::Limits {
+            window_ms: config.usage_window_ms,
+            grace_ms: config.usage_grace_ms.into(),
+            instances_max: config.instances_max,
+            ..usage::Limits::default()
+        },
         ..domain::Limits::default()
     };
     let window = WindowLimits {
@@ -45,7 +54,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let series = mesh_store::open(&config.store).context("open store")?.series("telemetry", window);
     let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
     let samples = rights.samples_in.iter().map(String::as_str).filter(|key| key.contains("/instance/")).collect();
-    let sources = Sources { streams: vec!["INTENT"], samples, tick_ms: Some(config.tick_ms) };
+    let sources = Sources { streams: vec!["INTENT", "CLUSTER", "WORKLOAD"], samples, tick_ms: Some(config.tick_ms) };
     let view = mesh.project("observations", domain::Collector::new(limits), sources).await?;
     let dropped = Arc::default();
     metrics::show(&mesh, &view, Arc::clone(&dropped));

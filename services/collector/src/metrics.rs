@@ -24,7 +24,11 @@ pub(crate) fn show(mesh: &Mesh, view: &View<Collector>, dropped: Arc<AtomicU64>)
     let of = view.clone();
     let observe = move |counter: &dyn AsyncInstrument<u64>| {
         let Counts { late, superseded, periods_skipped, undecodable, .. } = of.read(Collector::counts);
+        let usage = of.read(Collector::usage_counts);
         let reasons = [
+            ("usage_window_skipped", usage.skipped),
+            ("usage_late", usage.late),
+            ("usage_unknown_instance", usage.unknown),
             ("late", late),
             ("superseded", superseded),
             ("period_skipped", periods_skipped),
@@ -35,7 +39,7 @@ pub(crate) fn show(mesh: &Mesh, view: &View<Collector>, dropped: Arc<AtomicU64>)
         }
     };
     let left_out = meter.u64_observable_counter("collector_left_out_total");
-    left_out.with_description("what was left out of observations, by reason").with_callback(observe).build();
+    left_out.with_description("what was left out of observations and usage, by reason").with_callback(observe).build();
     let observe = move |counter: &dyn AsyncInstrument<u64>| counter.observe(dropped.load(Relaxed), &[]);
     let lost = meter.u64_observable_counter("collector_stream_dropped_total");
     lost.with_description("samples that slow readers of the channel lost").with_callback(observe).build();

@@ -1,18 +1,15 @@
 //! The collector on a real bus and a real Zenoh router, with no other rights than the contract's.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use collector::Config;
 use futures::StreamExt as _;
-use mesh_bus::{
-    About, Bus, Decision, Outgoing, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server,
-    ServerOptions, Tail,
-};
-use mesh_kit::{Running, Secret, Settings, Stopped};
+use mesh_bus::{About, Decision, Outgoing, Samples, Tail};
+use mesh_kit::{Running, Stopped};
 use mesh_proto::{
-    Event, Timestamp, contract,
+    Event,
     intent::{
         ExpectationTarget, GovernedInstance, Intent, IntentAcknowledged, IntentExpectation, NotFulfilledState, State,
     },
@@ -20,73 +17,16 @@ use mesh_proto::{
     query::{RangeRequest, StreamRequest, telemetry_queries_client::TelemetryQueriesClient},
     telemetry::{InstanceSample, Measured},
 };
+use mesh_test::{Land, now, soon};
 use prost::Message as _;
 
-/// Longest that anything may take here before a test says that it does not happen.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A bus as `continuum provision` makes it, and a Zenoh router.
-struct Land {
-    _folder: tempfile::TempDir,
-    server: Server,
-    router: Samples,
-    keys: BTreeMap<String, PathBuf>,
+async fn land(test: &str) -> Option<Land> {
+    Some(Land::start(&format!("collector, {test}")).await?.with_router().await)
 }
 
-impl Land {
-    /// None, loudly, where there is no nats-server.
-    async fn start(test: &str) -> Option<Self> {
-        let found = match mesh_bus::find_server().await {
-            Ok(found) => found,
-            Err(error) => {
-                println!("SKIPPED: collector, {test}: {error}");
-                return None;
-            }
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let options = RenderOptions {
-            listen: "127.0.0.1:-1".into(),
-            store_dir: folder.path().join("jetstream"),
-            ports_dir: Some(folder.path().into()),
-            sync_always: false,
-            ..RenderOptions::default()
-        };
-        let rendered = mesh_bus::render(contract(), &options).unwrap();
-        let files = rendered.write(folder.path()).unwrap();
-        let server = Server::start(ServerOptions::new(found.path, &files.nats_conf, folder.path())).await.unwrap();
-        let seed = rendered.keys.get("provisioner").cloned();
-        let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
-        mesh_bus::provision(contract(), &options).await.unwrap();
-        let listen = vec!["tcp/127.0.0.1:0".to_owned()];
-        let options = SamplesOptions { mode: SamplesMode::Router, listen, ..SamplesOptions::default() };
-        let router = Samples::open(options).await.unwrap();
-        Some(Self { _folder: folder, server, router, keys: files.keys })
-    }
-
-    async fn bus(&self, service: &str) -> Bus {
-        let seed = std::fs::read_to_string(&self.keys[service]).unwrap();
-        let (url, service) = (self.server.url(), service.to_owned());
-        Bus::connect(mesh_bus::Options { url, service, seed: Some(seed), ..Default::default() }).await.unwrap()
-    }
-
-    async fn collector(&self) -> Running {
-        let settings = Settings {
-            bus_url: self.server.url(),
-            bus_seed_file: Some(Secret::at(&self.keys["collector"])),
-            samples_connect: self.router.listening().to_vec(),
-            drain_limit_ms: 20_000,
-            ..Settings::default()
-        };
-        let config = Config { flush_ms: 200, ..Config::default() };
-        mesh_kit::join("collector", settings, config, collector::start).await.unwrap()
-    }
-}
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what} does not happen"),
-    }
+async fn collector(land: &Land) -> Running {
+    let config = Config { flush_ms: 200, ..Config::default() };
+    mesh_kit::join("collector", land.settings("collector"), config, collector::start).await.unwrap()
 }
 
 async fn next_of<E: Event>(tail: &mut Tail) -> E {
@@ -118,11 +58,6 @@ fn acknowledged() -> IntentAcknowledged {
     }
 }
 
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Timestamp::from_nanos(since.as_nanos() as i128)
-}
-
 /// Measures like an agent, ten times a second, for as long as it is polled.
 async fn measure(samples: &Samples) {
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
@@ -148,8 +83,8 @@ async fn measure(samples: &Samples) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn samples_become_observations_telemetry_and_answers_and_outlive_a_restart() {
-    let Some(land) = Land::start("samples").await else { return };
-    let running = land.collector().await;
+    let Some(land) = land("samples").await else { return };
+    let running = collector(&land).await;
     let fact = Outgoing::new(&acknowledged(), "fact-1", now()).unwrap();
     let entity = "intent.*.*.local.intent-1".to_owned();
     let decision = Decision { entity, expected: 0, messages: vec![fact] };
@@ -161,7 +96,7 @@ async fn samples_become_observations_telemetry_and_answers_and_outlive_a_restart
     let mut channel = client.stream(request).await.unwrap().into_inner();
     let mut observations = person.log(TargetObserved::STREAM).tail("observation.>", 1);
     let mut telemetry = person.log(Measured::STREAM).tail("telemetry.>", 1);
-    let agent = measure(&land.router);
+    let agent = measure(land.router());
     tokio::pin!(agent);
 
     let story = async {
@@ -198,7 +133,7 @@ async fn samples_become_observations_telemetry_and_answers_and_outlive_a_restart
     let packed = person.log(Measured::STREAM).read("telemetry.>", 1, 1_000).await.unwrap();
     let packed: usize = packed.iter().map(|m| m.event::<Measured>().unwrap().unwrap().samples.len()).sum();
     assert!(packed > 0);
-    let again = land.collector().await;
+    let again = collector(&land).await;
     let mut client = TelemetryQueriesClient::connect(again.endpoint()).await.unwrap();
     let read_again = async {
         loop {

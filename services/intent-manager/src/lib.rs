@@ -3,7 +3,7 @@
 //! - Consumes: the commands about intents; verdicts and feasibility; what becomes of instances; plans that failed; what
 //!   targets achieved.
 //! - Publishes: one answer to each command; `IntentAcknowledged`, `IntentRejected`, `IntentStateChanged`,
-//!   `IntentRemedyWanted`; `ReportPublished` at each change and each period.
+//!   `IntentRemedyWanted`, `IntentRemedyUnwanted`; `ReportPublished` at each change and each period.
 //! - Owns: an intent's state.
 //! - Never: judges content, places anything, asks an agent, or reads a measurement that no period holds.
 
@@ -17,18 +17,28 @@ use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
 use mesh_proto::query::intent_queries_server::IntentQueriesServer;
 
-/// The intent manager has nothing to set: what a state means is the contract's, not a deployment's.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+/// Settings of the intent manager. What a state means is the contract's, not a deployment's.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {}
+pub struct Config {
+    /// Milliseconds after a remedy was asked for in which none is asked for again; doubles while it does not help.
+    pub remedy_cooldown_ms: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { remedy_cooldown_ms: 60_000 }
+    }
+}
 
 /// Joins the mesh; returns once its view is caught up, its queries are served and its decider runs.
 ///
 /// # Errors
 /// When the bus does not let it join.
-pub async fn start(mesh: Mesh, _config: Config) -> anyhow::Result<()> {
+pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let sources = Sources { streams: vec!["INTENT", "OBSERVATION"], ..Sources::default() };
     let view = mesh.project("intents", view::IntentsView::default(), sources).await.context("build view of intents")?;
     mesh.serve(IntentQueriesServer::new(api::Api::new(view, mesh.stopping())));
-    mesh.decide(domain::Intents).await
+    let limits = domain::Limits { remedy_cooldown_ms: config.remedy_cooldown_ms.into() };
+    mesh.decide(domain::Intents::new(limits)).await
 }

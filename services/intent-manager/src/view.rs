@@ -91,7 +91,7 @@ impl IntentsView {
         if stored.sequence <= entry.sequence {
             return None;
         }
-        entry.entity = Intents.evolve(std::mem::take(&mut entry.entity), fact, stored.time);
+        entry.entity = Intents::default().evolve(std::mem::take(&mut entry.entity), fact, stored.time);
         entry.sequence = stored.sequence;
         entry.revision += 1;
         entry.updated = entry.updated.max(stored.time);
@@ -105,6 +105,7 @@ impl IntentsView {
             Fact::IntentSubmitted(_)
             | Fact::IntentUnchanged(_)
             | Fact::IntentRemedyWanted(_)
+            | Fact::IntentRemedyUnwanted(_)
             | Fact::IntentRefused(_) => {
                 return None;
             }
@@ -146,7 +147,7 @@ impl IntentsView {
     /// When there is none of this id.
     pub fn get(&self, request: &GetRequest) -> Result<IntentView, Error> {
         let key = (owner(&request.owner), request.id.clone());
-        let Some(entry) = self.intents.get(&key) else {
+        let Some(entry) = self.intents.get(&key).filter(|entry| entry.exists()) else {
             let what = format!("intent {} of {}", key.1, key.0);
             return Err(Error::not_found(what, "list the intents that there are: continuum intent list"));
         };
@@ -176,7 +177,7 @@ impl IntentsView {
             .intents
             .range((owner.clone(), request.page_token.clone())..)
             .take_while(|((of, _), _)| *of == owner)
-            .filter(|((_, id), entry)| *id != request.page_token && entry.is(&state));
+            .filter(|((_, id), entry)| *id != request.page_token && entry.exists() && entry.is(&state));
         let intents: Vec<IntentView> = found.by_ref().take(size).map(|(key, entry)| entry.view(key)).collect();
         let next_page_token = match (found.next(), intents.last()) {
             (Some(_), Some(last)) => last.intent_id.clone(),
@@ -202,7 +203,8 @@ impl Follow {
 
     /// What the caller has not seen yet, if anything.
     pub(crate) fn look(&mut self, view: &IntentsView) -> Option<Result<IntentView, Error>> {
-        let entry = view.intents.get(&(owner(&self.request.owner), self.request.id.clone()));
+        let key = (owner(&self.request.owner), self.request.id.clone());
+        let entry = view.intents.get(&key).filter(|entry| entry.exists());
         let revision = entry.map_or(0, |entry| entry.revision);
         if self.ended || (entry.is_some() && revision == self.shown) {
             return None;
@@ -223,6 +225,11 @@ fn derived(report: ReportPublished, cause: &Stored, at: Timestamp) -> Derived {
 }
 
 impl Entry {
+    /// Was it ever submitted? Commands about what never was are refused and leave no intent.
+    fn exists(&self) -> bool {
+        self.entity.submission.is_some()
+    }
+
     /// Has it this state? Every intent has the empty one.
     fn is(&self, state: &str) -> bool {
         let (fulfilment, not_fulfilled) = self.entity.row().values();

@@ -24,6 +24,20 @@ pub struct Config {
     pub forget_failures_ms: u32,
     /// How clusters that would do are compared: `spread` (the more is left free, the better) or `pack`.
     pub preference: plan::Preference,
+    /// What learned advice does: `shadow` (it is shown beside decisions) or `act` (what runs is moved by it, within the
+    /// hard constraints).
+    pub advice: Advice,
+}
+
+/// What learned advice does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Advice {
+    /// It is shown.
+    #[default]
+    Shadow,
+    /// It is acted on.
+    Act,
 }
 
 impl Default for Config {
@@ -38,6 +52,7 @@ impl Default for Config {
             attempts_elsewhere: 3,
             forget_failures_ms: 600_000,
             preference: limits.preference,
+            advice: Advice::default(),
         }
     }
 }
@@ -52,6 +67,7 @@ impl Config {
             attempts_elsewhere: self.attempts_elsewhere as usize,
             forget_failures_ms: self.forget_failures_ms.into(),
             preference: self.preference,
+            acts_on_advice: self.advice == Advice::Act,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Decides where everything runs: plans, assignments, moves.
 //!
 //! - Consumes: `InstanceWanted`, `InstanceStatusChanged`, `InstanceRejected`, `ClusterRegistered`, `IntentRemedyWanted`,
-//!   `ReportLiveness`; its own `PlacementDecided` and `PlacementReleased`; presence tokens of agents on Zenoh.
+//!   `IntentRemedyUnwanted`, `RemedyRequested`, `ReportLiveness`, `LearningAdvised`; its own `PlacementDecided` and
+//!   `PlacementReleased`; presence tokens of agents on Zenoh.
 //! - Publishes: per domain `PlacementDecided`, `PlacementUnplaced`, `PlacementReleased`, `PlacementSettled`,
 //!   `ClusterJoined`, `ClusterLost`, `ClusterReturned`; per cluster `AssignmentChanged`; `ReportLiveness` to itself.
 //! - Owns: which cluster runs an instance, in which generation, and which clusters answer.
@@ -14,13 +15,14 @@ pub mod assignments;
 mod config;
 pub mod liveness;
 pub mod placements;
-pub mod plan;
 pub mod view;
 mod watch;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
 use mesh_proto::query::orchestrator_queries_server::OrchestratorQueriesServer;
+
+pub use mesh_world::plan;
 
 pub use crate::config::Config;
 use crate::{assignments::Assignments, placements::Placements, view::Orchestrator};
@@ -32,7 +34,7 @@ const ALIVE: &str = "continuum/*/*/alive/*";
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     mesh.decide(Placements::new(config.limits())).await?;
     mesh.decide(Assignments).await?;
-    let sources = Sources { streams: vec!["PLACEMENT", "CLUSTER"], ..Default::default() };
+    let sources = Sources { streams: vec!["PLACEMENT", "CLUSTER", "LEARNING"], ..Default::default() };
     let view = mesh.project("orchestrator", Orchestrator::new(config.limits()), sources).await?;
     mesh.serve(OrchestratorQueriesServer::new(api::Api::new(view.clone())));
     let samples = mesh.samples().await?;

@@ -28,6 +28,22 @@
 //! (the same document fails anywhere) is not tried elsewhere. A cluster whose agent would not take it is asked again
 //! after `start_limit_ms`.
 //!
+//! # Remedies
+//!
+//! A remedy looks for another cluster than the one where a target is missed. That cluster is remembered as `missed` with the load that
+//! missed: for a remedy it is no candidate again until the definition changes, its size does, the load that missed has
+//! changed by more than a tenth to the better, or the instance has held its targets elsewhere for
+//! `forget_failures_ms`. So an instance goes round all clusters at most once. Where none is left it stays, and says by how
+//! much each misses; that is looked at again when a cluster joins, returns or changes its size or capacity comes free,
+//! until the intent takes the remedy back. Each remedy that is asked for in time is answered; how often it is asked for is
+//! the intent manager's to bound.
+//!
+//! # Who waits for what
+//!
+//! What could be placed on a cluster if that had more room is in `rooms` under it, by how much it needs. When room comes
+//! free there, those for whom it suffices are looked at, the smallest first, and no other: a decision costs what it
+//! places, however many wait. All who wait are looked at only after clusters changed.
+//!
 //! # Work that does not fit one decision
 //!
 //! A decision acts on at most [`ACTIONS_MAX`] instances. What is left is either in `displaced` (on a lost cluster, not yet
@@ -39,17 +55,19 @@ use mesh_kit::{Asked, Decider, Key, What};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::placements::{Fact, Input, NAME},
-    placement::{ClusterLost, ClusterReturned, Load, Why},
+    placement::{ClusterLost, ClusterReturned, Load, Missed, Why},
     workload::{InstanceWanted, Resources, WorkloadDocument},
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use self::draft::Draft;
-use crate::plan::{Cluster, Preference, Snapshot, Spec};
+use self::draft::{Draft, excluded, request};
+use crate::plan::{self, Cluster, Preference, Snapshot, Spec, Way};
 
 mod draft;
 mod facts;
+mod remedies;
+mod saved;
 
 /// At most so many instances are acted on in one decision.
 pub const ACTIONS_MAX: usize = 100;
@@ -69,6 +87,8 @@ pub struct Limits {
     pub forget_failures_ms: i64,
     /// How candidates are compared.
     pub preference: Preference,
+    /// Is learned advice acted on, within the hard constraints? Otherwise it is only shown.
+    pub acts_on_advice: bool,
 }
 
 impl Default for Limits {
@@ -80,6 +100,7 @@ impl Default for Limits {
             attempts_elsewhere: 3,
             forget_failures_ms: 600_000,
             preference: Preference::default(),
+            acts_on_advice: false,
         }
     }
 }
@@ -127,10 +148,13 @@ pub struct Unplaced {
     pub why: i32,
     /// What is missing.
     pub reason: String,
+    /// Did it fail wherever it could ever run?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub used_up: bool,
 }
 
 /// One instance.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Instance {
     /// Its definition: owner, document, replicas, targets, intent.
     pub wanted: InstanceWanted,
@@ -150,14 +174,19 @@ pub struct Instance {
     pub tried: BTreeSet<String>,
     /// Clusters whose agents would not take it lately.
     pub rejected: BTreeSet<String>,
+    /// By cluster: how it missed its targets there.
+    pub missed: BTreeMap<String, Missed>,
+    /// Intents that asked for a remedy that was not found, and still want it.
+    pub asked_by: BTreeSet<String>,
     /// When a remedy moved it last.
     pub moved: Option<Timestamp>,
     /// Set while it is not where it should be.
     pub unplaced: Option<Unplaced>,
 }
 
-/// A domain: its clusters and its instances.
+/// A domain: its clusters and its instances. Snapshots keep it without its indexes (`saved`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "saved::Saved", into = "saved::Saved")]
 pub struct State {
     /// The clusters with what is reserved on them.
     pub snapshot: Snapshot,
@@ -165,6 +194,8 @@ pub struct State {
     pub instances: BTreeMap<String, Instance>,
     /// Those of them that are unplaced.
     unplaced: BTreeSet<String>,
+    /// By cluster: those of them who lack nothing there but room, by the CPU and memory that they need.
+    rooms: BTreeMap<String, BTreeSet<(u64, u64, String)>>,
     /// Those that wait for a cluster's answer, or for rejections to be old enough, by the time they began to.
     waiting: BTreeSet<(Timestamp, String)>,
     /// Those on a lost cluster that were not yet planned elsewhere.
@@ -208,6 +239,10 @@ impl Decider for Placements {
     fn concerns(&self, input: &Input, _: &()) -> Vec<Key> {
         match input {
             Input::ReportLiveness(report) if report.domain != self.limits.domain => vec![],
+            Input::LearningAdvised(advised) if !self.limits.acts_on_advice || advised.domain != self.limits.domain => {
+                vec![]
+            }
+            Input::CostsChanged(costs) if costs.domain != self.limits.domain => vec![],
             _ => vec![Key::new([self.limits.domain.as_str()])],
         }
     }
@@ -220,7 +255,11 @@ impl Decider for Placements {
             What::Event(Input::InstanceRejected(rejected)) => draft.rejected(rejected),
             What::Event(Input::ClusterRegistered(registered)) => draft.registered(registered),
             What::Event(Input::IntentRemedyWanted(remedy)) => draft.remedy(remedy),
+            What::Event(Input::IntentRemedyUnwanted(remedy)) => draft.unwanted(remedy),
+            What::Event(Input::RemedyRequested(remedy)) => draft.requested(remedy),
             What::Event(Input::ReportLiveness(report)) => draft.liveness(report),
+            What::Event(Input::LearningAdvised(advised)) => draft.advised(advised),
+            What::Event(Input::CostsChanged(costs)) => draft.costs(costs),
             What::Due => draft.due(),
         }
         Ok(draft.finish(matches!(asked.what, What::Due)))
@@ -261,10 +300,7 @@ impl State {
         }
         self.ending.remove(id);
         if let Some(instance) = self.instances.remove(id) {
-            self.unplaced.remove(id);
-            if let Some(since) = instance.waits_since() {
-                self.waiting.remove(&(since, id.to_owned()));
-            }
+            self.unindex(id, &instance);
             if matches!(fact, Fact::PlacementReleased(released) if released.r#final) {
                 self.ended_generation = self.ended_generation.max(instance.generation);
                 self.ending.extend(instance.ending().map(|ending| (id.to_owned(), ending)));
@@ -277,17 +313,52 @@ impl State {
             self.displaced.remove(id);
         }
         let Some(instance) = after else { return };
+        self.index(id, &instance);
+        self.instances.insert(id.to_owned(), instance);
+    }
+
+    fn index(&mut self, id: &str, instance: &Instance) {
         if instance.unplaced.is_some() {
             self.unplaced.insert(id.to_owned());
         }
         if let Some(since) = instance.waits_since() {
             self.waiting.insert((since, id.to_owned()));
         }
-        self.instances.insert(id.to_owned(), instance);
+        for (cluster_id, (cpu_milli, memory_bytes)) in instance.rooms(&self.snapshot) {
+            self.rooms.entry(cluster_id).or_default().insert((cpu_milli, memory_bytes, id.to_owned()));
+        }
+    }
+
+    /// What it is indexed under depends on no reservation, and clusters have not changed since it was indexed.
+    fn unindex(&mut self, id: &str, instance: &Instance) {
+        self.unplaced.remove(id);
+        if let Some(since) = instance.waits_since() {
+            self.waiting.remove(&(since, id.to_owned()));
+        }
+        for (cluster_id, (cpu_milli, memory_bytes)) in instance.rooms(&self.snapshot) {
+            if let Some(room) = self.rooms.get_mut(&cluster_id) {
+                let there = room.remove(&(cpu_milli, memory_bytes, id.to_owned()));
+                debug_assert!(there, "what waits for room is indexed");
+                if room.is_empty() {
+                    self.rooms.remove(&cluster_id);
+                }
+            }
+        }
+    }
+
+    fn index_rooms(&mut self) {
+        self.rooms.clear();
+        for id in &self.unplaced {
+            let Some(instance) = self.instances.get(id) else { continue };
+            for (cluster_id, (cpu_milli, memory_bytes)) in instance.rooms(&self.snapshot) {
+                self.rooms.entry(cluster_id).or_default().insert((cpu_milli, memory_bytes, id.clone()));
+            }
+        }
     }
 
     fn step_cluster(&mut self, fact: &Fact, at: Timestamp) {
         step_cluster(&mut self.snapshot, fact, at);
+        self.index_rooms();
         self.clusters_changed = self.clusters_changed.max(at);
         match fact {
             Fact::ClusterLost(lost) => self.displaced.extend(on_cluster(&self.instances, &lost.cluster_id)),
@@ -328,6 +399,16 @@ impl Instance {
         Some(Self { wanted, at: Some(hold), ..Default::default() })
     }
 
+    /// Where it lacks nothing but room, and how much it needs there.
+    fn rooms(&self, snapshot: &Snapshot) -> Vec<(String, (u64, u64))> {
+        let Some(why) = self.unplaced.as_ref().map(|u| Why::try_from(u.why).unwrap_or_default()) else { return vec![] };
+        let excluded = excluded(self, why, snapshot);
+        let Some(request) = request(self, &excluded) else { return vec![] };
+        let room =
+            |(id, cluster): (&String, &Cluster)| Some((id.clone(), plan::room(snapshot, id, cluster, &request)?));
+        snapshot.clusters.iter().filter_map(room).collect()
+    }
+
     fn never_twice(&self) -> bool {
         self.spec.as_ref().is_some_and(|s| s.singleton)
     }
@@ -355,6 +436,8 @@ impl Instance {
         }
         self.tried.clear();
         self.rejected.clear();
+        self.missed.clear();
+        self.asked_by.clear();
         self.define(wanted.clone());
         self
     }
@@ -387,6 +470,7 @@ fn read_spec(wanted: &InstanceWanted) -> Option<Spec> {
         memory_limit_bytes: memory_limit_bytes.saturating_mul(replicas),
         selector: document.cluster_selector,
         singleton: document.singleton,
+        latency_bounds: document.latency_bounds,
     })
 }
 
@@ -396,7 +480,7 @@ fn fact_instance(fact: &Fact) -> Option<&str> {
         Fact::PlacementUnplaced(f) => Some(&f.instance_id),
         Fact::PlacementReleased(f) => Some(&f.instance_id),
         Fact::PlacementSettled(f) => Some(&f.instance_id),
-        Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) => None,
+        Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) | Fact::LatenciesNoted(_) => None,
     }
 }
 
@@ -405,6 +489,7 @@ fn more(fact: &Fact) -> bool {
         Fact::PlacementDecided(f) => f.more,
         Fact::PlacementUnplaced(f) => f.more,
         Fact::PlacementReleased(f) => f.more,
+        Fact::LatenciesNoted(f) => f.more,
         _ => false,
     }
 }
@@ -470,6 +555,17 @@ fn step_cluster(snapshot: &mut Snapshot, fact: &Fact, at: Timestamp) {
                 cluster.since = at;
             }
         }
+        Fact::LatenciesNoted(noted) => {
+            snapshot.ways.clear();
+            for link in &noted.links {
+                let way = Way {
+                    latency_ms: link.latency_ms,
+                    from_site: link.from_site.clone(),
+                    to_site: link.to_site.clone(),
+                };
+                snapshot.ways.entry(link.from_cluster.clone()).or_default().insert(link.to_cluster.clone(), way);
+            }
+        }
         _ => {}
     }
 }
@@ -501,6 +597,8 @@ fn step(instance: Option<Instance>, fact: &Fact, at: Timestamp, ended_generation
             instance.measured = f.measured;
             instance.tried = f.tried.iter().cloned().collect();
             instance.rejected = f.rejected.iter().cloned().collect();
+            instance.missed = f.missed.iter().map(|m| (m.cluster_id.clone(), m.clone())).collect();
+            instance.asked_by.clear();
             instance.unplaced = None;
             if f.why == Why::Remedy as i32 {
                 instance.moved = Some(at);
@@ -516,7 +614,10 @@ fn step(instance: Option<Instance>, fact: &Fact, at: Timestamp, ended_generation
             instance.measured = f.measured;
             instance.tried = f.tried.iter().cloned().collect();
             instance.rejected = f.rejected.iter().cloned().collect();
-            instance.unplaced = Some(Unplaced { since: at, why: f.why, reason: f.reason.clone() });
+            instance.missed = f.missed.iter().map(|m| (m.cluster_id.clone(), m.clone())).collect();
+            instance.asked_by = f.asked_by.iter().cloned().collect();
+            let (reason, used_up) = (f.reason.clone(), f.used_up);
+            instance.unplaced = Some(Unplaced { since: at, why: f.why, reason, used_up });
         }
         Fact::PlacementReleased(f) if f.r#final => return None,
         Fact::PlacementReleased(f) => {
@@ -546,6 +647,7 @@ fn step(instance: Option<Instance>, fact: &Fact, at: Timestamp, ended_generation
                 // A definition that found no place is still waiting for one.
                 if hold.revision == revision {
                     instance.unplaced = None;
+                    instance.asked_by.clear();
                 }
             }
             // It came late, but it came.
@@ -553,7 +655,7 @@ fn step(instance: Option<Instance>, fact: &Fact, at: Timestamp, ended_generation
                 instance.tried.remove(&f.cluster_id);
             }
         }
-        Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) => {}
+        Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) | Fact::LatenciesNoted(_) => {}
     }
     debug_assert!(instance.to.is_none() || instance.at.is_some(), "what moves is somewhere");
     (known || !instance.wanted.instance_id.is_empty()).then_some(instance)

@@ -9,6 +9,7 @@ use mesh_proto::{
     EventSet as _,
     cluster::ClusterRegistered,
     deciders::placements::Fact,
+    learning::LearningAdvised,
     placement::{PlacementDecided, PlacementUnplaced},
     query::{ClusterView, ExplainReply},
 };
@@ -23,7 +24,10 @@ const DECISIONS_MAX: usize = 100;
 /// Decisions kept of all instances together, the newest.
 const DECISIONS_TOTAL_MAX: usize = 10_000;
 
-/// A view over PLACEMENT and CLUSTER.
+/// Advice kept of one instance, the newest.
+const ADVICE_MAX: usize = 10;
+
+/// A view over PLACEMENT, CLUSTER and LEARNING.
 pub struct Orchestrator {
     placements: Placements,
     state: State,
@@ -41,6 +45,8 @@ struct History {
     decisions: VecDeque<PlacementDecided>,
     /// Set while it is the last that was said.
     unplaced: Option<PlacementUnplaced>,
+    /// Newest first.
+    advice: VecDeque<LearningAdvised>,
 }
 
 impl Orchestrator {
@@ -114,6 +120,7 @@ impl Orchestrator {
         Some(ExplainReply {
             decisions: history.decisions.iter().cloned().collect(),
             unplaced: history.unplaced.clone(),
+            advice: history.advice.iter().cloned().collect(),
         })
     }
 
@@ -151,6 +158,18 @@ impl Orchestrator {
         }
     }
 
+    /// Advice is kept beside the decisions that it is about, and goes with them. Both streams are read by themselves, so
+    /// that it may come first.
+    fn advised(&mut self, advised: LearningAdvised) {
+        let key = (advised.owner.clone(), advised.instance_id.clone());
+        if !self.histories.contains_key(&key) && self.histories.len() >= self.total_max {
+            return;
+        }
+        let advice = &mut self.histories.entry(key).or_default().advice;
+        advice.push_front(advised);
+        advice.truncate(ADVICE_MAX);
+    }
+
     fn forget_oldest_of(&mut self, key: &(String, String)) {
         if let Some(position) = self.order.iter().position(|k| k == key) {
             self.order.remove(position);
@@ -167,6 +186,8 @@ impl Projector for Orchestrator {
     fn apply(&mut self, stored: &Stored) -> Vec<Derived> {
         if let Ok(Some(registered)) = stored.event::<ClusterRegistered>() {
             self.registered.insert(registered.cluster_id.clone(), registered);
+        } else if let Ok(Some(advised)) = stored.event::<LearningAdvised>() {
+            self.advised(advised);
         } else if let Some(fact) = read(stored) {
             self.remember(&fact);
             let state = std::mem::take(&mut self.state);

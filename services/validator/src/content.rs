@@ -256,6 +256,9 @@ fn contexts(found: &mut Problems, at: impl Into<String>, given: &[Context], kind
     }
 }
 
+/// Latency bounds of a document.
+const LATENCY_BOUNDS_MAX: usize = 16;
+
 /// What is wrong with a workload document, in the order of its fields; nothing when it is acceptable.
 pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
     let mut found = Problems::default();
@@ -280,6 +283,10 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
         }
         Some(resources) => resource_problems(&mut found, resources),
     }
+    if document.replicas_max > REPLICAS_MAX || (1..document.replicas.max(1)).contains(&document.replicas_max) {
+        let reason = format!("{} is not between `replicas` and {REPLICAS_MAX}", document.replicas_max);
+        found.add("replicasMax", reason, "use what it may be scaled up to, or leave it out for never");
+    }
     if document.replicas > REPLICAS_MAX {
         let reason = format!("{} is above {REPLICAS_MAX}", document.replicas);
         found.add("replicas", reason, format!("use 1 to {REPLICAS_MAX}, or leave it out for 1"));
@@ -288,6 +295,22 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
     if let Some((name, value)) = document.cluster_selector.iter().find(|(k, v)| bad_label(k) || bad_label(v)) {
         let reason = format!("{} is not a label that a cluster can carry", quoted(&format!("{name}={value}")));
         found.add("clusterSelector", reason, "use a name and a value without `=`, `,` and blanks");
+    }
+    if document.latency_bounds.len() > LATENCY_BOUNDS_MAX {
+        let reason = format!("{} bounds", document.latency_bounds.len());
+        found.add("latencyBounds", reason, format!("use at most {LATENCY_BOUNDS_MAX}"));
+    }
+    for (i, bound) in document.latency_bounds.iter().enumerate().take(LATENCY_BOUNDS_MAX) {
+        let peers = [&bound.to_site, &bound.to_cluster, &bound.to_instance];
+        let named: Vec<&&String> = peers.iter().filter(|peer| !peer.is_empty()).collect();
+        if named.len() != 1 || !named.iter().all(|peer| is_key(peer)) {
+            let reason = format!("{} peers are named, or one is no name", named.len());
+            found.add(format!("latencyBounds[{i}]"), reason, "name one of toSite, toCluster and toInstance");
+        }
+        if !(bound.max_latency_ms.is_finite() && bound.max_latency_ms > 0.0) {
+            let reason = format!("{} is no latency", bound.max_latency_ms);
+            found.add(format!("latencyBounds[{i}].maxLatencyMs"), reason, "use milliseconds above 0");
+        }
     }
     if document.description.len() > DESCRIPTION_MAX_BYTES {
         let reason = format!("{} bytes; at most {DESCRIPTION_MAX_BYTES} are allowed", document.description.len());
@@ -656,6 +679,27 @@ pub(crate) mod tests {
         one(limit, "resources.cpuLimitMilli: the limit 499 is below the request 500", "at least 500");
         let limit = workload_after(|d| d.resources.as_mut().unwrap().memory_limit_bytes = 1);
         one(limit, "resources.memoryLimitBytes: ", "or leave it out");
+    }
+
+    #[test]
+    fn a_latency_bound_names_one_peer_and_a_time() {
+        use mesh_proto::workload::LatencyBound;
+        let near = |to_site: &str, to_cluster: &str, max_latency_ms: f64| LatencyBound {
+            to_site: to_site.into(),
+            to_cluster: to_cluster.into(),
+            max_latency_ms,
+            ..Default::default()
+        };
+        let with = |bound: LatencyBound| workload_after(|d| d.latency_bounds.push(bound));
+        assert!(with(near("edge", "", 5.0)).is_empty());
+        for bad in [near("", "", 5.0), near("a", "b", 5.0), near("a b", "", 5.0)] {
+            one(with(bad), "latencyBounds[0]: ", "name one of");
+        }
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            one(with(near("edge", "", bad)), "latencyBounds[0].maxLatencyMs: ", "above 0");
+        }
+        let many = workload_after(|d| d.latency_bounds = vec![near("edge", "", 5.0); 17]);
+        one(many, "latencyBounds: ", "at most 16");
     }
 
     #[test]

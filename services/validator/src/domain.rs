@@ -207,9 +207,6 @@ impl Decider for Verdicts {
             Input::InstanceWanted(m) if m.intent_id.is_empty() => vec![],
             Input::InstanceWanted(m) => vec![Key::new([&m.owner, &m.intent_id])],
             Input::ClusterRegistered(_) => world.wanted.keys().map(|(o, i)| Key::new([o, i])).collect(),
-            // Its content was judged when it was submitted; what it wants of clusters comes as InstanceWanted, also
-            // that it wants nothing any more.
-            Input::IntentAcknowledged(_) | Input::IntentStateChanged(_) => vec![],
         }
     }
 
@@ -221,7 +218,6 @@ impl Decider for Verdicts {
             Input::InstanceWanted(_) | Input::ClusterRegistered(_) => {
                 feasibility(key, state, world).map(Fact::FeasibilityChanged).into_iter().collect()
             }
-            Input::IntentAcknowledged(_) | Input::IntentStateChanged(_) => vec![],
         })
     }
 
@@ -290,7 +286,6 @@ mod tests {
     use bytes::Bytes;
     use mesh_proto::{
         Event, FactSet as _,
-        intent::{IntentAcknowledged, IntentStateChanged},
         workload::{InstanceChanged, Resources},
     };
     use proptest::prelude::*;
@@ -507,14 +502,6 @@ mod tests {
     fn what_is_no_business_of_the_validator_concerns_nobody() {
         let mut mesh = Mesh::default();
         mesh.tell(cluster("cloud", 1, 1, &[]));
-        assert_eq!(
-            mesh.tell(IntentAcknowledged { owner: "local".into(), intent_id: "i".into(), ..Default::default() }),
-            []
-        );
-        assert_eq!(
-            mesh.tell(IntentStateChanged { owner: "local".into(), intent_id: "i".into(), ..Default::default() }),
-            []
-        );
         assert_eq!(mesh.tell(wanted("", 0, 100, 1_000, 1_000)), [], "no intent wants it");
         mesh.world.apply(&stored(&InstanceChanged::default(), 9));
         mesh.world.apply(&stored(&submitted(&good(), 1), 10));

@@ -9,10 +9,11 @@ use std::{
 
 use mesh_bus::{Bus, Options, Outgoing, Stored};
 use mesh_proto::{
-    AnyEvent, Timestamp, derived_id,
+    AnyEvent, derived_id,
     intent::{FulfilmentStatus, Intent, IntentStateChanged, NotFulfilledState, State, SubmitIntent},
     workload::{RegisterWorkload, WorkloadDocument},
 };
+pub use mesh_test::{now, server};
 use serde_json::{Value as Json, json};
 
 /// Every single step ends within this, or the test fails.
@@ -23,15 +24,9 @@ pub const OWNER: &str = "local";
 /// One mesh at a time: two would measure each other.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// The nats-server that tests run against; without one, says that the suite is skipped.
-pub async fn server(suite: &str) -> Option<PathBuf> {
-    match mesh_bus::find_server().await {
-        Ok(found) => Some(found.path),
-        Err(_) => {
-            eprintln!("SKIPPED: {suite}: no nats-server 2.14.4 or newer");
-            None
-        }
-    }
+/// Is the long form of every harness asked for? `make test-full` does.
+pub fn is_full() -> bool {
+    std::env::var_os("CONTINUUM_FULL").is_some_and(|value| value != "0" && !value.is_empty())
 }
 
 /// A program of the project, beside the test.
@@ -60,6 +55,8 @@ pub struct MeshRun {
     /// What it tells its clients.
     pub endpoints: Json,
     data: tempfile::TempDir,
+    /// Where this process finds its data folder.
+    folder: PathBuf,
     arguments: Vec<String>,
     child: Child,
     starts: usize,
@@ -81,14 +78,33 @@ impl MeshRun {
             all.extend(["--clusters".to_owned(), file.display().to_string()]);
         }
         let folder = data.path().join("mesh");
-        let child = launch(&folder, &all);
-        let (bus, endpoints) = join(&folder, 1).await;
-        Some(Self { bus, endpoints, data, arguments: all, child, starts: 1, _turn: turn })
+        let child = launch(Command::new(program("continuum")), &folder, &all);
+        let (bus, endpoints) = join(&folder, &folder, 1).await;
+        Some(Self { bus, endpoints, data, folder, arguments: all, child, starts: 1, _turn: turn })
+    }
+
+    /// Starts one whose data folder is a small file system of its own. Nobody but its own processes sees that at its
+    /// path, so neither the command line nor a second start works on it.
+    pub async fn start_on_disk(suite: &str, bytes: u64, clusters: &[Json]) -> Option<Self> {
+        server(suite).await?;
+        let turn = TURN.lock().await;
+        mesh_bus::install_crypto();
+        let data = tempfile::Builder::new().prefix("continuum-test-").tempdir().unwrap();
+        let mount = data.path().join("mesh");
+        std::fs::create_dir(&mount).unwrap();
+        let disk = mesh_test::Disk::new(suite, &mount, bytes)?;
+        let file = data.path().join("clusters.json");
+        std::fs::write(&file, serde_json::to_vec(clusters).unwrap()).unwrap();
+        let arguments = vec!["--clusters".to_owned(), file.display().to_string()];
+        let child = launch(disk.command(&program("continuum")), &mount, &arguments);
+        let folder = disk.seen_through(child.id());
+        let (bus, endpoints) = join(&mount, &folder, 1).await;
+        Some(Self { bus, endpoints, data, folder, arguments, child, starts: 1, _turn: turn })
     }
 
     /// The data folder.
     pub fn folder(&self) -> PathBuf {
-        self.data.path().join("mesh")
+        self.folder.clone()
     }
 
     /// Process id of `up`.
@@ -114,13 +130,14 @@ impl MeshRun {
     /// Starts it again on the same data folder.
     pub async fn up_again(&mut self) {
         self.starts += 1;
-        self.child = launch(&self.folder(), &self.arguments);
-        (self.bus, self.endpoints) = join(&self.folder(), self.starts).await;
+        let folder = self.folder();
+        self.child = launch(Command::new(program("continuum")), &folder, &self.arguments);
+        (self.bus, self.endpoints) = join(&folder, &folder, self.starts).await;
     }
 
     /// What `up` printed.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder().with_extension("log")).unwrap_or_default()
+        std::fs::read_to_string(self.data.path().join("mesh.log")).unwrap_or_default()
     }
 
     /// The secret of an identity.
@@ -256,9 +273,9 @@ pub async fn until<T>(_what: &str, look: &mut impl AsyncFnMut() -> Option<T>) ->
     }
 }
 
-fn launch(folder: &Path, arguments: &[String]) -> Child {
+fn launch(mut command: Command, folder: &Path, arguments: &[String]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(folder.with_extension("log")).unwrap();
-    Command::new(program("continuum"))
+    command
         .arg("--data-dir")
         .arg(folder)
         .arg("up")
@@ -271,30 +288,35 @@ fn launch(folder: &Path, arguments: &[String]) -> Child {
         .unwrap()
 }
 
-/// Waits until it has said for the `nth` time that it is up.
-async fn join(folder: &Path, nth: usize) -> (Bus, Json) {
-    let log = folder.with_extension("log");
+/// Waits until it has said for the `nth` time that it is up, on the data folder that it was given; `seen` is where this
+/// process finds that.
+async fn join(given: &Path, seen: &Path, nth: usize) -> (Bus, Json) {
+    let log = given.with_extension("log");
     let ready = until("up", &mut async || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         (text.matches("continuum is up").count() >= nth).then_some(())?;
-        let endpoints = std::fs::read(folder.join("endpoints.json")).ok()?;
+        let endpoints = std::fs::read(seen.join("endpoints.json")).ok()?;
         serde_json::from_slice::<Json>(&endpoints).ok()
     })
     .await;
     let endpoints =
         ready.unwrap_or_else(|| panic!("the mesh is not up: {}", std::fs::read_to_string(&log).unwrap_or_default()));
-    let seed = std::fs::read_to_string(endpoints["person_seed_file"].as_str().unwrap()).unwrap();
+    let seed = std::fs::read_to_string(seen.join("keys/person.nk")).unwrap();
     (connect(endpoints["nats"].as_str().unwrap(), "person", seed.trim()).await, endpoints)
 }
 
 /// Connects as an identity.
 pub async fn connect(url: &str, identity: &str, seed: &str) -> Bus {
-    let seed = Some(seed.to_owned());
+    connect_for(url, identity, seed, LIMIT).await
+}
+
+/// Connects as an identity that tries to publish for so long.
+pub async fn connect_for(url: &str, identity: &str, seed: &str, limit: Duration) -> Bus {
     let options = Options {
         url: url.to_owned(),
         service: identity.to_owned(),
-        seed,
-        publish_limit_ms: 60_000,
+        seed: Some(seed.to_owned()),
+        publish_limit_ms: u64::try_from(limit.as_millis()).unwrap(),
         ..Options::default()
     };
     Bus::connect(options).await.unwrap()
@@ -310,12 +332,6 @@ pub async fn cli(folder: &Path, arguments: &[&str]) -> Output {
 /// What a command printed, both streams.
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// The time now.
-pub fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Timestamp::from_nanos(i128::try_from(since.as_nanos()).unwrap())
 }
 
 /// A document of one process.

@@ -4,14 +4,13 @@
 
 pub mod cgroup;
 pub mod journal;
-pub mod model;
 pub mod process;
 mod replicas;
 pub mod simulated;
 mod spawn;
 mod supervisor;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use mesh_proto::{
     Timestamp,
@@ -20,24 +19,7 @@ use mesh_proto::{
 use tokio::sync::Notify;
 
 pub use journal::Journal;
-
-/// Names one replica of one generation.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReplicaId {
-    /// Instance.
-    pub instance_id: String,
-    /// Generation of the assignment.
-    pub generation: u64,
-    /// Number, from 0.
-    pub replica: u32,
-}
-
-impl fmt::Display for ReplicaId {
-    /// `<instance>.<generation>.<replica>`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.instance_id, self.generation, self.replica)
-    }
-}
+pub use mesh_world::load::{self as model, ReplicaId};
 
 /// One replica to start.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,11 +1,14 @@
 //! What an accepted document asks for, parsed once into values that can be judged.
 
 use mesh_proto::{
+    Timestamp,
     intent::{Intent, Problem, TargetState},
     is_key,
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
+
+use super::MISSED_MAX;
 
 /// A comparison of a measured value with one number (TS 28.312, targetCondition).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +86,11 @@ pub struct Target {
     pub measured: bool,
     /// Did it hold in the last recorded period?
     pub fulfilled: bool,
-    /// Missed periods in a row.
+    /// Missed periods in a row, not counted beyond [`MISSED_MAX`].
     pub missed: u32,
+    /// Begin of the first of them.
+    #[serde(default)]
+    pub missed_since: Option<Timestamp>,
     /// Periods in a row without a measurement, not counted beyond [`UNMEASURED_MAX`](super::UNMEASURED_MAX).
     pub unmeasured: u32,
     /// Number of the last recorded period; periods that changed nothing are not recorded.
@@ -95,13 +101,15 @@ impl Target {
     /// Forgets how it stood: what comes is judged afresh.
     pub fn reset(&mut self) {
         (self.measured, self.fulfilled, self.missed, self.unmeasured) = (false, false, 0, 0);
+        self.missed_since = None;
     }
 
     /// Is this standing news against an earlier one? A new value alone is not.
     pub fn differs(&self, before: &Self) -> bool {
         let standing = |t: &Self| (t.measured, t.fulfilled, t.missed, t.unmeasured);
-        // Which period was missed tells whether the next one is in a row with it.
-        standing(self) != standing(before) || (self.missed > 0 && self.period != before.period)
+        // Which period was missed first tells whether the next one is in a row with it.
+        let open = self.missed > 0 && self.missed < MISSED_MAX;
+        standing(self) != standing(before) || (open && self.period != before.period)
     }
 
     /// As facts carry it.
@@ -117,6 +125,7 @@ impl Target {
             missed: self.missed,
             period: self.period,
             unmeasured: self.unmeasured,
+            missed_since: self.missed_since,
         }
     }
 
@@ -125,6 +134,7 @@ impl Target {
         self.achieved = if fact.achieved.is_finite() { fact.achieved } else { 0.0 };
         (self.measured, self.fulfilled) = (fact.measured, fact.fulfilled);
         (self.missed, self.unmeasured, self.period) = (fact.missed, fact.unmeasured, fact.period);
+        self.missed_since = fact.missed_since;
     }
 
     /// `cpuUsage must be less than 20 %`
@@ -193,6 +203,7 @@ impl Definition {
                         achieved: 0.0,
                         measured: false,
                         fulfilled: false,
+                        missed_since: None,
                         missed: 0,
                         unmeasured: 0,
                         period: 0,

@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 
 use mesh_kit::{Asked, Decider as _, Key, What};
 use mesh_proto::{
-    EventSet as _, FactSet as _,
+    EventSet as _, FactSet as _, derived_id,
     intent::{
-        ExpectationObject, ExpectationTarget, IntentExpectation, ResumeIntent, SubmitIntent, SuspendIntent,
-        TerminateIntent, UpdateIntent,
+        ExpectationObject, ExpectationTarget, Intent, IntentExpectation, Problem, ResumeIntent, SubmitIntent,
+        SuspendIntent, TerminateIntent, UpdateIntent,
     },
-    observation::ObservedTarget,
+    observation::{ObservedTarget, TargetObserved},
+    placement::PlacementUnplaced,
     validation,
-    workload::LifecycleEvent,
+    workload::{InstanceChanged, InstancePhase, InstanceUnavailable, LifecycleEvent},
 };
 use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
+use prost::Message as _;
 
 use super::*;
 
@@ -163,6 +165,10 @@ fn unavailable(version: u64) -> Input {
 }
 
 fn unplaced(stays_on: &str) -> Input {
+    no_place(stays_on).into()
+}
+
+fn no_place(stays_on: &str) -> PlacementUnplaced {
     PlacementUnplaced {
         domain: "default".into(),
         owner: OWNER.into(),
@@ -172,7 +178,6 @@ fn unplaced(stays_on: &str) -> Input {
         stays_on: stays_on.into(),
         ..Default::default()
     }
-    .into()
 }
 
 /// Values of both targets of `plain`; `None` without a measurement.
@@ -239,7 +244,7 @@ impl Bench {
             body: input.any().body(),
             what: What::Event(input),
         };
-        Intents.decide(&key(), &self.entity, &(), &asked)
+        Intents::default().decide(&key(), &self.entity, &(), &asked)
     }
 
     /// Time is that of the input: an observation comes when its period is over.
@@ -251,7 +256,7 @@ impl Bench {
         self.asked += 1;
         let decided = self.ask(input);
         for fact in decided.iter().flatten() {
-            self.entity = Intents.evolve(self.entity.clone(), fact, at(self.seconds));
+            self.entity = Intents::default().evolve(self.entity.clone(), fact, at(self.seconds));
             self.facts.push((fact.clone(), at(self.seconds)));
         }
         decided
@@ -278,6 +283,7 @@ fn line(fact: &Fact) -> String {
         Fact::IntentRemedyWanted(f) => {
             format!("remedy wanted on {} generation {}: {}", f.cluster_id, f.generation, f.reason)
         }
+        Fact::IntentRemedyUnwanted(f) => format!("remedy unwanted: {}", f.reason),
         Fact::IntentRefused(f) => format!("refused: {}", f.reason),
     }
 }
@@ -350,10 +356,10 @@ fn a_document_is_kept_as_it_came_and_an_unknown_field_makes_other_content() {
     let mut bench = Bench::default();
     let input = Input::decode("continuum.intent.v1.SubmitIntent", &command).unwrap();
     let asked = Asked { what: What::Event(input), at: at(0), id: "c".into(), sequence: 1, body: command.into() };
-    let facts = Intents.decide(&key(), &bench.entity, &(), &asked).unwrap();
+    let facts = Intents::default().decide(&key(), &bench.entity, &(), &asked).unwrap();
     let [Fact::IntentSubmitted(submitted)] = facts.as_slice() else { panic!("{facts:?}") };
     assert_eq!(submitted.document, document);
-    bench.entity = Intents.evolve(bench.entity, &facts[0], at(0));
+    bench.entity = Intents::default().evolve(bench.entity, &facts[0], at(0));
     assert!(bench.when(submit(plain())).is_err(), "the unknown field was overlooked");
 }
 
@@ -533,7 +539,7 @@ fn an_update_accepted_while_suspended_stays_suspended() {
 #[test]
 fn terminating_works_in_every_state_and_drops_an_update_that_waits() {
     check([], terminate(), &["refused: there is no intent plant of local"]);
-    let states = [vec![submit(plain())], vec![submit(plain()), reject(1)], acknowledged(), fulfilled(), degraded()];
+    let states = [vec![submit(plain())], vec![submit(plain()), reject(1)], acknowledged(), fulfilled()];
     for given in states {
         let from = Bench::given(given.clone()).row().name();
         let number = given.len() + 1;
@@ -686,7 +692,7 @@ fn a_held_period_that_changes_nothing_writes_nothing() {
 }
 
 #[test]
-fn two_missed_periods_in_a_row_degrade_and_each_further_one_asks_for_a_remedy_again() {
+fn two_missed_periods_in_a_row_degrade_and_ask_for_a_remedy() {
     check(
         fulfilled(),
         missed(2),
@@ -705,7 +711,8 @@ fn two_missed_periods_in_a_row_degrade_and_each_further_one_asks_for_a_remedy_ag
         (600, 50_000_000, instance("1").as_str())
     );
     assert_eq!(bench.entity.state.waits_for, "a remedy");
-    check(degraded(), missed(4), &[remedy]);
+    assert_eq!((fact.asked, fact.missed_since), (1, Some(at(20))));
+    check(degraded(), missed(4), &[]);
     check([degraded(), vec![missed(4)]].concat(), missed(4), &[]);
     check(
         [first.clone(), vec![held(3)]].concat(),
@@ -717,7 +724,126 @@ fn two_missed_periods_in_a_row_degrade_and_each_further_one_asks_for_a_remedy_ag
     check(first.clone(), missed(4), &[again]);
     let bench = Bench::given([first, vec![missed(4), missed(5)]].concat());
     assert_eq!(bench.row(), Row::Degraded);
-    check(degraded(), held(4), &["DEGRADED -> FULFILLED: every target holds"]);
+    check(
+        degraded(),
+        held(4),
+        &["DEGRADED -> FULFILLED: every target holds", "remedy unwanted: every target holds where it is"],
+    );
+}
+
+/// Seconds at which remedies are asked for, of so many missed periods in a row.
+fn asked_at(bench: &mut Bench, periods: std::ops::Range<u64>, generation: u64, cpu: f64) -> Vec<i64> {
+    let mut asked = vec![];
+    for period in periods {
+        let facts = bench.when(observed(period, generation, Some((cpu, 50.0))).into()).unwrap();
+        if facts.iter().any(|fact| matches!(fact, Fact::IntentRemedyWanted(_))) {
+            asked.push(bench.seconds);
+        }
+    }
+    asked
+}
+
+#[test]
+fn a_remedy_that_does_not_help_is_asked_for_ever_less_often() {
+    let mut bench = Bench::given(fulfilled());
+    // 60 s, doubling, at most 960 s.
+    assert_eq!(asked_at(&mut bench, 2..400, 1, 34.0), [40, 100, 220, 460, 940, 1_900, 2_860, 3_820]);
+    let facts = bench.facts.len();
+    asked_at(&mut bench, 400..450, 1, 90.0);
+    assert_eq!(bench.facts.len(), facts, "a missed period more is no news");
+    // Once the targets have held for long, the waits begin anew.
+    bench.when(held(450)).unwrap();
+    assert_eq!(asked_at(&mut bench, 574..650, 1, 34.0), [5_760, 5_820, 5_940, 6_180]);
+}
+
+#[test]
+fn targets_that_are_met_and_missed_by_turns_ask_ever_less_often_too() {
+    let mut bench = Bench::given(fulfilled());
+    let mut asked = vec![];
+    for turn in 0..100 {
+        asked.extend(asked_at(&mut bench, 3 * turn + 2..3 * turn + 4, 1, 34.0));
+        bench.when(held(3 * turn + 4)).unwrap();
+    }
+    assert_eq!(asked, [40, 100, 220, 460, 940, 1_900, 2_860]);
+}
+
+#[test]
+fn within_the_cool_down_what_held_and_is_missed_again_is_not_asked_for() {
+    let mut bench = Bench::given([degraded(), vec![held(4)]].concat());
+    assert_eq!(asked_at(&mut bench, 5..12, 1, 34.0), [100]);
+}
+
+#[test]
+fn after_a_move_the_cool_down_counts_from_when_it_runs() {
+    let mut bench = Bench::given(degraded());
+    bench.seconds = 75;
+    bench.when(running("cloud", 2)).unwrap();
+    assert_eq!(asked_at(&mut bench, 8..30, 2, 34.0), [140, 260]);
+}
+
+#[test]
+fn where_the_planner_found_nothing_better_it_is_asked_again_only_after_a_change_by_more_than_a_tenth() {
+    let mut bench = Bench::given([degraded(), vec![unplaced("edge")]].concat());
+    let facts = bench.facts.len();
+    assert_eq!(asked_at(&mut bench, 4..100, 1, 34.0), Vec::<i64>::new());
+    assert_eq!(bench.facts.len(), facts, "nothing is written");
+    let load = |period: u64, load_milli: u32| -> Input {
+        TargetObserved { load_milli, memory_bytes: 500_000_000, ..observed(period, 1, Some((34.0, 50.0))) }.into()
+    };
+    assert_eq!(bench.when(load(100, 660)).unwrap(), vec![], "a tenth; and its memory is not what is missed");
+    let facts = lines(bench.when(load(101, 700)));
+    assert_eq!(facts, ["remedy wanted on edge generation 1: cpuUsage is 34 %, must be less than 20 % on edge"]);
+    assert_eq!(bench.when(load(102, 900)).unwrap(), vec![], "it was asked for a moment ago");
+    // The planner's new answer, with its figures, is news; the same is none.
+    let mut report = PlacementUnplaced { asked_by: vec![ID.into()], intent_id: "maker".into(), ..no_place("edge") };
+    report.reason = "nearest miss is edge: 400 mCPU short".into();
+    let heard: BTreeSet<Key> = Intents::default().concerns(&report.clone().into(), &()).into_iter().collect();
+    assert_eq!(heard, BTreeSet::from([key(), Key::new([OWNER, "maker"])]));
+    let told = lines(bench.when(report.clone().into()));
+    assert!(told.len() == 1 && told[0].ends_with("it stays on edge: nearest miss is edge: 400 mCPU short"), "{told:?}");
+    assert_eq!(bench.when(report.into()).unwrap(), vec![]);
+}
+
+#[test]
+fn a_move_that_comes_to_nothing_may_be_asked_for_again_where_nothing_was_better_before() {
+    let mut bench = Bench::given([degraded(), vec![unplaced("edge")]].concat());
+    let mut moving = changed(InstancePhase::Running, "edge", 1);
+    (moving.to_cluster_id, moving.to_generation) = ("cloud".into(), 2);
+    bench.when(moving.into()).unwrap();
+    assert_eq!(asked_at(&mut bench, 4..30, 1, 34.0), Vec::<i64>::new(), "a move is under way");
+    bench.when(running("edge", 1)).unwrap();
+    assert_eq!(asked_at(&mut bench, 30..31, 1, 34.0), [310]);
+}
+
+#[test]
+fn what_was_asked_for_and_is_not_wanted_any_more_is_taken_back_once() {
+    let suspended = "suspended: its targets are not watched, its instances are left as they are";
+    check(
+        degraded(),
+        suspend(),
+        &[&format!("DEGRADED -> SUSPENDED by input-7: {suspended}"), "remedy unwanted: it is suspended"],
+    );
+    check(
+        [degraded(), vec![suspend()]].concat(),
+        terminate(),
+        &["SUSPENDED -> TERMINATED by input-8: terminated by command"],
+    );
+    check(
+        degraded(),
+        terminate(),
+        &["DEGRADED -> TERMINATED by input-7: terminated by command", "remedy unwanted: it is terminated"],
+    );
+    check([degraded(), vec![held(4)]].concat(), held(5), &[]);
+    // It has moved: nothing is asked for where it is now.
+    check(
+        [degraded(), vec![running("cloud", 2)]].concat(),
+        observed(5, 2, Some((10.0, 50.0))).into(),
+        &["DEGRADED -> FULFILLED: every target holds"],
+    );
+    // An answer to what was taken back is not believed: nobody would ask again.
+    let given = [degraded(), vec![held(4), missed(5), missed(6)]].concat();
+    let bench = check(given, unplaced("edge"), &[]);
+    assert_eq!((bench.row(), bench.entity.instances()[0].stuck.as_str()), (Row::Degraded, ""));
 }
 
 #[test]
@@ -839,7 +965,7 @@ fn a_governed_instance_is_known_by_its_reports_or_its_measurements() {
         ..changed(InstancePhase::Running, "edge", 7)
     };
     assert_eq!(
-        Intents.concerns(&report.clone().into(), &()).into_iter().collect::<BTreeSet<_>>(),
+        Intents::default().concerns(&report.clone().into(), &()).into_iter().collect::<BTreeSet<_>>(),
         BTreeSet::from([Key::new([OWNER, "maker"]), key()])
     );
     check(given, report.clone().into(), &["ACKNOWLEDGED -> COMPLIANT: all replicas run"]);
@@ -850,7 +976,7 @@ fn a_governed_instance_is_known_by_its_reports_or_its_measurements() {
 #[test]
 fn an_instance_without_an_intent_concerns_none() {
     let report = InstanceChanged { intent_id: String::new(), ..changed(InstancePhase::Running, "edge", 1) };
-    assert!(Intents.concerns(&report.into(), &()).is_empty());
+    assert!(Intents::default().concerns(&report.into(), &()).is_empty());
 }
 
 #[test]
@@ -1087,7 +1213,7 @@ proptest! {
             let mut folded = bench.entity.clone();
             for fact in bench.when(input).into_iter().flatten() {
                 let before = folded.state.clone();
-                folded = Intents.evolve(folded, &fact, at(bench.seconds));
+                folded = Intents::default().evolve(folded, &fact, at(bench.seconds));
                 let next = folded.row();
                 prop_assert!(allowed(row, next, &fact), "{row:?} -> {next:?} by {}", line(&fact));
                 if let Fact::IntentStateChanged(changed) = &fact {
@@ -1116,7 +1242,7 @@ proptest! {
                 Err(refusal) => {
                     prop_assert!(command && !refusal.reason.is_empty() && !refusal.cure.is_empty());
                     let fact = Fact::refused(&key().0, &id, "X", &refusal).unwrap();
-                    prop_assert_eq!(&Intents.evolve(before.clone(), &fact, at(bench.seconds)), &before);
+                    prop_assert_eq!(&Intents::default().evolve(before.clone(), &fact, at(bench.seconds)), &before);
                 }
             }
         }
@@ -1125,11 +1251,11 @@ proptest! {
     #[test]
     fn a_state_is_the_fold_of_its_facts_also_through_snapshots(history in histories()) {
         let bench = Bench::given(history);
-        let mut folded = Intents.initial();
+        let mut folded = Intents::default().initial();
         for (fact, time) in &bench.facts {
             let encoded = fact.any().body();
             let decoded = Fact::decode(fact.any().message(), &encoded).unwrap();
-            folded = Intents.evolve(folded, &decoded, *time);
+            folded = Intents::default().evolve(folded, &decoded, *time);
             let snapshot = serde_json::to_vec(&folded).unwrap();
             folded = serde_json::from_slice(&snapshot).unwrap();
             prop_assert_eq!(serde_json::to_vec(&folded).unwrap(), snapshot);
@@ -1173,13 +1299,13 @@ proptest! {
 
     /// Against a second, simpler model of one target: the list of all that was observed of it.
     #[test]
-    fn a_remedy_is_wanted_after_each_missed_period_that_follows_one(
-        periods in proptest::collection::vec((0..4u8, 1..3u64), 1..40)
+    fn a_remedy_is_wanted_after_two_missed_periods_in_a_row_and_then_ever_less_often(
+        periods in proptest::collection::vec((prop_oneof![1 => Just(0u8), 12 => Just(1), 1 => Just(2)], prop_oneof![9 => Just(1u64), 1 => Just(2)]), 1..160)
     ) {
         let mut bench = Bench::given(vec![submit(other()), accept(1), running("edge", 1)]);
         // Periods and what they were: held, missed, blind.
         let mut model: Vec<(u64, u8)> = vec![];
-        let mut period = 0;
+        let (mut period, mut row, mut asked, mut last, mut since) = (0, 0, 0u32, None, 0);
         for (kind, step) in periods {
             period += step;
             let kind = kind.min(2);
@@ -1193,11 +1319,26 @@ proptest! {
             let wanted = facts.iter().filter(|f| matches!(f, Fact::IntentRemedyWanted(_))).count();
             let follows = model.last() == Some(&(period - 1, 1));
             model.push((period, kind));
-            prop_assert_eq!(wanted, usize::from(kind == 1 && follows));
+            if kind == 1 && !(row == 2 || (row == 1 && follows)) {
+                since = period as i64 * PERIOD_SECONDS;
+            }
+            row = match kind {
+                1 if row == 2 || (row == 1 && follows) => 2,
+                1 => 1,
+                _ => 0,
+            };
+            let now = (period as i64 + 1) * PERIOD_SECONDS;
+            let wait = 60 * [1, 1, 2, 4, 8, 16][asked.min(5) as usize];
+            let due = row == 2 && last.is_none_or(|last| now - last >= wait);
+            prop_assert_eq!(wanted, usize::from(due));
+            if due {
+                let long = last.is_some_and(|last| since >= last + (2 * wait).max(960));
+                (last, asked) = (Some(now), if long { 1 } else { asked + 1 });
+            }
             let blind_row = model.iter().rev().take_while(|(_, k)| *k == 2).count();
             match (kind, bench.row()) {
                 (0, row) => prop_assert_eq!(row, Row::Fulfilled),
-                (1, row) if follows => prop_assert_eq!(row, Row::Degraded),
+                (1, found) if row == 2 => prop_assert_eq!(found, Row::Degraded),
                 (2, row) if blind_row >= 3 => prop_assert_eq!(row, Row::Degraded),
                 (_, row) => prop_assert!(matches!(row, Row::Compliant | Row::Fulfilled | Row::Degraded)),
             }

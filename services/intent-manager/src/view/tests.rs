@@ -252,6 +252,25 @@ fn pages_follow_one_another_without_gap_or_repetition() {
 }
 
 #[test]
+fn an_intent_of_which_only_commands_were_refused_is_not_there() {
+    let mut view = IntentsView::default();
+    let refused = mesh_proto::intent::IntentRefused {
+        owner: OWNER.into(),
+        intent_id: ID.into(),
+        command_id: "c".into(),
+        command: "SuspendIntent".into(),
+        ..Default::default()
+    };
+    view.apply(&stored(&refused, 1, Timestamp::default()));
+    let request = GetRequest { owner: String::new(), id: ID.into() };
+    assert!(matches!(view.get(&request), Err(Error::NotFound { .. })), "{:?}", view.get(&request));
+    assert!(view.list(&ListRequest::default()).unwrap().intents.is_empty());
+    let mut follow = Follow::new(request);
+    assert!(matches!(follow.look(&view), Some(Err(_))));
+    assert!(follow.ended);
+}
+
+#[test]
 fn a_list_refuses_what_it_does_not_understand() {
     let (view, _) = view(fulfilled());
     let error = view.list(&ListRequest { state: "RUNNING".into(), ..Default::default() }).unwrap_err();

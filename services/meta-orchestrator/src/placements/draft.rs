@@ -5,10 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_proto::{
     Timestamp,
     cluster::ClusterRegistered,
+    cost::CostsChanged,
     deciders::placements::Fact,
     instance::{InstanceRejected, InstanceStatusChanged},
-    intent::IntentRemedyWanted,
-    placement::{ClusterJoined, ClusterLost, ClusterReturned, Load, ReportLiveness, Why},
+    intent::{IntentRemedyUnwanted, IntentRemedyWanted},
+    learning::LearningAdvised,
+    placement::{
+        ClusterJoined, ClusterLost, ClusterReturned, LatenciesNoted, LinkLatency, Load, Missed, PlacementUnplaced,
+        ReportLiveness, Why,
+    },
     workload::{InstancePhase, InstanceWanted},
 };
 
@@ -17,13 +22,18 @@ use super::{
     facts::{Released, decided, released, set_more, settled, unplaced},
     is_a_stranger_s, on_cluster, reserve, step, step_cluster,
 };
-use crate::plan::{self, Choice, Held, Request, Snapshot};
+use crate::plan::{self, Choice, Cluster, Held, Request, Snapshot};
+
+/// Measured ways that are noted: those of 256 clusters.
+const LINKS_MAX: usize = 65_536;
+/// Why somebody who waited is planned again.
+const RETRIED: &str = "planned again as the clusters changed or capacity came free";
 
 /// A decision in the making: the state as it is with the facts decided so far on top.
 pub(super) struct Draft<'a> {
-    limits: &'a Limits,
-    base: &'a State,
-    at: Timestamp,
+    pub(super) limits: &'a Limits,
+    pub(super) base: &'a State,
+    pub(super) at: Timestamp,
     /// Clusters after the facts so far; the base's until there is one.
     snapshot: Option<Snapshot>,
     /// Instances after the facts so far, `None` for ended ones.
@@ -31,8 +41,8 @@ pub(super) struct Draft<'a> {
     facts: Vec<Fact>,
     /// Instances that may still be acted on.
     actions_left: usize,
-    /// Did capacity come free?
-    freed: bool,
+    /// Clusters where capacity came free.
+    freed: BTreeSet<String>,
     /// Did the clusters change, so that what is missing is to be said anew?
     clusters_changed: bool,
 }
@@ -47,12 +57,12 @@ impl<'a> Draft<'a> {
             changed: BTreeMap::new(),
             facts: vec![],
             actions_left: ACTIONS_MAX,
-            freed: false,
+            freed: BTreeSet::new(),
             clusters_changed: false,
         }
     }
 
-    fn snapshot(&self) -> &Snapshot {
+    pub(super) fn snapshot(&self) -> &Snapshot {
         self.snapshot.as_ref().unwrap_or(&self.base.snapshot)
     }
 
@@ -63,7 +73,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn push(&mut self, fact: impl Into<Fact>) {
+    pub(super) fn push(&mut self, fact: impl Into<Fact>) {
         let fact = fact.into();
         let snapshot = self.snapshot.get_or_insert_with(|| self.base.snapshot.clone());
         if let Some(id) = fact_instance(&fact) {
@@ -76,7 +86,7 @@ impl<'a> Draft<'a> {
             }
             let after = step(before.clone(), &fact, self.at, self.base.ended_generation);
             reserve(snapshot, before.as_ref(), after.as_ref());
-            self.freed |= frees(before.as_ref(), after.as_ref());
+            self.freed.extend(freed(before.as_ref(), after.as_ref()));
             self.changed.insert(id.to_owned(), after);
         } else {
             step_cluster(snapshot, &fact, self.at);
@@ -88,8 +98,10 @@ impl<'a> Draft<'a> {
     /// The facts, after those who wait for capacity were looked at, if there may be some.
     pub(super) fn finish(mut self, due: bool) -> Vec<Fact> {
         let unfinished = self.base.more && (due || !self.facts.is_empty());
-        if self.freed || self.clusters_changed || unfinished {
+        if self.clusters_changed || unfinished {
             self.retry();
+        } else {
+            self.fill();
         }
         self.facts
     }
@@ -179,10 +191,12 @@ impl<'a> Draft<'a> {
                     let reason = format!("moved to {}", to.cluster_id);
                     self.push(released(self.limits, &instance, source, &reason, Released::Plainly));
                 }
+                self.keep_near(&status.instance_id);
             }
             (InstancePhase::Running, None, Some(at)) => {
                 if matches!(at.standing, Standing::Awaited | Standing::Silent | Standing::Failed) {
                     self.push(settled(self.limits, &instance, at, None));
+                    self.keep_near(&status.instance_id);
                 }
             }
             (InstancePhase::Failed, Some(to), _) => {
@@ -274,16 +288,72 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Notes what the network was measured to take, and moves what is now too far from whom it talks to.
+    pub(super) fn costs(&mut self, costs: &CostsChanged) {
+        let believable = |ms: f64| ms.is_finite() && ms >= 0.0;
+        let links = costs.links.iter().filter(|link| link.up && believable(link.latency_ms));
+        let mut links: Vec<LinkLatency> = links
+            .map(|link| LinkLatency {
+                from_cluster: link.from_cluster.clone(),
+                to_cluster: link.to_cluster.clone(),
+                from_site: link.from_site.clone(),
+                to_site: link.to_site.clone(),
+                latency_ms: link.latency_ms,
+            })
+            .collect();
+        links.truncate(LINKS_MAX);
+        let noted = LatenciesNoted { domain: self.limits.domain.clone(), links, version: costs.version, more: false };
+        let mut after = Snapshot::default();
+        step_cluster(&mut after, &noted.clone().into(), self.at);
+        if after.ways == self.snapshot().ways {
+            return;
+        }
+        self.push(noted);
+        let base = self.base;
+        let bounded = |i: &Instance| i.spec.as_ref().is_some_and(|s| !s.latency_bounds.is_empty());
+        for (id, _) in base.instances.iter().filter(|(_, known)| bounded(known)) {
+            if self.actions_left == 0 {
+                // Looked at again when the costs change next.
+                return;
+            }
+            self.keep_near(id);
+        }
+    }
+
+    /// Moves what runs too far from whom it talks to.
+    fn keep_near(&mut self, id: &str) {
+        let Some(instance) = self.instance(id).cloned() else { return };
+        let Some(at) = instance.at.as_ref().filter(|at| at.standing == Standing::Running) else { return };
+        if instance.to.is_some() || instance.unplaced.is_some() || !available(self.snapshot(), &at.cluster_id) {
+            return;
+        }
+        let spec = self.resolved(&instance).spec;
+        let missed = spec.and_then(|spec| self.snapshot().missed_latency(&at.cluster_id, &spec));
+        if let Some(missed) = missed {
+            self.actions_left = self.actions_left.saturating_sub(1);
+            let reason = format!("on {}: {missed}", at.cluster_id);
+            self.plan(self.remembering(instance.clone()), Why::Latency, &reason, false);
+        }
+    }
+
+    /// With its bounds to other instances as bounds to where those are; one to an instance that is nowhere names no place.
+    fn resolved(&self, instance: &Instance) -> Instance {
+        let mut resolved = instance.clone();
+        let bounds = resolved.spec.as_mut().map(|spec| &mut spec.latency_bounds);
+        for bound in bounds.into_iter().flatten().filter(|bound| !bound.to_instance.is_empty()) {
+            let peer = self.instance(&bound.to_instance).filter(|peer| peer.wanted.owner == instance.wanted.owner);
+            bound.to_cluster = peer.map_or_else(String::new, |peer| peer.cluster().to_owned());
+            bound.to_site.clear();
+        }
+        resolved
+    }
+
     pub(super) fn remedy(&mut self, remedy: &IntentRemedyWanted) {
         let Some(known) = self.base.instances.get(&remedy.instance_id) else { return };
         let Some(at) = known.at.as_ref() else { return };
         let current = at.cluster_id == remedy.cluster_id && at.generation == remedy.generation;
         let cool = known.moved.is_none_or(|moved| self.at >= moved.plus_millis(self.limits.move_cooldown_ms));
-        // What is lost, or waits for a plan for another reason, needs no remedy on top.
-        let idle = known.to.is_none()
-            && at.standing == Standing::Running
-            && available(self.snapshot(), &at.cluster_id)
-            && known.unplaced.as_ref().is_none_or(|u| u.why == Why::Remedy as i32);
+        let idle = known.to.is_none() && at.standing == Standing::Running && available(self.snapshot(), &at.cluster_id);
         if !(current && cool && idle && known.wanted.owner == remedy.owner) {
             return;
         }
@@ -291,23 +361,43 @@ impl<'a> Draft<'a> {
         if remedy.load_milli > 0 || remedy.memory_bytes > 0 {
             instance.measured = Some(Load { cpu_milli: remedy.load_milli, memory_bytes: remedy.memory_bytes });
         }
-        let choice = self.choose(&instance, Why::Remedy);
-        if choice.chosen.is_none() && self.is_no_news(known, &instance, &choice) {
-            return;
+        self.note_miss(&mut instance, remedy);
+        if let Some(said) = known.unplaced.as_ref().filter(|u| u.why != Why::Remedy as i32) {
+            // It waits for a place for its new definition: a remedy for the old one is not looked for on top.
+            let waiting = Instance { asked_by: instance.asked_by, ..known.clone() };
+            let why = Why::try_from(said.why).unwrap_or_default();
+            let (candidates, reason) = (self.choose(&waiting, why).candidates, said.reason.clone());
+            let answer = unplaced(self.limits, &waiting, candidates, why, reason, &at.cluster_id);
+            return self.push(PlacementUnplaced { used_up: said.used_up, ..answer });
         }
+        let choice = self.choose(&instance, Why::Remedy);
         self.place(instance, choice, Why::Remedy, &remedy.reason, false);
     }
 
-    /// A remedy that again finds no better cluster is worth saying if its load moved by a tenth, or once per cool-down if
-    /// what is missing reads otherwise.
-    fn is_no_news(&self, known: &Instance, now: &Instance, choice: &Choice) -> bool {
-        let Some(said) = known.unplaced.as_ref().filter(|u| u.why == Why::Remedy as i32) else { return false };
-        let near = |a: u64, b: u64| a.abs_diff(b) * 10 <= a.max(b);
-        let (then, now_load) = (known.measured.unwrap_or_default(), now.measured.unwrap_or_default());
-        let same_load =
-            near(then.cpu_milli.into(), now_load.cpu_milli.into()) && near(then.memory_bytes, now_load.memory_bytes);
-        let recent = self.at < said.since.plus_millis(self.limits.move_cooldown_ms);
-        same_load && (recent || said.reason == missing(now, Why::Remedy, choice))
+    /// Learned advice about what runs: acted on like a remedy, if the planner itself finds nothing against the cluster.
+    /// How many replicas run stays the owner's business.
+    pub(super) fn advised(&mut self, advised: &LearningAdvised) {
+        let Some(known) = self.base.instances.get(&advised.instance_id) else { return };
+        let Some(at) = known.at.as_ref() else { return };
+        let current = at.cluster_id == advised.planned_cluster_id && at.generation == advised.generation;
+        let cool = known.moved.is_none_or(|moved| self.at >= moved.plus_millis(self.limits.move_cooldown_ms));
+        let idle = known.to.is_none()
+            && at.standing == Standing::Running
+            && available(self.snapshot(), &at.cluster_id)
+            && known.unplaced.is_none();
+        let elsewhere = advised.cluster_id != at.cluster_id;
+        if !(current && cool && idle && elsewhere && known.wanted.owner == advised.owner) {
+            return;
+        }
+        let instance = self.remembering(known.clone());
+        let mut choice = self.choose(&instance, Why::Changed);
+        let admitted = choice.candidates.iter().any(|c| c.cluster_id == advised.cluster_id && c.ruled_out.is_empty());
+        let missed = excluded(&instance, Why::Remedy, self.snapshot()).contains_key(&advised.cluster_id);
+        if admitted && !missed {
+            choice.chosen = Some(advised.cluster_id.clone());
+            let reason = format!("learned advice: {}", advised.reason);
+            self.place(instance, choice, Why::Remedy, &reason, false);
+        }
     }
 
     pub(super) fn due(&mut self) {
@@ -371,15 +461,53 @@ impl<'a> Draft<'a> {
     fn retry(&mut self) {
         let clusters_changed = if self.clusters_changed { self.at } else { self.base.clusters_changed };
         loop {
-            self.freed = false;
+            self.freed.clear();
             if self.pass(|draft, id| draft.can_be_placed(id)) == Pass::NoRoom {
                 return;
             }
-            if !self.freed {
+            if self.freed.is_empty() {
                 break;
             }
         }
         self.pass(|draft, id| draft.has_news(id, clusters_changed));
+    }
+
+    /// Looks at those who waited for the room that came free, the smallest first, and at whom this decision unplaced.
+    fn fill(&mut self) {
+        loop {
+            let freed = std::mem::take(&mut self.freed);
+            if freed.is_empty() {
+                return;
+            }
+            for cluster_id in &freed {
+                for (cpu_milli, memory_bytes, id) in self.base.rooms.get(cluster_id).into_iter().flatten() {
+                    let (cpu_free, memory_free) = self.free(cluster_id);
+                    if *cpu_milli > cpu_free {
+                        break;
+                    }
+                    let small = *memory_bytes <= memory_free && !self.changed.contains_key(id);
+                    if small && self.can_be_placed(id) && self.go_on_with(id) == Pass::NoRoom {
+                        return;
+                    }
+                }
+            }
+            let unplaced = |i: &Option<Instance>| i.as_ref().is_some_and(|i| i.unplaced.is_some());
+            let fresh: Vec<String> =
+                self.changed.iter().filter(|(_, i)| unplaced(i)).map(|(id, _)| id.clone()).collect();
+            for id in fresh {
+                if self.can_be_placed(&id) && self.go_on_with(&id) == Pass::NoRoom {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Thousandths of a core and bytes that nobody has reserved.
+    fn free(&self, cluster_id: &str) -> (u64, u64) {
+        self.snapshot().clusters.get(cluster_id).map_or((0, 0), |c| {
+            let cpu_milli = u64::from(c.cpu_milli).saturating_sub(c.cpu_milli_reserved);
+            (cpu_milli, c.memory_bytes.saturating_sub(c.memory_bytes_reserved))
+        })
     }
 
     fn pass(&mut self, acts: impl Fn(&Self, &str) -> bool) -> Pass {
@@ -390,19 +518,26 @@ impl<'a> Draft<'a> {
             .filter(|(id, i)| i.as_ref().is_some_and(|i| i.unplaced.is_some()) && !base.unplaced.contains(*id));
         let fresh: Vec<String> = fresh.map(|(id, _)| id.clone()).collect();
         for id in base.unplaced.iter().chain(&fresh) {
-            if !acts(self, id) {
-                continue;
-            }
-            let Some((instance, why)) = self.waits_for_capacity(id).map(|(i, why)| (i.clone(), why)) else { continue };
-            if self.actions_left == 0 {
-                if let Some(last) = self.facts.last_mut() {
-                    set_more(last);
-                }
+            if acts(self, id) && self.go_on_with(id) == Pass::NoRoom {
                 return Pass::NoRoom;
             }
-            self.actions_left -= 1;
-            self.plan(instance, why, "planned again as the clusters changed or capacity came free", false);
         }
+        Pass::Done
+    }
+
+    /// Plans one who waits, if there is room for that in this decision.
+    fn go_on_with(&mut self, id: &str) -> Pass {
+        let Some((instance, why)) = self.waits_for_capacity(id).map(|(i, why)| (i.clone(), why)) else {
+            return Pass::Done;
+        };
+        if self.actions_left == 0 {
+            if let Some(last) = self.facts.last_mut() {
+                set_more(last);
+            }
+            return Pass::NoRoom;
+        }
+        self.actions_left -= 1;
+        self.plan(instance, why, RETRIED, false);
         Pass::Done
     }
 
@@ -411,25 +546,26 @@ impl<'a> Draft<'a> {
         let instance = self.instance(id)?;
         let said = instance.unplaced.as_ref()?;
         let why = Why::try_from(said.why).unwrap_or_default();
-        // A remedy is asked for again each missed period; one that is no longer asked for moves nothing.
-        let stale = why == Why::Remedy
-            && instance.at.is_some()
-            && self.at > said.since.plus_millis(self.limits.move_cooldown_ms);
         let stuck = instance.never_twice() && instance.is_on_lost(self.snapshot());
         let pending = self.base.displaced.contains(id) && !self.changed.contains_key(id);
-        (!stale && !stuck && !pending && !instance.stopping()).then_some((instance, why))
+        (!stuck && !pending && !instance.stopping()).then_some((instance, why))
     }
 
     fn can_be_placed(&self, id: &str) -> bool {
         self.waits_for_capacity(id).is_some_and(|(instance, why)| {
-            request(instance, &excluded(instance, why)).is_some_and(|r| plan::fits(self.snapshot(), &r))
+            let excluded = excluded(instance, why, self.snapshot());
+            request(&self.resolved(instance), &excluded).is_some_and(|r| plan::fits(self.snapshot(), &r))
         })
     }
 
     fn has_news(&self, id: &str, clusters_changed: Timestamp) -> bool {
         self.waits_for_capacity(id).is_some_and(|(instance, why)| {
             let old = instance.unplaced.as_ref().filter(|said| said.since < clusters_changed);
-            old.is_some_and(|said| said.reason != missing(instance, why, &self.choose(instance, why)))
+            old.is_some_and(|said| match (said.used_up, self.used_up(instance, why)) {
+                (true, true) => false,
+                (false, false) => said.reason != missing(instance, why, &self.choose(instance, why)),
+                _ => true,
+            })
         })
     }
 
@@ -454,8 +590,50 @@ impl<'a> Draft<'a> {
         self.plan(instance, why, reason, gone);
     }
 
+    /// Remembers that its targets are missed where it is, and who asks for better.
+    fn note_miss(&self, instance: &mut Instance, remedy: &IntentRemedyWanted) {
+        let Some(at) = &instance.at else { return };
+        let held_until = at.since.plus_millis(self.limits.forget_failures_ms);
+        if remedy.missed_since.is_some_and(|since| since >= held_until) {
+            // It held its targets here for long: what was missed elsewhere was another day's load.
+            instance.missed.clear();
+        }
+        let (cluster_cpu_milli, cluster_memory_bytes) =
+            self.snapshot().clusters.get(&at.cluster_id).map_or((0, 0), |c| (c.cpu_milli, c.memory_bytes));
+        let missed = Missed {
+            cluster_id: at.cluster_id.clone(),
+            target_names: remedy.targets.iter().filter(|t| t.missed > 0).map(|t| t.target_name.clone()).collect(),
+            load: instance.measured,
+            reason: remedy.reason.clone(),
+            cluster_cpu_milli,
+            cluster_memory_bytes,
+        };
+        instance.missed.insert(at.cluster_id.clone(), missed);
+        if instance.unplaced.as_ref().is_none_or(|u| u.why != Why::Remedy as i32) {
+            instance.asked_by.clear();
+        }
+        instance.asked_by.insert(remedy.intent_id.clone());
+    }
+
+    /// An intent does not want the remedy any more that was not found.
+    pub(super) fn unwanted(&mut self, m: &IntentRemedyUnwanted) {
+        let Some(known) = self.base.instances.get(&m.instance_id) else { return };
+        let Some(said) = known.unplaced.as_ref().filter(|u| u.why == Why::Remedy as i32) else { return };
+        let Some(at) = known.at.as_ref().filter(|a| a.standing == Standing::Running) else { return };
+        let mut instance = known.clone();
+        if known.wanted.owner != m.owner || !instance.asked_by.remove(&m.intent_id) {
+            return;
+        }
+        if instance.asked_by.is_empty() {
+            self.push(settled(self.limits, known, at, None));
+        } else {
+            let still = unplaced(self.limits, &instance, vec![], Why::Remedy, said.reason.clone(), &at.cluster_id);
+            self.push(still);
+        }
+    }
+
     /// What failed elsewhere is forgotten once it has run long enough, and a rejection once it is old enough.
-    fn remembering(&self, mut instance: Instance) -> Instance {
+    pub(super) fn remembering(&self, mut instance: Instance) -> Instance {
         let Some(at) = &instance.at else { return instance };
         let (runs, since) = (at.standing == Standing::Running, at.since);
         if runs && self.at >= since.plus_millis(self.limits.forget_failures_ms) {
@@ -467,8 +645,8 @@ impl<'a> Draft<'a> {
         instance
     }
 
-    fn choose(&self, instance: &Instance, why: Why) -> Choice {
-        match &request(instance, &excluded(instance, why)) {
+    pub(super) fn choose(&self, instance: &Instance, why: Why) -> Choice {
+        match &request(&self.resolved(instance), &excluded(instance, why, self.snapshot())) {
             Some(request) => plan::choose(self.snapshot(), request, self.limits.preference),
             None => {
                 let nearest = "its workload document cannot be read".to_owned();
@@ -499,7 +677,18 @@ impl<'a> Draft<'a> {
         instance.never_twice() || self.instance(&instance.wanted.instance_id).is_some_and(Instance::never_twice)
     }
 
-    fn place(&mut self, instance: Instance, choice: Choice, why: Why, reason: &str, gone: bool) {
+    /// Did it fail on every cluster that could ever take it?
+    fn used_up(&self, instance: &Instance, why: Why) -> bool {
+        if why != Why::Failed || instance.tried.is_empty() {
+            return false;
+        }
+        let none = BTreeMap::new();
+        let Some(request) = request(instance, &none) else { return false };
+        let mut clusters = self.snapshot().clusters.iter();
+        clusters.all(|(id, cluster)| instance.tried.contains(id) || plan::never(id, cluster, &request))
+    }
+
+    pub(super) fn place(&mut self, instance: Instance, choice: Choice, why: Why, reason: &str, gone: bool) {
         let stopped = gone && instance.stopping();
         let mut choice = choice;
         if choice.chosen.is_none() && stopped && why == Why::Remedy {
@@ -508,16 +697,27 @@ impl<'a> Draft<'a> {
         }
         let at = instance.at.clone();
         let Some(chosen) = choice.chosen.clone() else {
-            let missing = missing(&instance, why, &choice);
+            let used_up = self.used_up(&instance, why);
+            let missing = if used_up { used_up_in_words(&instance, reason) } else { missing(&instance, why, &choice) };
+            let unplaced = |stays_on: &str| PlacementUnplaced {
+                used_up,
+                ..unplaced(self.limits, &instance, choice.candidates, why, missing, stays_on)
+            };
             // Nothing of it is left where it stopped or was rejected; where it failed, it stays to be seen.
             if let Some(at) = at.as_ref().filter(|_| stopped || why == Why::Rejected) {
                 let how = if gone { Released::Plainly } else { Released::Awaited };
+                let nowhere = unplaced("");
                 self.push(released(self.limits, &instance, at, reason, how));
-                return self.push(unplaced(self.limits, &instance, choice.candidates, why, missing, ""));
+                return self.push(nowhere);
             }
-            let stays_on = instance.cluster().to_owned();
-            return self.push(unplaced(self.limits, &instance, choice.candidates, why, missing, &stays_on));
+            let stays = unplaced(instance.cluster());
+            return self.push(stays);
         };
+        let near_again = |a: &&Hold| why == Why::Latency && a.cluster_id == chosen && a.standing == Standing::Running;
+        if let Some(at) = at.as_ref().filter(near_again) {
+            // Where it runs is near enough again: nothing has to start anew.
+            return self.push(settled(self.limits, &instance, at, None));
+        }
         let Some(at) = at.filter(|a| a.cluster_id != chosen) else {
             return self.push(decided(self.limits, &instance, &chosen, "", choice.candidates, why, reason));
         };
@@ -546,17 +746,18 @@ enum Pass {
     NoRoom,
 }
 
-/// Does an instance hold less on some cluster than before?
-fn frees(before: Option<&Instance>, after: Option<&Instance>) -> bool {
+/// The clusters on which an instance holds less than before.
+fn freed(before: Option<&Instance>, after: Option<&Instance>) -> Vec<String> {
     let held = |i: Option<&Instance>, id: &str| {
         let holds = i.into_iter().flat_map(|i| i.at.iter().chain(&i.to)).filter(|h| h.cluster_id == id);
         holds.fold((0, 0), |sum, h| (sum.0 + h.cpu_milli, sum.1 + h.memory_bytes))
     };
-    let Some(instance) = before else { return false };
-    instance.at.iter().chain(&instance.to).any(|h| {
+    let less = |h: &&Hold| {
         let (was, is) = (held(before, &h.cluster_id), held(after, &h.cluster_id));
         is.0 < was.0 || is.1 < was.1
-    })
+    };
+    let holds = before.into_iter().flat_map(|i| i.at.iter().chain(&i.to));
+    holds.filter(less).map(|h| h.cluster_id.clone()).collect()
 }
 
 fn by_intent(wanted: &InstanceWanted) -> String {
@@ -564,7 +765,7 @@ fn by_intent(wanted: &InstanceWanted) -> String {
 }
 
 /// The clusters that are no candidates for this instance, whatever their size.
-fn excluded(instance: &Instance, why: Why) -> BTreeMap<String, String> {
+pub(super) fn excluded(instance: &Instance, why: Why, snapshot: &Snapshot) -> BTreeMap<String, String> {
     let mut excluded = BTreeMap::new();
     for id in &instance.rejected {
         excluded.insert(id.clone(), "its agent would not take it".to_owned());
@@ -572,13 +773,43 @@ fn excluded(instance: &Instance, why: Why) -> BTreeMap<String, String> {
     for id in &instance.tried {
         excluded.insert(id.clone(), "failed or did not start here".to_owned());
     }
-    if let Some(at) = instance.at.as_ref().filter(|_| why == Why::Remedy) {
-        excluded.insert(at.cluster_id.clone(), "its targets are missed here".to_owned());
+    let Some(at) = instance.at.as_ref().filter(|_| why == Why::Remedy) else {
+        // Better where it missed than nowhere.
+        return excluded;
+    };
+    for (id, missed) in &instance.missed {
+        if snapshot.clusters.get(id).is_some_and(|cluster| counts(missed, instance, cluster)) {
+            excluded.insert(id.clone(), format!("its targets were missed here: {}", missed.reason));
+        }
     }
+    excluded.insert(at.cluster_id.clone(), "its targets are missed here".to_owned());
     excluded
 }
 
-fn request<'a>(instance: &'a Instance, excluded: &'a BTreeMap<String, String>) -> Option<Request<'a>> {
+/// Would a cluster that missed miss again, for all that is known?
+fn counts(missed: &Missed, instance: &Instance, cluster: &Cluster) -> bool {
+    if (cluster.cpu_milli, cluster.memory_bytes) != (missed.cluster_cpu_milli, missed.cluster_memory_bytes) {
+        return false;
+    }
+    let (Some(then), Some(now)) = (missed.load, instance.measured) else { return true };
+    let better = |name: &String| {
+        let (then, now) = match name.as_str() {
+            plan::RAM_USAGE => (then.memory_bytes, now.memory_bytes),
+            _ => (then.cpu_milli.into(), now.cpu_milli.into()),
+        };
+        let less = now.saturating_mul(10) < then.saturating_mul(9);
+        let more = now.saturating_mul(10) > then.saturating_mul(11);
+        let mut bounds = instance.wanted.targets.iter().filter(|t| t.target_name == *name);
+        bounds.all(|bound| match bound.target_condition.as_str() {
+            "IS_LESS_THAN" | "IS_EQUAL_TO_OR_LESS_THAN" => less,
+            "IS_GREATER_THAN" | "IS_EQUAL_TO_OR_GREATER_THAN" => more,
+            _ => less || more,
+        })
+    };
+    missed.target_names.is_empty() || !missed.target_names.iter().all(better)
+}
+
+pub(super) fn request<'a>(instance: &'a Instance, excluded: &'a BTreeMap<String, String>) -> Option<Request<'a>> {
     let held = instance.at.as_ref().map(|a| Held {
         cluster_id: &a.cluster_id,
         cpu_milli: a.cpu_milli,
@@ -588,12 +819,23 @@ fn request<'a>(instance: &'a Instance, excluded: &'a BTreeMap<String, String>) -
     Some(Request { spec, targets, measured: instance.measured.as_ref(), held, excluded })
 }
 
+/// Why there is nothing left to try.
+fn used_up_in_words(instance: &Instance, reason: &str) -> String {
+    let failed = match reason {
+        RETRIED => format!("failed on {}", instance.cluster()),
+        reason => reason.to_owned(),
+    };
+    let tried: Vec<&str> = instance.tried.iter().map(String::as_str).collect();
+    format!("{failed}; tried on {}, and no other cluster could take it", tried.join(", "))
+}
+
 /// What is missing, in words; the same words for the same figures.
 fn missing(instance: &Instance, why: Why, choice: &Choice) -> String {
     let nearest = &choice.nearest;
     match (why, instance.cluster()) {
         (Why::ClusterLost, at) if !at.is_empty() => format!("cluster lost: {at}; {nearest}"),
         (Why::Remedy, at) if !at.is_empty() => format!("no cluster would do better than {at}; {nearest}"),
+        (Why::Latency, at) if !at.is_empty() => format!("too far from its peer on {at}; {nearest}"),
         (Why::NotStarted, at) if !at.is_empty() => format!("not started on {at}; {nearest}"),
         (Why::Failed, at) if !at.is_empty() => format!("failed on {at}; {nearest}"),
         _ => nearest.clone(),

@@ -14,6 +14,7 @@ pub(super) fn set_more(fact: &mut Fact) {
         Fact::PlacementDecided(f) => f.more = true,
         Fact::PlacementUnplaced(f) => f.more = true,
         Fact::PlacementReleased(f) => f.more = true,
+        Fact::LatenciesNoted(f) => f.more = true,
         _ => debug_assert!(false, "work is left only behind facts about instances"),
     }
 }
@@ -48,6 +49,7 @@ pub(super) fn decided(
         tried: instance.tried.iter().cloned().collect(),
         rejected: instance.rejected.iter().cloned().collect(),
         more: false,
+        missed: instance.missed.values().cloned().collect(),
     }
 }
 
@@ -77,6 +79,9 @@ pub(super) fn unplaced(
         rejected: instance.rejected.iter().cloned().collect(),
         more: false,
         generation: instance.generation,
+        missed: instance.missed.values().cloned().collect(),
+        used_up: false,
+        asked_by: instance.asked_by.iter().cloned().collect(),
     }
 }
 
@@ -129,5 +134,6 @@ pub(super) fn settled(limits: &Limits, instance: &Instance, hold: &Hold, failed:
         generation: hold.generation,
         reason: failed.unwrap_or_default().into(),
         failed: failed.is_some(),
+        owner: instance.wanted.owner.clone(),
     }
 }

@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use mesh_proto::{
     cluster::ClusterRegistered,
+    cost::{CostsChanged, LinkCost},
     instance::{InstanceRejected, InstanceStatusChanged},
-    intent::IntentRemedyWanted,
+    intent::{IntentRemedyUnwanted, IntentRemedyWanted, TargetState},
+    learning::LearningAdvised,
     placement::ReportLiveness,
-    workload::{InstancePhase, TargetBound},
+    workload::{InstancePhase, LatencyBound, TargetBound},
 };
 
 use super::*;
@@ -71,6 +73,7 @@ fn short(fact: &Fact) -> String {
         Fact::ClusterJoined(f) => format!("joined {}", f.cluster_id),
         Fact::ClusterLost(f) => format!("lost {}", f.cluster_id),
         Fact::ClusterReturned(f) => format!("returned {}", f.cluster_id),
+        Fact::LatenciesNoted(f) => format!("noted {}{}", f.links.len(), flag("more", f.more)),
     }
 }
 
@@ -130,6 +133,21 @@ impl Domain {
         })
     }
 
+    /// The network as it is measured: both directions of each way, each cluster a site of its name.
+    fn network(&mut self, ways: &[(&str, &str, f64)]) -> Vec<String> {
+        let link = |from: &str, to: &str, latency_ms: f64| LinkCost {
+            from_cluster: from.into(),
+            to_cluster: to.into(),
+            from_site: from.into(),
+            to_site: to.into(),
+            latency_ms: latency_ms.abs(),
+            up: latency_ms >= 0.0,
+            ..Default::default()
+        };
+        let links = ways.iter().flat_map(|(a, b, ms)| [link(a, b, *ms), link(b, a, *ms)]).collect();
+        self.hear(CostsChanged { domain: "default".into(), version: 1, links, ..Default::default() })
+    }
+
     fn alive(&mut self, id: &str, alive: bool) -> Vec<String> {
         self.hear(ReportLiveness { domain: "default".into(), cluster_id: id.into(), alive })
     }
@@ -155,8 +173,54 @@ impl Domain {
             load_milli,
             memory_bytes: 1_000_000,
             reason: "cpuUsage missed twice".into(),
+            targets: vec![TargetState { target_name: "cpuUsage".into(), missed: 2, ..Default::default() }],
+            intent_id: "intent".into(),
             ..Default::default()
         })
+    }
+
+    fn unwanted(&mut self, id: &str, intent_id: &str) -> Vec<String> {
+        self.hear(IntentRemedyUnwanted {
+            owner: "local".into(),
+            instance_id: id.into(),
+            intent_id: intent_id.into(),
+            ..Default::default()
+        })
+    }
+
+    /// What the newest decision or refusal of one says of a cluster.
+    fn ruled_out(&self, cluster: &str) -> String {
+        let candidates = self.facts.iter().rev().find_map(|(fact, _)| match fact {
+            Fact::PlacementDecided(f) => Some(&f.candidates),
+            Fact::PlacementUnplaced(f) => Some(&f.candidates),
+            _ => None,
+        });
+        let found = candidates.into_iter().flatten().find(|c| c.cluster_id == cluster);
+        found.map(|c| c.ruled_out.clone()).unwrap()
+    }
+
+    /// Was it last said to have failed wherever it could run?
+    fn used_up(&self) -> bool {
+        let said = self.facts.iter().rev().find_map(|(fact, _)| match fact {
+            Fact::PlacementUnplaced(f) => Some(f.used_up),
+            _ => None,
+        });
+        said.unwrap()
+    }
+
+    fn advised(&mut self, id: &str, generation: u64, from: &str, to: &str) -> Vec<String> {
+        let advised = LearningAdvised {
+            domain: "default".into(),
+            owner: "local".into(),
+            instance_id: id.into(),
+            generation,
+            planned_cluster_id: from.into(),
+            cluster_id: to.into(),
+            reason: "cheaper".into(),
+            ..Default::default()
+        };
+        let concerned = self.planner.concerns(&Input::LearningAdvised(advised.clone()), &());
+        if concerned.is_empty() { vec![] } else { self.hear(advised) }
     }
 
     /// The reason of the newest fact that has one.
@@ -218,6 +282,28 @@ fn a_load_too_large_for_the_device_moves_the_instance_to_the_cloud_and_then_free
 }
 
 #[test]
+fn advice_is_acted_on_only_when_switched_on_and_within_the_hard_constraints() {
+    let told = |acts_on_advice| {
+        let mut domain = Domain::three();
+        domain.planner = Placements::new(Limits { acts_on_advice, preference: Preference::Pack, ..Default::default() });
+        domain.hear(InstanceWanted { targets: below(50.0), ..wanted("i", 300, 10) });
+        assert_eq!(domain.reason(), "wanted by intent intent");
+        let at = domain.state.instances["i"].at.as_ref().unwrap().cluster_id.clone();
+        assert_eq!(at, "edge", "60 % of the device would miss the target");
+        assert_eq!(domain.advised("i", 1, "edge", "cloud"), SILENCE, "it does not run yet");
+        domain.runs("edge", "i", 1);
+        assert_eq!(domain.advised("i", 1, "edge", "device"), SILENCE, "the planner rules the device out");
+        assert_eq!(domain.advised("i", 1, "edge", "nowhere"), SILENCE);
+        assert_eq!(domain.advised("i", 1, "edge", "edge"), SILENCE);
+        assert_eq!(domain.advised("i", 2, "edge", "cloud"), SILENCE, "about another decision");
+        assert_eq!(domain.advised("i", 1, "device", "cloud"), SILENCE, "about another place");
+        domain.advised("i", 1, "edge", "cloud")
+    };
+    assert_eq!(told(false), SILENCE);
+    assert_eq!(told(true), ["decided i 2 cloud from edge"]);
+}
+
+#[test]
 fn a_remedy_waits_for_the_cool_down_of_the_move_before() {
     let mut domain = Domain::three();
     domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
@@ -231,27 +317,175 @@ fn a_remedy_waits_for_the_cool_down_of_the_move_before() {
 }
 
 #[test]
-fn where_nothing_is_better_it_stays_and_says_once_by_how_much() {
+fn where_nothing_is_better_it_stays_and_says_by_how_much_until_a_cluster_would_do() {
     let mut domain = Domain::three();
     domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
     domain.runs("device", "i", 1);
     assert_eq!(domain.remedy("device", "i", 1, 2000), ["unplaced i stays device"]);
     let miss = "nearest miss: cloud: cpuUsage would be 50.0 %, wanted IS_LESS_THAN 20: 30.0 over";
     assert_eq!(domain.reason(), format!("no cluster would do better than device; {miss}"));
-    assert_eq!(domain.remedy("device", "i", 1, 2050), SILENCE, "about the same load");
-    assert_eq!(domain.remedy("device", "i", 1, 3000), ["unplaced i stays device"], "a larger load is news");
+    assert_eq!(domain.remedy("device", "i", 1, 3000), ["unplaced i stays device"], "what is asked is answered");
+    let miss = "nearest miss: cloud: cpuUsage would be 75.0 %, wanted IS_LESS_THAN 20: 55.0 over";
+    assert_eq!(domain.reason(), format!("no cluster would do better than device; {miss}"));
+    assert_eq!(domain.pass(1_000_000), SILENCE, "unasked, nothing is said");
+    assert_eq!(domain.join("tiny", 10), ["joined tiny"], "it changes nothing");
     assert_eq!(domain.join("huge", 100_000), ["joined huge", "decided i 2 huge from device"]);
 }
 
 #[test]
-fn a_remedy_that_nobody_asks_for_any_more_moves_nothing_when_capacity_appears() {
+fn a_remedy_that_is_not_wanted_any_more_moves_nothing_when_capacity_appears() {
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.unwanted("i", "intent"), SILENCE, "nothing was asked for");
+    domain.remedy("device", "i", 1, 2000);
+    assert_eq!(domain.unwanted("i", "another"), SILENCE, "another intent's word");
+    assert_eq!(domain.unwanted("i", "intent"), ["settled i 1 device"]);
+    assert_eq!(domain.unwanted("i", "intent"), SILENCE);
+    assert_eq!(domain.join("huge", 100_000), ["joined huge"]);
+    assert_eq!(domain.remedy("device", "i", 1, 2000), ["decided i 2 huge from device"]);
+}
+
+#[test]
+fn a_remedy_that_two_intents_asked_for_is_wanted_until_both_have_taken_it_back() {
     let mut domain = Domain::three();
     domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
     domain.runs("device", "i", 1);
     domain.remedy("device", "i", 1, 2000);
-    domain.pass(100_000);
-    assert_eq!(domain.join("huge", 100_000), ["joined huge"]);
-    assert_eq!(domain.remedy("device", "i", 1, 2000), ["decided i 2 huge from device"]);
+    domain.hear(IntentRemedyWanted {
+        owner: "local".into(),
+        intent_id: "governor".into(),
+        instance_id: "i".into(),
+        cluster_id: "device".into(),
+        generation: 1,
+        ..Default::default()
+    });
+    assert_eq!(domain.unwanted("i", "intent"), ["unplaced i stays device"]);
+    assert_eq!(domain.join("huge", 100_000), ["joined huge", "decided i 2 huge from device"]);
+    assert_eq!(domain.unwanted("i", "governor"), SILENCE, "it has moved");
+}
+
+#[test]
+fn a_remedy_for_what_waits_for_room_for_its_new_definition_is_answered_with_what_that_waits_for() {
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 50, 1));
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.hear(InstanceWanted { replicas: 90, ..wanted("i", 50, 1) }), ["unplaced i stays device"]);
+    let miss = "nearest miss: cloud: needs 4500 mCPU, 4000 free: 500 short";
+    assert_eq!(domain.reason(), miss);
+    assert_eq!(domain.remedy("device", "i", 1, 300), ["unplaced i stays device"]);
+    assert_eq!(domain.reason(), miss);
+    let asked_by = domain.facts.iter().rev().find_map(|(fact, _)| match fact {
+        Fact::PlacementUnplaced(f) => Some(f.asked_by.clone()),
+        _ => None,
+    });
+    assert_eq!(asked_by, Some(vec!["intent".to_owned()]), "who asked hears it");
+    assert_eq!(domain.unwanted("i", "intent"), SILENCE, "it still waits for room");
+    assert_eq!(domain.join("huge", 100_000), ["joined huge", "decided i 2 huge from device"]);
+}
+
+#[test]
+fn clusters_that_missed_are_gone_to_once_and_each_says_why_it_is_out() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 1000);
+    // Predicted to hold everywhere, and missed everywhere.
+    let want = InstanceWanted { targets: below(50.0), ..wanted("i", 100, 50) };
+    domain.hear(want.clone());
+    domain.runs("a", "i", 1);
+    assert_eq!(domain.remedy("a", "i", 1, 400), ["decided i 2 b from a"]);
+    domain.runs("b", "i", 2);
+    domain.pass(60_000);
+    assert_eq!(domain.remedy("b", "i", 2, 410), ["unplaced i stays b"]);
+    assert_eq!(domain.ruled_out("a"), "its targets were missed here: cpuUsage missed twice");
+    assert_eq!(domain.ruled_out("b"), "its targets are missed here");
+    assert!(domain.reason().contains("a: its targets were missed here: cpuUsage missed twice"), "{}", domain.reason());
+    assert_eq!(domain.alive("a", false), ["lost a", "unplaced i stays b"]);
+    assert_eq!(domain.alive("a", true), ["returned a", "unplaced i stays b"], "its return alone makes it no better");
+    assert_eq!(domain.join("c", 1000), ["joined c", "decided i 3 c from b"]);
+    domain.runs("c", "i", 3);
+    domain.pass(60_000);
+    assert_eq!(domain.remedy("c", "i", 3, 400), ["unplaced i stays c"], "all were gone to");
+    assert_eq!(domain.pass(10_000_000), SILENCE);
+    // A cluster of another size is another cluster.
+    assert_eq!(domain.join("b", 1200), ["joined b", "decided i 4 b from c"]);
+    domain.runs("b", "i", 4);
+    domain.pass(60_000);
+    assert_eq!(domain.remedy("b", "i", 4, 361), ["unplaced i stays b"], "less, but not by more than a tenth");
+    assert_eq!(
+        domain.remedy("b", "i", 4, 359),
+        ["decided i 5 a from b"],
+        "a load that has fallen by more than a tenth"
+    );
+    domain.runs("a", "i", 5);
+    // Another definition is another matter.
+    assert_eq!(domain.hear(InstanceWanted { targets: below(45.0), ..want }), ["decided i 6 a"]);
+    domain.runs("a", "i", 6);
+    assert!(domain.state.instances["i"].missed.is_empty());
+}
+
+#[test]
+fn what_was_missed_elsewhere_is_forgotten_once_the_targets_held_for_long() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 1000);
+    domain.hear(InstanceWanted { targets: below(50.0), ..wanted("i", 100, 50) });
+    domain.runs("a", "i", 1);
+    domain.remedy("a", "i", 1, 400);
+    domain.runs("b", "i", 2);
+    domain.pass(1_000_000);
+    let missed = |domain: &Domain, since: Timestamp| IntentRemedyWanted {
+        owner: "local".into(),
+        instance_id: "i".into(),
+        cluster_id: "b".into(),
+        generation: 2,
+        load_milli: 400,
+        missed_since: Some(since.max(domain.state.instances["i"].at.as_ref().unwrap().since)),
+        ..Default::default()
+    };
+    let all_along = missed(&domain, Timestamp::default());
+    assert_eq!(domain.hear(all_along), ["unplaced i stays b"]);
+    let lately = missed(&domain, domain.at);
+    assert_eq!(domain.hear(lately), ["decided i 3 a from b"]);
+}
+
+#[test]
+fn room_that_comes_free_goes_to_the_smallest_who_waited_for_it_and_to_no_other() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 100);
+    domain.hear(wanted("holder", 900, 50));
+    for (id, cpu_milli) in [("large", 950), ("medium", 400), ("small", 300), ("too-large", 2_000)] {
+        assert_eq!(domain.hear(wanted(id, cpu_milli, 50)), [format!("unplaced {id}")]);
+    }
+    let bound = InstanceWanted { targets: below(1.0), ..wanted("bound", 200, 50) };
+    assert_eq!(domain.hear(bound), ["unplaced bound"]);
+    let names = |domain: &Domain, cluster: &str| -> Vec<String> {
+        domain.state.rooms[cluster].iter().map(|(_, _, id)| id.clone()).collect()
+    };
+    assert_eq!(names(&domain, "a"), ["small", "medium", "large", "too-large"], "room alone does not help `bound`");
+    let ended = InstanceWanted { replicas: 0, ..wanted("holder", 900, 50) };
+    assert_eq!(domain.hear(ended), ["released holder 1 a final", "decided small 1 a", "decided medium 1 a"]);
+    assert_eq!(names(&domain, "a"), ["large", "too-large"]);
+}
+
+#[test]
+fn a_snapshot_holds_each_document_once_and_gives_the_very_same_state() {
+    let mut domain = Domain::three();
+    for n in 0..40 {
+        domain.hear(InstanceWanted { targets: below(90.0), ..wanted(&format!("i{n:02}"), 10 + n % 2, 50) });
+    }
+    domain.hear(wanted("waits", 100_000, 50));
+    domain.hear(singleton("once", 50));
+    domain.hear(InstanceWanted { replicas: 0, ..singleton("once", 50) });
+    domain.runs("device", "i00", 1);
+    domain.remedy("device", "i00", 1, 400);
+    let bytes = serde_json::to_vec(&domain.state).unwrap();
+    let read: State = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(read, domain.state);
+    assert_eq!(serde_json::to_vec(&read).unwrap(), bytes);
+    let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(value["documents"].as_array().unwrap().len(), 4, "two, one that waits, none of what has ended");
 }
 
 #[test]
@@ -414,10 +648,29 @@ fn a_failure_with_nowhere_to_go_stays_to_be_seen_until_a_cluster_joins() {
     let mut domain = Domain::new(Limits::default());
     domain.join("a", 1000);
     domain.hear(wanted("i", 50, 50));
+    domain.join("tiny", 10);
     domain.runs("a", "i", 1);
     assert_eq!(domain.fails("a", "i", 1), ["unplaced i stays a"]);
+    assert_eq!(domain.reason(), "failed on a: why; tried on a, and no other cluster could take it");
+    assert!(domain.used_up());
     assert_eq!(domain.fails("a", "i", 1), SILENCE);
+    assert_eq!(domain.join("small", 20), ["joined small"], "too small ever to take it");
     assert_eq!(domain.join("b", 1000), ["joined b", "decided i 2 b", "released i 1 a"]);
+}
+
+#[test]
+fn while_another_cluster_may_yet_take_it_a_failure_is_not_the_end() {
+    let mut domain = Domain::new(Limits::default());
+    domain.join("a", 1000);
+    domain.join("b", 1000);
+    domain.hear(wanted("full", 1000, 50));
+    domain.hear(wanted("i", 50, 50));
+    assert_eq!(domain.fails("b", "i", 1), ["unplaced i stays b"]);
+    assert!(!domain.used_up(), "room may come free on a");
+    assert_eq!(domain.join("a", 30), ["joined a", "unplaced i stays b"]);
+    assert!(domain.used_up(), "it is too small now");
+    assert_eq!(domain.reason(), "failed on b; tried on b, and no other cluster could take it");
+    assert_eq!(domain.hear(wanted("i", 50, 50)), ["decided i 2 b"], "asked for again, it is tried again");
 }
 
 #[test]
@@ -610,4 +863,107 @@ fn an_unreadable_document_is_said_and_harms_nobody() {
 fn a_report_about_another_domain_is_nobody_s_business() {
     let report = ReportLiveness { domain: "other".into(), cluster_id: "a".into(), alive: false };
     assert!(Placements::default().concerns(&report.into(), &()).is_empty());
+}
+
+fn remedy_of(
+    action: mesh_proto::remedy::Action,
+    cluster: &str,
+    generation: u64,
+) -> mesh_proto::remedy::RemedyRequested {
+    mesh_proto::remedy::RemedyRequested {
+        owner: "local".into(),
+        instance_id: "i".into(),
+        cluster_id: cluster.into(),
+        generation,
+        action: action.into(),
+        reason: "memory leaks".into(),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_requested_restart_is_a_new_generation_where_it_is_and_shares_the_cool_down_with_intents() {
+    use mesh_proto::remedy::Action;
+    let mut domain = Domain::three();
+    domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.hear(remedy_of(Action::Restart, "edge", 1)), SILENCE, "not where it is");
+    assert_eq!(domain.hear(remedy_of(Action::Restart, "device", 7)), SILENCE, "not the generation that runs");
+    let stranger =
+        mesh_proto::remedy::RemedyRequested { owner: "other".into(), ..remedy_of(Action::Restart, "device", 1) };
+    assert_eq!(domain.hear(stranger), SILENCE, "not its owner's");
+    assert_eq!(domain.hear(remedy_of(Action::Scale, "device", 1)), SILENCE, "that comes as a new definition");
+    assert_eq!(domain.hear(remedy_of(Action::Restart, "device", 1)), ["decided i 2 device"]);
+    assert_eq!(domain.reason(), "restarted: memory leaks");
+    assert_eq!(domain.reserved("device"), 50, "it is reserved once");
+    assert_eq!(domain.hear(remedy_of(Action::Restart, "device", 2)), SILENCE, "it does not run yet");
+    domain.runs("device", "i", 2);
+    assert_eq!(domain.remedy("device", "i", 2, 300), SILENCE, "an intent's remedy waits for the cool-down");
+    assert_eq!(domain.hear(remedy_of(Action::Migrate, "device", 2)), SILENCE, "and so does another");
+    domain.pass(60_000);
+    assert_eq!(domain.hear(remedy_of(Action::Migrate, "device", 2)), ["decided i 3 edge from device"]);
+}
+
+fn near(id: &str, cpu_milli: u32, bound: LatencyBound) -> InstanceWanted {
+    let resources = Resources { cpu_milli, memory_bytes: 1_000_000, ..Default::default() };
+    let document = WorkloadDocument { resources: Some(resources), latency_bounds: vec![bound], ..Default::default() };
+    InstanceWanted { document: document.encode_to_vec().into(), ..wanted(id, cpu_milli, 1) }
+}
+
+fn to_site(site: &str, max_latency_ms: f64) -> LatencyBound {
+    LatencyBound { to_site: site.into(), max_latency_ms, ..Default::default() }
+}
+
+#[test]
+fn what_must_be_near_waits_until_it_is_measured_and_moves_when_the_network_changes() {
+    let mut domain = Domain::three();
+    assert_eq!(domain.hear(near("i", 600, to_site("device", 10.0))), ["unplaced i"]);
+    assert!(domain.ruled_out("edge").contains("is not measured"));
+    let fast = [("cloud", "edge", 1.0), ("cloud", "device", 5.0), ("edge", "device", 1.0)];
+    assert_eq!(domain.network(&fast), ["noted 6", "decided i 1 edge"]);
+    domain.runs("edge", "i", 1);
+    assert_eq!(domain.network(&fast), Vec::<String>::new(), "the same figures are no news");
+    let slow = [("cloud", "edge", 31.0), ("cloud", "device", 5.0), ("edge", "device", 31.0)];
+    assert_eq!(domain.network(&slow), ["noted 6", "decided i 2 cloud from edge"]);
+    assert!(domain.reason().contains("latency to site device is 31.0 ms, wanted at most 10: 21.0 over"));
+    assert_eq!(domain.runs("cloud", "i", 2), ["settled i 2 cloud", "released i 1 edge"]);
+}
+
+#[test]
+fn what_becomes_too_far_while_it_starts_moves_once_it_runs() {
+    let mut domain = Domain::three();
+    let ways = |edge: f64| [("cloud", "device", 5.0), ("edge", "device", edge), ("cloud", "edge", 5.0)];
+    domain.network(&ways(1.0));
+    assert_eq!(domain.hear(near("i", 600, to_site("device", 10.0))), ["decided i 1 edge"]);
+    assert_eq!(domain.network(&ways(40.0)), ["noted 6"]);
+    assert_eq!(domain.runs("edge", "i", 1), ["settled i 1 edge", "decided i 2 cloud from edge"]);
+}
+
+#[test]
+fn where_nobody_is_near_enough_it_stays_and_is_settled_when_that_changes() {
+    let mut domain = Domain::three();
+    let ways = |edge: f64| [("cloud", "device", 50.0), ("edge", "device", edge), ("cloud", "edge", 50.0)];
+    domain.network(&ways(1.0));
+    domain.hear(near("i", 600, to_site("device", 10.0)));
+    domain.runs("edge", "i", 1);
+    // A way that is down is not near.
+    assert_eq!(domain.network(&ways(-1.0)), ["noted 4", "unplaced i stays edge"]);
+    assert!(domain.reason().starts_with("too far from its peer on edge"));
+    assert_eq!(domain.network(&ways(2.0)), ["noted 6", "settled i 1 edge"], "nothing starts anew");
+}
+
+#[test]
+fn a_dependency_is_followed_to_where_it_runs() {
+    let mut domain = Domain::three();
+    domain.network(&[("cloud", "edge", 1.0), ("cloud", "device", 40.0), ("edge", "device", 40.0)]);
+    assert_eq!(domain.hear(wanted("peer", 2_000, 1)), ["decided peer 1 cloud"]);
+    let bound = LatencyBound { to_instance: "peer".into(), max_latency_ms: 10.0, ..Default::default() };
+    assert_eq!(domain.hear(near("i", 100, bound)), ["decided i 1 cloud"], "beside its peer");
+    assert!(domain.ruled_out("device").contains("latency to instance peer on cloud is 40.0 ms"));
+}
+
+#[test]
+fn costs_of_another_domain_concern_nobody_here() {
+    let costs = CostsChanged { domain: "other".into(), ..Default::default() };
+    assert_eq!(Placements::default().concerns(&costs.into(), &()), []);
 }

@@ -153,6 +153,16 @@ pub(super) fn stop(key: &Key, instance: &Instance, command_id: &str) -> Result<F
     Ok(InstanceWanted { replicas: 0, command_id: command_id.to_owned(), ..wanted.clone() }.into())
 }
 
+/// A remedy: one replica more, as far as the document allows.
+pub(super) fn scale(instance: &Instance) -> Vec<Fact> {
+    let Some(wanted) = instance.live() else { return vec![] };
+    let document = WorkloadDocument::decode(wanted.document.clone()).unwrap_or_default();
+    if wanted.replicas >= document.replicas_max.min(REPLICAS_MAX) {
+        return vec![];
+    }
+    vec![InstanceWanted { replicas: wanted.replicas + 1, ..wanted.clone() }.into()]
+}
+
 /// An intent's version is in force: what it wants of this instance.
 pub(super) fn acknowledged(key: &Key, instance: &Instance, world: &Known, m: &IntentAcknowledged) -> Vec<Fact> {
     let id = key.token(1);

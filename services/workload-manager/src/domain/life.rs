@@ -5,14 +5,16 @@
 //! - a placement is its generation. An agent that speaks of a newer one than is known tells of a decision that has not
 //!   been heard yet, which then brings nothing new;
 //! - of a placement that was released nothing is heard any more;
-//! - that a cluster is lost and that an instance runs on it may concern the same generation: then the later word holds.
+//! - that a cluster is lost and that an instance runs on it may concern the same generation: then the later word holds;
+//! - that the planner has given it up where it is (it failed wherever it could be tried) outweighs what its agent said
+//!   before, and holds until it runs there after all or is planned anew.
 
 use mesh_kit::Key;
 use mesh_proto::{
     Timestamp,
     deciders::workloads::Fact,
     instance::InstanceStatusChanged,
-    placement::{PlacementDecided, PlacementReleased, PlacementUnplaced, Why},
+    placement::{PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
     workload::{InstanceChanged, InstancePhase, InstanceWanted, LifecycleEvent},
 };
 
@@ -272,8 +274,11 @@ pub(super) fn unplaced(key: &Key, instance: &Instance, m: &PlacementUnplaced, at
         next.changed.replicas_running = 0;
         next.enter(InstancePhase::Lost, &m.reason);
         next.event(if old.phase() == InstancePhase::Lost { "unplaced" } else { "lost" });
+    } else if stays && m.used_up {
+        given_up(&mut next, &m.reason);
     } else if stays {
         next.changed.reason.clone_from(&m.reason);
+        next.changed.hopeless = false;
         // Lost, says who has heard its agent since: that word is on its way here.
         if !arrived && old.phase() != InstancePhase::Lost {
             next.event("unplaced");
@@ -284,8 +289,39 @@ pub(super) fn unplaced(key: &Key, instance: &Instance, m: &PlacementUnplaced, at
             if lost || old.phase() == InstancePhase::Lost { InstancePhase::Lost } else { InstancePhase::Pending };
         next.enter(phase, &m.reason);
         next.event("unplaced");
+        if m.used_up {
+            given_up(&mut next, &m.reason);
+        }
     }
     next.facts(at)
+}
+
+/// The planner's last word on a placement: it failed, and is not tried elsewhere.
+pub(super) fn settled(key: &Key, instance: &Instance, m: &PlacementSettled, at: Timestamp) -> Vec<Fact> {
+    let Some(mut next) = Next::of(key, instance) else { return vec![] };
+    let old = next.old();
+    if m.failed && next.moves_to(&m.cluster_id) && m.generation == old.to_generation {
+        // Its source is gone: what its agents say of the move is still on its way here.
+        next.arrive();
+    } else if !m.failed || m.cluster_id != old.cluster_id || m.generation != old.generation {
+        return vec![];
+    } else if old.phase() == InstancePhase::Failed && old.hopeless {
+        // Its agent has said so itself, and why.
+        return vec![];
+    }
+    given_up(&mut next, &m.reason);
+    next.facts(at)
+}
+
+fn given_up(next: &mut Next<'_>, reason: &str) {
+    let told = next.old().phase() == InstancePhase::Failed;
+    next.enter(InstancePhase::Failed, reason);
+    next.changed.replicas_running = 0;
+    next.changed.hopeless = true;
+    next.event = None;
+    if !told {
+        next.event("failed");
+    }
 }
 
 /// The planner took a cluster from it.
@@ -384,6 +420,11 @@ fn heard(next: &mut Next<'_>, m: &InstanceStatusChanged, at: Timestamp) {
         // Said before its cluster was lost.
         return;
     }
+    let given_up = old.hopeless && same_placement;
+    if given_up && at <= next.instance.phase_since {
+        // Said before it was given up.
+        return;
+    }
     let restarts = next.changed.restarts;
     let said = |otherwise: String| if m.reason.is_empty() { otherwise } else { m.reason.clone() };
     match m.phase() {
@@ -419,7 +460,7 @@ fn heard(next: &mut Next<'_>, m: &InstanceStatusChanged, at: Timestamp) {
     }
     next.changed.replicas_running = m.replicas_running;
     next.changed.restarts = m.restarts;
-    next.changed.hopeless = m.hopeless;
+    next.changed.hopeless = m.hopeless || (given_up && m.phase() != InstancePhase::Running);
     if same_placement && m.restarts > restarts && next.event.is_none() {
         next.event("restarted");
     }

@@ -19,6 +19,7 @@ use mesh_proto::{
     Refusal, Timestamp,
     deciders::workloads::{Fact, Input, NAME},
     intent::{GovernedInstance, NotFulfilledState},
+    remedy::Action,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,7 +77,12 @@ impl Decider for Workloads {
             Input::PlacementDecided(m) => one(&m.owner, &m.instance_id),
             Input::PlacementUnplaced(m) => one(&m.owner, &m.instance_id),
             Input::PlacementReleased(m) => one(&m.owner, &m.instance_id),
+            // Of what runs, its agent speaks.
+            Input::PlacementSettled(m) if m.failed && !m.owner.is_empty() => one(&m.owner, &m.instance_id),
+            Input::PlacementSettled(_) => vec![],
             Input::InstanceStatusChanged(m) => one(&m.owner, &m.instance_id),
+            Input::RemedyRequested(m) if m.action() == Action::Scale => one(&m.owner, &m.instance_id),
+            Input::RemedyRequested(_) => vec![],
         }
     }
 
@@ -103,7 +109,9 @@ impl Decider for Workloads {
             Input::PlacementDecided(m) => life::decided(key, instance, m, asked.at),
             Input::PlacementUnplaced(m) => life::unplaced(key, instance, m, asked.at),
             Input::PlacementReleased(m) => life::released(key, instance, m, asked.at),
+            Input::PlacementSettled(m) => life::settled(key, instance, m, asked.at),
             Input::InstanceStatusChanged(m) => life::status(key, instance, m, asked.at),
+            Input::RemedyRequested(_) => instances::scale(instance),
         })
     }
 

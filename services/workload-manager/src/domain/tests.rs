@@ -9,7 +9,7 @@ use mesh_proto::{
     derived_id,
     instance::InstanceStatusChanged,
     intent::{self, ExpectationTarget, Intent, IntentAcknowledged, IntentExpectation, IntentStateChanged, Problem},
-    placement::{PlacementDecided, PlacementReleased, PlacementUnplaced, Why},
+    placement::{PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
     query::{GetRequest, InstanceView},
     validation::{WorkloadAccepted, WorkloadRejected},
     workload::{
@@ -268,6 +268,18 @@ fn released(generation: u64, cluster: &str) -> PlacementReleased {
         cluster_id: cluster.into(),
         generation,
         reason: "not needed there".into(),
+        ..Default::default()
+    }
+}
+
+fn given_up(generation: u64, cluster: &str) -> PlacementSettled {
+    PlacementSettled {
+        owner: "local".into(),
+        instance_id: id(1),
+        cluster_id: cluster.into(),
+        generation,
+        reason: format!("failed on {cluster}: exit code 1; tried on cloud, edge, device and not further"),
+        failed: true,
         ..Default::default()
     }
 }
@@ -613,6 +625,22 @@ fn an_instance_is_run_rescaled_and_stopped_by_command() {
 }
 
 #[test]
+fn a_remedy_adds_a_replica_up_to_what_the_document_allows() {
+    let remedy = |action: Action| mesh_proto::remedy::RemedyRequested {
+        owner: "local".into(),
+        instance_id: id(1),
+        action: action.into(),
+        ..Default::default()
+    };
+    let mut mesh = Mesh::with_run(&WorkloadDocument { replicas_max: 2, ..document("1.0.0") });
+    assert_eq!(mesh.tell(remedy(Action::Restart)), [], "that is the planner's");
+    assert_eq!(wanted(&mesh.tell(remedy(Action::Scale))).replicas, 2);
+    assert_eq!(mesh.tell(remedy(Action::Scale)), [], "no more than is allowed");
+    let mut mesh = Mesh::with_run(&document("1.0.0"));
+    assert_eq!(mesh.tell(remedy(Action::Scale)), [], "not allowed at all");
+}
+
+#[test]
 fn a_command_that_cannot_be_done_is_refused_with_a_cure() {
     let mut mesh = Mesh::default();
     mesh.push(&document("1.0.0"));
@@ -801,6 +829,37 @@ fn a_hopeless_failure_is_told_as_it_is() {
     );
     let facts = mesh.tell(decided(2, "cloud", ""));
     assert_eq!((place(changed(&facts)), changed(&facts).hopeless), (("cloud", 2, InstancePhase::Assigned), false));
+}
+
+#[test]
+fn what_the_planner_gives_up_is_hopeless_until_it_runs_after_all_or_is_planned_anew() {
+    let mut mesh = Mesh::with_run(&document("1.0.0"));
+    mesh.tell(decided(1, "edge", ""));
+    mesh.tell(status(1, "edge", RUNNING));
+    mesh.tell(status(1, "edge", InstancePhase::Failed));
+    assert!(!changed(&mesh.tell(decided(2, "cloud", ""))).hopeless, "it is tried elsewhere");
+    mesh.tell(status(2, "cloud", InstancePhase::Failed));
+    assert_eq!(mesh.tell(PlacementSettled { failed: false, ..given_up(2, "cloud") }), vec![]);
+    assert_eq!(mesh.tell(given_up(1, "edge")), vec![], "of an older generation");
+    assert_eq!(mesh.tell(PlacementSettled { owner: String::new(), ..given_up(2, "cloud") }), vec![]);
+    let facts = mesh.tell(given_up(2, "cloud"));
+    let told = changed(&facts);
+    assert_eq!((place(told), told.hopeless), (("cloud", 2, InstancePhase::Failed), true));
+    assert_eq!(told.reason, "failed on cloud: exit code 1; tried on cloud, edge, device and not further");
+    assert_eq!(mesh.tell(given_up(2, "cloud")), vec![], "said already");
+    // Its agent starts anew and tries once more.
+    assert!(changed(&mesh.tell(status(2, "cloud", STARTING))).hopeless);
+    assert!(changed(&mesh.tell(status(2, "cloud", InstancePhase::Failed))).hopeless);
+    assert!(!changed(&mesh.tell(status(2, "cloud", RUNNING))).hopeless, "it runs after all");
+    mesh.tell(status(2, "cloud", InstancePhase::Failed));
+    let facts = mesh.tell(PlacementUnplaced { used_up: true, ..unplaced(2, Why::Failed, "cloud") });
+    assert!(changed(&facts).hopeless);
+    let facts = mesh.tell(unplaced(2, Why::Failed, "cloud"));
+    assert!(!changed(&facts).hopeless, "a cluster has come that may take it");
+    let facts = mesh.tell(PlacementUnplaced { used_up: true, ..unplaced(2, Why::Failed, "cloud") });
+    assert!(changed(&facts).hopeless);
+    let facts = mesh.tell(decided(3, "device", ""));
+    assert_eq!((place(changed(&facts)), changed(&facts).hopeless), (("device", 3, InstancePhase::Assigned), false));
 }
 
 #[test]
@@ -1064,6 +1123,9 @@ enum Deed {
     StartLate,
     FailElsewhere,
     FailForGood,
+    GivenUp,
+    UsedUp,
+    TriesAgain,
     Move,
     MoveFails,
     MoveSilent,
@@ -1085,6 +1147,9 @@ fn deed() -> impl Strategy<Value = Deed> {
         Deed::StartLate,
         Deed::FailElsewhere,
         Deed::FailForGood,
+        Deed::GivenUp,
+        Deed::UsedUp,
+        Deed::TriesAgain,
         Deed::Move,
         Deed::Move,
         Deed::MoveFails,
@@ -1112,6 +1177,7 @@ struct History {
     generation: u64,
     at: (String, u64),
     phase: InstancePhase,
+    hopeless: bool,
 }
 
 impl History {
@@ -1142,7 +1208,7 @@ impl History {
     fn arrive(&mut self, to: (String, u64)) {
         self.say(&to, STARTING);
         self.say(&to, RUNNING);
-        (self.at, self.phase) = (to, RUNNING);
+        (self.at, self.phase, self.hopeless) = (to, RUNNING, false);
     }
 
     /// What was done, if it could be.
@@ -1183,6 +1249,20 @@ impl History {
                 self.say(&at, InstancePhase::Failed);
                 self.plan(unplaced(self.generation, Why::Failed, &at.0));
                 self.phase = InstancePhase::Failed;
+            }
+            Deed::GivenUp if runs => {
+                self.say(&at, InstancePhase::Failed);
+                self.plan(given_up(at.1, &at.0));
+                (self.phase, self.hopeless) = (InstancePhase::Failed, true);
+            }
+            Deed::UsedUp if runs => {
+                self.say(&at, InstancePhase::Failed);
+                self.plan(PlacementUnplaced { used_up: true, ..unplaced(self.generation, Why::Failed, &at.0) });
+                (self.phase, self.hopeless) = (InstancePhase::Failed, true);
+            }
+            Deed::TriesAgain if self.phase == InstancePhase::Failed => {
+                self.say(&at, STARTING);
+                self.say(&at, InstancePhase::Failed);
             }
             Deed::Move if runs => {
                 let to = self.elsewhere();
@@ -1290,6 +1370,7 @@ fn heard(deeds: Vec<Deed>, order: Vec<usize>) -> Result<(), TestCaseError> {
     prop_assert_eq!((end.to_cluster_id.as_str(), end.to_generation), ("", 0), "nothing moves any more");
     let phase = if history.phase == InstancePhase::Unspecified { InstancePhase::Pending } else { history.phase };
     prop_assert_eq!(end.phase(), phase);
+    prop_assert_eq!(end.hopeless && phase == InstancePhase::Failed, history.hopeless && phase == InstancePhase::Failed);
     if phase != InstancePhase::Stopped {
         prop_assert_eq!((&end.cluster_id, end.generation), (&history.at.0, history.at.1));
     }
@@ -1313,6 +1394,9 @@ fn histories_that_are_easily_told_wrong_are_told_right() {
         vec![Start, MoveSilent, FailForGood],
         vec![Start, LoseAndReturn, MoveFails],
         vec![StartLate, End, Start, Move],
+        vec![Start, FailElsewhere, GivenUp],
+        vec![Start, Restart, UsedUp, TriesAgain],
+        vec![Start, GivenUp, TriesAgain, Redefine],
     ];
     for deeds in histories {
         for order in [vec![], vec![2; 100]] {

@@ -39,6 +39,7 @@ enum Happens {
     IsCutOff { cluster: usize },
     IsBack { cluster: usize },
     Missed { instance: usize, load_milli: u32 },
+    Held { instance: usize },
     TimePasses { millis: i64 },
 }
 
@@ -61,7 +62,8 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => (cluster.clone(), instance.clone()).prop_map(|(cluster, instance)| Happens::ProcessFails { cluster, instance }),
         1 => cluster.clone().prop_map(|cluster| Happens::IsCutOff { cluster }),
         2 => cluster.prop_map(|cluster| Happens::IsBack { cluster }),
-        4 => (instance, 1u32..900).prop_map(|(instance, load_milli)| Happens::Missed { instance, load_milli }),
+        4 => (instance.clone(), 1u32..900).prop_map(|(instance, load_milli)| Happens::Missed { instance, load_milli }),
+        1 => instance.prop_map(|instance| Happens::Held { instance }),
         3 => (1i64..40_000).prop_map(|millis| Happens::TimePasses { millis }),
     ]
 }
@@ -163,6 +165,7 @@ impl Model {
             }
             Fact::ClusterLost(f) => prop_assert!(self.lost.insert(f.cluster_id.clone()), "lost twice"),
             Fact::ClusterReturned(f) => prop_assert!(self.lost.remove(&f.cluster_id), "returned unlost"),
+            Fact::LatenciesNoted(_) => prop_assert!(false, "no network is measured here"),
             Fact::PlacementDecided(f) => {
                 let highest = self.highest.insert(f.instance_id.clone(), f.generation).unwrap_or(0);
                 prop_assert!(f.generation > highest, "{} after {highest}", f.generation);
@@ -386,8 +389,23 @@ impl World {
                     generation: at.generation,
                     load_milli,
                     reason: "missed".into(),
+                    targets: vec![TargetState { target_name: "cpuUsage".into(), missed: 2, ..Default::default() }],
                     ..Default::default()
                 })
+            }
+            Happens::Held { instance } => {
+                let id = format!("i{instance}");
+                self.hear(IntentRemedyUnwanted {
+                    owner: "local".into(),
+                    instance_id: id.clone(),
+                    ..Default::default()
+                })?;
+                let pending = self.domain.state.instances.get(&id).and_then(|i| i.unplaced.as_ref());
+                let running = self.domain.state.instances.get(&id).and_then(|i| i.at.as_ref());
+                let waits = pending.is_some_and(|u| u.why == Why::Remedy as i32)
+                    && running.is_some_and(|a| a.standing == Standing::Running);
+                prop_assert!(!waits, "{} still waits for a remedy", id);
+                Ok(())
             }
             Happens::TimePasses { millis } => self.pass(millis),
         }

@@ -1,14 +1,24 @@
-//! The smallest decider there is: every submitted intent is accepted.
+//! The benchmark's decider, the smallest there is: every submitted intent is accepted. `continuum bench bus` runs the
+//! shell around it, so that what is measured is the shell; no service uses it.
 
-use mesh_kit::{Asked, Decider, Key, What};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::verdicts::{Fact, Input, NAME},
     validation::IntentAccepted,
 };
 
+use crate::{Asked, Decider, Key, Mesh, What};
+
+/// Joins as a replica of the verdicts' decider that accepts everything.
+///
+/// # Errors
+/// When the bus does not let it join.
+pub async fn accept_all(mesh: Mesh) -> anyhow::Result<()> {
+    mesh.decide(Accepts).await
+}
+
 /// Accepts.
-pub(super) struct Accepts;
+struct Accepts;
 
 impl Decider for Accepts {
     const NAME: &'static str = NAME;

@@ -12,14 +12,32 @@
 //! | `SIM_FAIL_AFTER_MS` | it ends with code 1 so long after each start | never, or by the mean time to failure |
 //! | `SIM_START_ERROR` | it cannot start, for this reason, anywhere | it can |
 
-use mesh_proto::workload::{ProcessSpec, Resources};
+use std::fmt;
 
-use super::ReplicaId;
+use mesh_proto::workload::{ProcessSpec, Resources};
 
 /// The load moves around its mean by this share, up and down.
 const RIPPLE: f64 = 0.05;
 /// One turn of the ripple.
 const RIPPLE_MS: i64 = 10_000;
+
+/// Names one replica of one generation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId {
+    /// Instance.
+    pub instance_id: String,
+    /// Generation of the assignment.
+    pub generation: u64,
+    /// Number, from 0.
+    pub replica: u32,
+}
+
+impl fmt::Display for ReplicaId {
+    /// `<instance>.<generation>.<replica>`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.instance_id, self.generation, self.replica)
+    }
+}
 
 /// A seeded world.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

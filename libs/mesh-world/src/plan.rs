@@ -6,7 +6,9 @@
 //!
 //! - is excluded by the caller (the instance failed there, its agent would not take it, its targets are missed there),
 //! - is lost, or lacks a label that the instance asks for,
-//! - has less free CPU or memory than the instance asks for, or
+//! - has less free CPU or memory than the instance asks for,
+//! - is further than a bound allows from a site, a cluster or an instance, by measured latency, or the way there is not
+//!   measured or down, or
 //! - would miss a target: *cpuUsage* is predicted as load · 100 / the cluster's CPU, where the load is what was
 //!   measured or else what is requested; *ramUsage* is predicted as what was measured.
 //!
@@ -23,7 +25,7 @@ use std::{collections::BTreeMap, fmt};
 use mesh_proto::{
     Timestamp,
     placement::{Candidate, Load},
-    workload::TargetBound,
+    workload::{LatencyBound, TargetBound},
 };
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +58,70 @@ pub struct Cluster {
 pub struct Snapshot {
     /// By cluster id.
     pub clusters: BTreeMap<String, Cluster>,
+    /// Measured ways, by the cluster where they begin and the one where they end.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ways: BTreeMap<String, BTreeMap<String, Way>>,
+}
+
+/// One measured way between two clusters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Way {
+    /// One way, milliseconds.
+    pub latency_ms: f64,
+    /// Site where it begins.
+    pub from_site: String,
+    /// Site where it ends.
+    pub to_site: String,
+}
+
+impl Snapshot {
+    /// The latency between two clusters, milliseconds: the worse of both directions, 0 to itself; `None` while it is not
+    /// measured or the way is down.
+    pub fn latency_ms(&self, one: &str, other: &str) -> Option<f64> {
+        if one == other {
+            return Some(0.0);
+        }
+        let way = |from: &str, to: &str| self.ways.get(from)?.get(to).map(|way| way.latency_ms);
+        way(one, other).zip(way(other, one)).map(|(there, back)| there.max(back))
+    }
+
+    /// The latency from a cluster to the nearest cluster of a site.
+    fn latency_to_site_ms(&self, cluster_id: &str, site: &str) -> Option<f64> {
+        let ways = || self.ways.values().flatten();
+        let own = || self.ways.get(cluster_id).into_iter().flat_map(BTreeMap::values);
+        // A cluster that names no site is its own.
+        if cluster_id == site || own().any(|way| way.from_site == site) {
+            return Some(0.0);
+        }
+        let there = ways().filter(|(_, way)| way.to_site == site).map(|(to, _)| to);
+        let latencies = there.filter_map(|to| self.latency_ms(cluster_id, to));
+        latencies.min_by(f64::total_cmp)
+    }
+
+    /// What a bound comes to on a cluster.
+    fn latency_of(&self, cluster_id: &str, bound: &LatencyBound) -> Option<f64> {
+        if bound.to_cluster.is_empty() {
+            self.latency_to_site_ms(cluster_id, &bound.to_site)
+        } else {
+            self.latency_ms(cluster_id, &bound.to_cluster)
+        }
+    }
+
+    /// The first latency bound that a cluster misses, in words; bounds to instances are looked at where those are known.
+    pub fn missed_latency(&self, cluster_id: &str, spec: &Spec) -> Option<String> {
+        let bounds = spec.latency_bounds.iter().filter(|bound| is_placed(bound));
+        let mut missed = bounds.filter_map(|bound| {
+            let value = self.latency_of(cluster_id, bound);
+            let held = value.is_some_and(|value| value <= bound.max_latency_ms);
+            (!held).then(|| Obstacle::Latency { bound, value }.to_string())
+        });
+        missed.next()
+    }
+}
+
+/// Does a latency bound name a place? One to an instance does once it is known where that runs.
+fn is_placed(bound: &LatencyBound) -> bool {
+    !bound.to_cluster.is_empty() || !bound.to_site.is_empty()
 }
 
 /// What a whole instance asks for, all its replicas together.
@@ -73,6 +139,9 @@ pub struct Spec {
     pub selector: BTreeMap<String, String>,
     /// Must it never run twice at once?
     pub singleton: bool,
+    /// Bounds on measured latency.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latency_bounds: Vec<LatencyBound>,
 }
 
 /// What an instance holds on the cluster where it is, and gives back if it is placed there again.
@@ -138,7 +207,7 @@ pub fn choose(snapshot: &Snapshot, request: &Request<'_>, preference: Preference
         let mut candidate =
             Candidate { cluster_id: id.clone(), predicted: predicted(cluster, request), ..Default::default() };
         let mut short = Some(0.0f64);
-        obstacles(id, cluster, request, &mut |obstacle| {
+        obstacles(snapshot, id, cluster, request, &mut |obstacle| {
             let separator = if candidate.ruled_out.is_empty() { "" } else { "; " };
             candidate.ruled_out = format!("{}{separator}{obstacle}", candidate.ruled_out);
             short = short.zip(obstacle.short()).map(|(a, b)| a.max(b));
@@ -172,9 +241,42 @@ pub fn choose(snapshot: &Snapshot, request: &Request<'_>, preference: Preference
 pub fn fits(snapshot: &Snapshot, request: &Request<'_>) -> bool {
     snapshot.clusters.iter().any(|(id, cluster)| {
         let mut free = true;
-        obstacles(id, cluster, request, &mut |_| free = false);
+        obstacles(snapshot, id, cluster, request, &mut |_| free = false);
         free
     })
+}
+
+/// What a cluster would have to have free for the instance, thousandths of a core and bytes, if room is all that it may
+/// lack; `None` if something else is in the way. Reservations make no difference.
+pub fn room(snapshot: &Snapshot, id: &str, cluster: &Cluster, request: &Request<'_>) -> Option<(u64, u64)> {
+    let mut only_room = true;
+    obstacles(snapshot, id, cluster, request, &mut |obstacle| {
+        only_room &= matches!(obstacle, Obstacle::Cpu { .. } | Obstacle::Memory { .. });
+    });
+    let held = request.held.filter(|h| h.cluster_id == id);
+    let (cpu, memory) = held.map_or((0, 0), |h| (h.cpu_milli, h.memory_bytes));
+    let needs = (request.spec.cpu_milli.saturating_sub(cpu), request.spec.memory_bytes.saturating_sub(memory));
+    only_room.then_some(needs)
+}
+
+/// Can the cluster never take the instance, were it empty and its agent there: by its labels, its size, or what is predicted?
+pub fn never(id: &str, cluster: &Cluster, request: &Request<'_>) -> bool {
+    let empty = Cluster { available: true, cpu_milli_reserved: 0, memory_bytes_reserved: 0, ..cluster.clone() };
+    let mut never = false;
+    let alone = Request { held: None, ..request.clone() };
+    // Latencies change: nothing that they rule out is ruled out for ever.
+    let nowhere = Snapshot::default();
+    obstacles(&nowhere, id, &empty, &alone, &mut |obstacle| {
+        never |= !matches!(obstacle, Obstacle::Excluded { .. } | Obstacle::Latency { .. });
+    });
+    never
+}
+
+/// Could this cluster take it? The same answer as [`choose`] gives for it, without saying why.
+pub fn admits(id: &str, cluster: &Cluster, request: &Request<'_>) -> bool {
+    let mut free = true;
+    obstacles(id, cluster, request, &mut |_| free = false);
+    free
 }
 
 /// Does a value hold a bound? `None` for a condition that is no comparison with one number.
@@ -208,13 +310,14 @@ enum Obstacle<'a> {
     Cpu { needs: u64, free: u64 },
     Memory { needs: u64, free: u64 },
     Target { bound: &'a TargetBound, value: f64 },
+    Latency { bound: &'a LatencyBound, value: Option<f64> },
 }
 
 impl Obstacle<'_> {
     /// By how much, relative to what is asked for; `None` if no amount of capacity would help.
     fn short(&self) -> Option<f64> {
         match self {
-            Self::Excluded { .. } | Self::Lost | Self::Label { .. } => None,
+            Self::Excluded { .. } | Self::Lost | Self::Label { .. } | Self::Latency { .. } => None,
             Self::Cpu { needs, free } | Self::Memory { needs, free } => {
                 Some((needs - free) as f64 / (*needs).max(1) as f64)
             }
@@ -237,6 +340,20 @@ impl fmt::Display for Obstacle<'_> {
             Self::Memory { needs, free } => {
                 write!(f, "needs {:.1} MB, {:.1} free: {:.1} short", mb(*needs), mb(*free), mb(needs - free))
             }
+            Self::Latency { bound, value } => {
+                let to = match (bound.to_cluster.as_str(), bound.to_instance.as_str()) {
+                    ("", _) => format!("site {}", bound.to_site),
+                    (cluster, "") => format!("cluster {cluster}"),
+                    (cluster, instance) => format!("instance {instance} on {cluster}"),
+                };
+                let max = bound.max_latency_ms;
+                match value {
+                    Some(value) => {
+                        write!(f, "latency to {to} is {value:.1} ms, wanted at most {max}: {:.1} over", value - max)
+                    }
+                    None => write!(f, "latency to {to} is not measured, wanted at most {max} ms"),
+                }
+            }
             Self::Target { bound, value } => {
                 let side = if *value >= bound.bound { "over" } else { "under" };
                 let unit = if bound.target_name == CPU_USAGE { " %" } else { " MB" };
@@ -247,7 +364,19 @@ impl fmt::Display for Obstacle<'_> {
     }
 }
 
-fn obstacles<'a>(id: &str, cluster: &'a Cluster, request: &'a Request<'_>, found: &mut dyn FnMut(Obstacle<'a>)) {
+fn obstacles<'a>(
+    snapshot: &Snapshot,
+    id: &str,
+    cluster: &'a Cluster,
+    request: &'a Request<'_>,
+    found: &mut dyn FnMut(Obstacle<'a>),
+) {
+    for bound in request.spec.latency_bounds.iter().filter(|bound| is_placed(bound)) {
+        let value = snapshot.latency_of(id, bound);
+        if value.is_none_or(|value| value > bound.max_latency_ms) {
+            found(Obstacle::Latency { bound, value });
+        }
+    }
     if let Some(why) = request.excluded.get(id) {
         found(Obstacle::Excluded { why });
     }
@@ -349,9 +478,51 @@ mod tests {
         TargetBound { target_name: name.into(), target_condition: "IS_LESS_THAN".into(), bound }
     }
 
+    fn way(snapshot: &mut Snapshot, one: &str, other: &str, latency_ms: f64) {
+        for (from, to) in [(one, other), (other, one)] {
+            let way = Way { latency_ms, from_site: format!("s-{from}"), to_site: format!("s-{to}") };
+            snapshot.ways.entry(from.into()).or_default().insert(to.into(), way);
+        }
+    }
+
+    fn near(to_site: &str, to_cluster: &str, max_latency_ms: f64) -> LatencyBound {
+        LatencyBound { to_site: to_site.into(), to_cluster: to_cluster.into(), max_latency_ms, ..Default::default() }
+    }
+
+    #[test]
+    fn a_measured_latency_rules_a_cluster_out_with_its_figure() {
+        let mut snapshot = Snapshot::default();
+        for id in ["a", "b", "c"] {
+            snapshot.clusters.insert(id.into(), cluster(1_000, 1_000));
+        }
+        way(&mut snapshot, "a", "c", 31.25);
+        way(&mut snapshot, "b", "c", 1.0);
+        let bound = near("s-c", "", 20.0);
+        let spec = Spec { latency_bounds: vec![bound, near("", "b", 5.0)], ..spec(100, 100) };
+        let excluded = BTreeMap::new();
+        let request = Request { spec: &spec, targets: &[], measured: None, held: None, excluded: &excluded };
+        let choice = choose(&snapshot, &request, Preference::Spread);
+        let ruled: Vec<&str> = choice.candidates.iter().map(|c| c.ruled_out.as_str()).collect();
+        let far = "latency to site s-c is 31.2 ms, wanted at most 20: 11.2 over";
+        let both = format!("{far}; latency to cluster b is not measured, wanted at most 5 ms");
+        assert_eq!(ruled, [both.as_str(), "", ""]);
+        assert_eq!(snapshot.missed_latency("a", &spec).as_deref(), Some(far));
+        assert_eq!(snapshot.missed_latency("c", &spec), None, "a site is near to itself");
+        // One direction is as good as the worse of both.
+        if let Some(way) = snapshot.ways.get_mut("c").and_then(|ways| ways.get_mut("b")) {
+            way.latency_ms = 25.0;
+        }
+        assert_eq!(choose(&snapshot, &request, Preference::Spread).chosen, None);
+        let unplaced = Spec {
+            latency_bounds: vec![LatencyBound { to_instance: "x".into(), max_latency_ms: 1.0, ..Default::default() }],
+            ..spec.clone()
+        };
+        assert_eq!(snapshot.missed_latency("a", &unplaced), None, "an instance that runs nowhere is not far");
+    }
+
     fn three() -> Snapshot {
         let named = [("cloud", cluster(4000, 8000)), ("device", cluster(500, 500)), ("edge", cluster(1000, 2000))];
-        Snapshot { clusters: named.into_iter().map(|(id, c)| (id.to_owned(), c)).collect() }
+        Snapshot { clusters: named.into_iter().map(|(id, c)| (id.to_owned(), c)).collect(), ..Default::default() }
     }
 
     fn ask<'a>(spec: &'a Spec, targets: &'a [TargetBound], excluded: &'a BTreeMap<String, String>) -> Request<'a> {
@@ -436,6 +607,7 @@ mod tests {
         assert_eq!(choose(&three(), &request, Preference::Spread).chosen.as_deref(), Some("edge"));
         let twins = Snapshot {
             clusters: [("b", cluster(10, 10)), ("a", cluster(10, 10))].map(|(i, c)| (i.to_owned(), c)).into(),
+            ..Default::default()
         };
         let small = Spec::default();
         assert_eq!(choose(&twins, &ask(&small, &[], &none), Preference::Spread).chosen.as_deref(), Some("a"));
@@ -444,7 +616,7 @@ mod tests {
     #[test]
     fn an_instance_that_stays_gives_back_what_it_holds() {
         let none = BTreeMap::new();
-        let mut snapshot = Snapshot { clusters: [("a".to_owned(), cluster(500, 500))].into() };
+        let mut snapshot = Snapshot { clusters: [("a".to_owned(), cluster(500, 500))].into(), ..Default::default() };
         snapshot.clusters.entry("a".into()).and_modify(|c| c.cpu_milli_reserved = 400);
         let spec = spec(450, 0);
         let held = Held { cluster_id: "a", cpu_milli: 400, memory_bytes: 0 };
@@ -477,7 +649,7 @@ mod tests {
             let snapshot = Snapshot { clusters: clusters.iter().enumerate().map(|(i, (cpu, memory, available, used, used_memory, tier))| (format!("c{i}"), Cluster {
                 cpu_milli: *cpu, memory_bytes: *memory, available: *available, labels: label(*tier), since: Timestamp::default(),
                 cpu_milli_reserved: *used, memory_bytes_reserved: *used_memory,
-            })).collect() };
+            })).collect(), ..Default::default() };
             let spec = Spec { cpu_milli: cpu, memory_bytes: memory, selector: if select < 2 { label(select) } else { BTreeMap::new() }, ..Default::default() };
             let load = measured.map(|cpu_milli| Load { cpu_milli, memory_bytes: 0 });
             let held_id = held.map(|(n, _)| format!("c{n}"));

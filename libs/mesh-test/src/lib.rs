@@ -1,0 +1,174 @@
+//! What tests of services stand on: a bus as `continuum provision` makes it, with the accounts, rights, streams and
+//! durables of the contract on a real nats-server of the test's own; a Zenoh router beside it; waiting that names
+//! what it waits for. For tests only: what goes wrong here is a panic that says what.
+//!
+//! ```no_run
+//! # async fn example() {
+//! let Some(land) = mesh_test::Land::start("collector, usage windows").await else { return };
+//! let land = land.with_router().await;
+//! let agent = land.bus("cluster-agent").await;
+//! let settings = land.settings("collector");
+//! # drop((agent, settings));
+//! # }
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+mod full;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use mesh_bus::{
+    Bus, Options, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions,
+};
+use mesh_kit::{Secret, Settings};
+use mesh_proto::{Timestamp, contract};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+pub use crate::full::Disk;
+
+/// Longest that anything may take before a test says that it does not happen.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A bus of the test's own, and a folder. Everything ends and is removed when it is dropped.
+pub struct Land {
+    /// The nats-server: tests may kill, stop and start it again.
+    pub server: Server,
+    router: Option<Samples>,
+    keys: BTreeMap<String, PathBuf>,
+    folder: tempfile::TempDir,
+}
+
+impl Land {
+    /// Starts one. `None`, with a line that names the suite, where there is no nats-server 2.14.4 or newer.
+    pub async fn start(suite: &str) -> Option<Self> {
+        Self::start_with(suite, |options| options.sync_always = false).await
+    }
+
+    /// Starts one whose bus is rendered otherwise, for example with `sync_always` or another `store_dir`.
+    pub async fn start_with(suite: &str, change: impl FnOnce(&mut RenderOptions)) -> Option<Self> {
+        let program = server(suite).await?;
+        mesh_bus::install_crypto();
+        let folder = tempfile::Builder::new().prefix("continuum-land-").tempdir().unwrap();
+        let mut options = RenderOptions {
+            listen: "127.0.0.1:-1".into(),
+            store_dir: folder.path().join("jetstream"),
+            ports_dir: Some(folder.path().into()),
+            ..RenderOptions::default()
+        };
+        change(&mut options);
+        let rendered = mesh_bus::render(contract(), &options).unwrap();
+        let files = rendered.write(folder.path()).unwrap();
+        let server = Server::start(ServerOptions::new(program, &files.nats_conf, folder.path())).await.unwrap();
+        let seed = rendered.keys.get("provisioner").cloned();
+        let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
+        mesh_bus::provision(contract(), &options).await.unwrap();
+        Some(Self { server, router: None, keys: files.keys, folder })
+    }
+
+    /// The same with a Zenoh router, which [`Land::settings`] then names to services.
+    pub async fn with_router(mut self) -> Self {
+        let listen = vec!["tcp/127.0.0.1:0".to_owned()];
+        let options = SamplesOptions { mode: SamplesMode::Router, listen, ..SamplesOptions::default() };
+        self.router = Some(Samples::open(options).await.unwrap());
+        self
+    }
+
+    /// A folder of the test's own.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The Zenoh router.
+    ///
+    /// # Panics
+    /// Without [`Land::with_router`].
+    pub fn router(&self) -> &Samples {
+        self.router.as_ref().expect("this land has no Zenoh router: call `with_router`")
+    }
+
+    /// File that holds an identity's seed.
+    pub fn key(&self, identity: &str) -> &Path {
+        self.keys.get(identity).unwrap_or_else(|| panic!("the contract has no identity {identity}"))
+    }
+
+    /// A connection with the rights of an identity and no others.
+    pub async fn bus(&self, identity: &str) -> Bus {
+        let seed = std::fs::read_to_string(self.key(identity)).unwrap().trim().to_owned();
+        let options =
+            Options { url: self.server.url(), service: identity.to_owned(), seed: Some(seed), ..Options::default() };
+        Bus::connect(options).await.unwrap()
+    }
+
+    /// What a service is told so that it lives here.
+    pub fn settings(&self, identity: &str) -> Settings {
+        Settings {
+            bus_url: self.server.url(),
+            bus_seed_file: Some(Secret::at(self.key(identity))),
+            samples_connect: self.router.iter().flat_map(|router| router.listening().to_vec()).collect(),
+            drain_limit_ms: 20_000,
+            ..Settings::default()
+        }
+    }
+}
+
+/// The nats-server that tests run against. `None`, with a line that names the suite, where there is none.
+pub async fn server(suite: &str) -> Option<PathBuf> {
+    match mesh_bus::find_server().await {
+        Ok(found) => Some(found.path),
+        Err(error) => {
+            eprintln!("SKIPPED: {suite}: {error}");
+            None
+        }
+    }
+}
+
+/// What a future gives, or a panic that names what does not happen within [`PATIENCE`].
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} does not happen within {} s", PATIENCE.as_secs()),
+    }
+}
+
+/// Asks until the answer fits; says what came last if it does not within [`PATIENCE`].
+pub async fn until<T: std::fmt::Debug>(what: &str, mut ask: impl AsyncFnMut() -> T, fits: impl Fn(&T) -> bool) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask().await;
+        if fits(&answer) {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what} does not happen; last: {answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The time now.
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp::from_nanos(i128::try_from(since.as_nanos()).unwrap())
+}
+
+/// Status and body of a page of a service's `http://host:port` endpoint, by plain HTTP/1.1; `None` if nobody answers
+/// within 5 s.
+pub async fn page(endpoint: &str, path: &str) -> Option<(u16, String)> {
+    let host = endpoint.strip_prefix("http://")?;
+    let asked = async {
+        let mut stream = TcpStream::connect(host).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    };
+    tokio::time::timeout(Duration::from_secs(5), asked).await.ok()?
+}

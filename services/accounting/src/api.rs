@@ -1,0 +1,85 @@
+//! Synchronous questions about the ledger. Entries are read from the bus; what is proved of them comes from the view.
+
+use mesh_kit::{Mesh, View, query::Error};
+use mesh_proto::{
+    Event as _,
+    account::{Entry, Posted},
+    query::{
+        AccountList, Consistency, ConsistencyRequest, EntriesReply, EntriesRequest, Head, HeadRequest, Inclusion,
+        InclusionRequest, ListRequest, Statement, StatementRequest, account_queries_server::AccountQueries,
+    },
+};
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    ledger::MAIN,
+    view::{Books, PAGE_DEFAULT, PAGE_MAX, page},
+};
+
+/// Answers `AccountQueries`.
+pub(crate) struct Api {
+    pub(crate) mesh: Mesh,
+    pub(crate) view: View<Books>,
+}
+
+impl Api {
+    /// The entry at this sequence of ACCOUNT.
+    async fn posted(&self, sequence: u64) -> Result<Posted, Error> {
+        let stored = self.mesh.bus().log(Posted::STREAM).get(sequence).await.map_err(Error::internal)?;
+        let posted = stored.map(|stored| stored.event::<Posted>()).transpose().map_err(Error::internal)?.flatten();
+        posted.ok_or_else(|| Error::unavailable(format!("{}:{sequence} cannot be read", Posted::STREAM), "ask again"))
+    }
+}
+
+#[tonic::async_trait]
+impl AccountQueries for Api {
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<AccountList>, Status> {
+        Ok(Response::new(self.view.read(|books| books.list(request.get_ref()))))
+    }
+
+    async fn statement(&self, request: Request<StatementRequest>) -> Result<Response<Statement>, Status> {
+        let asked = request.get_ref();
+        let limit = page(asked.page_size, PAGE_DEFAULT);
+        let (account, (sequences, next_index)) = self.view.read(|books| {
+            Ok::<_, Error>((books.account(&asked.account)?, books.of(&asked.account, asked.from_index, limit)))
+        })?;
+        let mut entries = Vec::with_capacity(sequences.len());
+        for sequence in sequences {
+            let posted = self.posted(sequence).await?;
+            entries.push(Entry::decode(posted.entry).map_err(Error::internal)?);
+        }
+        Ok(Response::new(Statement { account: Some(account), entries, next_index }))
+    }
+
+    async fn head(&self, request: Request<HeadRequest>) -> Result<Response<Head>, Status> {
+        Ok(Response::new(self.view.read(|books| books.head(request.get_ref().size))?))
+    }
+
+    async fn inclusion(&self, request: Request<InclusionRequest>) -> Result<Response<Inclusion>, Status> {
+        let InclusionRequest { index, size } = *request.get_ref();
+        let proved = |books: &Books| Ok::<_, Error>((books.inclusion(index, size)?, books.sequence(index)));
+        let ((path, head), sequence) = self.view.read(proved)?;
+        let entry = self.posted(sequence.unwrap_or_default()).await?.entry;
+        Ok(Response::new(Inclusion { index, entry, path: path.into(), head: Some(head) }))
+    }
+
+    async fn consistency(&self, request: Request<ConsistencyRequest>) -> Result<Response<Consistency>, Status> {
+        let ConsistencyRequest { from_size, to_size } = *request.get_ref();
+        Ok(Response::new(self.view.read(|books| books.consistency(from_size, to_size))?))
+    }
+
+    async fn entries(&self, request: Request<EntriesRequest>) -> Result<Response<EntriesReply>, Status> {
+        let EntriesRequest { from_index, page_size } = *request.get_ref();
+        let limit = page(page_size, PAGE_MAX);
+        let Some(from) = self.view.read(|books| books.sequence(from_index)) else {
+            return Ok(Response::new(EntriesReply::default()));
+        };
+        let filter = Posted::SUBJECT.replace("{ledger}", MAIN);
+        let log = self.mesh.bus().log(Posted::STREAM);
+        let stored = log.read(&filter, from, limit).await.map_err(Error::internal)?;
+        let entries: Result<Vec<_>, _> = stored.iter().map(|s| s.event::<Posted>()).collect();
+        let entries = entries.map_err(Error::internal)?.into_iter().flatten().collect();
+        Ok(Response::new(EntriesReply { entries }))
+    }
+}

@@ -1,0 +1,53 @@
+//! Owns the ledger: what was used, who owes what, and the proof of it.
+//!
+//! - Consumes: `SetRegion`, `SetTariff`, `TopUp`; `WorkloadRegistered` and `ClusterRegistered` (accounts and their grants);
+//!   `UsageClosed` (windows to charge).
+//! - Publishes: `Posted` for each entry, `AccountRefused`; `HeadSigned` now and then.
+//! - Owns: balances, debts, rates, which windows were charged, the Merkle tree over all of it.
+//! - Never: measures anything, stops anybody who does not pay.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod api;
+mod config;
+pub mod domain;
+pub mod files;
+pub mod key;
+pub mod ledger;
+pub mod note;
+pub mod tariff;
+pub mod tree;
+pub mod view;
+
+use anyhow::Context as _;
+use mesh_kit::{Mesh, Sources};
+use mesh_proto::query::account_queries_server::AccountQueriesServer;
+
+pub use config::Config;
+
+/// How often it is seen whether a head is to be published, milliseconds.
+const TICK_MS: u64 = 500;
+
+/// Joins the mesh; returns once its decider and its view run and its queries are served.
+///
+/// # Errors
+/// A key file that cannot be used; a bus that does not let it join.
+pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
+    let signer = key::signer(config.signing_key_file.as_deref(), mesh.data_dir()).context("find the signing key")?;
+    tracing::info!(key = %signer.verifier(), "heads are signed");
+    let sources = Sources { streams: vec!["ACCOUNT"], samples: vec![], tick_ms: Some(TICK_MS) };
+    let view = mesh.project("books", view::Books::new(signer, config.head_every_ms), sources).await?;
+    let of = view.clone();
+    let faults = mesh.meter().u64_observable_counter("accounting_faults_total");
+    faults
+        .with_description("entries that are not what the ledger's rules make of what they are about")
+        .with_callback(move |counter| counter.observe(of.read(view::Books::faults), &[]))
+        .build();
+    let of = view.clone();
+    let size = mesh.meter().u64_observable_gauge("accounting_entries");
+    size.with_description("entries in the ledger")
+        .with_callback(move |gauge| gauge.observe(of.read(|books| books.ledger().size()), &[]))
+        .build();
+    mesh.serve(AccountQueriesServer::new(api::Api { mesh: mesh.clone(), view }));
+    mesh.decide(domain::Accounting).await
+}

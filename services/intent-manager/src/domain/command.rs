@@ -1,0 +1,272 @@
+//! What people ask for, and what the validator says of it.
+
+use bytes::Bytes;
+use mesh_kit::Decider as _;
+use mesh_proto::{
+    Refusal,
+    deciders::intents::Fact,
+    derived_id,
+    intent::{
+        GovernedInstance, Intent, IntentAcknowledged, IntentRejected, IntentStateChanged, IntentSubmitted,
+        IntentUnchanged, Problem,
+    },
+    wire,
+};
+use prost::Message as _;
+
+use super::{Case, Definition, InForce, Instance, Intents, Life, Row, Standing, Submission, Target, Verdict, row};
+
+impl Submission {
+    pub(super) fn version(&self) -> u64 {
+        self.content.version
+    }
+
+    /// Is this the same content? Other bytes for the same values are; fields that this version does not know are not
+    /// overlooked.
+    fn same(&self, document: &Bytes) -> bool {
+        if self.content.document == *document {
+            return true;
+        }
+        let known = |bytes: &Bytes| Intent::decode(bytes.clone()).ok().filter(|i| i.encoded_len() == bytes.len());
+        matches!((known(&self.content.document), known(document)), (Some(a), Some(b)) if a == b)
+    }
+}
+
+impl Case<'_> {
+    /// The intent of a submit or update command, as it came in.
+    fn document(&self) -> Bytes {
+        wire::field(self.body, 3).unwrap_or_default()
+    }
+
+    fn refusal(&self, what: &str, cure: &str) -> Refusal {
+        let state = &self.entity.state;
+        let reason = if state.reason.is_empty() { String::new() } else { format!(" ({})", state.reason) };
+        let text = format!("intent {} is {}{reason}; {what}", self.intent_id(), self.entity.row().name());
+        Refusal::new(text, cure)
+    }
+
+    fn absent(&self) -> Refusal {
+        Refusal::new(
+            format!("there is no intent {} of {}", self.intent_id(), self.owner()),
+            "submit it, or list the intents that there are: continuum intent list",
+        )
+    }
+
+    fn submitted(&self, document: Bytes) -> Vec<Fact> {
+        let version = self.entity.submission.as_ref().map_or(0, Submission::version) + 1;
+        vec![
+            IntentSubmitted {
+                owner: self.owner(),
+                intent_id: self.intent_id(),
+                version,
+                document,
+                command_id: self.id.to_owned(),
+            }
+            .into(),
+        ]
+    }
+
+    fn unchanged(&self, submission: &Submission) -> Vec<Fact> {
+        vec![
+            IntentUnchanged {
+                owner: self.owner(),
+                intent_id: self.intent_id(),
+                version: submission.version(),
+                command_id: self.id.to_owned(),
+                state: Some(self.entity.state.clone()),
+            }
+            .into(),
+        ]
+    }
+
+    pub(super) fn submit(&self) -> Result<Vec<Fact>, Refusal> {
+        let document = self.document();
+        match &self.entity.submission {
+            None => Ok(self.submitted(document)),
+            Some(_) if self.entity.row() == Row::Terminated => {
+                Err(self.refusal("it cannot be submitted again", "update it: the update starts its next version"))
+            }
+            Some(last) if last.same(&document) => Ok(self.unchanged(last)),
+            Some(_) => Err(self.refusal(
+                "it exists with other content",
+                "use update to change it, or submit this content under another id",
+            )),
+        }
+    }
+
+    pub(super) fn update(&self) -> Result<Vec<Fact>, Refusal> {
+        let Some(last) = &self.entity.submission else { return Err(self.absent()) };
+        let document = self.document();
+        let row = self.entity.row();
+        // The same content again starts anew what has ended or failed, and changes nothing otherwise.
+        let alive = last.verdict == Verdict::Awaited
+            || (last.verdict == Verdict::Accepted && !matches!(row, Row::Failed | Row::Terminated));
+        if alive && last.same(&document) {
+            return Ok(self.unchanged(last));
+        }
+        let what = "its definition may change only while it is ACKNOWLEDGED, FULFILMENTFAILED or TERMINATED";
+        match row {
+            Row::Acknowledged | Row::Failed | Row::Terminated => Ok(self.submitted(document)),
+            Row::Submitted => Err(self.refusal(what, "wait for the verdict, or terminate it and update it then")),
+            Row::Compliant | Row::Fulfilled | Row::Degraded | Row::Suspended => {
+                Err(self
+                    .refusal(what, "terminate it and update it then, or submit the new definition under another id"))
+            }
+        }
+    }
+
+    pub(super) fn suspend(&self) -> Result<Vec<Fact>, Refusal> {
+        match (&self.entity.submission, &self.entity.life) {
+            (None, _) => Err(self.absent()),
+            (_, Life::InForce(in_force)) => {
+                let mut facts = self.settle(InForce { suspended: true, ..in_force.clone() }, self.id);
+                facts.extend(self.unwanted(in_force, |_| true, "it is suspended"));
+                Ok(facts)
+            }
+            (_, Life::Terminated(_)) => {
+                Err(self.refusal("it can only be updated", "nothing is left to suspend; update it to start it again"))
+            }
+            (_, Life::Submitted | Life::Rejected) => Err(self.refusal(
+                "only an acknowledged version can be suspended",
+                "suspend it once it is acknowledged, submit it with intentAdminState DEACTIVATED, or terminate it",
+            )),
+        }
+    }
+
+    pub(super) fn resume(&self) -> Result<Vec<Fact>, Refusal> {
+        match (&self.entity.submission, &self.entity.life) {
+            (None, _) => Err(self.absent()),
+            (_, Life::InForce(in_force)) if in_force.suspended => {
+                let mut now = InForce { suspended: false, ..in_force.clone() };
+                // What happened meanwhile was not watched.
+                now.targets.iter_mut().for_each(Target::reset);
+                for instance in now.instances.iter_mut().filter(|i| i.standing == Standing::Running) {
+                    instance.running_since = Some(self.at);
+                    instance.stuck.clear();
+                }
+                Ok(self.settle(now, self.id))
+            }
+            (_, Life::Terminated(_)) => Err(self.refusal("it can only be updated", "update it to start it again")),
+            _ => {
+                Err(self
+                    .refusal("only a SUSPENDED intent can be resumed", "nothing is to be done: it is not suspended"))
+            }
+        }
+    }
+
+    pub(super) fn terminate(&self) -> Result<Vec<Fact>, Refusal> {
+        if self.entity.submission.is_none() {
+            return Err(self.absent());
+        }
+        let to = Row::Terminated.state("terminated by command", "", "");
+        let since = if self.entity.row() == Row::Terminated { self.entity.since } else { self.at };
+        let targets =
+            self.entity.in_force().map(|f| f.targets.iter().map(Target::to_fact).collect()).unwrap_or_default();
+        let fact = IntentStateChanged {
+            owner: self.owner(),
+            intent_id: self.intent_id(),
+            version: self.entity.version(),
+            from: Some(self.entity.state.clone()),
+            to: Some(to),
+            targets,
+            command_id: self.id.to_owned(),
+            since: Some(since),
+            instances: self.entity.instances().iter().map(Instance::to_fact).collect(),
+            infeasible: String::new(),
+        };
+        let mut facts = vec![fact.into()];
+        facts.extend(self.entity.in_force().into_iter().flat_map(|f| self.unwanted(f, |_| true, "it is terminated")));
+        Ok(facts)
+    }
+
+    pub(super) fn accepted(&self, version: u64) -> Vec<Fact> {
+        let Some(last) = self.entity.submission.as_ref().filter(|_| self.entity.awaited() == Some(version)) else {
+            return vec![];
+        };
+        let document = last.content.document.clone();
+        let definition = match Definition::parse(&document) {
+            Ok(definition) => definition,
+            // It cannot be judged, so it must not come into force.
+            Err(problems) => return self.rejected(version, &problems),
+        };
+        let earlier = self.entity.in_force();
+        let instances: Vec<Instance> = definition
+            .objects
+            .iter()
+            .map(|(expectation, object)| self.instance(expectation, object, earlier))
+            .collect();
+        let released = self.entity.in_force().map(|f| f.instances.as_slice()).unwrap_or_default();
+        let released: Vec<GovernedInstance> =
+            released.iter().filter(|old| instances.iter().all(|new| new.id != old.id)).map(Instance::to_fact).collect();
+        let suspended = definition.deactivated || earlier.is_some_and(|f| f.suspended);
+        let in_force = InForce::new(version, definition, instances);
+        let acknowledged = IntentAcknowledged {
+            owner: self.owner(),
+            intent_id: self.intent_id(),
+            version,
+            document,
+            state: Some(row::describe(&in_force, Row::Acknowledged).state),
+            instances: in_force.instances.iter().map(Instance::to_fact).collect(),
+            released,
+        };
+        let fact: Fact = acknowledged.into();
+        // What follows is decided as if the acknowledgement were stored, which it is: they are one write.
+        let entity = Intents::default().evolve(self.entity.clone(), &fact, self.at);
+        let next = Case { entity: &entity, ..*self };
+        let mut facts = vec![fact];
+        facts.extend(next.settle(InForce { suspended, ..in_force }, ""));
+        facts.extend(earlier.into_iter().flat_map(|f| self.unwanted(f, |_| true, "a new version is in force")));
+        facts
+    }
+
+    /// The instance of an expectation in a new version. One that runs the same already goes on.
+    fn instance(&self, expectation: &str, object: &str, earlier: Option<&InForce>) -> Instance {
+        let created = object.contains('@');
+        let id = match created {
+            true => derived_id(&[self.key.token(0), self.key.token(1), expectation]),
+            false => object.to_owned(),
+        };
+        let workload = if created { object.to_owned() } else { String::new() };
+        let runs = |i: &&Instance| {
+            i.standing == Standing::Running && i.id == id && i.workload == workload && i.expectation == expectation
+        };
+        match earlier.and_then(|f| f.instances.iter().find(runs)) {
+            Some(running) => Instance { running_since: Some(self.at), stuck: String::new(), ..running.clone() },
+            None => Instance { expectation: expectation.to_owned(), id, workload, ..Instance::default() },
+        }
+    }
+
+    pub(super) fn rejected(&self, version: u64, problems: &[Problem]) -> Vec<Fact> {
+        if self.entity.awaited() != Some(version) {
+            return vec![];
+        }
+        let words =
+            |p: &Problem| if p.path.is_empty() { p.reason.clone() } else { format!("{}: {}", p.path, p.reason) };
+        let text = problems.iter().map(words).collect::<Vec<_>>().join("; ");
+        let state = match &self.entity.life {
+            Life::Submitted | Life::Rejected => {
+                let cures = problems.iter().filter(|p| !p.cure.is_empty()).map(|p| match p.path.as_str() {
+                    "" => p.cure.clone(),
+                    path => format!("{path}: {}", p.cure),
+                });
+                let cure = format!("update it with: {}", cures.collect::<Vec<_>>().join("; "));
+                Row::Failed.state(format!("version {version} was rejected: {text}"), "an update", cure)
+            }
+            // The version in force goes on as it was.
+            Life::InForce(in_force) => row::describe(in_force, self.entity.row()).state,
+            Life::Terminated(_) => Row::Terminated.state(
+                format!("terminated; its update, version {version}, was rejected: {text}"),
+                "",
+                "",
+            ),
+        };
+        let fact = IntentRejected {
+            owner: self.owner(),
+            intent_id: self.intent_id(),
+            version,
+            problems: problems.to_vec(),
+            state: Some(state),
+        };
+        vec![fact.into()]
+    }
+}

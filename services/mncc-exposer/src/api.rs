@@ -1,0 +1,79 @@
+//! What others may ask: the network as it is measured, and network intents.
+
+use std::sync::Arc;
+
+use mesh_kit::{View, query};
+use mesh_proto::query::{
+    GetRequest, ListRequest, NetworkIntentList, NetworkIntentView, NetworkMapReply, NetworkMapRequest, TranslateReply,
+    TranslateRequest, network_queries_server::NetworkQueries,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    domain::{
+        costs::Costs,
+        intents::{Catalogue, parse},
+    },
+    view::Networks,
+};
+
+/// Owner when none is named.
+const OWNER: &str = "local";
+
+/// The exposer's answers.
+pub(crate) struct Api {
+    pub(crate) costs: View<Costs>,
+    pub(crate) networks: View<Networks>,
+    pub(crate) catalogue: Arc<Catalogue>,
+    /// Where the ALTO directory is.
+    pub(crate) url: String,
+}
+
+fn owner(asked: &str) -> &str {
+    if asked.is_empty() { OWNER } else { asked }
+}
+
+#[tonic::async_trait]
+impl NetworkQueries for Api {
+    async fn map(&self, _: Request<NetworkMapRequest>) -> Result<Response<NetworkMapReply>, Status> {
+        let reply = self.costs.read(|costs| {
+            let counts = costs.counts();
+            NetworkMapReply {
+                links: costs.links(),
+                version: costs.version(),
+                alto_url: self.url.clone(),
+                metrics: costs.metrics().cloned(),
+                samples_accepted: counts.accepted,
+                samples_refused: counts.invalid + counts.strangers + counts.untimely,
+            }
+        });
+        Ok(Response::new(reply))
+    }
+
+    async fn get_intent(&self, request: Request<GetRequest>) -> Result<Response<NetworkIntentView>, Status> {
+        let GetRequest { owner: asked, id } = request.into_inner();
+        let found = self.networks.read(|networks| networks.get(owner(&asked), &id).cloned());
+        let missing =
+            || query::Error::not_found(format!("network intent {id}"), "list them with `continuum network list`");
+        Ok(Response::new(found.ok_or_else(missing)?))
+    }
+
+    async fn list_intents(&self, request: Request<ListRequest>) -> Result<Response<NetworkIntentList>, Status> {
+        let request = request.into_inner();
+        let limit = match request.page_size as usize {
+            0 => 100,
+            size => size.min(1_000),
+        };
+        let intents = self.networks.read(|networks| networks.list(owner(&request.owner), &request.page_token, limit));
+        let full = intents.len() == limit;
+        let next_page_token = intents.last().filter(|_| full).map(|i| i.network_id.clone()).unwrap_or_default();
+        Ok(Response::new(NetworkIntentList { intents, next_page_token }))
+    }
+
+    async fn translate(&self, request: Request<TranslateRequest>) -> Result<Response<TranslateReply>, Status> {
+        let text = request.into_inner().intent;
+        let plan = parse(&text).and_then(|intent| self.catalogue.plan(&intent));
+        let plan = plan.map_err(|refusal| query::Error::invalid(refusal.reason, refusal.cure))?;
+        Ok(Response::new(TranslateReply { calls: plan.told(), libraries: plan.libraries }))
+    }
+}

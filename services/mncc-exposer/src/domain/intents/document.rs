@@ -1,0 +1,250 @@
+//! The intent document (3GPP TS 28.312) as network intents use it.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::{Refusal, derived_id};
+use serde_json::{Map, Value};
+
+/// Largest intent, bytes of text.
+pub const TEXT_BYTES_MAX: usize = 64 * 1024;
+/// Expectations in an intent.
+const EXPECTATIONS_MAX: usize = 32;
+/// Attributes of an expectation.
+const ATTRIBUTES_MAX: usize = 64;
+/// Characters of an attribute.
+const VALUE_CHARS_MAX: usize = 8 * 1024;
+
+/// Attributes whose values appear in no fact and no log.
+const SECRETS: [&str; 7] = ["bearer_token", "beare_token", "bearertoken", "token", "password", "md5", "secret"];
+
+/// One thing that is expected of one object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Expectation {
+    /// Unique in its intent.
+    pub id: String,
+    /// `DELIVER`, `CREATE`.
+    pub verb: String,
+    /// Keyword of the object.
+    pub object_type: String,
+    /// Name of the object.
+    pub object_instance: String,
+    /// Object contexts, by attribute.
+    pub object: BTreeMap<String, String>,
+    /// Targets, by name.
+    pub targets: BTreeMap<String, String>,
+    /// Expectation contexts, by attribute.
+    pub contexts: BTreeMap<String, String>,
+}
+
+/// A network intent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NetworkIntent {
+    /// Id, if the document has one.
+    pub id: String,
+    /// First keyword.
+    pub user_label: String,
+    /// What is expected, at least one thing.
+    pub expectations: Vec<Expectation>,
+    /// Intent contexts, by attribute: `NEMO_WORKLOAD` for all adaptors.
+    pub contexts: BTreeMap<String, String>,
+}
+
+impl Expectation {
+    /// An attribute of the object that must be there.
+    ///
+    /// # Errors
+    /// If it is absent or empty.
+    pub fn object(&self, attribute: &str) -> Result<&str, Refusal> {
+        let found = self.object.get(attribute).map(String::as_str).filter(|value| !value.is_empty());
+        found.ok_or_else(|| {
+            refusal(
+                format!("expectation {:?} ({}) has no object context {attribute}", self.id, self.object_type),
+                format!("add {{contextAttribute: {attribute}, contextCondition: IS_EQUAL_TO, contextValueRange: …}}"),
+            )
+        })
+    }
+
+    /// A context of the expectation that must be there.
+    ///
+    /// # Errors
+    /// If it is absent or empty.
+    pub fn context(&self, attribute: &str) -> Result<&str, Refusal> {
+        let found = self.contexts.get(attribute).map(String::as_str).filter(|value| !value.is_empty());
+        found.ok_or_else(|| {
+            refusal(
+                format!("expectation {:?} ({}) has no expectation context {attribute}", self.id, self.object_type),
+                format!("add {{contextAttribute: {attribute}, contextCondition: IS_EQUAL_TO, contextValueRange: …}}"),
+            )
+        })
+    }
+}
+
+pub(super) fn refusal(reason: impl Into<String>, cure: impl Into<String>) -> Refusal {
+    Refusal { reason: reason.into(), cure: cure.into() }
+}
+
+/// The documents of a text that divides them by lines of `---`; empty ones are left out.
+pub fn split(text: &str) -> Vec<String> {
+    let mut documents = vec![String::new()];
+    for line in text.lines() {
+        if line.trim_end() == "---" {
+            documents.push(String::new());
+        } else if let Some(last) = documents.last_mut() {
+            last.push_str(line);
+            last.push('\n');
+        }
+    }
+    let empty = |text: &String| text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+    documents.retain(|text| !empty(text));
+    documents
+}
+
+/// Reads one intent, YAML or JSON, with or without `Intent:` around it.
+///
+/// # Errors
+/// If it cannot be read, names what and where.
+pub fn parse(text: &str) -> Result<NetworkIntent, Refusal> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(refusal(format!("the intent has {} bytes", text.len()), format!("send at most {TEXT_BYTES_MAX}")));
+    }
+    let value: Value = serde_saphyr::from_str(text)
+        .map_err(|error| refusal(format!("the intent is neither YAML nor JSON: {error}"), "correct it there"))?;
+    let inner = ["Intent", "intent"].iter().find_map(|name| value.get(name)).unwrap_or(&value);
+    let object =
+        inner.as_object().ok_or_else(|| refusal("the intent has no fields", "write it as `Intent:` with fields"))?;
+    let mut expectations = vec![];
+    for (position, item) in list(object, "intentExpectations")?.iter().enumerate() {
+        expectations.push(expectation(item, position + 1)?);
+    }
+    if expectations.is_empty() {
+        return Err(refusal("the intent expects nothing", "add intentExpectations"));
+    }
+    if expectations.len() > EXPECTATIONS_MAX {
+        let reason = format!("the intent has {} expectations", expectations.len());
+        return Err(refusal(reason, format!("divide it: at most {EXPECTATIONS_MAX} each")));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some(twice) = expectations.iter().find(|e| !seen.insert(e.id.clone())) {
+        return Err(refusal(format!("expectationId {:?} is there twice", twice.id), "give each its own"));
+    }
+    Ok(NetworkIntent {
+        id: text_of(object, "id"),
+        user_label: text_of(object, "userLabel"),
+        contexts: pairs(object, "intentContexts", "contextAttribute", "contextValueRange")?,
+        expectations,
+    })
+}
+
+fn expectation(item: &Value, position: usize) -> Result<Expectation, Refusal> {
+    let place = |what: &str| refusal(format!("expectation {position} has no {what}"), format!("add {what}"));
+    let fields = item.as_object().ok_or_else(|| place("fields"))?;
+    let object =
+        fields.get("expectationObject").and_then(Value::as_object).ok_or_else(|| place("expectationObject"))?;
+    let id = text_of(fields, "expectationId");
+    let found = Expectation {
+        id: if id.is_empty() { position.to_string() } else { id },
+        verb: text_of(fields, "expectationVerb"),
+        object_type: text_of(object, "objectType"),
+        object_instance: text_of(object, "objectInstance"),
+        object: pairs(object, "objectContexts", "contextAttribute", "contextValueRange")?,
+        targets: pairs(fields, "expectationTargets", "targetName", "targetValueRange")?,
+        contexts: pairs(fields, "expectationContexts", "contextAttribute", "contextValueRange")?,
+    };
+    for (name, text) in [("expectationVerb", &found.verb), ("objectType", &found.object_type)] {
+        if text.is_empty() {
+            return Err(place(name));
+        }
+    }
+    Ok(found)
+}
+
+fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], Refusal> {
+    match object.get(name) {
+        None | Some(Value::Null) => Ok(&[]),
+        Some(Value::Array(items)) => Ok(items),
+        Some(_) => Err(refusal(format!("{name} is no list"), "write its items with `-`")),
+    }
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        _ => None,
+    }
+}
+
+fn text_of(object: &Map<String, Value>, name: &str) -> String {
+    object.get(name).and_then(scalar).unwrap_or_default()
+}
+
+fn pairs(
+    object: &Map<String, Value>,
+    list_name: &str,
+    name: &str,
+    value: &str,
+) -> Result<BTreeMap<String, String>, Refusal> {
+    let items = list(object, list_name)?;
+    if items.len() > ATTRIBUTES_MAX {
+        return Err(refusal(format!("{list_name} has {} items", items.len()), format!("use at most {ATTRIBUTES_MAX}")));
+    }
+    let mut found = BTreeMap::new();
+    for item in items {
+        let fields = item.as_object();
+        let attribute = fields.map(|f| text_of(f, name)).unwrap_or_default();
+        if attribute.is_empty() {
+            return Err(refusal(format!("an item of {list_name} has no {name}"), format!("add {name}")));
+        }
+        let text = fields.and_then(|f| f.get(value)).and_then(scalar);
+        let text = text.ok_or_else(|| {
+            refusal(format!("{attribute} in {list_name} has no {value} of one value"), format!("add {value}"))
+        })?;
+        if text.chars().count() > VALUE_CHARS_MAX {
+            return Err(refusal(
+                format!("{attribute} in {list_name} is too long"),
+                format!("use at most {VALUE_CHARS_MAX} characters"),
+            ));
+        }
+        if found.insert(attribute.clone(), text).is_some() {
+            return Err(refusal(format!("{attribute} is twice in {list_name}"), "keep one"));
+        }
+    }
+    Ok(found)
+}
+
+/// A number as a decimal, its fraction behind a point or, as some write it, a comma.
+pub(super) fn decimal(text: &str) -> Option<f64> {
+    let value: f64 = text.trim().replace(',', ".").parse().ok()?;
+    value.is_finite().then_some(value)
+}
+
+/// Is this attribute's value kept out of facts and logs?
+pub(super) fn is_secret(attribute: &str) -> bool {
+    SECRETS.contains(&attribute.to_ascii_lowercase().as_str())
+}
+
+/// What is shown instead of a secret: tells two apart, and nothing else.
+pub(super) fn fingerprint(secret: &str) -> String {
+    format!("secret:{}", &derived_id(&["secret", secret])[..8])
+}
+
+/// A JSON value with its secrets replaced: fields that are named so, and items of which an attribute is.
+pub fn redact(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let names_secret = ["contextAttribute", "targetName"]
+                .iter()
+                .any(|name| fields.get(*name).and_then(Value::as_str).is_some_and(is_secret));
+            let hide = |value: &Value| Value::String(scalar(value).map_or_else(String::new, |text| fingerprint(&text)));
+            let entry = |(name, value): (&String, &Value)| {
+                let hidden =
+                    is_secret(name) || (names_secret && (name == "contextValueRange" || name == "targetValueRange"));
+                (name.clone(), if hidden { hide(value) } else { redact(value) })
+            };
+            Value::Object(fields.iter().map(entry).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(redact).collect()),
+        other => other.clone(),
+    }
+}

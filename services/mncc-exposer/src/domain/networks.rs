@@ -1,0 +1,258 @@
+//! The life of each network intent: accepted with its calls, executed, connected or not, withdrawn.
+//!
+//! An entity is one network intent, `[owner, network id]`. Facts hold no secrets: the calls in `NetworkAccepted` show
+//! fingerprints, and executioners read the secrets in the command that it names. What executioners achieve comes back as
+//! a command of the exposer's own; a report about another version, or about something that is not under way, is not heard.
+
+use std::sync::Arc;
+
+use mesh_kit::{Asked, Decider, Key, What};
+use mesh_proto::{
+    Refusal, Timestamp,
+    deciders::networks::{Fact, Input, NAME},
+    network::{Connectivity, ConnectivityChanged, NetworkAccepted, ReportConnectivity, SubmitNetworkIntent},
+};
+use serde::{Deserialize, Serialize};
+
+use super::intents::{Catalogue, parse, redact};
+
+/// Call results in a fact.
+const RESULTS_MAX: usize = 256;
+
+/// The decider of network intents.
+#[derive(Clone, Debug)]
+pub struct Networks {
+    catalogue: Arc<Catalogue>,
+}
+
+/// One network intent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Rises with every accepted submission; 0 before the first.
+    version: u64,
+    /// Phase, a [`Connectivity`].
+    phase: i32,
+}
+
+impl State {
+    fn phase(&self) -> Connectivity {
+        Connectivity::try_from(self.phase).unwrap_or_default()
+    }
+}
+
+impl Networks {
+    /// With these libraries.
+    pub fn new(catalogue: Arc<Catalogue>) -> Self {
+        Self { catalogue }
+    }
+
+    fn submit(
+        &self,
+        key: &Key,
+        state: &State,
+        command: &SubmitNetworkIntent,
+        asked: &Asked<Input>,
+    ) -> Result<Fact, Refusal> {
+        let phase = state.phase();
+        if matches!(phase, Connectivity::Executing | Connectivity::Connected | Connectivity::Withdrawing) {
+            return Err(Refusal {
+                reason: format!("network {} is {}", key.token(1), phase.as_str_name()),
+                cure: "withdraw it first, or submit under another id".into(),
+            });
+        }
+        let intent = parse(&command.intent)?;
+        let plan = self.catalogue.plan(&intent)?;
+        let text: serde_json::Value = serde_saphyr::from_str(&command.intent).unwrap_or_default();
+        Ok(NetworkAccepted {
+            owner: key.token(0).into(),
+            network_id: key.token(1).into(),
+            version: state.version + 1,
+            intent: redact(&text).to_string(),
+            libraries: plan.libraries.clone(),
+            calls: plan.told(),
+            command_id: asked.id.clone(),
+            command_sequence: asked.sequence,
+            at: Some(asked.at),
+        }
+        .into())
+    }
+}
+
+fn changed(key: &Key, version: u64, phase: Connectivity) -> ConnectivityChanged {
+    ConnectivityChanged {
+        owner: key.token(0).into(),
+        network_id: key.token(1).into(),
+        version,
+        phase: phase.into(),
+        ..Default::default()
+    }
+}
+
+fn report(key: &Key, state: &State, report: &ReportConnectivity) -> Vec<Fact> {
+    let awaited = match state.phase() {
+        Connectivity::Executing => [Connectivity::Connected, Connectivity::NotConnected],
+        Connectivity::Withdrawing => [Connectivity::Withdrawn, Connectivity::NotConnected],
+        _ => return vec![],
+    };
+    if report.version != state.version || !awaited.contains(&report.phase()) {
+        return vec![];
+    }
+    let fact = ConnectivityChanged {
+        reason: report.reason.clone(),
+        cure: report.cure.clone(),
+        took_ms: report.took_ms,
+        results: report.results.iter().take(RESULTS_MAX).cloned().collect(),
+        ..changed(key, state.version, report.phase())
+    };
+    vec![fact.into()]
+}
+
+impl Decider for Networks {
+    const NAME: &'static str = NAME;
+    type State = State;
+    type World = ();
+    type Input = Input;
+    type Fact = Fact;
+
+    fn initial(&self) -> State {
+        State::default()
+    }
+
+    fn concerns(&self, input: &Input, (): &()) -> Vec<Key> {
+        let (owner, network) = match input {
+            Input::SubmitNetworkIntent(m) => (&m.owner, &m.network_id),
+            Input::WithdrawNetworkIntent(m) => (&m.owner, &m.network_id),
+            Input::ReportConnectivity(m) => (&m.owner, &m.network_id),
+        };
+        vec![Key::new([owner, network])]
+    }
+
+    fn decide(&self, key: &Key, state: &State, (): &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
+        let What::Event(input) = &asked.what else { return Ok(vec![]) };
+        match input {
+            Input::SubmitNetworkIntent(command) => Ok(vec![self.submit(key, state, command, asked)?]),
+            Input::WithdrawNetworkIntent(_) => match state.phase() {
+                Connectivity::Unspecified | Connectivity::Withdrawn | Connectivity::Withdrawing => Err(Refusal {
+                    reason: format!("network {} is not there to be withdrawn", key.token(1)),
+                    cure: "list those that are with `continuum network list`".into(),
+                }),
+                _ => {
+                    let fact = changed(key, state.version, Connectivity::Withdrawing);
+                    Ok(vec![ConnectivityChanged { command_id: asked.id.clone(), ..fact }.into()])
+                }
+            },
+            Input::ReportConnectivity(m) => Ok(report(key, state, m)),
+        }
+    }
+
+    fn evolve(&self, mut state: State, fact: &Fact, _: Timestamp) -> State {
+        match fact {
+            Fact::NetworkAccepted(m) => {
+                state.version = m.version;
+                state.phase = Connectivity::Executing.into();
+            }
+            Fact::ConnectivityChanged(m) => state.phase = m.phase,
+            Fact::NetworkRefused(_) => {}
+        }
+        state
+    }
+
+    fn due(&self, _: &State) -> Option<Timestamp> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use mesh_proto::network::WithdrawNetworkIntent;
+
+    use super::*;
+    use crate::domain::intents::standard;
+
+    const L2SM: &str = include_str!("../../../../examples/network/l2sm.yaml");
+
+    fn ask(state: &State, input: impl Into<Input>) -> Result<(Vec<Fact>, State), Refusal> {
+        let networks = Networks::new(Arc::new(standard()));
+        let input = input.into();
+        let key = networks.concerns(&input, &()).remove(0);
+        let asked = Asked {
+            what: What::Event(input),
+            at: Timestamp::from_millis(1),
+            id: "c".into(),
+            sequence: 7,
+            body: Bytes::new(),
+        };
+        let facts = networks.decide(&key, state, &(), &asked)?;
+        let state = facts.iter().fold(state.clone(), |state, fact| networks.evolve(state, fact, asked.at));
+        Ok((facts, state))
+    }
+
+    fn submit(text: &str) -> SubmitNetworkIntent {
+        SubmitNetworkIntent { owner: "o".into(), network_id: "n".into(), intent: text.into() }
+    }
+
+    fn withdraw() -> WithdrawNetworkIntent {
+        WithdrawNetworkIntent { owner: "o".into(), network_id: "n".into() }
+    }
+
+    fn reported(version: u64, phase: Connectivity) -> ReportConnectivity {
+        ReportConnectivity {
+            owner: "o".into(),
+            network_id: "n".into(),
+            version,
+            phase: phase.into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_intent_lives_from_submission_to_withdrawal_and_can_come_again() {
+        let (facts, state) = ask(&State::default(), submit(L2SM)).unwrap();
+        let [Fact::NetworkAccepted(accepted)] = facts.as_slice() else { panic!("{facts:?}") };
+        assert_eq!((accepted.version, accepted.command_sequence, accepted.calls.len()), (1, 7, 2));
+        let refused = ask(&state, submit(L2SM)).unwrap_err();
+        assert!(refused.reason.contains("EXECUTING"));
+        let (_, state) = ask(&state, reported(1, Connectivity::Connected)).unwrap();
+        assert_eq!(state.phase(), Connectivity::Connected);
+        let (facts, state) = ask(&state, withdraw()).unwrap();
+        assert!(
+            matches!(&facts[0], Fact::ConnectivityChanged(m) if m.phase() == Connectivity::Withdrawing && m.command_id == "c")
+        );
+        assert!(ask(&state, withdraw()).is_err());
+        let (_, state) = ask(&state, reported(1, Connectivity::Withdrawn)).unwrap();
+        let (_, state) = ask(&state, submit(L2SM)).unwrap();
+        assert_eq!((state.version, state.phase()), (2, Connectivity::Executing));
+    }
+
+    #[test]
+    fn a_report_about_another_version_or_phase_is_not_heard() {
+        let (_, state) = ask(&State::default(), submit(L2SM)).unwrap();
+        for (version, phase) in [
+            (0, Connectivity::Connected),
+            (2, Connectivity::Connected),
+            (1, Connectivity::Withdrawn),
+            (1, Connectivity::Executing),
+        ] {
+            assert_eq!(ask(&state, reported(version, phase)).unwrap().0, []);
+        }
+        assert_eq!(ask(&State::default(), reported(0, Connectivity::Connected)).unwrap().0, []);
+    }
+
+    #[test]
+    fn no_fact_holds_a_secret() {
+        let (facts, _) = ask(&State::default(), submit(L2SM)).unwrap();
+        assert!(L2SM.contains("a.secret.token"));
+        let text = format!("{facts:?}");
+        assert!(!text.contains("a.secret.token"));
+        assert!(text.contains("secret:"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_carried_out_is_refused_with_its_cure() {
+        for text in ["", "- 1", "Intent: 7", "Intent: {intentExpectations: []}", "{", &"x".repeat(70_000)] {
+            let refusal = ask(&State::default(), submit(text)).unwrap_err();
+            assert!(!refusal.reason.is_empty() && !refusal.cure.is_empty(), "{text:.20}");
+        }
+    }
+}

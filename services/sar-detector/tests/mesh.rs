@@ -1,0 +1,212 @@
+//! The detector on a real bus and a real Zenoh router, with no other rights than the contract's.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use mesh_bus::{
+    About, Bus, Outgoing, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions,
+    Stored,
+};
+use mesh_kit::{Running, Secret, Settings, Stopped};
+use mesh_proto::{
+    Timestamp,
+    anomaly::{AnomalyCleared, AnomalyDetected},
+    contract,
+    query::{
+        AnomalyListRequest, ExplainInstanceRequest, GetRequest, anomaly_queries_client::AnomalyQueriesClient,
+        remedy_queries_client::RemedyQueriesClient,
+    },
+    remedy::{RemedyPolicy, RemedyPolicySet, RemedyRefused, RemedyWithheld, SetRemedyPolicy, Withheld},
+    telemetry::InstanceSample,
+};
+use prost::Message as _;
+use sar_detector::Config;
+use tonic::Code;
+
+/// Longest that anything may take here before a test says that it does not happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A bus as `continuum provision` makes it, and a Zenoh router.
+struct Land {
+    folder: tempfile::TempDir,
+    server: Server,
+    router: Samples,
+    keys: BTreeMap<String, PathBuf>,
+}
+
+impl Land {
+    /// None, loudly, where there is no nats-server.
+    async fn start(test: &str) -> Option<Self> {
+        let found = match mesh_bus::find_server().await {
+            Ok(found) => found,
+            Err(error) => {
+                println!("SKIPPED: sar-detector, {test}: {error}");
+                return None;
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let options = RenderOptions {
+            listen: "127.0.0.1:-1".into(),
+            store_dir: folder.path().join("jetstream"),
+            ports_dir: Some(folder.path().into()),
+            sync_always: false,
+            ..RenderOptions::default()
+        };
+        let rendered = mesh_bus::render(contract(), &options).unwrap();
+        let files = rendered.write(folder.path()).unwrap();
+        let server = Server::start(ServerOptions::new(found.path, &files.nats_conf, folder.path())).await.unwrap();
+        let seed = rendered.keys.get("provisioner").cloned();
+        let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
+        mesh_bus::provision(contract(), &options).await.unwrap();
+        let listen = vec!["tcp/127.0.0.1:0".to_owned()];
+        let options = SamplesOptions { mode: SamplesMode::Router, listen, ..SamplesOptions::default() };
+        let router = Samples::open(options).await.unwrap();
+        Some(Self { folder, server, router, keys: files.keys })
+    }
+
+    async fn bus(&self, service: &str) -> Bus {
+        let seed = std::fs::read_to_string(&self.keys[service]).unwrap();
+        let (url, service) = (self.server.url(), service.to_owned());
+        Bus::connect(mesh_bus::Options { url, service, seed: Some(seed), ..Default::default() }).await.unwrap()
+    }
+
+    async fn detector(&self) -> Running {
+        let settings = Settings {
+            bus_url: self.server.url(),
+            bus_seed_file: Some(Secret::at(&self.keys["sar-detector"])),
+            samples_connect: self.router.listening().to_vec(),
+            data_dir: Some(self.folder.path().join("state")),
+            drain_limit_ms: 20_000,
+            ..Settings::default()
+        };
+        let config =
+            Config { tick_ms: 50, warm_samples: 16, calm_samples: 2, snapshot_ms: 60_000, ..Config::default() };
+        mesh_kit::join("sar-detector", settings, config, sar_detector::start).await.unwrap()
+    }
+
+    async fn measure(&self, at: Timestamp, cpu_milli: f64) {
+        let sample = InstanceSample {
+            cluster_id: "edge".into(),
+            instance_id: "i".into(),
+            owner: "local".into(),
+            generation: 1,
+            at: Some(at),
+            cpu_milli,
+            memory_bytes: 20_000_000,
+            replicas_running: 1,
+            interval_seconds: 1.0,
+            ..InstanceSample::default()
+        };
+        let about = About { time: now(), ..About::default() };
+        self.router.publish("continuum/s/n/instance/i", sample.encode_to_vec(), &about).await.unwrap();
+    }
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} does not happen"),
+    }
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp::from_nanos(since.as_nanos() as i128)
+}
+
+/// Waits for an event of a stream, from its beginning.
+async fn heard<T>(bus: &Bus, stream: &str, mut look: impl FnMut(&Stored) -> Option<T>) -> T {
+    let mut tail = bus.log(stream).tail(&contract().stream(stream).unwrap().subject, 1);
+    soon("an event", async {
+        loop {
+            if let Some(found) = look(&tail.next().await.unwrap()) {
+                return found;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
+    let Some(land) = Land::start("anomalies").await else { return };
+    let person = land.bus("person").await;
+    let running = land.detector().await;
+    let mut client = AnomalyQueriesClient::connect(running.endpoint()).await.unwrap();
+    // Samples ten milliseconds apart, each taken in before the next.
+    let mut at = now().plus_millis(-20_000);
+    let mut steps = 0u32;
+    let mut step = async |client: &mut AnomalyQueriesClient<tonic::transport::Channel>, cpu: f64| {
+        (at, steps) = (at.plus_millis(10), steps + 1);
+        let cpu = cpu + f64::from(steps % 7);
+        let taken = async {
+            loop {
+                land.measure(at, cpu).await;
+                let asked = ExplainInstanceRequest { instance_id: "i".into() };
+                if let Ok(model) = client.explain(asked).await
+                    && model.get_ref().at == Some(at)
+                {
+                    return model.into_inner();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon("a sample", taken).await
+    };
+    for _ in 0..60 {
+        step(&mut client, 60.0).await;
+    }
+    for _ in 0..4 {
+        step(&mut client, 500.0).await;
+    }
+    let detected = heard(&person, "ANOMALY", |f| f.event::<AnomalyDetected>().unwrap()).await;
+    assert_eq!(detected.contributions[0].metric, "cpu_milli");
+    let withheld = heard(&person, "REMEDY", |f| f.event::<RemedyWithheld>().unwrap()).await;
+    assert_eq!((withheld.withheld(), &withheld.episode_id), (Withheld::DryRun, &detected.episode_id));
+    let open = AnomalyListRequest { open: true, ..AnomalyListRequest::default() };
+    assert_eq!(client.list(open.clone()).await.unwrap().into_inner().anomalies.len(), 1);
+    let before = step(&mut client, 500.0).await;
+    assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
+
+    let again = land.detector().await;
+    let mut client = AnomalyQueriesClient::connect(again.endpoint()).await.unwrap();
+    assert_eq!(client.list(open.clone()).await.unwrap().into_inner().anomalies.len(), 1);
+    let after = step(&mut client, 500.0).await;
+    assert_eq!(after.learned, before.learned, "its model is the one of before, and an anomaly is not learned");
+    for _ in 0..8 {
+        step(&mut client, 60.0).await;
+    }
+    let cleared = heard(&person, "ANOMALY", |f| f.event::<AnomalyCleared>().unwrap()).await;
+    assert_eq!(cleared.episode_id, detected.episode_id);
+    assert!(client.list(open).await.unwrap().into_inner().anomalies.is_empty());
+    let got = client.get(GetRequest { id: detected.episode_id.clone(), ..GetRequest::default() }).await.unwrap();
+    assert!(got.get_ref().cleared.is_some());
+    assert_eq!(client.get(GetRequest::default()).await.unwrap_err().code(), Code::NotFound);
+    let wrong = AnomalyListRequest { owner: "a.b".into(), ..AnomalyListRequest::default() };
+    assert_eq!(client.list(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+
+    // A policy that cannot be is refused; one that can is set.
+    let ask = async |id: &str, policy: RemedyPolicy| {
+        let command = SetRemedyPolicy { owner: "local".into(), policy: Some(policy) };
+        person.publish(&Outgoing::new(&command, id.to_owned(), now()).unwrap()).await.unwrap();
+    };
+    ask("wrong", RemedyPolicy { rate_max: 1_000_000, ..RemedyPolicy::default() }).await;
+    let refused = heard(&person, "REMEDY", |f| f.event::<RemedyRefused>().unwrap()).await;
+    assert!(refused.reason.contains("rateMax") && refused.command_id == "wrong", "{refused:?}");
+    ask("right", RemedyPolicy { cooldown_seconds: 7, ..RemedyPolicy::default() }).await;
+    heard(&person, "REMEDY", |f| f.event::<RemedyPolicySet>().unwrap()).await;
+    let mut remedies = RemedyQueriesClient::connect(again.endpoint()).await.unwrap();
+    let shown = async {
+        loop {
+            let view = remedies.policy(GetRequest::default()).await.unwrap().into_inner();
+            if !view.is_default {
+                return view.policy.unwrap().cooldown_seconds;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert_eq!(soon("the policy", shown).await, 7);
+    assert_eq!(remedies.list(AnomalyListRequest::default()).await.unwrap().into_inner().remedies.len(), 1);
+    assert_eq!(soon("the end", again.stop()).await, Stopped::Settled);
+}
