@@ -14,8 +14,9 @@ use mesh_proto::{
     query::{
         account_queries_client::AccountQueriesClient, agent_queries_client::AgentQueriesClient,
         anomaly_queries_client::AnomalyQueriesClient, intent_queries_client::IntentQueriesClient,
-        learning_queries_client::LearningQueriesClient, network_queries_client::NetworkQueriesClient, orchestrator_queries_client::OrchestratorQueriesClient,
-        remedy_queries_client::RemedyQueriesClient, storage_queries_client::StorageQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
+        learning_queries_client::LearningQueriesClient, network_queries_client::NetworkQueriesClient,
+        orchestrator_queries_client::OrchestratorQueriesClient, remedy_queries_client::RemedyQueriesClient,
+        storage_queries_client::StorageQueriesClient, telemetry_queries_client::TelemetryQueriesClient,
         twin_queries_client::TwinQueriesClient, validator_queries_client::ValidatorQueriesClient,
         workload_queries_client::WorkloadQueriesClient,
     },

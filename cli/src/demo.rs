@@ -1,10 +1,10 @@
 //! `demo`: the main story, end to end, with real processes and real measurements. It fails if any expectation does.
 
-mod storage;
 mod account;
 mod learn;
-pub(crate) mod sar;
 mod network;
+pub(crate) mod sar;
+mod storage;
 
 use std::{
     path::{Path, PathBuf},

@@ -7,8 +7,8 @@ mod fsync;
 mod learn;
 mod network;
 mod rig;
-mod storage;
 mod sar;
+mod storage;
 mod whole;
 
 use std::{collections::BTreeSet, process::ExitCode, time::Instant};

@@ -1,15 +1,15 @@
 //! The commands, one module per noun, and what they share.
 
 pub(crate) mod account;
-pub(crate) mod anomaly;
 pub(crate) mod alto;
+pub(crate) mod anomaly;
 pub(crate) mod cluster;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod intent;
 pub(crate) mod learn;
-pub(crate) mod remedy;
 pub(crate) mod network;
+pub(crate) mod remedy;
 pub(crate) mod status;
 pub(crate) mod storage;
 pub(crate) mod tap;

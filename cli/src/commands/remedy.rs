@@ -37,7 +37,7 @@ pub(crate) async fn run(context: &Context<'_>, command: RemedyCommand) -> anyhow
             show(context, false, async || {
                 let request = GetRequest { owner: context.owner.clone(), ..GetRequest::default() };
                 let view = answer("get the policy", client.remedies().await?.policy(request).await)?;
-                let value = to_json("continuum.query.v1.PolicyView", &view);
+                let value = to_json("continuum.query.v1.RemedyPolicyView", &view);
                 let rows = fields(&value);
                 Ok(Shown::table(value, &["field", "value"], rows))
             })

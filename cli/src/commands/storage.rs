@@ -142,7 +142,7 @@ async fn policy(context: &Context<'_>, client: &Client, command: StoragePolicyCo
         }
         StoragePolicyCommand::List => {
             let health = health(client, &owner).await?;
-            let value = health.policies.iter().map(|p| to_json("continuum.query.v1.PolicyView", p)).collect();
+            let value = health.policies.iter().map(|p| to_json("continuum.query.v1.StoragePolicyView", p)).collect();
             let rows = health.policies.iter().map(|view| {
                 let policy = view.definition.clone().unwrap_or_default();
                 let redundancy = policy.redundancy.unwrap_or_default();
@@ -164,10 +164,10 @@ async fn policy(context: &Context<'_>, client: &Client, command: StoragePolicyCo
         }
         StoragePolicyCommand::Get { name } => {
             let health = health(client, &owner).await?;
-            let is = |p: &&mesh_proto::query::PolicyView| p.definition.as_ref().is_some_and(|d| d.name == name);
+            let is = |p: &&mesh_proto::query::StoragePolicyView| p.definition.as_ref().is_some_and(|d| d.name == name);
             let view = health.policies.iter().find(is);
             let view = view.ok_or_else(|| anyhow!("there is no policy {name}; see `continuum storage policy list`"))?;
-            let value = to_json("continuum.query.v1.PolicyView", view);
+            let value = to_json("continuum.query.v1.StoragePolicyView", view);
             output::show(context.format, &value, &["field", "value"], || fields(&value));
             Ok(ExitCode::SUCCESS)
         }

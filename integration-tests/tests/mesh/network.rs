@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mesh_bus::About;
 use mesh_proto::{
-    Event as _, Timestamp,
+    Timestamp,
     cost::{CostsChanged, ProbeSample},
     network::{Connectivity, ConnectivityChanged, NetworkRefused, SubmitNetworkIntent},
     placement::{PlacementDecided, PlacementUnplaced},

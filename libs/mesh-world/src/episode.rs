@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     load::{Behaviour, Model, ReplicaId},
-    plan::{self, CPU_USAGE, RAM_USAGE, Spec},
+    plan::{self, CPU_USAGE, RAM_USAGE, Spec, Ways},
     random::Random,
     scene::{Act, Cluster, MOVE_POINTS, PERIOD_MS, Place, REPLICAS_MAX, Scene, Workload, churn},
     tariff::{self, Tariff},
@@ -115,7 +115,7 @@ impl Episode {
             let from = 5 + random.below(PERIODS as usize - 15) as u32;
             (random.below(clusters.len()), from, from + 4 + random.below(7) as u32)
         });
-        let scene = Scene { clusters, workloads: vec![] };
+        let scene = Scene { clusters, workloads: vec![], ways: Ways::default() };
         let mut episode = Self { scene, planned, present: vec![], away, period: 0, churn: vec![] };
         episode.begin_period();
         episode
@@ -344,6 +344,7 @@ fn draw(random: &mut Random, number: usize, begin: u32, profile: &Profile, clust
         memory_limit_bytes: 0,
         selector,
         singleton: false,
+        latency_bounds: vec![],
     };
     let asked = f64::from(request) * f64::from(replicas);
     let workload = Workload {

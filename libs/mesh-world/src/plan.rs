@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, fmt};
 
 use mesh_proto::{
     Timestamp,
-    placement::{Candidate, Load},
+    placement::{Candidate, LatenciesNoted, Load},
     workload::{LatencyBound, TargetBound},
 };
 use serde::{Deserialize, Serialize};
@@ -58,10 +58,15 @@ pub struct Cluster {
 pub struct Snapshot {
     /// By cluster id.
     pub clusters: BTreeMap<String, Cluster>,
-    /// Measured ways, by the cluster where they begin and the one where they end.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub ways: BTreeMap<String, BTreeMap<String, Way>>,
+    /// The network between them, as far as it is measured.
+    #[serde(default, skip_serializing_if = "Ways::is_empty")]
+    pub ways: Ways,
 }
+
+/// The measured network: ways by the cluster where they begin and the one where they end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ways(BTreeMap<String, BTreeMap<String, Way>>);
 
 /// One measured way between two clusters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,21 +79,38 @@ pub struct Way {
     pub to_site: String,
 }
 
-impl Snapshot {
+impl From<&LatenciesNoted> for Ways {
+    fn from(noted: &LatenciesNoted) -> Self {
+        let mut ways = Self::default();
+        for link in &noted.links {
+            let way =
+                Way { latency_ms: link.latency_ms, from_site: link.from_site.clone(), to_site: link.to_site.clone() };
+            ways.0.entry(link.from_cluster.clone()).or_default().insert(link.to_cluster.clone(), way);
+        }
+        ways
+    }
+}
+
+impl Ways {
+    /// Is nothing measured?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The latency between two clusters, milliseconds: the worse of both directions, 0 to itself; `None` while it is not
     /// measured or the way is down.
     pub fn latency_ms(&self, one: &str, other: &str) -> Option<f64> {
         if one == other {
             return Some(0.0);
         }
-        let way = |from: &str, to: &str| self.ways.get(from)?.get(to).map(|way| way.latency_ms);
+        let way = |from: &str, to: &str| self.0.get(from)?.get(to).map(|way| way.latency_ms);
         way(one, other).zip(way(other, one)).map(|(there, back)| there.max(back))
     }
 
     /// The latency from a cluster to the nearest cluster of a site.
     fn latency_to_site_ms(&self, cluster_id: &str, site: &str) -> Option<f64> {
-        let ways = || self.ways.values().flatten();
-        let own = || self.ways.get(cluster_id).into_iter().flat_map(BTreeMap::values);
+        let ways = || self.0.values().flatten();
+        let own = || self.0.get(cluster_id).into_iter().flat_map(BTreeMap::values);
         // A cluster that names no site is its own.
         if cluster_id == site || own().any(|way| way.from_site == site) {
             return Some(0.0);
@@ -142,6 +164,17 @@ pub struct Spec {
     /// Bounds on measured latency.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub latency_bounds: Vec<LatencyBound>,
+}
+
+impl Spec {
+    /// Points the bounds to instances at the clusters where those are; where that is unknown, such a bound rules nothing
+    /// out.
+    pub fn resolve(&mut self, whereabouts: impl Fn(&str) -> Option<String>) {
+        for bound in self.latency_bounds.iter_mut().filter(|bound| !bound.to_instance.is_empty()) {
+            bound.to_cluster = whereabouts(&bound.to_instance).unwrap_or_default();
+            bound.to_site.clear();
+        }
+    }
 }
 
 /// What an instance holds on the cluster where it is, and gives back if it is placed there again.
@@ -207,7 +240,7 @@ pub fn choose(snapshot: &Snapshot, request: &Request<'_>, preference: Preference
         let mut candidate =
             Candidate { cluster_id: id.clone(), predicted: predicted(cluster, request), ..Default::default() };
         let mut short = Some(0.0f64);
-        obstacles(snapshot, id, cluster, request, &mut |obstacle| {
+        obstacles(&snapshot.ways, id, cluster, request, &mut |obstacle| {
             let separator = if candidate.ruled_out.is_empty() { "" } else { "; " };
             candidate.ruled_out = format!("{}{separator}{obstacle}", candidate.ruled_out);
             short = short.zip(obstacle.short()).map(|(a, b)| a.max(b));
@@ -239,18 +272,14 @@ pub fn choose(snapshot: &Snapshot, request: &Request<'_>, preference: Preference
 
 /// Could some cluster take it? The same answer as [`choose`] gives, without saying why.
 pub fn fits(snapshot: &Snapshot, request: &Request<'_>) -> bool {
-    snapshot.clusters.iter().any(|(id, cluster)| {
-        let mut free = true;
-        obstacles(snapshot, id, cluster, request, &mut |_| free = false);
-        free
-    })
+    snapshot.clusters.iter().any(|(id, cluster)| admits(&snapshot.ways, id, cluster, request))
 }
 
 /// What a cluster would have to have free for the instance, thousandths of a core and bytes, if room is all that it may
 /// lack; `None` if something else is in the way. Reservations make no difference.
 pub fn room(snapshot: &Snapshot, id: &str, cluster: &Cluster, request: &Request<'_>) -> Option<(u64, u64)> {
     let mut only_room = true;
-    obstacles(snapshot, id, cluster, request, &mut |obstacle| {
+    obstacles(&snapshot.ways, id, cluster, request, &mut |obstacle| {
         only_room &= matches!(obstacle, Obstacle::Cpu { .. } | Obstacle::Memory { .. });
     });
     let held = request.held.filter(|h| h.cluster_id == id);
@@ -265,17 +294,16 @@ pub fn never(id: &str, cluster: &Cluster, request: &Request<'_>) -> bool {
     let mut never = false;
     let alone = Request { held: None, ..request.clone() };
     // Latencies change: nothing that they rule out is ruled out for ever.
-    let nowhere = Snapshot::default();
-    obstacles(&nowhere, id, &empty, &alone, &mut |obstacle| {
+    obstacles(&Ways::default(), id, &empty, &alone, &mut |obstacle| {
         never |= !matches!(obstacle, Obstacle::Excluded { .. } | Obstacle::Latency { .. });
     });
     never
 }
 
 /// Could this cluster take it? The same answer as [`choose`] gives for it, without saying why.
-pub fn admits(id: &str, cluster: &Cluster, request: &Request<'_>) -> bool {
+pub fn admits(ways: &Ways, id: &str, cluster: &Cluster, request: &Request<'_>) -> bool {
     let mut free = true;
-    obstacles(id, cluster, request, &mut |_| free = false);
+    obstacles(ways, id, cluster, request, &mut |_| free = false);
     free
 }
 
@@ -365,14 +393,14 @@ impl fmt::Display for Obstacle<'_> {
 }
 
 fn obstacles<'a>(
-    snapshot: &Snapshot,
+    ways: &Ways,
     id: &str,
     cluster: &'a Cluster,
     request: &'a Request<'_>,
     found: &mut dyn FnMut(Obstacle<'a>),
 ) {
     for bound in request.spec.latency_bounds.iter().filter(|bound| is_placed(bound)) {
-        let value = snapshot.latency_of(id, bound);
+        let value = ways.latency_of(id, bound);
         if value.is_none_or(|value| value > bound.max_latency_ms) {
             found(Obstacle::Latency { bound, value });
         }
@@ -481,7 +509,7 @@ mod tests {
     fn way(snapshot: &mut Snapshot, one: &str, other: &str, latency_ms: f64) {
         for (from, to) in [(one, other), (other, one)] {
             let way = Way { latency_ms, from_site: format!("s-{from}"), to_site: format!("s-{to}") };
-            snapshot.ways.entry(from.into()).or_default().insert(to.into(), way);
+            snapshot.ways.0.entry(from.into()).or_default().insert(to.into(), way);
         }
     }
 
@@ -506,10 +534,10 @@ mod tests {
         let far = "latency to site s-c is 31.2 ms, wanted at most 20: 11.2 over";
         let both = format!("{far}; latency to cluster b is not measured, wanted at most 5 ms");
         assert_eq!(ruled, [both.as_str(), "", ""]);
-        assert_eq!(snapshot.missed_latency("a", &spec).as_deref(), Some(far));
-        assert_eq!(snapshot.missed_latency("c", &spec), None, "a site is near to itself");
+        assert_eq!(snapshot.ways.missed_latency("a", &spec).as_deref(), Some(far));
+        assert_eq!(snapshot.ways.missed_latency("c", &spec), None, "a site is near to itself");
         // One direction is as good as the worse of both.
-        if let Some(way) = snapshot.ways.get_mut("c").and_then(|ways| ways.get_mut("b")) {
+        if let Some(way) = snapshot.ways.0.get_mut("c").and_then(|ways| ways.get_mut("b")) {
             way.latency_ms = 25.0;
         }
         assert_eq!(choose(&snapshot, &request, Preference::Spread).chosen, None);
@@ -517,7 +545,7 @@ mod tests {
             latency_bounds: vec![LatencyBound { to_instance: "x".into(), max_latency_ms: 1.0, ..Default::default() }],
             ..spec.clone()
         };
-        assert_eq!(snapshot.missed_latency("a", &unplaced), None, "an instance that runs nowhere is not far");
+        assert_eq!(snapshot.ways.missed_latency("a", &unplaced), None, "an instance that runs nowhere is not far");
     }
 
     fn three() -> Snapshot {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     load::share,
-    plan::{self, CPU_USAGE, RAM_USAGE, Spec},
+    plan::{self, CPU_USAGE, RAM_USAGE, Spec, Ways},
     tariff::Tariff,
 };
 
@@ -122,6 +122,7 @@ impl Workload {
             memory_limit_bytes: self.replica.memory_limit_bytes * n,
             selector: self.replica.selector.clone(),
             singleton: self.replica.singleton,
+            latency_bounds: self.replica.latency_bounds.clone(),
         }
     }
 
@@ -156,6 +157,8 @@ pub struct Scene {
     pub clusters: Vec<Cluster>,
     /// In the order of their ids.
     pub workloads: Vec<Workload>,
+    /// The network between the clusters, as far as it is measured.
+    pub ways: Ways,
 }
 
 /// What came of a period for one workload.
@@ -240,7 +243,7 @@ impl Scene {
     /// for, and room in CPU and memory?
     pub fn admits(&self, workload: &Workload, act: Act) -> bool {
         let Some(cluster) = self.clusters.get(act.cluster) else { return false };
-        self.ask(workload, act.replicas, false, |request| plan::admits(&cluster.id, &cluster.plan, request))
+        self.ask(workload, act.replicas, false, |request| plan::admits(&self.ways, &cluster.id, &cluster.plan, request))
     }
 
     /// Everything that can be done with a workload within the hard constraints: on each cluster one replica fewer, as
@@ -365,7 +368,7 @@ mod tests {
 
     fn scene(sizes: &[u32], workloads: Vec<Workload>) -> Scene {
         let clusters = sizes.iter().enumerate().map(|(n, size)| cluster(&format!("c{n}"), *size)).collect();
-        let mut scene = Scene { clusters, workloads };
+        let mut scene = Scene { clusters, workloads, ways: Ways::default() };
         scene.settle();
         scene
     }

@@ -192,7 +192,7 @@ pub fn planned(scene: &Scene, workload: &Workload, replicas: u32, not: Option<us
     let preference = if pack { Preference::Pack } else { Preference::Spread };
     let chosen = scene.ask(workload, replicas, true, |request| {
         let request = plan::Request { excluded: &excluded, ..request.clone() };
-        plan::choose(&Snapshot { clusters }, &request, preference).chosen
+        plan::choose(&Snapshot { clusters, ways: scene.ways.clone() }, &request, preference).chosen
     })?;
     scene.clusters.iter().position(|c| c.id == chosen)
 }
@@ -223,7 +223,7 @@ fn greedy(scene: &Scene, workload: usize) -> Option<Act> {
 mod tests {
     use super::*;
     use crate::{
-        plan::{Cluster as Plan, Spec},
+        plan::{Cluster as Plan, Spec, Ways},
         scene::{Cluster, Place},
     };
 
@@ -246,7 +246,11 @@ mod tests {
             kept: false,
             settled: 0,
         };
-        Scene { clusters: sizes.iter().enumerate().map(cluster).collect(), workloads: vec![workload] }
+        Scene {
+            clusters: sizes.iter().enumerate().map(cluster).collect(),
+            workloads: vec![workload],
+            ways: Ways::default(),
+        }
     }
 
     fn chosen(kind: Kind, scene: &Scene) -> Option<usize> {

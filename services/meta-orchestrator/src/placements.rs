@@ -62,7 +62,7 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use self::draft::{Draft, excluded, request};
-use crate::plan::{self, Cluster, Preference, Snapshot, Spec, Way};
+use crate::plan::{self, Cluster, Preference, Snapshot, Spec};
 
 mod draft;
 mod facts;
@@ -555,17 +555,7 @@ fn step_cluster(snapshot: &mut Snapshot, fact: &Fact, at: Timestamp) {
                 cluster.since = at;
             }
         }
-        Fact::LatenciesNoted(noted) => {
-            snapshot.ways.clear();
-            for link in &noted.links {
-                let way = Way {
-                    latency_ms: link.latency_ms,
-                    from_site: link.from_site.clone(),
-                    to_site: link.to_site.clone(),
-                };
-                snapshot.ways.entry(link.from_cluster.clone()).or_default().insert(link.to_cluster.clone(), way);
-            }
-        }
+        Fact::LatenciesNoted(noted) => snapshot.ways = noted.into(),
         _ => {}
     }
 }

@@ -8,7 +8,7 @@ use mesh_proto::{
     is_key,
     query::{
         AnomalyList, AnomalyListRequest, AnomalyView, DetectorsReply, DetectorsRequest, ExplainInstanceRequest,
-        GetRequest, ModelView, PolicyView, RemedyList, RuleView, anomaly_queries_server::AnomalyQueries,
+        GetRequest, ModelView, RemedyList, RemedyPolicyView, RuleView, anomaly_queries_server::AnomalyQueries,
         remedy_queries_server::RemedyQueries,
     },
 };
@@ -125,7 +125,7 @@ impl RemedyQueries for Remedies {
         Ok(Response::new(RemedyList { remedies }))
     }
 
-    async fn policy(&self, request: Request<GetRequest>) -> Result<Response<PolicyView>, Status> {
+    async fn policy(&self, request: Request<GetRequest>) -> Result<Response<RemedyPolicyView>, Status> {
         let owner = request.into_inner().owner;
         let owner = if owner.is_empty() { "local" } else { &owner };
         Ok(Response::new(self.view.read(|view| view.policy(owner))))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use mesh_bus::Stored;
 use mesh_kit::{Derived, Projector};
 use mesh_proto::{
-    query::{PolicyView, RemedyView},
+    query::{RemedyPolicyView, RemedyView},
     remedy::{RemedyPolicy, RemedyPolicySet, RemedyRequested, RemedySettled, RemedyWithheld},
 };
 
@@ -41,9 +41,9 @@ impl Remedies {
     }
 
     /// The policy that holds for an owner.
-    pub fn policy(&self, owner: &str) -> PolicyView {
+    pub fn policy(&self, owner: &str) -> RemedyPolicyView {
         let set = self.0.get(owner).and_then(|owner| owner.policy.clone());
-        PolicyView {
+        RemedyPolicyView {
             owner: owner.to_owned(),
             is_default: set.is_none(),
             policy: Some(set.unwrap_or_else(default_policy)),

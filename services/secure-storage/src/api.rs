@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use mesh_proto::query::{
-    LocationView, PolicyView, StorageHealth, StorageRequest, storage_queries_server::StorageQueries,
+    LocationView, StorageHealth, StoragePolicyView, StorageRequest, storage_queries_server::StorageQueries,
 };
 use tonic::{Request, Response, Status};
 
@@ -131,7 +131,7 @@ impl StorageQueries for Api {
         let health = gateway.view.read(|view| {
             let policies = view.known.policies.iter().filter(|((o, _), _)| *o == owner).map(|((o, name), policy)| {
                 let users = view.known.buckets.iter().filter(|(_, b)| b.owner == *o && b.policy == *name);
-                PolicyView {
+                StoragePolicyView {
                     definition: policy.definition.clone(),
                     version: policy.version,
                     candidates: policy.candidates.clone(),

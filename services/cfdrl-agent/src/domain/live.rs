@@ -13,14 +13,15 @@ use mesh_proto::{
     Timestamp, derived_id,
     learning::{AdvisedOption, LearningAdvised, RoundClosed},
     placement::{
-        ClusterJoined, ClusterLost, ClusterReturned, Load, PlacementDecided, PlacementReleased, PlacementUnplaced,
+        ClusterJoined, ClusterLost, ClusterReturned, LatenciesNoted, Load, PlacementDecided, PlacementReleased,
+        PlacementUnplaced,
     },
     telemetry::InstanceSample,
     workload::{TargetBound, WorkloadDocument},
 };
 use mesh_world::{
     episode::Profile,
-    plan::{self, CPU_USAGE, RAM_USAGE, Spec},
+    plan::{self, CPU_USAGE, RAM_USAGE, Spec, Ways},
     scene::{Act, Cluster, Place, REPLICAS_MAX, Scene, Workload},
     schedulers::modelled,
 };
@@ -87,6 +88,7 @@ pub struct Advisor {
     limits: Limits,
     current: Current,
     clusters: BTreeMap<String, plan::Cluster>,
+    ways: Ways,
     instances: BTreeMap<String, Instance>,
     /// Newest advice, by owner and instance.
     advice: BTreeMap<(String, String), LearningAdvised>,
@@ -110,8 +112,8 @@ pub struct Totals {
 impl Advisor {
     /// A view of an empty mesh, advised by the policy in use.
     pub fn new(limits: Limits, current: Current) -> Self {
-        let (clusters, instances, advice, rounds, totals, looked, room) = Default::default();
-        Self { limits, current, clusters, instances, advice, rounds, totals, looked, room }
+        let (clusters, ways, instances, advice, rounds, totals, looked, room) = Default::default();
+        Self { limits, current, clusters, ways, instances, advice, rounds, totals, looked, room }
     }
 
     /// Newest advice of instances after `(owner, id)`, in their order; of one owner, or one instance.
@@ -158,7 +160,7 @@ impl Advisor {
     /// The mesh as a scene; the instance of this id is as given, and the first workload.
     fn scene(&self, id: &str, own: &Instance, now: Timestamp) -> Scene {
         let clusters = self.clusters.iter().map(|(id, plan)| Cluster::empty(id.clone(), plan.clone())).collect();
-        let mut scene = Scene { clusters, workloads: vec![] };
+        let mut scene = Scene { clusters, workloads: vec![], ways: self.ways.clone() };
         let index: BTreeMap<&String, usize> = self.clusters.keys().zip(0..).collect();
         let mut moving: Vec<(usize, u64, u64)> = vec![];
         let others = self.instances.iter().filter(|(other, _)| *other != id).map(|(id, i)| (id.as_str(), i));
@@ -167,7 +169,12 @@ impl Advisor {
             let place = holds.next().map(|cluster| Place { cluster, replicas: instance.replicas.max(1) });
             let n = u64::from(instance.replicas);
             moving.extend(holds.map(|c| (c, instance.replica.cpu_milli * n, instance.replica.memory_bytes * n)));
-            scene.workloads.push(workload(id, instance, place, now));
+            let mut workload = workload(id, instance, place, now);
+            workload.replica.resolve(|peer| {
+                let peer = self.instances.get(peer).filter(|peer| peer.owner == instance.owner)?;
+                peer.holds.values().next_back().cloned()
+            });
+            scene.workloads.push(workload);
         }
         scene.settle();
         // What is on its way holds both ends.
@@ -344,6 +351,7 @@ fn define(instance: &mut Instance, fact: &PlacementDecided) {
         memory_limit_bytes: resources.memory_limit_bytes,
         selector: document.cluster_selector,
         singleton: document.singleton,
+        latency_bounds: document.latency_bounds,
     };
 }
 
@@ -396,6 +404,8 @@ impl Projector for Advisor {
             self.clusters.entry(fact.cluster_id).or_default().available = false;
         } else if let Ok(Some(fact)) = stored.event::<ClusterReturned>() {
             self.clusters.entry(fact.cluster_id).or_default().available = true;
+        } else if let Ok(Some(fact)) = stored.event::<LatenciesNoted>() {
+            self.ways = Ways::from(&fact);
         } else if let Ok(Some(closed)) = stored.event::<RoundClosed>()
             && closed.site == self.limits.site
         {

@@ -8,10 +8,8 @@ use mesh_proto::{
     cost::CostsChanged,
     deciders::placements::Fact,
     instance::{InstanceRejected, InstanceStatusChanged},
-    intent::{IntentRemedyUnwanted, IntentRemedyWanted},
-    learning::LearningAdvised,
     placement::{
-        ClusterJoined, ClusterLost, ClusterReturned, LatenciesNoted, LinkLatency, Load, Missed, PlacementUnplaced,
+        ClusterJoined, ClusterLost, ClusterReturned, LatenciesNoted, LinkLatency, Missed, PlacementUnplaced,
         ReportLiveness, Why,
     },
     workload::{InstancePhase, InstanceWanted},
@@ -22,7 +20,7 @@ use super::{
     facts::{Released, decided, released, set_more, settled, unplaced},
     is_a_stranger_s, on_cluster, reserve, step, step_cluster,
 };
-use crate::plan::{self, Choice, Cluster, Held, Request, Snapshot};
+use crate::plan::{self, Choice, Cluster, Held, Request, Snapshot, Ways};
 
 /// Measured ways that are noted: those of 256 clusters.
 const LINKS_MAX: usize = 65_536;
@@ -303,9 +301,7 @@ impl<'a> Draft<'a> {
             .collect();
         links.truncate(LINKS_MAX);
         let noted = LatenciesNoted { domain: self.limits.domain.clone(), links, version: costs.version, more: false };
-        let mut after = Snapshot::default();
-        step_cluster(&mut after, &noted.clone().into(), self.at);
-        if after.ways == self.snapshot().ways {
+        if Ways::from(&noted) == self.snapshot().ways {
             return;
         }
         self.push(noted);
@@ -328,7 +324,7 @@ impl<'a> Draft<'a> {
             return;
         }
         let spec = self.resolved(&instance).spec;
-        let missed = spec.and_then(|spec| self.snapshot().missed_latency(&at.cluster_id, &spec));
+        let missed = spec.and_then(|spec| self.snapshot().ways.missed_latency(&at.cluster_id, &spec));
         if let Some(missed) = missed {
             self.actions_left = self.actions_left.saturating_sub(1);
             let reason = format!("on {}: {missed}", at.cluster_id);
@@ -339,65 +335,13 @@ impl<'a> Draft<'a> {
     /// With its bounds to other instances as bounds to where those are; one to an instance that is nowhere names no place.
     fn resolved(&self, instance: &Instance) -> Instance {
         let mut resolved = instance.clone();
-        let bounds = resolved.spec.as_mut().map(|spec| &mut spec.latency_bounds);
-        for bound in bounds.into_iter().flatten().filter(|bound| !bound.to_instance.is_empty()) {
-            let peer = self.instance(&bound.to_instance).filter(|peer| peer.wanted.owner == instance.wanted.owner);
-            bound.to_cluster = peer.map_or_else(String::new, |peer| peer.cluster().to_owned());
-            bound.to_site.clear();
+        if let Some(spec) = resolved.spec.as_mut() {
+            spec.resolve(|peer| {
+                let peer = self.instance(peer).filter(|peer| peer.wanted.owner == instance.wanted.owner)?;
+                Some(peer.cluster().to_owned())
+            });
         }
         resolved
-    }
-
-    pub(super) fn remedy(&mut self, remedy: &IntentRemedyWanted) {
-        let Some(known) = self.base.instances.get(&remedy.instance_id) else { return };
-        let Some(at) = known.at.as_ref() else { return };
-        let current = at.cluster_id == remedy.cluster_id && at.generation == remedy.generation;
-        let cool = known.moved.is_none_or(|moved| self.at >= moved.plus_millis(self.limits.move_cooldown_ms));
-        let idle = known.to.is_none() && at.standing == Standing::Running && available(self.snapshot(), &at.cluster_id);
-        if !(current && cool && idle && known.wanted.owner == remedy.owner) {
-            return;
-        }
-        let mut instance = self.remembering(known.clone());
-        if remedy.load_milli > 0 || remedy.memory_bytes > 0 {
-            instance.measured = Some(Load { cpu_milli: remedy.load_milli, memory_bytes: remedy.memory_bytes });
-        }
-        self.note_miss(&mut instance, remedy);
-        if let Some(said) = known.unplaced.as_ref().filter(|u| u.why != Why::Remedy as i32) {
-            // It waits for a place for its new definition: a remedy for the old one is not looked for on top.
-            let waiting = Instance { asked_by: instance.asked_by, ..known.clone() };
-            let why = Why::try_from(said.why).unwrap_or_default();
-            let (candidates, reason) = (self.choose(&waiting, why).candidates, said.reason.clone());
-            let answer = unplaced(self.limits, &waiting, candidates, why, reason, &at.cluster_id);
-            return self.push(PlacementUnplaced { used_up: said.used_up, ..answer });
-        }
-        let choice = self.choose(&instance, Why::Remedy);
-        self.place(instance, choice, Why::Remedy, &remedy.reason, false);
-    }
-
-    /// Learned advice about what runs: acted on like a remedy, if the planner itself finds nothing against the cluster.
-    /// How many replicas run stays the owner's business.
-    pub(super) fn advised(&mut self, advised: &LearningAdvised) {
-        let Some(known) = self.base.instances.get(&advised.instance_id) else { return };
-        let Some(at) = known.at.as_ref() else { return };
-        let current = at.cluster_id == advised.planned_cluster_id && at.generation == advised.generation;
-        let cool = known.moved.is_none_or(|moved| self.at >= moved.plus_millis(self.limits.move_cooldown_ms));
-        let idle = known.to.is_none()
-            && at.standing == Standing::Running
-            && available(self.snapshot(), &at.cluster_id)
-            && known.unplaced.is_none();
-        let elsewhere = advised.cluster_id != at.cluster_id;
-        if !(current && cool && idle && elsewhere && known.wanted.owner == advised.owner) {
-            return;
-        }
-        let instance = self.remembering(known.clone());
-        let mut choice = self.choose(&instance, Why::Changed);
-        let admitted = choice.candidates.iter().any(|c| c.cluster_id == advised.cluster_id && c.ruled_out.is_empty());
-        let missed = excluded(&instance, Why::Remedy, self.snapshot()).contains_key(&advised.cluster_id);
-        if admitted && !missed {
-            choice.chosen = Some(advised.cluster_id.clone());
-            let reason = format!("learned advice: {}", advised.reason);
-            self.place(instance, choice, Why::Remedy, &reason, false);
-        }
     }
 
     pub(super) fn due(&mut self) {
@@ -588,48 +532,6 @@ impl<'a> Draft<'a> {
             return self.push(settled(self.limits, &instance, &at, Some(&reason)));
         }
         self.plan(instance, why, reason, gone);
-    }
-
-    /// Remembers that its targets are missed where it is, and who asks for better.
-    fn note_miss(&self, instance: &mut Instance, remedy: &IntentRemedyWanted) {
-        let Some(at) = &instance.at else { return };
-        let held_until = at.since.plus_millis(self.limits.forget_failures_ms);
-        if remedy.missed_since.is_some_and(|since| since >= held_until) {
-            // It held its targets here for long: what was missed elsewhere was another day's load.
-            instance.missed.clear();
-        }
-        let (cluster_cpu_milli, cluster_memory_bytes) =
-            self.snapshot().clusters.get(&at.cluster_id).map_or((0, 0), |c| (c.cpu_milli, c.memory_bytes));
-        let missed = Missed {
-            cluster_id: at.cluster_id.clone(),
-            target_names: remedy.targets.iter().filter(|t| t.missed > 0).map(|t| t.target_name.clone()).collect(),
-            load: instance.measured,
-            reason: remedy.reason.clone(),
-            cluster_cpu_milli,
-            cluster_memory_bytes,
-        };
-        instance.missed.insert(at.cluster_id.clone(), missed);
-        if instance.unplaced.as_ref().is_none_or(|u| u.why != Why::Remedy as i32) {
-            instance.asked_by.clear();
-        }
-        instance.asked_by.insert(remedy.intent_id.clone());
-    }
-
-    /// An intent does not want the remedy any more that was not found.
-    pub(super) fn unwanted(&mut self, m: &IntentRemedyUnwanted) {
-        let Some(known) = self.base.instances.get(&m.instance_id) else { return };
-        let Some(said) = known.unplaced.as_ref().filter(|u| u.why == Why::Remedy as i32) else { return };
-        let Some(at) = known.at.as_ref().filter(|a| a.standing == Standing::Running) else { return };
-        let mut instance = known.clone();
-        if known.wanted.owner != m.owner || !instance.asked_by.remove(&m.intent_id) {
-            return;
-        }
-        if instance.asked_by.is_empty() {
-            self.push(settled(self.limits, known, at, None));
-        } else {
-            let still = unplaced(self.limits, &instance, vec![], Why::Remedy, said.reason.clone(), &at.cluster_id);
-            self.push(still);
-        }
     }
 
     /// What failed elsewhere is forgotten once it has run long enough, and a rejection once it is old enough.

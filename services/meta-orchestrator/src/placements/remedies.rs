@@ -1,26 +1,118 @@
-//! Remedies that were requested for anomalies. They share the cool-down with those of intents: whichever came last,
-//! an instance is not disturbed again before it is over.
+//! Remedies: what intents ask for, what was requested for anomalies, and learned advice where it is acted on. They share
+//! one cool-down: whichever came last, an instance is not disturbed again before it is over.
 
 use mesh_proto::{
-    placement::Why,
+    intent::{IntentRemedyUnwanted, IntentRemedyWanted},
+    learning::LearningAdvised,
+    placement::{Load, Missed, PlacementUnplaced, Why},
     remedy::{Action, RemedyRequested},
 };
 
-use super::{Standing, available, draft::Draft, facts::decided};
+use super::{
+    Hold, Instance, Standing, available,
+    draft::{Draft, excluded},
+    facts::{decided, settled, unplaced},
+};
 
-impl Draft<'_> {
-    /// Restarts (a new generation on the same cluster) or migrates (another cluster). More replicas come as a new
-    /// definition, from whoever owns that.
-    pub(super) fn requested(&mut self, remedy: &RemedyRequested) {
-        let Some(known) = self.base.instances.get(&remedy.instance_id) else { return };
-        let Some(at) = known.at.as_ref() else { return };
-        let current = at.cluster_id == remedy.cluster_id && at.generation == remedy.generation;
+/// What a remedy is for.
+struct About<'r> {
+    owner: &'r str,
+    instance_id: &'r str,
+    cluster_id: &'r str,
+    generation: u64,
+}
+
+impl<'a> Draft<'a> {
+    /// The instance and where it runs, if it may be disturbed: it is its owner's, runs just there, goes nowhere else, and
+    /// the cool-down is over.
+    fn at_rest(&self, of: &About<'_>) -> Option<(&'a Instance, &'a Hold)> {
+        let known = self.base.instances.get(of.instance_id).filter(|known| known.wanted.owner == of.owner)?;
+        let at = known.at.as_ref()?;
+        let current = at.cluster_id == of.cluster_id && at.generation == of.generation;
         let cool = known.moved.is_none_or(|moved| self.at >= moved.plus_millis(self.limits.move_cooldown_ms));
-        let idle = known.to.is_none()
-            && at.standing == Standing::Running
-            && available(self.snapshot(), &at.cluster_id)
-            && known.unplaced.as_ref().is_none_or(|u| u.why == Why::Remedy as i32);
-        if !(current && cool && idle && known.wanted.owner == remedy.owner) {
+        let idle = known.to.is_none() && at.standing == Standing::Running && available(self.snapshot(), &at.cluster_id);
+        (current && cool && idle).then_some((known, at))
+    }
+
+    /// An intent misses its targets: another cluster, if one is better.
+    pub(super) fn remedy(&mut self, remedy: &IntentRemedyWanted) {
+        let of = About {
+            owner: &remedy.owner,
+            instance_id: &remedy.instance_id,
+            cluster_id: &remedy.cluster_id,
+            generation: remedy.generation,
+        };
+        let Some((known, at)) = self.at_rest(&of) else { return };
+        let mut instance = self.remembering(known.clone());
+        if remedy.load_milli > 0 || remedy.memory_bytes > 0 {
+            instance.measured = Some(Load { cpu_milli: remedy.load_milli, memory_bytes: remedy.memory_bytes });
+        }
+        self.note_miss(&mut instance, remedy);
+        if let Some(said) = known.unplaced.as_ref().filter(|u| u.why != Why::Remedy as i32) {
+            // It waits for a place for its new definition: a remedy for the old one is not looked for on top.
+            let waiting = Instance { asked_by: instance.asked_by, ..known.clone() };
+            let why = Why::try_from(said.why).unwrap_or_default();
+            let (candidates, reason) = (self.choose(&waiting, why).candidates, said.reason.clone());
+            let answer = unplaced(self.limits, &waiting, candidates, why, reason, &at.cluster_id);
+            return self.push(PlacementUnplaced { used_up: said.used_up, ..answer });
+        }
+        let choice = self.choose(&instance, Why::Remedy);
+        self.place(instance, choice, Why::Remedy, &remedy.reason, false);
+    }
+
+    /// Remembers that its targets are missed where it is, and who asks for better.
+    fn note_miss(&self, instance: &mut Instance, remedy: &IntentRemedyWanted) {
+        let Some(at) = &instance.at else { return };
+        let held_until = at.since.plus_millis(self.limits.forget_failures_ms);
+        if remedy.missed_since.is_some_and(|since| since >= held_until) {
+            // It held its targets here for long: what was missed elsewhere was another day's load.
+            instance.missed.clear();
+        }
+        let (cluster_cpu_milli, cluster_memory_bytes) =
+            self.snapshot().clusters.get(&at.cluster_id).map_or((0, 0), |c| (c.cpu_milli, c.memory_bytes));
+        let missed = Missed {
+            cluster_id: at.cluster_id.clone(),
+            target_names: remedy.targets.iter().filter(|t| t.missed > 0).map(|t| t.target_name.clone()).collect(),
+            load: instance.measured,
+            reason: remedy.reason.clone(),
+            cluster_cpu_milli,
+            cluster_memory_bytes,
+        };
+        instance.missed.insert(at.cluster_id.clone(), missed);
+        if instance.unplaced.as_ref().is_none_or(|u| u.why != Why::Remedy as i32) {
+            instance.asked_by.clear();
+        }
+        instance.asked_by.insert(remedy.intent_id.clone());
+    }
+
+    /// An intent does not want the remedy any more that was not found.
+    pub(super) fn unwanted(&mut self, m: &IntentRemedyUnwanted) {
+        let Some(known) = self.base.instances.get(&m.instance_id) else { return };
+        let Some(said) = known.unplaced.as_ref().filter(|u| u.why == Why::Remedy as i32) else { return };
+        let Some(at) = known.at.as_ref().filter(|a| a.standing == Standing::Running) else { return };
+        let mut instance = known.clone();
+        if known.wanted.owner != m.owner || !instance.asked_by.remove(&m.intent_id) {
+            return;
+        }
+        if instance.asked_by.is_empty() {
+            self.push(settled(self.limits, known, at, None));
+        } else {
+            let still = unplaced(self.limits, &instance, vec![], Why::Remedy, said.reason.clone(), &at.cluster_id);
+            self.push(still);
+        }
+    }
+
+    /// What was requested for an anomaly: a restart (a new generation on the same cluster) or a migration (another
+    /// cluster). More replicas come as a new definition, from whoever owns that.
+    pub(super) fn requested(&mut self, remedy: &RemedyRequested) {
+        let of = About {
+            owner: &remedy.owner,
+            instance_id: &remedy.instance_id,
+            cluster_id: &remedy.cluster_id,
+            generation: remedy.generation,
+        };
+        let Some((known, at)) = self.at_rest(&of) else { return };
+        if known.unplaced.as_ref().is_some_and(|u| u.why != Why::Remedy as i32) {
             return;
         }
         let instance = self.remembering(known.clone());
@@ -38,6 +130,30 @@ impl Draft<'_> {
                 }
             }
             Action::Scale | Action::Unspecified => {}
+        }
+    }
+
+    /// Learned advice about what runs: acted on like a remedy, if the planner itself finds nothing against the cluster.
+    /// How many replicas run stays the owner's business.
+    pub(super) fn advised(&mut self, advised: &LearningAdvised) {
+        let of = About {
+            owner: &advised.owner,
+            instance_id: &advised.instance_id,
+            cluster_id: &advised.planned_cluster_id,
+            generation: advised.generation,
+        };
+        let Some((known, at)) = self.at_rest(&of) else { return };
+        if known.unplaced.is_some() || advised.cluster_id == at.cluster_id {
+            return;
+        }
+        let instance = self.remembering(known.clone());
+        let mut choice = self.choose(&instance, Why::Changed);
+        let admitted = choice.candidates.iter().any(|c| c.cluster_id == advised.cluster_id && c.ruled_out.is_empty());
+        let missed = excluded(&instance, Why::Remedy, self.snapshot()).contains_key(&advised.cluster_id);
+        if admitted && !missed {
+            choice.chosen = Some(advised.cluster_id.clone());
+            let reason = format!("learned advice: {}", advised.reason);
+            self.place(instance, choice, Why::Remedy, &reason, false);
         }
     }
 }

@@ -304,6 +304,31 @@ fn advice_is_acted_on_only_when_switched_on_and_within_the_hard_constraints() {
 }
 
 #[test]
+fn advice_to_a_cluster_that_missed_is_not_acted_on() {
+    let mut domain = Domain::three();
+    let limits = Limits { acts_on_advice: true, preference: Preference::Pack, ..Default::default() };
+    domain.planner = Placements::new(limits);
+    domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.remedy("device", "i", 1, 150), ["decided i 2 edge from device"]);
+    domain.runs("edge", "i", 2);
+    domain.pass(60_000);
+    assert_eq!(domain.advised("i", 2, "edge", "device"), SILENCE, "its targets were missed there");
+    assert_eq!(domain.advised("i", 2, "edge", "cloud"), ["decided i 3 cloud from edge"]);
+}
+
+#[test]
+fn a_requested_migration_to_nowhere_better_plans_nothing_and_leaves_nothing_behind() {
+    use mesh_proto::remedy::Action;
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 2_000, 50));
+    domain.runs("cloud", "i", 1);
+    assert_eq!(domain.hear(remedy_of(Action::Migrate, "cloud", 1)), SILENCE, "it fits nowhere else");
+    assert!(domain.state.instances["i"].unplaced.is_none());
+    assert_eq!(domain.pass(1_000_000), SILENCE, "nothing is due");
+}
+
+#[test]
 fn a_remedy_waits_for_the_cool_down_of_the_move_before() {
     let mut domain = Domain::three();
     domain.hear(InstanceWanted { targets: below(20.0), ..wanted("i", 50, 50) });
