@@ -109,11 +109,14 @@ impl MemoryBus {
 
     /// What the writer says of a decision whose answer was lost or that was refused: it reads the entity.
     pub fn settle(&self, decision: &Decision) -> Outcome {
-        let last = self.last(decision);
-        let stored = last.checked_sub(1).and_then(|i| self.read(&decision.messages[0].stream).get(i as usize));
-        match stored {
-            Some(stored) if decision.messages.last().is_some_and(|m| same(m, stored)) => Outcome::Stored(last),
-            _ => Outcome::Moved(last),
+        let (first, ours) = (&decision.messages[0], decision.messages.len());
+        let entity = keys(&first.subject);
+        let facts = self.read(&first.stream).iter().skip(decision.expected as usize);
+        let moved: Vec<&Stored> = facts.filter(|m| keys(&m.subject) == entity).take(ours).collect();
+        let stands = moved.len() == ours && moved.iter().zip(&decision.messages).all(|(there, ours)| same(ours, there));
+        match moved.last().filter(|_| stands) {
+            Some(end) => Outcome::Stored(end.sequence),
+            None => Outcome::Moved(self.last(decision)),
         }
     }
 

@@ -4,7 +4,7 @@
 //! - In a deep queue, and for several facts, decisions travel in atomic batches (ADR-50). The first message of each
 //!   entity carries the entity's condition.
 //! - Two decisions of one entity are never in flight together: in one batch both would be stored.
-//! - A refused or unanswered write is settled by reading the entity: its last message is ours, or it has not moved
+//! - A refused or unanswered write is settled by reading the entity: it went on with what is ours, or it has not moved
 //!   and we send again, or it has moved and whoever asked decides again.
 
 use std::{
@@ -129,8 +129,6 @@ const REFUSED_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const SILENT_MIN: u32 = 2;
 /// Reads that show an entity older than the decision knew it, from a replica that lags, are repeated so often.
 const BEHIND_ATTEMPTS: usize = 50;
-/// Facts by which an entity may have moved while a write of ours was unanswered, at most, to be looked through.
-const MOVED_MAX: usize = 1_000;
 
 /// Writes decisions to one stream. Cheap to clone.
 #[derive(Clone)]
@@ -588,7 +586,7 @@ impl Core {
     /// What became of a decision, by reading its entity; `None` if it is not stored and the entity has not moved.
     async fn look(&self, decision: &Decision) -> Result<Option<Written>, WriteError> {
         self.link.stats.settled.fetch_add(1, Relaxed);
-        let ours = decision.messages.last();
+        let ours = decision.messages.len();
         let mut behind = 0;
         loop {
             let found = match log::last(&self.link, &self.stream, &decision.entity).await {
@@ -600,24 +598,23 @@ impl Core {
                 Err(_) => return Err(self.closed()),
             };
             let last = found.as_ref().map_or(0, |m| m.sequence);
-            // Whoever came after us may have moved the entity on since ours was stored: then ours lies before the last.
-            let mut found = found.filter(|m| ours.is_some_and(|ours| m.id == ours.id));
-            if found.is_none() && last > decision.expected {
+            if last > decision.expected {
                 let log = log::Log::new(self.link.clone(), &self.stream);
-                match log.read(&decision.entity, decision.expected + 1, MOVED_MAX).await {
-                    Ok(moved) => found = moved.into_iter().find(|m| ours.is_some_and(|ours| m.id == ours.id)),
+                let moved = match log.read(&decision.entity, decision.expected + 1, ours).await {
+                    Ok(moved) => moved,
                     Err(log::LogError::Unanswered { .. }) => continue,
                     Err(_) => return Err(self.closed()),
+                };
+                // Ours stands if the entity went on with just this; whoever came after may have moved it further. Another
+                // replica that decided the same input gives the same ids: from another state or World it may say something
+                // else, or stand further behind, and the caller is to read it.
+                let stands = moved.len() == ours
+                    && moved.iter().zip(&decision.messages).all(|(there, ours)| {
+                        there.id == ours.id && there.world == ours.world && there.body == ours.body
+                    });
+                if let Some(end) = moved.last().filter(|_| stands) {
+                    return Ok(Some(Written::Stored { last: end.sequence }));
                 }
-            }
-            if let (Some(found), Some(ours)) = (found, ours) {
-                // Another replica that decided the same input gives the same ids. On the same World it gives the same
-                // facts; on another one what is stored may say something else, and the caller is to read it.
-                let same = found.world == ours.world && found.body == ours.body;
-                return Ok(Some(match same {
-                    true => Written::Stored { last: found.sequence },
-                    false => Written::Stale { last: Some(last) },
-                }));
             }
             if last == decision.expected {
                 return Ok(None);
