@@ -104,7 +104,7 @@ async fn injected_faults_are_found_with_their_cause_and_repaired_and_the_quiet_a
         mesh.until("a model that judges", async || {
             let output = mesh.cli(&["anomaly", "explain", instance, "-o", "json"]).await;
             let model: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-            let number = |name: &str| model[name].as_str().and_then(|n| n.parse::<u64>().ok());
+            let number = |name: &str| model[name].as_u64();
             (number("learned")? >= number("warm")?).then_some(())
         })
         .await;

@@ -56,7 +56,7 @@ use mesh_proto::{
     Refusal, Timestamp,
     deciders::placements::{Fact, Input, NAME},
     placement::{ClusterLost, ClusterReturned, Load, Missed, Why},
-    workload::{InstanceWanted, Resources, WorkloadDocument},
+    workload::{InstanceWanted, LatencyBound, Resources, WorkloadDocument},
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -194,6 +194,8 @@ pub struct State {
     pub instances: BTreeMap<String, Instance>,
     /// Those of them that are unplaced.
     unplaced: BTreeSet<String>,
+    /// Those of them with bounds on latency.
+    bounded: BTreeSet<String>,
     /// By cluster: those of them who lack nothing there but room, by the CPU and memory that they need.
     rooms: BTreeMap<String, BTreeSet<(u64, u64, String)>>,
     /// Those that wait for a cluster's answer, or for rejections to be old enough, by the time they began to.
@@ -321,6 +323,9 @@ impl State {
         if instance.unplaced.is_some() {
             self.unplaced.insert(id.to_owned());
         }
+        if !instance.latency_bounds().is_empty() {
+            self.bounded.insert(id.to_owned());
+        }
         if let Some(since) = instance.waits_since() {
             self.waiting.insert((since, id.to_owned()));
         }
@@ -332,6 +337,7 @@ impl State {
     /// What it is indexed under depends on no reservation, and clusters have not changed since it was indexed.
     fn unindex(&mut self, id: &str, instance: &Instance) {
         self.unplaced.remove(id);
+        self.bounded.remove(id);
         if let Some(since) = instance.waits_since() {
             self.waiting.remove(&(since, id.to_owned()));
         }
@@ -407,6 +413,10 @@ impl Instance {
         let room =
             |(id, cluster): (&String, &Cluster)| Some((id.clone(), plan::room(snapshot, id, cluster, &request)?));
         snapshot.clusters.iter().filter_map(room).collect()
+    }
+
+    fn latency_bounds(&self) -> &[LatencyBound] {
+        self.spec.as_ref().map_or(&[], |spec| &spec.latency_bounds)
     }
 
     fn never_twice(&self) -> bool {

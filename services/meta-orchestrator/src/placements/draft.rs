@@ -12,7 +12,7 @@ use mesh_proto::{
         ClusterJoined, ClusterLost, ClusterReturned, LatenciesNoted, LinkLatency, Missed, PlacementUnplaced,
         ReportLiveness, Why,
     },
-    workload::{InstancePhase, InstanceWanted},
+    workload::{InstancePhase, InstanceWanted, LatencyBound},
 };
 
 use super::{
@@ -95,6 +95,7 @@ impl<'a> Draft<'a> {
 
     /// The facts, after those who wait for capacity were looked at, if there may be some.
     pub(super) fn finish(mut self, due: bool) -> Vec<Fact> {
+        self.follow();
         let unfinished = self.base.more && (due || !self.facts.is_empty());
         if self.clusters_changed || unfinished {
             self.retry();
@@ -306,13 +307,32 @@ impl<'a> Draft<'a> {
         }
         self.push(noted);
         let base = self.base;
-        let bounded = |i: &Instance| i.spec.as_ref().is_some_and(|s| !s.latency_bounds.is_empty());
-        for (id, _) in base.instances.iter().filter(|(_, known)| bounded(known)) {
+        for id in &base.bounded {
             if self.actions_left == 0 {
                 // Looked at again when the costs change next.
                 return;
             }
             self.keep_near(id);
+        }
+    }
+
+    /// Looks again at what is to be near an instance that is somewhere else now, as far as there is room.
+    fn follow(&mut self) {
+        let base = self.base;
+        if base.bounded.is_empty() {
+            return;
+        }
+        let was_at = |id: &str| base.instances.get(id).map_or("", Instance::cluster);
+        let moved = self.changed.iter().filter(|(id, now)| now.as_ref().map_or("", Instance::cluster) != was_at(id));
+        let moved: BTreeSet<String> = moved.map(|(id, _)| id.clone()).collect();
+        let by_them = |bounds: &[LatencyBound]| bounds.iter().any(|bound| moved.contains(&bound.to_instance));
+        for id in &base.bounded {
+            let Some(instance) = self.instance(id).filter(|i| by_them(i.latency_bounds())) else { continue };
+            if instance.unplaced.is_none() {
+                self.keep_near(id);
+            } else if self.can_be_placed(id) && self.go_on_with(id) == Pass::NoRoom {
+                return;
+            }
         }
     }
 

@@ -988,6 +988,27 @@ fn a_dependency_is_followed_to_where_it_runs() {
 }
 
 #[test]
+fn what_must_be_near_an_instance_follows_when_that_moves() {
+    let mut domain = Domain::three();
+    domain.network(&[("cloud", "edge", 40.0), ("cloud", "device", 40.0), ("edge", "device", 40.0)]);
+    assert_eq!(
+        domain.hear(InstanceWanted { targets: below(20.0), ..wanted("peer", 50, 50) }),
+        ["decided peer 1 device"]
+    );
+    domain.runs("device", "peer", 1);
+    let bound = LatencyBound { to_instance: "peer".into(), max_latency_ms: 10.0, ..Default::default() };
+    assert_eq!(domain.hear(near("i", 50, bound)), ["decided i 1 device"]);
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.remedy("device", "peer", 1, 150), ["decided peer 2 edge from device"]);
+    let moved = ["settled peer 2 edge", "released peer 1 device", "decided i 2 edge from device"];
+    assert_eq!(domain.runs("edge", "peer", 2), moved);
+    assert!(
+        domain.reason().contains("latency to instance peer on device is 40.0 ms")
+            || domain.reason().contains("on edge")
+    );
+}
+
+#[test]
 fn costs_of_another_domain_concern_nobody_here() {
     let costs = CostsChanged { domain: "other".into(), ..Default::default() };
     assert_eq!(Placements::default().concerns(&costs.into(), &()), []);
