@@ -2,8 +2,8 @@
 
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, account, account_head, anomaly, assignment, cluster, cost, instance, intent, network, observation,
-    placement, remedy, report, twin, usage, validation, workload,
+    Event as _, account, account_head, anomaly, assignment, cluster, cost, instance, intent, learning, network, object,
+    observation, placement, remedy, report, storage, twin, usage, validation, workload,
 };
 
 /// What a stored message says, in one line; its name if there is nothing better to say.
@@ -161,6 +161,38 @@ fn said(stored: &Stored) -> Option<String> {
         m.reason
     ));
     of!(network::NetworkRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(learning::LearningAdvised, |m| format!("advice for instance {}: {}", short(&m.instance_id), m.reason));
+    of!(learning::PolicyAdopted, |m| format!("site {} uses another policy: {}", m.site, m.reason));
+    of!(learning::RoundClosed, |m| format!("round {} of site {} by {}: {}", m.round, m.site, m.rule, m.reason));
+    of!(storage::DefinePolicy, |m| format!("asks for storage policy {}", m.policy));
+    of!(storage::DropPolicy, |m| format!("asks to drop storage policy {}", m.policy));
+    of!(storage::RegisterLocation, |m| format!("asks to register location {}", m.location));
+    of!(storage::RetireLocation, |m| format!("asks to retire location {}", m.location));
+    of!(storage::CreateBucket, |m| format!("asks for bucket {} of policy {}", m.bucket, m.policy));
+    of!(storage::DeleteBucket, |m| format!("asks to delete bucket {}", m.bucket));
+    of!(storage::RequestScrub, |m| format!("asks for scrub {}", m.scrub));
+    of!(storage::PolicyDefined, |m| {
+        let reason = if m.reason.is_empty() { String::new() } else { format!(": {}", m.reason) };
+        format!("storage policy {} defined (version {}){reason}", m.policy, m.version)
+    });
+    of!(storage::PolicyDropped, |m| format!("storage policy {} dropped", m.policy));
+    of!(storage::LocationRegistered, |m| format!("location {} registered (generation {})", m.location, m.generation));
+    of!(storage::LocationRetired, |m| format!("location {} retired", m.location));
+    of!(storage::BucketCreated, |m| format!("bucket {} created, policy {}", m.bucket, m.policy));
+    of!(storage::BucketDeleted, |m| format!("bucket {} deleted", m.bucket));
+    of!(storage::ScrubWanted, |m| format!("scrub {} wanted", m.scrub));
+    of!(storage::StorageRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(object::ObjectStored, |m| format!("object {}/{} stored, {} bytes", m.bucket, m.key, m.size));
+    of!(object::ObjectMoved, |m| format!("object {} of bucket {} moved: {}", short(&m.object), m.bucket, m.reason));
+    of!(object::ObjectDeleted, |m| format!("object {}/{} deleted", m.bucket, m.key));
+    of!(object::UploadStarted, |m| format!("upload to {}/{} begun", m.bucket, m.key));
+    of!(object::UploadEnded, |m| format!(
+        "upload {} {}",
+        short(&m.upload),
+        if m.completed { "completed" } else { "aborted" }
+    ));
+    of!(object::ScrubClaimed, |m| format!("{} runs scrub {}", m.process, m.scrub));
+    of!(object::ScrubEnded, |m| format!("scrub {} read {} fragments of {} objects", m.scrub, m.fragments, m.objects));
     of!(assignment::AssignmentChanged, |m| format!(
         "{}: {} instance {} (generation {})",
         m.cluster_id,

@@ -147,7 +147,7 @@ async fn advice_stands_on_the_bus_beside_the_planner_s_decision_and_can_be_asked
 
     let mut client = LearningQueriesClient::connect(running.endpoint()).await.unwrap();
     let asked = AdviceRequest { instance_id: "i".into(), ..Default::default() };
-    assert_eq!(client.advice(asked).await.unwrap().into_inner().advice, [advised.clone()]);
+    assert_eq!(client.advice(asked).await.unwrap().into_inner().advice, std::slice::from_ref(&advised));
     let missing = AdviceRequest { instance_id: "j".into(), ..Default::default() };
     assert_eq!(client.advice(missing).await.unwrap_err().code(), Code::NotFound);
     let policy = client.policy(PolicyRequest {}).await.unwrap().into_inner();
@@ -166,7 +166,7 @@ async fn advice_stands_on_the_bus_beside_the_planner_s_decision_and_can_be_asked
     };
     let config = Config { policy_file: path, ..Config::default() };
     let refused = mesh_kit::join("cfdrl-agent", settings, config, cfdrl_agent::start).await;
-    let error = format!("{:#}", anyhow::Error::from(refused.err().unwrap()));
+    let error = format!("{:#}", refused.err().unwrap());
     assert!(error.contains("the file was changed"), "{error}");
 }
 

@@ -53,7 +53,10 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let samples = mesh.samples().await?;
     if let Some((responder, _)) = responder {
         let stopping = mesh.stopping();
-        mesh.spawn("probe responder", async move { Ok(responder.run(stopping).await) });
+        mesh.spawn("probe responder", async move {
+            responder.run(stopping).await;
+            Ok(())
+        });
         let prober = probe::Prober::new(mesh.clone(), samples.clone(), config.clone(), config.probing());
         mesh.spawn("prober", prober.run());
     }

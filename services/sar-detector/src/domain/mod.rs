@@ -20,7 +20,7 @@ use mesh_proto::{
     Timestamp,
     anomaly::{AnomalyCleared, AnomalyDetected, Ending},
     derived_id, is_key,
-    query::{AnomalyView, ModelMetric, ModelView},
+    query::{AnomalyView, ModelView},
     telemetry::{InstanceSample, Measured},
     workload::InstanceWanted,
 };
@@ -181,11 +181,6 @@ impl Sar {
     pub fn explain(&self, instance_id: &str) -> Option<ModelView> {
         let watch = self.watches.get(instance_id)?;
         let (score, metrics) = watch.explain();
-        let metric = |(metric, value, usual, spread, share): (&str, f64, f64, f64, f64)| {
-            let scale = if metric == "memory_bytes" { 1e6 } else { 1.0 };
-            let (value, usual, spread) = (value * scale, usual * scale, spread * scale);
-            ModelMetric { metric: metric.to_owned(), value, usual, spread, share }
-        };
         Some(ModelView {
             instance_id: instance_id.to_owned(),
             cluster_id: watch.cluster_id.clone(),
@@ -195,7 +190,7 @@ impl Sar {
             score,
             threshold: self.limits.judgement.threshold,
             at: Some(watch.last),
-            metrics: metrics.into_iter().map(metric).collect(),
+            metrics,
             bytes: watch.forest.shape().bytes() as u64,
         })
     }

@@ -172,7 +172,8 @@ fn unpack(stored: StoredForest) -> Result<Forest, &'static str> {
     if stored.grain.len() != features || !all(&stored.grain) {
         return Err("its grain does not fit its features");
     }
-    if stored.window.len() % features != 0 || stored.window.len() > window * features || !all(&stored.window) {
+    if !stored.window.len().is_multiple_of(features) || stored.window.len() > window * features || !all(&stored.window)
+    {
         return Err("its window does not fit its shape");
     }
     let held = (stored.window.len() / features) as u64;

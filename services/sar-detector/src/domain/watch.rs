@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use mesh_proto::{
     Timestamp,
     anomaly::{Contribution, Direction, Ending},
+    query::ModelMetric,
     telemetry::InstanceSample,
 };
 
@@ -197,15 +198,23 @@ impl Watch {
         }
     }
 
-    /// Per metric: value of the last sample, median, spread (scaled median deviation), share of the last sample's score;
-    /// and that score.
-    pub fn explain(&self) -> (f64, Vec<(&'static str, f64, f64, f64, f64)>) {
+    /// The last sample's score; and per metric its value, the median and spread (scaled median deviation) of what was
+    /// learned, and its share of that score.
+    pub fn explain(&self) -> (f64, Vec<ModelMetric>) {
         let Look { point, score } = &self.look;
         let shares = self.shares(point);
         let metrics = METRICS.iter().enumerate().map(|(n, (metric, feature))| {
             let (middle, spread) = middle(self.forest.values(*feature).map(|z| plain(*feature, z)).collect());
             let value = point.get(*feature).map_or(0.0, |z| plain(*feature, *z));
-            (*metric, value, middle, spread, shares.get(n).copied().unwrap_or_default())
+            // Learned in megabytes, told in bytes.
+            let scale = if *metric == "memory_bytes" { 1e6 } else { 1.0 };
+            ModelMetric {
+                metric: (*metric).to_owned(),
+                value: value * scale,
+                usual: middle * scale,
+                spread: spread * scale,
+                share: shares.get(n).copied().unwrap_or_default(),
+            }
         });
         (*score, metrics.collect())
     }

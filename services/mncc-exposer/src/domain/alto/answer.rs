@@ -126,7 +126,7 @@ pub fn answer(maps: &Maps, request: &Request<'_>) -> Response {
         "costmap/filtered" => filtered_cost_map(maps, request),
         "endpointprop" => endpoint_properties(maps, request),
         "endpointcost" => endpoint_costs(maps, request),
-        _ => Ok(cost_type.map_or_else(|| directory(), |cost_type| cost_map(maps, cost_type, None, None, &[]))),
+        _ => Ok(cost_type.map_or_else(directory, |cost_type| cost_map(maps, cost_type, None, None, &[]))),
     };
     match body {
         Ok(body) => Response { status: 200, content_type: media_type, allow: None, body: body.to_string() },
