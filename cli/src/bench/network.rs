@@ -10,10 +10,13 @@ use mesh_proto::{
     Event as _,
     network::{Connectivity, ConnectivityChanged, SubmitNetworkIntent, WithdrawNetworkIntent},
 };
-use mncc_exposer::{domain::intents::Segment, executioners::linux::Linux};
+use mncc_exposer::{
+    domain::intents::Segment,
+    executioners::{self, linux::Linux},
+};
 use serde_json::json;
 
-use super::rig::percentile;
+use super::{LOOSE, rig::percentile};
 use crate::{
     args::UpOptions,
     client::{Client, OWNER},
@@ -29,24 +32,32 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Options of `bench network`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NetworkOptions {
-    /// Three rounds instead of one.
+    /// Three rounds instead of one, and the bound as it is; without it three times as wide.
     #[arg(long)]
     full: bool,
 }
 
-/// Runs it; exit code 1 if 50 segments take longer than the specification's 3.531 s.
+/// Runs it; exit code 1 if 50 segments take longer than the specification's 3.531 s. Says so and measures nothing where it
+/// may not make network namespaces.
 pub(super) async fn run(options: &NetworkOptions, format: Format) -> anyhow::Result<ExitCode> {
     let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
+    let limit = SOURCE_SECONDS * if options.full { 1.0 } else { LOOSE };
     let mut rows = vec![];
     let mut holds = true;
     for round in 1..=if options.full { 3 } else { 1 } {
         note(format!("round {round}: {SEGMENTS} segments by netlink alone"));
         let netns = folder.path().join(format!("netns-{round}"));
-        let alone = tokio::task::spawn_blocking(move || alone(&Linux::new(netns))).await.context("measure")??;
+        let alone = match tokio::task::spawn_blocking(move || alone(&Linux::new(netns))).await.context("measure")? {
+            Err(error) if matches!(error.downcast_ref(), Some(executioners::Error::Forbidden(_))) => {
+                note(format!("SKIPPED: bench network: needs CAP_NET_ADMIN and CAP_SYS_ADMIN: {error:#}"));
+                return Ok(ExitCode::SUCCESS);
+            }
+            alone => alone?,
+        };
         note(format!("round {round}: {SEGMENTS} intents on the whole mesh"));
         let meshed = meshed(&folder.path().join(format!("mesh-{round}"))).await?;
         for (what, measured) in [("netlink alone", alone), ("intents on the mesh", meshed)] {
-            holds &= measured.made.as_secs_f64() <= SOURCE_SECONDS;
+            holds &= measured.made.as_secs_f64() <= limit;
             rows.push((round, what, measured));
         }
     }

@@ -55,7 +55,7 @@ const FEATURES: usize = 9;
 pub(crate) async fn run(options: SarOptions, format: Format) -> anyhow::Result<ExitCode> {
     if !options.python.is_file() {
         note(format!("SKIPPED: bench sar: no {} (run `make setup-test`)", options.python.display()));
-        return Ok(ExitCode::from(1));
+        return Ok(ExitCode::SUCCESS);
     }
     let rows = if options.full { 49_097 } else { 10_000 };
     let folder = tempfile::tempdir().context("make a folder for the data")?;

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -16,91 +15,27 @@ use cfdrl_agent::{
         policy::Policy,
     },
 };
-use mesh_bus::{
-    About, Bus, Decision, Outgoing, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server,
-    ServerOptions,
-};
-use mesh_kit::{Running, Secret, Settings, Stopped};
+use mesh_bus::{About, Decision, Outgoing};
+use mesh_kit::{Running, Settings, Stopped};
 use mesh_proto::{
-    AnyEvent, Timestamp, contract,
+    AnyEvent,
     learning::{LearningAdvised, PolicyAdopted, RoundClosed},
     placement::{ClusterJoined, PlacementDecided},
     query::{AdviceRequest, PolicyRequest, RoundsRequest, learning_queries_client::LearningQueriesClient},
     workload::{Resources, WorkloadDocument},
 };
+use mesh_test::{Land, now, soon};
 use prost::Message as _;
 use tonic::Code;
 
-/// Longest that anything may take here before a test says that it does not happen.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A bus as `continuum provision` makes it, and a Zenoh router.
-struct Land {
-    folder: tempfile::TempDir,
-    server: Server,
-    router: Samples,
-    keys: BTreeMap<String, PathBuf>,
+async fn learner(land: &Land, config: Config) -> Running {
+    let settings = Settings { data_dir: Some(land.folder().join(&config.site)), ..land.settings("cfdrl-agent") };
+    mesh_kit::join("cfdrl-agent", settings, config, cfdrl_agent::start).await.unwrap()
 }
 
-impl Land {
-    /// None, loudly, where there is no nats-server.
-    async fn start(test: &str) -> Option<Self> {
-        let found = match mesh_bus::find_server().await {
-            Ok(found) => found,
-            Err(error) => {
-                println!("SKIPPED: cfdrl-agent, {test}: {error}");
-                return None;
-            }
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let options = RenderOptions {
-            listen: "127.0.0.1:-1".into(),
-            store_dir: folder.path().join("jetstream"),
-            ports_dir: Some(folder.path().into()),
-            sync_always: false,
-            ..RenderOptions::default()
-        };
-        let rendered = mesh_bus::render(contract(), &options).unwrap();
-        let files = rendered.write(folder.path()).unwrap();
-        let server = Server::start(ServerOptions::new(found.path, &files.nats_conf, folder.path())).await.unwrap();
-        let seed = rendered.keys.get("provisioner").cloned();
-        let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
-        mesh_bus::provision(contract(), &options).await.unwrap();
-        let listen = vec!["tcp/127.0.0.1:0".to_owned()];
-        let options = SamplesOptions { mode: SamplesMode::Router, listen, ..SamplesOptions::default() };
-        let router = Samples::open(options).await.unwrap();
-        Some(Self { folder, server, router, keys: files.keys })
-    }
-
-    async fn bus(&self, service: &str) -> Bus {
-        let seed = std::fs::read_to_string(&self.keys[service]).unwrap();
-        let (url, service) = (self.server.url(), service.to_owned());
-        Bus::connect(mesh_bus::Options { url, service, seed: Some(seed), ..Default::default() }).await.unwrap()
-    }
-
-    async fn learner(&self, config: Config) -> Running {
-        let settings = Settings {
-            bus_url: self.server.url(),
-            bus_seed_file: Some(Secret::at(&self.keys["cfdrl-agent"])),
-            samples_connect: self.router.listening().to_vec(),
-            data_dir: Some(self.folder.path().join(&config.site)),
-            drain_limit_ms: 20_000,
-            ..Settings::default()
-        };
-        mesh_kit::join("cfdrl-agent", settings, config, cfdrl_agent::start).await.unwrap()
-    }
-}
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what} does not happen"),
-    }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Timestamp::from_nanos(since.as_nanos() as i128)
+/// None, loudly, where there is no nats-server.
+async fn land(test: &str) -> Option<Land> {
+    Some(Land::start(&format!("cfdrl-agent, {test}")).await?.with_router().await)
 }
 
 fn facts() -> Vec<Box<dyn AnyEvent>> {
@@ -128,8 +63,8 @@ fn facts() -> Vec<Box<dyn AnyEvent>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn advice_stands_on_the_bus_beside_the_planner_s_decision_and_can_be_asked_for() {
-    let Some(land) = Land::start("advice").await else { return };
-    let running = land.learner(Config::default()).await;
+    let Some(land) = land("advice").await else { return };
+    let running = learner(&land, Config::default()).await;
     let planner = land.bus("meta-orchestrator").await;
     let mut tail = planner.log("LEARNING").tail("learning.advised.v1.>", 1);
     let messages =
@@ -155,15 +90,11 @@ async fn advice_stands_on_the_bus_beside_the_planner_s_decision_and_can_be_asked
     assert_eq!(running.stop().await, Stopped::Settled);
 
     // A site whose policy file was changed does not begin with it, and says why.
-    let path = land.folder.path().join("changed.json");
+    let path = land.folder().join("changed.json");
     let text = String::from_utf8(policy.file.to_vec()).unwrap();
     let id = &advised.policy_id;
     std::fs::write(&path, text.replace(id.as_str(), "0bad0bad-0000-5000-8000-000000000000")).unwrap();
-    let settings = Settings {
-        bus_url: land.server.url(),
-        bus_seed_file: Some(Secret::at(&land.keys["cfdrl-agent"])),
-        ..Settings::default()
-    };
+    let settings = land.settings("cfdrl-agent");
     let config = Config { policy_file: path, ..Config::default() };
     let refused = mesh_kit::join("cfdrl-agent", settings, config, cfdrl_agent::start).await;
     let error = format!("{:#}", refused.err().unwrap());
@@ -172,7 +103,7 @@ async fn advice_stands_on_the_bus_beside_the_planner_s_decision_and_can_be_asked
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() {
-    let Some(land) = Land::start("federation").await else { return };
+    let Some(land) = land("federation").await else { return };
     let names = ["a", "b", "c", "liar"];
     let keys: Vec<nkeys::KeyPair> = names.iter().map(|_| nkeys::KeyPair::new_user()).collect();
     let members: BTreeMap<String, String> =
@@ -180,7 +111,7 @@ async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() 
     let written = members.iter().map(|(name, key)| format!("{name}={key}")).collect::<Vec<_>>().join(",");
     let mut running = vec![];
     for (name, key) in names.iter().zip(&keys).take(3) {
-        let key_file = land.folder.path().join(format!("{name}.key"));
+        let key_file = land.folder().join(format!("{name}.key"));
         std::fs::write(&key_file, key.seed().unwrap()).unwrap();
         let config = Config {
             site: (*name).to_owned(),
@@ -194,7 +125,7 @@ async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() 
             gate_seeds: 0,
             ..Config::default()
         };
-        running.push(land.learner(config).await);
+        running.push(learner(&land, config).await);
     }
     let bus = land.bus("cfdrl-agent").await;
     let mut tail = bus.log("LEARNING").tail("learning.round_closed.v1.>", 1);
@@ -203,7 +134,7 @@ async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() 
     let size = cfdrl_agent::domain::network::size(&widths);
     let federation =
         Federation { name: "f".into(), members, own: "liar".into(), rule: RuleKind::Median, hostile_max: 1, widths };
-    let (router, liar) = (land.router.clone(), nkeys::KeyPair::from_seed(&keys[3].seed().unwrap()).unwrap());
+    let (router, liar) = (land.router().clone(), nkeys::KeyPair::from_seed(&keys[3].seed().unwrap()).unwrap());
     let hostile = tokio::spawn(async move {
         let stranger = nkeys::KeyPair::new_user();
         loop {
@@ -253,6 +184,6 @@ async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() 
         assert_eq!(service.stop().await, Stopped::Settled);
     }
     // What was learned outlives the process.
-    let kept = std::fs::read(land.folder.path().join("a/policy.json")).unwrap();
+    let kept = std::fs::read(land.folder().join("a/policy.json")).unwrap();
     assert!(Policy::from_file(&kept).is_ok());
 }

@@ -2,17 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use mesh_bus::{
-    About, Bus, Outgoing, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions,
-    Stored,
-};
-use mesh_kit::{Running, Secret, Settings, Stopped};
+use mesh_bus::{About, Bus, Outgoing, Stored};
+use mesh_kit::{Running, Settings, Stopped};
 use mesh_proto::{
     Timestamp,
     anomaly::{AnomalyCleared, AnomalyDetected},
-    contract,
     query::{
         AnomalyListRequest, ExplainInstanceRequest, GetRequest, anomaly_queries_client::AnomalyQueriesClient,
         remedy_queries_client::RemedyQueriesClient,
@@ -20,104 +16,37 @@ use mesh_proto::{
     remedy::{RemedyPolicy, RemedyPolicySet, RemedyRefused, RemedyWithheld, SetRemedyPolicy, Withheld},
     telemetry::InstanceSample,
 };
+use mesh_test::{Land, now, soon};
 use prost::Message as _;
 use sar_detector::Config;
 use tonic::Code;
 
-/// Longest that anything may take here before a test says that it does not happen.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A bus as `continuum provision` makes it, and a Zenoh router.
-struct Land {
-    folder: tempfile::TempDir,
-    server: Server,
-    router: Samples,
-    keys: BTreeMap<String, PathBuf>,
+async fn detector(land: &Land) -> Running {
+    let settings = Settings { data_dir: Some(land.folder().join("state")), ..land.settings("sar-detector") };
+    let config = Config { tick_ms: 50, warm_samples: 16, calm_samples: 2, snapshot_ms: 60_000, ..Config::default() };
+    mesh_kit::join("sar-detector", settings, config, sar_detector::start).await.unwrap()
 }
 
-impl Land {
-    /// None, loudly, where there is no nats-server.
-    async fn start(test: &str) -> Option<Self> {
-        let found = match mesh_bus::find_server().await {
-            Ok(found) => found,
-            Err(error) => {
-                println!("SKIPPED: sar-detector, {test}: {error}");
-                return None;
-            }
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let options = RenderOptions {
-            listen: "127.0.0.1:-1".into(),
-            store_dir: folder.path().join("jetstream"),
-            ports_dir: Some(folder.path().into()),
-            sync_always: false,
-            ..RenderOptions::default()
-        };
-        let rendered = mesh_bus::render(contract(), &options).unwrap();
-        let files = rendered.write(folder.path()).unwrap();
-        let server = Server::start(ServerOptions::new(found.path, &files.nats_conf, folder.path())).await.unwrap();
-        let seed = rendered.keys.get("provisioner").cloned();
-        let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
-        mesh_bus::provision(contract(), &options).await.unwrap();
-        let listen = vec!["tcp/127.0.0.1:0".to_owned()];
-        let options = SamplesOptions { mode: SamplesMode::Router, listen, ..SamplesOptions::default() };
-        let router = Samples::open(options).await.unwrap();
-        Some(Self { folder, server, router, keys: files.keys })
-    }
-
-    async fn bus(&self, service: &str) -> Bus {
-        let seed = std::fs::read_to_string(&self.keys[service]).unwrap();
-        let (url, service) = (self.server.url(), service.to_owned());
-        Bus::connect(mesh_bus::Options { url, service, seed: Some(seed), ..Default::default() }).await.unwrap()
-    }
-
-    async fn detector(&self) -> Running {
-        let settings = Settings {
-            bus_url: self.server.url(),
-            bus_seed_file: Some(Secret::at(&self.keys["sar-detector"])),
-            samples_connect: self.router.listening().to_vec(),
-            data_dir: Some(self.folder.path().join("state")),
-            drain_limit_ms: 20_000,
-            ..Settings::default()
-        };
-        let config =
-            Config { tick_ms: 50, warm_samples: 16, calm_samples: 2, snapshot_ms: 60_000, ..Config::default() };
-        mesh_kit::join("sar-detector", settings, config, sar_detector::start).await.unwrap()
-    }
-
-    async fn measure(&self, at: Timestamp, cpu_milli: f64) {
-        let sample = InstanceSample {
-            cluster_id: "edge".into(),
-            instance_id: "i".into(),
-            owner: "local".into(),
-            generation: 1,
-            at: Some(at),
-            cpu_milli,
-            memory_bytes: 20_000_000,
-            replicas_running: 1,
-            interval_seconds: 1.0,
-            ..InstanceSample::default()
-        };
-        let about = About { time: now(), ..About::default() };
-        self.router.publish("continuum/s/n/instance/i", sample.encode_to_vec(), &about).await.unwrap();
-    }
-}
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what} does not happen"),
-    }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Timestamp::from_nanos(since.as_nanos() as i128)
+async fn measure(land: &Land, at: Timestamp, cpu_milli: f64) {
+    let sample = InstanceSample {
+        cluster_id: "edge".into(),
+        instance_id: "i".into(),
+        owner: "local".into(),
+        generation: 1,
+        at: Some(at),
+        cpu_milli,
+        memory_bytes: 20_000_000,
+        replicas_running: 1,
+        interval_seconds: 1.0,
+        ..InstanceSample::default()
+    };
+    let about = About { time: now(), ..About::default() };
+    land.router().publish("continuum/s/n/instance/i", sample.encode_to_vec(), &about).await.unwrap();
 }
 
 /// Waits for an event of a stream, from its beginning.
 async fn heard<T>(bus: &Bus, stream: &str, mut look: impl FnMut(&Stored) -> Option<T>) -> T {
-    let mut tail = bus.log(stream).tail(&contract().stream(stream).unwrap().subject, 1);
+    let mut tail = bus.log(stream).tail(&mesh_proto::contract().stream(stream).unwrap().subject, 1);
     soon("an event", async {
         loop {
             if let Some(found) = look(&tail.next().await.unwrap()) {
@@ -130,9 +59,10 @@ async fn heard<T>(bus: &Bus, stream: &str, mut look: impl FnMut(&Stored) -> Opti
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
-    let Some(land) = Land::start("anomalies").await else { return };
+    let Some(land) = Land::start("sar-detector, anomalies").await else { return };
+    let land = land.with_router().await;
     let person = land.bus("person").await;
-    let running = land.detector().await;
+    let running = detector(&land).await;
     let mut client = AnomalyQueriesClient::connect(running.endpoint()).await.unwrap();
     // Samples ten milliseconds apart, each taken in before the next.
     let mut at = now().plus_millis(-20_000);
@@ -142,7 +72,7 @@ async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
         let cpu = cpu + f64::from(steps % 7);
         let taken = async {
             loop {
-                land.measure(at, cpu).await;
+                measure(&land, at, cpu).await;
                 let asked = ExplainInstanceRequest { instance_id: "i".into() };
                 if let Ok(model) = client.explain(asked).await
                     && model.get_ref().at == Some(at)
@@ -169,7 +99,7 @@ async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
     let before = step(&mut client, 500.0).await;
     assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
 
-    let again = land.detector().await;
+    let again = detector(&land).await;
     let mut client = AnomalyQueriesClient::connect(again.endpoint()).await.unwrap();
     assert_eq!(client.list(open.clone()).await.unwrap().into_inner().anomalies.len(), 1);
     let after = step(&mut client, 500.0).await;

@@ -9,20 +9,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::{
-    collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
-use mesh_bus::{Bus, Outgoing, ProvisionOptions, RenderOptions, Server, ServerOptions, Stored};
-use mesh_kit::{Secret, Settings};
+use mesh_bus::{Bus, Outgoing, Stored};
+use mesh_kit::Settings;
 use mesh_proto::{
-    AnyEvent, Timestamp, contract, derived_id,
+    AnyEvent, Timestamp, derived_id,
     object::{ObjectStored, ScrubEnded},
     storage::{Location, LocationRegistered, RegisterLocation, RequestScrub, RetireLocation},
 };
+use mesh_test::Land;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
@@ -45,11 +45,9 @@ fn python() -> Option<PathBuf> {
     Some(path)
 }
 
-/// A bus as `continuum provision` makes it, with locations e1 to e3 (edge) and c1 (cloud) registered.
-struct Land {
-    folder: tempfile::TempDir,
-    server: Server,
-    keys: BTreeMap<String, PathBuf>,
+/// A bus, a person on it, and the data folder that the gateways of one site share.
+struct Site {
+    land: Land,
     person: Bus,
     asked: std::sync::atomic::AtomicU64,
 }
@@ -63,44 +61,17 @@ fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-impl Land {
-    /// None, loudly, where there is no nats-server.
+impl Site {
+    /// None, loudly, where there is no nats-server or no client. Every write is synced: what is acknowledged is kept.
     async fn start(test: &str) -> Option<Self> {
-        let found = match mesh_bus::find_server().await {
-            Ok(found) => found,
-            Err(error) => {
-                println!("SKIPPED: secure-storage, {test}: {error}");
-                return None;
-            }
-        };
         python()?;
-        mesh_bus::install_crypto();
-        let folder = tempfile::tempdir().unwrap();
-        let options = RenderOptions {
-            listen: "127.0.0.1:-1".into(),
-            store_dir: folder.path().join("jetstream"),
-            ports_dir: Some(folder.path().into()),
-            ..RenderOptions::default()
-        };
-        let rendered = mesh_bus::render(contract(), &options).unwrap();
-        let files = rendered.write(folder.path()).unwrap();
-        let server = Server::start(ServerOptions::new(found.path, &files.nats_conf, folder.path())).await.unwrap();
-        let seed = rendered.keys.get("provisioner").cloned();
-        let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
-        mesh_bus::provision(contract(), &options).await.unwrap();
-        let seed = std::fs::read_to_string(&files.keys["person"]).unwrap();
-        let options = mesh_bus::Options {
-            url: server.url(),
-            service: "person".into(),
-            seed: Some(seed.trim().into()),
-            ..Default::default()
-        };
-        let person = Bus::connect(options).await.unwrap();
-        Some(Self { folder, server, keys: files.keys, person, asked: 0.into() })
+        let land = Land::start_with(&format!("secure-storage, {test}"), |_| {}).await?;
+        let person = land.bus("person").await;
+        Some(Self { land, person, asked: 0.into() })
     }
 
     fn data(&self) -> PathBuf {
-        self.folder.path().join("storage")
+        self.land.folder().join("storage")
     }
 
     fn location(&self, name: &str) -> PathBuf {
@@ -110,18 +81,17 @@ impl Land {
     /// A gateway process; all of them share keys and locations, as gateways of one site do.
     async fn gateway(&self, set: &[&str]) -> Gateway {
         let settings = Settings {
-            bus_url: self.server.url(),
-            bus_seed_file: Some(Secret::at(&self.keys["secure-storage"])),
             data_dir: Some(self.data()),
             log_level: "warn".into(),
-            ..Settings::default()
+            drain_limit_ms: Settings::default().drain_limit_ms,
+            ..self.land.settings("secure-storage")
         };
         let address = free_address();
         let mut arguments = mesh_kit::config::arguments(&settings).unwrap();
         for pair in [format!("s3_listen={address}").as_str()].iter().chain(set) {
             arguments.extend(["--set".to_owned(), (*pair).to_owned()]);
         }
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(self.land.folder().join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_secure-storage"))
             .args(arguments)
             // The gateway's own configuration comes by such variables, too.
@@ -142,7 +112,7 @@ impl Land {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.land.folder().join("log")).unwrap_or_default()
     }
 
     /// Sends a command and gives the one fact that answers it.
@@ -224,19 +194,19 @@ fn fragments(location: &Path) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_cost_nothing_up_to_r() {
-    let Some(land) = Land::start("acceptance").await else { return };
-    let gateway = land.gateway(&["linger_ms=0", "location_limit_ms=3000"]).await;
-    land.locations().await;
+    let Some(site) = Site::start("acceptance").await else { return };
+    let gateway = site.gateway(&["linger_ms=0", "location_limit_ms=3000"]).await;
+    site.locations().await;
     let large = variable("CONTINUUM_LARGE_BYTES", 40_000_000).to_string();
     for (suite, argument) in [("acceptance", ""), ("large", large.as_str()), ("second", "")] {
-        print!("{}", land.holds(&gateway, suite, argument).await);
+        print!("{}", site.holds(&gateway, suite, argument).await);
     }
 
     // S8: stored bytes of three and one. Of 3,000,000 bytes, headers and tags are less than a hundredth.
-    let objects = land.objects().await;
+    let objects = site.objects().await;
     let kept = objects.iter().rfind(|o| o.key == "kept").unwrap();
     let blob: String = kept.parts[0].blob.iter().map(|b| format!("{b:02x}")).collect();
-    let all = ["e1", "e2", "e3", "c1"].map(|name| land.location(name));
+    let all = ["e1", "e2", "e3", "c1"].map(|name| site.location(name));
     let files: Vec<PathBuf> =
         all.iter().flat_map(|l| fragments(l)).filter(|f| f.display().to_string().contains(&blob)).collect();
     let stored: u64 = files.iter().map(|f| f.metadata().unwrap().len()).sum();
@@ -251,17 +221,18 @@ async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_
 
     // S7: any one location may be gone, as a mount that vanished; of two, an error that says so. A gateway that has
     // nothing in its cache, so that all is read from locations.
-    let gateway = land.gateway(&["cache_bytes=0", "location_limit_ms=3000"]).await;
+    drop(gateway);
+    let gateway = site.gateway(&["cache_bytes=0", "location_limit_ms=3000"]).await;
     for gone in &all {
         let aside = gone.with_extension("aside");
         std::fs::rename(gone, &aside).unwrap();
-        land.holds(&gateway, "read", "").await;
+        site.holds(&gateway, "read", "").await;
         std::fs::rename(&aside, gone).unwrap();
     }
     for gone in &all[..2] {
         std::fs::rename(gone, gone.with_extension("aside")).unwrap();
     }
-    print!("{}", land.holds(&gateway, "lost", "").await);
+    print!("{}", site.holds(&gateway, "lost", "").await);
     for gone in &all[..2] {
         std::fs::rename(gone.with_extension("aside"), gone).unwrap();
     }
@@ -274,43 +245,49 @@ async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_
         bytes[middle] ^= 4;
         std::fs::write(file, bytes).unwrap();
     }
-    land.holds(&gateway, "read", "").await;
-    let found = land.scrub("look", false, false).await;
+    site.holds(&gateway, "read", "").await;
+    let found = site.scrub("look", false, false).await;
     assert_eq!((found.rotten, found.missing, found.repaired, found.lost), (hurt.len() as u64, 0, 0, 0), "{found:?}");
-    let repaired = land.scrub("repair", true, false).await;
+    let repaired = site.scrub("repair", true, false).await;
     assert_eq!((repaired.rotten, repaired.repaired, repaired.degraded), (hurt.len() as u64, hurt.len() as u64, 0));
-    let clean = land.scrub("clean", false, false).await;
+    let clean = site.scrub("clean", false, false).await;
     assert_eq!((clean.rotten, clean.missing, clean.degraded), (0, 0, 0), "{clean:?}");
 
     // A location that is destroyed is away until it is registered again; then a repair fills it.
     std::fs::remove_dir_all(&all[2]).unwrap();
-    land.holds(&gateway, "read", "").await;
-    let away = land.scrub("away", true, false).await;
+    site.holds(&gateway, "read", "").await;
+    let away = site.scrub("away", true, false).await;
     assert!(away.missing > 0 && away.repaired == 0 && away.degraded > 0 && away.lost == 0, "{away:?}");
-    land.register("e3", "edge", "dir:e3").await;
-    let filled = land.scrub("filled", true, false).await;
+    site.register("e3", "edge", "dir:e3").await;
+    let filled = site.scrub("filled", true, false).await;
     assert_eq!((filled.missing, filled.repaired, filled.degraded), (away.missing, away.missing, 0), "{filled:?}");
     std::fs::rename(&all[0], all[0].with_extension("aside")).unwrap();
-    land.holds(&gateway, "read", "").await;
+    site.holds(&gateway, "read", "").await;
     std::fs::rename(all[0].with_extension("aside"), &all[0]).unwrap();
 
     // What is in use is not retired.
-    let refused = land.ask(&RetireLocation { owner: OWNER.into(), location: "e1".into() }).await;
+    let refused = site.ask(&RetireLocation { owner: OWNER.into(), location: "e1".into() }).await;
     assert!(refused.subject.starts_with("storage.refused."), "{}", refused.subject);
 
     // The master key rotates: old objects are read, wrapped anew, and then without the old key; a wrong key is an
     // error and no bytes.
-    let masters = land.data().join("master.keys");
+    let masters = site.data().join("master.keys");
     let old = std::fs::read_to_string(&masters).unwrap();
     let new = format!("master-2 {}\n", "5a".repeat(32));
     std::fs::write(&masters, format!("{old}{new}")).unwrap();
     drop(gateway);
-    let rotated = land.gateway(&["cache_bytes=0"]).await;
-    // The first gateway has the old keys alone, and may be the one that claims the scrub; it is stopped.
-    land.holds(&rotated, "read", "").await;
+    let rotated = site.gateway(&["cache_bytes=0"]).await;
+    site.holds(&rotated, "read", "").await;
+    let wrapped = site.scrub("rewrap", false, true).await;
+    assert_eq!((wrapped.rewrapped, wrapped.lost, wrapped.degraded), (wrapped.objects, 0, 0), "{wrapped:?}");
+    drop(rotated);
     std::fs::write(&masters, &new).unwrap();
-    let keyless = land.gateway(&["cache_bytes=0"]).await;
-    let output = land.client(&keyless, "read", "").output().await.unwrap();
+    let renewed = site.gateway(&["cache_bytes=0"]).await;
+    site.holds(&renewed, "read", "").await;
+    drop(renewed);
+    std::fs::write(&masters, format!("master-3 {}\n", "5b".repeat(32))).unwrap();
+    let keyless = site.gateway(&["cache_bytes=0"]).await;
+    let output = site.client(&keyless, "read", "").output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("no master key named"), "{said}");
 }
@@ -318,18 +295,18 @@ async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_
 /// S10, and crashes: of two gateways one is killed again and again while clients write through both.
 #[tokio::test(flavor = "multi_thread")]
 async fn gateways_that_are_killed_while_they_write_lose_nothing_and_show_no_half_object() {
-    let Some(land) = Land::start("kill").await else { return };
+    let Some(site) = Site::start("kill").await else { return };
     let cycles = variable("CONTINUUM_CYCLES", 6);
-    let other = land.gateway(&[]).await;
-    land.locations().await;
-    land.holds(&other, "acceptance", "").await;
-    let path = land.folder.path().join("said");
+    let other = site.gateway(&[]).await;
+    site.locations().await;
+    site.holds(&other, "acceptance", "").await;
+    let path = site.land.folder().join("said");
     let mut said = std::fs::File::create(&path).unwrap();
     for cycle in 0..cycles {
-        let mut victim = land.gateway(&[]).await;
+        let mut victim = site.gateway(&[]).await;
         let mut writers = vec![];
         for writer in 0..2 {
-            let mut command = land.client(&victim, "writer", &((cycle * 2 + writer) * 100_000).to_string());
+            let mut command = site.client(&victim, "writer", &((cycle * 2 + writer) * 100_000).to_string());
             writers.push(command.stdout(Stdio::piped()).spawn().unwrap());
         }
         let mut lines: Vec<_> = writers.iter_mut().map(|w| BufReader::new(w.stdout.take().unwrap()).lines()).collect();
@@ -353,29 +330,33 @@ async fn gateways_that_are_killed_while_they_write_lose_nothing_and_show_no_half
         }
     }
     said.sync_all().unwrap();
-    let found = land.holds(&other, "check", path.to_str().unwrap()).await;
+    let found = site.holds(&other, "check", path.to_str().unwrap()).await;
     println!("{cycles} gateways killed: {found}");
     assert!(found.contains("acknowledged objects are whole") && !found.contains("ok 0 "), "{found}");
-    let scrub = land.scrub("after", true, false).await;
+    let scrub = site.scrub("after", true, false).await;
     assert_eq!((scrub.missing, scrub.rotten, scrub.lost, scrub.degraded), (0, 0, 0, 0), "{scrub:?}");
+    // What the killed ones left behind is removed once it is old, and nothing else is.
+    drop(other);
+    let cleaner = site.gateway(&["orphan_ms=1", "cache_bytes=0"]).await;
+    let before: usize = ["e1", "e2", "e3", "c1"].iter().map(|name| fragments(&site.location(name)).len()).sum();
+    let cleaned = site.scrub("orphans", true, false).await;
+    let after: usize = ["e1", "e2", "e3", "c1"].iter().map(|name| fragments(&site.location(name)).len()).sum();
+    println!("{} fragments of nothing are removed, {after} are left", cleaned.orphans);
+    assert_eq!((before - after) as u64, cleaned.orphans);
+    assert_eq!(site.scrub("none", true, false).await.orphans, 0);
+    site.holds(&cleaner, "check", path.to_str().unwrap()).await;
 }
 
-/// A location that is an S3 bucket: of a second, independent deployment of this very gateway.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_location_may_be_a_bucket_of_another_s3_server() {
-    let Some(far) = Land::start("s3 location").await else { return };
-    let server = far.gateway(&[]).await;
-    far.locations().await;
-    far.holds(&server, "acceptance", "").await;
-    let Some(near) = Land::start("s3 location").await else { return };
-    let (access, secret) = far.access();
-    std::fs::write(near.folder.path().join("location.keys"), format!("other {access} {secret}\n")).unwrap();
-    let keys = format!("location_keys_file={}", near.folder.path().join("location.keys").display());
-    let gateway = near.gateway(&[&keys, "cache_bytes=0"]).await;
+/// What a location in an S3 bucket has to hold, whoever serves it. Gives the gateway's site and the gateway, all there.
+async fn holds_with_a_location_at(url: &str, access: &str, secret: &str) -> Option<(Site, Gateway)> {
+    let near = Site::start("s3 location").await?;
+    std::fs::write(near.land.folder().join("location.keys"), format!("other {access} {secret}\n")).unwrap();
+    let keys = format!("location_keys_file={}", near.land.folder().join("location.keys").display());
+    let gateway = near.gateway(&[&keys, "cache_bytes=0", "location_limit_ms=5000"]).await;
     for name in ["e1", "e2", "e3"] {
         near.register(name, "edge", &format!("dir:{name}")).await;
     }
-    near.register("c1", "cloud", &format!("{}/open/of-another", server.endpoint)).await;
+    near.register("c1", "cloud", url).await;
     near.holds(&gateway, "acceptance", "").await;
     // Read from the S3 location, for an edge is gone.
     std::fs::rename(near.location("e1"), near.location("e1").with_extension("aside")).unwrap();
@@ -383,7 +364,47 @@ async fn a_location_may_be_a_bucket_of_another_s3_server() {
     std::fs::rename(near.location("e1").with_extension("aside"), near.location("e1")).unwrap();
     let clean = near.scrub("clean", true, false).await;
     assert!(clean.objects > 5 && clean.missing + clean.rotten + clean.lost == 0, "{clean:?}");
+    Some((near, gateway))
+}
+
+/// Of a second, independent deployment of this very gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_may_be_a_bucket_of_another_gateway() {
+    let Some(far) = Site::start("s3 location").await else { return };
+    let server = far.gateway(&[]).await;
+    far.locations().await;
+    far.holds(&server, "acceptance", "").await;
+    let (access, secret) = far.access();
+    let url = format!("{}/open/of-another", server.endpoint);
+    let Some((near, gateway)) = holds_with_a_location_at(&url, &access, &secret).await else { return };
     // The server is away: the edges suffice.
+    drop(server);
+    near.holds(&gateway, "read", "").await;
+}
+
+/// Of a server of another maker: moto.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_may_be_a_bucket_of_a_server_of_another_maker() {
+    let Some(moto) = python().map(|python| python.with_file_name("moto_server")).filter(|path| path.is_file()) else {
+        println!("SKIPPED: secure-storage, s3 location: no .tools/test/bin/moto_server (run `make setup-test`)");
+        return;
+    };
+    let address = free_address();
+    let (host, port) = address.split_once(':').unwrap();
+    let mut command = Command::new(moto);
+    command.args(["-H", host, "-p", port]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let server = command.kill_on_drop(true).spawn().unwrap();
+    let begun = Instant::now();
+    while tokio::net::TcpStream::connect(&address).await.is_err() {
+        assert!(begun.elapsed() < PATIENCE, "moto does not answer");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let make = "import boto3,sys;boto3.client('s3',endpoint_url=sys.argv[1],aws_access_key_id='a',\
+                aws_secret_access_key='s',region_name='us-east-1').create_bucket(Bucket='fragments')";
+    let made = Command::new(python().unwrap()).args(["-c", make, &format!("http://{address}")]).status().await.unwrap();
+    assert!(made.success());
+    let url = format!("http://{address}/fragments/here");
+    let Some((near, gateway)) = holds_with_a_location_at(&url, "a", "s").await else { return };
     drop(server);
     near.holds(&gateway, "read", "").await;
 }
