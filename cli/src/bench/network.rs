@@ -27,6 +27,8 @@ use crate::{
 /// What the specification's own measurement took for 50 segments, seconds.
 const SOURCE_SECONDS: f64 = 3.531;
 const SEGMENTS: usize = 50;
+const ALONE: &str = "netlink alone";
+const MESHED: &str = "intents on the mesh";
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Options of `bench network`.
@@ -37,13 +39,12 @@ pub(crate) struct NetworkOptions {
     full: bool,
 }
 
-/// Runs it; exit code 1 if 50 segments take longer than the specification's 3.531 s. Says so and measures nothing where it
-/// may not make network namespaces.
+/// Runs it; exit code 1 if 50 segments take longer than the specification's 3.531 s in the middle round. Says so and
+/// measures nothing where it may not make network namespaces.
 pub(super) async fn run(options: &NetworkOptions, format: Format) -> anyhow::Result<ExitCode> {
     let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
     let limit = SOURCE_SECONDS * if options.full { 1.0 } else { LOOSE };
     let mut rows = vec![];
-    let mut holds = true;
     for round in 1..=if options.full { 3 } else { 1 } {
         note(format!("round {round}: {SEGMENTS} segments by netlink alone"));
         let netns = folder.path().join(format!("netns-{round}"));
@@ -56,11 +57,13 @@ pub(super) async fn run(options: &NetworkOptions, format: Format) -> anyhow::Res
         };
         note(format!("round {round}: {SEGMENTS} intents on the whole mesh"));
         let meshed = meshed(&folder.path().join(format!("mesh-{round}"))).await?;
-        for (what, measured) in [("netlink alone", alone), ("intents on the mesh", meshed)] {
-            holds &= measured.made.as_secs_f64() <= limit;
-            rows.push((round, what, measured));
-        }
+        rows.extend([(round, ALONE, alone), (round, MESHED, meshed)]);
     }
+    let middle = |of: &str| {
+        let made: Vec<Duration> = rows.iter().filter(|(_, what, _)| *what == of).map(|(_, _, m)| m.made).collect();
+        percentile(&made, 50)
+    };
+    let holds = [ALONE, MESHED].into_iter().all(|what| middle(what).as_secs_f64() <= limit);
     let value = json!({
         "segments": SEGMENTS,
         "source_seconds": SOURCE_SECONDS,

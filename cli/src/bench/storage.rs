@@ -97,6 +97,36 @@ fn mega(bytes_per_second: f64) -> String {
     format!("{:.0}", bytes_per_second / 1e6)
 }
 
+/// Both schemes where they differ, with more than one redundant shard: coding, and decoding without two data shards.
+fn schemes(bytes: &[u8], time: Duration) -> anyhow::Result<Vec<(&'static str, f64)>> {
+    let mut found = vec![];
+    for (scheme, coding, decoding) in [
+        (Scheme::ReedSolomon, "code, Reed-Solomon 4 + 2", "decode, Reed-Solomon 4 + 2, 2 lost"),
+        (Scheme::Rlnc, "code, RLNC 4 + 2", "decode, RLNC 4 + 2, 2 lost"),
+    ] {
+        let code = Code::new(scheme, 4, 2)?;
+        let (mut shards, mut piece) = (vec![vec![]; code.shards()], vec![]);
+        let encoded = rate(time, bytes.len(), || {
+            for plain in bytes.chunks(PIECE) {
+                shards.iter_mut().for_each(Vec::clear);
+                code.encode(plain, &mut shards)?;
+            }
+            Ok(())
+        })?;
+        let left: Vec<Option<&[u8]>> =
+            shards.iter().enumerate().map(|(n, s)| (n > 1).then_some(s.as_slice())).collect();
+        let decoded = rate(time, bytes.len(), || {
+            for _ in bytes.chunks(PIECE) {
+                piece.clear();
+                code.decode(&left, PIECE, &mut piece)?;
+            }
+            Ok(())
+        })?;
+        found.extend([(coding, encoded), (decoding, decoded)]);
+    }
+    Ok(found)
+}
+
 /// Bytes per second of something done to an extent again and again.
 fn rate(time: Duration, bytes: usize, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     work()?;
@@ -151,6 +181,7 @@ fn parts(folder: &Path, bytes: &[u8], time: Duration) -> anyhow::Result<Vec<(&'s
             Ok(())
         })?,
     ));
+    found.extend(schemes(&bytes[..bytes.len() / PIECE * PIECE], time)?);
     let size = code.shard_bytes(PIECE);
     found.push((
         "tags",
