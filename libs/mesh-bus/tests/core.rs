@@ -588,6 +588,16 @@ async fn an_unanswered_write_is_settled_by_reading() {
     let mut ids: Vec<String> = stored(&bus, "INTENT").await.into_iter().map(|m| m.id).collect();
     ids.sort();
     assert_eq!(ids, ["1", "2", "3", "4"]);
+
+    // Another replica gives the facts of the same input the same ids; one that decided from an older state may say the
+    // same at the end and something else before. That is not taken for its own.
+    assert_eq!(writer.write(decision("c", 0, &["5"])).await.unwrap(), Written::Stored { last: 5 });
+    assert_eq!(writer.write(decision("c", 5, &["6", "7"])).await.unwrap(), Written::Stored { last: 7 });
+    let messages = vec![fact("c", "6", "decided from nothing"), fact("c", "7", "7")];
+    let older = Decision { messages, ..decision("c", 0, &[]) };
+    assert_eq!(writer.write(older).await.unwrap(), Written::Stale { last: Some(7) });
+    let same = writer.write(decision("c", 5, &["6", "7"])).await.unwrap();
+    assert_eq!(same, Written::Stored { last: 7 }, "from the same state it is the same");
 }
 
 #[tokio::test(flavor = "multi_thread")]
