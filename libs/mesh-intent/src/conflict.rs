@@ -130,8 +130,8 @@ fn tell(loser: &Contender, lost: &Claim, winner: &Contender, won: &Claim) -> (In
             won.bound.words(unit),
         ),
         cure: format!(
-            "update it to bounds that leave a value, raise its priority above {}, or terminate {}",
-            winner.priority, winner.intent_id
+            "terminate {}, or terminate this one and update it with bounds that leave a value or a priority above {}",
+            winner.intent_id, winner.priority
         ),
         ..one(lost, winner, won, true)
     };

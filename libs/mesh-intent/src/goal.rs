@@ -188,7 +188,7 @@ pub fn read(document: &Json) -> Result<Vec<Component>, Vec<Problem>> {
     let topology = document.get("topology_template").unwrap_or(document);
     let at = if topology.get("node_templates").is_some() { "node_templates." } else { "" };
     let nodes = topology.get("node_templates").unwrap_or(topology);
-    let problem = |path: String, reason: String, cure: &str| Problem { path, reason, cure: cure.into(), infeasible: false };
+    let problem = |path: String, reason: String, cure: &str| Problem { path, reason, cure: cure.into() };
     let Some(nodes) = nodes.as_object() else {
         let cure = "write components by name, each with properties.intent";
         return Err(vec![problem(String::new(), "the document has no components".into(), cure)]);

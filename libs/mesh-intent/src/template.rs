@@ -32,7 +32,6 @@ pub fn write_out(template: &Template) -> Result<Intent, Problem> {
         path: "intentType".into(),
         reason,
         cure: format!("use one of {}", labels().collect::<Vec<_>>().join(", ")),
-        infeasible: false,
     };
     let head: String = template.intent_type.chars().take(64).collect();
     let Some(kind) = types::of_label(&template.intent_type) else {

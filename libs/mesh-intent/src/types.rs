@@ -2,6 +2,10 @@
 //!
 //! A new type that uses these ways of measuring and these kinds of objects is one more entry here, and nothing else.
 
+use std::collections::BTreeMap;
+
+use mesh_proto::intent::IntentExpectation;
+
 /// A type of intent.
 #[derive(Debug, PartialEq)]
 pub struct IntentType {
@@ -230,7 +234,22 @@ pub fn measure_of(name: &str) -> Option<Measure> {
     target_of(name).map(|t| t.measure)
 }
 
+/// The contexts of an expectation that choose a cluster, as attribute and value.
+pub fn label_contexts(expectation: &IntentExpectation) -> impl Iterator<Item = (&'static str, &str)> {
+    let objects = expectation.expectation_object.iter().flat_map(|o| &o.object_contexts);
+    objects.chain(&expectation.expectation_contexts).filter_map(|context| {
+        let (_, label) = LABEL_CONTEXTS.iter().find(|(attribute, _)| *attribute == context.context_attribute)?;
+        Some((*label, context.context_value_range.as_str()))
+    })
+}
+
 impl IntentType {
+    /// Labels that the cluster of an expectation must carry: by the type, and by the expectation's contexts.
+    pub fn selector(&self, expectation: &IntentExpectation) -> BTreeMap<String, String> {
+        let own = self.selector.iter().map(|(label, value)| (*label, *value));
+        own.chain(label_contexts(expectation)).map(|(label, value)| (label.to_owned(), value.to_owned())).collect()
+    }
+
     /// The object of this name.
     pub fn object(&self, name: &str) -> Option<&'static ObjectType> {
         self.objects.iter().find(|o| o.name == name)
