@@ -18,10 +18,7 @@ use crate::{
 /// Fields without which the validator refuses a document that a person writes, by message.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("continuum.intent.v1.Intent", &["userLabel", "intentExpectations"]),
-    (
-        "continuum.intent.v1.IntentExpectation",
-        &["expectationId", "expectationVerb", "expectationObject"],
-    ),
+    ("continuum.intent.v1.IntentExpectation", &["expectationId", "expectationVerb", "expectationObject"]),
     ("continuum.intent.v1.ExpectationObject", &["objectType"]),
     ("continuum.intent.v1.ExpectationTarget", &["targetName", "targetCondition", "targetValueRange"]),
     ("continuum.workload.v1.WorkloadDocument", &["name", "version", "kind", "process"]),

@@ -231,8 +231,15 @@ mod tests {
     fn any_value_survives_where_a_text_stands_for_it() {
         let with = |value: Json| json!({"intentContexts": [{"contextAttribute": "a", "contextValueRange": value}]});
         for value in [
-            json!("plain"), json!(""), json!([1, 2.5, "x"]), json!({"startTime": "2026-01-01T00:00:00Z"}), json!("[1]"),
-            json!("\"quoted\""), json!("{"), json!("[not json"), json!([["deep"], {}]),
+            json!("plain"),
+            json!(""),
+            json!([1, 2.5, "x"]),
+            json!({"startTime": "2026-01-01T00:00:00Z"}),
+            json!("[1]"),
+            json!("\"quoted\""),
+            json!("{"),
+            json!("[not json"),
+            json!([["deep"], {}]),
         ] {
             let back = there_and_back(INTENT, with(value.clone()));
             let empty = json!("");

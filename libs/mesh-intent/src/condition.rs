@@ -254,14 +254,13 @@ impl Bound {
             Condition::GreaterOrEqual => Set::above(first, true),
             Condition::Equal => Set::points(&[first]),
             Condition::Within => Set(vec![Interval { from: (first, true), to: (last, true) }]),
-            Condition::Outside => {
-                Set([Set::below(first, false).0, Set::above(last, false).0].concat())
-            }
+            Condition::Outside => Set([Set::below(first, false).0, Set::above(last, false).0].concat()),
             Condition::OneOf => Set::points(&self.values),
             Condition::AllOf => self.values.iter().fold(Set::all(), |set, v| set.and(&Set::points(&[*v]))),
-            Condition::NotOneOf => self.values.iter().fold(Set::all(), |set, v| {
-                set.and(&Set([Set::below(*v, false).0, Set::above(*v, false).0].concat()))
-            }),
+            Condition::NotOneOf => self
+                .values
+                .iter()
+                .fold(Set::all(), |set, v| set.and(&Set([Set::below(*v, false).0, Set::above(*v, false).0].concat()))),
         }
     }
 
@@ -424,16 +423,19 @@ mod tests {
 
     fn bounds() -> impl Strategy<Value = Bound> {
         let number = || (-20i32..20).prop_map(|n| f64::from(n) / 2.0);
-        (0..Condition::ALL.len(), prop::collection::vec(number(), 1..4)).prop_filter_map("no bound", |(c, mut values)| {
-            let condition = Condition::ALL[c];
-            if matches!(condition, Condition::Within | Condition::Outside) {
-                values.resize(2, 3.0);
-                values.sort_by(f64::total_cmp);
-            }
-            let one = condition.takes() == Takes::One;
-            let text = if one { values[0].to_string() } else { serde_json::to_string(&values).ok()? };
-            Bound::parse(condition.name(), &text).ok()
-        })
+        (0..Condition::ALL.len(), prop::collection::vec(number(), 1..4)).prop_filter_map(
+            "no bound",
+            |(c, mut values)| {
+                let condition = Condition::ALL[c];
+                if matches!(condition, Condition::Within | Condition::Outside) {
+                    values.resize(2, 3.0);
+                    values.sort_by(f64::total_cmp);
+                }
+                let one = condition.takes() == Takes::One;
+                let text = if one { values[0].to_string() } else { serde_json::to_string(&values).ok()? };
+                Bound::parse(condition.name(), &text).ok()
+            },
+        )
     }
 
     proptest! {

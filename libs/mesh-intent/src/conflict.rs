@@ -86,7 +86,9 @@ pub fn resolve<'a>(contenders: impl IntoIterator<Item = &'a Contender>) -> Confl
             }
         }
     }
-    found.values_mut().for_each(|list| list.sort_by(|a, b| (!a.loses, &a.conflict_id).cmp(&(!b.loses, &b.conflict_id))));
+    found
+        .values_mut()
+        .for_each(|list| list.sort_by(|a, b| (!a.loses, &a.conflict_id).cmp(&(!b.loses, &b.conflict_id))));
     found
 }
 

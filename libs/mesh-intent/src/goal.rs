@@ -162,7 +162,9 @@ fn objective(component: &Component, goal: Goal, resources: &[Resource]) -> Objec
         .collect();
     let reason = match (&best, alternatives.is_empty()) {
         (_, false) => String::new(),
-        (None, _) => format!("no resource can run {}: it needs {} bytes of memory", component.name, component.memory_bytes),
+        (None, _) => {
+            format!("no resource can run {}: it needs {} bytes of memory", component.name, component.memory_bytes)
+        }
         (Some((value, name)), _) => {
             let (unit, bound) = (metric.unit(), bound.unwrap_or_default());
             format!("the nearest, {name}, comes to {value:.1} {unit}, {:.1} {unit} over", value - bound)
@@ -364,9 +366,18 @@ mod tests {
             (json!([]), ""),
             (json!({}), ""),
             (json!({"a": {"properties": {"intent": {}}}}), "a.properties.intent"),
-            (trainer("fast"), "node_templates.PositionClassifierTrainer.properties.intent.Application_Performance.Total_Execution_Time"),
-            (trainer("<= 200"), "node_templates.PositionClassifierTrainer.properties.intent.Application_Performance.Total_Execution_Time"),
-            (trainer("<= -1 ms"), "node_templates.PositionClassifierTrainer.properties.intent.Application_Performance.Total_Execution_Time"),
+            (
+                trainer("fast"),
+                "node_templates.PositionClassifierTrainer.properties.intent.Application_Performance.Total_Execution_Time",
+            ),
+            (
+                trainer("<= 200"),
+                "node_templates.PositionClassifierTrainer.properties.intent.Application_Performance.Total_Execution_Time",
+            ),
+            (
+                trainer("<= -1 ms"),
+                "node_templates.PositionClassifierTrainer.properties.intent.Application_Performance.Total_Execution_Time",
+            ),
             (json!({"a": {"intent": {"X": {"Luck": "minimum"}}}}), "a.properties.intent.X.Luck"),
         ] {
             let found = read(&document).unwrap_err();

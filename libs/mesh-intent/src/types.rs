@@ -81,13 +81,7 @@ pub enum Measure {
     Handed,
 }
 
-const fn target(
-    name: &'static str,
-    unit: &'static str,
-    sign: &'static str,
-    max: f64,
-    measure: Measure,
-) -> TargetType {
+const fn target(name: &'static str, unit: &'static str, sign: &'static str, max: f64, measure: Measure) -> TargetType {
     TargetType { name, unit, sign, max, measure }
 }
 
@@ -136,11 +130,7 @@ pub const TYPES: &[IntentType] = &[
         objects: &[
             network("K8S_L2_NETWORK", &["name", "providerName", "domain"], &["url"]),
             network("K8S_CLUSTER_CONFIG", &["name", "bearer_token", "api_key"], &["k8s_l2_network", "url"]),
-            network(
-                "L2VPN",
-                &["nodeSrc", "nodeDst", "endpointSrc", "endpointDst", "vlanId", "niName"],
-                &["url"],
-            ),
+            network("L2VPN", &["nodeSrc", "nodeDst", "endpointSrc", "endpointDst", "vlanId", "niName"], &["url"]),
             network(
                 "5G_SLICE_FLOW",
                 &["ip4Address", "type", "portNumber", "portType"],

@@ -27,8 +27,14 @@ pub struct Wrong {
 }
 
 /// Context attributes that are times: those of TS 28.312, and as templates spell them.
-pub const ATTRIBUTES: [&str; 6] =
-    ["ServiceStartTime", "ServiceEndTime", "StartTime", "TargetAssuranceTime", "service_start_time", "service_end_time"];
+pub const ATTRIBUTES: [&str; 6] = [
+    "ServiceStartTime",
+    "ServiceEndTime",
+    "StartTime",
+    "TargetAssuranceTime",
+    "service_start_time",
+    "service_end_time",
+];
 
 impl Window {
     /// The window of an intent, from its own contexts and its expectations'.

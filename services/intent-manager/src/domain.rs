@@ -319,8 +319,7 @@ impl Entity {
             Life::Submitted => row == Row::Submitted,
             Life::Rejected => row == Row::Failed,
             Life::InForce(in_force) =>
-                !matches!(row, Row::Submitted | Row::Terminated)
-                    && in_force.is_suspended() == (row == Row::Suspended),
+                !matches!(row, Row::Submitted | Row::Terminated) && in_force.is_suspended() == (row == Row::Suspended),
             Life::Terminated(_) => row == Row::Terminated,
         });
         debug_assert!(self.submission.is_none() || !self.state.reason.is_empty());
@@ -410,7 +409,8 @@ impl Decider for Intents {
                     command_id: String::new(),
                     ..fact.clone()
                 };
-                let submission = Submission { content, verdict: Verdict::Awaited, at, problems: vec![], infeasible: String::new() };
+                let submission =
+                    Submission { content, verdict: Verdict::Awaited, at, problems: vec![], infeasible: String::new() };
                 entity.history.extend(entity.submission.replace(submission));
                 let over = entity.history.len().saturating_sub(HISTORY_MAX);
                 entity.history.drain(..over);

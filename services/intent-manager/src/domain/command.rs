@@ -14,7 +14,9 @@ use mesh_proto::{
 };
 use prost::Message as _;
 
-use super::{Case, Definition, InForce, Instance, Intents, Life, Object, Row, Standing, Submission, Target, Verdict, row};
+use super::{
+    Case, Definition, InForce, Instance, Intents, Life, Object, Row, Standing, Submission, Target, Verdict, row,
+};
 
 impl Submission {
     pub(super) fn version(&self) -> u64 {
