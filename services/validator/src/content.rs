@@ -881,6 +881,23 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_intents_that_the_specification_prints_are_accepted() {
+        for text in [
+            include_str!("../../../examples/network/l2vpn.yaml"),
+            include_str!("../../../examples/network/l2sm.yaml"),
+            include_str!("../../../examples/network/segment.yaml"),
+            include_str!("../../../examples/intents/report.intent.yaml"),
+            include_str!("../../../examples/intents/energy.intent.yaml"),
+            include_str!("../../../examples/spinner.intent.yaml"),
+        ] {
+            let value: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+            let inner = value.get("Intent").cloned().unwrap_or(value);
+            let intent = mesh_proto::json::from_value("continuum.intent.v1.Intent", inner).unwrap();
+            assert_eq!(shown(check(&intent)), [""; 0], "{text}");
+        }
+    }
+
+    #[test]
     fn times_are_times() {
         let with = |contexts: Vec<Context>| after(|i| i.intent_contexts = contexts);
         assert_eq!(with(vec![context("ServiceStartTime", "2027-01-01T00:00:00Z")]), [""; 0]);
