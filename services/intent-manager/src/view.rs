@@ -328,7 +328,7 @@ impl Entry {
 
     fn report(&self, key: &Key, at: Timestamp) -> ReportPublished {
         let results = match &self.entity.life {
-            Life::InForce(in_force) => in_force.instances.iter().map(|i| self.expectation(in_force, i)).collect(),
+            Life::InForce(in_force) => in_force.instances.iter().flat_map(|i| self.expectations(in_force, i)).collect(),
             Life::Submitted | Life::Rejected | Life::Terminated(_) => vec![],
         };
         // Content that is no sound intent is not checked for feasibility; what no cluster was found too small for is
@@ -355,6 +355,17 @@ impl Entry {
             last_updated_time: Some(at),
             intent_conflict_reports: self.entity.in_force().map(|f| f.conflicts.clone()).unwrap_or_default(),
         }
+    }
+
+    /// What an instance means for its expectation; connectivity is that of all expectations of its intent.
+    fn expectations(&self, in_force: &InForce, instance: &Instance) -> Vec<ExpectationFulfilmentResult> {
+        let result = self.expectation(in_force, instance);
+        if !instance.network {
+            return vec![result];
+        }
+        let expectations = Intent::decode(self.current()).unwrap_or_default().intent_expectations;
+        let each = expectations.into_iter().map(|e| e.expectation_id);
+        each.map(|expectation_id| ExpectationFulfilmentResult { expectation_id, ..result.clone() }).collect()
     }
 
     fn expectation(&self, in_force: &InForce, instance: &Instance) -> ExpectationFulfilmentResult {

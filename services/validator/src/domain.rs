@@ -753,11 +753,13 @@ mod tests {
 
     /// Whom the facts tell of conflicts, and whether they lose one.
     fn told(facts: &[Fact]) -> Vec<(&str, Option<bool>)> {
-        let one = |fact| match fact {
-            &Fact::ConflictsChanged(ref f) => (f.intent_id.as_str(), f.conflicts.first().map(|c| c.loses)),
-            other => panic!("{other:?}"),
-        };
-        facts.iter().map(one).collect()
+        facts
+            .iter()
+            .map(|fact| {
+                let Fact::ConflictsChanged(f) = fact else { panic!("{fact:?}") };
+                (f.intent_id.as_str(), f.conflicts.first().map(|c| c.loses))
+            })
+            .collect()
     }
 
     #[test]
