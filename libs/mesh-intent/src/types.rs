@@ -91,6 +91,9 @@ const RAM: TargetType = target("ramUsage", "MB of 10^6 bytes", "MB", 1e9, Measur
 /// Attribute of an intent context that names the workload that a network is for.
 pub const WORKLOAD_CONTEXT: &str = "NEMO_WORKLOAD";
 
+/// Label of the share of a cluster's energy that is renewable, per cent.
+pub const GREEN_LABEL: &str = "green-percent";
+
 /// Contexts of workload expectations that choose a cluster: attribute and the label that it must carry.
 pub const LABEL_CONTEXTS: [(&str, &str); 4] =
     [("region", "region"), ("site", "site"), ("tier", "tier"), ("enclave", "enclave")];

@@ -172,7 +172,7 @@ struct Power {
 
 impl Power {
     fn of(cluster: &ClusterRegistered) -> Self {
-        let green = cluster.labels.get(GREEN_LABEL).and_then(|text| text.trim().parse::<f64>().ok());
+        let green = cluster.labels.get(types::GREEN_LABEL).and_then(|text| text.trim().parse::<f64>().ok());
         Self {
             tariff: Tariff::of(&cluster.labels, cluster.cpu_milli),
             green_percent: green.filter(|percent| (0.0..=100.0).contains(percent)),
@@ -185,9 +185,6 @@ impl Power {
         self.tariff.idle_watts * measured.cpu_percent() / 100.0 + self.tariff.watts_per_core * cores
     }
 }
-
-/// Label of the share of a cluster's energy that is renewable, per cent.
-const GREEN_LABEL: &str = "green-percent";
 
 /// How often instances that went silent are looked for, milliseconds.
 const SWEEP_MS: i64 = 10_000;

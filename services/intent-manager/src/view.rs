@@ -56,6 +56,9 @@ struct Entry {
     entity: Entity,
     /// The document in force; before the first, none.
     document: Option<Bytes>,
+    /// The type and the object instances of what is shown, so that a list need not read every document.
+    label: String,
+    objects: Vec<String>,
     /// The last measured period of each target of the version in force, by expectation and name.
     last: BTreeMap<(String, String), Last>,
     /// Sequence of its last fact.
@@ -100,6 +103,11 @@ impl IntentsView {
             Fact::IntentAcknowledged(acknowledged) => {
                 entry.document = Some(acknowledged.document.clone());
                 entry.last.clear();
+                entry.note();
+            }
+            Fact::IntentSubmitted(_) if entry.document.is_none() => {
+                entry.note();
+                return None;
             }
             Fact::IntentStateChanged(_) | Fact::IntentRejected(_) => {}
             // These change nothing that a report tells.
@@ -267,17 +275,22 @@ impl Entry {
         if request.user_label.is_empty() && request.object_instance.is_empty() {
             return true;
         }
-        let Ok(intent) = Intent::decode(self.current()) else { return false };
-        let objects = || intent.intent_expectations.iter().filter_map(|e| e.expectation_object.as_ref());
-        let instances = || self.entity.instances().iter().map(|i| &i.id);
         let label = |wanted: &str| match types::of_label(wanted) {
-            Some(kind) => types::of_label(&intent.user_label) == Some(kind),
-            None => intent.user_label == wanted,
+            Some(kind) => types::of_label(&self.label) == Some(kind),
+            None => self.label == wanted,
         };
         (request.user_label.is_empty() || label(&request.user_label))
             && (request.object_instance.is_empty()
-                || objects().any(|o| o.object_instance == request.object_instance)
-                || instances().any(|id| *id == request.object_instance))
+                || self.objects.contains(&request.object_instance)
+                || self.entity.instances().iter().any(|i| i.id == request.object_instance))
+    }
+
+    /// Notes what lists are narrowed by.
+    fn note(&mut self) {
+        let intent = Intent::decode(self.current()).unwrap_or_default();
+        self.label = intent.user_label;
+        let objects = intent.intent_expectations.into_iter().filter_map(|e| e.expectation_object);
+        self.objects = objects.map(|o| o.object_instance).collect();
     }
 
     /// The document in force; before the first, the one submitted last.

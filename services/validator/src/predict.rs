@@ -18,8 +18,6 @@ use crate::domain::Known;
 
 /// Seconds of the day that energy and cost are told for.
 const DAY_SECONDS: f64 = 86_400.0;
-/// Label of the share of a cluster's energy that is renewable, per cent.
-pub const GREEN_LABEL: &str = "green-percent";
 
 /// What would come of an intent without problems.
 pub(crate) fn predict(intent: &Intent, owner: &str, conflicts: Vec<IntentConflict>, known: &Known) -> CheckReply {
@@ -133,7 +131,7 @@ fn told(
         Measure::CpuPercent => Some(share * 100.0),
         Measure::Joules => Some(watts * period_seconds),
         Measure::JoulesPerCoreSecond => (load > 0.0).then_some(watts / (load / 1_000.0)),
-        Measure::GreenPercent => cluster.labels.get(GREEN_LABEL).and_then(|text| text.parse().ok()),
+        Measure::GreenPercent => cluster.labels.get(types::GREEN_LABEL).and_then(|text| text.parse().ok()),
         // A request is a reservation and no prediction of what will be resident.
         Measure::MemoryMb | Measure::Handed => None,
     };

@@ -13,7 +13,9 @@ use mesh_proto::{
     Refusal, Timestamp,
     deciders::networks::{Fact, Input, NAME},
     intent::{IntentAcknowledged, IntentStateChanged, NotFulfilledState},
-    network::{Connectivity, ConnectivityChanged, NetworkAccepted, ReportConnectivity, SubmitNetworkIntent},
+    network::{
+        Connectivity, ConnectivityChanged, NetworkAccepted, NetworkRefused, ReportConnectivity, SubmitNetworkIntent,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -199,7 +201,21 @@ impl Decider for Networks {
                 }
             },
             Input::ReportConnectivity(m) => Ok(report(key, state, m)),
-            Input::IntentAcknowledged(m) => Ok(self.acknowledged(key, state, m, asked)?.into_iter().collect()),
+            // It is no command, so the refusal is said here.
+            Input::IntentAcknowledged(m) => Ok(match self.acknowledged(key, state, m, asked) {
+                Ok(fact) => fact.into_iter().collect(),
+                Err(refusal) => {
+                    let refused = NetworkRefused {
+                        owner: key.token(0).into(),
+                        network_id: key.token(1).into(),
+                        command_id: asked.id.clone(),
+                        command: "IntentAcknowledged".into(),
+                        reason: refusal.reason,
+                        cure: refusal.cure,
+                    };
+                    vec![refused.into()]
+                }
+            }),
             Input::IntentStateChanged(_) => Ok(match state.phase() {
                 Connectivity::Unspecified | Connectivity::Withdrawn | Connectivity::Withdrawing => vec![],
                 _ if !state.of_intent => vec![],
