@@ -231,8 +231,9 @@ pub fn measure_of(name: &str) -> Option<Measure> {
 pub fn label_contexts(expectation: &IntentExpectation) -> impl Iterator<Item = (&'static str, &str)> {
     let objects = expectation.expectation_object.iter().flat_map(|o| &o.object_contexts);
     objects.chain(&expectation.expectation_contexts).filter_map(|context| {
-        let (_, label) = LABEL_CONTEXTS.iter().find(|(attribute, _)| *attribute == context.context_attribute)?;
-        Some((*label, context.context_value_range.as_str()))
+        let found = LABEL_CONTEXTS.iter().find(|(attribute, _)| *attribute == context.context_attribute);
+        let label = found.map(|(_, label)| *label)?;
+        Some((label, context.context_value_range.as_str()))
     })
 }
 
