@@ -151,7 +151,7 @@ impl Known {
         for held in self.instances.values() {
             let cluster = held.cluster_id.as_ref().and_then(|id| snapshot.clusters.get_mut(id));
             if let Some(cluster) = cluster {
-                cluster.cpu_milli_reserved += held.spec.cpu_milli;
+                cluster.cpu_milli_reserved = cluster.cpu_milli_reserved.saturating_add(held.spec.cpu_milli);
                 cluster.memory_bytes_reserved = cluster.memory_bytes_reserved.saturating_add(held.spec.memory_bytes);
             }
         }
