@@ -324,10 +324,31 @@ pub(crate) enum IntentCommand {
     Submit(IntentFile),
     /// Gives existing intents a new definition, each by its id.
     Update(IntentFile),
-    /// Says whether the intents of a file would be accepted; changes nothing.
+    /// Says whether the intents of a file would be accepted, and what would come of them; changes nothing.
     Check {
         /// YAML or JSON, documents divided by `---`; `-` is standard input.
         file: PathBuf,
+    },
+    /// Every type of intent, with its targets.
+    Types,
+    /// Translates goals (a TOSCA topology, or its node templates) into objectives over the clusters that there are.
+    Objectives {
+        /// YAML or JSON; `-` is standard input.
+        file: PathBuf,
+    },
+    /// The versions of an intent.
+    History {
+        /// Its id.
+        id: String,
+    },
+    /// Makes an earlier version the definition again, as a next version.
+    Rollback {
+        /// The intent.
+        #[command(flatten)]
+        which: IntentId,
+        /// The version to go back to.
+        #[arg(long)]
+        version: u64,
     },
     /// All intents.
     List {

@@ -1,6 +1,7 @@
 //! `demo`: the main story, end to end, with real processes and real measurements. It fails if any expectation does.
 
 mod account;
+mod intents;
 mod learn;
 mod network;
 pub(crate) mod sar;
@@ -378,6 +379,7 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
     story.expect("the chain reaches a measurement", chain.iter().any(|f| f.stream == "OBSERVATION"));
 
     learn::chapter(&mut story, &client, &instance).await?;
+    intents::chapter(&mut story, &client, &intent_id, &instance).await?;
 
     story.step("the intent is terminated");
     let terminate = TerminateIntent { owner: OWNER.into(), intent_id: intent_id.clone() };

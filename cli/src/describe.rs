@@ -30,7 +30,15 @@ fn said(stored: &Stored) -> Option<String> {
     of!(intent::SuspendIntent, |m| format!("asks to suspend intent {}", m.intent_id));
     of!(intent::ResumeIntent, |m| format!("asks to resume intent {}", m.intent_id));
     of!(intent::TerminateIntent, |m| format!("asks to terminate intent {}", m.intent_id));
-    of!(intent::IntentSubmitted, |m| format!("intent submitted, version {}", m.version));
+    of!(intent::RollbackIntent, |m| format!("asks to go back to version {} of intent {}", m.version, m.intent_id));
+    of!(intent::IntentSubmitted, |m| match m.rolled_back_to {
+        0 => format!("intent submitted, version {}", m.version),
+        again => format!("intent submitted, version {}, which is version {again} again", m.version),
+    });
+    of!(validation::ConflictsChanged, |m| match m.conflicts.first() {
+        None => "in conflict with no intent any more".to_owned(),
+        Some(first) => format!("in conflict: {}", first.reason),
+    });
     of!(intent::IntentUnchanged, |m| format!("intent unchanged, version {}", m.version));
     of!(intent::IntentAcknowledged, |m| format!("intent acknowledged, {}", state(m.state.as_ref())));
     of!(intent::IntentRejected, |m| format!("intent rejected: {}", problems(&m.problems)));
@@ -256,7 +264,10 @@ pub(crate) fn value(target: &str, value: f64) -> String {
     match target {
         "cpuUsage" => format!("cpuUsage {value:.1} %"),
         "ramUsage" => format!("ramUsage {value:.1} MB"),
-        other => format!("{other} {value:.2}"),
+        other => match mesh_intent::types::target_of(other) {
+            Some(known) => format!("{other} {value:.2} {}", known.sign),
+            None => format!("{other} {value:.2}"),
+        },
     }
 }
 

@@ -11,18 +11,15 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::{
     contract::{Contract, EventSpec, Kind, ServiceSpec, StreamSpec, comment},
-    json::{descriptor, embedded},
+    json::{descriptor, embedded, is_value},
     rights::{self, Rights},
 };
 
 /// Fields without which the validator refuses a document that a person writes, by message.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("continuum.intent.v1.Intent", &["userLabel", "intentExpectations"]),
-    (
-        "continuum.intent.v1.IntentExpectation",
-        &["expectationId", "expectationVerb", "expectationObject", "expectationTargets"],
-    ),
-    ("continuum.intent.v1.ExpectationObject", &["objectType", "objectInstance"]),
+    ("continuum.intent.v1.IntentExpectation", &["expectationId", "expectationVerb", "expectationObject"]),
+    ("continuum.intent.v1.ExpectationObject", &["objectType"]),
     ("continuum.intent.v1.ExpectationTarget", &["targetName", "targetCondition", "targetValueRange"]),
     ("continuum.workload.v1.WorkloadDocument", &["name", "version", "kind", "process"]),
     ("continuum.workload.v1.ProcessSpec", &["command"]),
@@ -130,6 +127,10 @@ impl Schemas {
             Type::Uint32 | Type::Fixed32 => json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),
             Type::Int64 | Type::Sint64 | Type::Sfixed64 => json!({"type": "integer"}),
             Type::Uint64 | Type::Fixed64 => json!({"type": "integer", "minimum": 0}),
+            Type::String if self.people && is_value(field) => {
+                json!({"type": ["string", "number", "boolean", "array", "object"]})
+            }
+            Type::String if is_value(field) => json!({"type": ["string", "array", "object"]}),
             Type::String if self.people => json!({"type": ["string", "number", "boolean"]}),
             Type::String => json!({"type": "string"}),
             Type::Bytes => match embedded(field).and_then(|name| descriptor(&name).ok()) {

@@ -1,4 +1,4 @@
-//! `intent`: submit, list, get, watch, update, suspend, resume, terminate, check.
+//! `intent`: submit, list, get, watch, update, rollback, history, suspend, resume, terminate, check, types, objectives.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -9,11 +9,14 @@ use mesh_proto::{
     deciders::stream_intent,
     derived_id,
     intent::{
-        FulfilmentStatus, InstanceStanding, Intent, NotFulfilledState, Problem, ResumeIntent, State, SubmitIntent,
-        SuspendIntent, TargetState, TerminateIntent, UpdateIntent,
+        FulfilmentStatus, InstanceStanding, Intent, NotFulfilledState, Problem, ResumeIntent, RollbackIntent, State,
+        SubmitIntent, SuspendIntent, TargetState, TerminateIntent, UpdateIntent,
     },
     is_key,
-    query::{CheckRequest, GetRequest, IntentView, ListRequest},
+    query::{
+        CheckReply, CheckRequest, GetRequest, IntentTypesRequest, IntentView, ListRequest, ObjectivesRequest,
+        Prediction,
+    },
 };
 use prost::Message as _;
 use serde_json::json;
@@ -36,6 +39,13 @@ pub(crate) async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow
         IntentCommand::Submit(file) => write(context, &file, false).await,
         IntentCommand::Update(file) => write(context, &file, true).await,
         IntentCommand::Check { file } => check(context, &file).await,
+        IntentCommand::Types => types(context).await,
+        IntentCommand::Objectives { file } => objectives(context, &file).await,
+        IntentCommand::History { id } => history(context, id).await,
+        IntentCommand::Rollback { which, version } => {
+            let command = RollbackIntent { owner: context.owner.clone(), intent_id: which.id.clone(), version };
+            change(context, &which, "submitted again", &command).await
+        }
         IntentCommand::List { state, watch } => {
             let client = context.client().await?;
             let state = state.unwrap_or_default();
@@ -295,7 +305,12 @@ fn said(state: &State) -> String {
 fn target(target: &TargetState) -> String {
     let condition = target.target_condition.trim_start_matches("IS_").replace('_', " ").to_lowercase();
     let verdict = if target.fulfilled { "" } else { ", missed" };
-    format!("{} ({condition} {}{verdict})", value(&target.target_name, target.achieved), target.bound)
+    // Facts of earlier versions hold the number alone.
+    let bound = match target.target_value_range.as_str() {
+        "" => target.bound.to_string(),
+        written => written.to_owned(),
+    };
+    format!("{} ({condition} {bound}{verdict})", value(&target.target_name, target.achieved))
 }
 
 /// Fails unless the text can be part of a subject.
@@ -350,44 +365,138 @@ async fn change(
     Ok(conclude(context.format, "intent", &[outcome]))
 }
 
-/// What the validator would say.
+/// What the validator would say, and what would come of it.
 async fn check(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
     let documents = document::read(file)?;
     let client = context.client().await?;
-    let mut found = vec![];
+    let mut found: Vec<(String, CheckReply)> = vec![];
     for (index, value) in documents.into_iter().enumerate() {
         let mut name = format!("document {}", index + 1);
-        let problems = match document::intent(value) {
-            Err(error) => {
-                vec![Problem { path: String::new(), reason: error.to_string(), cure: "correct the document".into() }]
-            }
+        let reply = match document::intent(value) {
+            Err(error) => CheckReply {
+                problems: vec![Problem {
+                    path: String::new(),
+                    reason: error.to_string(),
+                    cure: "correct the document".into(),
+                }],
+                ..Default::default()
+            },
             Ok(parsed) => {
-                name = parsed.id.unwrap_or(name);
                 let intent = Some(Intent::decode(parsed.body.as_slice()).context("read the intent")?);
-                answer("check the intent", client.validator().await?.check(CheckRequest { intent }).await)?.problems
+                let owner = parsed.owner.unwrap_or_else(|| context.owner.clone());
+                let intent_id = parsed.id.clone().unwrap_or_default();
+                name = parsed.id.unwrap_or(name);
+                let request = CheckRequest { intent, owner, intent_id };
+                answer("check the intent", client.validator().await?.check(request).await)?
             }
         };
-        found.push((name, problems));
+        found.push((name, reply));
     }
-    let bad = found.iter().any(|(_, problems)| !problems.is_empty());
+    let bad = found.iter().any(|(_, reply)| !reply.problems.is_empty());
     let shown: Vec<_> = found
         .iter()
-        .map(|(name, problems)| {
-            let list: Vec<_> =
-                problems.iter().map(|p| json!({"path": p.path, "reason": p.reason, "cure": p.cure})).collect();
-            json!({"id": name, "acceptable": problems.is_empty(), "problems": list})
+        .map(|(name, reply)| {
+            let mut value = to_json("continuum.query.v1.CheckReply", reply);
+            value["id"] = json!(name);
+            value["acceptable"] = json!(reply.problems.is_empty());
+            value
         })
         .collect();
-    output::show(context.format, &json!(shown), &["intent", "path", "problem", "cure"], || {
-        let rows = |(name, problems): &(String, Vec<Problem>)| match problems.is_empty() {
-            true => vec![vec![name.clone(), "-".into(), "none: it would be accepted".into(), "-".into()]],
-            false => {
-                problems.iter().map(|p| vec![name.clone(), p.path.clone(), p.reason.clone(), p.cure.clone()]).collect()
+    output::show(context.format, &json!(shown), &["intent", "path", "found", "cure"], || {
+        let rows = |(name, reply): &(String, CheckReply)| {
+            let row = |path: &str, found: String, cure: &str| vec![name.clone(), path.into(), found, cure.into()];
+            if !reply.problems.is_empty() {
+                return reply.problems.iter().map(|p| row(&p.path, p.reason.clone(), &p.cure)).collect::<Vec<_>>();
             }
+            let state = format!("none: it would be accepted, and {}", reply.predicted_state);
+            let mut rows = vec![row("-", state, "-")];
+            rows.extend(reply.predictions.iter().map(|p| row(&p.expectation_id, prediction(p), "-")));
+            rows.extend(reply.conflicts.iter().map(|c| row(&c.expectation_id, c.reason.clone(), &c.cure)));
+            rows
         };
         found.iter().flat_map(rows).collect()
     });
     Ok(ExitCode::from(u8::from(bad)))
+}
+
+fn prediction(prediction: &Prediction) -> String {
+    if prediction.cluster_id.is_empty() {
+        return format!("{}: {}", prediction.feasibility, prediction.reason);
+    }
+    let targets: Vec<String> = prediction.targets.iter().filter(|t| t.measured).map(target).collect();
+    let reason = if prediction.reason.is_empty() { String::new() } else { format!("; {}", prediction.reason) };
+    format!(
+        "{} on {}: {}{:.1} W, {:.1} credits a day{reason}",
+        prediction.feasibility,
+        prediction.cluster_id,
+        targets.iter().map(|t| format!("{t}, ")).collect::<String>(),
+        prediction.watts,
+        prediction.credits_per_day,
+    )
+}
+
+async fn types(context: &Context<'_>) -> anyhow::Result<ExitCode> {
+    let client = context.client().await?;
+    let reply = answer("list types of intents", client.validator().await?.types(IntentTypesRequest {}).await)?;
+    let value = to_json("continuum.query.v1.IntentTypes", &reply);
+    output::show(context.format, &value, &["type", "for", "verbs", "objects", "targets"], || {
+        let row = |t: &mesh_proto::query::IntentTypeView| {
+            let targets: Vec<String> = t.targets.iter().map(|t| format!("{} ({})", t.name, t.unit)).collect();
+            vec![
+                t.user_label.clone(),
+                t.description.clone(),
+                t.verbs.join(" "),
+                t.object_types.join(" "),
+                targets.join(", "),
+            ]
+        };
+        reply.types.iter().map(row).collect()
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn objectives(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
+    let document = document::read(file)?.remove(0).to_string();
+    let client = context.client().await?;
+    let request = ObjectivesRequest { document };
+    let reply = answer("translate goals", client.validator().await?.objectives(request).await)?;
+    let bad = !reply.problems.is_empty();
+    let value = to_json("continuum.query.v1.ObjectivesReply", &reply);
+    output::show(context.format, &value, &["component", "goal", "alternatives", "cure"], || {
+        let problems =
+            reply.problems.iter().map(|p| vec![p.path.clone(), p.reason.clone(), "-".into(), p.cure.clone()]);
+        let objectives = reply.objectives.iter().map(|o| {
+            let unit = if o.metric == "energy" { "J" } else { "ms" };
+            let ways: Vec<String> =
+                o.alternatives.iter().map(|a| format!("{} ({:.1} {unit})", a.resource, a.predicted)).collect();
+            let goal = match o.kind.as_str() {
+                "minimum" => format!("minimum {}", o.metric),
+                _ => format!("{} <= {} {unit}", o.metric, o.bound),
+            };
+            let ways = if ways.is_empty() { o.reason.clone() } else { ways.join(" or ") };
+            vec![o.component.clone(), goal, ways, "-".into()]
+        });
+        problems.chain(objectives).collect()
+    });
+    Ok(ExitCode::from(u8::from(bad)))
+}
+
+async fn history(context: &Context<'_>, id: String) -> anyhow::Result<ExitCode> {
+    let client = context.client().await?;
+    let request = GetRequest { owner: context.owner.clone(), id };
+    let reply = answer("read the intent's history", client.intents().await?.history(request).await)?;
+    let value = to_json("continuum.query.v1.IntentHistory", &reply);
+    output::show(context.format, &value, &["version", "submitted", "verdict", "again", "problems"], || {
+        let row = |v: &mesh_proto::query::IntentVersion| {
+            let again = if v.rolled_back_to == 0 { "-".to_owned() } else { format!("version {}", v.rolled_back_to) };
+            let force = if v.version == reply.in_force { ", in force" } else { "" };
+            let problems: Vec<&str> = v.problems.iter().map(|p| p.reason.as_str()).collect();
+            let at = v.submitted_at.map(super::date).unwrap_or_default();
+            vec![v.version.to_string(), at, format!("{}{force}", v.verdict), again, problems.join("; ")]
+        };
+        reply.versions.iter().map(row).collect()
+    });
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn list(context: &Context<'_>, client: &Client, state: &str) -> anyhow::Result<Shown> {
@@ -395,8 +504,8 @@ async fn list(context: &Context<'_>, client: &Client, state: &str) -> anyhow::Re
     let mut page_token = String::new();
     let mut queries = client.intents().await?;
     loop {
-        let request =
-            ListRequest { owner: context.owner.clone(), page_size: 1_000, page_token, state: state.to_uppercase() };
+        let (owner, state) = (context.owner.clone(), state.to_uppercase());
+        let request = ListRequest { owner, page_size: 1_000, page_token, state, ..ListRequest::default() };
         let page = answer("list intents", queries.list(request).await)?;
         // Of an intent that never was only refusals are known.
         intents.extend(page.intents.into_iter().filter(|view| view.version > 0));

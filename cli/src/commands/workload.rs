@@ -238,7 +238,13 @@ async fn list(client: &Client, owner: &str, state: &str) -> anyhow::Result<(Vec<
     let (mut documents, mut instances, mut page_token) = (vec![], vec![], String::new());
     let mut queries = client.workloads().await?;
     loop {
-        let request = ListRequest { owner: owner.to_owned(), page_size: 1_000, page_token, state: state.to_owned() };
+        let request = ListRequest {
+            owner: owner.to_owned(),
+            page_size: 1_000,
+            page_token,
+            state: state.to_owned(),
+            ..ListRequest::default()
+        };
         let page = answer("list workloads", queries.list(request).await)?;
         documents.extend(page.workloads);
         instances.extend(page.instances);

@@ -17,6 +17,7 @@ mod anomalies;
 mod bad_input;
 mod clients;
 mod full_disk;
+mod intents;
 mod kill9;
 mod late_retries;
 mod life;

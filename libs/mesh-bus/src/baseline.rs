@@ -221,6 +221,7 @@ pub fn decision(intent_id: &str, version: u64, expected: u64) -> Result<Decision
         version,
         document: Bytes::from(vec![7; 190]),
         command_id: id.clone(),
+        rolled_back_to: 0,
     };
     // Any time does: nothing that is measured looks at it.
     let time = Timestamp::from_millis(1_795_318_929_462);

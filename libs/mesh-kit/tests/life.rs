@@ -18,7 +18,8 @@ use mesh_kit::{Mesh, Running, Secret, Settings, Stopped, exit, metrics};
 use mesh_proto::{
     lifecycle::ServiceChanged,
     query::{
-        CheckReply, CheckRequest, GetRequest, IntentList, IntentView, ListRequest,
+        CheckReply, CheckRequest, GetRequest, IntentHistory, IntentList, IntentTypes, IntentTypesRequest, IntentView,
+        ListRequest, ObjectivesReply, ObjectivesRequest, TemplateReply, TemplateRequest,
         intent_queries_client::IntentQueriesClient,
         intent_queries_server::{IntentQueries, IntentQueriesServer},
         validator_queries_client::ValidatorQueriesClient,
@@ -73,6 +74,18 @@ impl ValidatorQueries for Queries {
         self.go_on.notified().await;
         Ok(Response::new(CheckReply::default()))
     }
+
+    async fn types(&self, _: Request<IntentTypesRequest>) -> Result<Response<IntentTypes>, Status> {
+        Ok(Response::new(IntentTypes::default()))
+    }
+
+    async fn template(&self, _: Request<TemplateRequest>) -> Result<Response<TemplateReply>, Status> {
+        Ok(Response::new(TemplateReply::default()))
+    }
+
+    async fn objectives(&self, _: Request<ObjectivesRequest>) -> Result<Response<ObjectivesReply>, Status> {
+        Ok(Response::new(ObjectivesReply::default()))
+    }
 }
 
 #[tonic::async_trait]
@@ -86,6 +99,10 @@ impl IntentQueries for Queries {
 
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<IntentList>, Status> {
         Ok(Response::new(IntentList::default()))
+    }
+
+    async fn history(&self, _: Request<GetRequest>) -> Result<Response<IntentHistory>, Status> {
+        Ok(Response::new(IntentHistory::default()))
     }
 
     /// Never ends, also not when the process stops: what a faulty service would do.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mesh_bus::Stored;
+use mesh_intent::{Measure, types};
 use mesh_kit::{Derived, Projector};
 use mesh_proto::{
     DecodeError, Timestamp,
@@ -20,6 +21,7 @@ use mesh_proto::{
     telemetry::{InstanceSample, Measured},
     workload::{InstanceChanged, InstanceWanted},
 };
+use mesh_world::tariff::Tariff;
 use prost::Message as _;
 
 use crate::{
@@ -156,6 +158,32 @@ pub struct Collector {
     packs: BTreeMap<(String, String), Pack>,
     feed: Feed,
     usage: Usage,
+    /// By cluster: what energy costs there.
+    power: BTreeMap<String, Power>,
+}
+
+/// A cluster's modelled power.
+#[derive(Clone, Copy, Debug)]
+struct Power {
+    tariff: Tariff,
+    /// Share of its energy that is renewable, per cent, if it says so.
+    green_percent: Option<f64>,
+}
+
+impl Power {
+    fn of(cluster: &ClusterRegistered) -> Self {
+        let green = cluster.labels.get(types::GREEN_LABEL).and_then(|text| text.trim().parse::<f64>().ok());
+        Self {
+            tariff: Tariff::of(&cluster.labels, cluster.cpu_milli),
+            green_percent: green.filter(|percent| (0.0..=100.0).contains(percent)),
+        }
+    }
+
+    /// Mean watts of an instance over a period: its cores, and idle power by the share of the cluster that it uses.
+    fn watts(&self, measured: &Period) -> f64 {
+        let cores = f64::from(measured.load_milli()) / 1_000.0;
+        self.tariff.idle_watts * measured.cpu_percent() / 100.0 + self.tariff.watts_per_core * cores
+    }
 }
 
 /// How often instances that went silent are looked for, milliseconds.
@@ -184,6 +212,7 @@ impl Collector {
             packs: BTreeMap::new(),
             feed: Feed::new(limits.feed_max),
             usage: Usage::new(limits.usage),
+            power: BTreeMap::new(),
         }
     }
 
@@ -326,7 +355,14 @@ impl Watch {
     }
 
     /// The observations of all periods that are over; says how many were too many.
-    fn judge(&mut self, (owner, intent_id): &IntentKey, now: Timestamp, limits: &Limits) -> (Vec<Derived>, u64) {
+    fn judge(
+        &mut self,
+        (owner, intent_id): &IntentKey,
+        now: Timestamp,
+        limits: &Limits,
+        power: &BTreeMap<String, Power>,
+    ) -> (Vec<Derived>, u64) {
+        let seconds = self.period_s as f64;
         let (mut observations, mut skipped) = (vec![], 0);
         let Some((first, next)) = self.span.filter(|_| self.active) else { return (observations, skipped) };
         // Periods that end with their grace by now: all below this number.
@@ -342,7 +378,10 @@ impl Watch {
                 if watched.targets.is_empty() {
                     continue;
                 }
-                let targets = watched.targets.iter().map(|(expectation, name)| achieved(expectation, name, &measured));
+                let power = power.get(&measured.cluster_id);
+                let one =
+                    |(expectation, name): &(String, String)| achieved(expectation, name, &measured, power, seconds);
+                let targets = watched.targets.iter().map(one);
                 let event = TargetObserved {
                     owner: owner.clone(),
                     intent_id: intent_id.clone(),
@@ -371,11 +410,22 @@ impl Watch {
 }
 
 /// What one target achieved. A target that this version cannot measure has no samples.
-fn achieved(expectation_id: &str, target_name: &str, measured: &Period) -> ObservedTarget {
-    let value = match target_name {
-        "cpuUsage" => Some(measured.cpu_percent()),
-        "ramUsage" => Some(measured.memory_bytes as f64 / 1e6),
-        _ => None,
+fn achieved(
+    expectation_id: &str,
+    target_name: &str,
+    measured: &Period,
+    power: Option<&Power>,
+    seconds: f64,
+) -> ObservedTarget {
+    let cores = f64::from(measured.load_milli()) / 1_000.0;
+    let value = match types::measure_of(target_name) {
+        Some(Measure::CpuPercent) => Some(measured.cpu_percent()),
+        Some(Measure::MemoryMb) => Some(measured.memory_bytes as f64 / 1e6),
+        Some(Measure::Joules) => power.map(|p| p.watts(measured) * seconds),
+        // What does nothing has no efficiency.
+        Some(Measure::JoulesPerCoreSecond) => power.filter(|_| cores > 0.0).map(|p| p.watts(measured) / cores),
+        Some(Measure::GreenPercent) => power.and_then(|p| p.green_percent),
+        Some(Measure::Handed) | None => None,
     };
     ObservedTarget {
         expectation_id: expectation_id.to_owned(),
@@ -430,7 +480,12 @@ impl Projector for Collector {
         let acknowledged = fact.event::<IntentAcknowledged>();
         let applied = acknowledged.and_then(|event| event.map_or(Ok(()), |e| self.acknowledged(e, fact.time)));
         let changed = fact.event::<IntentStateChanged>().map(|event| event.map(|e| self.state_changed(e, fact.time)));
-        let cluster = fact.event::<ClusterRegistered>().map(|e| e.into_iter().for_each(|e| self.usage.cluster(e)));
+        let cluster = fact.event::<ClusterRegistered>().map(|e| {
+            for e in e {
+                self.power.insert(e.cluster_id.clone(), Power::of(&e));
+                self.usage.cluster(e);
+            }
+        });
         let wanted = fact.event::<InstanceWanted>().map(|e| e.into_iter().for_each(|e| self.usage.wanted(e)));
         let placed = fact.event::<InstanceChanged>();
         let placed = placed.map(|e| e.into_iter().for_each(|e| self.usage.changed(&e, fact.time)));
@@ -495,7 +550,7 @@ impl Projector for Collector {
         self.sweep();
         let mut derived = self.usage.close(now);
         for (key, watch) in &mut self.watches {
-            let (observations, skipped) = watch.judge(key, now, &self.limits);
+            let (observations, skipped) = watch.judge(key, now, &self.limits, &self.power);
             self.counts.periods_skipped += skipped;
             derived.extend(observations);
         }

@@ -4,7 +4,9 @@ use std::pin::Pin;
 
 use futures::{Stream, stream};
 use mesh_kit::View;
-use mesh_proto::query::{GetRequest, IntentList, IntentView, ListRequest, intent_queries_server::IntentQueries};
+use mesh_proto::query::{
+    GetRequest, IntentHistory, IntentList, IntentView, ListRequest, intent_queries_server::IntentQueries,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -32,6 +34,10 @@ impl IntentQueries for Api {
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<IntentList>, Status> {
         Ok(Response::new(self.view.read(|view| view.list(request.get_ref()))?))
+    }
+
+    async fn history(&self, request: Request<GetRequest>) -> Result<Response<IntentHistory>, Status> {
+        Ok(Response::new(self.view.read(|view| view.history(request.get_ref()))?))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<IntentView, Status>> + Send>>;

@@ -11,7 +11,10 @@
 //!   ([`Limits::wait_ms`]). Once the planner has said that no cluster would do better, it is asked again only after what was missed has
 //!   changed by more than a tenth: until then nothing is written, and whatever changes the planner's mind (a cluster
 //!   that joins, returns or changes its size, capacity that comes free) moves the instance without another asking.
-//!   What was asked for and is not wanted any more is taken back.
+//!   What was asked for and is not wanted any more is taken back;
+//! - a version with a start time to come is acknowledged without instances, and again with them when it has come; its end
+//!   time terminates it;
+//! - an intent that loses a conflict is suspended until the conflict is over, and nobody but its end can resume it.
 
 mod command;
 mod definition;
@@ -28,14 +31,14 @@ use mesh_kit::{Asked, Decider, Key, What};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::intents::{Fact, Input},
-    intent::{IntentStateChanged, IntentSubmitted, State, TargetState},
+    intent::{IntentConflict, IntentStateChanged, IntentSubmitted, Problem, State, TargetState},
     is_key,
-    validation::FeasibilityChanged,
+    validation::{ConflictsChanged, FeasibilityChanged},
 };
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    definition::{Condition, Definition, Target},
+    definition::{Definition, Object, Target},
     instance::{Instance, Standing},
     observation::Remedy,
     row::Row,
@@ -47,6 +50,9 @@ pub const MISSED_MAX: u32 = 2;
 pub const COOLDOWNS_MAX: i64 = 16;
 /// Periods in a row without a measurement that degrade an intent.
 pub const UNMEASURED_MAX: u32 = 3;
+
+/// Versions before the last that an intent can go back to; older ones are in the stream only.
+pub const HISTORY_MAX: usize = 64;
 
 /// How often a remedy may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +95,8 @@ impl Intents {
 pub struct Entity {
     /// The last version that was submitted; `None` if none ever was.
     pub submission: Option<Submission>,
+    /// Those before it, the oldest first, at most [`HISTORY_MAX`].
+    pub history: Vec<Submission>,
     /// What it is.
     pub life: Life,
     /// What it is, as people are told.
@@ -104,6 +112,15 @@ pub struct Submission {
     pub content: IntentSubmitted,
     /// What the validator said of it.
     pub verdict: Verdict,
+    /// When it was submitted.
+    #[serde(default)]
+    pub at: Timestamp,
+    /// Why it was rejected.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+    /// Why it cannot be met, though it is well formed.
+    #[serde(default)]
+    pub infeasible: String,
 }
 
 /// What became of a submitted version.
@@ -144,8 +161,17 @@ pub struct InForce {
     pub instances: Vec<Instance>,
     /// Why no registered cluster is large enough; empty while one is.
     pub infeasible: String,
-    /// Is it not to be watched?
+    /// Is it not to be watched, by command or by its document?
     pub suspended: bool,
+    /// Conflicts with other intents, won and lost; who loses one is not watched either.
+    #[serde(default)]
+    pub conflicts: Vec<IntentConflict>,
+    /// Start time that it waits for; until then it has no instances.
+    #[serde(default)]
+    pub starts_at: Option<Timestamp>,
+    /// When it ends by itself.
+    #[serde(default)]
+    pub ends_at: Option<Timestamp>,
     /// By instance id: the remedy that was asked for last.
     #[serde(default)]
     pub remedies: BTreeMap<String, Remedy>,
@@ -162,14 +188,31 @@ pub struct Ended {
 
 impl InForce {
     /// A version that has just come into force.
-    fn new(version: u64, definition: Definition, instances: Vec<Instance>) -> Self {
+    fn new(version: u64, definition: Definition, instances: Vec<Instance>, starts_at: Option<Timestamp>) -> Self {
         Self {
             version,
             targets: definition.targets,
             instances,
             infeasible: String::new(),
             suspended: false,
+            conflicts: vec![],
+            starts_at,
+            ends_at: definition.window.end,
             remedies: BTreeMap::new(),
+        }
+    }
+
+    /// Is it not watched, for whatever reason?
+    pub fn is_suspended(&self) -> bool {
+        self.suspended || mesh_intent::conflict::loses(&self.conflicts)
+    }
+
+    /// Is watched again: what happened meanwhile was not watched.
+    fn watch_again(&mut self, at: Timestamp) {
+        self.targets.iter_mut().for_each(Target::reset);
+        for instance in self.instances.iter_mut().filter(|i| i.standing == Standing::Running) {
+            instance.running_since = Some(at);
+            instance.stuck.clear();
         }
     }
 
@@ -199,6 +242,7 @@ impl InForce {
         self.instances != before.instances
             || self.infeasible != before.infeasible
             || self.suspended != before.suspended
+            || self.conflicts != before.conflicts
             || self.targets.iter().zip(&before.targets).any(|(now, then)| now.differs(then))
     }
 
@@ -255,6 +299,11 @@ impl Entity {
         }
     }
 
+    /// A version that was submitted, if it is still known.
+    pub fn submitted(&self, version: u64) -> Option<&Submission> {
+        self.history.iter().chain(&self.submission).find(|s| s.content.version == version)
+    }
+
     fn tell(&mut self, state: State, at: Timestamp) {
         if Row::of(&state) != self.row() {
             self.since = at;
@@ -270,7 +319,7 @@ impl Entity {
             Life::Submitted => row == Row::Submitted,
             Life::Rejected => row == Row::Failed,
             Life::InForce(in_force) =>
-                !matches!(row, Row::Submitted | Row::Terminated) && in_force.suspended == (row == Row::Suspended),
+                !matches!(row, Row::Submitted | Row::Terminated) && in_force.is_suspended() == (row == Row::Suspended),
             Life::Terminated(_) => row == Row::Terminated,
         });
         debug_assert!(self.submission.is_none() || !self.state.reason.is_empty());
@@ -295,6 +344,11 @@ impl Decider for Intents {
             Input::SuspendIntent(m) => (&m.owner, vec![&m.intent_id]),
             Input::ResumeIntent(m) => (&m.owner, vec![&m.intent_id]),
             Input::TerminateIntent(m) => (&m.owner, vec![&m.intent_id]),
+            Input::RollbackIntent(m) => (&m.owner, vec![&m.intent_id]),
+            Input::ConflictsChanged(m) => (&m.owner, vec![&m.intent_id]),
+            // An intent about networks is carried out under its own id.
+            Input::ConnectivityChanged(m) => (&m.owner, vec![&m.network_id]),
+            Input::NetworkRefused(m) => (&m.owner, vec![&m.network_id]),
             Input::IntentAccepted(m) => (&m.owner, vec![&m.intent_id]),
             Input::IntentRejected(m) => (&m.owner, vec![&m.intent_id]),
             Input::FeasibilityChanged(m) => (&m.owner, vec![&m.intent_id]),
@@ -313,17 +367,23 @@ impl Decider for Intents {
     }
 
     fn decide(&self, key: &Key, entity: &Entity, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(input) = &asked.what else { return Ok(vec![]) };
         let case = Case { limits: &self.limits, key, entity, at: asked.at, id: &asked.id, body: &asked.body };
+        let What::Event(input) = &asked.what else { return Ok(case.due()) };
         match input {
             Input::SubmitIntent(_) => case.submit(),
             Input::UpdateIntent(_) => case.update(),
             Input::SuspendIntent(_) => case.suspend(),
             Input::ResumeIntent(_) => case.resume(),
             Input::TerminateIntent(_) => case.terminate(),
+            Input::RollbackIntent(command) => case.rollback(command.version),
             Input::IntentAccepted(verdict) => Ok(case.accepted(verdict.version)),
-            Input::IntentRejected(verdict) => Ok(case.rejected(verdict.version, &verdict.problems)),
+            Input::IntentRejected(verdict) => {
+                Ok(case.rejected(verdict.version, &verdict.problems, &verdict.infeasible))
+            }
             Input::FeasibilityChanged(turn) => Ok(case.feasibility(turn)),
+            Input::ConflictsChanged(found) => Ok(case.conflicts(found)),
+            Input::ConnectivityChanged(report) => Ok(case.connectivity_changed(report)),
+            Input::NetworkRefused(refused) => Ok(case.network_refused(refused)),
             Input::InstanceChanged(report) => Ok(case.instance_changed(report)),
             Input::InstanceUnavailable(report) => Ok(case.instance_unavailable(report)),
             Input::PlacementUnplaced(report) => Ok(case.unplaced(report)),
@@ -349,19 +409,36 @@ impl Decider for Intents {
                     command_id: String::new(),
                     ..fact.clone()
                 };
-                entity.submission = Some(Submission { content, verdict: Verdict::Awaited });
+                let submission =
+                    Submission { content, verdict: Verdict::Awaited, at, problems: vec![], infeasible: String::new() };
+                entity.history.extend(entity.submission.replace(submission));
+                let over = entity.history.len().saturating_sub(HISTORY_MAX);
+                entity.history.drain(..over);
             }
             Fact::IntentAcknowledged(fact) => {
                 // What cannot be parsed here came into force under another version of this service: it has no targets.
-                let empty = Definition { targets: vec![], objects: vec![], deactivated: false };
-                let definition = Definition::parse(&fact.document).unwrap_or(empty);
-                let instances = fact.instances.iter().map(Instance::from_fact).collect();
-                entity.settle(Verdict::Accepted);
-                entity.life = Life::InForce(InForce::new(fact.version, definition, instances));
+                let definition = Definition::parse(&fact.document).unwrap_or_else(|_| Definition::empty());
+                let mut instances: Vec<Instance> = fact.instances.iter().map(Instance::from_fact).collect();
+                if definition.network && fact.starts_at.is_none() {
+                    instances.push(Instance::network(&fact.intent_id));
+                }
+                if entity.awaited() == Some(fact.version) {
+                    entity.settle(Verdict::Accepted);
+                }
+                let mut next = InForce::new(fact.version, definition, instances, fact.starts_at);
+                if let Some(before) = entity.in_force().filter(|before| before.version == fact.version) {
+                    // Its start time has come; what else stands stays.
+                    next.conflicts.clone_from(&before.conflicts);
+                }
+                entity.life = Life::InForce(next);
                 entity.tell(fact.state.clone().unwrap_or_default(), at);
             }
             Fact::IntentRejected(fact) => {
                 entity.settle(Verdict::Rejected);
+                if let Some(submission) = &mut entity.submission {
+                    submission.problems.clone_from(&fact.problems);
+                    submission.infeasible.clone_from(&fact.infeasible);
+                }
                 if entity.life == Life::Submitted {
                     entity.life = Life::Rejected;
                 }
@@ -381,7 +458,8 @@ impl Decider for Intents {
                 } else if let Life::InForce(in_force) = &mut entity.life {
                     in_force.instances = instances;
                     in_force.infeasible.clone_from(&fact.infeasible);
-                    in_force.suspended = row == Row::Suspended;
+                    in_force.suspended = row == Row::Suspended && fact.suspended_by != BY_CONFLICT;
+                    in_force.conflicts.clone_from(&fact.conflicts);
                     in_force.adopt_targets(&fact.targets);
                 }
                 entity.state = to;
@@ -406,8 +484,24 @@ impl Decider for Intents {
         entity
     }
 
-    fn due(&self, _: &Entity) -> Option<Timestamp> {
-        None
+    fn due(&self, entity: &Entity) -> Option<Timestamp> {
+        let in_force = entity.in_force()?;
+        // One that is suspended starts once it is resumed.
+        let start = in_force.starts_at.filter(|_| entity.row() == Row::Acknowledged);
+        start.into_iter().chain(in_force.ends_at).min()
+    }
+}
+
+/// Who suspended an intent: a command, or its document.
+const BY_COMMAND: &str = "command";
+/// Who suspended an intent: a conflict that it lost.
+const BY_CONFLICT: &str = "conflict";
+
+fn suspended_by(now: &InForce, row: Row) -> &'static str {
+    match row {
+        Row::Suspended if now.suspended => BY_COMMAND,
+        Row::Suspended => BY_CONFLICT,
+        _ => "",
     }
 }
 
@@ -444,6 +538,33 @@ impl Case<'_> {
         self.settle(InForce { infeasible, ..in_force.clone() }, "")
     }
 
+    /// What the validator found of conflicts with other intents.
+    fn conflicts(&self, found: &ConflictsChanged) -> Vec<Fact> {
+        let Some(in_force) = self.entity.in_force().filter(|f| f.version == found.version) else { return vec![] };
+        let mut now = InForce { conflicts: found.conflicts.clone(), ..in_force.clone() };
+        if in_force.is_suspended() && !now.is_suspended() {
+            now.watch_again(self.at);
+        }
+        let gives_way = now.is_suspended() && !in_force.is_suspended();
+        let mut facts = self.settle(now, "");
+        if gives_way {
+            facts.extend(self.unwanted(in_force, |_| true, "it is suspended by a conflict"));
+        }
+        facts
+    }
+
+    /// Its time has come: to end, or to begin.
+    fn due(&self) -> Vec<Fact> {
+        let Some(in_force) = self.entity.in_force() else { return vec![] };
+        if let Some(end) = in_force.ends_at.filter(|end| *end <= self.at) {
+            return self.terminated(&format!("its end time {end} has come"), "");
+        }
+        match in_force.starts_at.filter(|start| *start <= self.at && self.entity.row() == Row::Acknowledged) {
+            Some(_) => self.started(in_force.version),
+            None => vec![],
+        }
+    }
+
     /// The facts that lead from the entity to what is known now, one for each row of the table on the way; none if
     /// nothing is news. The first names the command.
     fn settle(&self, now: InForce, command: &str) -> Vec<Fact> {
@@ -473,6 +594,8 @@ impl Case<'_> {
                 since: Some(since),
                 instances: now.instances.iter().map(Instance::to_fact).collect(),
                 infeasible: now.infeasible.clone(),
+                suspended_by: suspended_by(&now, next).to_owned(),
+                conflicts: now.conflicts.clone(),
             };
             facts.push(fact.into());
             (row, state, mark, news) = (next, to, words.mark, false);

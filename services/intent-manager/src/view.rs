@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use mesh_bus::Stored;
+use mesh_intent::types;
 use mesh_kit::{Decider as _, Derived, Key, Projector, query::Error};
 use mesh_proto::{
     EventSet as _, Timestamp,
@@ -15,7 +16,7 @@ use mesh_proto::{
     intent::{FulfilmentStatus, Intent, NotFulfilledState, State, TargetState},
     is_key,
     observation::TargetObserved,
-    query::{GetRequest, IntentList, IntentView, ListRequest},
+    query::{GetRequest, IntentHistory, IntentList, IntentVersion, IntentView, ListRequest},
     report::{
         ExpectationFulfilmentResult, FulfilmentInfo, IntentFeasibilityCheckReport, IntentFulfilmentReport,
         ReportPublished, TargetFulfilmentResult,
@@ -23,7 +24,7 @@ use mesh_proto::{
 };
 use prost::Message as _;
 
-use crate::domain::{Entity, InForce, Instance, Intents, Life, Row, Target};
+use crate::domain::{Entity, InForce, Instance, Intents, Life, Row, Target, Verdict};
 
 /// Owner when a question names none.
 const OWNER_DEFAULT: &str = "local";
@@ -55,6 +56,9 @@ struct Entry {
     entity: Entity,
     /// The document in force; before the first, none.
     document: Option<Bytes>,
+    /// The type and the object instances of what is shown, so that a list need not read every document.
+    label: String,
+    objects: Vec<String>,
     /// The last measured period of each target of the version in force, by expectation and name.
     last: BTreeMap<(String, String), Last>,
     /// Sequence of its last fact.
@@ -99,6 +103,11 @@ impl IntentsView {
             Fact::IntentAcknowledged(acknowledged) => {
                 entry.document = Some(acknowledged.document.clone());
                 entry.last.clear();
+                entry.note();
+            }
+            Fact::IntentSubmitted(_) if entry.document.is_none() => {
+                entry.note();
+                return None;
             }
             Fact::IntentStateChanged(_) | Fact::IntentRejected(_) => {}
             // These change nothing that a report tells.
@@ -116,7 +125,7 @@ impl IntentsView {
     fn observe(&mut self, stored: &Stored, observation: &TargetObserved) -> Option<Derived> {
         let key = (observation.owner.clone(), observation.intent_id.clone());
         let entry = self.intents.get_mut(&key)?;
-        let in_force = entry.entity.in_force().filter(|f| f.version == observation.version && !f.suspended)?;
+        let in_force = entry.entity.in_force().filter(|f| f.version == observation.version && !f.is_suspended())?;
         let observed: Vec<&Instance> = in_force.instances.iter().filter(|i| i.id == observation.instance_id).collect();
         let mut news = false;
         for target in &observation.targets {
@@ -154,14 +163,43 @@ impl IntentsView {
         Ok(entry.view(&key))
     }
 
+    /// Every version of an intent that it can go back to, the first first.
+    ///
+    /// # Errors
+    /// When there is none of this id.
+    pub fn history(&self, request: &GetRequest) -> Result<IntentHistory, Error> {
+        let key = (owner(&request.owner), request.id.clone());
+        let Some(entry) = self.intents.get(&key).filter(|entry| entry.exists()) else {
+            let what = format!("intent {} of {}", key.1, key.0);
+            return Err(Error::not_found(what, "list the intents that there are: continuum intent list"));
+        };
+        let versions = entry.entity.history.iter().chain(&entry.entity.submission).map(|submission| IntentVersion {
+            version: submission.content.version,
+            intent: Intent::decode(submission.content.document.clone()).ok(),
+            verdict: match submission.verdict {
+                Verdict::Awaited => "awaited",
+                Verdict::Accepted => "accepted",
+                Verdict::Rejected => "rejected",
+                Verdict::Dropped => "dropped",
+            }
+            .into(),
+            problems: submission.problems.clone(),
+            submitted_at: Some(submission.at),
+            rolled_back_to: submission.content.rolled_back_to,
+        });
+        let in_force = entry.entity.in_force().map_or(0, |in_force| in_force.version);
+        Ok(IntentHistory { versions: versions.collect(), in_force })
+    }
+
     /// A page of an owner's intents, by id.
     ///
     /// # Errors
-    /// When the state is unknown or the page token is not one.
+    /// When a state is unknown or the page token is not one.
     pub fn list(&self, request: &ListRequest) -> Result<IntentList, Error> {
-        let state = request.state.to_uppercase();
-        if !state.is_empty() && !STATES.contains(&state.as_str()) {
-            let what = format!("{:?} is not a state of an intent", request.state);
+        let named = request.states.iter().chain([&request.state]).filter(|state| !state.is_empty());
+        let states: Vec<String> = named.map(|state| state.to_uppercase()).collect();
+        if let Some(unknown) = states.iter().find(|state| !STATES.contains(&state.as_str())) {
+            let what = format!("{unknown:?} is not a state of an intent");
             return Err(Error::invalid(what, format!("use one of {}", STATES.join(", "))));
         }
         if !request.page_token.is_empty() && !is_key(&request.page_token) {
@@ -177,7 +215,9 @@ impl IntentsView {
             .intents
             .range((owner.clone(), request.page_token.clone())..)
             .take_while(|((of, _), _)| *of == owner)
-            .filter(|((_, id), entry)| *id != request.page_token && entry.exists() && entry.is(&state));
+            .filter(|((_, id), entry)| *id != request.page_token && entry.exists())
+            .filter(|(_, entry)| states.is_empty() || states.iter().any(|state| entry.is(state)))
+            .filter(|(_, entry)| entry.fits(request));
         let intents: Vec<IntentView> = found.by_ref().take(size).map(|(key, entry)| entry.view(key)).collect();
         let next_page_token = match (found.next(), intents.last()) {
             (Some(_), Some(last)) => last.intent_id.clone(),
@@ -230,6 +270,35 @@ impl Entry {
         self.entity.submission.is_some()
     }
 
+    /// Has it the type and the object that a question asks for?
+    fn fits(&self, request: &ListRequest) -> bool {
+        if request.user_label.is_empty() && request.object_instance.is_empty() {
+            return true;
+        }
+        let label = |wanted: &str| match types::of_label(wanted) {
+            Some(kind) => types::of_label(&self.label) == Some(kind),
+            None => self.label == wanted,
+        };
+        (request.user_label.is_empty() || label(&request.user_label))
+            && (request.object_instance.is_empty()
+                || self.objects.contains(&request.object_instance)
+                || self.entity.instances().iter().any(|i| i.id == request.object_instance))
+    }
+
+    /// Notes what lists are narrowed by.
+    fn note(&mut self) {
+        let intent = Intent::decode(self.current()).unwrap_or_default();
+        self.label = intent.user_label;
+        let objects = intent.intent_expectations.into_iter().filter_map(|e| e.expectation_object);
+        self.objects = objects.map(|o| o.object_instance).collect();
+    }
+
+    /// The document in force; before the first, the one submitted last.
+    fn current(&self) -> Bytes {
+        let submitted = || self.entity.submission.as_ref().map(|s| s.content.document.clone());
+        self.document.clone().or_else(submitted).unwrap_or_default()
+    }
+
     /// Has it this state? Every intent has the empty one.
     fn is(&self, state: &str) -> bool {
         let (fulfilment, not_fulfilled) = self.entity.row().values();
@@ -241,8 +310,7 @@ impl Entry {
     }
 
     fn view(&self, (owner, intent_id): &(String, String)) -> IntentView {
-        let submitted = || self.entity.submission.as_ref().map(|s| s.content.document.clone());
-        let document = self.document.clone().or_else(submitted).unwrap_or_default();
+        let document = self.current();
         let in_force = self.entity.in_force();
         IntentView {
             owner: owner.clone(),
@@ -266,20 +334,26 @@ impl Entry {
             told.period = last.period;
             told.measured = last.value.is_some();
             told.achieved = last.value.unwrap_or(told.achieved);
-            told.fulfilled = last.value.is_some_and(|value| target.condition.holds(value, target.bound));
+            told.fulfilled = last.value.is_some_and(|value| target.bound.holds(value));
         }
         told
     }
 
     fn report(&self, key: &Key, at: Timestamp) -> ReportPublished {
         let results = match &self.entity.life {
-            Life::InForce(in_force) => in_force.instances.iter().map(|i| self.expectation(in_force, i)).collect(),
+            Life::InForce(in_force) => in_force.instances.iter().flat_map(|i| self.expectations(in_force, i)).collect(),
             Life::Submitted | Life::Rejected | Life::Terminated(_) => vec![],
         };
-        // Content that is refused is not checked for feasibility; what no cluster was found too small for is feasible.
-        let feasibility = self.entity.in_force().map(|in_force| IntentFeasibilityCheckReport {
-            feasibility_check_type: if in_force.infeasible.is_empty() { "FEASIBLE" } else { "INFEASIBLE" }.into(),
-            infeasibility_reason: in_force.infeasible.clone(),
+        // Content that is no sound intent is not checked for feasibility; what no cluster was found too small for is
+        // feasible.
+        let rejected = self.entity.submission.iter().filter(|_| self.entity.life == Life::Rejected);
+        let never = rejected.map(|s| s.infeasible.clone()).find(|reason| !reason.is_empty());
+        let reason = self.entity.in_force().map(|in_force| in_force.infeasible.clone()).or(never);
+        let feasibility = reason.map(|reason| IntentFeasibilityCheckReport {
+            feasibility_check_type: if reason.is_empty() { "FEASIBLE" } else { "INFEASIBLE" }.into(),
+            infeasibility_reason: reason,
+            id: 0,
+            last_updated_time: Some(at),
         });
         ReportPublished {
             owner: key.token(0).to_owned(),
@@ -288,10 +362,23 @@ impl Entry {
             intent_fulfilment_report: Some(IntentFulfilmentReport {
                 intent_fulfilment_info: Some(info(&self.entity.state)),
                 expectation_fulfilment_results: results,
+                id: 0,
             }),
             intent_feasibility_check_report: feasibility,
             last_updated_time: Some(at),
+            intent_conflict_reports: self.entity.in_force().map(|f| f.conflicts.clone()).unwrap_or_default(),
         }
+    }
+
+    /// What an instance means for its expectation; connectivity is that of all expectations of its intent.
+    fn expectations(&self, in_force: &InForce, instance: &Instance) -> Vec<ExpectationFulfilmentResult> {
+        let result = self.expectation(in_force, instance);
+        if !instance.network {
+            return vec![result];
+        }
+        let expectations = Intent::decode(self.current()).unwrap_or_default().intent_expectations;
+        let each = expectations.into_iter().map(|e| e.expectation_id);
+        each.map(|expectation_id| ExpectationFulfilmentResult { expectation_id, ..result.clone() }).collect()
     }
 
     fn expectation(&self, in_force: &InForce, instance: &Instance) -> ExpectationFulfilmentResult {

@@ -14,6 +14,7 @@ use mesh_bus::{Outgoing, Stored};
 use mesh_kit::Mesh;
 use mesh_proto::{
     Event as _, derived_id,
+    intent::IntentAcknowledged,
     network::{
         CallResult, Connectivity, ConnectivityChanged, NetworkAccepted, ReportConnectivity, SubmitNetworkIntent,
     },
@@ -21,7 +22,10 @@ use mesh_proto::{
 use tokio::task::JoinSet;
 
 use crate::{
-    domain::intents::{Call, Catalogue, parse},
+    domain::{
+        intents::{Call, Catalogue, parse},
+        networks::document_of,
+    },
     executioners::{Executioner, Order},
 };
 
@@ -156,9 +160,8 @@ async fn carry_out(
     };
     let withdraws = phase == Connectivity::Withdrawing;
     // The secrets are in the command. What is undone needs none, so the redacted intent does if the command is gone.
-    let command = mesh.bus().log(SubmitNetworkIntent::STREAM).get(accepted.command_sequence).await;
-    let text = match command.ok().flatten().and_then(|stored| stored.event::<SubmitNetworkIntent>().ok().flatten()) {
-        Some(command) => command.intent,
+    let text = match source(mesh, accepted).await {
+        Some(text) => text,
         None if withdraws => accepted.intent.clone(),
         None => {
             report.reason = "the command with its secrets is not kept any more".into();
@@ -185,6 +188,16 @@ async fn carry_out(
         Some((reason, cure)) => (report.reason, report.cure) = (reason, cure),
     }
     report
+}
+
+/// The intent with its secrets, where it was given.
+async fn source(mesh: &Mesh, accepted: &NetworkAccepted) -> Option<String> {
+    let stream = if accepted.of_intent { IntentAcknowledged::STREAM } else { SubmitNetworkIntent::STREAM };
+    let stored = mesh.bus().log(stream).get(accepted.command_sequence).await.ok().flatten()?;
+    match accepted.of_intent {
+        true => document_of(&stored.event::<IntentAcknowledged>().ok().flatten()?),
+        false => Some(stored.event::<SubmitNetworkIntent>().ok().flatten()?.intent),
+    }
 }
 
 type Failed = Option<(String, String)>;

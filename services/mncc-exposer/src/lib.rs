@@ -1,7 +1,7 @@
 //! Measures and exposes the network, and carries network intents out.
 //!
 //! - Consumes: `ProbeSample` (Zenoh), `ClusterRegistered`; `SubmitNetworkIntent`, `WithdrawNetworkIntent`,
-//!   `ReportConnectivity`.
+//!   `ReportConnectivity`; `IntentAcknowledged` and `IntentStateChanged` of intents about networks.
 //! - Publishes: `CostsChanged`, `NetworkMetricsPublished`; `NetworkAccepted`, `ConnectivityChanged`, `NetworkRefused`.
 //! - Owns: what the network costs; ALTO maps; the life of network intents.
 //! - Never: probes (agents do), or decides where anything runs.

@@ -1,11 +1,17 @@
 //! What a document must be to be accepted. Pure: the same content always has the same problems.
 //!
-//! A new type of intent is an entry of [`INTENT_TYPES`].
+//! A new type of intent is an entry of [`mesh_intent::types::TYPES`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_intent::{
+    Bound, BoundError, Condition, IntentType, Measure, ObjectKind, Set,
+    types::{self, ObjectType, TargetType},
+    window::{self, Window},
+};
 use mesh_proto::{
-    intent::{Context, Intent, IntentExpectation, Problem},
+    Timestamp,
+    intent::{Context, ExpectationTarget, Intent, IntentExpectation, Problem},
     is_key,
     workload::{ProcessSpec, Resources, WorkloadDocument},
 };
@@ -25,55 +31,61 @@ const DESCRIPTION_MAX_BYTES: usize = 4_096;
 /// Environment names of this prefix are the agent's own.
 const RESERVED_PREFIX: &str = "CONTINUUM_";
 
-/// A type of intent: what its expectations may say.
-#[derive(Debug)]
-pub struct IntentType {
-    /// Its `userLabel`.
-    pub label: &'static str,
-    /// Allowed `expectationVerb`.
-    pub verbs: &'static [&'static str],
-    /// Allowed `objectType`.
-    pub object_types: &'static [&'static str],
-    /// Allowed targets; each expectation has at least one.
-    pub targets: &'static [Target],
-    /// Context attributes that are acted upon. Any other is refused rather than ignored.
-    pub contexts: &'static [&'static str],
-}
-
-/// A target that a type of intent allows: a number above 0.
-#[derive(Debug)]
-pub struct Target {
-    /// Its `targetName`.
-    pub name: &'static str,
-    /// What one of it is.
-    pub unit: &'static str,
-    /// The largest bound that makes sense, in the unit.
-    pub max: f64,
-}
-
-/// Every type of intent.
-pub const INTENT_TYPES: &[IntentType] = &[IntentType {
-    label: "DeliverComputingWorkload",
-    verbs: &["DELIVER", "ENSURE"],
-    object_types: &["NEMO_WORKLOAD"],
-    targets: &[
-        Target { name: "cpuUsage", unit: "per cent of its cluster's CPU", max: 100.0 },
-        Target { name: "ramUsage", unit: "MB of 10^6 bytes", max: 1e9 },
-    ],
-    contexts: &[],
-}];
-
-/// Conditions that take one number.
-pub const NUMERIC_CONDITIONS: &[&str] =
-    &["IS_LESS_THAN", "IS_GREATER_THAN", "IS_EQUAL_TO", "IS_EQUAL_TO_OR_LESS_THAN", "IS_EQUAL_TO_OR_GREATER_THAN"];
-/// Conditions of TS 28.312 that take a range or a list.
-const OTHER_CONDITIONS: &[&str] = &["IS_WITHIN_RANGE", "IS_OUTSIDE_RANGE", "IS_ONE_OF", "IS_NOT_ONE_OF", "IS_ALL_OF"];
+/// Bytes of the longest name of a network object.
+const OBJECT_NAME_MAX_BYTES: usize = 253;
+/// Contexts of one list.
+const CONTEXTS_MAX: usize = 64;
+/// Bytes of the longest value of a context.
+const CONTEXT_MAX_BYTES: usize = 8 * 1024;
 /// How to choose among stated contexts.
 const SELECTIVITIES: &[&str] = &["ALL_OF", "ONE_OF", "ANY_OF"];
 /// Kinds of workload documents.
 const KINDS: &[&str] = &["process"];
 
-/// What is wrong with an intent's content, in the order of its fields; nothing when it is acceptable.
+/// What is wrong with an intent at a time; nothing when it is acceptable. With it, why it cannot be met though it is well
+/// formed: its times are out of order, or its end has passed.
+pub fn judge(intent: &Intent, at: Timestamp) -> (Vec<Problem>, String) {
+    let mut found = Problems(check(intent));
+    let well_formed = found.0.is_empty();
+    let mut infeasible = String::new();
+    match Window::of(intent) {
+        Ok(window) => {
+            if let Some(end) = window.end.filter(|end| *end <= at) {
+                let path = end_path(intent).unwrap_or_else(|| "intentContexts".into());
+                let reason = format!("its end, {end}, has passed at {at}");
+                found.add(path, reason.clone(), "give an end that is still to come, or none");
+                infeasible = reason;
+            }
+        }
+        Err(wrong) => {
+            for one in wrong.into_iter().filter(|one| one.infeasible) {
+                infeasible.clone_from(&one.reason);
+                found.add(one.path, one.reason, "give a start before the end");
+            }
+        }
+    }
+    if !well_formed {
+        infeasible.clear();
+    }
+    (found.0, infeasible)
+}
+
+/// Where an intent says when it ends.
+fn end_path(intent: &Intent) -> Option<String> {
+    let says = |c: &Context| {
+        matches!(c.context_attribute.as_str(), "ServiceEndTime" | "service_end_time" | "TargetAssuranceTime")
+    };
+    let own = intent.intent_contexts.iter().position(says);
+    let of = |(i, e): (usize, &IntentExpectation)| {
+        let j = e.expectation_contexts.iter().position(says)?;
+        Some(format!("intentExpectations[{i}].expectationContexts[{j}].contextValueRange"))
+    };
+    own.map(|i| format!("intentContexts[{i}].contextValueRange"))
+        .or_else(|| intent.intent_expectations.iter().enumerate().find_map(of))
+}
+
+/// What is wrong with an intent's content, in the order of its fields; nothing when it is acceptable. That it cannot be met
+/// is no fault of its content.
 pub fn check(intent: &Intent) -> Vec<Problem> {
     let mut found = Problems::default();
     let kind = intent_type(&mut found, &intent.user_label);
@@ -104,7 +116,15 @@ pub fn check(intent: &Intent) -> Vec<Problem> {
         }
         expectation(&mut found, &at, item, kind);
     }
-    contexts(&mut found, "intentContexts", &intent.intent_contexts, kind);
+    contradictions(&mut found, intent);
+    let of_networks: &[&str] = match kind.map(IntentType::kind) {
+        Some(ObjectKind::Network) => &[types::WORKLOAD_CONTEXT],
+        _ => &[],
+    };
+    contexts(&mut found, "intentContexts", &intent.intent_contexts, kind, of_networks, true);
+    for wrong in Window::of(intent).err().into_iter().flatten().filter(|wrong| !wrong.infeasible) {
+        found.add(wrong.path, wrong.reason, "give one time for each, such as 2027-01-31T12:00:00Z");
+    }
     optional(&mut found, "contextSelectivity", &intent.context_selectivity, SELECTIVITIES);
     optional(&mut found, "intentAdminState", &intent.intent_admin_state, &["ACTIVATED", "DEACTIVATED"]);
     if intent.intent_priority > PRIORITY_MAX {
@@ -122,18 +142,19 @@ pub fn check(intent: &Intent) -> Vec<Problem> {
 
 /// The type that a label names. An unknown label is a problem; its nearest type then judges the rest.
 fn intent_type(found: &mut Problems, label: &str) -> Option<&'static IntentType> {
-    let known: Vec<&str> = INTENT_TYPES.iter().map(|t| t.label).collect();
-    let name = match required(found, "userLabel", label, &known) {
-        true => Some(label),
-        false => nearest(label, &known),
-    };
-    INTENT_TYPES.iter().find(|t| Some(t.label) == name)
+    if let Some(kind) = types::of_label(label) {
+        return Some(kind);
+    }
+    let known: Vec<&str> = types::TYPES.iter().map(|t| t.label).collect();
+    required(found, "userLabel", label, &known);
+    types::TYPES.iter().find(|t| Some(t.label) == nearest(label, &known))
 }
 
 fn expectation(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Option<&IntentType>) {
     if let Some(kind) = kind {
         required(found, format!("{at}.expectationVerb"), &item.expectation_verb, kind.verbs);
     }
+    let mut object_type = None;
     match &item.expectation_object {
         None => {
             found.add(
@@ -145,18 +166,93 @@ fn expectation(found: &mut Problems, at: &str, item: &IntentExpectation, kind: O
         Some(object) => {
             let at = format!("{at}.expectationObject");
             if let Some(kind) = kind {
-                required(found, format!("{at}.objectType"), &object.object_type, kind.object_types);
+                let known: Vec<&str> = kind.objects.iter().map(|o| o.name).collect();
+                required(found, format!("{at}.objectType"), &object.object_type, &known);
+                object_type = kind.object(&object.object_type);
             }
-            if let Err(reason) = object_instance(&object.object_instance) {
-                let cure = "name a workload document, such as spinner@1.0.0, or the UUID of a running instance";
+            let network = kind.is_some_and(|k| k.kind() == ObjectKind::Network);
+            let named =
+                if network { network_name(&object.object_instance) } else { object_instance(&object.object_instance) };
+            if let Err(reason) = named {
+                let cure = match network {
+                    true => "name the network, in at most 253 letters, digits and signs",
+                    false => "name a workload document, such as spinner@1.0.0, or the UUID of a running instance",
+                };
                 found.add(format!("{at}.objectInstance"), reason, cure);
             }
             optional(found, format!("{at}.contextSelectivity"), &object.context_selectivity, SELECTIVITIES);
-            contexts(found, format!("{at}.objectContexts"), &object.object_contexts, kind);
+            let known = object_type.map_or(&[][..], |o: &ObjectType| o.object_contexts);
+            contexts(found, format!("{at}.objectContexts"), &object.object_contexts, kind, known, false);
+            alternatives(found, &at, "objectContexts", &object.object_contexts, &object.context_selectivity);
         }
     }
     targets(found, at, item, kind);
-    contexts(found, format!("{at}.expectationContexts"), &item.expectation_contexts, kind);
+    let known = object_type.map_or(&[][..], |o| o.contexts);
+    contexts(found, format!("{at}.expectationContexts"), &item.expectation_contexts, kind, known, true);
+    optional(found, format!("{at}.contextSelectivity"), &item.context_selectivity, SELECTIVITIES);
+    alternatives(found, at, "expectationContexts", &item.expectation_contexts, &item.context_selectivity);
+    if kind.is_some_and(|k| k.kind() == ObjectKind::Workload) {
+        labels(found, at, item);
+    }
+}
+
+/// Contexts that choose a cluster: each says one label, which a cluster can carry.
+fn labels(found: &mut Problems, at: &str, item: &IntentExpectation) {
+    let mut said: BTreeMap<&str, &str> = BTreeMap::new();
+    for (label, value) in types::label_contexts(item) {
+        let path = || format!("{at}.expectationContexts");
+        let bad = value.is_empty() || value.contains(['=', ',', '[', '{', '"']) || value.contains(char::is_whitespace);
+        if bad {
+            let reason = format!("{} is no value of the label {label}", quoted(value));
+            found.add(path(), reason, "use one value without `=`, `,` and blanks");
+        } else if said.insert(label, value).is_some_and(|before| before != value) {
+            let reason = format!("two values are asked of the label {label}, {} is one", quoted(value));
+            found.add(path(), reason, "keep one; no cluster carries both");
+        }
+    }
+}
+
+/// A choice among contexts that choose a cluster would not be acted upon.
+fn alternatives(found: &mut Problems, at: &str, list: &str, given: &[Context], selectivity: &str) {
+    let labels = given.iter().filter(|c| types::LABEL_CONTEXTS.iter().any(|(name, _)| *name == c.context_attribute));
+    if matches!(selectivity, "ONE_OF" | "ANY_OF") && labels.count() > 1 {
+        let reason = format!("{selectivity} over contexts of {list} that choose a cluster is not acted upon");
+        found.add(format!("{at}.contextSelectivity"), reason, "use ALL_OF, or one such context");
+    }
+}
+
+/// Expectations of one intent on the same instance whose targets no value meets together.
+fn contradictions(found: &mut Problems, intent: &Intent) {
+    let mut left: BTreeMap<(&str, &str), Set> = BTreeMap::new();
+    for (i, item) in intent.intent_expectations.iter().take(EXPECTATIONS_MAX).enumerate() {
+        let object = item.expectation_object.as_ref().map_or("", |o| o.object_instance.as_str());
+        // Documents give each expectation an instance of its own.
+        if object.contains('@') {
+            continue;
+        }
+        for (j, target) in item.expectation_targets.iter().enumerate() {
+            let Ok(bound) = Bound::parse(&target.target_condition, &target.target_value_range) else { continue };
+            let set = left.entry((object, &target.target_name)).or_insert_with(Set::all);
+            let both = set.and(&bound.set());
+            if both.is_empty() {
+                let path = format!("intentExpectations[{i}].expectationTargets[{j}].targetValueRange");
+                let reason = format!("no {} meets this and the expectations before it", quoted(&target.target_name));
+                found.add(path, reason, "give bounds that leave a value");
+                return;
+            }
+            *set = both;
+        }
+    }
+}
+
+fn network_name(text: &str) -> Result<(), String> {
+    match text {
+        "" => Err("the object names no network".into()),
+        _ if text.len() > OBJECT_NAME_MAX_BYTES || text.contains(char::is_control) => {
+            Err(format!("{} is no name of a network", quoted(text)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Is this a workload document's `name@version`, or a UUID?
@@ -181,7 +277,7 @@ fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Optio
     let at = format!("{at}.expectationTargets");
     let Some(kind) = kind else { return };
     let known: Vec<&str> = kind.targets.iter().map(|t| t.name).collect();
-    if item.expectation_targets.is_empty() {
+    if item.expectation_targets.is_empty() && kind.needs_target {
         let cure = format!("add a target; {} allows {}", kind.label, known.join(" and "));
         found.add(&at, "the expectation has no target", cure);
     }
@@ -195,7 +291,7 @@ fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Optio
     for (i, target) in item.expectation_targets.iter().take(most).enumerate() {
         let at = format!("{at}[{i}]");
         let name = &target.target_name;
-        let spec = kind.targets.iter().find(|t| t.name == name);
+        let spec = kind.target(name);
         if spec.is_none() {
             let reason = match name.is_empty() {
                 true => "the target has no name".to_owned(),
@@ -203,56 +299,96 @@ fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Optio
             };
             found.add(format!("{at}.targetName"), reason, choices(name, &known));
         } else if !names.insert(name) {
-            let cure = "state each target once; a lower and an upper bound need two intents";
+            let cure = "state each target once; for a lower and an upper bound use IS_WITHIN_RANGE";
             found.add(format!("{at}.targetName"), format!("{name} is stated twice"), cure);
         }
-        let condition = &target.target_condition;
-        if OTHER_CONDITIONS.contains(&condition.as_str()) {
-            let reason = format!("{condition} takes a range or a list; a target has one number");
-            found.add(format!("{at}.targetCondition"), reason, choices("", NUMERIC_CONDITIONS));
-        } else {
-            required(found, format!("{at}.targetCondition"), condition, NUMERIC_CONDITIONS);
-        }
-        if let Err(reason) = bound(&target.target_value_range, spec) {
+        if required(found, format!("{at}.targetCondition"), &target.target_condition, &Condition::NAMES)
+            && let Err(reason) = bound(target, spec)
+        {
+            let several = match Condition::parse(&target.target_condition) {
+                Some(Condition::Within | Condition::Outside) => "two numbers, as [10, 20], each",
+                Some(Condition::OneOf | Condition::NotOneOf | Condition::AllOf) => "numbers, as [10, 20], each",
+                _ => "a number",
+            };
             let cure = match spec {
-                Some(t) => format!("give a number above 0 and up to {}, in {}", t.max, t.unit),
-                None => "give a number above 0".into(),
+                Some(t) => format!("give {several} above 0 and up to {}, in {}", t.max, t.unit),
+                None => format!("give {several} above 0"),
             };
             found.add(format!("{at}.targetValueRange"), reason, cure);
         }
-        contexts(found, format!("{at}.targetContexts"), &target.target_contexts, Some(kind));
+        optional(found, format!("{at}.contextSelectivity"), &target.context_selectivity, SELECTIVITIES);
+        let of_target: &[&str] = if spec.is_some_and(|t| t.measure == Measure::Handed) { &["profile"] } else { &[] };
+        contexts(found, format!("{at}.targetContexts"), &target.target_contexts, Some(kind), of_target, false);
     }
 }
 
-/// A target's bound, in its unit.
-fn bound(text: &str, spec: Option<&Target>) -> Result<f64, String> {
-    if text.is_empty() {
-        return Err("the target has no bound".into());
+/// Is a target's bound one, with each number above 0 and up to the largest that makes sense?
+fn bound(target: &ExpectationTarget, spec: Option<&TargetType>) -> Result<(), String> {
+    let text = &target.target_value_range;
+    let bound = match Bound::parse(&target.target_condition, text) {
+        // Some network controllers' documents write a decimal comma, and so they read it.
+        Err(BoundError::Number(_))
+            if spec.is_some_and(|t| t.measure == Measure::Handed) && text.matches(',').count() == 1 =>
+        {
+            Bound::parse(&target.target_condition, &text.replace(',', "."))
+        }
+        other => other,
     }
-    // `f64` would also read "inf" and "nan".
-    let digits = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
-    let value = text.parse::<f64>().ok().filter(|v| digits && v.is_finite());
-    let Some(value) = value else { return Err(format!("{} is not a decimal number", quoted(text))) };
-    if value <= 0.0 {
-        return Err(format!("{} is not above 0", quoted(text)));
+    .map_err(|error| error.to_string())?;
+    for value in bound.values() {
+        if *value <= 0.0 {
+            return Err(format!("{value} is not above 0"));
+        }
+        if let Some(t) = spec.filter(|t| *value > t.max) {
+            return Err(format!("{value} is more than {} {}", t.max, t.unit));
+        }
     }
-    match spec.filter(|t| value > t.max) {
-        Some(t) => Err(format!("{} is more than {} {}", quoted(text), t.max, t.unit)),
-        None => Ok(value),
-    }
+    Ok(())
 }
 
-/// One problem for the first context that nothing would act on: an accepted condition is never ignored.
-fn contexts(found: &mut Problems, at: impl Into<String>, given: &[Context], kind: Option<&IntentType>) {
+/// One problem for the first context that nothing would act on: an accepted condition is never ignored. One for the first
+/// that is not well formed.
+fn contexts(
+    found: &mut Problems,
+    at: impl Into<String>,
+    given: &[Context],
+    kind: Option<&IntentType>,
+    known: &[&str],
+    times: bool,
+) {
     let Some(kind) = kind else { return };
-    let unknown = given.iter().enumerate().find(|(_, c)| !kind.contexts.contains(&c.context_attribute.as_str()));
+    let at = at.into();
+    if given.len() > CONTEXTS_MAX {
+        let reason = format!("{} contexts; at most {CONTEXTS_MAX} are allowed", given.len());
+        found.add(at, reason, "state each once");
+        return;
+    }
+    let acts = |name: &str| known.contains(&name) || (times && window::is_time(name));
+    let unknown = given.iter().enumerate().find(|(_, c)| !acts(&c.context_attribute));
     if let Some((i, context)) = unknown {
-        let reason = format!("{} does not act on the context {}", kind.label, quoted(&context.context_attribute));
-        let cure = match kind.contexts {
-            [] => "leave it out; to choose clusters, use clusterSelector in the workload document".to_owned(),
-            known => choices(&context.context_attribute, known),
+        let reason = format!("{} does not act on the context {} here", kind.label, quoted(&context.context_attribute));
+        let hint = "leave it out; to choose clusters by other labels, use clusterSelector in the workload document";
+        let cure = match nearest(&context.context_attribute, known) {
+            None if kind.kind() == ObjectKind::Workload => hint.to_owned(),
+            _ if known.is_empty() => "leave it out".to_owned(),
+            _ => choices(&context.context_attribute, known),
         };
-        found.add(format!("{}[{i}].contextAttribute", at.into()), reason, cure);
+        found.add(format!("{at}[{i}].contextAttribute"), reason, cure);
+    }
+    for (i, context) in given.iter().enumerate() {
+        let at = format!("{at}[{i}]");
+        // What chooses, or is handed on, is one value.
+        let conditions: &[&str] = &["IS_EQUAL_TO"];
+        if !context.context_condition.is_empty() && !conditions.contains(&context.context_condition.as_str()) {
+            required(found, format!("{at}.contextCondition"), &context.context_condition, conditions);
+            return;
+        }
+        if context.context_value_range.len() > CONTEXT_MAX_BYTES {
+            let reason =
+                format!("{} bytes; at most {CONTEXT_MAX_BYTES} are allowed", context.context_value_range.len());
+            found.add(format!("{at}.contextValueRange"), reason, "shorten it");
+            return;
+        }
     }
 }
 
@@ -443,7 +579,7 @@ pub(crate) mod tests {
             target_name: name.into(),
             target_condition: condition.into(),
             target_value_range: value.into(),
-            target_contexts: vec![],
+            ..Default::default()
         }
     }
 
@@ -462,7 +598,7 @@ pub(crate) mod tests {
                     target("cpuUsage", "IS_LESS_THAN", "20"),
                     target("ramUsage", "IS_LESS_THAN", "200"),
                 ],
-                expectation_contexts: vec![],
+                ..Default::default()
             }],
             ..Default::default()
         }
@@ -521,8 +657,14 @@ pub(crate) mod tests {
             [""; 0],
             "an instance is governed by its id"
         );
-        for condition in NUMERIC_CONDITIONS {
-            assert_eq!(after(|i| first(i).expectation_targets = vec![target("cpuUsage", condition, "0.5")]), [""; 0]);
+        for condition in Condition::NAMES {
+            let text = match condition {
+                "IS_WITHIN_RANGE" | "IS_OUTSIDE_RANGE" => "[0.5, 1]",
+                "IS_ONE_OF" | "IS_NOT_ONE_OF" => "[0.5, 1, 2]",
+                "IS_ALL_OF" => "[0.5]",
+                _ => "0.5",
+            };
+            assert_eq!(after(|i| first(i).expectation_targets = vec![target("cpuUsage", condition, text)]), [""; 0]);
         }
         let full = after(|i| {
             i.intent_admin_state = "DEACTIVATED".into();
@@ -541,9 +683,11 @@ pub(crate) mod tests {
             i.user_label = "DeliverComputingWorklod".into();
             first(i).expectation_targets[1].target_name = "ramUsge".into();
         });
-        assert_eq!(found[0], "userLabel: \"DeliverComputingWorklod\" is unknown; use DeliverComputingWorkload");
+        let begin =
+            "userLabel: \"DeliverComputingWorklod\" is unknown; did you mean DeliverComputingWorkload? Allowed are ";
+        assert!(found[0].starts_with(begin), "{found:?}");
         assert!(found[1].starts_with("intentExpectations[0].expectationTargets[1].targetName"), "{found:?}");
-        one(after(|i| i.user_label = "".into()), "userLabel: it is missing", "use DeliverComputingWorkload");
+        one(after(|i| i.user_label = "".into()), "userLabel: it is missing", "use one of DeliverComputingWorkload");
     }
 
     #[test]
@@ -593,7 +737,11 @@ pub(crate) mod tests {
         let found = after(|i| first(i).expectation_targets[1].target_name = "greenEnergyConsumptionRate".into());
         one(found, at, "use one of cpuUsage, ramUsage");
         let twice = after(|i| first(i).expectation_targets[1] = target("cpuUsage", "IS_GREATER_THAN", "1"));
-        one(twice, "intentExpectations[0].expectationTargets[1].targetName: cpuUsage is stated twice", "two intents");
+        one(
+            twice,
+            "intentExpectations[0].expectationTargets[1].targetName: cpuUsage is stated twice",
+            "IS_WITHIN_RANGE",
+        );
         let none = after(|i| first(i).expectation_targets.clear());
         one(none, "intentExpectations[0].expectationTargets: the expectation has no target", "cpuUsage and ramUsage");
     }
@@ -614,7 +762,16 @@ pub(crate) mod tests {
         let found = after(|i| first(i).expectation_targets[0].target_condition = "IS_LES_THAN".into());
         one(found, "intentExpectations[0].expectationTargets[0].targetCondition", "did you mean IS_LESS_THAN?");
         let found = after(|i| first(i).expectation_targets[0].target_condition = "IS_WITHIN_RANGE".into());
-        one(found, "intentExpectations[0].expectationTargets[0].targetCondition: IS_WITHIN_RANGE takes", "IS_EQUAL_TO");
+        let at = "intentExpectations[0].expectationTargets[0].targetValueRange: IS_WITHIN_RANGE takes two numbers";
+        one(found, at, "as [10, 20], each above 0 and up to 100");
+        let range =
+            |text: &str| after(|i| first(i).expectation_targets[0] = target("cpuUsage", "IS_WITHIN_RANGE", text));
+        one(range("[20, 10]"), "intentExpectations[0].expectationTargets[0].targetValueRange: the range begins", "two");
+        one(
+            range("[20, 101]"),
+            "intentExpectations[0].expectationTargets[0].targetValueRange: 101 is more",
+            "up to 100",
+        );
     }
 
     #[test]
@@ -630,13 +787,122 @@ pub(crate) mod tests {
     fn a_context_that_nothing_would_act_on_is_refused_rather_than_ignored() {
         let context = || vec![Context { context_attribute: "Region".into(), ..Default::default() }];
         one(after(|i| i.intent_contexts = context()), "intentContexts[0].contextAttribute", "clusterSelector");
+        let near = after(|i| first(i).expectation_contexts = context());
+        one(near, "intentExpectations[0].expectationContexts[0].contextAttribute", "did you mean region?");
         let at = "intentExpectations[0]";
         let found = after(|i| first(i).expectation_contexts = context());
         one(found, &format!("{at}.expectationContexts[0]"), "\"Region\"");
         let found = after(|i| object(i).object_contexts = context());
-        one(found, &format!("{at}.expectationObject.objectContexts[0]"), "leave it out");
+        one(found, &format!("{at}.expectationObject.objectContexts[0]"), "did you mean region?");
         let found = after(|i| first(i).expectation_targets[1].target_contexts = context());
         one(found, &format!("{at}.expectationTargets[1].targetContexts[0]"), "leave it out");
+    }
+
+    fn context(attribute: &str, value: &str) -> Context {
+        Context {
+            context_attribute: attribute.into(),
+            context_condition: "IS_EQUAL_TO".into(),
+            context_value_range: value.into(),
+            id: 0,
+        }
+    }
+
+    #[test]
+    fn a_context_that_chooses_a_cluster_says_one_label() {
+        let with = |contexts: Vec<Context>| after(|i| first(i).expectation_contexts = contexts);
+        assert_eq!(with(vec![context("region", "eu-1"), context("tier", "edge")]), [""; 0]);
+        one(with(vec![context("region", "a b")]), "intentExpectations[0].expectationContexts: ", "one value");
+        let two = with(vec![context("region", "a"), context("region", "b")]);
+        one(two, "intentExpectations[0].expectationContexts: ", "no cluster carries both");
+        let other = Context { context_condition: "IS_ONE_OF".into(), ..context("region", "a") };
+        one(with(vec![other]), "intentExpectations[0].expectationContexts[0].contextCondition", "use IS_EQUAL_TO");
+        let choice = after(|i| {
+            first(i).expectation_contexts = vec![context("region", "a"), context("tier", "edge")];
+            first(i).context_selectivity = "ONE_OF".into();
+        });
+        one(choice, "intentExpectations[0].contextSelectivity", "ALL_OF");
+    }
+
+    #[test]
+    fn every_type_is_judged_by_its_own_entry() {
+        let typed = |label: &str, targets: Vec<ExpectationTarget>| {
+            after(|i| {
+                i.user_label = label.into();
+                first(i).expectation_targets = targets;
+            })
+        };
+        assert_eq!(typed("SecureExecution", vec![]), [""; 0]);
+        assert_eq!(typed("FederatedLearning", vec![target("cpuUsage", "IS_LESS_THAN", "50")]), [""; 0]);
+        let green = vec![target("greenEnergyConsumptionRate", "IS_GREATER_THAN", "90")];
+        assert_eq!(typed("EnergyCarbonEfficiency", green.clone()), [""; 0]);
+        one(typed("SecureExecution", green), "intentExpectations[0].expectationTargets[0].targetName", "cpuUsage");
+        let none = typed("EnergyCarbonEfficiency", vec![]);
+        one(none, "intentExpectations[0].expectationTargets: the expectation has no target", "compEnergyConsumption");
+    }
+
+    #[test]
+    fn a_network_intent_has_its_own_objects_contexts_and_targets() {
+        let network = |change: &dyn Fn(&mut Intent)| {
+            after(|i| {
+                i.user_label = "cloud_continuum".into();
+                i.intent_contexts = vec![context("NEMO_WORKLOAD", "cbcb208a-c")];
+                object(i).object_type = "L2VPN".into();
+                object(i).object_instance = "l2vpn tfs/1".into();
+                object(i).object_contexts = vec![context("vlanId", "999")];
+                first(i).expectation_targets = vec![target("bandwidth", "IS_EQUAL_TO_OR_GREATER_THAN", "10,0")];
+                first(i).expectation_contexts = vec![context("url", "http://h/x")];
+                change(i);
+            })
+        };
+        assert_eq!(network(&|_| ()), [""; 0]);
+        let vlan = network(&|i| object(i).object_contexts[0].context_attribute = "vlanid".into());
+        one(vlan, "intentExpectations[0].expectationObject.objectContexts[0].contextAttribute", "did you mean vlanId?");
+        let kind = network(&|i| object(i).object_type = "L2VPM".into());
+        assert!(kind[0].contains("did you mean L2VPN?"), "{kind:?}");
+        one(
+            network(&|i| object(i).object_instance.clear()),
+            "intentExpectations[0].expectationObject.objectInstance",
+            "253",
+        );
+        let wide = network(&|i| first(i).expectation_targets[0].target_value_range = "1,0,0".into());
+        one(wide, "intentExpectations[0].expectationTargets[0].targetValueRange", "Gbit/s");
+    }
+
+    #[test]
+    fn expectations_on_one_instance_must_leave_a_value() {
+        let found = after(|i| {
+            object(i).object_instance = "b6a77b9a-4cb2-41e9-953b-0a0b569c8cdb".into();
+            let mut second = first(i).clone();
+            second.expectation_id = "2".into();
+            second.expectation_targets = vec![target("cpuUsage", "IS_GREATER_THAN", "30")];
+            i.intent_expectations.push(second);
+        });
+        one(found, "intentExpectations[1].expectationTargets[0].targetValueRange", "leave a value");
+    }
+
+    #[test]
+    fn the_intents_that_the_specification_prints_are_accepted() {
+        for text in [
+            include_str!("../../../examples/network/l2vpn.yaml"),
+            include_str!("../../../examples/network/l2sm.yaml"),
+            include_str!("../../../examples/network/segment.yaml"),
+            include_str!("../../../examples/intents/report.intent.yaml"),
+            include_str!("../../../examples/intents/energy.intent.yaml"),
+            include_str!("../../../examples/spinner.intent.yaml"),
+        ] {
+            let value: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+            let inner = value.get("Intent").cloned().unwrap_or(value);
+            let intent = mesh_proto::json::from_value("continuum.intent.v1.Intent", inner).unwrap();
+            assert_eq!(shown(check(&intent)), [""; 0], "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_times() {
+        let with = |contexts: Vec<Context>| after(|i| i.intent_contexts = contexts);
+        assert_eq!(with(vec![context("ServiceStartTime", "2027-01-01T00:00:00Z")]), [""; 0]);
+        let bad = with(vec![context("ServiceStartTime", "tomorrow")]);
+        one(bad, "intentContexts[0].contextValueRange", "2027-01-31T12:00:00Z");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The verdicts: on content at once, on feasibility when the world it depends on changes.
 //!
-//! An entity is one intent or one document name of an owner. What is judged for feasibility is in the World: what each
-//! intent wants (WORKLOAD) and the clusters there are (CLUSTER); the entity remembers only what it last said, so
-//! that only a turn is a fact.
+//! An entity is one intent or one document name of an owner. What is judged for feasibility and for conflicts is in the
+//! World: what each intent wants (WORKLOAD) and asks of instances (INTENT), and the clusters there are (CLUSTER); the
+//! entity remembers only what it last said, so that only a turn is a fact.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -12,27 +12,35 @@ use mesh_proto::{
     EventSet as _, Refusal, Timestamp,
     cluster::ClusterRegistered,
     deciders::{
-        stream_cluster, stream_workload,
+        stream_cluster, stream_intent, stream_workload,
         verdicts::{Fact, Input, NAME},
     },
-    intent::{Intent, IntentSubmitted, Problem},
-    validation::{FeasibilityChanged, IntentAccepted, IntentRejected, WorkloadAccepted, WorkloadRejected},
-    workload::{InstanceWanted, WorkloadDocument, WorkloadSubmitted},
+    intent::{GovernedInstance, Intent, IntentConflict, IntentSubmitted, Problem},
+    validation::{
+        ConflictsChanged, FeasibilityChanged, IntentAccepted, IntentRejected, WorkloadAccepted, WorkloadRejected,
+    },
+    workload::{
+        InstanceChanged, InstancePhase, InstanceWanted, WorkloadDocument, WorkloadRegistered, WorkloadSubmitted,
+    },
 };
+use mesh_world::plan::{self, Snapshot, Spec};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use crate::content;
+use crate::{contenders::Contenders, content};
 
 /// The decider of verdicts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Verdicts;
 
-/// What was last said of an intent's feasibility.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What was last said of an intent's feasibility and its conflicts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     /// The version that was found infeasible; `None` while nothing stands against it.
     infeasible: Option<u64>,
+    /// The version whose conflicts were told last, and those.
+    conflicts: Option<(u64, Vec<IntentConflict>)>,
 }
 
 /// What clusters there are and what each intent wants of them.
@@ -43,6 +51,20 @@ pub struct Known {
     wanted: BTreeMap<(String, String), BTreeMap<String, Request>>,
     /// By owner and instance: the intent that wants it.
     intents: BTreeMap<(String, String), String>,
+    /// By owner and `name@version`: registered documents.
+    documents: BTreeMap<(String, String), Spec>,
+    /// By owner and instance: what it reserves, and the cluster where it does.
+    instances: BTreeMap<(String, String), Held>,
+    contenders: Contenders,
+    /// Time of the newest fact.
+    now: Timestamp,
+}
+
+/// What an instance reserves, and where.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Held {
+    spec: Spec,
+    cluster_id: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,7 +85,98 @@ struct Request {
     selector: BTreeMap<String, String>,
 }
 
+/// What all replicas of a document together ask for.
+fn spec(document: &WorkloadDocument, replicas: u32) -> Spec {
+    let resources = document.resources.unwrap_or_default();
+    let all = |one: u64| one.saturating_mul(replicas.max(1).into());
+    Spec {
+        cpu_milli: all(resources.cpu_milli.into()),
+        memory_bytes: all(resources.memory_bytes),
+        cpu_limit_milli: all(resources.cpu_limit_milli.into()),
+        memory_limit_bytes: all(resources.memory_limit_bytes),
+        selector: document.cluster_selector.clone(),
+        singleton: document.singleton,
+        // Where its peers are, and how far, only the planner knows.
+        latency_bounds: vec![],
+    }
+}
+
 impl Known {
+    /// Time of the newest fact that it knows.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// What an instance of a registered document would ask for.
+    pub(crate) fn spec_of_document(&self, owner: &str, workload: &str) -> Option<Spec> {
+        self.documents.get(&(owner.to_owned(), workload.to_owned())).cloned()
+    }
+
+    /// What an instance asks for.
+    pub(crate) fn spec_of_instance(&self, owner: &str, instance_id: &str) -> Option<Spec> {
+        self.instances.get(&(owner.to_owned(), instance_id.to_owned())).map(|held| held.spec.clone())
+    }
+
+    /// Where an instance is.
+    pub(crate) fn cluster_of(&self, owner: &str, instance_id: &str) -> Option<String> {
+        self.instances.get(&(owner.to_owned(), instance_id.to_owned()))?.cluster_id.clone()
+    }
+
+    /// The conflicts that an intent would have with those in force.
+    pub(crate) fn conflicts_with(
+        &self,
+        owner: &str,
+        intent_id: &str,
+        intent: &Intent,
+        instances: &[GovernedInstance],
+    ) -> Vec<IntentConflict> {
+        let contender = crate::contenders::contender(intent_id, intent, instances, u64::MAX);
+        self.contenders.with(owner, &contender)
+    }
+
+    /// The clusters with what instances reserve there, as the planner looks at them; whether an agent answers is not known
+    /// here.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (id, cluster) in &self.clusters {
+            let cluster = plan::Cluster {
+                cpu_milli: u32::try_from(cluster.cpu_milli).unwrap_or(u32::MAX),
+                memory_bytes: cluster.memory_bytes,
+                labels: cluster.labels.clone(),
+                available: true,
+                ..Default::default()
+            };
+            snapshot.clusters.insert(id.clone(), cluster);
+        }
+        for held in self.instances.values() {
+            let cluster = held.cluster_id.as_ref().and_then(|id| snapshot.clusters.get_mut(id));
+            if let Some(cluster) = cluster {
+                cluster.cpu_milli_reserved = cluster.cpu_milli_reserved.saturating_add(held.spec.cpu_milli);
+                cluster.memory_bytes_reserved = cluster.memory_bytes_reserved.saturating_add(held.spec.memory_bytes);
+            }
+        }
+        snapshot
+    }
+
+    /// The clusters as resources that goals can be translated to.
+    pub(crate) fn resources(&self) -> Vec<mesh_intent::goal::Resource> {
+        self.clusters.iter().map(|(id, cluster)| resource(id, cluster)).collect()
+    }
+
+    fn registered(&mut self, fact: WorkloadRegistered) {
+        let Ok(document) = WorkloadDocument::decode(fact.document) else { return };
+        let key = (fact.owner, format!("{}@{}", fact.name, fact.version));
+        self.documents.insert(key, spec(&document, document.replicas));
+    }
+
+    fn instance_changed(&mut self, fact: InstanceChanged) {
+        let phase = fact.phase();
+        if let Some(held) = self.instances.get_mut(&(fact.owner, fact.instance_id)) {
+            let gone = matches!(phase, InstancePhase::Stopped | InstancePhase::Lost | InstancePhase::Failed);
+            held.cluster_id = (!gone && !fact.cluster_id.is_empty()).then_some(fact.cluster_id);
+        }
+    }
+
     fn cluster_registered(&mut self, fact: ClusterRegistered) {
         let cluster =
             Cluster { cpu_milli: fact.cpu_milli.into(), memory_bytes: fact.memory_bytes, labels: fact.labels };
@@ -72,6 +185,11 @@ impl Known {
 
     fn instance_wanted(&mut self, fact: InstanceWanted) {
         let instance = (fact.owner.clone(), fact.instance_id.clone());
+        if fact.replicas == 0 {
+            self.instances.remove(&instance);
+        } else if let Ok(document) = WorkloadDocument::decode(fact.document.clone()) {
+            self.instances.entry(instance.clone()).or_default().spec = spec(&document, fact.replicas);
+        }
         if let Some(intent) = self.intents.remove(&instance) {
             let intent = (fact.owner.clone(), intent);
             if let Some(requests) = self.wanted.get_mut(&intent) {
@@ -121,16 +239,59 @@ impl Known {
     }
 }
 
+/// A cluster as a resource: its labels say how fast a core of it is (`speed`, 1 when absent), and which accelerator it has
+/// (`accelerator`, with `accelerator-speedup` and `accelerator-watts`).
+fn resource(id: &str, cluster: &Cluster) -> mesh_intent::goal::Resource {
+    let figure = |name: &str| {
+        let value = cluster.labels.get(name).and_then(|text| text.trim().parse::<f64>().ok());
+        value.filter(|value| value.is_finite() && *value > 0.0)
+    };
+    let cpu_milli = u32::try_from(cluster.cpu_milli).unwrap_or(u32::MAX);
+    let tariff = mesh_world::tariff::Tariff::of(&cluster.labels, cpu_milli);
+    let accelerator = cluster.labels.get("accelerator").map(|name| mesh_intent::goal::Accelerator {
+        name: name.clone(),
+        speedup: figure("accelerator-speedup").unwrap_or(1.0),
+        watts: figure("accelerator-watts").unwrap_or(tariff.watts_per_core),
+    });
+    mesh_intent::goal::Resource {
+        name: id.to_owned(),
+        selector: cluster.labels.clone(),
+        cores: f64::from(cpu_milli) / 1_000.0,
+        speed: figure("speed").unwrap_or(1.0),
+        idle_watts: tariff.idle_watts,
+        watts_per_core: tariff.watts_per_core,
+        memory_bytes: cluster.memory_bytes,
+        accelerator,
+    }
+}
+
+impl mesh_kit::Projector for Known {
+    fn apply(&mut self, fact: &Stored) -> Vec<mesh_kit::Derived> {
+        World::apply(self, fact);
+        vec![]
+    }
+}
+
 impl World for Known {
     fn apply(&mut self, fact: &Stored) {
+        self.now = self.now.max(fact.time);
+        match stream_intent::Event::decode(&fact.message, &fact.body) {
+            Ok(stream_intent::Event::IntentAcknowledged(m)) => return self.contenders.acknowledged(&m, fact.sequence),
+            Ok(stream_intent::Event::IntentStateChanged(m)) => return self.contenders.state_changed(&m),
+            Ok(_) => return,
+            Err(_) => {}
+        }
         if let Ok(stream_cluster::Event::ClusterRegistered(fact)) =
             stream_cluster::Event::decode(&fact.message, &fact.body)
         {
             self.cluster_registered(fact);
-        } else if let Ok(stream_workload::Event::InstanceWanted(fact)) =
-            stream_workload::Event::decode(&fact.message, &fact.body)
-        {
-            self.instance_wanted(fact);
+        } else if let Ok(event) = stream_workload::Event::decode(&fact.message, &fact.body) {
+            match event {
+                stream_workload::Event::InstanceWanted(fact) => self.instance_wanted(fact),
+                stream_workload::Event::InstanceChanged(fact) => self.instance_changed(fact),
+                stream_workload::Event::WorkloadRegistered(fact) => self.registered(fact),
+                _ => {}
+            }
         }
     }
 }
@@ -204,6 +365,8 @@ impl Decider for Verdicts {
         match input {
             Input::IntentSubmitted(m) => vec![Key::new([&m.owner, &m.intent_id])],
             Input::WorkloadSubmitted(m) => vec![Key::new([&m.owner, &m.name])],
+            Input::IntentAcknowledged(m) => met(world, &m.owner, &m.intent_id, m.instances.iter().chain(&m.released)),
+            Input::IntentStateChanged(m) => met(world, &m.owner, &m.intent_id, m.instances.iter()),
             Input::InstanceWanted(m) if m.intent_id.is_empty() => vec![],
             Input::InstanceWanted(m) => vec![Key::new([&m.owner, &m.intent_id])],
             Input::ClusterRegistered(_) => world.wanted.keys().map(|(o, i)| Key::new([o, i])).collect(),
@@ -213,7 +376,10 @@ impl Decider for Verdicts {
     fn decide(&self, key: &Key, state: &State, world: &Known, asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
         let What::Event(input) = &asked.what else { return Ok(vec![]) };
         Ok(match input {
-            Input::IntentSubmitted(m) => vec![intent_verdict(m)],
+            Input::IntentSubmitted(m) => vec![intent_verdict(m, asked.at)],
+            Input::IntentAcknowledged(_) | Input::IntentStateChanged(_) => {
+                conflicts(key, state, world).map(Fact::ConflictsChanged).into_iter().collect()
+            }
             Input::WorkloadSubmitted(m) => vec![workload_verdict(m)],
             Input::InstanceWanted(_) | Input::ClusterRegistered(_) => {
                 feasibility(key, state, world).map(Fact::FeasibilityChanged).into_iter().collect()
@@ -225,6 +391,9 @@ impl Decider for Verdicts {
         if let Fact::FeasibilityChanged(fact) = fact {
             state.infeasible = (!fact.feasible).then_some(fact.version);
         }
+        if let Fact::ConflictsChanged(fact) = fact {
+            state.conflicts = Some((fact.version, fact.conflicts.clone()));
+        }
         state
     }
 
@@ -233,16 +402,38 @@ impl Decider for Verdicts {
     }
 }
 
-fn intent_verdict(m: &IntentSubmitted) -> Fact {
-    let problems = match Intent::decode(m.document.clone()) {
-        Ok(intent) => content::check(&intent),
-        Err(error) => vec![undecodable("Intent", &error)],
+/// Intents that meet on these instances; none if only the intent itself is there.
+fn met<'a>(
+    world: &Known,
+    owner: &str,
+    intent_id: &str,
+    instances: impl Iterator<Item = &'a GovernedInstance>,
+) -> Vec<Key> {
+    let found = world.contenders.together(owner, instances.map(|g| g.instance_id.as_str()));
+    if found.iter().all(|id| id == intent_id) {
+        return vec![];
+    }
+    found.iter().map(|id| Key::new([owner, id])).collect()
+}
+
+/// The conflicts of an intent, if they are not told yet.
+fn conflicts(key: &Key, state: &State, world: &Known) -> Option<ConflictsChanged> {
+    let (owner, intent_id) = (key.token(0).to_owned(), key.token(1).to_owned());
+    let (version, conflicts) = world.contenders.conflicts(&owner, &intent_id)?;
+    let told = state.conflicts.as_ref().filter(|(told, _)| *told == version).map(|(_, conflicts)| conflicts.as_slice());
+    (told.unwrap_or_default() != conflicts).then_some(ConflictsChanged { owner, intent_id, version, conflicts })
+}
+
+fn intent_verdict(m: &IntentSubmitted, at: Timestamp) -> Fact {
+    let (problems, infeasible) = match Intent::decode(m.document.clone()) {
+        Ok(intent) => content::judge(&intent, at),
+        Err(error) => (vec![undecodable("Intent", &error)], String::new()),
     };
     let (owner, intent_id, version) = (m.owner.clone(), m.intent_id.clone(), m.version);
     if problems.is_empty() {
         IntentAccepted { owner, intent_id, version }.into()
     } else {
-        IntentRejected { owner, intent_id, version, problems }.into()
+        IntentRejected { owner, intent_id, version, problems, infeasible }.into()
     }
 }
 
@@ -286,6 +477,7 @@ mod tests {
     use bytes::Bytes;
     use mesh_proto::{
         Event, FactSet as _,
+        intent::{IntentAcknowledged, IntentStateChanged, NotFulfilledState},
         workload::{InstanceChanged, Resources},
     };
     use proptest::prelude::*;
@@ -355,7 +547,14 @@ mod tests {
 
     fn submitted(intent: &Intent, version: u64) -> IntentSubmitted {
         let document = intent.encode_to_vec().into();
-        IntentSubmitted { owner: "local".into(), intent_id: "i".into(), version, document, command_id: "c".into() }
+        IntentSubmitted {
+            owner: "local".into(),
+            intent_id: "i".into(),
+            version,
+            document,
+            command_id: "c".into(),
+            rolled_back_to: 0,
+        }
     }
 
     fn cluster(id: &str, cpu_milli: u32, memory_bytes: u64, labels: &[(&str, &str)]) -> ClusterRegistered {
@@ -397,7 +596,9 @@ mod tests {
     fn an_intent_is_rejected_with_the_problems_that_a_dry_run_finds() {
         let intent = Intent { user_label: "x".into(), ..good() };
         let problems = content::check(&intent);
-        let rejected = IntentRejected { owner: "local".into(), intent_id: "i".into(), version: 1, problems };
+        let infeasible = String::new();
+        let rejected =
+            IntentRejected { owner: "local".into(), intent_id: "i".into(), version: 1, problems, infeasible };
         assert_eq!(Mesh::default().tell(submitted(&intent, 1)), [rejected.into()]);
     }
 
@@ -512,7 +713,114 @@ mod tests {
     fn its_name_and_rights_are_the_contract_s() {
         let (service, spec) = mesh_proto::contract().decider(Verdicts::NAME).unwrap();
         assert_eq!((service.name.as_str(), spec.area.as_str()), ("validator", Fact::AREA));
-        assert_eq!(spec.world, ["CLUSTER", "WORKLOAD"]);
+        assert_eq!(spec.world, ["CLUSTER", "WORKLOAD", "INTENT"]);
+    }
+
+    const SHARED: &str = "b6a77b9a-4cb2-41e9-953b-0a0b569c8cdb";
+
+    /// An intent in force that governs the shared instance.
+    fn in_force(id: &str, priority: u32, condition: &str, bound: &str) -> IntentAcknowledged {
+        let mut intent = good();
+        intent.intent_priority = priority;
+        let expectation = &mut intent.intent_expectations[0];
+        expectation.expectation_object.as_mut().unwrap().object_instance = SHARED.into();
+        expectation.expectation_targets = vec![crate::content::tests::target("cpuUsage", condition, bound)];
+        IntentAcknowledged {
+            owner: "local".into(),
+            intent_id: id.into(),
+            version: 1,
+            document: intent.encode_to_vec().into(),
+            instances: vec![shared()],
+            ..Default::default()
+        }
+    }
+
+    fn shared() -> GovernedInstance {
+        GovernedInstance { expectation_id: "1".into(), instance_id: SHARED.into(), ..Default::default() }
+    }
+
+    fn moved_to(id: &str, to: NotFulfilledState, suspended_by: &str) -> IntentStateChanged {
+        IntentStateChanged {
+            owner: "local".into(),
+            intent_id: id.into(),
+            version: 1,
+            to: Some(mesh_proto::intent::State { not_fulfilled_state: to.into(), ..Default::default() }),
+            instances: vec![shared()],
+            suspended_by: suspended_by.into(),
+            ..Default::default()
+        }
+    }
+
+    /// Whom the facts tell of conflicts, and whether they lose one.
+    fn told(facts: &[Fact]) -> Vec<(&str, Option<bool>)> {
+        facts
+            .iter()
+            .map(|fact| {
+                let Fact::ConflictsChanged(f) = fact else { panic!("{fact:?}") };
+                (f.intent_id.as_str(), f.conflicts.first().map(|c| c.loses))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn two_intents_on_one_workload_conflict_only_if_no_value_satisfies_both() {
+        let mut mesh = Mesh::default();
+        assert_eq!(told(&mesh.tell(in_force("a", 1, "IS_LESS_THAN", "20"))), []);
+        assert_eq!(told(&mesh.tell(in_force("b", 1, "IS_GREATER_THAN", "10"))), [], "15 satisfies both");
+        let facts = mesh.tell(in_force("c", 5, "IS_GREATER_THAN", "30"));
+        assert_eq!(told(&facts), [("a", Some(true)), ("c", Some(false))]);
+        let Fact::ConflictsChanged(lost) = &facts[0] else { panic!() };
+        assert_eq!(
+            (lost.conflicts[0].conflicting_intent.as_str(), lost.conflicts[0].target_name.as_str()),
+            ("c", "cpuUsage")
+        );
+        // The loser's suspension changes nothing, and is told once.
+        assert_eq!(told(&mesh.tell(moved_to("a", NotFulfilledState::Suspended, "conflict"))), []);
+    }
+
+    #[test]
+    fn a_conflict_is_over_when_the_winner_ends_or_is_suspended_by_command() {
+        let mut mesh = Mesh::default();
+        mesh.tell(in_force("a", 1, "IS_LESS_THAN", "20"));
+        mesh.tell(in_force("c", 5, "IS_GREATER_THAN", "30"));
+        let facts = mesh.tell(moved_to("c", NotFulfilledState::Suspended, "command"));
+        assert_eq!(told(&facts), [("a", None), ("c", None)]);
+        let facts = mesh.tell(moved_to("c", NotFulfilledState::Acknowledged, ""));
+        assert_eq!(told(&facts), [("a", Some(true)), ("c", Some(false))]);
+        assert_eq!(told(&mesh.tell(moved_to("c", NotFulfilledState::Terminated, ""))), [("a", None)]);
+    }
+
+    #[test]
+    fn a_next_version_is_told_of_its_conflicts_again() {
+        let mut mesh = Mesh::default();
+        mesh.tell(in_force("a", 1, "IS_LESS_THAN", "20"));
+        mesh.tell(in_force("c", 5, "IS_GREATER_THAN", "30"));
+        let next = IntentAcknowledged { version: 2, ..in_force("a", 1, "IS_LESS_THAN", "10") };
+        let facts = mesh.tell(next);
+        assert_eq!(told(&facts)[0], ("a", Some(true)));
+    }
+
+    #[test]
+    fn an_intent_whose_end_is_past_or_before_its_start_is_infeasible() {
+        let mut mesh = Mesh { sequence: 1_000_000, ..Default::default() };
+        let with = |attribute: &str, at: i64| mesh_proto::intent::Context {
+            context_attribute: attribute.into(),
+            context_condition: "IS_EQUAL_TO".into(),
+            context_value_range: Timestamp::from_millis(at).to_string(),
+            id: 0,
+        };
+        for contexts in [
+            vec![with("ServiceEndTime", 5)],
+            vec![with("ServiceStartTime", 9_000_000), with("ServiceEndTime", 8_000_000)],
+        ] {
+            let intent = Intent { intent_contexts: contexts, ..good() };
+            let facts = mesh.tell(submitted(&intent, 1));
+            let [Fact::IntentRejected(rejected)] = facts.as_slice() else { panic!("{facts:?}") };
+            assert!(!rejected.infeasible.is_empty());
+            assert!(rejected.problems[0].path.ends_with("contextValueRange"), "{rejected:?}");
+        }
+        let intent = Intent { intent_contexts: vec![with("ServiceEndTime", 9_000_000)], ..good() };
+        assert!(matches!(mesh.tell(submitted(&intent, 1)).as_slice(), [Fact::IntentAccepted(_)]));
     }
 
     #[derive(Clone, Debug)]

@@ -1,17 +1,22 @@
 //! Says whether what people submit is well formed, allowed and feasible.
 //!
-//! - Consumes: `IntentSubmitted`, `WorkloadSubmitted`; `InstanceWanted` and `ClusterRegistered` for feasibility.
+//! - Consumes: `IntentSubmitted`, `WorkloadSubmitted`; `InstanceWanted` and `ClusterRegistered` for feasibility;
+//!   `IntentAcknowledged` and `IntentStateChanged` for conflicts.
 //! - Publishes: `IntentAccepted` or `IntentRejected`, `WorkloadAccepted` or `WorkloadRejected`, one for each;
-//!   `FeasibilityChanged` when an intent's feasibility turns.
+//!   `FeasibilityChanged` when an intent's feasibility turns; `ConflictsChanged` when what stands against it of others does.
 //! - Owns: the verdict.
-//! - Never: knows an intent's state, changes a document, places anything.
+//! - Never: changes an intent's state or a document, places anything.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod api;
+mod contenders;
 pub mod content;
 pub mod domain;
+mod predict;
 
+use anyhow::Context as _;
+use mesh_kit::Sources;
 use mesh_proto::query::validator_queries_server::ValidatorQueriesServer;
 
 /// The validator has nothing to set: what is allowed is the contract's, not a deployment's.
@@ -24,6 +29,8 @@ pub struct Config {}
 /// # Errors
 /// When the bus does not let it join.
 pub async fn start(mesh: mesh_kit::Mesh, _config: Config) -> anyhow::Result<()> {
-    mesh.serve(ValidatorQueriesServer::new(api::Api));
+    let sources = Sources { streams: vec!["CLUSTER", "WORKLOAD", "INTENT"], ..Sources::default() };
+    let view = mesh.project("what is known", domain::Known::default(), sources).await.context("build view")?;
+    mesh.serve(ValidatorQueriesServer::new(api::Api::new(view)));
     mesh.decide(domain::Verdicts).await
 }

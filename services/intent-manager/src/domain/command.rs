@@ -14,7 +14,9 @@ use mesh_proto::{
 };
 use prost::Message as _;
 
-use super::{Case, Definition, InForce, Instance, Intents, Life, Row, Standing, Submission, Target, Verdict, row};
+use super::{
+    Case, Definition, InForce, Instance, Intents, Life, Object, Row, Standing, Submission, Target, Verdict, row,
+};
 
 impl Submission {
     pub(super) fn version(&self) -> u64 {
@@ -52,7 +54,7 @@ impl Case<'_> {
         )
     }
 
-    fn submitted(&self, document: Bytes) -> Vec<Fact> {
+    fn submitted(&self, document: Bytes, rolled_back_to: u64) -> Vec<Fact> {
         let version = self.entity.submission.as_ref().map_or(0, Submission::version) + 1;
         vec![
             IntentSubmitted {
@@ -61,6 +63,7 @@ impl Case<'_> {
                 version,
                 document,
                 command_id: self.id.to_owned(),
+                rolled_back_to,
             }
             .into(),
         ]
@@ -82,7 +85,7 @@ impl Case<'_> {
     pub(super) fn submit(&self) -> Result<Vec<Fact>, Refusal> {
         let document = self.document();
         match &self.entity.submission {
-            None => Ok(self.submitted(document)),
+            None => Ok(self.submitted(document, 0)),
             Some(_) if self.entity.row() == Row::Terminated => {
                 Err(self.refusal("it cannot be submitted again", "update it: the update starts its next version"))
             }
@@ -95,8 +98,25 @@ impl Case<'_> {
     }
 
     pub(super) fn update(&self) -> Result<Vec<Fact>, Refusal> {
+        self.define(self.document(), 0)
+    }
+
+    /// An earlier version again, as a next one.
+    pub(super) fn rollback(&self, version: u64) -> Result<Vec<Fact>, Refusal> {
         let Some(last) = &self.entity.submission else { return Err(self.absent()) };
-        let document = self.document();
+        let oldest = self.entity.history.first().unwrap_or(last).version();
+        let versions = format!("versions {oldest} to {} can be gone back to", last.version());
+        match self.entity.submitted(version) {
+            None => Err(self.refusal(&format!("it has no version {version}"), &versions)),
+            Some(found) if found.verdict == Verdict::Rejected => {
+                Err(self.refusal(&format!("its version {version} was rejected"), "go back to one that was accepted"))
+            }
+            Some(found) => self.define(found.content.document.clone(), version),
+        }
+    }
+
+    fn define(&self, document: Bytes, rolled_back_to: u64) -> Result<Vec<Fact>, Refusal> {
+        let Some(last) = &self.entity.submission else { return Err(self.absent()) };
         let row = self.entity.row();
         // The same content again starts anew what has ended or failed, and changes nothing otherwise.
         let alive = last.verdict == Verdict::Awaited
@@ -106,7 +126,7 @@ impl Case<'_> {
         }
         let what = "its definition may change only while it is ACKNOWLEDGED, FULFILMENTFAILED or TERMINATED";
         match row {
-            Row::Acknowledged | Row::Failed | Row::Terminated => Ok(self.submitted(document)),
+            Row::Acknowledged | Row::Failed | Row::Terminated => Ok(self.submitted(document, rolled_back_to)),
             Row::Submitted => Err(self.refusal(what, "wait for the verdict, or terminate it and update it then")),
             Row::Compliant | Row::Fulfilled | Row::Degraded | Row::Suspended => {
                 Err(self
@@ -136,14 +156,14 @@ impl Case<'_> {
     pub(super) fn resume(&self) -> Result<Vec<Fact>, Refusal> {
         match (&self.entity.submission, &self.entity.life) {
             (None, _) => Err(self.absent()),
+            (_, Life::InForce(in_force)) if mesh_intent::conflict::loses(&in_force.conflicts) => {
+                let lost = in_force.conflicts.iter().find(|c| c.loses);
+                let cure = lost.map(|c| c.cure.as_str()).unwrap_or_default();
+                Err(self.refusal("it cannot be resumed while it gives way to another intent", cure))
+            }
             (_, Life::InForce(in_force)) if in_force.suspended => {
                 let mut now = InForce { suspended: false, ..in_force.clone() };
-                // What happened meanwhile was not watched.
-                now.targets.iter_mut().for_each(Target::reset);
-                for instance in now.instances.iter_mut().filter(|i| i.standing == Standing::Running) {
-                    instance.running_since = Some(self.at);
-                    instance.stuck.clear();
-                }
+                now.watch_again(self.at);
                 Ok(self.settle(now, self.id))
             }
             (_, Life::Terminated(_)) => Err(self.refusal("it can only be updated", "update it to start it again")),
@@ -158,7 +178,12 @@ impl Case<'_> {
         if self.entity.submission.is_none() {
             return Err(self.absent());
         }
-        let to = Row::Terminated.state("terminated by command", "", "");
+        Ok(self.terminated("terminated by command", self.id))
+    }
+
+    /// The intent ends, and its instances with it.
+    pub(super) fn terminated(&self, reason: &str, command: &str) -> Vec<Fact> {
+        let to = Row::Terminated.state(reason, "", "");
         let since = if self.entity.row() == Row::Terminated { self.entity.since } else { self.at };
         let targets =
             self.entity.in_force().map(|f| f.targets.iter().map(Target::to_fact).collect()).unwrap_or_default();
@@ -169,14 +194,49 @@ impl Case<'_> {
             from: Some(self.entity.state.clone()),
             to: Some(to),
             targets,
-            command_id: self.id.to_owned(),
+            command_id: command.to_owned(),
             since: Some(since),
             instances: self.entity.instances().iter().map(Instance::to_fact).collect(),
             infeasible: String::new(),
+            suspended_by: String::new(),
+            conflicts: vec![],
         };
         let mut facts = vec![fact.into()];
         facts.extend(self.entity.in_force().into_iter().flat_map(|f| self.unwanted(f, |_| true, "it is terminated")));
-        Ok(facts)
+        facts
+    }
+
+    /// The start time of the version in force has come: it gets its instances.
+    pub(super) fn started(&self, version: u64) -> Vec<Fact> {
+        let Some(found) = self.entity.submitted(version) else { return vec![] };
+        let Ok(definition) = Definition::parse(&found.content.document) else { return vec![] };
+        let instances: Vec<Instance> = definition.objects.iter().map(|object| self.instance(object, None)).collect();
+        let acknowledged = IntentAcknowledged {
+            owner: self.owner(),
+            intent_id: self.intent_id(),
+            version,
+            document: found.content.document.clone(),
+            state: None,
+            instances: instances.iter().map(Instance::to_fact).collect(),
+            released: vec![],
+            starts_at: None,
+        };
+        let fact: Fact = self.in_words(acknowledged);
+        let entity = Intents::default().evolve(self.entity.clone(), &fact, self.at);
+        let next = Case { entity: &entity, ..*self };
+        let now = entity.in_force().cloned();
+        [vec![fact], now.map(|now| next.settle(now, "")).unwrap_or_default()].concat()
+    }
+
+    /// With the state that it leads to.
+    fn in_words(&self, acknowledged: IntentAcknowledged) -> Fact {
+        let bare = Fact::from(IntentAcknowledged {
+            state: Some(Row::Acknowledged.state("accepted", "", "")),
+            ..acknowledged.clone()
+        });
+        let entity = Intents::default().evolve(self.entity.clone(), &bare, self.at);
+        let state = entity.in_force().map(|f| row::describe(f, Row::Acknowledged).state);
+        IntentAcknowledged { state, ..acknowledged }.into()
     }
 
     pub(super) fn accepted(&self, version: u64) -> Vec<Fact> {
@@ -187,56 +247,67 @@ impl Case<'_> {
         let definition = match Definition::parse(&document) {
             Ok(definition) => definition,
             // It cannot be judged, so it must not come into force.
-            Err(problems) => return self.rejected(version, &problems),
+            Err(problems) => return self.rejected(version, &problems, ""),
         };
         let earlier = self.entity.in_force();
-        let instances: Vec<Instance> = definition
-            .objects
-            .iter()
-            .map(|(expectation, object)| self.instance(expectation, object, earlier))
-            .collect();
+        let starts_at = definition.window.start.filter(|start| *start > self.at);
+        let instances: Vec<Instance> = match starts_at {
+            Some(_) => vec![],
+            None => definition.objects.iter().map(|object| self.instance(object, earlier)).collect(),
+        };
         let released = self.entity.in_force().map(|f| f.instances.as_slice()).unwrap_or_default();
-        let released: Vec<GovernedInstance> =
-            released.iter().filter(|old| instances.iter().all(|new| new.id != old.id)).map(Instance::to_fact).collect();
+        let released: Vec<GovernedInstance> = released
+            .iter()
+            .filter(|old| !old.network && instances.iter().all(|new| new.id != old.id))
+            .map(Instance::to_fact)
+            .collect();
         let suspended = definition.deactivated || earlier.is_some_and(|f| f.suspended);
-        let in_force = InForce::new(version, definition, instances);
         let acknowledged = IntentAcknowledged {
             owner: self.owner(),
             intent_id: self.intent_id(),
             version,
             document,
-            state: Some(row::describe(&in_force, Row::Acknowledged).state),
-            instances: in_force.instances.iter().map(Instance::to_fact).collect(),
+            state: None,
+            instances: instances.iter().map(Instance::to_fact).collect(),
             released,
+            starts_at,
         };
-        let fact: Fact = acknowledged.into();
+        let fact = self.in_words(acknowledged);
         // What follows is decided as if the acknowledgement were stored, which it is: they are one write.
         let entity = Intents::default().evolve(self.entity.clone(), &fact, self.at);
         let next = Case { entity: &entity, ..*self };
         let mut facts = vec![fact];
-        facts.extend(next.settle(InForce { suspended, ..in_force }, ""));
+        if let Some(in_force) = entity.in_force() {
+            facts.extend(next.settle(InForce { suspended, ..in_force.clone() }, ""));
+        }
         facts.extend(earlier.into_iter().flat_map(|f| self.unwanted(f, |_| true, "a new version is in force")));
         facts
     }
 
     /// The instance of an expectation in a new version. One that runs the same already goes on.
-    fn instance(&self, expectation: &str, object: &str, earlier: Option<&InForce>) -> Instance {
-        let created = object.contains('@');
+    fn instance(&self, object: &Object, earlier: Option<&InForce>) -> Instance {
+        let Object { expectation, instance, selector } = object;
+        let created = instance.contains('@');
         let id = match created {
             true => derived_id(&[self.key.token(0), self.key.token(1), expectation]),
-            false => object.to_owned(),
+            false => instance.clone(),
         };
-        let workload = if created { object.to_owned() } else { String::new() };
+        let workload = if created { instance.clone() } else { String::new() };
         let runs = |i: &&Instance| {
-            i.standing == Standing::Running && i.id == id && i.workload == workload && i.expectation == expectation
+            i.standing == Standing::Running
+                && i.id == id
+                && i.workload == workload
+                && i.expectation == *expectation
+                && i.selector == *selector
         };
+        let selector = selector.clone();
         match earlier.and_then(|f| f.instances.iter().find(runs)) {
             Some(running) => Instance { running_since: Some(self.at), stuck: String::new(), ..running.clone() },
-            None => Instance { expectation: expectation.to_owned(), id, workload, ..Instance::default() },
+            None => Instance { expectation: expectation.clone(), id, workload, selector, ..Instance::default() },
         }
     }
 
-    pub(super) fn rejected(&self, version: u64, problems: &[Problem]) -> Vec<Fact> {
+    pub(super) fn rejected(&self, version: u64, problems: &[Problem], infeasible: &str) -> Vec<Fact> {
         if self.entity.awaited() != Some(version) {
             return vec![];
         }
@@ -266,6 +337,7 @@ impl Case<'_> {
             version,
             problems: problems.to_vec(),
             state: Some(state),
+            infeasible: infeasible.to_owned(),
         };
         vec![fact.into()]
     }

@@ -1,5 +1,8 @@
 //! What an accepted document asks for, parsed once into values that can be judged.
 
+use std::collections::BTreeMap;
+
+use mesh_intent::{Bound, BoundError, Measure, ObjectKind, condition::figure, types, window::Window};
 use mesh_proto::{
     Timestamp,
     intent::{Intent, Problem, TargetState},
@@ -10,63 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use super::MISSED_MAX;
 
-/// A comparison of a measured value with one number (TS 28.312, targetCondition).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Condition {
-    /// `IS_LESS_THAN`
-    Less,
-    /// `IS_GREATER_THAN`
-    Greater,
-    /// `IS_EQUAL_TO`
-    Equal,
-    /// `IS_EQUAL_TO_OR_LESS_THAN`
-    LessOrEqual,
-    /// `IS_EQUAL_TO_OR_GREATER_THAN`
-    GreaterOrEqual,
-}
-
-impl Condition {
-    const ALL: [Self; 5] = [Self::Less, Self::Greater, Self::Equal, Self::LessOrEqual, Self::GreaterOrEqual];
-
-    /// The condition of a name of TS 28.312.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|condition| condition.name() == name)
-    }
-
-    /// Its name in TS 28.312.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Less => "IS_LESS_THAN",
-            Self::Greater => "IS_GREATER_THAN",
-            Self::Equal => "IS_EQUAL_TO",
-            Self::LessOrEqual => "IS_EQUAL_TO_OR_LESS_THAN",
-            Self::GreaterOrEqual => "IS_EQUAL_TO_OR_GREATER_THAN",
-        }
-    }
-
-    /// As a person says it, before the bound.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Less => "less than",
-            Self::Greater => "greater than",
-            Self::Equal => "equal to",
-            Self::LessOrEqual => "at most",
-            Self::GreaterOrEqual => "at least",
-        }
-    }
-
-    /// Does the value meet the bound? Equality forgives what a decimal number cannot hold.
-    pub fn holds(self, value: f64, bound: f64) -> bool {
-        match self {
-            Self::Less => value < bound,
-            Self::Greater => value > bound,
-            Self::Equal => (value - bound).abs() <= 1e-9 * bound.abs().max(1.0),
-            Self::LessOrEqual => value <= bound,
-            Self::GreaterOrEqual => value >= bound,
-        }
-    }
-}
-
 /// One target and how it stood when last judged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
@@ -74,11 +20,8 @@ pub struct Target {
     pub expectation: String,
     /// `cpuUsage`, `ramUsage`.
     pub name: String,
-    /// How the value is compared.
-    pub condition: Condition,
-    /// The bound, in the target's unit.
-    #[serde(with = "as_text")]
-    pub bound: f64,
+    /// What is asked of the value.
+    pub bound: Bound,
     /// Value of the last recorded period, in the target's unit; meaningless without `measured`.
     #[serde(with = "as_text")]
     pub achieved: f64,
@@ -117,8 +60,9 @@ impl Target {
         TargetState {
             expectation_id: self.expectation.clone(),
             target_name: self.name.clone(),
-            target_condition: self.condition.name().into(),
-            bound: self.bound,
+            target_condition: self.bound.condition().name().into(),
+            bound: self.bound.single().unwrap_or_default(),
+            target_value_range: self.bound.text().to_owned(),
             achieved: self.achieved,
             measured: self.measured,
             fulfilled: self.fulfilled,
@@ -139,38 +83,52 @@ impl Target {
 
     /// `cpuUsage must be less than 20 %`
     pub fn demand(&self) -> String {
-        format!("must be {} {}", self.condition.words(), figure(self.bound, &self.name))
+        format!("must be {}", self.bound.words(sign(&self.name)))
     }
 
     /// `cpuUsage is 34.2 %, must be less than 20 %`
     pub fn figures(&self) -> String {
-        format!("{} is {}, {}", self.name, figure(self.achieved, &self.name), self.demand())
+        format!("{} is {}, {}", self.name, figure(self.achieved, sign(&self.name)), self.demand())
     }
 }
 
-/// A value with its target's unit.
-fn figure(value: f64, target: &str) -> String {
-    let digits = format!("{value:.2}");
-    let digits = digits.trim_end_matches('0').trim_end_matches('.');
-    match target {
-        "cpuUsage" => format!("{digits} %"),
-        "ramUsage" => format!("{digits} MB"),
-        _ => digits.to_owned(),
-    }
+/// The sign of a target's unit; empty for a target of no type.
+fn sign(target: &str) -> &'static str {
+    types::target_of(target).map_or("", |t| t.sign)
+}
+
+/// What one expectation is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// The expectation.
+    pub expectation: String,
+    /// `name@version` of a workload document, or the id of an instance.
+    pub instance: String,
+    /// Labels that its cluster must carry, beside those of the document.
+    pub selector: BTreeMap<String, String>,
 }
 
 /// What a document asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
-    /// Its targets, in document order.
+    /// Its targets that are measured, in document order.
     pub targets: Vec<Target>,
-    /// Each expectation's id and object instance.
-    pub objects: Vec<(String, String)>,
+    /// What each expectation is about; none of an intent about networks, which is carried out as one.
+    pub objects: Vec<Object>,
+    /// Is it about networks?
+    pub network: bool,
     /// Is it to be suspended once acknowledged?
     pub deactivated: bool,
+    /// When it begins and ends.
+    pub window: Window,
 }
 
 impl Definition {
+    /// Asks for nothing: of a document that another version of this service could read.
+    pub(super) fn empty() -> Self {
+        Self { targets: vec![], objects: vec![], network: false, deactivated: false, window: Window::default() }
+    }
+
     /// Parses an intent's protobuf bytes.
     ///
     /// # Errors
@@ -181,24 +139,30 @@ impl Definition {
         let intent = Intent::decode(document)
             .map_err(|error| vec![problem(String::new(), format!("it is not an intent: {error}"), "send an intent")])?;
         let (mut targets, mut objects, mut problems) = (vec![], vec![], vec![]);
+        let kind = types::of_label(&intent.user_label);
+        let network = kind.is_some_and(|k| k.kind() == ObjectKind::Network);
         for (i, expectation) in intent.intent_expectations.iter().enumerate() {
             let path = format!("intentExpectations[{i}]");
             let object = expectation.expectation_object.as_ref().map_or("", |o| o.object_instance.as_str());
-            if !object.contains('@') && !is_key(object) {
+            if !network && !object.contains('@') && !is_key(object) {
                 let cure = "name a workload document as name@version, or a running instance";
                 let reason = format!("{object:?} names no instance");
                 problems.push(problem(format!("{path}.expectationObject.objectInstance"), reason, cure));
             }
-            objects.push((expectation.expectation_id.clone(), object.to_owned()));
+            objects.push(Object {
+                expectation: expectation.expectation_id.clone(),
+                instance: object.to_owned(),
+                selector: kind.map(|k| k.selector(expectation)).unwrap_or_default(),
+            });
             for (j, target) in expectation.expectation_targets.iter().enumerate() {
                 let path = format!("{path}.expectationTargets[{j}]");
-                let condition = Condition::parse(&target.target_condition);
-                let bound = target.target_value_range.parse::<f64>().ok().filter(|bound| bound.is_finite());
-                match (condition, bound) {
-                    (Some(condition), Some(bound)) => targets.push(Target {
+                if types::measure_of(&target.target_name) == Some(Measure::Handed) {
+                    continue;
+                }
+                match Bound::parse(&target.target_condition, &target.target_value_range) {
+                    Ok(bound) => targets.push(Target {
                         expectation: expectation.expectation_id.clone(),
                         name: target.target_name.clone(),
-                        condition,
                         bound,
                         achieved: 0.0,
                         measured: false,
@@ -208,17 +172,13 @@ impl Definition {
                         unmeasured: 0,
                         period: 0,
                     }),
-                    (None, _) => {
+                    Err(BoundError::Condition) => {
                         let reason = format!("the condition {:?} is not known here", target.target_condition);
-                        problems.push(problem(
-                            format!("{path}.targetCondition"),
-                            reason,
-                            "use one that takes one number",
-                        ));
+                        let cure = "use a condition of TS 28.312";
+                        problems.push(problem(format!("{path}.targetCondition"), reason, cure));
                     }
-                    (_, None) => {
-                        let reason = format!("{:?} is not a decimal number", target.target_value_range);
-                        problems.push(problem(format!("{path}.targetValueRange"), reason, "give a decimal number"));
+                    Err(error) => {
+                        problems.push(problem(format!("{path}.targetValueRange"), error.to_string(), "give numbers"));
                     }
                 }
             }
@@ -227,8 +187,18 @@ impl Definition {
             let reason = "the intent expects nothing".to_owned();
             problems.push(problem("intentExpectations".into(), reason, "add an expectation"));
         }
+        if network {
+            objects.clear();
+        }
+        let window = Window::of(&intent).unwrap_or_else(|wrong| {
+            problems.extend(wrong.into_iter().map(|w| problem(w.path, w.reason, "give times as RFC 3339")));
+            Window::default()
+        });
         let deactivated = intent.intent_admin_state == "DEACTIVATED";
-        if problems.is_empty() { Ok(Self { targets, objects, deactivated }) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self { targets, objects, network, deactivated, window })
     }
 }
 

@@ -1,9 +1,12 @@
 //! One expectation's instance: where it is in its life, and what is heard of it.
 
+use std::collections::BTreeMap;
+
 use mesh_proto::{
     Timestamp,
     deciders::intents::Fact,
     intent::{GovernedInstance, InstanceStanding},
+    network::{Connectivity, ConnectivityChanged, NetworkRefused},
     placement::PlacementUnplaced,
     workload::{InstanceChanged, InstancePhase, InstanceUnavailable},
 };
@@ -37,6 +40,10 @@ pub struct Instance {
     pub running_since: Option<Timestamp>,
     /// Why no other cluster would do; empty while a remedy may come.
     pub stuck: String,
+    /// Labels that its cluster must carry, beside those of its document.
+    pub selector: BTreeMap<String, String>,
+    /// Is it connectivity, carried out by the network exposer?
+    pub network: bool,
 }
 
 /// Where an instance is in its life, as its intent sees it.
@@ -131,7 +138,14 @@ impl Instance {
             running_since: self.running_since,
             stuck: self.stuck.clone(),
             to_cluster_id: self.to_cluster.clone(),
+            cluster_selector: self.selector.clone(),
+            network: self.network,
         }
+    }
+
+    /// The connectivity of an intent about networks.
+    pub(super) fn network(intent_id: &str) -> Self {
+        Self { id: intent_id.to_owned(), network: true, ..Self::default() }
     }
 
     pub(super) fn from_fact(fact: &GovernedInstance) -> Self {
@@ -147,6 +161,8 @@ impl Instance {
             cure: fact.cure.clone(),
             running_since: fact.running_since,
             stuck: fact.stuck.clone(),
+            selector: fact.cluster_selector.clone(),
+            network: fact.network,
         }
     }
 
@@ -164,12 +180,45 @@ impl Instance {
 }
 
 impl Case<'_> {
+    /// What the network exposer achieved.
+    pub(super) fn connectivity_changed(&self, report: &ConnectivityChanged) -> Vec<Fact> {
+        let standing = match report.phase() {
+            Connectivity::Unspecified => return vec![],
+            Connectivity::Executing => Standing::Starting,
+            Connectivity::Connected => Standing::Running,
+            // It is not tried again by itself.
+            Connectivity::NotConnected => Standing::Hopeless,
+            Connectivity::Withdrawing | Connectivity::Withdrawn => Standing::Stopped,
+        };
+        self.connectivity(standing, &report.reason, &report.cure)
+    }
+
+    /// The network exposer cannot carry it out. Refusals of people's own commands are no concern.
+    pub(super) fn network_refused(&self, refused: &NetworkRefused) -> Vec<Fact> {
+        match refused.command.as_str() {
+            "IntentAcknowledged" => self.connectivity(Standing::Hopeless, &refused.reason, &refused.cure),
+            _ => vec![],
+        }
+    }
+
+    fn connectivity(&self, standing: Standing, reason: &str, cure: &str) -> Vec<Fact> {
+        let Some(in_force) = self.entity.in_force() else { return vec![] };
+        let mut now = in_force.clone();
+        for instance in now.instances.iter_mut().filter(|i| i.network && i.standing != standing) {
+            instance.standing = standing;
+            instance.running_since = (standing == Standing::Running).then_some(self.at);
+            instance.reason = reason.to_owned();
+            instance.cure = cure.to_owned();
+        }
+        self.settle(now, "")
+    }
+
     pub(super) fn instance_changed(&self, report: &InstanceChanged) -> Vec<Fact> {
         let Some(in_force) = self.entity.in_force() else { return vec![] };
         let Some(standing) = Standing::reported(report) else { return vec![] };
         let mut now = in_force.clone();
         let mut anew = vec![];
-        for instance in now.instances.iter_mut().filter(|i| i.id == report.instance_id) {
+        for instance in now.instances.iter_mut().filter(|i| !i.network && i.id == report.instance_id) {
             let same_place = instance.generation == report.generation && instance.cluster == report.cluster_id;
             if standing == Standing::Running {
                 let event = report.event.as_ref().map_or("", |event| event.r#type.as_str());
@@ -202,11 +251,12 @@ impl Case<'_> {
             return vec![];
         };
         let mut now = in_force.clone();
-        for instance in now.instances.iter_mut().filter(|i| i.id == report.instance_id) {
+        for instance in now.instances.iter_mut().filter(|i| !i.network && i.id == report.instance_id) {
             *instance = Instance {
                 expectation: instance.expectation.clone(),
                 id: instance.id.clone(),
                 workload: instance.workload.clone(),
+                selector: instance.selector.clone(),
                 standing: Standing::Unavailable,
                 reason: report.reason.clone(),
                 cure: report.cure.clone(),
@@ -229,7 +279,7 @@ impl Case<'_> {
         let Some(in_force) = self.entity.in_force() else { return vec![] };
         let degraded = self.entity.row() == Row::Degraded;
         let mut now = in_force.clone();
-        for instance in now.instances.iter_mut().filter(|i| i.id == report.instance_id) {
+        for instance in now.instances.iter_mut().filter(|i| !i.network && i.id == report.instance_id) {
             match instance.standing {
                 Standing::Running
                     if degraded

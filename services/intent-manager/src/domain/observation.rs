@@ -62,7 +62,7 @@ impl InForce {
 impl Case<'_> {
     pub(super) fn observed(&self, observation: &TargetObserved) -> Vec<Fact> {
         let Some(in_force) = self.entity.in_force() else { return vec![] };
-        if in_force.version != observation.version || in_force.suspended {
+        if in_force.version != observation.version || in_force.is_suspended() {
             return vec![];
         }
         let (Some(begin), Some(end)) = (observation.begin, observation.end) else { return vec![] };
@@ -196,7 +196,7 @@ fn judge(target: &mut Target, generation: u64, observation: &TargetObserved) -> 
     target.period = observation.period;
     target.achieved = found.value;
     (target.measured, target.unmeasured) = (true, 0);
-    target.fulfilled = target.condition.holds(found.value, target.bound);
+    target.fulfilled = target.bound.holds(found.value);
     if target.fulfilled {
         (target.missed, target.missed_since) = (0, None);
         return Some(Judged::Held);

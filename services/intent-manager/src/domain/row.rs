@@ -80,11 +80,11 @@ impl Row {
 
 /// The next row of the table, or the same when nothing asks for another. Asked again with the row it gave, it ends.
 pub(super) fn step(now: &InForce, from: Row) -> Row {
-    let running = now.instances.iter().all(|i| i.standing == Standing::Running);
+    let running = now.starts_at.is_none() && now.instances.iter().all(|i| i.standing == Standing::Running);
     let hopeless = now.instances.iter().any(|i| i.standing == Standing::Hopeless);
     // What runs is feasible, whatever was computed.
     let failed = hopeless || (!now.infeasible.is_empty() && !running);
-    if now.suspended {
+    if now.is_suspended() {
         return Row::Suspended;
     }
     match from {
@@ -96,7 +96,8 @@ pub(super) fn step(now: &InForce, from: Row) -> Row {
         Row::Acknowledged => Row::Acknowledged,
         Row::Compliant | Row::Fulfilled | Row::Degraded => {
             let missed = now.targets.iter().any(|t| t.missed >= MISSED_MAX || t.unmeasured >= UNMEASURED_MAX);
-            let held = !now.targets.is_empty() && now.targets.iter().all(|t| t.fulfilled);
+            // To run is all that is wanted of what has no target.
+            let held = now.targets.iter().all(|t| t.fulfilled);
             if hopeless {
                 Row::Failed
             } else if !running || missed {
@@ -140,8 +141,22 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
     match row {
         Row::Submitted | Row::Terminated => {}
         Row::Suspended => {
-            told.add("suspended: its targets are not watched, its instances are left as they are", "its resumption");
-            told.cure("resume it");
+            for lost in now.conflicts.iter().filter(|c| c.loses) {
+                told.add(
+                    &format!("suspended by a conflict: {}", lost.reason),
+                    &format!("intent {} to end or to change", lost.conflicting_intent),
+                );
+                told.cure(&lost.cure);
+            }
+            if now.suspended {
+                let text = "suspended: its targets are not watched, its instances are left as they are";
+                told.add(text, "its resumption");
+                told.cure("resume it");
+            }
+        }
+        Row::Acknowledged if now.starts_at.is_some() => {
+            let start = now.starts_at.unwrap_or_default();
+            told.add(&format!("accepted, and begins at {start}"), "its start time");
         }
         Row::Acknowledged => {
             troubles(&mut told, |_| true);
@@ -261,7 +276,26 @@ struct Trouble {
     cure: String,
 }
 
+/// Why connectivity is not there.
+fn connecting(instance: &Instance) -> Option<Trouble> {
+    let said = |text: &str| match instance.reason.as_str() {
+        "" => text.to_owned(),
+        reason => format!("{text}: {reason}"),
+    };
+    let (reason, waits_for) = match instance.standing {
+        Standing::Running => return None,
+        Standing::Starting => (said("it is being connected"), "its connection"),
+        Standing::Hopeless => (said("it cannot be connected"), "an update"),
+        Standing::Stopped => (said("it is withdrawn"), "its connection"),
+        _ => (said("waiting for the network exposer"), "the network exposer"),
+    };
+    Some(Trouble { reason, waits_for: waits_for.into(), cure: instance.cure.clone() })
+}
+
 fn trouble(instance: &Instance) -> Option<Trouble> {
+    if instance.network {
+        return connecting(instance);
+    }
     let said = instance.reason.as_str();
     let cluster = match instance.cluster.as_str() {
         "" => "its cluster".to_owned(),

@@ -6,9 +6,10 @@ use mesh_kit::{Asked, Decider as _, Key, What};
 use mesh_proto::{
     EventSet as _, FactSet as _, derived_id,
     intent::{
-        ExpectationObject, ExpectationTarget, Intent, IntentExpectation, Problem, ResumeIntent, SubmitIntent,
-        SuspendIntent, TerminateIntent, UpdateIntent,
+        ExpectationObject, ExpectationTarget, Intent, IntentExpectation, Problem, ResumeIntent, RollbackIntent,
+        SubmitIntent, SuspendIntent, TerminateIntent, UpdateIntent,
     },
+    network::{Connectivity, ConnectivityChanged, NetworkRefused},
     observation::{ObservedTarget, TargetObserved},
     placement::PlacementUnplaced,
     validation,
@@ -33,7 +34,7 @@ pub(crate) fn target(name: &str, condition: &str, bound: &str) -> ExpectationTar
         target_name: name.into(),
         target_condition: condition.into(),
         target_value_range: bound.into(),
-        target_contexts: vec![],
+        ..Default::default()
     }
 }
 
@@ -47,7 +48,7 @@ pub(crate) fn expectation(id: &str, object: &str, targets: Vec<ExpectationTarget
             ..Default::default()
         }),
         expectation_targets: targets,
-        expectation_contexts: vec![],
+        ..Default::default()
     }
 }
 
@@ -127,7 +128,8 @@ pub(crate) fn reject(version: u64) -> Input {
         reason: "\"gpuUsage\" is not allowed".into(),
         cure: "use cpuUsage or ramUsage".into(),
     }];
-    validation::IntentRejected { owner: OWNER.into(), intent_id: ID.into(), version, problems }.into()
+    let infeasible = String::new();
+    validation::IntentRejected { owner: OWNER.into(), intent_id: ID.into(), version, problems, infeasible }.into()
 }
 
 fn feasible(version: u64, feasible: bool) -> Input {
@@ -260,6 +262,28 @@ impl Bench {
             self.facts.push((fact.clone(), at(self.seconds)));
         }
         decided
+    }
+
+    /// What follows from time alone, by now.
+    pub(crate) fn pass(&mut self) -> Vec<Fact> {
+        let mut said = vec![];
+        while let Some(due) = Intents::default().due(&self.entity).filter(|due| *due <= at(self.seconds)) {
+            let asked = Asked {
+                at: at(self.seconds),
+                id: format!("due-{due}"),
+                sequence: 0,
+                body: Bytes::new(),
+                what: What::Due,
+            };
+            let facts = Intents::default().decide(&key(), &self.entity, &(), &asked).expect("time is never refused");
+            assert!(!facts.is_empty(), "due, and nothing follows: {:?}", self.entity);
+            for fact in facts {
+                self.entity = Intents::default().evolve(self.entity.clone(), &fact, at(self.seconds));
+                self.facts.push((fact.clone(), at(self.seconds)));
+                said.push(fact);
+            }
+        }
+        said
     }
 
     fn row(&self) -> Row {
@@ -411,7 +435,7 @@ fn a_rejected_later_version_leaves_the_version_in_force() {
 
 #[test]
 fn what_cannot_be_judged_does_not_come_into_force() {
-    let strange = intent(vec![expectation("1", "a@1.0.0", vec![target("cpuUsage", "IS_WITHIN_RANGE", "1-2")])]);
+    let strange = intent(vec![expectation("1", "a@1.0.0", vec![target("cpuUsage", "IS_WITHIN_RANGE", "5")])]);
     let bench = check([submit(strange)], accept(1), &["rejected v1: FULFILMENTFAILED"]);
     assert!(bench.entity.state.reason.contains("IS_WITHIN_RANGE"), "{:?}", bench.entity.state);
 }
@@ -979,21 +1003,203 @@ fn an_instance_without_an_intent_concerns_none() {
     assert!(Intents::default().concerns(&report.into(), &()).is_empty());
 }
 
-#[test]
-fn every_condition_that_takes_one_number_is_judged_as_it_is_named() {
-    for (name, below, on, above) in [
-        ("IS_LESS_THAN", true, false, false),
-        ("IS_GREATER_THAN", false, false, true),
-        ("IS_EQUAL_TO", false, true, false),
-        ("IS_EQUAL_TO_OR_LESS_THAN", true, true, false),
-        ("IS_EQUAL_TO_OR_GREATER_THAN", false, true, true),
-    ] {
-        let condition = Condition::parse(name).unwrap();
-        assert_eq!([19.5, 20.0, 20.5].map(|v| condition.holds(v, 20.0)), [below, on, above], "{name}");
-        assert_eq!(condition.name(), name);
+// Times, versions, conflicts, networks.
+
+/// Begins at 30 s and ends at 80 s.
+pub(crate) fn timed() -> Intent {
+    let contexts = vec![mesh_intent::window::start_context(at(30)), mesh_intent::window::end_context(at(80))];
+    Intent { intent_contexts: contexts, ..plain() }
+}
+
+pub(crate) fn rollback(version: u64) -> Input {
+    RollbackIntent { owner: OWNER.into(), intent_id: ID.into(), version }.into()
+}
+
+fn lost_to(winner: &str) -> IntentConflict {
+    IntentConflict {
+        conflict_id: "c".into(),
+        conflict_type: "TARGET_CONFLICT".into(),
+        conflicting_intent: winner.into(),
+        conflicting_target: "cpuUsage".into(),
+        loses: true,
+        reason: format!("cpuUsage cannot be less than 20 % while intent {winner} wants it greater than 30 %"),
+        cure: format!("terminate {winner}"),
+        ..Default::default()
     }
-    assert_eq!(Condition::parse("IS_WITHIN_RANGE"), None);
-    assert!(Condition::Equal.holds(0.1 + 0.2, 0.3), "what a decimal number cannot hold is forgiven");
+}
+
+pub(crate) fn conflicts(version: u64, conflicts: Vec<IntentConflict>) -> Input {
+    validation::ConflictsChanged { owner: OWNER.into(), intent_id: ID.into(), version, conflicts }.into()
+}
+
+fn network() -> Intent {
+    let mut link =
+        intent(vec![expectation("1", "l2vpn", vec![target("bandwidth", "IS_EQUAL_TO_OR_GREATER_THAN", "10,0")])]);
+    link.user_label = "cloud_continuum".into();
+    link
+}
+
+fn connectivity(phase: Connectivity, reason: &str) -> Input {
+    ConnectivityChanged {
+        owner: OWNER.into(),
+        network_id: ID.into(),
+        phase: phase.into(),
+        reason: reason.into(),
+        ..Default::default()
+    }
+    .into()
+}
+
+#[test]
+fn an_intent_waits_for_its_start_and_gets_its_instances_then() {
+    let mut bench =
+        check([submit(timed())], accept(1), &[&format!("acknowledged v1: accepted, and begins at {}", at(30))]);
+    assert_eq!((bench.entity.instances(), bench.entity.state.waits_for.as_str()), (&[][..], "its start time"));
+    bench.seconds = 29;
+    assert_eq!(lines(Ok(bench.pass())), [""; 0]);
+    bench.seconds = 30;
+    assert_eq!(lines(Ok(bench.pass())), ["acknowledged v1: waiting for a cluster"]);
+    assert_eq!(bench.entity.instances()[0].id, instance("1"));
+    assert_eq!(lines(Ok(bench.pass())), [""; 0]);
+}
+
+#[test]
+fn an_intent_ends_by_itself_at_its_end_time_in_whatever_state() {
+    for given in [vec![submit(timed()), accept(1)], vec![submit(timed()), accept(1), suspend()]] {
+        let mut bench = Bench::given(given);
+        bench.seconds = 80;
+        let from = bench.row().name();
+        let told = lines(Ok(bench.pass()));
+        assert_eq!(told, [format!("{from} -> TERMINATED: its end time {} has come", at(80))]);
+    }
+}
+
+#[test]
+fn what_is_suspended_starts_once_it_is_resumed() {
+    let mut bench = Bench::given([submit(timed()), accept(1), suspend()]);
+    bench.seconds = 40;
+    assert_eq!(bench.pass(), []);
+    let resumed = lines(bench.when(resume()));
+    assert_eq!(resumed, [format!("SUSPENDED -> ACKNOWLEDGED by input-4: accepted, and begins at {}", at(30))]);
+    assert_eq!(lines(Ok(bench.pass())), ["acknowledged v1: waiting for a cluster"]);
+}
+
+#[test]
+fn a_start_that_has_passed_is_no_reason_to_wait() {
+    let mut bench = Bench::given([submit(timed())]);
+    bench.seconds = 35;
+    assert_eq!(lines(bench.when(accept(1))), ["acknowledged v1: waiting for a cluster"]);
+}
+
+#[test]
+fn an_earlier_version_can_be_gone_back_to_where_an_update_is_allowed() {
+    let given = [acknowledged(), vec![update(other()), accept(2)]].concat();
+    let bench = check(given.clone(), rollback(1), &["submitted v3 by input-5"]);
+    let Some((Fact::IntentSubmitted(fact), _)) = bench.facts.last() else { panic!() };
+    assert_eq!((fact.rolled_back_to, fact.document.clone()), (1, Bytes::from(plain().encode_to_vec())));
+    check([given.clone(), vec![rollback(1)]].concat(), accept(3), &["acknowledged v3: waiting for a cluster"]);
+    check(given.clone(), rollback(2), &["unchanged v2 by input-5"]);
+    let state = "refused: intent plant is ACKNOWLEDGED (waiting for a cluster)";
+    check(given, rollback(7), &[&format!("{state}; it has no version 7")]);
+    let rejected = [acknowledged(), vec![update(other()), reject(2)]].concat();
+    check(rejected, rollback(2), &[&format!("{state}; its version 2 was rejected")]);
+    check([], rollback(1), &["refused: there is no intent plant of local"]);
+    let refused = lines(Bench::given(fulfilled()).when(rollback(1)));
+    assert_eq!(refused, ["unchanged v1 by input-5"], "it is the version in force");
+    let other_first = vec![submit(other()), accept(1), update(plain()), accept(2), running("edge", 1)];
+    let refused = lines(Bench::given(other_first).when(rollback(1)));
+    assert!(refused[0].contains("its definition may change only while"), "{refused:?}");
+}
+
+#[test]
+fn who_loses_a_conflict_is_suspended_until_it_is_over_and_is_told_to_whom() {
+    let told = "suspended by a conflict: cpuUsage cannot be less than 20 % while intent q wants it greater than 30 %";
+    let lost = || conflicts(1, vec![lost_to("q")]);
+    let bench = check(fulfilled(), lost(), &[&format!("FULFILLED -> SUSPENDED: {told}")]);
+    assert_eq!(bench.entity.state.waits_for, "intent q to end or to change");
+    let Some((Fact::IntentStateChanged(fact), _)) = bench.facts.last() else { panic!() };
+    assert_eq!((fact.suspended_by.as_str(), fact.conflicts.len()), ("conflict", 1));
+    let given = [fulfilled(), vec![lost()]].concat();
+    check(given.clone(), lost(), &[]);
+    check(given.clone(), conflicts(2, vec![]), &[]);
+    let refused = "it cannot be resumed while it gives way to another intent";
+    check(given.clone(), resume(), &[&format!("refused: intent plant is SUSPENDED ({told}); {refused}")]);
+    check(
+        given.clone(),
+        conflicts(1, vec![]),
+        &["SUSPENDED -> ACKNOWLEDGED: accepted, and its instances run", "ACKNOWLEDGED -> COMPLIANT: all replicas run"],
+    );
+    // Suspended by command, too: the end of the conflict does not resume it.
+    let both = [given, vec![suspend()]].concat();
+    let suspended = "suspended: its targets are not watched, its instances are left as they are";
+    check(both, conflicts(1, vec![]), &[&format!("SUSPENDED -> SUSPENDED: {suspended}")]);
+    // Who wins goes on, and is told.
+    let won = IntentConflict { loses: false, ..lost_to("q") };
+    check(fulfilled(), conflicts(1, vec![won]), &["FULFILLED -> FULFILLED: every target holds"]);
+}
+
+#[test]
+fn a_network_intent_is_fulfilled_once_it_is_connected() {
+    let given = vec![submit(network()), accept(1)];
+    let bench = Bench::given(given.clone());
+    let Some((Fact::IntentAcknowledged(fact), _)) = bench.facts.last() else { panic!() };
+    assert_eq!(fact.instances, [], "no agent is asked for it");
+    assert_eq!(bench.entity.state.reason, "waiting for the network exposer");
+    let executing = connectivity(Connectivity::Executing, "");
+    check(given.clone(), executing, &["ACKNOWLEDGED -> ACKNOWLEDGED: it is being connected"]);
+    check(
+        given.clone(),
+        connectivity(Connectivity::Connected, ""),
+        &["ACKNOWLEDGED -> COMPLIANT: all replicas run", "COMPLIANT -> FULFILLED: every target holds"],
+    );
+    check(
+        given.clone(),
+        connectivity(Connectivity::NotConnected, "no route"),
+        &["ACKNOWLEDGED -> FULFILMENTFAILED: it cannot be connected: no route"],
+    );
+    let refused = |command: &str| -> Input {
+        NetworkRefused {
+            owner: OWNER.into(),
+            network_id: ID.into(),
+            command: command.into(),
+            reason: "no library knows it".into(),
+            cure: "use another object type".into(),
+            ..Default::default()
+        }
+        .into()
+    };
+    check(
+        given.clone(),
+        refused("IntentAcknowledged"),
+        &["ACKNOWLEDGED -> FULFILMENTFAILED: it cannot be connected: no library knows it"],
+    );
+    check(given, refused("SubmitNetworkIntent"), &[]);
+    check(fulfilled(), connectivity(Connectivity::NotConnected, "no route"), &[]);
+}
+
+#[test]
+fn what_has_no_target_is_fulfilled_once_it_runs() {
+    let mut secure = intent(vec![expectation("1", "spinner@1.0.0", vec![])]);
+    secure.user_label = "SecureExecution".into();
+    let bench = check(
+        [submit(secure), accept(1)],
+        running("edge", 1),
+        &["ACKNOWLEDGED -> COMPLIANT: all replicas run", "COMPLIANT -> FULFILLED: every target holds"],
+    );
+    let selector = &bench.entity.instances()[0].selector;
+    assert_eq!(selector.get("secure-execution").map(String::as_str), Some("true"));
+}
+
+#[test]
+fn a_range_is_judged_as_a_range() {
+    let range = intent(vec![expectation("1", "spinner@1.0.0", vec![target("cpuUsage", "IS_WITHIN_RANGE", "[5, 20]")])]);
+    let given = [submit(range), accept(1), running("edge", 1)];
+    check(given.clone(), held(1), &["COMPLIANT -> FULFILLED: every target holds"]);
+    let low = |period| -> Input { observed(period, 1, Some((1.0, 50.0))).into() };
+    let mut bench = Bench::given(given);
+    let _ = bench.when(low(1));
+    let told = lines(bench.when(low(2)));
+    assert!(told[0].contains("cpuUsage is 1 %, must be within 5 % to 20 %"), "{told:?}");
 }
 
 // Whatever comes.
@@ -1005,6 +1211,8 @@ fn intents() -> impl Strategy<Value = Intent> {
         1 => Just(paused()),
         2 => Just(two()),
         1 => Just(governing()),
+        1 => Just(timed()),
+        1 => Just(network()),
         1 => Just(Intent::default()),
     ]
 }
@@ -1063,6 +1271,15 @@ fn inputs() -> impl Strategy<Value = Input> {
         4 => version().prop_map(accept),
         1 => version().prop_map(reject),
         1 => (version(), any::<bool>()).prop_map(|(v, f)| feasible(v, f)),
+        1 => version().prop_map(rollback),
+        2 => (version(), 0..3u8).prop_map(|(v, kind)| match kind {
+            0 => conflicts(v, vec![]),
+            1 => conflicts(v, vec![lost_to("q")]),
+            _ => conflicts(v, vec![IntentConflict { loses: false, ..lost_to("q") }]),
+        }),
+        1 => (1..=5i32).prop_map(|phase| {
+            connectivity(Connectivity::try_from(phase).unwrap(), "")
+        }),
         6 => reports(),
         6 => (clusters(), 0..3u64, instance_ids()).prop_map(|(cluster, generation, instance_id)| {
             InstanceChanged { instance_id, ..changed(InstancePhase::Running, &cluster, generation) }.into()
@@ -1211,7 +1428,11 @@ proptest! {
         for input in history {
             let mut row = bench.row();
             let mut folded = bench.entity.clone();
-            for fact in bench.when(input).into_iter().flatten() {
+            let command = input.any().is_command();
+            let decided = bench.when(input);
+            prop_assert!(decided.is_ok() || (command && bench.entity == folded), "what is refused changes nothing");
+            let by_time = bench.pass();
+            for fact in decided.into_iter().flatten().chain(by_time) {
                 let before = folded.state.clone();
                 folded = Intents::default().evolve(folded, &fact, at(bench.seconds));
                 let next = folded.row();
@@ -1250,7 +1471,11 @@ proptest! {
 
     #[test]
     fn a_state_is_the_fold_of_its_facts_also_through_snapshots(history in histories()) {
-        let bench = Bench::given(history);
+        let mut bench = Bench::default();
+        for input in history {
+            let _ = bench.when(input);
+            bench.pass();
+        }
         let mut folded = Intents::default().initial();
         for (fact, time) in &bench.facts {
             let encoded = fact.any().body();

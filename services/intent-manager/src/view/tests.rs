@@ -333,6 +333,81 @@ proptest! {
     }
 }
 
+/// The pairs of fulfilment and state that the state table has.
+fn in_the_table(info: &FulfilmentInfo) -> bool {
+    use NotFulfilledState::{Acknowledged, Compliant, Degraded, Fulfilmentfailed, Suspended, Terminated};
+    match info.fulfilment_status() {
+        FulfilmentStatus::Fulfilled => info.not_fulfilled_state() == Compliant && info.not_fulfilled_reasons.is_empty(),
+        FulfilmentStatus::NotFulfilled => {
+            let known = [Acknowledged, Compliant, Degraded, Fulfilmentfailed, Suspended, Terminated];
+            known.contains(&info.not_fulfilled_state()) && !info.not_fulfilled_reasons.is_empty()
+        }
+        FulfilmentStatus::Unspecified => false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// No history leads to a report that the state table forbids, of the intent or of an expectation; and an intent whose
+    /// report says FULFILLED has no expectation that is not.
+    #[test]
+    fn no_report_leaves_the_state_table(history in histories()) {
+        let mut view = IntentsView::default();
+        for (sequence, (fact, at)) in (1..).zip(Bench::given(history).facts) {
+            for derived in view.apply(&stored_fact(&fact, ID, sequence, at)) {
+                let told = report(&derived).intent_fulfilment_report.unwrap();
+                let info = told.intent_fulfilment_info.unwrap();
+                prop_assert!(in_the_table(&info), "{info:?} after {fact:?}");
+                let fulfilled = info.fulfilment_status() == FulfilmentStatus::Fulfilled;
+                for result in told.expectation_fulfilment_results {
+                    let of = result.expectation_fulfilment_info.unwrap();
+                    prop_assert!(in_the_table(&of), "{of:?} after {fact:?}");
+                    prop_assert!(!fulfilled || of.fulfilment_status() == FulfilmentStatus::Fulfilled, "{of:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_history_tells_each_version_its_verdict_and_where_it_came_from() {
+    use crate::domain::tests::{rollback, update};
+    let other = two();
+    let (view, _) = view(vec![
+        submit(plain()),
+        accept(1),
+        update(other),
+        reject(2),
+        rollback(1),
+        update(two()),
+        accept(3),
+        rollback(1),
+    ]);
+    let history = view.history(&GetRequest { owner: String::new(), id: ID.into() }).unwrap();
+    let told: Vec<(u64, &str, u64)> =
+        history.versions.iter().map(|v| (v.version, v.verdict.as_str(), v.rolled_back_to)).collect();
+    assert_eq!(told[..2], [(1, "accepted", 0), (2, "rejected", 0)]);
+    assert!(!history.versions[1].problems.is_empty());
+    assert_eq!(told.last().map(|v| v.0), Some(history.versions.len() as u64));
+    assert!(told.iter().any(|v| v.2 == 1), "{told:?}");
+    assert!(view.history(&GetRequest { owner: String::new(), id: "other".into() }).is_err());
+}
+
+#[test]
+fn a_list_is_narrowed_by_states_type_and_object() {
+    let (view, _) = view(fulfilled());
+    let found = |request: ListRequest| view.list(&request).unwrap().intents.len();
+    let states =
+        |states: &[&str]| ListRequest { states: states.iter().map(|s| (*s).into()).collect(), ..Default::default() };
+    assert_eq!(found(states(&["DEGRADED", "compliant"])), 1);
+    assert_eq!(found(states(&["DEGRADED", "SUSPENDED"])), 0);
+    let label = |label: &str| ListRequest { user_label: label.into(), ..Default::default() };
+    assert_eq!((found(label("DeliverComputingWorkload")), found(label("SecureExecution"))), (1, 0));
+    let object = |object: &str| ListRequest { object_instance: object.into(), ..Default::default() };
+    assert_eq!((found(object("spinner@1.0.0")), found(object(&instance("1"))), found(object("x"))), (1, 1, 0));
+}
+
 #[test]
 fn a_held_and_a_missed_period_show_their_targets() {
     let (view, _) = view([compliant(), vec![held(1), missed(2)]].concat());

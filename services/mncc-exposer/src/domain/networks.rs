@@ -2,15 +2,20 @@
 //!
 //! An entity is one network intent, `[owner, network id]`. Facts hold no secrets: the calls in `NetworkAccepted` show
 //! fingerprints, and executioners read the secrets in the command that it names. What executioners achieve comes back as
-//! a command of the exposer's own; a report about another version, or about something that is not under way, is not heard.
+//! a command of the exposer's own. An intent about networks that is acknowledged is carried out under its own id, and withdrawn
+//! when it ends. A report about another version, or about something that is not under way, is not heard.
 
 use std::sync::Arc;
 
+use mesh_intent::{ObjectKind, types};
 use mesh_kit::{Asked, Decider, Key, What};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::networks::{Fact, Input, NAME},
-    network::{Connectivity, ConnectivityChanged, NetworkAccepted, ReportConnectivity, SubmitNetworkIntent},
+    intent::{IntentAcknowledged, IntentStateChanged, NotFulfilledState},
+    network::{
+        Connectivity, ConnectivityChanged, NetworkAccepted, NetworkRefused, ReportConnectivity, SubmitNetworkIntent,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +37,9 @@ pub struct State {
     version: u64,
     /// Phase, a [`Connectivity`].
     phase: i32,
+    /// Is it an intent's, and not a command's?
+    #[serde(default)]
+    of_intent: bool,
 }
 
 impl State {
@@ -60,9 +68,41 @@ impl Networks {
                 cure: "withdraw it first, or submit under another id".into(),
             });
         }
-        let intent = parse(&command.intent)?;
+        self.accept(key, state, &command.intent, asked, false)
+    }
+
+    /// An intent about networks is in force: what it wants is connected. What is connected as it wants it stays.
+    fn acknowledged(
+        &self,
+        key: &Key,
+        state: &State,
+        fact: &IntentAcknowledged,
+        asked: &Asked<Input>,
+    ) -> Result<Option<Fact>, Refusal> {
+        let Some(text) = document_of(fact) else { return Ok(None) };
+        if fact.starts_at.is_some() {
+            return Ok(None);
+        }
+        if matches!(state.phase(), Connectivity::Executing | Connectivity::Connected | Connectivity::Withdrawing) {
+            return Err(Refusal {
+                reason: format!("network {} is {} already", key.token(1), state.phase().as_str_name()),
+                cure: "withdraw it, then terminate and update the intent".into(),
+            });
+        }
+        self.accept(key, state, &text, asked, true).map(Some)
+    }
+
+    fn accept(
+        &self,
+        key: &Key,
+        state: &State,
+        text: &str,
+        asked: &Asked<Input>,
+        of_intent: bool,
+    ) -> Result<Fact, Refusal> {
+        let intent = parse(text)?;
         let plan = self.catalogue.plan(&intent)?;
-        let text: serde_json::Value = serde_saphyr::from_str(&command.intent).unwrap_or_default();
+        let text: serde_json::Value = serde_saphyr::from_str(text).unwrap_or_default();
         Ok(NetworkAccepted {
             owner: key.token(0).into(),
             network_id: key.token(1).into(),
@@ -73,9 +113,25 @@ impl Networks {
             command_id: asked.id.clone(),
             command_sequence: asked.sequence,
             at: Some(asked.at),
+            of_intent,
         }
         .into())
     }
+}
+
+/// The text of an acknowledged intent, if it is about networks, as the libraries know it.
+pub(crate) fn document_of(fact: &IntentAcknowledged) -> Option<String> {
+    let mut value = mesh_proto::json::to_value("continuum.intent.v1.Intent", &fact.document).ok()?;
+    let kind = types::of_label(value.get("userLabel")?.as_str()?).filter(|t| t.kind() == ObjectKind::Network)?;
+    // Libraries are keyed by the label that the specification prints.
+    let label = kind.aliases.first().copied().unwrap_or(kind.label);
+    value["userLabel"] = label.into();
+    Some(value.to_string())
+}
+
+fn ended(fact: &IntentStateChanged) -> bool {
+    fact.to.as_ref().is_some_and(|s| s.not_fulfilled_state() == NotFulfilledState::Terminated)
+        && fact.instances.iter().any(|i| i.network)
 }
 
 fn changed(key: &Key, version: u64, phase: Connectivity) -> ConnectivityChanged {
@@ -123,6 +179,9 @@ impl Decider for Networks {
             Input::SubmitNetworkIntent(m) => (&m.owner, &m.network_id),
             Input::WithdrawNetworkIntent(m) => (&m.owner, &m.network_id),
             Input::ReportConnectivity(m) => (&m.owner, &m.network_id),
+            Input::IntentAcknowledged(m) if document_of(m).is_some() => (&m.owner, &m.intent_id),
+            Input::IntentStateChanged(m) if ended(m) => (&m.owner, &m.intent_id),
+            Input::IntentAcknowledged(_) | Input::IntentStateChanged(_) => return vec![],
         };
         vec![Key::new([owner, network])]
     }
@@ -142,6 +201,26 @@ impl Decider for Networks {
                 }
             },
             Input::ReportConnectivity(m) => Ok(report(key, state, m)),
+            // It is no command, so the refusal is said here.
+            Input::IntentAcknowledged(m) => Ok(match self.acknowledged(key, state, m, asked) {
+                Ok(fact) => fact.into_iter().collect(),
+                Err(refusal) => {
+                    let refused = NetworkRefused {
+                        owner: key.token(0).into(),
+                        network_id: key.token(1).into(),
+                        command_id: asked.id.clone(),
+                        command: "IntentAcknowledged".into(),
+                        reason: refusal.reason,
+                        cure: refusal.cure,
+                    };
+                    vec![refused.into()]
+                }
+            }),
+            Input::IntentStateChanged(_) => Ok(match state.phase() {
+                Connectivity::Unspecified | Connectivity::Withdrawn | Connectivity::Withdrawing => vec![],
+                _ if !state.of_intent => vec![],
+                _ => vec![changed(key, state.version, Connectivity::Withdrawing).into()],
+            }),
         }
     }
 
@@ -150,6 +229,7 @@ impl Decider for Networks {
             Fact::NetworkAccepted(m) => {
                 state.version = m.version;
                 state.phase = Connectivity::Executing.into();
+                state.of_intent = m.of_intent;
             }
             Fact::ConnectivityChanged(m) => state.phase = m.phase,
             Fact::NetworkRefused(_) => {}
@@ -237,6 +317,38 @@ mod tests {
             assert_eq!(ask(&state, reported(version, phase)).unwrap().0, []);
         }
         assert_eq!(ask(&State::default(), reported(0, Connectivity::Connected)).unwrap().0, []);
+    }
+
+    #[test]
+    fn an_acknowledged_intent_about_networks_is_carried_out_and_withdrawn_at_its_end() {
+        let value: serde_json::Value = serde_saphyr::from_str(L2SM).unwrap();
+        let mut intent = value["Intent"].clone();
+        intent["userLabel"] = "CloudContinuumNetwork".into();
+        let document = mesh_proto::json::value_to_protobuf("continuum.intent.v1.Intent", intent).unwrap();
+        let acknowledged = IntentAcknowledged {
+            owner: "o".into(),
+            intent_id: "n".into(),
+            version: 1,
+            document: document.into(),
+            ..Default::default()
+        };
+        let (facts, state) = ask(&State::default(), acknowledged).unwrap();
+        let [Fact::NetworkAccepted(accepted)] = facts.as_slice() else { panic!("{facts:?}") };
+        assert!(accepted.of_intent && accepted.calls.len() == 2, "{accepted:?}");
+        assert!(!format!("{facts:?}").contains("a.secret.token"));
+        let (_, state) = ask(&state, reported(1, Connectivity::Connected)).unwrap();
+        let ended = IntentStateChanged {
+            owner: "o".into(),
+            intent_id: "n".into(),
+            to: Some(mesh_proto::intent::State {
+                not_fulfilled_state: NotFulfilledState::Terminated.into(),
+                ..Default::default()
+            }),
+            instances: vec![mesh_proto::intent::GovernedInstance { network: true, ..Default::default() }],
+            ..Default::default()
+        };
+        let (facts, _) = ask(&state, ended).unwrap();
+        assert!(matches!(&facts[0], Fact::ConnectivityChanged(m) if m.phase() == Connectivity::Withdrawing));
     }
 
     #[test]

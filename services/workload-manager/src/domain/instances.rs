@@ -186,6 +186,7 @@ pub(super) fn acknowledged(key: &Key, instance: &Instance, world: &Known, m: &In
         intent_version: m.version,
         workload: mine.iter().map(|g| g.workload.clone()).find(|w| !w.is_empty()).unwrap_or_default(),
         targets: targets.collect(),
+        cluster_selector: mine.iter().flat_map(|g| g.cluster_selector.clone()).collect(),
         ..Default::default()
     };
     serve(instance, world, ask)
@@ -276,7 +277,7 @@ fn serve(instance: &Instance, world: &Known, ask: InstanceUnavailable) -> Vec<Fa
         return facts;
     }
     let document = match world.document(&ask.owner, &ask.workload) {
-        Some(Standing::Registered(document)) => document.clone(),
+        Some(Standing::Registered(document)) => with_labels(document, &ask.cluster_selector),
         other => {
             let (reason, cure) = missing(world, &ask.owner, &ask.workload, other);
             return unavailable(instance, ask, reason, cure);
@@ -294,6 +295,15 @@ fn serve(instance: &Instance, world: &Known, ask: InstanceUnavailable) -> Vec<Fa
     };
     let next = with_governor(with_waiting_governors(wanted, instance), governor);
     if instance.wanted.as_ref() == Some(&next) { vec![] } else { vec![next.into()] }
+}
+
+/// The document with labels that its cluster must carry by an intent: what follows in protobuf adds to what is there.
+fn with_labels(document: &Bytes, labels: &BTreeMap<String, String>) -> Bytes {
+    if labels.is_empty() {
+        return document.clone();
+    }
+    let more = WorkloadDocument { cluster_selector: labels.clone(), ..Default::default() };
+    [document.as_ref(), more.encode_to_vec().as_slice()].concat().into()
 }
 
 fn unavailable(instance: &Instance, ask: InstanceUnavailable, reason: String, cure: String) -> Vec<Fact> {

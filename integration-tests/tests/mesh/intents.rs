@@ -1,0 +1,157 @@
+//! Intents over the running mesh: times, versions, conflicts, what a check foretells.
+
+use mesh_proto::{
+    Timestamp,
+    intent::{
+        IntentAcknowledged, IntentRejected, IntentStateChanged, NotFulfilledState, RollbackIntent, State, UpdateIntent,
+    },
+    report::ReportPublished,
+};
+use serde_json::{Value as Json, json};
+
+use crate::support::{
+    MeshRun, OWNER, cluster, command_id, document, instance_of, intent, is_failed, parse, submit, text,
+};
+
+async fn mesh() -> Option<MeshRun> {
+    let mesh = MeshRun::start("intents", &[cluster("sim", "simulated", 4_000, 4_000)], &[]).await?;
+    mesh.register(document("sleeper", "sleep", &["100000"], json!({}))).await;
+    Some(mesh)
+}
+
+fn fulfilled(state: &State) -> bool {
+    state.fulfilment_status == 2
+}
+
+fn is(state: &State, wanted: NotFulfilledState) -> bool {
+    state.not_fulfilled_state() == wanted
+}
+
+/// An intent that governs an instance, with a bound on its memory.
+fn governing(instance: &str, condition: &str, bound: &str, priority: u32) -> Json {
+    json!({
+        "userLabel": "DeliverComputingWorkload",
+        "intentExpectations": [{
+            "expectationId": "keep", "expectationVerb": "ENSURE",
+            "expectationObject": {"objectType": "NEMO_WORKLOAD", "objectInstance": instance},
+            "expectationTargets": [{"targetName": "ramUsage", "targetCondition": condition, "targetValueRange": bound}],
+        }],
+        "intentPriority": priority,
+        "observationPeriod": 1,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_intents_that_no_value_satisfies_the_lower_priority_gives_way_until_the_other_ends() {
+    let Some(mesh) = mesh().await else { return };
+    mesh.fulfil("low", "sleeper").await;
+    let instance = instance_of("low");
+    // Some value satisfies both: nobody gives way.
+    let beside = governing(&instance, "IS_EQUAL_TO_OR_GREATER_THAN", "1", 5);
+    mesh.ask(&submit("beside", beside), &command_id("beside")).await;
+    mesh.state("beside", fulfilled).await;
+
+    mesh.ask(&submit("high", governing(&instance, "IS_GREATER_THAN", "100000000", 5)), &command_id("high")).await;
+    let lost = mesh.state("low", |state| is(state, NotFulfilledState::Suspended)).await;
+    assert!(lost.reason.contains("ramUsage") && lost.reason.contains("high"), "{lost:?}");
+    let filter = format!("report.*.*.{OWNER}.low");
+    let conflicts = mesh
+        .fact("report", &filter, |fact| {
+            let report = fact.event::<ReportPublished>().ok()??;
+            report.intent_conflict_reports.into_iter().find(|c| c.loses)
+        })
+        .await;
+    assert_eq!((conflicts.conflicting_intent.as_str(), conflicts.conflicting_target.as_str()), ("high", "ramUsage"));
+    let resumed = mesh.cli(&["intent", "resume", "low"]).await;
+    assert!(!resumed.status.success() && text(&resumed).contains("gives way"), "{}", text(&resumed));
+
+    let ended = mesh.cli(&["intent", "terminate", "high"]).await;
+    assert!(ended.status.success(), "{}", text(&ended));
+    let mut seen = false;
+    let filter = format!("intent.*.*.{OWNER}.low");
+    mesh.fact("intent", &filter, |fact| {
+        let to = fact.event::<IntentStateChanged>().ok()??.to?;
+        seen |= is(&to, NotFulfilledState::Suspended);
+        (seen && fulfilled(&to)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intent_begins_and_ends_at_its_own_times() {
+    let Some(mesh) = mesh().await else { return };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = Timestamp::from_millis(i64::try_from(now.as_millis()).unwrap());
+    let context = |attribute: &str, at: Timestamp| json!({"contextAttribute": attribute, "contextCondition": "IS_EQUAL_TO", "contextValueRange": at.to_string()});
+    let mut timed = intent("sleeper", &[("ramUsage", "100000000")]);
+    let (start, end) = (now.plus_millis(3_000), now.plus_millis(12_000));
+    timed["intentContexts"] = json!([context("ServiceStartTime", start), context("ServiceEndTime", end)]);
+    mesh.ask(&submit("timed", timed.clone()), &command_id("timed")).await;
+    let filter = format!("intent.*.*.{OWNER}.timed");
+    let mut acknowledged = vec![];
+    mesh.fact("intent", &filter, |fact| {
+        if let Ok(Some(found)) = fact.event::<IntentAcknowledged>() {
+            acknowledged.push((fact.time, found.instances.len()));
+        }
+        let to = fact.event::<IntentStateChanged>().ok()??.to?;
+        is(&to, NotFulfilledState::Terminated).then_some(())
+    })
+    .await;
+    let [(_, 0), (begun, 1)] = acknowledged.as_slice() else { panic!("{acknowledged:?}") };
+    assert!(*begun >= start, "it began at {begun}, before {start}");
+
+    timed["intentContexts"] = json!([context("ServiceStartTime", end), context("ServiceEndTime", start)]);
+    mesh.ask(&submit("backwards", timed), &command_id("backwards")).await;
+    let filter = format!("intent.*.*.{OWNER}.backwards");
+    let rejected = mesh.fact("intent", &filter, |fact| fact.event::<IntentRejected>().ok()?).await;
+    assert!(rejected.infeasible.contains("not after its start"), "{rejected:?}");
+    mesh.state("backwards", is_failed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_version_is_gone_back_to_and_the_history_tells_it() {
+    let Some(mesh) = mesh().await else { return };
+    let version = |bound: &str| intent("nowhere", &[("ramUsage", bound)]);
+    mesh.ask(&submit("versions", version("100")), &command_id("versions")).await;
+    mesh.state("versions", |state| is(state, NotFulfilledState::Acknowledged)).await;
+    let update =
+        UpdateIntent { owner: OWNER.into(), intent_id: "versions".into(), intent: Some(parse(version("200"))) };
+    mesh.ask(&update, "update-versions").await;
+    let filter = format!("intent.*.*.{OWNER}.versions");
+    let in_force = |wanted: u64| {
+        mesh.fact("intent", &filter, move |fact| {
+            let found = fact.event::<IntentAcknowledged>().ok()??;
+            (found.version == wanted).then_some(found.document)
+        })
+    };
+    let (first, second) = (in_force(1).await, in_force(2).await);
+    assert_ne!(first, second);
+    let back = RollbackIntent { owner: OWNER.into(), intent_id: "versions".into(), version: 1 };
+    mesh.ask(&back, "back").await;
+    assert_eq!(in_force(3).await, first);
+    let history = mesh.cli(&["intent", "history", "versions", "-o", "json"]).await;
+    let history: Json = serde_json::from_slice(&history.stdout).unwrap();
+    assert_eq!(history["versions"].as_array().map(Vec::len), Some(3), "{history}");
+    assert_eq!((&history["inForce"], &history["versions"][2]["rolledBackTo"]), (&json!(3), &json!(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_foretells_where_it_runs_and_changes_nothing() {
+    let Some(mesh) = mesh().await else { return };
+    let file = mesh.folder().join("check.json");
+    std::fs::write(&file, intent("sleeper", &[("cpuUsage", "50")]).to_string()).unwrap();
+    let checked = mesh.cli(&["intent", "check", file.to_str().unwrap(), "-o", "json"]).await;
+    let told: Json = serde_json::from_slice(&checked.stdout).unwrap_or_else(|_| panic!("{}", text(&checked)));
+    let prediction = &told[0]["predictions"][0];
+    assert_eq!((&told[0]["acceptable"], &prediction["clusterId"]), (&json!(true), &json!("sim")), "{told}");
+    assert!(prediction["watts"].as_f64().is_some_and(|watts| watts > 0.0), "{told}");
+    assert_eq!(mesh.facts("INTENT").await.len(), 0);
+
+    let types = mesh.cli(&["intent", "types"]).await;
+    assert!(text(&types).contains("EnergyCarbonEfficiency"), "{}", text(&types));
+    let goals = mesh.folder().join("goals.json");
+    let document = json!({"trainer": {"properties": {"intent": {"P": {"Total_Execution_Time": "minimum"}}}}});
+    std::fs::write(&goals, document.to_string()).unwrap();
+    let objectives = mesh.cli(&["intent", "objectives", goals.to_str().unwrap()]).await;
+    assert!(text(&objectives).contains("sim ("), "{}", text(&objectives));
+}

@@ -1,0 +1,298 @@
+//! Every type of intent, as one table: what it may say, what is done with it, how its targets are measured.
+//!
+//! A new type that uses these ways of measuring and these kinds of objects is one more entry here, and nothing else.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::intent::IntentExpectation;
+
+/// A type of intent.
+#[derive(Debug, PartialEq)]
+pub struct IntentType {
+    /// Its `userLabel`.
+    pub label: &'static str,
+    /// Other labels that are read as this one.
+    pub aliases: &'static [&'static str],
+    /// What it is for.
+    pub about: &'static str,
+    /// Allowed `expectationVerb`.
+    pub verbs: &'static [&'static str],
+    /// Allowed objects.
+    pub objects: &'static [ObjectType],
+    /// Allowed targets.
+    pub targets: &'static [TargetType],
+    /// Must each expectation have a target?
+    pub needs_target: bool,
+    /// Labels that a cluster must carry for it.
+    pub selector: &'static [(&'static str, &'static str)],
+}
+
+/// A kind of object that expectations are about.
+#[derive(Debug, PartialEq)]
+pub struct ObjectType {
+    /// Its `objectType`.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Attributes of its object contexts.
+    pub object_contexts: &'static [&'static str],
+    /// Attributes of the expectation's contexts, beside times.
+    pub contexts: &'static [&'static str],
+}
+
+/// What an object is, and so who provides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// An instance of a workload document.
+    Workload,
+    /// Connectivity, carried out by the network exposer.
+    Network,
+}
+
+/// A target that a type allows: numbers above 0.
+#[derive(Debug, PartialEq)]
+pub struct TargetType {
+    /// Its `targetName`.
+    pub name: &'static str,
+    /// What one of it is, in words.
+    pub unit: &'static str,
+    /// The unit's sign, behind a figure.
+    pub sign: &'static str,
+    /// The largest bound that makes sense, in the unit.
+    pub max: f64,
+    /// Where its values come from.
+    pub measure: Measure,
+}
+
+/// How a target is measured over a period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Mean share of the cluster's CPU, per cent, all replicas together.
+    CpuPercent,
+    /// Largest resident size, MB of 10^6 bytes, all replicas together.
+    MemoryMb,
+    /// Modelled energy of the period, joules.
+    Joules,
+    /// Modelled energy for each second of one core, joules.
+    JoulesPerCoreSecond,
+    /// Share of the energy that is renewable, per cent, as the cluster's label `green-percent` says.
+    GreenPercent,
+    /// Nobody: it is handed to who provides the object.
+    Handed,
+}
+
+const fn target(name: &'static str, unit: &'static str, sign: &'static str, max: f64, measure: Measure) -> TargetType {
+    TargetType { name, unit, sign, max, measure }
+}
+
+const CPU: TargetType = target("cpuUsage", "per cent of its cluster's CPU", "%", 100.0, Measure::CpuPercent);
+const RAM: TargetType = target("ramUsage", "MB of 10^6 bytes", "MB", 1e9, Measure::MemoryMb);
+
+/// Attribute of an intent context that names the workload that a network is for.
+pub const WORKLOAD_CONTEXT: &str = "NEMO_WORKLOAD";
+
+/// Label of the share of a cluster's energy that is renewable, per cent.
+pub const GREEN_LABEL: &str = "green-percent";
+
+/// Contexts of workload expectations that choose a cluster: attribute and the label that it must carry.
+pub const LABEL_CONTEXTS: [(&str, &str); 4] =
+    [("region", "region"), ("site", "site"), ("tier", "tier"), ("enclave", "enclave")];
+
+const WORKLOAD: ObjectType = ObjectType {
+    name: "NEMO_WORKLOAD",
+    kind: ObjectKind::Workload,
+    object_contexts: &["region", "site", "tier", "enclave"],
+    contexts: &["region", "site", "tier", "enclave"],
+};
+
+const fn network(
+    name: &'static str,
+    object_contexts: &'static [&'static str],
+    contexts: &'static [&'static str],
+) -> ObjectType {
+    ObjectType { name, kind: ObjectKind::Network, object_contexts, contexts }
+}
+
+/// Every type of intent.
+pub const TYPES: &[IntentType] = &[
+    IntentType {
+        label: "DeliverComputingWorkload",
+        aliases: &[],
+        about: "a workload runs, within bounds of what it uses",
+        verbs: &["DELIVER", "ENSURE"],
+        objects: &[WORKLOAD],
+        targets: &[CPU, RAM],
+        needs_target: true,
+        selector: &[],
+    },
+    IntentType {
+        label: "CloudContinuumNetwork",
+        aliases: &["cloud_continuum", "Cloud_continuum", "CloudContinuum"],
+        about: "sites and clusters are connected",
+        verbs: &["DELIVER", "ENSURE", "CREATE"],
+        objects: &[
+            network("K8S_L2_NETWORK", &["name", "providerName", "domain"], &["url"]),
+            network("K8S_CLUSTER_CONFIG", &["name", "bearer_token", "api_key"], &["k8s_l2_network", "url"]),
+            network("L2VPN", &["nodeSrc", "nodeDst", "endpointSrc", "endpointDst", "vlanId", "niName"], &["url"]),
+            network(
+                "5G_SLICE_FLOW",
+                &["ip4Address", "type", "portNumber", "portType"],
+                &["url", "startTime", "stopTime"],
+            ),
+            network(
+                "SLICE_SERVICE_SDP",
+                &["slo-sle-policy", "sdp-id", "node-id", "sdp-ip-address", "niName"],
+                &["url"],
+            ),
+            network("BGP_SESSION", &["localAsn", "peerAsn", "localIp", "peerType", "md5"], &["location", "url"]),
+            network(
+                "LINUX_L2_SEGMENT",
+                &["vni", "nodeSrc", "nodeDst", "endpointSrc", "endpointDst", "ipSrc", "ipDst"],
+                &[],
+            ),
+        ],
+        targets: &[
+            target("bandwidth", "Gbit/s", "Gbit/s", 1e6, Measure::Handed),
+            target("latency", "milliseconds", "ms", 1e6, Measure::Handed),
+            target("ulCapacity", "Mbit/s", "Mbit/s", 1e9, Measure::Handed),
+            target("dlCapacity", "Mbit/s", "Mbit/s", 1e9, Measure::Handed),
+            target("one-way-bandwidth", "Gbit/s", "Gbit/s", 1e6, Measure::Handed),
+            target("one-way-delay-maximum", "milliseconds", "ms", 1e6, Measure::Handed),
+        ],
+        needs_target: false,
+        selector: &[],
+    },
+    IntentType {
+        label: "SecureExecution",
+        aliases: &["secure_execution"],
+        about: "a workload runs on a cluster that is a secure execution environment",
+        verbs: &["DELIVER", "ENSURE"],
+        objects: &[WORKLOAD],
+        targets: &[CPU, RAM],
+        needs_target: false,
+        selector: &[("secure-execution", "true")],
+    },
+    IntentType {
+        label: "FederatedLearning",
+        aliases: &["federated_learning"],
+        about: "a learning workload runs on a cluster that takes part in federated learning",
+        verbs: &["DELIVER", "ENSURE"],
+        objects: &[WORKLOAD],
+        targets: &[CPU, RAM],
+        needs_target: false,
+        selector: &[("federated-learning", "true")],
+    },
+    IntentType {
+        label: "EnergyCarbonEfficiency",
+        aliases: &["energy_carbon_efficiency"],
+        about: "a workload's energy stays within bounds",
+        verbs: &["DELIVER", "ENSURE"],
+        objects: &[WORKLOAD],
+        targets: &[
+            target(
+                "compEnergyEfficiency",
+                "joules for each second of one core",
+                "J/s",
+                1e9,
+                Measure::JoulesPerCoreSecond,
+            ),
+            target("compEnergyConsumption", "joules in an observation period", "J", 1e12, Measure::Joules),
+            target(
+                "greenEnergyConsumptionRate",
+                "per cent of the energy that is renewable",
+                "%",
+                100.0,
+                Measure::GreenPercent,
+            ),
+            CPU,
+            RAM,
+        ],
+        needs_target: true,
+        selector: &[],
+    },
+];
+
+/// The type of a label, or of an alias of it.
+pub fn of_label(label: &str) -> Option<&'static IntentType> {
+    TYPES.iter().find(|t| t.label == label || t.aliases.contains(&label))
+}
+
+/// The target of this name, of whatever type.
+pub fn target_of(name: &str) -> Option<&'static TargetType> {
+    TYPES.iter().flat_map(|t| t.targets).find(|t| t.name == name)
+}
+
+/// What a target of this name is measured as; `None` if no type allows it.
+pub fn measure_of(name: &str) -> Option<Measure> {
+    target_of(name).map(|t| t.measure)
+}
+
+/// The contexts of an expectation that choose a cluster, as attribute and value.
+pub fn label_contexts(expectation: &IntentExpectation) -> impl Iterator<Item = (&'static str, &str)> {
+    let objects = expectation.expectation_object.iter().flat_map(|o| &o.object_contexts);
+    objects.chain(&expectation.expectation_contexts).filter_map(|context| {
+        let found = LABEL_CONTEXTS.iter().find(|(attribute, _)| *attribute == context.context_attribute);
+        let label = found.map(|(_, label)| *label)?;
+        Some((label, context.context_value_range.as_str()))
+    })
+}
+
+impl IntentType {
+    /// Labels that the cluster of an expectation must carry: by the type, and by the expectation's contexts.
+    pub fn selector(&self, expectation: &IntentExpectation) -> BTreeMap<String, String> {
+        let own = self.selector.iter().map(|(label, value)| (*label, *value));
+        own.chain(label_contexts(expectation)).map(|(label, value)| (label.to_owned(), value.to_owned())).collect()
+    }
+
+    /// The object of this name.
+    pub fn object(&self, name: &str) -> Option<&'static ObjectType> {
+        self.objects.iter().find(|o| o.name == name)
+    }
+
+    /// The target of this name.
+    pub fn target(&self, name: &str) -> Option<&'static TargetType> {
+        self.targets.iter().find(|t| t.name == name)
+    }
+
+    /// Who provides its objects; a type's objects are all of one kind.
+    pub fn kind(&self) -> ObjectKind {
+        self.objects.first().map_or(ObjectKind::Workload, |o| o.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn there_are_the_five_types_of_the_specification_and_every_name_is_unique() {
+        let mut seen = BTreeSet::new();
+        for found in TYPES {
+            assert!(seen.insert(found.label), "{}", found.label);
+            assert!(found.aliases.iter().all(|alias| seen.insert(alias)), "{}", found.label);
+            assert!(found.objects.iter().all(|o| o.kind == found.kind()), "{}", found.label);
+            assert!(!found.verbs.is_empty() && !found.objects.is_empty() && !found.about.is_empty());
+            assert_eq!(of_label(found.label), Some(found));
+        }
+        assert_eq!(TYPES.len(), 5);
+        assert_eq!(of_label("cloud_continuum").map(|t| t.label), Some("CloudContinuumNetwork"));
+        assert_eq!(of_label("nothing"), None);
+    }
+
+    #[test]
+    fn a_target_means_the_same_in_every_type() {
+        for found in TYPES.iter().flat_map(|t| t.targets) {
+            let same = target_of(found.name).unwrap();
+            assert_eq!((same.measure, same.unit, same.max), (found.measure, found.unit, found.max), "{}", found.name);
+        }
+    }
+
+    #[test]
+    fn every_label_context_is_one_that_a_workload_may_have() {
+        let known: Vec<&str> = LABEL_CONTEXTS.iter().map(|(attribute, _)| *attribute).collect();
+        assert_eq!(WORKLOAD.contexts, known);
+        assert_eq!(WORKLOAD.object_contexts, known);
+    }
+}
