@@ -11,6 +11,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod api;
+pub mod chart;
+pub mod charts;
 pub mod domain;
 pub mod view;
 
@@ -30,5 +32,6 @@ pub async fn start(mesh: Mesh, _config: Config) -> anyhow::Result<()> {
     let sources = Sources { streams: vec!["WORKLOAD"], samples: vec![], tick_ms: None };
     let view = mesh.project("workloads", view::Catalogue::default(), sources).await?;
     mesh.serve(WorkloadQueriesServer::new(api::Api { view }));
-    mesh.decide(domain::Workloads).await
+    mesh.decide(domain::Workloads).await?;
+    mesh.decide(charts::Charts).await
 }

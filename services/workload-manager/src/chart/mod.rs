@@ -33,6 +33,15 @@ pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// What is wrong with values that somebody lays over a chart's; nothing when they are a mapping, or empty.
+pub fn values_problem(text: &str) -> Option<String> {
+    match yaml::document(text) {
+        Ok(serde_json::Value::Null | serde_json::Value::Object(_)) => None,
+        Ok(_) => Some("they are no mapping".into()),
+        Err(error) => Some(error),
+    }
+}
+
 fn problem(path: impl Into<String>, reason: impl Into<String>, cure: impl Into<String>) -> Problem {
     Problem { path: path.into(), reason: reason.into(), cure: cure.into() }
 }

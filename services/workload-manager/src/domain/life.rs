@@ -14,7 +14,7 @@ use mesh_proto::{
     Timestamp,
     deciders::workloads::Fact,
     instance::InstanceStatusChanged,
-    placement::{PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
+    placement::{MigrationDeclined, PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
     workload::{InstanceChanged, InstancePhase, InstanceWanted, LifecycleEvent},
 };
 
@@ -310,6 +310,20 @@ pub(super) fn settled(key: &Key, instance: &Instance, m: &PlacementSettled, at: 
         return vec![];
     }
     given_up(&mut next, &m.reason);
+    next.facts(at)
+}
+
+/// The planner does not make a move that somebody asked for.
+pub(super) fn declined(key: &Key, instance: &Instance, m: &MigrationDeclined, at: Timestamp) -> Vec<Fact> {
+    let Some(mut next) = Next::of(key, instance) else { return vec![] };
+    let old = next.old();
+    if m.cluster_id != old.cluster_id || m.generation != old.generation || old.to_generation > 0 {
+        return vec![];
+    }
+    next.changed.reason = format!("stays on {}: {}", m.cluster_id, m.reason);
+    next.migration("migration_declined", &m.cluster_id, &m.to_cluster_id);
+    // Asked for again it is declined again, and told so.
+    next.anew = true;
     next.facts(at)
 }
 
