@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use mesh_proto::{
     intent::{Context, Intent, IntentExpectation, Problem},
     is_key,
-    workload::{ProcessSpec, Resources, WorkloadDocument},
+    workload::{ChartSpec, ProcessSpec, Resources, WorkloadDocument},
 };
 
 /// Expectations that an intent may have.
@@ -71,7 +71,9 @@ const OTHER_CONDITIONS: &[&str] = &["IS_WITHIN_RANGE", "IS_OUTSIDE_RANGE", "IS_O
 /// How to choose among stated contexts.
 const SELECTIVITIES: &[&str] = &["ALL_OF", "ONE_OF", "ANY_OF"];
 /// Kinds of workload documents.
-const KINDS: &[&str] = &["process"];
+const KINDS: &[&str] = &["process", "chart"];
+/// Bytes of the values that a chart's document lays over the chart's own.
+const VALUES_BYTES_MAX: usize = 64 * 1024;
 
 /// What is wrong with an intent's content, in the order of its fields; nothing when it is acceptable.
 pub fn check(intent: &Intent) -> Vec<Problem> {
@@ -273,11 +275,16 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
         found.add("version", reason, "use a semantic version, such as 1.0.0");
     }
     required(&mut found, "kind", &document.kind, KINDS);
-    match &document.process {
-        None => found.add("process", "the document has no process to run", "give its command"),
-        Some(process) => process_problems(&mut found, process),
+    let is_chart = document.kind == "chart";
+    match (&document.process, &document.chart) {
+        (process, chart) if is_chart => chart_problems(&mut found, document, process.is_some(), chart.as_ref()),
+        (_, Some(_)) => found.add("chart", "the document is not of kind chart", "leave it out, or set kind to chart"),
+        (None, None) => found.add("process", "the document has no process to run", "give its command"),
+        (Some(process), None) => process_problems(&mut found, process),
     }
     match &document.resources {
+        // Summed over what it renders to.
+        None if is_chart => {}
         None => {
             found.add("resources", "the document asks for no resources", "give cpuMilli and memoryBytes of one replica")
         }
@@ -317,6 +324,27 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
         found.add("description", reason, "shorten it");
     }
     found.0
+}
+
+fn chart_problems(found: &mut Problems, document: &WorkloadDocument, process: bool, chart: Option<&ChartSpec>) {
+    if process {
+        found.add("process", "a chart brings its own processes", "leave it out, or set kind to process");
+    }
+    if document.replicas > 1 || document.replicas_max > 1 {
+        let reason = "a chart says itself how many replicas it has";
+        found.add("replicas", reason, "leave it out, and set the chart's value for it under chart.values");
+    }
+    let Some(chart) = chart else { return };
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if !chart.sha256.is_empty() && (chart.sha256.len() != 64 || !chart.sha256.bytes().all(is_digit)) {
+        let reason = format!("{} is no SHA-256", quoted(&chart.sha256));
+        let cure = "give 64 lower-case hexadecimal digits, or leave it out until an archive is attached";
+        found.add("chart.sha256", reason, cure);
+    }
+    if chart.values.len() > VALUES_BYTES_MAX {
+        let reason = format!("{} bytes; at most {VALUES_BYTES_MAX} are allowed", chart.values.len());
+        found.add("chart.values", reason, "put them into the chart's values.yaml");
+    }
 }
 
 fn process_problems(found: &mut Problems, process: &ProcessSpec) {
@@ -679,6 +707,28 @@ pub(crate) mod tests {
         one(limit, "resources.cpuLimitMilli: the limit 499 is below the request 500", "at least 500");
         let limit = workload_after(|d| d.resources.as_mut().unwrap().memory_limit_bytes = 1);
         one(limit, "resources.memoryLimitBytes: ", "or leave it out");
+    }
+
+    #[test]
+    fn a_chart_s_document_brings_no_process_and_needs_no_resources() {
+        let chart = |d: &mut WorkloadDocument| {
+            (d.kind, d.process, d.resources) = ("chart".into(), None, None);
+            d.chart = Some(ChartSpec { sha256: "0".repeat(64), ..Default::default() });
+        };
+        assert_eq!(workload_after(chart), [""; 0]);
+        let with = |change: &dyn Fn(&mut WorkloadDocument)| {
+            workload_after(|d| {
+                chart(d);
+                change(d);
+            })
+        };
+        assert_eq!(with(&|d| d.chart = None), [""; 0], "its archive may come later");
+        one(with(&|d| d.process = Some(ProcessSpec::default())), "process: ", "kind to process");
+        one(with(&|d| d.replicas = 2), "replicas: ", "chart.values");
+        one(with(&|d| d.chart.as_mut().unwrap().sha256 = "ABC".into()), "chart.sha256: \"ABC\" is no SHA-256", "64");
+        let long = with(&|d| d.chart.as_mut().unwrap().values = "a".repeat(VALUES_BYTES_MAX + 1));
+        one(long, "chart.values: ", "values.yaml");
+        one(workload_after(|d| d.chart = Some(ChartSpec::default())), "chart: ", "kind to chart");
     }
 
     #[test]

@@ -65,6 +65,7 @@ impl Catalogue {
                     // Without an archive it waits for its owner.
                     view.status = if m.sha256.is_empty() { "pending" } else { "onboarding" }.into();
                     view.sha256 = m.sha256;
+                    view.report = None;
                 }
             }
             Event::WorkloadChecked(m) => {
@@ -152,7 +153,7 @@ impl Catalogue {
 
     /// Charts whose checks are to be made.
     pub fn onboarding(&self) -> impl Iterator<Item = &WorkloadView> {
-        self.documents.values().flat_map(BTreeMap::values).filter(|view| view.status == "onboarding")
+        self.documents.values().flat_map(BTreeMap::values).filter(|view| view.status == "onboarding" && view.report.is_none())
     }
 
     fn wanted(&mut self, m: InstanceWanted, at: Timestamp) {

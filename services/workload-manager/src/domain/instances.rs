@@ -50,6 +50,9 @@ pub(super) struct Instance {
     pub(super) left: String,
     /// Since when its cluster is to confirm that it stopped.
     pub(super) stopping_since: Option<Timestamp>,
+    /// Did somebody ask for a move of which nothing came yet?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) asked_to_move: bool,
     /// What it was, newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) revisions: Vec<Revision>,
@@ -83,10 +86,11 @@ impl Instance {
         self.wanted = Some(InstanceWanted { command_id: String::new(), ..fact.clone() });
     }
 
-    /// After it was deleted: nothing but the generations that are over.
+    /// After it was deleted: nothing but the generations that are over, and who waits for one of its id.
     pub(super) fn forget(&mut self) {
         let ended = self.ended.max(self.changed.generation).max(self.changed.to_generation);
-        *self = Self { ended, ..Self::default() };
+        let waiting = std::mem::take(&mut self.waiting);
+        *self = Self { ended, waiting, waiting_since: self.waiting_since, ..Self::default() };
     }
 
     /// After an intent was told that it cannot have it.

@@ -25,6 +25,8 @@ pub const STOP_CONFIRM_MS: i64 = 60_000;
 
 /// The event that begins the wait for a cluster's word that it stopped.
 const STOPPING: &str = "stopping";
+/// The event of a move that somebody asked for and the planner does not make.
+const DECLINED: &str = "migration_declined";
 
 impl Instance {
     /// After it was said how it fares.
@@ -54,6 +56,9 @@ impl Instance {
         let lost_again = new.phase() == InstancePhase::Lost && matches!(event, "lost" | "unplaced");
         if new.phase != old.phase || new.generation != old.generation || lost_again {
             self.phase_since = at;
+        }
+        if event == DECLINED || moved || new.to_generation != old.to_generation {
+            self.asked_to_move = false;
         }
         if event == STOPPING {
             self.stopping_since = Some(at);
@@ -317,11 +322,12 @@ pub(super) fn settled(key: &Key, instance: &Instance, m: &PlacementSettled, at: 
 pub(super) fn declined(key: &Key, instance: &Instance, m: &MigrationDeclined, at: Timestamp) -> Vec<Fact> {
     let Some(mut next) = Next::of(key, instance) else { return vec![] };
     let old = next.old();
-    if m.cluster_id != old.cluster_id || m.generation != old.generation || old.to_generation > 0 {
+    let here = m.cluster_id == old.cluster_id && m.generation == old.generation && old.to_generation == 0;
+    if !here || !instance.asked_to_move {
         return vec![];
     }
     next.changed.reason = format!("stays on {}: {}", m.cluster_id, m.reason);
-    next.migration("migration_declined", &m.cluster_id, &m.to_cluster_id);
+    next.migration(DECLINED, &m.cluster_id, &m.to_cluster_id);
     // Asked for again it is declined again, and told so.
     next.anew = true;
     next.facts(at)

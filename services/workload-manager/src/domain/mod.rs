@@ -150,10 +150,8 @@ impl Decider for Workloads {
             Fact::InstanceUnwanted(m) => state.instance.wait_no_more(&m.intent_id),
             Fact::InstanceChanged(m) => state.instance.change(m, at),
             Fact::InstanceDeleted(_) => state.instance.forget(),
-            Fact::WorkloadUnchanged(_)
-            | Fact::WorkloadRefused(_)
-            | Fact::WorkloadChecked(_)
-            | Fact::MigrationWanted(_) => {}
+            Fact::MigrationWanted(_) => state.instance.asked_to_move = true,
+            Fact::WorkloadUnchanged(_) | Fact::WorkloadRefused(_) | Fact::WorkloadChecked(_) => {}
         }
         state
     }
