@@ -261,9 +261,9 @@ pub(crate) enum ClusterCommand {
 /// Subcommands of `workload`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkloadCommand {
-    /// Registers each document of a file, or a Helm chart (.tgz) with its document; waits for the verdict.
+    /// Registers each document of a file, or a Helm chart; waits for the verdict.
     Push {
-        /// YAML or JSON, documents divided by `---`; `-` is standard input. Or a chart's archive, `.tgz`.
+        /// YAML or JSON, documents divided by `---`; `-` is standard input. Or a chart: its archive, `.tgz`, or its folder.
         file: PathBuf,
         #[command(flatten)]
         chart: ChartOptions,
@@ -321,7 +321,7 @@ pub(crate) enum WorkloadCommand {
     },
     /// Checks a chart in four steps (structure, template, images, ingress) without storing it.
     Check {
-        /// The chart's archive, `.tgz`.
+        /// The chart's archive, `.tgz`, or its folder.
         file: PathBuf,
         #[command(flatten)]
         chart: ChartOptions,

@@ -2,8 +2,8 @@
 
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, account, account_head, anomaly, assignment, chart, cluster, cost, instance, intent, network, observation,
-    placement, remedy, report, twin, usage, validation, workload,
+    Event as _, account, account_head, anomaly, assignment, chart, cluster, cost, instance, intent, network,
+    observation, placement, remedy, report, twin, usage, validation, workload,
 };
 
 /// What a stored message says, in one line; its name if there is nothing better to say.

@@ -1,6 +1,6 @@
 //! `workload push`, `check` and `manifests` of Helm charts.
 
-use std::{io::Read as _, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, io::Read as _, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -25,20 +25,63 @@ const REPORT: &str = "continuum.workload.v1.CheckReport";
 /// Bytes of a file with values.
 const VALUES_BYTES_MAX: usize = 64 * 1024;
 
-/// Is a file a chart's archive, by its name?
-pub(crate) fn is_archive(file: &Path) -> bool {
+/// Files of a chart's folder, and how deep they may lie.
+const FILES_MAX: usize = 1_000;
+const DEPTH_MAX: usize = 16;
+
+/// Is this a chart: an archive by its name, or a folder?
+pub(crate) fn is_chart(file: &Path) -> bool {
     let name = file.to_string_lossy();
-    name.ends_with(".tgz") || name.ends_with(".tar.gz")
+    name.ends_with(".tgz") || name.ends_with(".tar.gz") || file.is_dir()
+}
+
+/// A chart's archive: the file itself, or the folder packed.
+fn archive(file: &Path) -> anyhow::Result<Bytes> {
+    if !file.is_dir() {
+        return Ok(bounded(file, ARCHIVE_BYTES_MAX)?.into());
+    }
+    let mut files = BTreeMap::new();
+    gather(file, file, 0, &mut files)?;
+    let folder = file.canonicalize().ok().and_then(|f| Some(f.file_name()?.to_string_lossy().into_owned()));
+    let packed = archive::pack(&folder.unwrap_or_else(|| "chart".into()), &files);
+    let packed = packed.with_context(|| format!("pack {}", file.display()))?;
+    if packed.len() > ARCHIVE_BYTES_MAX {
+        bail!("{} packs to more than {ARCHIVE_BYTES_MAX} bytes; leave out what it does not need", file.display());
+    }
+    Ok(packed.into())
+}
+
+/// Everything below a folder that is no hidden file; links are not followed.
+fn gather(root: &Path, folder: &Path, depth: usize, files: &mut BTreeMap<String, Bytes>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let (path, kind) = entry.and_then(|e| Ok((e.path(), e.file_type()?)))?;
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+            continue;
+        }
+        if kind.is_dir() && depth < DEPTH_MAX {
+            gather(root, &path, depth + 1, files)?;
+        } else if !kind.is_file() {
+            bail!("{} is a link, lies too deep, or is no file; package the chart with `helm package`", path.display());
+        } else {
+            let below = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+            files.insert(below, bounded(&path, ARCHIVE_BYTES_MAX * 2)?.into());
+        }
+        if files.len() > FILES_MAX {
+            bail!("{} holds more than {FILES_MAX} files; package the chart with `helm package`", root.display());
+        }
+    }
+    Ok(())
 }
 
 /// A chart's archive and its document.
-struct Chart {
-    archive: Bytes,
-    document: WorkloadDocument,
+pub(crate) struct Chart {
+    pub(crate) archive: Bytes,
+    pub(crate) document: WorkloadDocument,
 }
 
-fn read(file: &Path, options: &ChartOptions) -> anyhow::Result<Chart> {
-    let archive: Bytes = bounded(file, ARCHIVE_BYTES_MAX)?.into();
+/// Reads a chart that can be pushed.
+pub(crate) fn read(file: &Path, options: &ChartOptions) -> anyhow::Result<Chart> {
+    let archive = archive(file)?;
     let found = archive::read(&archive).map_err(anyhow::Error::from).and_then(|files| {
         structure::check(&files, None).map_err(|found| {
             let (reason, cure) = problems(&found);
@@ -131,7 +174,7 @@ pub(crate) async fn push(
 
 /// Makes the checks without storing anything.
 pub(crate) async fn check(context: &Context<'_>, file: &Path, options: &ChartOptions) -> anyhow::Result<ExitCode> {
-    let archive: Bytes = bounded(file, ARCHIVE_BYTES_MAX)?.into();
+    let archive = archive(file)?;
     let values = options.values.as_deref().map(values).transpose()?.unwrap_or_default();
     let chart = ChartSpec { ingress_support: options.ingress, values, ..ChartSpec::default() };
     // Name and version are those of the chart: there is no document yet.
@@ -140,14 +183,13 @@ pub(crate) async fn check(context: &Context<'_>, file: &Path, options: &ChartOpt
     let request = CheckChartRequest { archive, document };
     let report = answer("check the chart", client.workloads().await?.check_chart(request).await)?;
     let failed = report.steps.iter().any(|step| step.outcome() == CheckOutcome::CheckFailed);
-    let shown = show(context, false, async || {
-        Ok(Shown { value: to_json(REPORT, &report), text: steps(&report) })
-    });
+    let shown = show(context, false, async || Ok(Shown { value: to_json(REPORT, &report), text: steps(&report) }));
     shown.await?;
     Ok(ExitCode::from(u8::from(failed)))
 }
 
-fn steps(report: &CheckReport) -> String {
+/// A report for people.
+pub(crate) fn steps(report: &CheckReport) -> String {
     let mut rows = vec![];
     for step in &report.steps {
         let outcome = match step.outcome() {
@@ -163,10 +205,12 @@ fn steps(report: &CheckReport) -> String {
             rows.push(vec![String::new(), String::new(), String::new(), reason, problem.cure.clone()]);
         }
     }
-    let asks = report.resources.as_ref().map(|r| {
-        format!("\nasks for {} mCPU and {}", r.cpu_milli, super::megabytes(r.memory_bytes))
-    });
-    let images = if report.images.is_empty() { String::new() } else { format!("\nimages: {}", report.images.join(", ")) };
+    let asks = report
+        .resources
+        .as_ref()
+        .map(|r| format!("\nasks for {} mCPU and {}", r.cpu_milli, super::megabytes(r.memory_bytes)));
+    let images =
+        if report.images.is_empty() { String::new() } else { format!("\nimages: {}", report.images.join(", ")) };
     let head = format!("{} {}, sha256 {}", report.chart_name, report.chart_version, report.sha256);
     let rows = table(&["check", "outcome", "took", "found", "cure"], rows);
     format!("{head}{}{images}\n{rows}", asks.unwrap_or_default())

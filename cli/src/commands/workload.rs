@@ -39,10 +39,12 @@ const LOGS_EVERY: Duration = Duration::from_millis(500);
 /// Runs a subcommand of `workload`.
 pub(crate) async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyhow::Result<ExitCode> {
     match command {
-        WorkloadCommand::Push { file, chart, waiting } => match chart::is_archive(&file) {
+        WorkloadCommand::Push { file, chart, waiting } => match chart::is_chart(&file) {
             true => chart::push(context, &file, &chart, &waiting).await,
             false if chart.ingress || chart.values.is_some() => {
-                bail!("--ingress and --values are of charts (.tgz); of a document they are fields: chart.ingressSupport, chart.values")
+                bail!(
+                    "--ingress and --values are of charts (.tgz); of a document they are fields: chart.ingressSupport, chart.values"
+                )
             }
             false => push(context, &file, &waiting).await,
         },

@@ -86,8 +86,7 @@ mod tests {
         let key = Charts.concerns(&upload.clone().into(), &()).remove(0);
         assert_eq!(key.0, upload.keys());
         let what = What::Event(upload.into());
-        let asked =
-            Asked { what, at: Timestamp::default(), id: "c".into(), sequence: 1, body: Bytes::new() };
+        let asked = Asked { what, at: Timestamp::default(), id: "c".into(), sequence: 1, body: Bytes::new() };
         Charts.decide(&key, &state, &(), &asked)
     }
 

@@ -139,13 +139,7 @@ impl Catalogue {
         self.documents.entry((m.owner, m.name)).or_default().insert(ordered(&m.version), view);
     }
 
-    fn version_mut(
-        &mut self,
-        owner: String,
-        name: String,
-        version: &str,
-        at: Timestamp,
-    ) -> Option<&mut WorkloadView> {
+    fn version_mut(&mut self, owner: String, name: String, version: &str, at: Timestamp) -> Option<&mut WorkloadView> {
         let view = self.documents.get_mut(&(owner, name))?.get_mut(&ordered(version))?;
         view.modified = Some(at);
         Some(view)
@@ -153,7 +147,10 @@ impl Catalogue {
 
     /// Charts whose checks are to be made.
     pub fn onboarding(&self) -> impl Iterator<Item = &WorkloadView> {
-        self.documents.values().flat_map(BTreeMap::values).filter(|view| view.status == "onboarding" && view.report.is_none())
+        self.documents
+            .values()
+            .flat_map(BTreeMap::values)
+            .filter(|view| view.status == "onboarding" && view.report.is_none())
     }
 
     fn wanted(&mut self, m: InstanceWanted, at: Timestamp) {

@@ -171,8 +171,7 @@ async fn a_chart_that_is_none_is_rejected_with_every_fault_and_hostile_archives_
     let view = world.decided().await;
     assert_eq!(view.status, "rejected");
     let paths: Vec<&str> = view.problems.iter().map(|p| p.path.as_str()).collect();
-    let all =
-        ["chart.structure: Chart.yaml: name", "chart.structure: values.yaml", "chart.structure: ci/values.yaml"];
+    let all = ["chart.structure: Chart.yaml: name", "chart.structure: values.yaml", "chart.structure: ci/values.yaml"];
     assert_eq!(paths, all);
     // Pushed again with an archive that was never uploaded.
     world.register(ChartSpec { sha256: "0".repeat(64), ..Default::default() }).await;
@@ -294,9 +293,8 @@ async fn images_are_looked_up_in_their_registry_with_the_chart_s_pull_secret() {
         step(&report, "images").clone()
     };
     let there = format!("{address}/team/app:1.0");
-    let secret = |password: &str| {
-        format!("pull: {{registry: \"{address}\", user: {}, password: {password}}}", support::USER)
-    };
+    let secret =
+        |password: &str| format!("pull: {{registry: \"{address}\", user: {}, password: {password}}}", support::USER);
     let denied = look(&there, "").await;
     assert_eq!(denied.outcome(), FAILED);
     assert!(denied.problems[0].cure.contains("kubernetes.io/dockerconfigjson"), "{:?}", denied.problems);
@@ -313,7 +311,11 @@ async fn images_are_looked_up_in_their_registry_with_the_chart_s_pull_secret() {
     for private in ["127.0.0.1:1/app", "localhost:1/app", "169.254.169.254/latest", "[::1]:1/app"] {
         let step = look(private, "").await;
         assert_eq!(step.outcome(), UNCHECKED, "{private}");
-        assert!(step.reason.contains("has a private address") || step.reason.contains("without TLS"), "{}", step.reason);
+        assert!(
+            step.reason.contains("has a private address") || step.reason.contains("without TLS"),
+            "{}",
+            step.reason
+        );
     }
     let away = format!("{address}/team/app:1.0");
     registry.stop().await;

@@ -11,8 +11,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use flate2::read::MultiGzDecoder;
-use tar::EntryType;
+use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
+use tar::{EntryType, Header};
 
 use super::quoted;
 
@@ -83,6 +83,23 @@ const PACK: &str = "make the archive with `helm package`";
 pub fn read(archive: &[u8]) -> Result<Files, Error> {
     let mut left = Left { bytes: UNPACKED_BYTES_MAX, entries: ENTRIES_MAX };
     read_within(archive, &mut left, 0)
+}
+
+/// Packs files below one folder: the same files always give the same bytes, and so the same digest.
+///
+/// # Errors
+/// A path that no tar file can hold.
+pub fn pack(folder: &str, files: &BTreeMap<String, Bytes>) -> io::Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(GzEncoder::new(vec![], Compression::default()));
+    for (path, content) in files {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        header.set_mtime(0);
+        builder.append_data(&mut header, format!("{folder}/{path}"), &content[..])?;
+    }
+    builder.into_inner()?.finish()
 }
 
 /// What may still come.
@@ -254,9 +271,7 @@ fn unread(error: &io::Error) -> Error {
 pub(crate) mod tests {
     use std::io::Write as _;
 
-    use flate2::{Compression, write::GzEncoder};
     use proptest::prelude::*;
-    use tar::Header;
 
     use super::*;
 
@@ -307,6 +322,16 @@ pub(crate) mod tests {
         assert_eq!((files.folder.as_str(), files.files.len()), ("web", 2));
         assert_eq!(files.text("Chart.yaml"), Ok(Some("name: web")));
         assert_eq!(files.text("values.yaml"), Ok(None));
+    }
+
+    #[test]
+    fn the_same_files_are_packed_to_the_same_bytes_and_read_as_they_were() {
+        let long = format!("templates/{}.yaml", "long".repeat(40));
+        let files: BTreeMap<String, Bytes> =
+            [("Chart.yaml", "name: web"), (&long, "a: 1")].map(|(k, v)| (k.into(), v.into())).into();
+        let packed = pack("web", &files).unwrap();
+        assert_eq!(packed, pack("web", &files).unwrap());
+        assert_eq!(read(&packed).unwrap().files, files);
     }
 
     #[test]

@@ -95,7 +95,9 @@ fn exposed<'a>(service: &'a Manifest, annotation: impl Fn(&str) -> Option<&'a Va
         }
     };
     let path = annotation(PATH).map_or("/".to_owned(), plain);
-    if !path.starts_with('/') || path.len() > PATH_BYTES_MAX || path.chars().any(|c| c.is_whitespace() || c.is_control())
+    if !path.starts_with('/')
+        || path.len() > PATH_BYTES_MAX
+        || path.chars().any(|c| c.is_whitespace() || c.is_control())
     {
         let reason = format!("{} is no path", quoted(&path));
         return Err((PATH, reason, "begin it with `/`, without blanks, at most 1024 bytes".into()));

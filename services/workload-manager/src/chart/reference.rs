@@ -56,7 +56,8 @@ impl Image {
         let short = registry == DEFAULT_REGISTRY && !path.contains('/');
         let repository = if short { format!("library/{path}") } else { path };
         if let Some(bad) = repository.split('/').find(|component| !is_component(component)) {
-            let rule = "a part of a repository's name is lower-case letters and digits, divided by `.`, `_`, `__` or `-`";
+            let rule =
+                "a part of a repository's name is lower-case letters and digits, divided by `.`, `_`, `__` or `-`";
             return Err(format!("{} is no part of a repository's name: {rule}", super::quoted(bad)));
         }
         if registry.len() + 1 + repository.len() > NAME_BYTES_MAX {

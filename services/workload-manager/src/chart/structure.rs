@@ -161,10 +161,12 @@ fn dependencies(found: &mut Found, files: &Files, chart: &Value) {
     };
     let mut inside: Vec<String> = files.archives.iter().filter_map(|(_, inner)| name_of(inner)).collect();
     let folders = files.files.keys().filter_map(|path| path.strip_prefix("charts/")?.split_once("/Chart.yaml"));
-    inside.extend(folders.filter(|(folder, rest)| rest.is_empty() && !folder.contains('/')).filter_map(|(folder, _)| {
-        let value = parsed(files, &format!("charts/{folder}/Chart.yaml"))?.ok()?;
-        Some(value.get("name")?.as_str()?.to_owned())
-    }));
+    inside.extend(folders.filter(|(folder, rest)| rest.is_empty() && !folder.contains('/')).filter_map(
+        |(folder, _)| {
+            let value = parsed(files, &format!("charts/{folder}/Chart.yaml"))?.ok()?;
+            Some(value.get("name")?.as_str()?.to_owned())
+        },
+    ));
     for (index, dependency) in listed.iter().enumerate().take(PROBLEMS_MAX) {
         let at = format!("Chart.yaml: dependencies[{index}]");
         let name = dependency.get("name").and_then(Value::as_str).unwrap_or_default();
@@ -291,7 +293,11 @@ pub(crate) mod tests {
             (with("1.2.3", "1.2"), "Chart.yaml: version", "it is no text"),
             (format!("{CHART}type: library\n"), "Chart.yaml: type", "runs nothing"),
             (format!("{CHART}type: plugin\n"), "Chart.yaml: type", "unknown"),
-            (format!("{CHART}dependencies: [{{name: redis, version: 1.0.0}}]\n"), "Chart.yaml: dependencies[0]", "redis"),
+            (
+                format!("{CHART}dependencies: [{{name: redis, version: 1.0.0}}]\n"),
+                "Chart.yaml: dependencies[0]",
+                "redis",
+            ),
             (format!("{CHART}dependencies: redis\n"), "Chart.yaml: dependencies", "no list"),
             ("- a".into(), "Chart.yaml", "no mapping"),
             ("a: [".into(), "Chart.yaml", "no YAML"),

@@ -76,7 +76,8 @@ impl Helm {
     /// Renders a chart: YAML documents.
     pub(crate) async fn template(&self, files: &Files, order: &Order, limit: Duration) -> Result<String, Error> {
         let away = |doing: &str, error: std::io::Error| Error::Away(format!("{doing}: {error}"));
-        let folder = tempfile::Builder::new().prefix("continuum-chart-").tempdir().map_err(|e| away("make a folder", e))?;
+        let folder =
+            tempfile::Builder::new().prefix("continuum-chart-").tempdir().map_err(|e| away("make a folder", e))?;
         let root = folder.path().to_owned();
         let (files, values) = (files.clone(), order.values.clone());
         let lay_out = tokio::task::spawn_blocking(move || lay_out(&root, &files, &values)).await;

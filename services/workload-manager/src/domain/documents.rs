@@ -135,12 +135,7 @@ fn awaiting<'a>(versions: &'a Versions, version: &str) -> Option<&'a Version> {
 }
 
 /// Answers `AttachChart`.
-pub(super) fn attach(
-    key: &Key,
-    versions: &Versions,
-    m: &AttachChart,
-    command_id: &str,
-) -> Result<Vec<Fact>, Refusal> {
+pub(super) fn attach(key: &Key, versions: &Versions, m: &AttachChart, command_id: &str) -> Result<Vec<Fact>, Refusal> {
     let known = found(key, versions, &m.version)?;
     let of = format!("{}@{}", key.token(1), head(&m.version));
     if !is_sha256(&m.sha256) {
@@ -205,9 +200,7 @@ fn dropped(key: &Key, m: &DropWorkload, command_id: &str) -> Fact {
 /// Acts on the report of the checks that a chart waits for.
 pub(super) fn checked(versions: &Versions, m: &ReportChecks) -> Vec<Fact> {
     let Some(report) = &m.report else { return vec![] };
-    let awaited = |v: &&Version| {
-        v.verdict == Verdict::Onboarding && !v.sha256.is_empty() && v.sha256 == report.sha256
-    };
+    let awaited = |v: &&Version| v.verdict == Verdict::Onboarding && !v.sha256.is_empty() && v.sha256 == report.sha256;
     let Some(known) = versions.get(&m.version).filter(awaited) else { return vec![] };
     let WorkloadSubmitted { owner, name, version, document, .. } = known.submitted.clone();
     let told = WorkloadChecked {

@@ -30,7 +30,7 @@ pub use documents::{CHART, DOCUMENT_MAX_BYTES, VERSIONS_MAX};
 pub use instances::{RECHECK_MS, REPLICAS_MAX};
 pub use known::Known;
 pub use life::STOP_CONFIRM_MS;
-pub use releases::{REVISIONS_MAX, RELEASE_VALUES_BYTES_MAX};
+pub use releases::{RELEASE_VALUES_BYTES_MAX, REVISIONS_MAX};
 
 /// The decider of documents and instances.
 #[derive(Clone, Copy, Debug, Default)]

@@ -9,9 +9,7 @@ use mesh_proto::{
     derived_id,
     instance::InstanceStatusChanged,
     intent::{self, ExpectationTarget, Intent, IntentAcknowledged, IntentExpectation, IntentStateChanged, Problem},
-    placement::{
-        MigrationDeclined, PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why,
-    },
+    placement::{MigrationDeclined, PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
     query::{GetRequest, InstanceView, WorkloadView},
     validation::{WorkloadAccepted, WorkloadRejected},
     workload::{

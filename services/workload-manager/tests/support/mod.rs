@@ -190,7 +190,8 @@ impl Registry {
         let digest = format!("sha256:{}", sha256(config));
         let (status, head) = self.send("POST", &format!("/v2/{repository}/blobs/uploads/"), "", b"").await;
         assert_eq!(status, 202, "{head}");
-        let line = head.lines().find(|line| line.to_lowercase().starts_with("location:")).expect("a place to upload to");
+        let line =
+            head.lines().find(|line| line.to_lowercase().starts_with("location:")).expect("a place to upload to");
         let location = line.split_once(':').unwrap().1.trim();
         let path = location.find("/v2/").map(|at| &location[at..]).unwrap();
         let joint = if path.contains('?') { '&' } else { '?' };
