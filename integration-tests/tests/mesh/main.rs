@@ -23,5 +23,6 @@ mod life;
 mod manifests;
 mod network;
 mod races;
+mod registry;
 mod replay;
 mod support;

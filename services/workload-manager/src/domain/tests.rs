@@ -190,7 +190,7 @@ fn id(n: u32) -> String {
 
 fn run(document: &WorkloadDocument) -> RunInstance {
     let workload = format!("{}@{}", document.name, document.version);
-    RunInstance { owner: "local".into(), instance_id: id(1), workload, replicas: 0 }
+    RunInstance { owner: "local".into(), instance_id: id(1), workload, ..Default::default() }
 }
 
 fn stop() -> StopInstance {
