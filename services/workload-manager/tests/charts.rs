@@ -23,7 +23,7 @@ use mesh_proto::{
     },
 };
 use mesh_test::{Land, now, soon, until};
-use support::{Registry, chart, chart_with, tool};
+use support::{Registry, Tokens, chart, chart_with, tool};
 use tonic::transport::Channel;
 use workload_manager::{Config, chart::sha256};
 
@@ -321,6 +321,42 @@ async fn images_are_looked_up_in_their_registry_with_the_chart_s_pull_secret() {
     registry.stop().await;
     let step = look(&away, "").await;
     assert_eq!(step.outcome(), UNCHECKED, "a registry that is away rejects nothing: {step:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_sends_for_a_token_is_answered_with_one_and_only_from_servers_that_may_be_asked() {
+    let Some(helm) = tool("charts, tokens", "helm") else { return };
+    let tokens = Tokens::start().await;
+    let Some(registry) = Registry::start_with_tokens("charts, tokens", &tokens).await else { return };
+    registry.push("team/app", "1.0").await;
+    let address = registry.address();
+    let config = |listed: &str| Config {
+        helm: helm.display().to_string(),
+        registries_private: listed.into(),
+        registries_plain: listed.into(),
+        ..Config::default()
+    };
+    let there = chart(&format!("{address}/team/app:1.0"));
+    let secret = |password: &str| ChartSpec {
+        values: format!("pull: {{registry: \"{address}\", user: {}, password: {password}}}", support::USER),
+        ..Default::default()
+    };
+    let both = format!("{address},{}", tokens.address);
+    let Some(world) = World::start("charts, tokens", config(&both)).await else { return };
+    let report = world.check(&there, secret(support::PASSWORD)).await;
+    assert_eq!(step(&report, "images").outcome(), PASSED, "{:?}", step(&report, "images"));
+    for spec in [secret("guess"), ChartSpec::default()] {
+        let report = world.check(&there, spec).await;
+        assert_eq!(step(&report, "images").outcome(), FAILED, "{:?}", step(&report, "images"));
+    }
+    world.stop().await;
+    // The registry may be asked, and names a server that may not.
+    let Some(world) = World::start("charts, tokens of a stranger", config(&address)).await else { return };
+    let report = world.check(&there, secret(support::PASSWORD)).await;
+    let images = step(&report, "images");
+    assert_eq!(images.outcome(), UNCHECKED);
+    assert!(images.reason.contains(&format!("{} is not asked without TLS", tokens.address)), "{}", images.reason);
     world.stop().await;
 }
 

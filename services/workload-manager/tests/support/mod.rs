@@ -3,14 +3,20 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use flate2::{Compression, write::GzEncoder};
 use tar::{EntryType, Header};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     process::{Child, Command},
 };
 use workload_manager::chart::sha256;
@@ -129,23 +135,45 @@ pub fn tool(suite: &str, name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// A registry that asks for a name and a password.
+/// A real registry, and how a request of ours is authorised there.
 pub struct Registry {
     process: Child,
     port: u16,
+    authorization: String,
     _folder: tempfile::TempDir,
 }
 
 impl Registry {
+    /// One that asks for a name and a password.
     pub async fn start(suite: &str) -> Option<Self> {
-        let program = tool(suite, "go/registry")?;
         let folder = tempfile::tempdir().unwrap();
-        let (htpasswd, config) = (folder.path().join("htpasswd"), folder.path().join("config.yml"));
+        let htpasswd = folder.path().join("htpasswd");
         std::fs::write(&htpasswd, HTPASSWD).unwrap();
+        let auth = format!("{{htpasswd: {{realm: test, path: {}}}}}", htpasswd.display());
+        let authorization = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
+        Self::serve(suite, folder, &auth, authorization).await
+    }
+
+    /// One that sends for a token to another server.
+    pub async fn start_with_tokens(suite: &str, tokens: &Tokens) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let jwks = folder.path().join("jwks.json");
+        std::fs::write(&jwks, tokens.jwks()).unwrap();
+        let auth = format!(
+            "{{token: {{realm: 'http://{}/token', service: {SERVICE}, issuer: {ISSUER}, jwks: {}}}}}",
+            tokens.address,
+            jwks.display()
+        );
+        let authorization = format!("Bearer {}", tokens.signer.token("team/app", &["pull", "push"]));
+        Self::serve(suite, folder, &auth, authorization).await
+    }
+
+    async fn serve(suite: &str, folder: tempfile::TempDir, auth: &str, authorization: String) -> Option<Self> {
+        let program = tool(suite, "go/registry")?;
+        let config = folder.path().join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: info, formatter: json}}\nstorage: {{inmemory: {{}}}}\nhttp: {{addr: \
-             '127.0.0.1:0'}}\nauth: {{htpasswd: {{realm: test, path: {}}}}}\n",
-            htpasswd.display()
+             '127.0.0.1:0'}}\nauth: {auth}\n"
         );
         std::fs::write(&config, text).unwrap();
         let mut process = Command::new(program)
@@ -173,7 +201,7 @@ impl Registry {
         .expect("the registry listens");
         // It goes on writing: somebody has to read.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Some(Self { process, port, _folder: folder })
+        Some(Self { process, port, authorization, _folder: folder })
     }
 
     pub fn address(&self) -> String {
@@ -209,14 +237,13 @@ impl Registry {
     }
 
     async fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
-        use base64::{Engine as _, engine::general_purpose::STANDARD};
         let mut stream = TcpStream::connect(self.address()).await.unwrap();
         let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Basic {}\r\n{kind}Content-Length: {}\r\nConnection: \
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: {}\r\n{kind}Content-Length: {}\r\nConnection: \
              close\r\n\r\n",
             self.address(),
-            STANDARD.encode(format!("{USER}:{PASSWORD}")),
+            self.authorization,
             body.len()
         );
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -225,5 +252,76 @@ impl Registry {
         stream.read_to_string(&mut answer).await.unwrap();
         let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
         (status, answer)
+    }
+}
+
+const SERVICE: &str = "registry.test";
+const ISSUER: &str = "tokens.test";
+
+/// A token service as the distribution's specification describes it: gives tokens to whoever knows the password.
+pub struct Tokens {
+    pub address: String,
+    signer: Arc<Signer>,
+}
+
+struct Signer(Ed25519KeyPair);
+
+impl Tokens {
+    pub async fn start() -> Self {
+        let signer = Arc::new(Signer(Ed25519KeyPair::generate().unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serving = signer.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let signer = serving.clone();
+                tokio::spawn(async move { signer.answer(stream).await });
+            }
+        });
+        Self { address, signer }
+    }
+
+    fn jwks(&self) -> String {
+        let x = URL_SAFE_NO_PAD.encode(self.signer.0.public_key().as_ref());
+        format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"k1","alg":"EdDSA","use":"sig","x":"{x}"}}]}}"#)
+    }
+}
+
+impl Signer {
+    fn token(&self, repository: &str, actions: &[&str]) -> String {
+        let now = mesh_test::now().as_nanos() / 1_000_000_000;
+        let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","typ":"JWT","kid":"k1"}"#);
+        let claims = serde_json::json!({
+            "iss": ISSUER, "sub": USER, "aud": SERVICE, "jti": "1",
+            "iat": now - 5, "nbf": now - 5, "exp": now + 300,
+            "access": [{"type": "repository", "name": repository, "actions": actions}],
+        });
+        let text = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signature = URL_SAFE_NO_PAD.encode(self.0.sign(text.as_bytes()));
+        format!("{text}.{signature}")
+    }
+
+    async fn answer(&self, mut stream: TcpStream) {
+        let mut asked = vec![];
+        while !asked.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            if stream.read(&mut byte).await.unwrap_or(0) == 0 {
+                return;
+            }
+            asked.push(byte[0]);
+        }
+        let asked = String::from_utf8(asked).unwrap();
+        let known = STANDARD.encode(format!("{USER}:{PASSWORD}"));
+        let scope = asked.split(['?', '&', ' ']).find_map(|part| part.strip_prefix("scope="));
+        let scope = scope.unwrap_or_default().replace("%3A", ":").replace("%2F", "/");
+        let mut scope = scope.split(':');
+        let (repository, action) = (scope.nth(1).unwrap_or_default(), scope.next().unwrap_or_default());
+        let (status, body) = match asked.contains(&format!("Basic {known}")) {
+            true => ("200 OK", format!(r#"{{"token":"{}"}}"#, self.token(repository, &[action]))),
+            false => ("401 Unauthorized", "{}".to_owned()),
+        };
+        let head =
+            format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        let _ = stream.write_all((head + &body).as_bytes()).await;
     }
 }
