@@ -208,6 +208,8 @@ fn read_within(archive: &[u8], left: &mut Left, depth: usize) -> Result<Files, E
             return Err(Error::new(shown, "there are two files of this name", "leave one of them out"));
         }
     }
+    // To the end, where the checksum is: an archive that is cut off there is one, too.
+    io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(|error| unread(&error))?;
     let under_a_file = found.files.keys().find(|path| {
         let mut above = path.match_indices('/').map(|(end, _)| &path[..end]);
         above.any(|folder| found.files.contains_key(folder)) || folders.contains(*path)

@@ -147,8 +147,9 @@ pub fn resources(manifests: &[Manifest]) -> Resources {
         cpu += need(&cpu_of) * count;
         memory += need(&memory_of) * count;
     }
-    // Casts of floats saturate.
-    Resources { cpu_milli: cpu.ceil() as u32, memory_bytes: memory.ceil() as u64, ..Resources::default() }
+    // Sums of decimal fractions miss whole numbers by a hair; casts of floats saturate.
+    let whole = |value: f64| (value - 1e-6).ceil();
+    Resources { cpu_milli: whole(cpu) as u32, memory_bytes: whole(memory) as u64, ..Resources::default() }
 }
 
 /// A Kubernetes quantity: `100m`, `0.5`, `64Mi`, `1G`, `12e6`.

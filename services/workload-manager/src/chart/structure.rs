@@ -328,6 +328,6 @@ pub(crate) mod tests {
     #[test]
     fn every_problem_is_named_at_once() {
         let problems = after(&[("Chart.yaml", "apiVersion: v9\nversion: x\n"), ("values.yaml", "")]).unwrap_err();
-        assert_eq!(problems.len(), 4, "{problems:?}");
+        assert_eq!(problems.len(), 5, "{problems:?}");
     }
 }

@@ -22,7 +22,7 @@ use crate::chart::{archive::Files, manifests::RENDERED_BYTES_MAX};
 /// Bytes of what it says of an error.
 const SAID_BYTES_MAX: usize = 4 << 10;
 /// Address space, KiB; a Go program reserves much more than it uses.
-const SPACE_KIB: &str = "3145728";
+const SPACE_KIB: &str = "1572864";
 /// Oldest that is used: the flags and limits of helm 3 as they are since then.
 const VERSION_MIN: (u64, u64) = (3, 14);
 /// How it is got.

@@ -1486,7 +1486,7 @@ proptest! {
             prop_assert_eq!(&serde_json::from_slice::<State>(&snapshot).unwrap(), state);
             let told: Vec<_> = mine().filter_map(|(_, f, _)| match f {
                 Fact::InstanceChanged(m) => Some(Some(InstanceChanged { event: None, ..m.clone() })),
-                Fact::InstanceWanted(_) => Some(None),
+                Fact::InstanceWanted(_) | Fact::MigrationWanted(_) | Fact::InstanceDeleted(_) => Some(None),
                 _ => None,
             }).collect();
             let lost = |m: &Option<InstanceChanged>| m.as_ref().is_none_or(|m| m.phase() == InstancePhase::Lost);
