@@ -1,14 +1,14 @@
 //! Charts on a real bus, rendered by the real helm, with images looked up in a real registry (the CNCF distribution).
 //! The validator's and the planner's parts are played here, with their own rights.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, unreachable_pub, missing_docs)]
 
 mod support;
 
 use std::time::Duration;
 
 use mesh_bus::{Bus, Outgoing};
-use mesh_kit::Running;
+use mesh_kit::{Running, Stopped};
 use mesh_proto::{
     AnyEvent, Event as _,
     chart::{ChartRefused, ChartStored, ChartUnchanged, UploadChart},
@@ -45,7 +45,7 @@ impl World {
     }
 
     async fn queries(&self) -> WorkloadQueriesClient<Channel> {
-        WorkloadQueriesClient::connect(self.manager.mesh().endpoint()).await.unwrap()
+        WorkloadQueriesClient::connect(self.manager.endpoint()).await.unwrap()
     }
 
     /// Sends a command; gives the message that answers it.
@@ -90,14 +90,18 @@ impl World {
         self.validator.publish(&Outgoing::new(&accepted, id, now()).unwrap()).await.unwrap();
     }
 
-    async fn document(&self) -> WorkloadView {
-        let request = GetRequest { owner: String::new(), id: "web@1.2.3".into() };
-        self.queries().await.get_workload(request).await.unwrap().into_inner()
+    /// The document once it fits.
+    async fn document(&self, what: &str, fits: impl Fn(&WorkloadView) -> bool) -> WorkloadView {
+        let ask = async || {
+            let request = GetRequest { owner: String::new(), id: "web@1.2.3".into() };
+            self.queries().await.get_workload(request).await.ok().map(tonic::Response::into_inner)
+        };
+        until(what, ask, |view| view.as_ref().is_some_and(&fits)).await.unwrap()
     }
 
     async fn decided(&self) -> WorkloadView {
         let decided = |view: &WorkloadView| matches!(view.status.as_str(), "accepted" | "rejected");
-        until("the chart's checks are made", async || self.document().await, decided).await
+        self.document("the chart's checks are made", decided).await
     }
 
     async fn check(&self, archive: &[u8], spec: ChartSpec) -> CheckReport {
@@ -107,7 +111,7 @@ impl World {
     }
 
     async fn stop(self) {
-        self.manager.stop().await.unwrap();
+        assert_eq!(self.manager.stop().await, Stopped::Settled);
         drop(self.land);
     }
 }
@@ -137,7 +141,7 @@ async fn a_chart_without_helm_is_accepted_and_says_what_was_not_checked() {
     assert_eq!(again.message, ChartUnchanged::MESSAGE);
 
     world.register(ChartSpec::default()).await;
-    let pending = until("the verdict is heard", async || world.document().await, |v| v.created != v.modified).await;
+    let pending = world.document("the verdict is heard", |v| v.created != v.modified).await;
     assert_eq!(pending.status, "pending", "it waits for its archive");
     let attach = AttachChart { owner: "local".into(), name: "web".into(), version: "1.2.3".into(), sha256: digest };
     world.ask(&attach, "an archive is attached").await;
@@ -175,7 +179,7 @@ async fn a_chart_that_is_none_is_rejected_with_every_fault_and_hostile_archives_
     assert_eq!(paths, all);
     // Pushed again with an archive that was never uploaded.
     world.register(ChartSpec { sha256: "0".repeat(64), ..Default::default() }).await;
-    let view = until("it is checked again", async || world.document().await, |v| v.problems.len() == 1).await;
+    let view = world.document("it is checked again", |v| v.problems.len() == 1).await;
     assert!(view.problems[0].reason.contains("no archive of SHA-256 0000"), "{:?}", view.problems);
 
     for (archive, why) in support::hostile() {
@@ -364,7 +368,7 @@ async fn a_registry_that_sends_for_a_token_is_answered_with_one_and_only_from_se
 async fn a_chart_that_was_being_checked_when_the_manager_stopped_is_checked_by_the_next() {
     let Some(world) = World::start("charts, restarted", Config::default()).await else { return };
     let World { land, manager, person, validator } = world;
-    manager.stop().await.unwrap();
+    assert_eq!(manager.stop().await, Stopped::Settled);
     // What comes while nobody is there.
     let archive = chart("registry.invalid/app:1");
     let upload = upload(&sha256(&archive), &archive);
