@@ -760,7 +760,7 @@ pub(crate) mod tests {
         for bad in ["", "1", "1.0", "v1.0.0", "01.0.0", "1.0.0-", "1.0.0-01", "latest"] {
             one(workload_after(|d| d.version = bad.into()), "version: ", "such as 1.0.0");
         }
-        one(workload_after(|d| d.kind = "chart".into()), "kind: \"chart\" is unknown", "use process");
+        one(workload_after(|d| d.kind = "vm".into()), "kind: \"vm\" is unknown", "use one of process, chart");
         one(workload_after(|d| d.replicas = 101), "replicas: ", "1 to 100");
         let label = workload_after(|d| drop(d.cluster_selector.insert("zone".into(), "a,b".into())));
         one(label, "clusterSelector: ", "without");
