@@ -261,10 +261,12 @@ pub(crate) enum ClusterCommand {
 /// Subcommands of `workload`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkloadCommand {
-    /// Registers each document of a file; waits for the verdict.
+    /// Registers each document of a file, or a Helm chart; waits for the verdict.
     Push {
-        /// YAML or JSON, documents divided by `---`; `-` is standard input.
+        /// YAML or JSON, documents divided by `---`; `-` is standard input. Or a chart: its archive, `.tgz`, or its folder.
         file: PathBuf,
+        #[command(flatten)]
+        chart: ChartOptions,
         #[command(flatten)]
         waiting: Waiting,
     },
@@ -306,6 +308,8 @@ pub(crate) enum WorkloadCommand {
         #[arg(long, conflicts_with = "no_wait")]
         wait: bool,
         #[command(flatten)]
+        release: ReleaseOptions,
+        #[command(flatten)]
         waiting: Waiting,
     },
     /// Stops an instance that was started without an intent.
@@ -315,6 +319,90 @@ pub(crate) enum WorkloadCommand {
         #[command(flatten)]
         waiting: Waiting,
     },
+    /// Checks a chart in four steps (structure, template, images, ingress) without storing it.
+    Check {
+        /// The chart's archive, `.tgz`, or its folder.
+        file: PathBuf,
+        #[command(flatten)]
+        chart: ChartOptions,
+    },
+    /// Gives an instance another version of its document, or a chart's instance other values.
+    Upgrade {
+        /// Instance id or its beginning.
+        id: String,
+        /// Document, `name@version`; the present one when absent.
+        workload: Option<String>,
+        /// Copies; as it has now when 0.
+        #[arg(long, default_value_t = 0)]
+        replicas: u32,
+        /// Goes back by itself if the new revision fails for good.
+        #[arg(long)]
+        atomic: bool,
+        #[command(flatten)]
+        release: ReleaseOptions,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Makes an earlier revision the newest.
+    Rollback {
+        /// Instance id or its beginning.
+        id: String,
+        /// Revision; the one before the present one when 0.
+        #[arg(default_value_t = 0)]
+        revision: u32,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Moves an instance to another cluster; waits until it is there or stays.
+    Migrate {
+        /// Instance id or its beginning.
+        id: String,
+        /// Cluster; the best other one when absent.
+        #[arg(long)]
+        to: Option<String>,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Ends an instance and forgets it; or removes a document that is pending or was rejected, `name@version`.
+    Delete {
+        /// Instance id or its beginning, or `name@version`.
+        id: String,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// What an instance's cluster is told: a chart's rendered manifests, or the process' document.
+    Manifests {
+        /// Instance id or its beginning.
+        id: String,
+    },
+}
+
+/// What a chart's document says beside its archive.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ChartOptions {
+    /// The chart can be exposed: a Service must carry `nemo.eu/ingress-expose`.
+    #[arg(long)]
+    pub(crate) ingress: bool,
+    /// YAML file that is laid over the chart's values.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) values: Option<PathBuf>,
+}
+
+/// How a chart is released.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ReleaseOptions {
+    /// Of a chart: YAML file that is laid over the document's values.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) values: Option<PathBuf>,
+    /// Of a chart: name of the release.
+    #[arg(long)]
+    pub(crate) release: Option<String>,
+    /// Of a chart: Kubernetes namespace.
+    #[arg(long)]
+    pub(crate) namespace: Option<String>,
+    /// Of a chart: expose it.
+    #[arg(long)]
+    pub(crate) ingress: bool,
 }
 
 /// Subcommands of `intent`.

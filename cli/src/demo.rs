@@ -4,6 +4,7 @@ mod account;
 mod intents;
 mod learn;
 mod network;
+mod registry;
 pub(crate) mod sar;
 mod storage;
 
@@ -405,6 +406,7 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
     sar::chapter(&mut story, &client, patient).await?;
 
     network::chapter(&mut story, &client, data_dir, examples).await?;
+    registry::chapter(&mut story, &client, examples, &document).await?;
     client.bus.close().await;
     let seconds = begun.elapsed().as_secs_f64();
     if story.failed.is_empty() {
@@ -425,7 +427,9 @@ async fn await_registered(client: &Client, document: &WorkloadDocument) -> anyho
     loop {
         let request = GetRequest { owner: OWNER.into(), id: id.clone() };
         match client.workloads().await?.get_workload(request).await {
-            Ok(view) if view.get_ref().status != "pending" => return Ok(view.into_inner().status),
+            Ok(view) if !matches!(view.get_ref().status.as_str(), "pending" | "onboarding") => {
+                return Ok(view.into_inner().status);
+            }
             _ if Instant::now() > deadline => bail!("{id} is not validated within {} s", STEP_LIMIT.as_secs()),
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }

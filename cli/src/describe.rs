@@ -2,8 +2,8 @@
 
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, account, account_head, anomaly, assignment, cluster, cost, instance, intent, learning, network, object,
-    observation, placement, remedy, report, storage, twin, usage, validation, workload,
+    Event as _, account, account_head, anomaly, assignment, chart, cluster, cost, instance, intent, learning, network,
+    object, observation, placement, remedy, report, storage, twin, usage, validation, workload,
 };
 
 /// What a stored message says, in one line; its name if there is nothing better to say.
@@ -79,6 +79,41 @@ fn said(stored: &Stored) -> Option<String> {
     of!(workload::RegisterWorkload, |m| format!("asks to register {}", m.name));
     of!(workload::RunInstance, |m| format!("asks to run {}", m.workload));
     of!(workload::StopInstance, |m| format!("asks to stop {}", m.instance_id));
+    of!(chart::UploadChart, |m| format!("uploads a chart of {} bytes, sha256 {}", m.archive.len(), short(&m.sha256)));
+    of!(chart::ChartStored, |m| format!("chart of {} bytes stored, sha256 {}", m.archive.len(), short(&m.sha256)));
+    of!(chart::ChartUnchanged, |m| format!("chart {} is stored already", short(&m.sha256)));
+    of!(chart::ChartRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(workload::AttachChart, |m| format!("asks to attach a chart to {}@{}", m.name, m.version));
+    of!(workload::DropWorkload, |m| format!("asks to drop {}@{}", m.name, m.version));
+    of!(workload::ReportChecks, |m| format!("reports on the chart {}@{}", m.name, m.version));
+    of!(workload::UpgradeInstance, |m| format!("asks to upgrade {} to {}", short(&m.instance_id), m.workload));
+    of!(workload::RollbackInstance, |m| match m.revision {
+        0 => format!("asks {} to go back a revision", short(&m.instance_id)),
+        revision => format!("asks {} to go back to revision {revision}", short(&m.instance_id)),
+    });
+    of!(workload::MigrateInstance, |m| match m.to_cluster_id.as_str() {
+        "" => format!("asks to move {}", short(&m.instance_id)),
+        to => format!("asks to move {} to {to}", short(&m.instance_id)),
+    });
+    of!(workload::DeleteInstance, |m| format!("asks to delete {}", short(&m.instance_id)));
+    of!(workload::ChartAttached, |m| format!("{}@{} has the chart {}", m.name, m.version, short(&m.sha256)));
+    of!(workload::WorkloadOnboarding, |m| match m.sha256.as_str() {
+        "" => format!("chart {}@{} waits for its archive", m.name, m.version),
+        _ => format!("chart {}@{} is to be checked", m.name, m.version),
+    });
+    of!(workload::WorkloadChecked, |m| format!("chart {}@{} was checked", m.name, m.version));
+    of!(workload::WorkloadDropped, |m| format!("document {}@{} dropped", m.name, m.version));
+    of!(workload::MigrationWanted, |m| match m.to_cluster_id.as_str() {
+        "" => format!("instance {} is to move from {}", short(&m.instance_id), m.cluster_id),
+        to => format!("instance {} is to move from {} to {to}", short(&m.instance_id), m.cluster_id),
+    });
+    of!(workload::InstanceDeleted, |m| format!("instance {} is gone", short(&m.instance_id)));
+    of!(placement::MigrationDeclined, |m| format!(
+        "instance {} stays on {}: {}",
+        short(&m.instance_id),
+        m.cluster_id,
+        m.reason
+    ));
     of!(workload::WorkloadSubmitted, |m| format!("document {}@{} submitted", m.name, m.version));
     of!(workload::WorkloadUnchanged, |m| format!("document {}@{} unchanged", m.name, m.version));
     of!(workload::WorkloadRegistered, |m| format!("document {}@{} registered", m.name, m.version));
@@ -88,12 +123,15 @@ fn said(stored: &Stored) -> Option<String> {
         m.version,
         problems(&m.problems)
     ));
-    of!(workload::InstanceWanted, |m| format!(
-        "instance {} of {} wanted, {} replica(s)",
-        short(&m.instance_id),
-        m.workload,
-        m.replicas
-    ));
+    of!(workload::InstanceWanted, |m| {
+        let revision = match (m.revision, m.rolled_back_to) {
+            (0 | 1, _) => String::new(),
+            (revision, 0) => format!(", revision {revision}"),
+            (revision, old) => format!(", revision {revision}, as {old} was"),
+        };
+        let (id, workload) = (short(&m.instance_id), &m.workload);
+        format!("instance {id} of {workload} wanted, {} replica(s){revision}", m.replicas)
+    });
     of!(workload::InstanceUnavailable, |m| format!(
         "instance {} cannot be made: {}; {}",
         short(&m.instance_id),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the test suite uses besides Rust and nats-server, into .tools. Without it, the suites that need it skip
-# by name: Python clients of NATS and Zenoh, validators of compose.yaml and of Kubernetes resources, and kustomize.
+# by name: Python clients of NATS and Zenoh, validators of compose.yaml and of Kubernetes resources, kustomize, helm, and
+# a registry of images.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 tools="$PWD/.tools"
@@ -28,6 +29,14 @@ if [ ! -x "$tools/go/kustomize" ]; then
   fi
 fi
 if [ -x "$tools/go/kustomize" ]; then echo "kustomize $kustomize in $tools/go"; fi
+# A registry of images, as the checks of charts find them, and helm, which renders charts.
+registry=v3.1.2
+if [ ! -x "$tools/go/registry" ] && command -v go >/dev/null; then
+  if ! GOBIN="$tools/go" GOFLAGS=-trimpath go install "github.com/distribution/distribution/v3/cmd/registry@$registry" >"$tools/registry.log" 2>&1; then
+    echo "the registry $registry could not be built (see $tools/registry.log): looking images up is not tested" >&2
+  fi
+fi
+infra/helm/install.sh || echo "no helm: rendering charts is not tested" >&2
 if command -v go >/dev/null; then
   (cd infra/test/ledger-check && GOFLAGS=-mod=readonly go build -o "$tools/test/ledger-check" .)
   echo "Go checker of ledgers in $tools/test"

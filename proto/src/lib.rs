@@ -44,6 +44,8 @@ areas! {
     validation,
     /// Workload documents and instances.
     workload,
+    /// Archives of charts.
+    chart,
     /// Plans.
     placement,
     /// What each cluster is to run.

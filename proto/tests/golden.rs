@@ -35,6 +35,7 @@ fn again(stream: &str, message: &str, body: &[u8]) -> Result<Bytes, DecodeError>
         "LEARNING" => stream_learning,
         "ANOMALY" => stream_anomaly, "REMEDY" => stream_remedy, "REMEDY_ASK" => stream_remedy_ask,
         "NETWORK" => stream_network, "NETWORK_ASK" => stream_network_ask, "COST" => stream_cost,
+        "CHART" => stream_chart, "CHART_ASK" => stream_chart_ask,
     }
 }
 

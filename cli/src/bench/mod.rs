@@ -6,6 +6,7 @@ mod bus;
 mod fsync;
 mod learn;
 mod network;
+mod registry;
 mod rig;
 mod sar;
 mod storage;
@@ -33,6 +34,8 @@ pub(crate) enum BenchCommand {
     Learn(learn::LearnOptions),
     /// The ledger: windows folded in the core beside hashing alone, verification, and windows through the bus.
     Account(Length),
+    /// Charts: archives read and refused, and charts pushed through a mesh.
+    Registry(Length),
     /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
     Network(network::NetworkOptions),
 }
@@ -115,6 +118,10 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
         BenchCommand::Account(Length { full }) => {
             let begun = Instant::now();
             return Ok(conclude(format, full, begun, account::measure(full).await?));
+        }
+        BenchCommand::Registry(Length { full }) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, full, begun, registry::measure(full).await?));
         }
         BenchCommand::Learn(options) => return learn::run(options, format).await,
         BenchCommand::Sar(options) => return sar::run(options, format).await,

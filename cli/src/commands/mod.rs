@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod alto;
 pub(crate) mod anomaly;
+pub(crate) mod chart;
 pub(crate) mod cluster;
 pub(crate) mod dead;
 pub(crate) mod doctor;

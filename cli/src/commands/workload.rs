@@ -1,23 +1,28 @@
-//! `workload`: push, list, get, logs, run, stop.
+//! `workload`: push, check, list, get, logs, run, stop, upgrade, rollback, migrate, delete, manifests.
 
 use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, EventSet as _,
+    AnyEvent, Event as _, EventSet as _,
     deciders::stream_workload,
     derived_id,
     intent::Problem,
     query::{GetRequest, InstanceView, ListRequest, LogLine, LogsRequest, WorkloadView},
-    workload::{InstancePhase, RegisterWorkload, RunInstance, StopInstance, WorkloadDocument},
+    workload::{
+        DeleteInstance, DropWorkload, InstancePhase, MigrateInstance, RegisterWorkload, RollbackInstance, RunInstance,
+        StopInstance, UpgradeInstance, WorkloadDocument,
+    },
 };
 use prost::Message as _;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
-use super::{Context, Outcome, Shown, answer, clock, conclude, event, fields, intent::checked, refusal, show, to_json};
+use super::{
+    Context, Outcome, Shown, answer, chart, clock, conclude, event, fields, intent::checked, refusal, show, to_json,
+};
 use crate::{
     args::{Waiting, WorkloadCommand},
     client::Client,
@@ -34,7 +39,45 @@ const LOGS_EVERY: Duration = Duration::from_millis(500);
 /// Runs a subcommand of `workload`.
 pub(crate) async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyhow::Result<ExitCode> {
     match command {
-        WorkloadCommand::Push { file, waiting } => push(context, &file, &waiting).await,
+        WorkloadCommand::Push { file, chart, waiting } => match chart::is_chart(&file) {
+            true => chart::push(context, &file, &chart, &waiting).await,
+            false if chart.ingress || chart.values.is_some() => {
+                bail!(
+                    "--ingress and --values are of charts (.tgz); of a document they are fields: chart.ingressSupport, chart.values"
+                )
+            }
+            false => push(context, &file, &waiting).await,
+        },
+        WorkloadCommand::Check { file, chart } => chart::check(context, &file, &chart).await,
+        WorkloadCommand::Manifests { id } => chart::manifests(context, &id).await,
+        WorkloadCommand::Upgrade { id, workload, replicas, atomic, release, waiting } => {
+            let client = context.client().await?;
+            let instance = instance(context, &client, &id).await?;
+            let workload = workload.unwrap_or(instance.workload);
+            let (owner, id) = (context.owner.clone(), instance.instance_id);
+            let release = chart::release(&release, instance.release)?;
+            let command = UpgradeInstance { owner, instance_id: id.clone(), workload, replicas, release, atomic };
+            tell(context, &client, &command, &id, "upgraded", &waiting).await
+        }
+        WorkloadCommand::Rollback { id, revision, waiting } => {
+            let client = context.client().await?;
+            let id = instance(context, &client, &id).await?.instance_id;
+            let command = RollbackInstance { owner: context.owner.clone(), instance_id: id.clone(), revision };
+            tell(context, &client, &command, &id, "rolled back", &waiting).await
+        }
+        WorkloadCommand::Migrate { id, to, waiting } => migrate(context, &id, to.unwrap_or_default(), &waiting).await,
+        WorkloadCommand::Delete { id, waiting } => {
+            let client = context.client().await?;
+            if let Some((name, version)) = id.split_once('@') {
+                checked("workload name", name)?;
+                let (owner, name, version) = (context.owner.clone(), name.to_owned(), version.to_owned());
+                let command = DropWorkload { owner, name, version };
+                return tell(context, &client, &command, &id, "dropped", &waiting).await;
+            }
+            let id = instance(context, &client, &id).await?.instance_id;
+            let command = DeleteInstance { owner: context.owner.clone(), instance_id: id.clone() };
+            tell(context, &client, &command, &id, "deleted", &waiting).await
+        }
         WorkloadCommand::List { phase, watch } => {
             let client = context.client().await?;
             let phase = phase.unwrap_or_default().to_uppercase();
@@ -49,10 +92,11 @@ pub(crate) async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyh
             show(context, false, async || get(context, &client, &id).await).await
         }
         WorkloadCommand::Logs { id, lines, follow } => logs(context, &id, lines, follow).await,
-        WorkloadCommand::Run { workload, id, replicas, wait, waiting } => {
+        WorkloadCommand::Run { workload, id, replicas, wait, release, waiting } => {
             let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
             checked("instance id", &id)?;
-            let command = RunInstance { owner: context.owner.clone(), instance_id: id.clone(), workload, replicas };
+            let (owner, release) = (context.owner.clone(), chart::release(&release, None)?);
+            let command = RunInstance { owner, instance_id: id.clone(), workload, replicas, release };
             let client = context.client().await?;
             let outcome = start(&client, &command, &id, wait, &waiting).await?;
             Ok(conclude(context.format, "instance", &[outcome]))
@@ -61,15 +105,75 @@ pub(crate) async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyh
             checked("instance id", &id)?;
             let command = StopInstance { owner: context.owner.clone(), instance_id: id.clone() };
             let client = context.client().await?;
-            let command_id = uuid::Uuid::now_v7().to_string();
-            if waiting.no_wait {
-                client.send(&command, command_id).await?;
-                return Ok(conclude(context.format, "instance", &[sent(&id)]));
-            }
-            let answered = client.ask(&command, command_id, waiting.limit()).await?;
-            Ok(conclude(context.format, "instance", &[told(&id, &answered, "stopped")]))
+            tell(context, &client, &command, &id, "stopped", &waiting).await
         }
     }
+}
+
+/// Sends a command, and shows what answers it.
+async fn tell(
+    context: &Context<'_>,
+    client: &Client,
+    command: &dyn AnyEvent,
+    id: &str,
+    done: &str,
+    waiting: &Waiting,
+) -> anyhow::Result<ExitCode> {
+    let command_id = uuid::Uuid::now_v7().to_string();
+    if waiting.no_wait {
+        client.send(command, command_id).await?;
+        return Ok(conclude(context.format, "instance", &[sent(id)]));
+    }
+    let answered = client.ask(command, command_id, waiting.limit()).await?;
+    Ok(conclude(context.format, "instance", &[told(id, &answered, done)]))
+}
+
+/// Moves an instance, and waits for what comes of it.
+async fn migrate(context: &Context<'_>, id: &str, to: String, waiting: &Waiting) -> anyhow::Result<ExitCode> {
+    let client = context.client().await?;
+    let id = instance(context, &client, id).await?.instance_id;
+    let owner = context.owner.clone();
+    let command = MigrateInstance { owner, instance_id: id.clone(), to_cluster_id: to };
+    if waiting.no_wait {
+        return tell(context, &client, &command, &id, "moving", waiting).await;
+    }
+    let deadline = Instant::now() + waiting.limit();
+    let answered = client.ask(&command, uuid::Uuid::now_v7().to_string(), waiting.limit()).await?;
+    let mut outcome = told(&id, &answered, "moving");
+    let entity = format!("workload.*.*.{}.{id}", context.owner);
+    let mut tail = client.bus.log("WORKLOAD").tail(&entity, answered.sequence + 1);
+    while outcome.ok && outcome.result == "moving" {
+        let fact = match timeout_at(deadline, tail.next()).await {
+            Ok(fact) => fact.context("follow the instance")?,
+            Err(_) => {
+                outcome.ok = false;
+                outcome.result = format!("not moved within {} s", waiting.timeout);
+                outcome.cure = format!("ask `continuum why {id}`; it goes on without you");
+                break;
+            }
+        };
+        let event = stream_workload::Event::decode(&fact.message, &fact.body);
+        let Ok(stream_workload::Event::InstanceChanged(changed)) = event else { continue };
+        outcome.reason = describe(&fact);
+        match changed.event.as_ref().map_or("", |event| event.r#type.as_str()) {
+            "migrated" => outcome.result = format!("runs on {}", changed.cluster_id),
+            "migration_declined" => {
+                outcome.ok = false;
+                outcome.result = "stays".into();
+                outcome.reason = changed.reason;
+                outcome.cure = "name another cluster, or make room there".into();
+            }
+            // A move that came to nothing.
+            "" if changed.to_cluster_id.is_empty() && changed.reason.starts_with("stays on") => {
+                outcome.ok = false;
+                outcome.result = "stays".into();
+                outcome.reason = changed.reason;
+                outcome.cure = format!("ask `continuum why {id}`");
+            }
+            _ => {}
+        }
+    }
+    Ok(conclude(context.format, "instance", &[outcome]))
 }
 
 fn sent(id: &str) -> Outcome {
@@ -103,7 +207,9 @@ async fn push(context: &Context<'_>, file: &Path, waiting: &Waiting) -> anyhow::
             }
             name = format!("{}@{}", document.name, document.version);
             checked("workload name", &document.name)?;
-            register(context, &client, document, waiting).await
+            let content: String = document.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect();
+            let command_id = derived_id(&["register", &context.owner, &document.name, &content]);
+            register(context, &client, document, command_id, waiting).await
         }
         .await;
         outcomes.push(outcome.unwrap_or_else(|error: anyhow::Error| Outcome::failed(&name, &error)));
@@ -113,16 +219,15 @@ async fn push(context: &Context<'_>, file: &Path, waiting: &Waiting) -> anyhow::
 
 const WORKLOAD_DOCUMENT: &str = "continuum.workload.v1.WorkloadDocument";
 
-async fn register(
+pub(super) async fn register(
     context: &Context<'_>,
     client: &Client,
     document: WorkloadDocument,
+    command_id: String,
     waiting: &Waiting,
 ) -> anyhow::Result<Outcome> {
     let owner = &context.owner;
     let (name, version) = (document.name.clone(), document.version.clone());
-    let content: String = document.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect();
-    let command_id = derived_id(&["register", owner, &name, &content]);
     let command = RegisterWorkload { owner: owner.clone(), name: name.clone(), document: Some(document) };
     let outcome = Outcome { id: name.clone(), version: version.clone(), ..Outcome::default() };
     if waiting.no_wait {
@@ -156,7 +261,10 @@ async fn register(
                 let result = if unchanged { "unchanged" } else { "registered" };
                 return Ok(Outcome { ok: true, result: result.into(), state: "accepted".into(), ..outcome });
             }
-            Ok(stream_workload::Event::WorkloadRejected(rejected)) if rejected.version == version => {
+            // One from before an answer that there is nothing new was outweighed since.
+            Ok(stream_workload::Event::WorkloadRejected(rejected))
+                if rejected.version == version && fact.sequence > answered.sequence =>
+            {
                 let (reason, cure) = problems(&rejected.problems);
                 return Ok(Outcome { result: "rejected".into(), state: "rejected".into(), reason, cure, ..outcome });
             }
@@ -165,7 +273,7 @@ async fn register(
     }
 }
 
-fn problems(problems: &[Problem]) -> (String, String) {
+pub(super) fn problems(problems: &[Problem]) -> (String, String) {
     let reasons: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect();
     let cures: Vec<&str> = problems.iter().map(|p| p.cure.as_str()).collect();
     (reasons.join("; "), cures.join("; "))

@@ -62,7 +62,7 @@ pub(crate) async fn chapter(
     let mut tail = log.tail("placement.*.*.*", log.last_sequence().await.context("read the bus")? + 1);
     let instance = uuid::Uuid::new_v4().to_string();
     let workload = format!("{}@{}", tracker.name, tracker.version);
-    let run = RunInstance { owner: OWNER.into(), instance_id: instance.clone(), workload, replicas: 1 };
+    let run = RunInstance { owner: OWNER.into(), instance_id: instance.clone(), workload, replicas: 1, release: None };
     client.ask(&run, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     let first = decided(story, &mut tail, &instance).await?;
     line(candidates(&first));

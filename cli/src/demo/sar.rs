@@ -55,7 +55,7 @@ pub(crate) async fn begin(client: &Client) -> anyhow::Result<Patient> {
     }
     let instance = uuid::Uuid::new_v4().to_string();
     let workload = format!("{name}@{version}");
-    let run = RunInstance { owner: OWNER.into(), instance_id: instance.clone(), workload, replicas: 0 };
+    let run = RunInstance { owner: OWNER.into(), instance_id: instance.clone(), workload, replicas: 0, release: None };
     client.ask(&run, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     Ok(Patient { instance, faults })
 }

@@ -39,6 +39,7 @@ pub fn command(rng: &mut Rng) -> Box<dyn AnyEvent> {
             instance_id: (*rng.pick(&INSTANCES)).to_owned(),
             workload: workload(rng),
             replicas: rng.below(3) as u32,
+            release: None,
         }),
         _ => Box::new(StopInstance { owner, instance_id: (*rng.pick(&INSTANCES)).to_owned() }),
     }

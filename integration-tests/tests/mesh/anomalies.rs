@@ -95,6 +95,7 @@ async fn injected_faults_are_found_with_their_cause_and_repaired_and_the_quiet_a
             instance_id: instance.clone(),
             workload: "patient@1.0.0".into(),
             replicas: 0,
+            release: None,
         };
         mesh.send(&run, &derived_id(&["run", instance])).await;
     }

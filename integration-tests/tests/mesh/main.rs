@@ -24,5 +24,6 @@ mod life;
 mod manifests;
 mod network;
 mod races;
+mod registry;
 mod replay;
 mod support;

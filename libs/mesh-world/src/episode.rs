@@ -345,6 +345,7 @@ fn draw(random: &mut Random, number: usize, begin: u32, profile: &Profile, clust
         selector,
         singleton: false,
         latency_bounds: vec![],
+        chart: false,
     };
     let asked = f64::from(request) * f64::from(replicas);
     let workload = Workload {

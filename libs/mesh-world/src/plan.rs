@@ -5,7 +5,7 @@
 //! use. A cluster is ruled out, with the figure, if it
 //!
 //! - is excluded by the caller (the instance failed there, its agent would not take it, its targets are missed there),
-//! - is lost, or lacks a label that the instance asks for,
+//! - is lost, lacks a label that the instance asks for, or has no driver for what it is,
 //! - has less free CPU or memory than the instance asks for,
 //! - is further than a bound allows from a site, a cluster or an instance, by measured latency, or the way there is not
 //!   measured or down, or
@@ -33,6 +33,9 @@ use serde::{Deserialize, Serialize};
 pub const CPU_USAGE: &str = "cpuUsage";
 /// Target name of the resident memory, in MB of 10⁶ bytes.
 pub const RAM_USAGE: &str = "ramUsage";
+
+/// Label of the clusters that run charts; its value is `true`.
+pub const CHARTS: &str = "continuum.eu/charts";
 
 /// One cluster as the planner sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -164,6 +167,9 @@ pub struct Spec {
     /// Bounds on measured latency.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub latency_bounds: Vec<LatencyBound>,
+    /// Is it a chart? Then its cluster must have a driver for charts, which is said by the label [`CHARTS`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chart: bool,
 }
 
 impl Spec {
@@ -334,6 +340,7 @@ fn none_qualifies(candidates: &[Candidate]) -> String {
 enum Obstacle<'a> {
     Excluded { why: &'a str },
     Lost,
+    NoCharts,
     Label { name: &'a str, wanted: &'a str, found: Option<&'a str> },
     Cpu { needs: u64, free: u64 },
     Memory { needs: u64, free: u64 },
@@ -345,7 +352,7 @@ impl Obstacle<'_> {
     /// By how much, relative to what is asked for; `None` if no amount of capacity would help.
     fn short(&self) -> Option<f64> {
         match self {
-            Self::Excluded { .. } | Self::Lost | Self::Label { .. } | Self::Latency { .. } => None,
+            Self::Excluded { .. } | Self::Lost | Self::NoCharts | Self::Label { .. } | Self::Latency { .. } => None,
             Self::Cpu { needs, free } | Self::Memory { needs, free } => {
                 Some((needs - free) as f64 / (*needs).max(1) as f64)
             }
@@ -362,6 +369,7 @@ impl fmt::Display for Obstacle<'_> {
         match self {
             Self::Excluded { why } => f.write_str(why),
             Self::Lost => f.write_str("cluster lost"),
+            Self::NoCharts => write!(f, "has no driver for charts (one that has is labelled {CHARTS}=true)"),
             Self::Label { name, wanted, found: None } => write!(f, "has no label {name}={wanted}"),
             Self::Label { name, wanted, found: Some(found) } => write!(f, "label {name} is {found}, not {wanted}"),
             Self::Cpu { needs, free } => write!(f, "needs {needs} mCPU, {free} free: {} short", needs - free),
@@ -410,6 +418,9 @@ fn obstacles<'a>(
     }
     if !cluster.available {
         found(Obstacle::Lost);
+    }
+    if request.spec.chart && cluster.labels.get(CHARTS).is_none_or(|value| value != "true") {
+        found(Obstacle::NoCharts);
     }
     for (name, wanted) in &request.spec.selector {
         let label = cluster.labels.get(name).map(String::as_str);
@@ -581,6 +592,24 @@ mod tests {
         assert_eq!(choice.nearest, "nearest miss: cloud: needs 4500 mCPU, 4000 free: 500 short");
         let choice = choose(&Snapshot::default(), &ask(&spec, &[], &none), Preference::Spread);
         assert_eq!(choice.nearest, "no cluster has joined");
+    }
+
+    #[test]
+    fn a_chart_runs_only_where_there_is_a_driver_for_charts() {
+        let mut snapshot = Snapshot::default();
+        for id in ["a", "b"] {
+            let cluster = Cluster { cpu_milli: 1_000, memory_bytes: 1 << 30, available: true, ..Default::default() };
+            snapshot.clusters.insert(id.into(), cluster);
+        }
+        let (chart, excluded) = (Spec { chart: true, ..spec(10, 10) }, BTreeMap::new());
+        let request = Request { spec: &chart, targets: &[], measured: None, held: None, excluded: &excluded };
+        let choice = choose(&snapshot, &request, Preference::Spread);
+        assert_eq!(choice.chosen, None);
+        assert!(choice.nearest.contains("has no driver for charts"), "{}", choice.nearest);
+        let labels = &mut snapshot.clusters.get_mut("b").unwrap().labels;
+        labels.insert(CHARTS.into(), "true".into());
+        let request = Request { spec: &chart, targets: &[], measured: None, held: None, excluded: &excluded };
+        assert_eq!(choose(&snapshot, &request, Preference::Spread).chosen.as_deref(), Some("b"));
     }
 
     #[test]

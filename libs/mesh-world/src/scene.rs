@@ -123,6 +123,7 @@ impl Workload {
             selector: self.replica.selector.clone(),
             singleton: self.replica.singleton,
             latency_bounds: self.replica.latency_bounds.clone(),
+            chart: self.replica.chart,
         }
     }
 

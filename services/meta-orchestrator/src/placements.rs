@@ -38,6 +38,11 @@
 //! until the intent takes the remedy back. Each remedy that is asked for in time is answered; how often it is asked for is
 //! the intent manager's to bound.
 //!
+//! # Moves that people ask for
+//!
+//! What runs and is at rest is moved to the cluster that is named if nothing rules that out, or to the best other one.
+//! Otherwise the move is declined with the reason, and nothing changes: it is not tried again later.
+//!
 //! # Who waits for what
 //!
 //! What could be placed on a cluster if that had more room is in `rooms` under it, by how much it needs. When room comes
@@ -262,6 +267,7 @@ impl Decider for Placements {
             What::Event(Input::ReportLiveness(report)) => draft.liveness(report),
             What::Event(Input::LearningAdvised(advised)) => draft.advised(advised),
             What::Event(Input::CostsChanged(costs)) => draft.costs(costs),
+            What::Event(Input::MigrationWanted(wanted)) => draft.migrate(wanted),
             What::Due => draft.due(),
         }
         Ok(draft.finish(matches!(asked.what, What::Due)))
@@ -481,6 +487,7 @@ fn read_spec(wanted: &InstanceWanted) -> Option<Spec> {
         selector: document.cluster_selector,
         singleton: document.singleton,
         latency_bounds: document.latency_bounds,
+        chart: document.kind == "chart",
     })
 }
 
@@ -490,6 +497,7 @@ fn fact_instance(fact: &Fact) -> Option<&str> {
         Fact::PlacementUnplaced(f) => Some(&f.instance_id),
         Fact::PlacementReleased(f) => Some(&f.instance_id),
         Fact::PlacementSettled(f) => Some(&f.instance_id),
+        Fact::MigrationDeclined(f) => Some(&f.instance_id),
         Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) | Fact::LatenciesNoted(_) => None,
     }
 }
@@ -655,7 +663,11 @@ fn step(instance: Option<Instance>, fact: &Fact, at: Timestamp, ended_generation
                 instance.tried.remove(&f.cluster_id);
             }
         }
-        Fact::ClusterJoined(_) | Fact::ClusterLost(_) | Fact::ClusterReturned(_) | Fact::LatenciesNoted(_) => {}
+        Fact::MigrationDeclined(_)
+        | Fact::ClusterJoined(_)
+        | Fact::ClusterLost(_)
+        | Fact::ClusterReturned(_)
+        | Fact::LatenciesNoted(_) => {}
     }
     debug_assert!(instance.to.is_none() || instance.at.is_some(), "what moves is somewhere");
     (known || !instance.wanted.instance_id.is_empty()).then_some(instance)

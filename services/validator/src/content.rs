@@ -13,7 +13,7 @@ use mesh_proto::{
     Timestamp,
     intent::{Context, ExpectationTarget, Intent, IntentExpectation, Problem},
     is_key,
-    workload::{ProcessSpec, Resources, WorkloadDocument},
+    workload::{ChartSpec, ProcessSpec, Resources, WorkloadDocument},
 };
 
 /// Expectations that an intent may have.
@@ -40,7 +40,9 @@ const CONTEXT_MAX_BYTES: usize = 8 * 1024;
 /// How to choose among stated contexts.
 const SELECTIVITIES: &[&str] = &["ALL_OF", "ONE_OF", "ANY_OF"];
 /// Kinds of workload documents.
-const KINDS: &[&str] = &["process"];
+const KINDS: &[&str] = &["process", "chart"];
+/// Bytes of the values that a chart's document lays over the chart's own.
+const VALUES_BYTES_MAX: usize = 64 * 1024;
 
 /// What is wrong with an intent at a time; nothing when it is acceptable. With it, why it cannot be met though it is well
 /// formed: its times are out of order, or its end has passed.
@@ -409,11 +411,16 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
         found.add("version", reason, "use a semantic version, such as 1.0.0");
     }
     required(&mut found, "kind", &document.kind, KINDS);
-    match &document.process {
-        None => found.add("process", "the document has no process to run", "give its command"),
-        Some(process) => process_problems(&mut found, process),
+    let is_chart = document.kind == "chart";
+    match (&document.process, &document.chart) {
+        (process, chart) if is_chart => chart_problems(&mut found, document, process.is_some(), chart.as_ref()),
+        (_, Some(_)) => found.add("chart", "the document is not of kind chart", "leave it out, or set kind to chart"),
+        (None, None) => found.add("process", "the document has no process to run", "give its command"),
+        (Some(process), None) => process_problems(&mut found, process),
     }
     match &document.resources {
+        // Summed over what it renders to.
+        None if is_chart => {}
         None => {
             found.add("resources", "the document asks for no resources", "give cpuMilli and memoryBytes of one replica")
         }
@@ -453,6 +460,27 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
         found.add("description", reason, "shorten it");
     }
     found.0
+}
+
+fn chart_problems(found: &mut Problems, document: &WorkloadDocument, process: bool, chart: Option<&ChartSpec>) {
+    if process {
+        found.add("process", "a chart brings its own processes", "leave it out, or set kind to process");
+    }
+    if document.replicas > 1 || document.replicas_max > 1 {
+        let reason = "a chart says itself how many replicas it has";
+        found.add("replicas", reason, "leave it out, and set the chart's value for it under chart.values");
+    }
+    let Some(chart) = chart else { return };
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if !chart.sha256.is_empty() && (chart.sha256.len() != 64 || !chart.sha256.bytes().all(is_digit)) {
+        let reason = format!("{} is no SHA-256", quoted(&chart.sha256));
+        let cure = "give 64 lower-case hexadecimal digits, or leave it out until an archive is attached";
+        found.add("chart.sha256", reason, cure);
+    }
+    if chart.values.len() > VALUES_BYTES_MAX {
+        let reason = format!("{} bytes; at most {VALUES_BYTES_MAX} are allowed", chart.values.len());
+        found.add("chart.values", reason, "put them into the chart's values.yaml");
+    }
 }
 
 fn process_problems(found: &mut Problems, process: &ProcessSpec) {
@@ -948,6 +976,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_chart_s_document_brings_no_process_and_needs_no_resources() {
+        let chart = |d: &mut WorkloadDocument| {
+            (d.kind, d.process, d.resources) = ("chart".into(), None, None);
+            d.chart = Some(ChartSpec { sha256: "0".repeat(64), ..Default::default() });
+        };
+        assert_eq!(workload_after(chart), [""; 0]);
+        let with = |change: &dyn Fn(&mut WorkloadDocument)| {
+            workload_after(|d| {
+                chart(d);
+                change(d);
+            })
+        };
+        assert_eq!(with(&|d| d.chart = None), [""; 0], "its archive may come later");
+        one(with(&|d| d.process = Some(ProcessSpec::default())), "process: ", "kind to process");
+        one(with(&|d| d.replicas = 2), "replicas: ", "chart.values");
+        one(with(&|d| d.chart.as_mut().unwrap().sha256 = "ABC".into()), "chart.sha256: \"ABC\" is no SHA-256", "64");
+        let long = with(&|d| d.chart.as_mut().unwrap().values = "a".repeat(VALUES_BYTES_MAX + 1));
+        one(long, "chart.values: ", "values.yaml");
+        one(workload_after(|d| d.chart = Some(ChartSpec::default())), "chart: ", "kind to chart");
+    }
+
+    #[test]
     fn a_latency_bound_names_one_peer_and_a_time() {
         use mesh_proto::workload::LatencyBound;
         let near = |to_site: &str, to_cluster: &str, max_latency_ms: f64| LatencyBound {
@@ -976,7 +1026,7 @@ pub(crate) mod tests {
         for bad in ["", "1", "1.0", "v1.0.0", "01.0.0", "1.0.0-", "1.0.0-01", "latest"] {
             one(workload_after(|d| d.version = bad.into()), "version: ", "such as 1.0.0");
         }
-        one(workload_after(|d| d.kind = "chart".into()), "kind: \"chart\" is unknown", "use process");
+        one(workload_after(|d| d.kind = "vm".into()), "kind: \"vm\" is unknown", "use one of process, chart");
         one(workload_after(|d| d.replicas = 101), "replicas: ", "1 to 100");
         let label = workload_after(|d| drop(d.cluster_selector.insert("zone".into(), "a,b".into())));
         one(label, "clusterSelector: ", "without");

@@ -1,34 +1,44 @@
 //! Owns workload documents (what can run) and the life of their instances (what shall run, and how it fares).
 //!
-//! - Consumes: `RegisterWorkload`, `RunInstance`, `StopInstance`; verdicts on documents; `IntentAcknowledged` and the
-//!   end of intents; what the planner decides (`PlacementDecided`, `-Unplaced`, `-Released`) and what agents say
-//!   (`InstanceStatusChanged`).
-//! - Publishes: `WorkloadSubmitted`, `-Unchanged`, `-Registered`, `-Rejected`; `InstanceWanted`, `-Unavailable`,
-//!   `-Unwanted`, `-Changed`; `WorkloadRefused`.
-//! - Owns: documents, immutable per name and version; instances.
-//! - Never: judges a document's content, chooses a cluster, starts a process.
+//! - Consumes: commands about documents (`RegisterWorkload`, `AttachChart`, `DropWorkload`), archives (`UploadChart`)
+//!   and instances (`RunInstance`, `-Stop`, `-Upgrade`, `-Rollback`, `-Migrate`, `-Delete`); verdicts on documents;
+//!   `IntentAcknowledged` and the end of intents; what the planner decides (`PlacementDecided`, `-Unplaced`,
+//!   `-Released`, `MigrationDeclined`) and what agents say (`InstanceStatusChanged`).
+//! - Publishes: `WorkloadSubmitted`, `-Unchanged`, `-Onboarding`, `-Checked`, `-Registered`, `-Rejected`, `-Dropped`;
+//!   `ChartStored`; `InstanceWanted`, `-Unavailable`, `-Unwanted`, `-Changed`, `-Deleted`; `MigrationWanted`; to itself
+//!   `ReportChecks`, after the four checks of a chart.
+//! - Owns: documents, immutable per name and version; archives; instances and their revisions.
+//! - Never: judges what a document asks for, chooses a cluster, starts a process of a workload.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod api;
+pub mod chart;
+pub mod charts;
+mod checks;
+mod config;
 pub mod domain;
 pub mod view;
+
+use std::sync::Arc;
 
 use mesh_kit::{Mesh, Sources};
 use mesh_proto::query::workload_queries_server::WorkloadQueriesServer;
 
-/// The workload manager has nothing to set.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {}
+pub use config::Config;
 
-/// Joins the mesh; returns once its decider and its view run and its queries are served.
+/// Joins the mesh; returns once its deciders and its view run, its queries are served and charts are checked.
 ///
 /// # Errors
-/// When the bus does not let it join.
-pub async fn start(mesh: Mesh, _config: Config) -> anyhow::Result<()> {
+/// When the bus does not let it join, or its file of registries cannot be read.
+pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
+    let checks = Arc::new(checks::Checks::new(&config)?);
     let sources = Sources { streams: vec!["WORKLOAD"], samples: vec![], tick_ms: None };
     let view = mesh.project("workloads", view::Catalogue::default(), sources).await?;
-    mesh.serve(WorkloadQueriesServer::new(api::Api { view }));
-    mesh.decide(domain::Workloads).await
+    let api = api::Api { mesh: mesh.clone(), view: view.clone(), checks: checks.clone() };
+    mesh.serve(WorkloadQueriesServer::new(api));
+    mesh.decide(domain::Workloads).await?;
+    mesh.decide(charts::Charts).await?;
+    mesh.spawn("checks", checks::follow(mesh.clone(), view, checks));
+    Ok(())
 }

@@ -10,11 +10,13 @@ use mesh_kit::{Derived, Projector, query::Error};
 use mesh_proto::{
     EventSet as _, Timestamp,
     deciders::stream_workload::Event,
-    query::{GetRequest, InstanceView, ListRequest, WorkloadList, WorkloadView},
+    query::{GetRequest, InstanceView, ListRequest, RevisionView, WorkloadList, WorkloadView},
     workload::{InstanceChanged, InstancePhase, InstanceWanted, LifecycleEvent, WorkloadDocument, WorkloadSubmitted},
 };
 use prost::Message as _;
 use semver::Version;
+
+use crate::domain::REVISIONS_MAX;
 
 /// Events kept of each instance: the newest.
 pub const EVENTS_MAX: usize = 100;
@@ -52,20 +54,50 @@ impl Projector for Catalogue {
 impl Catalogue {
     fn tell(&mut self, event: Event, at: Timestamp) {
         match event {
-            Event::WorkloadSubmitted(m) => self.submitted(m),
+            Event::WorkloadSubmitted(m) => self.submitted(m, at),
+            Event::ChartAttached(m) => {
+                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
+                    view.sha256 = m.sha256;
+                }
+            }
+            Event::WorkloadOnboarding(m) => {
+                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
+                    // Without an archive it waits for its owner.
+                    view.status = if m.sha256.is_empty() { "pending" } else { "onboarding" }.into();
+                    view.sha256 = m.sha256;
+                    view.report = None;
+                }
+            }
+            Event::WorkloadChecked(m) => {
+                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
+                    view.report = m.report;
+                }
+            }
             Event::WorkloadRegistered(m) => {
-                if let Some(view) = self.version_mut(m.owner, m.name, &m.version) {
+                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
                     view.status = "accepted".into();
+                    // Its checks may have completed it.
+                    view.document = WorkloadDocument::decode(m.document).ok();
                 }
             }
             Event::WorkloadRejected(m) => {
-                if let Some(view) = self.version_mut(m.owner, m.name, &m.version) {
+                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
                     view.status = "rejected".into();
                     view.problems = m.problems;
                 }
             }
+            Event::WorkloadDropped(m) => {
+                let key = (m.owner, m.name);
+                if let Some(versions) = self.documents.get_mut(&key) {
+                    versions.remove(&ordered(&m.version));
+                    if versions.is_empty() {
+                        self.documents.remove(&key);
+                    }
+                }
+            }
             Event::InstanceWanted(m) => self.wanted(m, at),
-            Event::InstanceChanged(m) => self.changed(m),
+            Event::InstanceDeleted(m) => drop(self.instances.remove(&(m.owner, m.instance_id))),
+            Event::InstanceChanged(m) => self.changed(m, at),
             Event::InstanceUnavailable(m) => {
                 let view =
                     self.instances.entry((m.owner.clone(), m.instance_id.clone())).or_insert_with(|| InstanceView {
@@ -87,24 +119,38 @@ impl Catalogue {
                     self.instances.remove(&key);
                 }
             }
-            Event::WorkloadUnchanged(_) | Event::WorkloadRefused(_) => {}
+            Event::WorkloadUnchanged(_) | Event::WorkloadRefused(_) | Event::MigrationWanted(_) => {}
         }
     }
 
-    fn submitted(&mut self, m: WorkloadSubmitted) {
+    fn submitted(&mut self, m: WorkloadSubmitted, at: Timestamp) {
+        let document = WorkloadDocument::decode(m.document).ok();
         let view = WorkloadView {
             owner: m.owner.clone(),
             name: m.name.clone(),
             version: m.version.clone(),
             status: "pending".into(),
-            document: WorkloadDocument::decode(m.document).ok(),
-            problems: vec![],
+            sha256: document.as_ref().and_then(|d| d.chart.as_ref()).map(|c| c.sha256.clone()).unwrap_or_default(),
+            document,
+            created: Some(at),
+            modified: Some(at),
+            ..Default::default()
         };
         self.documents.entry((m.owner, m.name)).or_default().insert(ordered(&m.version), view);
     }
 
-    fn version_mut(&mut self, owner: String, name: String, version: &str) -> Option<&mut WorkloadView> {
-        self.documents.get_mut(&(owner, name))?.get_mut(&ordered(version))
+    fn version_mut(&mut self, owner: String, name: String, version: &str, at: Timestamp) -> Option<&mut WorkloadView> {
+        let view = self.documents.get_mut(&(owner, name))?.get_mut(&ordered(version))?;
+        view.modified = Some(at);
+        Some(view)
+    }
+
+    /// Charts whose checks are to be made.
+    pub fn onboarding(&self) -> impl Iterator<Item = &WorkloadView> {
+        self.documents
+            .values()
+            .flat_map(BTreeMap::values)
+            .filter(|view| view.status == "onboarding" && view.report.is_none())
     }
 
     fn wanted(&mut self, m: InstanceWanted, at: Timestamp) {
@@ -113,13 +159,24 @@ impl Catalogue {
         if m.replicas > 0 && (over || view.lifecycle_events.is_empty()) {
             let generation = view.generation;
             let events = std::mem::take(&mut view.lifecycle_events);
-            *view = InstanceView { lifecycle_events: events, generation, ..Default::default() };
+            let revisions = std::mem::take(&mut view.revisions);
+            *view = InstanceView { lifecycle_events: events, generation, revisions, ..Default::default() };
             view.phase = InstancePhase::Pending.into();
+            view.created = Some(at);
             remember(view, LifecycleEvent { r#type: "rendered".into(), timestamp: Some(at), ..Default::default() });
+        } else if m.replicas > 0 && m.revision > view.revision && view.revision > 0 {
+            let name = if m.rolled_back_to > 0 { "rollback" } else { "upgrade" };
+            remember(view, LifecycleEvent { r#type: name.into(), timestamp: Some(at), ..Default::default() });
         } else if m.replicas == 0 && view.phase() == InstancePhase::Unspecified {
             // Ended before it began.
             view.phase = InstancePhase::Stopped.into();
         }
+        if m.replicas > 0 {
+            revise(view, &m, at);
+        }
+        view.revision = m.revision.max(1);
+        view.modified = Some(at);
+        view.release = m.release;
         view.owner = m.owner;
         view.instance_id = m.instance_id;
         view.workload = m.workload;
@@ -127,7 +184,7 @@ impl Catalogue {
         view.replicas_wanted = m.replicas;
     }
 
-    fn changed(&mut self, m: InstanceChanged) {
+    fn changed(&mut self, m: InstanceChanged, at: Timestamp) {
         let key = (m.owner.clone(), m.instance_id.clone());
         let view = self.instances.entry(key.clone()).or_default();
         let stops = m.phase() == InstancePhase::Stopped && view.phase() != InstancePhase::Stopped;
@@ -141,6 +198,7 @@ impl Catalogue {
         view.replicas_running = m.replicas_running;
         view.restarts = m.restarts;
         view.reason = m.reason;
+        view.modified = Some(at);
         if let Some(event) = m.event {
             remember(view, event);
         }
@@ -275,6 +333,26 @@ fn phase(name: &str) -> Result<Option<InstancePhase>, Error> {
         }
         known => Ok(known),
     }
+}
+
+/// Keeps what it is now, if it is another revision than the last.
+fn revise(view: &mut InstanceView, m: &InstanceWanted, at: Timestamp) {
+    let revision = m.revision.max(1);
+    if let Some(last) = view.revisions.last_mut().filter(|last| last.revision == revision) {
+        last.replicas = m.replicas;
+        return;
+    }
+    if view.revisions.len() >= REVISIONS_MAX {
+        view.revisions.remove(0);
+    }
+    view.revisions.push(RevisionView {
+        revision,
+        workload: m.workload.clone(),
+        replicas: m.replicas,
+        release: m.release.clone(),
+        rolled_back_to: m.rolled_back_to,
+        at: Some(at),
+    });
 }
 
 fn remember(view: &mut InstanceView, event: LifecycleEvent) {

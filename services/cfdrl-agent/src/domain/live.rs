@@ -352,6 +352,7 @@ fn define(instance: &mut Instance, fact: &PlacementDecided) {
         selector: document.cluster_selector,
         singleton: document.singleton,
         latency_bounds: document.latency_bounds,
+        chart: document.kind == "chart",
     };
 }
 

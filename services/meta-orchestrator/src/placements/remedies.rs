@@ -4,8 +4,9 @@
 use mesh_proto::{
     intent::{IntentRemedyUnwanted, IntentRemedyWanted},
     learning::LearningAdvised,
-    placement::{Load, Missed, PlacementUnplaced, Why},
+    placement::{Load, MigrationDeclined, Missed, PlacementUnplaced, Why},
     remedy::{Action, RemedyRequested},
+    workload::MigrationWanted,
 };
 
 use super::{
@@ -131,6 +132,59 @@ impl<'a> Draft<'a> {
             }
             Action::Scale | Action::Unspecified => {}
         }
+    }
+
+    /// Somebody asked to move it: to the cluster that is named, or to the best other one. Declined if that cannot be.
+    pub(super) fn migrate(&mut self, wanted: &MigrationWanted) {
+        let known = self.base.instances.get(&wanted.instance_id).filter(|known| known.wanted.owner == wanted.owner);
+        let Some(known) = known else { return };
+        let limits = self.limits;
+        let decline = |reason: String| MigrationDeclined {
+            domain: limits.domain.clone(),
+            owner: wanted.owner.clone(),
+            instance_id: wanted.instance_id.clone(),
+            cluster_id: wanted.cluster_id.clone(),
+            generation: wanted.generation,
+            to_cluster_id: wanted.to_cluster_id.clone(),
+            reason,
+        };
+        let here = known.at.as_ref().filter(|at| {
+            at.cluster_id == wanted.cluster_id
+                && at.generation == wanted.generation
+                && at.standing == Standing::Running
+                && available(self.snapshot(), &at.cluster_id)
+        });
+        if here.is_none() || known.to.is_some() {
+            let fact = decline("it has moved since, is moving, or does not run".into());
+            return self.push(fact);
+        }
+        if let Some(unplaced) = &known.unplaced {
+            let fact = decline(format!("it waits for another place already: {}", unplaced.reason));
+            return self.push(fact);
+        }
+        let instance = self.remembering(known.clone());
+        let mut choice;
+        if wanted.to_cluster_id.is_empty() {
+            choice = self.choose(&instance, Why::Remedy);
+            if choice.chosen.is_none() {
+                let fact = decline(format!("no other cluster can take it; {}", choice.nearest));
+                return self.push(fact);
+            }
+        } else {
+            choice = self.choose(&instance, Why::Changed);
+            let to = &wanted.to_cluster_id;
+            let why_not = match choice.candidates.iter().find(|c| c.cluster_id == *to) {
+                Some(candidate) if candidate.ruled_out.is_empty() => None,
+                Some(candidate) => Some(format!("{to}: {}", candidate.ruled_out)),
+                None => Some(format!("there is no cluster {to}")),
+            };
+            if let Some(reason) = why_not {
+                let fact = decline(reason);
+                return self.push(fact);
+            }
+            choice.chosen = Some(to.clone());
+        }
+        self.place(instance, choice, Why::Remedy, "moved because its owner asked for it", false);
     }
 
     /// Learned advice about what runs: acted on like a remedy, if the planner itself finds nothing against the cluster.

@@ -8,7 +8,7 @@ use mesh_proto::{
     intent::{IntentRemedyUnwanted, IntentRemedyWanted, TargetState},
     learning::LearningAdvised,
     placement::ReportLiveness,
-    workload::{InstancePhase, LatencyBound, TargetBound},
+    workload::{InstancePhase, LatencyBound, MigrationWanted, TargetBound},
 };
 
 use super::*;
@@ -70,6 +70,7 @@ fn short(fact: &Fact) -> String {
         Fact::PlacementSettled(f) => {
             format!("settled {} {} {}{}", f.instance_id, f.generation, f.cluster_id, flag("failed", f.failed))
         }
+        Fact::MigrationDeclined(f) => format!("declined {} {} {}", f.instance_id, f.generation, f.cluster_id),
         Fact::ClusterJoined(f) => format!("joined {}", f.cluster_id),
         Fact::ClusterLost(f) => format!("lost {}", f.cluster_id),
         Fact::ClusterReturned(f) => format!("returned {}", f.cluster_id),
@@ -223,6 +224,18 @@ impl Domain {
         if concerned.is_empty() { vec![] } else { self.hear(advised) }
     }
 
+    /// Somebody asks that it be moved from where it was heard to be.
+    fn migrate(&mut self, from: &str, generation: u64, to: &str) -> Vec<String> {
+        self.hear(MigrationWanted {
+            owner: "local".into(),
+            instance_id: "i".into(),
+            cluster_id: from.into(),
+            generation,
+            to_cluster_id: to.into(),
+            ..Default::default()
+        })
+    }
+
     /// The reason of the newest fact that has one.
     fn reason(&self) -> &str {
         let mut reasons = self.facts.iter().rev().filter_map(|(fact, _)| match fact {
@@ -230,6 +243,7 @@ impl Domain {
             Fact::PlacementUnplaced(f) => Some(&f.reason),
             Fact::PlacementReleased(f) => Some(&f.reason),
             Fact::PlacementSettled(f) if f.failed => Some(&f.reason),
+            Fact::MigrationDeclined(f) => Some(&f.reason),
             _ => None,
         });
         reasons.next().unwrap_or_default()
@@ -315,6 +329,55 @@ fn advice_to_a_cluster_that_missed_is_not_acted_on() {
     domain.pass(60_000);
     assert_eq!(domain.advised("i", 2, "edge", "device"), SILENCE, "its targets were missed there");
     assert_eq!(domain.advised("i", 2, "edge", "cloud"), ["decided i 3 cloud from edge"]);
+}
+
+#[test]
+fn a_move_that_somebody_asks_for_goes_where_they_say_or_to_the_best_other_cluster() {
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 300, 50));
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.migrate("device", 1, "cloud"), ["decided i 2 cloud from device"]);
+    assert_eq!(domain.reason(), "moved because its owner asked for it");
+    assert_eq!(domain.migrate("device", 1, "edge"), ["declined i 1 device"], "it is moving");
+    domain.runs("cloud", "i", 2);
+    assert_eq!(domain.migrate("cloud", 2, ""), ["decided i 3 device from cloud"], "the smallest that does, not here");
+}
+
+#[test]
+fn a_move_that_cannot_be_is_declined_with_the_reason_and_changes_nothing() {
+    let mut domain = Domain::three();
+    domain.hear(wanted("i", 800, 50));
+    assert_eq!(domain.migrate("edge", 1, "cloud"), ["declined i 1 edge"], "it does not run yet");
+    domain.runs("edge", "i", 1);
+    let before = domain.state.clone();
+    for (generation, to, why) in [
+        (1, "device", "device: needs 800 mCPU, 500 free: 300 short"),
+        (1, "nowhere", "there is no cluster nowhere"),
+        (7, "cloud", "it has moved since"),
+    ] {
+        assert_eq!(domain.migrate("edge", generation, to), [format!("declined i {generation} edge")], "{to}");
+        assert!(domain.reason().contains(why), "{}", domain.reason());
+    }
+    domain.alive("cloud", false);
+    assert_eq!(domain.migrate("edge", 1, ""), ["declined i 1 edge"]);
+    assert!(domain.reason().contains("no other cluster can take it"), "{}", domain.reason());
+    domain.alive("cloud", true);
+    assert_eq!(domain.state.instances, before.instances);
+    assert_eq!(domain.pass(1_000_000), SILENCE, "nothing is due");
+    let stranger = MigrationWanted { owner: "other".into(), instance_id: "i".into(), ..Default::default() };
+    assert_eq!(domain.hear(stranger), SILENCE, "another owner's instance is none of theirs");
+}
+
+#[test]
+fn a_chart_waits_for_a_cluster_with_a_driver_for_charts() {
+    let mut domain = Domain::three();
+    let chart = WorkloadDocument { kind: "chart".into(), ..Default::default() };
+    domain.hear(InstanceWanted { document: chart.encode_to_vec().into(), ..wanted("i", 0, 0) });
+    assert!(domain.reason().contains("has no driver for charts"), "{}", domain.reason());
+    let labels = [(plan::CHARTS.to_owned(), "true".to_owned())].into();
+    let cluster_id = "k8s".to_owned();
+    let k8s = ClusterRegistered { cluster_id, cpu_milli: 100, memory_bytes: 1_000_000, labels, ..Default::default() };
+    assert_eq!(domain.hear(k8s), ["joined k8s", "decided i 1 k8s"]);
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! Workload documents: submitted, judged, and never changed again.
+//!
+//! A process' document is registered once the validator accepts it. A chart's needs an archive as well: named in the
+//! document or attached to it, before or after the verdict. Then its checks are awaited, and their report decides.
 
 use std::collections::BTreeMap;
 
+use bytes::{Bytes, BytesMut};
 use mesh_kit::Key;
 use mesh_proto::{
     Refusal, Timestamp,
@@ -9,16 +13,22 @@ use mesh_proto::{
     intent::Problem,
     validation, wire,
     workload::{
-        RegisterWorkload, WorkloadDocument, WorkloadRegistered, WorkloadRejected, WorkloadSubmitted, WorkloadUnchanged,
+        AttachChart, ChartAttached, ChartSpec, CheckReport, DropWorkload, RegisterWorkload, ReportChecks, Resources,
+        WorkloadChecked, WorkloadDocument, WorkloadDropped, WorkloadOnboarding, WorkloadRegistered, WorkloadRejected,
+        WorkloadSubmitted, WorkloadUnchanged,
     },
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
+use crate::chart::{is_sha256, report};
+
 /// Bytes of the largest document.
 pub const DOCUMENT_MAX_BYTES: usize = 64 * 1024;
 /// Versions of one name.
 pub const VERSIONS_MAX: usize = 1_000;
+/// The kind of documents whose archive is checked.
+pub const CHART: &str = "chart";
 
 /// The versions of one document name.
 pub(super) type Versions = BTreeMap<String, Version>;
@@ -28,11 +38,17 @@ pub(super) type Versions = BTreeMap<String, Version>;
 pub(super) struct Version {
     submitted: WorkloadSubmitted,
     verdict: Verdict,
+    /// Digest of a chart's archive; empty while it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    sha256: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 enum Verdict {
+    /// The validator's.
     Awaited,
+    /// A chart is well formed; its archive or, once it has one, its checks are awaited.
+    Onboarding,
     Accepted,
     Rejected,
 }
@@ -99,27 +115,144 @@ pub(super) fn register(
 
 /// Acts on the verdict that a submitted version waits for.
 pub(super) fn accepted(versions: &Versions, m: &validation::WorkloadAccepted) -> Vec<Fact> {
-    let Some(submitted) = awaiting(versions, &m.version) else { return vec![] };
-    let WorkloadSubmitted { owner, name, version, document, .. } = submitted.clone();
+    let Some(known) = awaiting(versions, &m.version) else { return vec![] };
+    let WorkloadSubmitted { owner, name, version, document, .. } = known.submitted.clone();
+    if is_chart(&document) {
+        return vec![WorkloadOnboarding { owner, name, version, sha256: known.sha256.clone(), document }.into()];
+    }
     vec![WorkloadRegistered { owner, name, version, document }.into()]
 }
 
 /// Acts on the verdict that a submitted version waits for.
 pub(super) fn rejected(versions: &Versions, m: &validation::WorkloadRejected) -> Vec<Fact> {
-    let Some(submitted) = awaiting(versions, &m.version) else { return vec![] };
-    let WorkloadSubmitted { owner, name, version, .. } = submitted.clone();
+    let Some(known) = awaiting(versions, &m.version) else { return vec![] };
+    let WorkloadSubmitted { owner, name, version, .. } = known.submitted.clone();
     vec![WorkloadRejected { owner, name, version, problems: m.problems.clone() }.into()]
 }
 
-fn awaiting<'a>(versions: &'a Versions, version: &str) -> Option<&'a WorkloadSubmitted> {
-    versions.get(version).filter(|v| v.verdict == Verdict::Awaited).map(|v| &v.submitted)
+fn awaiting<'a>(versions: &'a Versions, version: &str) -> Option<&'a Version> {
+    versions.get(version).filter(|v| v.verdict == Verdict::Awaited)
+}
+
+/// Answers `AttachChart`.
+pub(super) fn attach(key: &Key, versions: &Versions, m: &AttachChart, command_id: &str) -> Result<Vec<Fact>, Refusal> {
+    let known = found(key, versions, &m.version)?;
+    let of = format!("{}@{}", key.token(1), head(&m.version));
+    if !is_sha256(&m.sha256) {
+        let reason = format!("{:?} is no SHA-256", head(&m.sha256));
+        return Err(Refusal::new(reason, "give 64 lower-case hexadecimal digits, those of the uploaded archive"));
+    }
+    if !is_chart(&known.submitted.document) {
+        return Err(Refusal::new(format!("{of} is no chart"), "push a document of kind chart"));
+    }
+    let (owner, name, version) = (key.token(0).to_owned(), key.token(1).to_owned(), m.version.clone());
+    let (sha256, command_id) = (m.sha256.clone(), command_id.to_owned());
+    if known.verdict == Verdict::Rejected {
+        return Err(Refusal::new(format!("{of} was rejected"), "push its document again, and then its archive"));
+    }
+    if known.sha256 == m.sha256 {
+        return Ok(vec![WorkloadUnchanged { owner, name, version, command_id }.into()]);
+    }
+    if !known.sha256.is_empty() {
+        let reason = format!("{of} has another archive, and a document never changes");
+        return Err(Refusal::new(reason, "push the new archive under a new version"));
+    }
+    let attached = ChartAttached {
+        owner: owner.clone(),
+        name: name.clone(),
+        version: version.clone(),
+        sha256: sha256.clone(),
+        command_id,
+    };
+    let mut facts = vec![attached.into()];
+    if known.verdict == Verdict::Onboarding {
+        let document = known.submitted.document.clone();
+        facts.push(WorkloadOnboarding { owner, name, version, sha256, document }.into());
+    }
+    Ok(facts)
+}
+
+/// Answers `DropWorkload`.
+pub(super) fn drop_version(
+    key: &Key,
+    versions: &Versions,
+    m: &DropWorkload,
+    command_id: &str,
+) -> Result<Fact, Refusal> {
+    let known = found(key, versions, &m.version)?;
+    let of = format!("{}@{}", key.token(1), head(&m.version));
+    let (reason, cure) = match known.verdict {
+        Verdict::Rejected => return Ok(dropped(key, m, command_id)),
+        Verdict::Onboarding if known.sha256.is_empty() => return Ok(dropped(key, m, command_id)),
+        Verdict::Accepted => ("is registered, and a registered document never changes", "push a new version beside it"),
+        // What is said of it may be on its way: it would be taken for a word on what comes under the same version.
+        Verdict::Awaited => ("awaits its validation", "try again once it has its verdict"),
+        Verdict::Onboarding => ("is being checked", "try again once it is checked"),
+    };
+    Err(Refusal::new(format!("{of} {reason}"), cure))
+}
+
+fn dropped(key: &Key, m: &DropWorkload, command_id: &str) -> Fact {
+    let (owner, name) = (key.token(0).to_owned(), key.token(1).to_owned());
+    WorkloadDropped { owner, name, version: m.version.clone(), command_id: command_id.to_owned() }.into()
+}
+
+/// Acts on the report of the checks that a chart waits for.
+pub(super) fn checked(versions: &Versions, m: &ReportChecks) -> Vec<Fact> {
+    let Some(report) = &m.report else { return vec![] };
+    let awaited = |v: &&Version| v.verdict == Verdict::Onboarding && !v.sha256.is_empty() && v.sha256 == report.sha256;
+    let Some(known) = versions.get(&m.version).filter(awaited) else { return vec![] };
+    let WorkloadSubmitted { owner, name, version, document, .. } = known.submitted.clone();
+    let told = WorkloadChecked {
+        owner: owner.clone(),
+        name: name.clone(),
+        version: version.clone(),
+        report: Some(report.clone()),
+    };
+    let problems = report::objections(report);
+    let verdict = match problems.is_empty() {
+        true => WorkloadRegistered { owner, name, version, document: completed(&document, report) }.into(),
+        false => WorkloadRejected { owner, name, version, problems }.into(),
+    };
+    vec![told.into(), verdict]
+}
+
+/// The document with what its checks found out: which archive it means, and what it asks for if it does not say.
+///
+/// Appended rather than written anew: protobuf merges a message that comes again into the first, and fields that nobody
+/// here knows stay as they came in.
+fn completed(document: &Bytes, report: &CheckReport) -> Bytes {
+    let known = WorkloadDocument::decode(document.clone()).unwrap_or_default();
+    let resources = report.resources.clone().filter(|r| known.resources.is_none() && *r != Resources::default());
+    let chart = ChartSpec { sha256: report.sha256.clone(), ..Default::default() };
+    let more = WorkloadDocument { chart: Some(chart), resources, ..Default::default() };
+    let mut bytes = BytesMut::from(&document[..]);
+    bytes.extend_from_slice(&more.encode_to_vec());
+    bytes.freeze()
+}
+
+fn is_chart(document: &Bytes) -> bool {
+    WorkloadDocument::decode(document.clone()).is_ok_and(|d| d.kind == CHART)
+}
+
+fn found<'a>(key: &Key, versions: &'a Versions, version: &str) -> Result<&'a Version, Refusal> {
+    versions.get(version).ok_or_else(|| {
+        let reason = format!("there is no workload document {}@{}", key.token(1), head(version));
+        let known: Vec<&str> = versions.keys().take(5).map(String::as_str).collect();
+        let cure = match known.is_empty() {
+            true => "push it first".to_owned(),
+            false => format!("push it first; its versions are {}", known.join(", ")),
+        };
+        Refusal::new(reason, cure)
+    })
 }
 
 /// The versions after a fact about one of them.
 pub(super) fn evolve(versions: &mut Versions, fact: &Fact, _at: Timestamp) {
     let mut judge = |version: &str, verdict| {
         if let Some(known) = versions.get_mut(version) {
-            debug_assert!(known.verdict == Verdict::Awaited, "a document is judged once");
+            let judged = matches!(known.verdict, Verdict::Accepted | Verdict::Rejected);
+            debug_assert!(!judged, "a document is judged once");
             known.verdict = verdict;
         }
     };
@@ -129,8 +262,17 @@ pub(super) fn evolve(versions: &mut Versions, fact: &Fact, _at: Timestamp) {
         Fact::WorkloadSubmitted(m) => {
             let mut submitted = m.clone();
             submitted.command_id.clear();
-            versions.insert(m.version.clone(), Version { submitted, verdict: Verdict::Awaited });
+            let chart = WorkloadDocument::decode(m.document.clone()).unwrap_or_default().chart;
+            let sha256 = chart.unwrap_or_default().sha256;
+            versions.insert(m.version.clone(), Version { submitted, verdict: Verdict::Awaited, sha256 });
         }
+        Fact::WorkloadOnboarding(m) => judge(&m.version, Verdict::Onboarding),
+        Fact::ChartAttached(m) => {
+            if let Some(known) = versions.get_mut(&m.version) {
+                known.sha256.clone_from(&m.sha256);
+            }
+        }
+        Fact::WorkloadDropped(m) => drop(versions.remove(&m.version)),
         _ => {}
     }
 }

@@ -22,6 +22,7 @@ use super::{
     is_uuid,
     known::{Known, Standing},
     life,
+    releases::{self, Revision, check_release, revised},
 };
 
 /// Replicas of one instance.
@@ -49,16 +50,22 @@ pub(super) struct Instance {
     pub(super) left: String,
     /// Since when its cluster is to confirm that it stopped.
     pub(super) stopping_since: Option<Timestamp>,
+    /// Did somebody ask for a move of which nothing came yet?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) asked_to_move: bool,
+    /// What it was, newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) revisions: Vec<Revision>,
 }
 
 impl Instance {
     /// What is wanted, while something is.
-    fn live(&self) -> Option<&InstanceWanted> {
+    pub(super) fn live(&self) -> Option<&InstanceWanted> {
         self.wanted.as_ref().filter(|w| w.replicas > 0)
     }
 
     /// After what is wanted of it changed.
-    pub(super) fn want(&mut self, fact: &InstanceWanted) {
+    pub(super) fn want(&mut self, fact: &InstanceWanted, at: Timestamp) {
         let served = |intent: &str| fact.governors.iter().find(|g| g.intent_id == intent).map(|g| g.intent_version);
         self.waiting.retain(|intent, waits| served(intent).is_none_or(|version| version < waits.intent_version));
         self.forget_wait();
@@ -75,7 +82,15 @@ impl Instance {
                 };
             }
         }
+        releases::remember(&mut self.revisions, fact, at);
         self.wanted = Some(InstanceWanted { command_id: String::new(), ..fact.clone() });
+    }
+
+    /// After it was deleted: nothing but the generations that are over, and who waits for one of its id.
+    pub(super) fn forget(&mut self) {
+        let ended = self.ended.max(self.changed.generation).max(self.changed.to_generation);
+        let waiting = std::mem::take(&mut self.waiting);
+        *self = Self { ended, waiting, waiting_since: self.waiting_since, ..Self::default() };
     }
 
     /// After an intent was told that it cannot have it.
@@ -125,7 +140,9 @@ pub(super) fn run(
             return Err(Refusal::new(reason, cure));
         }
     };
+    check_release(&document, m.release.as_ref())?;
     let wanted = InstanceWanted {
+        release: m.release.clone(),
         owner: owner.to_owned(),
         instance_id: id.to_owned(),
         workload: m.workload.clone(),
@@ -136,7 +153,7 @@ pub(super) fn run(
         command_id: command_id.to_owned(),
         ..old
     };
-    Ok(with_waiting_governors(wanted, instance).into())
+    Ok(with_waiting_governors(revised(wanted, instance), instance).into())
 }
 
 /// Answers `StopInstance`.
@@ -247,7 +264,7 @@ fn served(instance: &Instance, world: &Known, which: impl Fn(&InstanceUnavailabl
     for waits in instance.waiting.values().filter(|waits| which(waits)) {
         for fact in serve(&after, world, waits.clone()) {
             match &fact {
-                Fact::InstanceWanted(m) => after.want(m),
+                Fact::InstanceWanted(m) => after.want(m, after.phase_since),
                 Fact::InstanceUnavailable(m) => drop(after.waiting.insert(m.intent_id.clone(), m.clone())),
                 _ => {}
             }
@@ -293,7 +310,7 @@ fn serve(instance: &Instance, world: &Known, ask: InstanceUnavailable) -> Vec<Fa
         intent_version: ask.intent_version,
         ..instance.wanted.clone().unwrap_or_default()
     };
-    let next = with_governor(with_waiting_governors(wanted, instance), governor);
+    let next = with_governor(with_waiting_governors(revised(wanted, instance), instance), governor);
     if instance.wanted.as_ref() == Some(&next) { vec![] } else { vec![next.into()] }
 }
 
@@ -312,7 +329,7 @@ fn unavailable(instance: &Instance, ask: InstanceUnavailable, reason: String, cu
 }
 
 /// Why a document cannot run, and what to do.
-fn missing(world: &Known, owner: &str, workload: &str, standing: Option<&Standing>) -> (String, String) {
+pub(super) fn missing(world: &Known, owner: &str, workload: &str, standing: Option<&Standing>) -> (String, String) {
     match standing {
         Some(Standing::Pending | Standing::Registered(_)) => (
             format!("workload document {workload} waits for its validation"),
@@ -348,7 +365,7 @@ fn replicas(document: &Bytes) -> u32 {
     WorkloadDocument::decode(document.clone()).map_or(1, |d| d.replicas.clamp(1, REPLICAS_MAX))
 }
 
-fn is_governor(wanted: &InstanceWanted, intent_id: &str) -> bool {
+pub(super) fn is_governor(wanted: &InstanceWanted, intent_id: &str) -> bool {
     wanted.governors.iter().any(|g| g.intent_id == intent_id)
 }
 

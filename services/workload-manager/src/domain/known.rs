@@ -160,7 +160,19 @@ impl World for Known {
             Event::InstanceWanted(m) => self.wanted(&m),
             Event::InstanceUnavailable(m) => self.unavailable(m),
             Event::InstanceUnwanted(m) => self.unwanted(&m),
-            Event::WorkloadUnchanged(_) | Event::WorkloadRefused(_) | Event::InstanceChanged(_) => {}
+            Event::WorkloadDropped(m) => {
+                if let Some(versions) = self.documents.get_mut(&(m.owner, m.name)) {
+                    versions.remove(&m.version);
+                }
+            }
+            Event::WorkloadUnchanged(_)
+            | Event::WorkloadRefused(_)
+            | Event::WorkloadOnboarding(_)
+            | Event::WorkloadChecked(_)
+            | Event::ChartAttached(_)
+            | Event::InstanceChanged(_)
+            | Event::InstanceDeleted(_)
+            | Event::MigrationWanted(_) => {}
         }
     }
 }

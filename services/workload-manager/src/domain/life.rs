@@ -14,7 +14,7 @@ use mesh_proto::{
     Timestamp,
     deciders::workloads::Fact,
     instance::InstanceStatusChanged,
-    placement::{PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
+    placement::{MigrationDeclined, PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
     workload::{InstanceChanged, InstancePhase, InstanceWanted, LifecycleEvent},
 };
 
@@ -25,6 +25,8 @@ pub const STOP_CONFIRM_MS: i64 = 60_000;
 
 /// The event that begins the wait for a cluster's word that it stopped.
 const STOPPING: &str = "stopping";
+/// The event of a move that somebody asked for and the planner does not make.
+const DECLINED: &str = "migration_declined";
 
 impl Instance {
     /// After it was said how it fares.
@@ -54,6 +56,9 @@ impl Instance {
         let lost_again = new.phase() == InstancePhase::Lost && matches!(event, "lost" | "unplaced");
         if new.phase != old.phase || new.generation != old.generation || lost_again {
             self.phase_since = at;
+        }
+        if event == DECLINED || moved || new.to_generation != old.to_generation {
+            self.asked_to_move = false;
         }
         if event == STOPPING {
             self.stopping_since = Some(at);
@@ -310,6 +315,21 @@ pub(super) fn settled(key: &Key, instance: &Instance, m: &PlacementSettled, at: 
         return vec![];
     }
     given_up(&mut next, &m.reason);
+    next.facts(at)
+}
+
+/// The planner does not make a move that somebody asked for.
+pub(super) fn declined(key: &Key, instance: &Instance, m: &MigrationDeclined, at: Timestamp) -> Vec<Fact> {
+    let Some(mut next) = Next::of(key, instance) else { return vec![] };
+    let old = next.old();
+    let here = m.cluster_id == old.cluster_id && m.generation == old.generation && old.to_generation == 0;
+    if !here || !instance.asked_to_move {
+        return vec![];
+    }
+    next.changed.reason = format!("stays on {}: {}", m.cluster_id, m.reason);
+    next.migration(DECLINED, &m.cluster_id, &m.to_cluster_id);
+    // Asked for again it is declined again, and told so.
+    next.anew = true;
     next.facts(at)
 }
 

@@ -4,6 +4,8 @@
 //! an instance's id always is one, so the two do not meet. What invariants hold:
 //!
 //! - a registered document never changes; every command is answered by exactly one fact;
+//! - a chart is registered once its archive has passed its checks, and only the archive that it was registered with;
+//! - revisions of an instance rise by one with every other document or release, going back included;
 //! - an instance is wanted by the newest word of whoever wants it, with the bounds of every intent that governs it;
 //! - `InstanceChanged` says where it runs now: while it moves, that is the source until the target runs;
 //! - the planner's and the agents' facts come by different streams: in whatever order they are heard, the same
@@ -13,6 +15,7 @@ mod documents;
 mod instances;
 mod known;
 mod life;
+mod releases;
 
 use mesh_kit::{Asked, Decider, Key, What};
 use mesh_proto::{
@@ -23,10 +26,11 @@ use mesh_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use documents::{DOCUMENT_MAX_BYTES, VERSIONS_MAX};
+pub use documents::{CHART, DOCUMENT_MAX_BYTES, VERSIONS_MAX};
 pub use instances::{RECHECK_MS, REPLICAS_MAX};
 pub use known::Known;
 pub use life::STOP_CONFIRM_MS;
+pub use releases::{RELEASE_VALUES_BYTES_MAX, REVISIONS_MAX};
 
 /// The decider of documents and instances.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,18 +87,27 @@ impl Decider for Workloads {
             Input::InstanceStatusChanged(m) => one(&m.owner, &m.instance_id),
             Input::RemedyRequested(m) if m.action() == Action::Scale => one(&m.owner, &m.instance_id),
             Input::RemedyRequested(_) => vec![],
+            Input::AttachChart(m) => one(&m.owner, &m.name),
+            Input::DropWorkload(m) => one(&m.owner, &m.name),
+            Input::ReportChecks(m) => one(&m.owner, &m.name),
+            Input::UpgradeInstance(m) => one(&m.owner, &m.instance_id),
+            Input::RollbackInstance(m) => one(&m.owner, &m.instance_id),
+            Input::MigrateInstance(m) => one(&m.owner, &m.instance_id),
+            Input::DeleteInstance(m) => one(&m.owner, &m.instance_id),
+            Input::MigrationDeclined(m) => one(&m.owner, &m.instance_id),
         }
     }
 
     fn decide(&self, key: &Key, state: &State, world: &Known, asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
         let instance = &state.instance;
         let What::Event(input) = &asked.what else {
-            return Ok(match life::unconfirmed(key, instance, asked.at) {
+            let facts = match life::unconfirmed(key, instance, asked.at) {
                 facts if facts.is_empty() => instances::recheck(key, instance, world, asked.at),
                 facts => facts,
-            });
+            };
+            return Ok(releases::consequences(key, instance, world, facts));
         };
-        Ok(match input {
+        let facts = match input {
             Input::RegisterWorkload(m) => {
                 vec![documents::register(key, &state.versions, m, &asked.id, &asked.body)?]
             }
@@ -112,19 +125,33 @@ impl Decider for Workloads {
             Input::PlacementSettled(m) => life::settled(key, instance, m, asked.at),
             Input::InstanceStatusChanged(m) => life::status(key, instance, m, asked.at),
             Input::RemedyRequested(_) => instances::scale(instance),
-        })
+            Input::AttachChart(m) => documents::attach(key, &state.versions, m, &asked.id)?,
+            Input::DropWorkload(m) => vec![documents::drop_version(key, &state.versions, m, &asked.id)?],
+            Input::ReportChecks(m) => documents::checked(&state.versions, m),
+            Input::UpgradeInstance(m) => vec![releases::upgrade(key, instance, world, m, &asked.id)?],
+            Input::RollbackInstance(m) => vec![releases::roll_back(key, instance, world, m, &asked.id)?],
+            Input::MigrateInstance(m) => vec![releases::migrate(key, instance, m, &asked.id)?],
+            Input::DeleteInstance(_) => vec![releases::delete(key, instance, &asked.id)?],
+            Input::MigrationDeclined(m) => life::declined(key, instance, m, asked.at),
+        };
+        Ok(releases::consequences(key, instance, world, facts))
     }
 
     fn evolve(&self, mut state: State, fact: &Fact, at: Timestamp) -> State {
         match fact {
-            Fact::WorkloadSubmitted(_) | Fact::WorkloadRegistered(_) | Fact::WorkloadRejected(_) => {
-                documents::evolve(&mut state.versions, fact, at);
-            }
-            Fact::InstanceWanted(m) => state.instance.want(m),
+            Fact::WorkloadSubmitted(_)
+            | Fact::WorkloadRegistered(_)
+            | Fact::WorkloadRejected(_)
+            | Fact::WorkloadOnboarding(_)
+            | Fact::WorkloadDropped(_)
+            | Fact::ChartAttached(_) => documents::evolve(&mut state.versions, fact, at),
+            Fact::InstanceWanted(m) => state.instance.want(m, at),
             Fact::InstanceUnavailable(m) => state.instance.wait(m, at),
             Fact::InstanceUnwanted(m) => state.instance.wait_no_more(&m.intent_id),
             Fact::InstanceChanged(m) => state.instance.change(m, at),
-            Fact::WorkloadUnchanged(_) | Fact::WorkloadRefused(_) => {}
+            Fact::InstanceDeleted(_) => state.instance.forget(),
+            Fact::MigrationWanted(_) => state.instance.asked_to_move = true,
+            Fact::WorkloadUnchanged(_) | Fact::WorkloadRefused(_) | Fact::WorkloadChecked(_) => {}
         }
         state
     }

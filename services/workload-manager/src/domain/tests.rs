@@ -9,12 +9,14 @@ use mesh_proto::{
     derived_id,
     instance::InstanceStatusChanged,
     intent::{self, ExpectationTarget, Intent, IntentAcknowledged, IntentExpectation, IntentStateChanged, Problem},
-    placement::{PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
-    query::{GetRequest, InstanceView},
+    placement::{MigrationDeclined, PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
+    query::{GetRequest, InstanceView, WorkloadView},
     validation::{WorkloadAccepted, WorkloadRejected},
     workload::{
-        InstanceChanged, InstancePhase, InstanceUnavailable, InstanceWanted, ProcessSpec, RegisterWorkload, Resources,
-        RunInstance, StopInstance, WorkloadDocument, WorkloadRefused, WorkloadSubmitted,
+        AttachChart, ChartSpec, CheckReport, DeleteInstance, DropWorkload, InstanceChanged, InstancePhase,
+        InstanceUnavailable, InstanceWanted, MigrateInstance, ProcessSpec, RegisterWorkload, Release, ReportChecks,
+        Resources, RollbackInstance, RunInstance, StopInstance, UpgradeInstance, WorkloadDocument, WorkloadRefused,
+        WorkloadSubmitted,
     },
 };
 use proptest::prelude::*;
@@ -188,7 +190,7 @@ fn id(n: u32) -> String {
 
 fn run(document: &WorkloadDocument) -> RunInstance {
     let workload = format!("{}@{}", document.name, document.version);
-    RunInstance { owner: "local".into(), instance_id: id(1), workload, replicas: 0 }
+    RunInstance { owner: "local".into(), instance_id: id(1), workload, ..Default::default() }
 }
 
 fn stop() -> StopInstance {
@@ -923,6 +925,349 @@ fn its_name_and_rights_are_the_contract_s() {
     assert_eq!(stream_workload::Event::messages().len(), Fact::messages().len());
 }
 
+// Charts.
+
+fn sha() -> String {
+    "ab".repeat(32)
+}
+
+fn chart(sha256: &str) -> WorkloadDocument {
+    WorkloadDocument {
+        kind: CHART.into(),
+        process: None,
+        resources: None,
+        chart: Some(ChartSpec { sha256: sha256.into(), ingress_support: false, values: "a: 1".into() }),
+        ..document("1.0.0")
+    }
+}
+
+fn accepted(version: &str) -> WorkloadAccepted {
+    WorkloadAccepted { owner: "local".into(), name: "spinner".into(), version: version.into() }
+}
+
+fn attach(sha256: &str) -> AttachChart {
+    let (owner, name, version) = ("local".into(), "spinner".into(), "1.0.0".into());
+    AttachChart { owner, name, version, sha256: sha256.into() }
+}
+
+fn drop_version(version: &str) -> DropWorkload {
+    DropWorkload { owner: "local".into(), name: "spinner".into(), version: version.into() }
+}
+
+/// A report on that archive whose first check came to this.
+fn report(sha256: &str, fine: bool) -> ReportChecks {
+    let step = match fine {
+        true => crate::chart::report::passed("structure", "fine"),
+        false => {
+            let problem = Problem { path: "values.yaml".into(), reason: "r".into(), cure: "c".into() };
+            crate::chart::report::failed("structure", "1 problem", vec![problem])
+        }
+    };
+    let report = CheckReport {
+        sha256: sha256.into(),
+        steps: crate::chart::report::complete(vec![step]),
+        resources: Some(Resources { cpu_milli: 300, memory_bytes: 7, ..Default::default() }),
+        ..Default::default()
+    };
+    let (owner, name, version) = ("local".into(), "spinner".into(), "1.0.0".into());
+    ReportChecks { owner, name, version, report: Some(report) }
+}
+
+impl Mesh {
+    fn document(&self) -> WorkloadView {
+        self.view.workload(&GetRequest { owner: String::new(), id: "spinner@1.0.0".into() }).unwrap()
+    }
+}
+
+#[test]
+fn a_chart_is_registered_once_its_archive_has_passed_its_checks() {
+    let mut mesh = Mesh::default();
+    mesh.tell(register(&chart("")));
+    let facts = mesh.tell(accepted("1.0.0"));
+    assert!(matches!(&facts[..], [Fact::WorkloadOnboarding(m)] if m.sha256.is_empty()), "{facts:?}");
+    assert_eq!(mesh.document().status, "pending", "it waits for its archive");
+    assert_eq!(mesh.tell(report("", true)), [], "nothing is checked before there is an archive");
+    let facts = mesh.tell(attach(&sha()));
+    assert!(matches!(&facts[..], [Fact::ChartAttached(_), Fact::WorkloadOnboarding(m)] if m.sha256 == sha()));
+    assert_eq!((mesh.document().status.as_str(), mesh.view.onboarding().count()), ("onboarding", 1));
+    assert!(refused(&mesh.tell(run(&chart("")))).reason.contains("waits for its validation"));
+    assert_eq!(mesh.tell(report(&"cd".repeat(32), true)), [], "a report on another archive is not awaited");
+    let facts = mesh.tell(report(&sha(), true));
+    assert!(matches!(&facts[..], [Fact::WorkloadChecked(_), Fact::WorkloadRegistered(_)]), "{facts:?}");
+    assert_eq!(mesh.tell(report(&sha(), false)), [], "one report is heard");
+    let view = mesh.document();
+    assert_eq!((view.status.as_str(), view.report.is_some(), mesh.view.onboarding().count()), ("accepted", true, 0));
+    let document = view.document.unwrap();
+    let spec = document.chart.clone().unwrap();
+    assert_eq!((spec.sha256, spec.values.as_str()), (sha(), "a: 1"), "it names its archive from now on");
+    assert_eq!(document.resources.unwrap().cpu_milli, 300, "what it asks for was summed");
+    let facts = mesh.tell(run(&chart("")));
+    let ran = WorkloadDocument::decode(wanted(&facts).document.clone()).unwrap();
+    assert_eq!(ran.chart.unwrap().sha256, sha(), "whoever runs it is told which archive");
+}
+
+#[test]
+fn a_chart_may_name_its_archive_or_have_it_attached_before_its_verdict() {
+    let mut mesh = Mesh::default();
+    mesh.tell(register(&chart(&sha())));
+    assert!(matches!(&mesh.tell(accepted("1.0.0"))[..], [Fact::WorkloadOnboarding(m)] if m.sha256 == sha()));
+    assert!(matches!(&mesh.tell(attach(&sha()))[..], [Fact::WorkloadUnchanged(_)]));
+    let other = mesh.tell(attach(&"cd".repeat(32)));
+    assert!(refused(&other).cure.contains("new version"), "{other:?}");
+
+    let mut mesh = Mesh::default();
+    mesh.tell(register(&chart("")));
+    assert!(matches!(&mesh.tell(attach(&sha()))[..], [Fact::ChartAttached(_)]));
+    assert!(matches!(&mesh.tell(accepted("1.0.0"))[..], [Fact::WorkloadOnboarding(m)] if m.sha256 == sha()));
+}
+
+#[test]
+fn a_chart_that_failed_a_check_says_why_and_may_be_pushed_again() {
+    let mut mesh = Mesh::default();
+    mesh.tell(register(&chart(&sha())));
+    mesh.tell(accepted("1.0.0"));
+    let facts = mesh.tell(report(&sha(), false));
+    let [Fact::WorkloadChecked(_), Fact::WorkloadRejected(m)] = &facts[..] else { panic!("{facts:?}") };
+    assert_eq!(m.problems[0].path, "chart.structure: values.yaml");
+    assert_eq!((mesh.document().status.as_str(), mesh.document().problems.len()), ("rejected", 1));
+    assert!(refused(&mesh.tell(attach(&sha()))).cure.contains("document again"));
+    assert!(matches!(&mesh.tell(register(&chart(&sha())))[..], [Fact::WorkloadSubmitted(_)]));
+    assert!(mesh.document().report.is_none(), "what was found of the one before is no finding of this one");
+    mesh.tell(accepted("1.0.0"));
+    assert!(matches!(&mesh.tell(report(&sha(), true))[..], [_, Fact::WorkloadRegistered(_)]));
+}
+
+#[test]
+fn an_archive_is_attached_to_a_known_chart_by_its_digest_only() {
+    let mut mesh = Mesh::default();
+    assert!(refused(&mesh.tell(attach(&sha()))).reason.contains("no workload document spinner@1.0.0"));
+    mesh.tell(register(&document("1.0.0")));
+    assert!(refused(&mesh.tell(attach(&sha()))).reason.contains("is no chart"));
+    let mut mesh = Mesh::default();
+    mesh.tell(register(&chart("")));
+    for bad in ["", "xyz", &"AB".repeat(32)] {
+        assert!(refused(&mesh.tell(attach(bad))).reason.contains("no SHA-256"), "{bad}");
+    }
+}
+
+#[test]
+fn only_a_document_that_never_could_run_is_dropped() {
+    let mut mesh = Mesh::default();
+    assert!(refused(&mesh.tell(drop_version("1.0.0"))).cure.contains("push it first"));
+    mesh.tell(register(&chart("")));
+    assert!(refused(&mesh.tell(drop_version("1.0.0"))).reason.contains("awaits its validation"));
+    mesh.tell(accepted("1.0.0"));
+    assert!(matches!(&mesh.tell(drop_version("1.0.0"))[..], [Fact::WorkloadDropped(_)]));
+    assert!(mesh.view.workload(&GetRequest { owner: String::new(), id: "spinner".into() }).is_err());
+    mesh.push(&document("1.0.0"));
+    assert!(refused(&mesh.tell(drop_version("1.0.0"))).reason.contains("is registered"), "its version was free again");
+}
+
+#[test]
+fn a_release_is_of_charts_and_its_names_and_values_are_usable() {
+    let mut mesh = Mesh::default();
+    mesh.tell(register(&chart(&sha())));
+    mesh.tell(accepted("1.0.0"));
+    mesh.tell(report(&sha(), true));
+    let mut with = |release: Release| mesh.tell(RunInstance { release: Some(release), ..run(&chart("")) });
+    let named = |name: &str| Release { name: name.into(), ..Default::default() };
+    for bad in ["Web", "web_1", "-web", &"a".repeat(54)] {
+        assert!(refused(&with(named(bad))).reason.contains("no name of a release"), "{bad}");
+    }
+    assert!(refused(&with(Release { namespace: "a/b".into(), ..Default::default() })).reason.contains("namespace"));
+    assert!(refused(&with(Release { values: "- 1".into(), ..Default::default() })).reason.contains("no mapping"));
+    assert!(refused(&with(Release { ingress: true, ..Default::default() })).cure.contains("ingressSupport"));
+    let fine = with(Release { values: "a: 2".into(), ..named("web") });
+    assert_eq!(wanted(&fine).release.as_ref().unwrap().name, "web");
+    let mut mesh = Mesh::with_run(&document("1.0.0"));
+    let process = RunInstance { release: Some(Release::default()), ..run(&document("1.0.0")) };
+    assert!(refused(&mesh.tell(process)).reason.contains("a release is of charts"));
+}
+
+// Revisions, moves, deletion.
+
+fn upgrade(i: u8, version: &str) -> UpgradeInstance {
+    UpgradeInstance {
+        owner: "local".into(),
+        instance_id: id(u32::from(i) + 1),
+        workload: format!("spinner@{version}"),
+        ..Default::default()
+    }
+}
+
+fn roll_back(revision: u32) -> RollbackInstance {
+    RollbackInstance { owner: "local".into(), instance_id: id(1), revision }
+}
+
+fn migrate(i: u8, to: &str) -> MigrateInstance {
+    MigrateInstance { owner: "local".into(), instance_id: id(u32::from(i) + 1), to_cluster_id: to.into() }
+}
+
+fn delete() -> DeleteInstance {
+    DeleteInstance { owner: "local".into(), instance_id: id(1) }
+}
+
+fn declined(generation: u64, cluster: &str) -> MigrationDeclined {
+    MigrationDeclined {
+        domain: "default".into(),
+        owner: "local".into(),
+        instance_id: id(1),
+        cluster_id: cluster.into(),
+        generation,
+        to_cluster_id: "device".into(),
+        reason: "device: 300 mCPU short".into(),
+    }
+}
+
+/// Runs version 1.0.0 on the edge, and knows 1.1.0.
+fn running() -> Mesh {
+    let mut mesh = Mesh::with_run(&document("1.0.0"));
+    mesh.push(&document("1.1.0"));
+    mesh.tell(decided(1, "edge", ""));
+    mesh.tell(status(1, "edge", RUNNING));
+    mesh
+}
+
+fn revision(facts: &[Fact]) -> (u32, u32, &str) {
+    let m = wanted(facts);
+    (m.revision, m.rolled_back_to, &m.workload)
+}
+
+#[test]
+fn an_upgrade_is_the_next_revision_and_going_back_is_one_more() {
+    let mut mesh = running();
+    assert_eq!(revision(&mesh.tell(upgrade(0, "1.1.0"))), (2, 0, "spinner@1.1.0"));
+    assert_eq!(revision(&mesh.tell(upgrade(0, "1.1.0"))), (2, 0, "spinner@1.1.0"), "the same again is no revision");
+    let more = mesh.tell(UpgradeInstance { replicas: 3, ..upgrade(0, "1.1.0") });
+    assert_eq!((revision(&more).0, wanted(&more).replicas), (2, 3), "more of the same is no revision either");
+    let back = mesh.tell(roll_back(0));
+    assert_eq!((revision(&back), wanted(&back).replicas), ((3, 1, "spinner@1.0.0"), 1));
+    assert_eq!(revision(&mesh.tell(roll_back(2))), (4, 2, "spinner@1.1.0"));
+    let events = mesh.events(&id(1));
+    let last: Vec<&str> = events.iter().map(String::as_str).filter(|e| matches!(*e, "upgrade" | "rollback")).collect();
+    assert_eq!(last, ["upgrade", "rollback", "rollback"]);
+    let shown = mesh.shown(&id(1)).revisions;
+    let shown: Vec<_> = shown.iter().map(|r| (r.revision, r.workload.as_str(), r.replicas)).collect();
+    let all = [(1, "spinner@1.0.0", 1), (2, "spinner@1.1.0", 3), (3, "spinner@1.0.0", 1), (4, "spinner@1.1.0", 3)];
+    assert_eq!(shown, all);
+}
+
+#[test]
+fn of_many_revisions_the_newest_are_kept() {
+    let mut mesh = running();
+    for n in 0..REVISIONS_MAX + 5 {
+        mesh.tell(upgrade(0, if n % 2 == 0 { "1.1.0" } else { "1.0.0" }));
+    }
+    assert_eq!(mesh.shown(&id(1)).revisions.len(), REVISIONS_MAX);
+    let refusal = mesh.tell(roll_back(1));
+    assert!(refused(&refusal).cure.starts_with("its revisions are 7, 8, "), "{refusal:?}");
+}
+
+#[test]
+fn an_upgrade_or_a_way_back_that_cannot_be_is_refused_with_a_cure() {
+    let mut mesh = Mesh::default();
+    assert!(refused(&mesh.tell(upgrade(0, "1.0.0"))).reason.contains("no instance"));
+    let mut mesh = running();
+    assert!(refused(&mesh.tell(roll_back(0))).reason.contains("no revision before"));
+    assert!(refused(&mesh.tell(roll_back(1))).reason.contains("present one"));
+    assert!(refused(&mesh.tell(roll_back(9))).reason.contains("no revision 9"));
+    assert!(refused(&mesh.tell(upgrade(0, "9.9.9"))).cure.contains("use spinner@1.1.0"));
+    let other = UpgradeInstance { workload: "other@1.0.0".into(), ..upgrade(0, "") };
+    assert!(refused(&mesh.tell(other)).cure.contains("another instance"));
+    let many = UpgradeInstance { replicas: REPLICAS_MAX + 1, ..upgrade(0, "1.1.0") };
+    assert!(refused(&mesh.tell(many)).reason.contains("at most 100"));
+    let mut mesh = Mesh::default();
+    mesh.push(&document("1.0.0"));
+    mesh.tell(acknowledged("i", 1, &[(&id(1), "spinner@1.0.0", "20")]));
+    assert!(refused(&mesh.tell(upgrade(0, "1.0.0"))).cure.contains("update that intent"));
+    assert!(refused(&mesh.tell(roll_back(0))).cure.contains("update that intent"));
+    assert!(refused(&mesh.tell(delete())).cure.contains("terminate"));
+}
+
+#[test]
+fn an_atomic_upgrade_that_fails_for_good_goes_back_by_itself_once() {
+    let failed = |generation| {
+        let failed = status(generation, "edge", InstancePhase::Failed);
+        InstanceStatusChanged { hopeless: true, ..failed }
+    };
+    let mut mesh = running();
+    mesh.tell(UpgradeInstance { atomic: true, ..upgrade(0, "1.1.0") });
+    mesh.tell(decided(2, "edge", ""));
+    let facts = mesh.tell(failed(2));
+    let [Fact::InstanceChanged(_), rest @ ..] = &facts[..] else { panic!("{facts:?}") };
+    assert_eq!(revision(rest), (3, 1, "spinner@1.0.0"));
+    assert_eq!(mesh.tell(failed(2)), [], "heard twice");
+    mesh.tell(decided(3, "edge", ""));
+    let facts = mesh.tell(failed(3));
+    assert!(matches!(&facts[..], [Fact::InstanceChanged(_)]), "what it went back to failed, too: {facts:?}");
+
+    let mut mesh = running();
+    mesh.tell(upgrade(0, "1.1.0"));
+    mesh.tell(decided(2, "edge", ""));
+    assert!(matches!(&mesh.tell(failed(2))[..], [Fact::InstanceChanged(_)]), "without the wish it stays failed");
+}
+
+#[test]
+fn a_move_is_asked_of_the_planner_and_a_refusal_of_it_is_told_once() {
+    let mut mesh = running();
+    let facts = mesh.tell(migrate(0, "device"));
+    let [Fact::MigrationWanted(m)] = &facts[..] else { panic!("{facts:?}") };
+    assert_eq!((m.cluster_id.as_str(), m.generation, m.to_cluster_id.as_str()), ("edge", 1, "device"));
+    let facts = mesh.tell(declined(1, "edge"));
+    assert_eq!(changed(&facts).reason, "stays on edge: device: 300 mCPU short");
+    assert_eq!(mesh.events(&id(1)).last().unwrap(), "migration_declined");
+    assert_eq!(mesh.tell(declined(1, "edge")), [], "heard twice");
+    mesh.tell(migrate(0, "device"));
+    assert_eq!(mesh.tell(declined(1, "edge")).len(), 1, "asked for again, it is declined again");
+    mesh.tell(migrate(0, "cloud"));
+    mesh.tell(decided(2, "cloud", "edge"));
+    assert!(refused(&mesh.tell(migrate(0, "device"))).reason.contains("moving to cloud"));
+    assert_eq!(place(changed(&mesh.tell(status(2, "cloud", RUNNING)))), ("cloud", 2, RUNNING));
+}
+
+#[test]
+fn only_what_runs_is_moved_and_only_elsewhere() {
+    let mut mesh = Mesh::default();
+    assert!(refused(&mesh.tell(migrate(0, "edge"))).reason.contains("no instance"));
+    let mut mesh = Mesh::with_run(&document("1.0.0"));
+    assert!(refused(&mesh.tell(migrate(0, "edge"))).reason.contains("on no cluster"));
+    mesh.tell(decided(1, "edge", ""));
+    assert!(refused(&mesh.tell(migrate(0, "cloud"))).reason.contains("ASSIGNED"));
+    mesh.tell(status(1, "edge", RUNNING));
+    assert!(refused(&mesh.tell(migrate(0, "edge"))).reason.contains("runs on edge"));
+}
+
+#[test]
+fn a_deleted_instance_stops_and_is_then_forgotten() {
+    let mut mesh = running();
+    let facts = mesh.tell(delete());
+    assert_eq!((wanted(&facts).replicas, wanted(&facts).delete), (0, true));
+    assert!(mesh.view.instance(&GetRequest { owner: String::new(), id: id(1) }).is_ok(), "it has not stopped yet");
+    mesh.tell(PlacementReleased { r#final: true, ..released(1, "edge") });
+    let facts = mesh.tell(status(1, "edge", InstancePhase::Stopped));
+    assert!(matches!(&facts[..], [Fact::InstanceChanged(_), Fact::InstanceDeleted(_)]), "{facts:?}");
+    assert!(mesh.view.instance(&GetRequest { owner: String::new(), id: id(1) }).is_err());
+    assert!(refused(&mesh.tell(delete())).reason.contains("no instance"));
+    assert_eq!(mesh.tell(status(1, "edge", RUNNING)), [], "what is still said of it is not heard");
+    assert_eq!(revision(&mesh.tell(run(&document("1.0.0")))).0, 1, "its id may come again");
+    assert_eq!(mesh.tell(decided(1, "edge", "")), [], "and knows which generations are over");
+    assert_eq!(mesh.tell(decided(2, "edge", "")).len(), 1);
+}
+
+#[test]
+fn one_that_has_stopped_already_is_forgotten_at_once_and_one_that_is_run_again_is_not() {
+    let mut mesh = running();
+    mesh.tell(stop());
+    mesh.tell(PlacementReleased { r#final: true, ..released(1, "edge") });
+    mesh.tell(status(1, "edge", InstancePhase::Stopped));
+    assert!(matches!(&mesh.tell(delete())[..], [Fact::InstanceDeleted(m)] if !m.command_id.is_empty()));
+    let mut mesh = running();
+    mesh.tell(delete());
+    assert!(!wanted(&mesh.tell(run(&document("1.0.0")))).delete);
+    mesh.tell(PlacementReleased { r#final: true, ..released(1, "edge") });
+    assert!(mesh.view.instance(&GetRequest { owner: String::new(), id: id(1) }).is_ok());
+}
+
 // Whatever happens.
 
 const CLUSTERS: [&str; 3] = ["cloud", "edge", "device"];
@@ -941,6 +1286,13 @@ enum Any {
     Released(u8, u64, u8, bool),
     Status(u8, u64, u8, i32),
     Due(u8),
+    Upgrade(u8, u8, bool),
+    Rollback(u8, u32),
+    Migrate(u8, u8),
+    Delete(u8),
+    Drop(u8),
+    Declined(u8, u64, u8),
+    Failed(u8, u64, u8),
 }
 
 fn any_input() -> impl Strategy<Value = Any> {
@@ -958,6 +1310,13 @@ fn any_input() -> impl Strategy<Value = Any> {
         (n(), g(), n(), any::<bool>()).prop_map(|(i, g, c, f)| Any::Released(i, g, c, f)),
         (n(), g(), n(), 1..9i32).prop_map(|(i, g, c, p)| Any::Status(i, g, c, p)),
         n().prop_map(Any::Due),
+        (n(), n(), any::<bool>()).prop_map(|(i, v, atomic)| Any::Upgrade(i, v, atomic)),
+        (n(), 0..5u32).prop_map(|(i, r)| Any::Rollback(i, r)),
+        (n(), 0..4u8).prop_map(|(i, c)| Any::Migrate(i, c)),
+        n().prop_map(Any::Delete),
+        n().prop_map(Any::Drop),
+        (n(), g(), n()).prop_map(|(i, g, c)| Any::Declined(i, g, c)),
+        (n(), g(), n()).prop_map(|(i, g, c)| Any::Failed(i, g, c)),
     ]
 }
 
@@ -1005,6 +1364,20 @@ impl Any {
                 let phase = InstancePhase::try_from(p).unwrap();
                 InstanceStatusChanged { instance_id: instance_id(i), ..status(g, &cluster(c), phase) }.into()
             }
+            Any::Upgrade(i, v, atomic) => UpgradeInstance { atomic, ..upgrade(i, &version(v)) }.into(),
+            Any::Rollback(i, revision) => {
+                RollbackInstance { owner: "local".into(), instance_id: instance_id(i), revision }.into()
+            }
+            Any::Migrate(i, c) => migrate(i, &cluster(c)).into(),
+            Any::Delete(i) => DeleteInstance { owner: "local".into(), instance_id: instance_id(i) }.into(),
+            Any::Drop(v) => drop_version(&version(v)).into(),
+            Any::Declined(i, g, c) => {
+                MigrationDeclined { instance_id: instance_id(i), ..declined(g, &cluster(c)) }.into()
+            }
+            Any::Failed(i, g, c) => {
+                let failed = status(g, &cluster(c), InstancePhase::Failed);
+                InstanceStatusChanged { instance_id: instance_id(i), hopeless: true, ..failed }.into()
+            }
             Any::Due(_) => return None,
         })
     }
@@ -1045,6 +1418,9 @@ proptest! {
                     Fact::WorkloadUnchanged(m) => &m.command_id,
                     Fact::InstanceWanted(m) => &m.command_id,
                     Fact::WorkloadRefused(m) => &m.command_id,
+                    Fact::WorkloadDropped(m) => &m.command_id,
+                    Fact::MigrationWanted(m) => &m.command_id,
+                    Fact::InstanceDeleted(m) => &m.command_id,
                     other => panic!("{other:?}"),
                 };
                 prop_assert_eq!(answers, &id);
@@ -1057,8 +1433,23 @@ proptest! {
                 let again = mesh.tell_at(input.clone(), mesh.seconds);
                 prop_assert_eq!(again, vec![], "heard twice: {:?}", input);
             }
+            for (key, (state, _)) in &mesh.states {
+                let old = before.get(key).and_then(|(s, _)| s.instance.wanted.clone()).map_or(0, |w| w.revision);
+                let Some(wanted) = &state.instance.wanted else { continue };
+                let new = wanted.revision;
+                let steps = facts.iter().filter(|f| matches!(f, Fact::InstanceWanted(_))).count() as u32;
+                prop_assert!(new >= old && new <= old + steps, "revision {} to {}", old, new);
+                prop_assert!(wanted.rolled_back_to < new.max(1), "one goes back to what was");
+                prop_assert!(state.instance.revisions.len() <= REVISIONS_MAX);
+            }
             for fact in &facts {
                 match fact {
+                    Fact::InstanceDeleted(m) => {
+                        let key = Key::new([&m.owner, &m.instance_id]);
+                        prop_assert!(mesh.states[&key].0.instance.wanted.is_none());
+                        let shown = mesh.view.instance(&GetRequest { owner: String::new(), id: m.instance_id.clone() });
+                        prop_assert!(shown.is_err() || shown.unwrap().lifecycle_events.is_empty());
+                    }
                     Fact::WorkloadRegistered(m) => {
                         let known = registered.entry(m.version.clone()).or_insert_with(|| m.document.clone());
                         prop_assert_eq!(&m.document, known, "{} changed", m.version);
@@ -1095,7 +1486,7 @@ proptest! {
             prop_assert_eq!(&serde_json::from_slice::<State>(&snapshot).unwrap(), state);
             let told: Vec<_> = mine().filter_map(|(_, f, _)| match f {
                 Fact::InstanceChanged(m) => Some(Some(InstanceChanged { event: None, ..m.clone() })),
-                Fact::InstanceWanted(_) => Some(None),
+                Fact::InstanceWanted(_) | Fact::MigrationWanted(_) | Fact::InstanceDeleted(_) => Some(None),
                 _ => None,
             }).collect();
             let lost = |m: &Option<InstanceChanged>| m.as_ref().is_none_or(|m| m.phase() == InstancePhase::Lost);

@@ -166,6 +166,7 @@ impl Model {
             Fact::ClusterLost(f) => prop_assert!(self.lost.insert(f.cluster_id.clone()), "lost twice"),
             Fact::ClusterReturned(f) => prop_assert!(self.lost.remove(&f.cluster_id), "returned unlost"),
             Fact::LatenciesNoted(_) => prop_assert!(false, "no network is measured here"),
+            Fact::MigrationDeclined(_) => prop_assert!(false, "nobody asks for a move here"),
             Fact::PlacementDecided(f) => {
                 let highest = self.highest.insert(f.instance_id.clone(), f.generation).unwrap_or(0);
                 prop_assert!(f.generation > highest, "{} after {highest}", f.generation);

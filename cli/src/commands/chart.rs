@@ -1,0 +1,233 @@
+//! `workload push`, `check` and `manifests` of Helm charts.
+
+use std::{collections::BTreeMap, io::Read as _, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use mesh_proto::{
+    chart::UploadChart,
+    query::{CheckChartRequest, GetRequest},
+    workload::{ChartSpec, CheckOutcome, CheckReport, Release, WorkloadDocument},
+};
+use serde_json::json;
+use workload_manager::chart::{ARCHIVE_BYTES_MAX, archive, sha256, structure};
+
+use super::{
+    Context, Outcome, Shown, answer, conclude, refusal, show, to_json,
+    workload::{instance, problems, register},
+};
+use crate::{
+    args::{ChartOptions, ReleaseOptions, Waiting},
+    output::{self, Format, table},
+};
+
+const REPORT: &str = "continuum.workload.v1.CheckReport";
+/// Bytes of a file with values.
+const VALUES_BYTES_MAX: usize = 64 * 1024;
+
+/// Files of a chart's folder, and how deep they may lie.
+const FILES_MAX: usize = 1_000;
+const DEPTH_MAX: usize = 16;
+
+/// Is this a chart: an archive by its name, or a folder?
+pub(crate) fn is_chart(file: &Path) -> bool {
+    let name = file.to_string_lossy();
+    name.ends_with(".tgz") || name.ends_with(".tar.gz") || file.is_dir()
+}
+
+/// A chart's archive: the file itself, or the folder packed.
+fn archive(file: &Path) -> anyhow::Result<Bytes> {
+    if !file.is_dir() {
+        return Ok(bounded(file, ARCHIVE_BYTES_MAX)?.into());
+    }
+    let mut files = BTreeMap::new();
+    gather(file, file, 0, &mut files)?;
+    let folder = file.canonicalize().ok().and_then(|f| Some(f.file_name()?.to_string_lossy().into_owned()));
+    let packed = archive::pack(&folder.unwrap_or_else(|| "chart".into()), &files);
+    let packed = packed.with_context(|| format!("pack {}", file.display()))?;
+    if packed.len() > ARCHIVE_BYTES_MAX {
+        bail!("{} packs to more than {ARCHIVE_BYTES_MAX} bytes; leave out what it does not need", file.display());
+    }
+    Ok(packed.into())
+}
+
+/// Everything below a folder that is no hidden file; links are not followed.
+fn gather(root: &Path, folder: &Path, depth: usize, files: &mut BTreeMap<String, Bytes>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let (path, kind) = entry.and_then(|e| Ok((e.path(), e.file_type()?)))?;
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+            continue;
+        }
+        if kind.is_dir() && depth < DEPTH_MAX {
+            gather(root, &path, depth + 1, files)?;
+        } else if !kind.is_file() {
+            bail!("{} is a link, lies too deep, or is no file; package the chart with `helm package`", path.display());
+        } else {
+            let below = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+            files.insert(below, bounded(&path, ARCHIVE_BYTES_MAX * 2)?.into());
+        }
+        if files.len() > FILES_MAX {
+            bail!("{} holds more than {FILES_MAX} files; package the chart with `helm package`", root.display());
+        }
+    }
+    Ok(())
+}
+
+/// A chart's archive and its document.
+pub(crate) struct Chart {
+    pub(crate) archive: Bytes,
+    pub(crate) document: WorkloadDocument,
+}
+
+/// Reads a chart that can be pushed.
+pub(crate) fn read(file: &Path, options: &ChartOptions) -> anyhow::Result<Chart> {
+    let archive = archive(file)?;
+    let found = archive::read(&archive).map_err(anyhow::Error::from).and_then(|files| {
+        structure::check(&files, None).map_err(|found| {
+            let (reason, cure) = problems(&found);
+            anyhow::anyhow!("{reason} ({cure})")
+        })
+    });
+    let found = found.with_context(|| format!("{} is no chart that can be pushed", file.display()))?;
+    let values = options.values.as_deref().map(values).transpose()?.unwrap_or_default();
+    let chart = ChartSpec { sha256: sha256(&archive), ingress_support: options.ingress, values };
+    let document = WorkloadDocument {
+        name: found.name,
+        version: found.version,
+        kind: "chart".into(),
+        description: found.description.chars().take(1_000).collect(),
+        chart: Some(chart),
+        ..WorkloadDocument::default()
+    };
+    Ok(Chart { archive, document })
+}
+
+fn bounded(file: &Path, most: usize) -> anyhow::Result<Vec<u8>> {
+    let opened = std::fs::File::open(file).with_context(|| format!("open {}", file.display()))?;
+    let mut bytes = vec![];
+    opened.take(most as u64 + 1).read_to_end(&mut bytes).with_context(|| format!("read {}", file.display()))?;
+    if bytes.len() > most {
+        bail!("{} is larger than {most} bytes; leave out what the chart does not need", file.display());
+    }
+    Ok(bytes)
+}
+
+fn values(file: &Path) -> anyhow::Result<String> {
+    let text = String::from_utf8(bounded(file, VALUES_BYTES_MAX)?);
+    let text = text.map_err(|_| anyhow::anyhow!("{} is no UTF-8 text", file.display()))?;
+    match workload_manager::chart::values_problem(&text) {
+        Some(reason) => bail!("{} holds no values: {reason}", file.display()),
+        None => Ok(text),
+    }
+}
+
+/// How a chart is to be released: what the options say, over what holds now; absent when they say nothing.
+pub(crate) fn release(options: &ReleaseOptions, now: Option<Release>) -> anyhow::Result<Option<Release>> {
+    let ReleaseOptions { values: file, release, namespace, ingress } = options;
+    if file.is_none() && release.is_none() && namespace.is_none() && !ingress {
+        return Ok(None);
+    }
+    let mut wanted = now.unwrap_or_default();
+    if let Some(file) = file {
+        wanted.values = values(file)?;
+    }
+    if let Some(name) = release {
+        wanted.name.clone_from(name);
+    }
+    if let Some(name) = namespace {
+        wanted.namespace.clone_from(name);
+    }
+    wanted.ingress |= ingress;
+    Ok(Some(wanted))
+}
+
+/// Uploads a chart, registers its document, and waits for its checks.
+pub(crate) async fn push(
+    context: &Context<'_>,
+    file: &Path,
+    options: &ChartOptions,
+    waiting: &Waiting,
+) -> anyhow::Result<ExitCode> {
+    let Chart { archive, document } = read(file, options)?;
+    let client = context.client().await?;
+    let digest = sha256(&archive);
+    let id = || uuid::Uuid::now_v7().to_string();
+    let upload = UploadChart { owner: context.owner.clone(), sha256: digest, archive };
+    let stored = client.ask(&upload, id(), waiting.limit()).await.context("upload the archive")?;
+    let mut outcome = Outcome { id: document.name.clone(), version: document.version.clone(), ..Outcome::default() };
+    if let Ok(Some(refused)) = stored.event::<mesh_proto::chart::ChartRefused>() {
+        (outcome.result, outcome.reason, outcome.cure) = ("refused".into(), refused.reason, refused.cure);
+        return Ok(conclude(context.format, "workload", &[outcome]));
+    }
+    let of = format!("{}@{}", document.name, document.version);
+    outcome = register(context, &client, document, id(), waiting).await?;
+    if !waiting.no_wait && context.format == Format::Table {
+        let request = GetRequest { owner: context.owner.clone(), id: of };
+        let view = answer("get the workload", client.workloads().await?.get_workload(request).await)?;
+        if let Some(report) = view.report {
+            output::line(steps(&report));
+            output::line("");
+        }
+    }
+    Ok(conclude(context.format, "workload", &[outcome]))
+}
+
+/// Makes the checks without storing anything.
+pub(crate) async fn check(context: &Context<'_>, file: &Path, options: &ChartOptions) -> anyhow::Result<ExitCode> {
+    let archive = archive(file)?;
+    let values = options.values.as_deref().map(values).transpose()?.unwrap_or_default();
+    let chart = ChartSpec { ingress_support: options.ingress, values, ..ChartSpec::default() };
+    // Name and version are those of the chart: there is no document yet.
+    let document = Some(WorkloadDocument { chart: Some(chart), ..WorkloadDocument::default() });
+    let client = context.client().await?;
+    let request = CheckChartRequest { archive, document };
+    let report = answer("check the chart", client.workloads().await?.check_chart(request).await)?;
+    let failed = report.steps.iter().any(|step| step.outcome() == CheckOutcome::CheckFailed);
+    let shown = show(context, false, async || Ok(Shown { value: to_json(REPORT, &report), text: steps(&report) }));
+    shown.await?;
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// A report for people.
+pub(crate) fn steps(report: &CheckReport) -> String {
+    let mut rows = vec![];
+    for step in &report.steps {
+        let outcome = match step.outcome() {
+            CheckOutcome::CheckPassed => "passed",
+            CheckOutcome::CheckFailed => "FAILED",
+            _ => "not checked",
+        };
+        let took = format!("{} ms", step.took_ms);
+        let cure = if step.problems.is_empty() { step.cure.clone() } else { String::new() };
+        rows.push(vec![step.name.clone(), outcome.into(), took, step.reason.clone(), cure]);
+        for problem in &step.problems {
+            let reason = format!("{}: {}", problem.path, problem.reason);
+            rows.push(vec![String::new(), String::new(), String::new(), reason, problem.cure.clone()]);
+        }
+    }
+    let asks = report
+        .resources
+        .as_ref()
+        .map(|r| format!("\nasks for {} mCPU and {}", r.cpu_milli, super::megabytes(r.memory_bytes)));
+    let images =
+        if report.images.is_empty() { String::new() } else { format!("\nimages: {}", report.images.join(", ")) };
+    let head = format!("{} {}, sha256 {}", report.chart_name, report.chart_version, report.sha256);
+    let rows = table(&["check", "outcome", "took", "found", "cure"], rows);
+    format!("{head}{}{images}\n{rows}", asks.unwrap_or_default())
+}
+
+/// Shows what an instance's cluster is told.
+pub(crate) async fn manifests(context: &Context<'_>, id: &str) -> anyhow::Result<ExitCode> {
+    let client = context.client().await?;
+    let id = instance(context, &client, id).await?.instance_id;
+    let request = GetRequest { owner: context.owner.clone(), id };
+    let reply = answer("render the manifests", client.workloads().await?.manifests(request).await)?;
+    match context.format {
+        Format::Json => output::line(serde_json::to_string_pretty(&json!({
+            "renderer": reply.renderer,
+            "yaml": reply.yaml,
+        }))?),
+        _ => output::line(reply.yaml.trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,314 @@
+//! The four checks of a chart, made: what is pure is in [`chart`](crate::chart), here are the process and the network.
+
+mod follow;
+mod helm;
+mod registry;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use futures::{StreamExt as _, stream};
+use mesh_proto::workload::{CheckReport, CheckStep, Release, WorkloadDocument};
+use tokio::sync::Semaphore;
+
+pub(crate) use self::follow::{archive_of, follow};
+use self::{
+    helm::{Helm, INSTALL, Order},
+    registry::{Access, Registries},
+};
+use crate::{
+    chart::{
+        self, archive,
+        archive::Files,
+        ingress,
+        manifests::{self, Keys, Manifest},
+        reference::Image,
+        report, structure,
+    },
+    config::{Config, listed},
+};
+
+/// Charts that are unpacked or rendered at once: each may take some 100 MB for a moment.
+const AT_ONCE_MAX: usize = 2;
+/// Images that are asked for at once.
+const LOOK_UPS_MAX: usize = 4;
+/// Longest time of all images of one chart.
+const IMAGES_LIMIT: Duration = Duration::from_secs(60);
+
+/// Makes the checks.
+pub(crate) struct Checks {
+    config: Config,
+    registries: Registries,
+    at_once: Semaphore,
+}
+
+/// Manifests, and what rendered them.
+pub(crate) struct Rendered {
+    pub(crate) yaml: String,
+    pub(crate) renderer: String,
+}
+
+/// Why manifests are not to be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unrendered {
+    /// What was asked for does not render.
+    #[error("{0}")]
+    Refused(String),
+    /// There is nothing to render it with.
+    #[error("{0}; {INSTALL}")]
+    Away(String),
+}
+
+impl Checks {
+    pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
+        let keys = match config.registries_file.as_str() {
+            "" => Keys::new(),
+            path => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("read registries_file {path}"))?;
+                manifests::docker_config(&text).map_err(|why| anyhow::anyhow!("read registries_file {path}: {why}"))?
+            }
+        };
+        let access = Access {
+            keys,
+            private: listed(&config.registries_private),
+            plain: listed(&config.registries_plain),
+            limit: Duration::from_millis(config.registry_limit_ms.max(1)),
+        };
+        let registries = Registries::new(access).context("read the system's certificates")?;
+        Ok(Self { config: config.clone(), registries, at_once: Semaphore::new(AT_ONCE_MAX) })
+    }
+
+    /// Makes all four. Its time is the caller's to say.
+    pub(crate) async fn check(&self, bytes: &[u8], document: &WorkloadDocument) -> CheckReport {
+        let _one = self.at_once.acquire().await;
+        let mut report = CheckReport { sha256: chart::sha256(bytes), ..Default::default() };
+        let mut steps = vec![];
+        let begun = Instant::now();
+        let structure = self.structure(bytes, document);
+        let (files, told) = match structure {
+            Ok((files, chart)) => {
+                let told = format!("{} {} with {} files", chart.name, chart.version, files.files.len());
+                report.chart_name = chart.name;
+                report.chart_version = chart.version;
+                (Some(files), report::passed("structure", told))
+            }
+            Err(problems) => (None, report::failed("structure", counted(problems.len()), problems)),
+        };
+        steps.push(took(told, begun));
+        if let Some(files) = files {
+            let begun = Instant::now();
+            let order = Order {
+                release: release_name(&report.chart_name, "check"),
+                namespace: "default".into(),
+                values: vec![values_of(document)],
+            };
+            let (manifests, told) = self.template(&files, &order, &mut report).await;
+            steps.push(took(told, begun));
+            if let Some(manifests) = manifests {
+                report.resources = Some(manifests::resources(&manifests));
+                let begun = Instant::now();
+                steps.push(took(self.images(&manifests, &mut report).await, begun));
+                let begun = Instant::now();
+                steps.push(took(ingress_step(&manifests, document), begun));
+            }
+        }
+        report.steps = report::complete(steps);
+        report
+    }
+
+    fn structure(
+        &self,
+        bytes: &[u8],
+        document: &WorkloadDocument,
+    ) -> Result<(Files, structure::Chart), Vec<mesh_proto::intent::Problem>> {
+        let files = archive::read(bytes).map_err(|error| {
+            vec![mesh_proto::intent::Problem { path: error.path, reason: error.reason, cure: error.cure }]
+        })?;
+        let expected = Some((document.name.as_str(), document.version.as_str())).filter(|(name, _)| !name.is_empty());
+        let chart = structure::check(&files, expected)?;
+        Ok((files, chart))
+    }
+
+    async fn template(
+        &self,
+        files: &Files,
+        order: &Order,
+        report: &mut CheckReport,
+    ) -> (Option<Vec<Manifest>>, CheckStep) {
+        let helm = match Helm::find(&self.config.helm).await {
+            Ok(helm) => helm,
+            Err(error) => return (None, report::not_checked("template", error.to_string(), INSTALL)),
+        };
+        report.renderer.clone_from(&helm.version);
+        let text = match helm.template(files, order, self.limit()).await {
+            Ok(text) => text,
+            Err(helm::Error::Away(reason)) => return (None, report::not_checked("template", reason, INSTALL)),
+            Err(helm::Error::Refused(reason)) => {
+                let cure = "run `helm template` on the chart, and correct what it names".to_owned();
+                let problem = mesh_proto::intent::Problem { path: "templates".into(), reason, cure };
+                return (None, report::failed("template", "it does not render with its default values", vec![problem]));
+            }
+        };
+        match manifests::read(&text) {
+            Ok(manifests) => {
+                let told = format!("{} objects, rendered by {}", manifests.len(), helm.version);
+                (Some(manifests), report::passed("template", told))
+            }
+            Err(problems) => (None, report::failed("template", counted(problems.len()), problems)),
+        }
+    }
+
+    async fn images(&self, manifests: &[Manifest], report: &mut CheckReport) -> CheckStep {
+        let images = match manifests::images(manifests) {
+            Ok(images) => images,
+            Err(problems) => return report::failed("images", counted(problems.len()), problems),
+        };
+        report.images = images.keys().cloned().collect();
+        let keys = match manifests::pull_secrets(manifests) {
+            Ok(keys) => keys,
+            Err(problems) => return report::failed("images", counted(problems.len()), problems),
+        };
+        if images.is_empty() {
+            return report::passed("images", "it names no image");
+        }
+        if !self.config.images {
+            let cure = "set `images` of workload-manager";
+            return report::not_checked("images", "images are not looked up here", cure);
+        }
+        let keys = Arc::new(keys);
+        let asked: Vec<(String, String)> = images.iter().map(|(name, at)| (name.clone(), at.clone())).collect();
+        let look_ups = asked.into_iter().map(|(name, at)| {
+            let (keys, registries) = (keys.clone(), self.registries.clone());
+            async move {
+                let found = match Image::parse(&name) {
+                    Err(reason) => {
+                        let cure = "name it as registry/repository:tag".to_owned();
+                        Err(registry::Error::Refused { reason, cure })
+                    }
+                    Ok(image) => registries.look_up(&image, &keys).await,
+                };
+                (name, at, found)
+            }
+        });
+        let all = stream::iter(look_ups).buffer_unordered(LOOK_UPS_MAX).collect::<Vec<_>>();
+        let Ok(mut answers) = tokio::time::timeout(IMAGES_LIMIT, all).await else {
+            let reason = format!("its registries did not answer within {} s", IMAGES_LIMIT.as_secs());
+            return self.unreachable(reason);
+        };
+        answers.sort_by(|a, b| a.0.cmp(&b.0));
+        let (mut problems, mut away) = (vec![], vec![]);
+        for (name, at, found) in answers {
+            match found {
+                Ok(()) => {}
+                Err(registry::Error::Refused { reason, cure }) => {
+                    let path = format!("{at} ({name})");
+                    problems.push(mesh_proto::intent::Problem { path, reason, cure });
+                }
+                Err(registry::Error::Away(reason)) => away.push(reason),
+            }
+        }
+        if !problems.is_empty() {
+            return report::failed("images", counted(problems.len()), problems);
+        }
+        match away.first() {
+            None => report::passed("images", format!("{} images are there", images.len())),
+            Some(reason) => {
+                self.unreachable(format!("{} of {} images could not be asked for: {reason}", away.len(), images.len()))
+            }
+        }
+    }
+
+    fn unreachable(&self, reason: String) -> CheckStep {
+        let cure = "see that workload-manager can reach the registry";
+        match self.config.refuse_unreachable {
+            true => {
+                let path = "images".to_owned();
+                let problem = mesh_proto::intent::Problem { path, reason: reason.clone(), cure: cure.into() };
+                report::failed("images", reason, vec![problem])
+            }
+            false => report::not_checked("images", reason, cure),
+        }
+    }
+
+    /// The manifests of one release of a chart, labelled with whose they are.
+    pub(crate) async fn render(
+        &self,
+        bytes: &[u8],
+        document: &WorkloadDocument,
+        release: &Release,
+        instance_id: &str,
+    ) -> Result<Rendered, Unrendered> {
+        let _one = self.at_once.acquire().await;
+        let files = archive::read(bytes).map_err(|error| Unrendered::Refused(error.to_string()))?;
+        let name = match release.name.as_str() {
+            "" => release_name(&document.name, instance_id),
+            name => name.to_owned(),
+        };
+        let namespace = if release.namespace.is_empty() { "default" } else { &release.namespace };
+        let order = Order {
+            release: name.clone(),
+            namespace: namespace.to_owned(),
+            values: vec![values_of(document), release.values.clone()],
+        };
+        let away = |error: helm::Error| match error {
+            helm::Error::Away(reason) => Unrendered::Away(reason),
+            helm::Error::Refused(reason) => Unrendered::Refused(reason),
+        };
+        let helm = Helm::find(&self.config.helm).await.map_err(away)?;
+        let text = helm.template(&files, &order, self.limit()).await.map_err(away)?;
+        let refused = |problems: Vec<mesh_proto::intent::Problem>| {
+            let told = problems.first().map(|p| format!("{}: {} ({})", p.path, p.reason, p.cure)).unwrap_or_default();
+            Unrendered::Refused(told)
+        };
+        let mut manifests = manifests::read(&text).map_err(refused)?;
+        if release.ingress {
+            let exposed = ingress::check(&manifests).map_err(refused)?;
+            let value = ingress::ingress(&name, &exposed);
+            manifests.push(Manifest { kind: "Ingress".into(), name, value });
+        }
+        let yaml = manifests::labelled(&manifests, &[("nemo.eu/workload", instance_id)]);
+        Ok(Rendered { yaml, renderer: helm.version })
+    }
+
+    fn limit(&self) -> Duration {
+        Duration::from_millis(self.config.helm_limit_ms.max(1))
+    }
+}
+
+fn ingress_step(manifests: &[Manifest], document: &WorkloadDocument) -> CheckStep {
+    if !document.chart.as_ref().is_some_and(|c| c.ingress_support) {
+        return report::passed("ingress", "its document does not ask for it");
+    }
+    match ingress::check(manifests) {
+        Ok(exposed) => {
+            let named: Vec<String> = exposed.iter().map(|e| format!("{}:{}{}", e.service, e.port, e.path)).collect();
+            report::passed("ingress", format!("can be exposed: {}", named.join(", ")))
+        }
+        Err(problems) => report::failed("ingress", counted(problems.len()), problems),
+    }
+}
+
+fn values_of(document: &WorkloadDocument) -> String {
+    document.chart.as_ref().map(|c| c.values.clone()).unwrap_or_default()
+}
+
+/// A release's name for Helm: the document's, and the first digits of the instance's id.
+fn release_name(document: &str, instance_id: &str) -> String {
+    let plain = document.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let head: String = plain.trim_matches('-').chars().take(40).collect();
+    let head = if head.is_empty() { "chart" } else { head.trim_end_matches('-') };
+    let id: String = instance_id.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    format!("{head}-{}", id.to_lowercase())
+}
+
+fn counted(problems: usize) -> String {
+    if problems == 1 { "1 problem".into() } else { format!("{problems} problems") }
+}
+
+fn took(mut step: CheckStep, since: Instant) -> CheckStep {
+    step.took_ms = u32::try_from(since.elapsed().as_millis()).unwrap_or(u32::MAX);
+    step
+}
