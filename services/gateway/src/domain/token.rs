@@ -337,7 +337,7 @@ pub(crate) mod tests {
     pub(crate) struct Issuer {
         ed: EncodingKey,
         ec: EncodingKey,
-        rsa: EncodingKey,
+        rsa: aws_lc_rs::rsa::KeyPair,
         pub(crate) jwks: Json,
     }
 
@@ -349,8 +349,6 @@ pub(crate) mod tests {
             let ec_document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
             let ec_pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, ec_document.as_ref()).unwrap();
             let rsa_pair = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
-            let rsa_document: aws_lc_rs::encoding::Pkcs8V1Der<'_> =
-                aws_lc_rs::encoding::AsDer::as_der(&rsa_pair).unwrap();
             let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
             let point = ec_pair.public_key().as_ref().to_vec();
             let modulus = rsa_pair.public_key().modulus().big_endian_without_leading_zero().to_vec();
@@ -365,7 +363,7 @@ pub(crate) mod tests {
             Self {
                 ed: EncodingKey::from_ed_der(ed_document.as_ref()),
                 ec: EncodingKey::from_ec_der(ec_document.as_ref()),
-                rsa: EncodingKey::from_rsa_der(rsa_document.as_ref()),
+                rsa: rsa_pair,
                 jwks,
             }
         }
@@ -378,7 +376,13 @@ pub(crate) mod tests {
             let b64 = |value: &Json| URL_SAFE_NO_PAD.encode(value.to_string());
             let message = format!("{}.{}", b64(header), b64(claims));
             let (key, algorithm) = match header["alg"].as_str().unwrap() {
-                "RS256" => (&self.rsa, Algorithm::RS256),
+                "RS256" => {
+                    let mut signature = vec![0; self.rsa.public_modulus_len()];
+                    let random = aws_lc_rs::rand::SystemRandom::new();
+                    let padding = &aws_lc_rs::signature::RSA_PKCS1_SHA256;
+                    self.rsa.sign(padding, &random, message.as_bytes(), &mut signature).unwrap();
+                    return format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+                }
                 "ES256" => (&self.ec, Algorithm::ES256),
                 _ => (&self.ed, Algorithm::EdDSA),
             };
