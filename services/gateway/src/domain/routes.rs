@@ -32,8 +32,8 @@ pub struct Route {
 #[derive(Debug, Default)]
 pub struct Routes {
     exposed: BTreeMap<(String, String), Exposed>,
-    /// Host of each cluster.
-    hosts: BTreeMap<String, String>,
+    /// Host of each cluster, and the port of its agent, which is no workload's.
+    hosts: BTreeMap<String, (String, Option<u16>)>,
 }
 
 #[derive(Debug)]
@@ -51,7 +51,10 @@ impl Routes {
         let upstream = match self.hosts.get(&found.cluster) {
             _ if !runs => Err(format!("it does not run: it is {}", super::present::phase(found.phase))),
             None => Err(format!("its cluster {:?} has not said where it is", found.cluster)),
-            Some(host) => Ok(format!("{host}:{}", found.expose.port)),
+            Some((_, agent)) if agent.map(u32::from) == Some(found.expose.port) => {
+                Err("the port that its document exposes is the agent's".to_owned())
+            }
+            Some((host, _)) => Ok(format!("{host}:{}", found.expose.port)),
         };
         Some(Route { owner: owner.to_owned(), expose: found.expose.clone(), upstream })
     }
@@ -102,9 +105,9 @@ impl Routes {
     }
 
     fn declare(&mut self, cluster: &ClusterRegistered) {
-        let host = cluster.endpoint.parse::<http::Uri>().ok();
-        match host.as_ref().and_then(http::Uri::host) {
-            Some(host) => self.hosts.insert(cluster.cluster_id.clone(), host.to_owned()),
+        let uri = cluster.endpoint.parse::<http::Uri>().ok();
+        match uri.as_ref().and_then(|uri| Some((uri.host()?.to_owned(), uri.port_u16()))) {
+            Some(host) => self.hosts.insert(cluster.cluster_id.clone(), host),
             None => self.hosts.remove(&cluster.cluster_id),
         };
     }
@@ -168,6 +171,9 @@ mod tests {
         routes.tell(&key(), &changed("cloud", InstancePhase::Lost));
         assert!(upstream(&routes).is_err());
         assert_eq!(routes.find("other", "i"), None, "another owner has no such instance");
+        routes.tell(&key(), &wanted(5000, 1));
+        routes.tell(&key(), &changed("cloud", InstancePhase::Running));
+        assert!(upstream(&routes).unwrap_err().contains("agent's"), "a workload does not expose its agent");
         routes.tell(&key(), &wanted(8080, 0));
         assert!(routes.is_empty());
     }
