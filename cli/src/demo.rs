@@ -1,6 +1,7 @@
 //! `demo`: the main story, end to end, with real processes and real measurements. It fails if any expectation does.
 
 mod account;
+mod gateway;
 mod learn;
 mod network;
 pub(crate) mod sar;
@@ -403,6 +404,7 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
     sar::chapter(&mut story, &client, patient).await?;
 
     network::chapter(&mut story, &client, data_dir, examples).await?;
+    gateway::chapter(&mut story, data_dir).await?;
     client.bus.close().await;
     let seconds = begun.elapsed().as_secs_f64();
     if story.failed.is_empty() {

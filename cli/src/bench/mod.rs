@@ -4,6 +4,7 @@
 mod account;
 mod bus;
 mod fsync;
+mod intents;
 mod learn;
 mod network;
 mod rig;
@@ -33,6 +34,8 @@ pub(crate) enum BenchCommand {
     Learn(learn::LearnOptions),
     /// The ledger: windows folded in the core beside hashing alone, verification, and windows through the bus.
     Account(Length),
+    /// Intents over REST beside bare axum and JetStream, and what the access check adds to a proxied request.
+    Intents(Length),
     /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
     Network(network::NetworkOptions),
 }
@@ -115,6 +118,10 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
         BenchCommand::Account(Length { full }) => {
             let begun = Instant::now();
             return Ok(conclude(format, full, begun, account::measure(full).await?));
+        }
+        BenchCommand::Intents(Length { full }) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, full, begun, intents::measure(full).await?));
         }
         BenchCommand::Learn(options) => return learn::run(options, format).await,
         BenchCommand::Sar(options) => return sar::run(options, format).await,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where the REST faces are answered; port 0 for any. The address is written to `url` in the data folder.
-    pub listen: String,
+    pub rest_listen: String,
     /// Issuer whose tokens are taken, `https://…`, exactly as its discovery document has it; the built-in one when empty.
     pub oidc_issuer: String,
     /// Audience that its tokens must name.
@@ -50,7 +50,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: "127.0.0.1:0".into(),
+            rest_listen: "127.0.0.1:0".into(),
             oidc_issuer: String::new(),
             audience: "continuum".into(),
             roles_claims: "roles,realm_access.roles,groups".into(),

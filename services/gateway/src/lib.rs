@@ -30,6 +30,7 @@ use mesh_kit::{Mesh, Sources, peers::Peers};
 use tokio::sync::Semaphore;
 
 pub use config::Config;
+pub use proxy::Proxy;
 
 /// Password checks at once.
 const CHECKS_MAX: usize = 2;
@@ -46,7 +47,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let routes = mesh.project("routes", routes, streams(vec!["WORKLOAD", "CLUSTER"])).await?;
     let answers = ask::Answers::start(&mesh, &["INTENT", "WORKLOAD", "IDENTITY"]).await?;
     mesh.decide(domain::identity::Identities).await?;
-    let (listener, url) = serve::listen(&config.listen).await?;
+    let (listener, url) = serve::listen(&config.rest_listen).await?;
     let watches = Arc::new(Semaphore::new(config.watches_max as usize));
     let inner = gateway::Inner {
         peers: Peers::new(mesh.bus().clone()),

@@ -44,9 +44,9 @@ const OURS: [&str; 7] = [
     "x-forwarded-owner",
 ];
 
-/// Connections to workloads.
+/// Connections to workloads. It checks nothing: who may come is decided before.
 #[derive(Clone)]
-pub(crate) struct Proxy {
+pub struct Proxy {
     http1: Client<HttpConnector, Body>,
     h2: Client<HttpConnector, Body>,
     tunnels: Arc<Semaphore>,
@@ -55,7 +55,8 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) fn new(limit: Duration, stopping: CancellationToken) -> Self {
+    /// Gives up on a workload that does not begin to answer within the limit; upgraded connections end when stopping.
+    pub fn new(limit: Duration, stopping: CancellationToken) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_LIMIT));
@@ -66,8 +67,11 @@ impl Proxy {
         Self { http1, h2, tunnels: Arc::new(Semaphore::new(TUNNELS_MAX)), limit, stopping }
     }
 
-    /// Forwards a request to `host:port` below a path.
-    pub(crate) async fn forward(
+    /// Forwards a request to `host:port`, to this path, with the request's own query; `over_h2` by HTTP/2 without TLS.
+    ///
+    /// # Errors
+    /// When the workload does not answer, or too many upgraded connections are open.
+    pub async fn forward(
         &self,
         mut request: Request<Body>,
         upstream: &str,
