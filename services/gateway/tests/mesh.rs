@@ -37,6 +37,16 @@ struct Answer {
 
 impl World {
     async fn start(suite: &str, gateways: usize, change: impl Fn(&mut gateway::Config)) -> Option<Self> {
+        Self::start_with(suite, gateways, change, true).await
+    }
+
+    /// With the built-in issuer and its first account, or without.
+    async fn start_with(
+        suite: &str,
+        gateways: usize,
+        change: impl Fn(&mut gateway::Config),
+        own_issuer: bool,
+    ) -> Option<Self> {
         let land = Land::start(suite).await?.with_router().await;
         let mut running = vec![];
         let own = |land: &Land, name: &str| Settings {
@@ -89,6 +99,9 @@ impl World {
             let joined = mesh_kit::join("gateway", settings, config, gateway::start).await.expect(join);
             world.running.push(joined);
             world.urls.push(std::fs::read_to_string(folder.join("url")).unwrap());
+        }
+        if !own_issuer {
+            return Some(world);
         }
         let file = world.first().join("admin.password");
         let read = until("the first account is made", async || std::fs::read_to_string(&file).ok(), Option::is_some).await;
@@ -399,6 +412,138 @@ async fn a_session_goes_on_with_each_new_token_and_ends_when_one_is_used_twice()
     assert_eq!(granted.status, 200, "{granted:?}");
     assert_eq!(redeem(verifier).await.status, 400, "a code is good once");
     assert_eq!(renew(&text(&granted, "refresh_token")).await.status, 400, "and its second use takes back what it gave");
+    world.stop().await;
+}
+
+/// A provider of another maker, as a process.
+struct Provider {
+    child: tokio::process::Child,
+    issuer: String,
+}
+
+impl Provider {
+    /// On a port, or any if 0; with the keys in a file.
+    async fn start(port: u16, keys: &std::path::Path) -> Self {
+        use tokio::io::{AsyncBufReadExt as _, BufReader};
+        let mut child = tokio::process::Command::new("node")
+            .arg(oidc().join("provider.mjs"))
+            .arg(port.to_string())
+            .arg(keys)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let issuer = soon("the provider is ready", async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("the provider says where it is");
+                if let Some(issuer) = line.strip_prefix("ready ") {
+                    return issuer.to_owned();
+                }
+            }
+        })
+        .await;
+        Self { child, issuer }
+    }
+
+    fn port(&self) -> u16 {
+        self.issuer.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    async fn stop(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// An access token for a resource.
+    async fn token(&self, world: &World, resource: &str) -> String {
+        let body = format!("grant_type=client_credentials&resource=urn:{resource}&scope=intents");
+        let request = Request::post(format!("{}/token", self.issuer))
+            .header("authorization", "Basic cGxhbnQ6YStzZWNyZXQrb2YrdGhlK3Rlc3Q=")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        let response = world.http.request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        let answer: Json = serde_json::from_slice(&response).unwrap();
+        answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+}
+
+fn oidc() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/oidc")
+}
+
+/// A key pair as a JWK set with its private part, as a provider keeps it.
+fn private_key(kid: &str) -> String {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    let seed: [u8; 32] = std::array::from_fn(|at| kid.as_bytes()[at % kid.len()].wrapping_add(at as u8));
+    let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+    json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid,
+        "x": URL_SAFE_NO_PAD.encode(pair.public_key().as_ref()), "d": URL_SAFE_NO_PAD.encode(seed)}]})
+    .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_of_a_provider_of_another_maker_are_taken_while_its_keys_rotate() {
+    if !oidc().join("node_modules").is_dir() {
+        eprintln!("SKIPPED: gateway, OpenID Connect: no .tools/oidc (run `make setup-test`)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.json");
+    std::fs::write(&keys, private_key("one")).unwrap();
+    let provider = Provider::start(0, &keys).await;
+    let issuer = provider.issuer.clone();
+    let trust = |config: &mut gateway::Config| config.oidc_issuer.clone_from(&issuer);
+    let Some(world) = World::start_with("gateway, OpenID Connect", 1, trust, false).await else { return };
+    let whoami = async |token: &str| world.ask(token, "GET", "/api/v1/auth/whoami/", None).await;
+    let first = provider.token(&world, "continuum").await;
+    let known = whoami(&first).await;
+    assert_eq!((known.status, known.body["owner"].as_str()), (200, Some("plant")), "{known:?}");
+    assert_eq!(known.body["roles"], json!(["owner"]));
+    let elsewhere = whoami(&provider.token(&world, "elsewhere").await).await;
+    assert_eq!(elsewhere.status, 401, "it is for another audience: {elsewhere:?}");
+    assert_eq!(world.login("admin", "x").await.status, 409, "people sign in at their provider");
+    // The provider comes back with another key, and forgets the first.
+    let port = provider.port();
+    provider.stop().await;
+    std::fs::write(&keys, private_key("two")).unwrap();
+    let provider = Provider::start(port, &keys).await;
+    let second = provider.token(&world, "continuum").await;
+    until("the new key is known", async || whoami(&second).await.status, |status| *status == 200).await;
+    assert_eq!(whoami(&first).await.status, 401, "a key that is not published any more counts no more");
+    provider.stop().await;
+    assert_eq!(whoami(&second).await.status, 200, "known keys outlive their provider's absence");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schemathesis_finds_no_fault_of_ours_and_no_answer_that_is_not_in_the_document() {
+    let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/test/bin/schemathesis");
+    if !program.is_file() {
+        eprintln!("SKIPPED: gateway, fuzzing: no .tools/test/bin/schemathesis (run `make setup-test`)");
+        return;
+    }
+    let long = |config: &mut gateway::Config| config.token_s = 3_600;
+    let Some(world) = World::start("gateway, fuzzing", 1, long).await else { return };
+    let token = world.admin().await;
+    let examples = std::env::var("CONTINUUM_EXAMPLES").unwrap_or_else(|_| "25".into());
+    let run = tokio::process::Command::new(program)
+        .arg("run")
+        .arg(format!("{}/openapi.json", world.urls[0]))
+        .args(["--header", &format!("Authorization: Bearer {token}")])
+        .args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"])
+        // A watch has no end to wait for.
+        .args(["--exclude-operation-id", "WatchIntent"])
+        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", &examples, "--request-timeout", "40"])
+        .args(["--continue-on-failure", "--no-color", "--generation-database", "none", "--workers", "2"])
+        .current_dir(world.land.folder())
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
     world.stop().await;
 }
 
