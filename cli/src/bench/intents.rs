@@ -40,11 +40,7 @@ pub(super) async fn measure(full: bool) -> anyhow::Result<Vec<Row>> {
     let length = Duration::from_secs(seconds);
     let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
     let data_dir = folder.path().join("mesh");
-    let options = UpOptions {
-        log: "error".into(),
-        set: vec!["gateway.rate_per_s=0".into()],
-        ..UpOptions::default()
-    };
+    let options = UpOptions { log: "error".into(), set: vec!["gateway.rate_per_s=0".into()], ..UpOptions::default() };
     let up = Up::start(&data_dir, &options).await?;
     let measured = async {
         let gateway = login::gateway_of(&data_dir)?;
@@ -165,12 +161,29 @@ async fn throughput(rig: &Rig, session: &login::Session, length: Duration) -> an
     let times = paced(&url, token, (ours / 2.0).clamp(10.0, 500.0), length).await?;
     let p99 = percentile(&times, 99).as_secs_f64() * 1e3;
     let p50 = percentile(&times, 50).as_secs_f64() * 1e3;
-    let detail = format!("{IN_HAND} in hand for {} s, {failed} not answered well; REST, decided, validated, acknowledged", length.as_secs());
+    let detail = format!(
+        "{IN_HAND} in hand for {} s, {failed} not answered well; REST, decided, validated, acknowledged",
+        length.as_secs()
+    );
     let rate = times.len() as f64 / length.as_secs_f64();
     Ok(vec![
         Row::new(1, "intents validated over REST", Bound::AtLeast(1_000.0), "/s", ours, detail),
-        Row::new(2, "of bare axum and a JetStream publish", Bound::AtLeast(0.05), "", ours / bare, format!("bare: {bare:.0}/s")),
-        Row::new(3, "p99 at half of it", Bound::AtMost(50.0), " ms", p99, format!("{rate:.0}/s, p50 {p50:.1} ms, from when each was due")),
+        Row::new(
+            2,
+            "of bare axum and a JetStream publish",
+            Bound::AtLeast(0.05),
+            "",
+            ours / bare,
+            format!("bare: {bare:.0}/s"),
+        ),
+        Row::new(
+            3,
+            "p99 at half of it",
+            Bound::AtMost(50.0),
+            " ms",
+            p99,
+            format!("{rate:.0}/s, p50 {p50:.1} ms, from when each was due"),
+        ),
     ])
 }
 
@@ -226,7 +239,10 @@ async fn access(session: &login::Session, count: usize) -> anyhow::Result<Vec<Ro
     let ms = |times: &[Duration], of: usize| percentile(times, of).as_secs_f64() * 1e3;
     let detail = format!(
         "{count} requests each, in turn: p50 {:.3} and {:.3} ms, p99 {:.3} and {:.3} ms",
-        ms(&checked, 50), ms(&bare, 50), ms(&checked, 99), ms(&bare, 99)
+        ms(&checked, 50),
+        ms(&bare, 50),
+        ms(&checked, 99),
+        ms(&bare, 99)
     );
     let added = ms(&checked, 99) - ms(&bare, 99);
     let stopped = session.ask(http::Method::PUT, &format!("/api/v1/workload/instance/{id}/delete/"), None).await?;

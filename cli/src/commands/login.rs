@@ -158,7 +158,8 @@ pub(crate) async fn login(context: &Context<'_>, options: LoginOptions) -> anyho
 /// The session, its token renewed if it is nearly over.
 pub(crate) async fn session(data_dir: &Path) -> anyhow::Result<Session> {
     let path = path(data_dir);
-    let text = fs::read(&path).with_context(|| format!("nobody is signed in ({}); say `continuum login`", path.display()))?;
+    let text =
+        fs::read(&path).with_context(|| format!("nobody is signed in ({}); say `continuum login`", path.display()))?;
     let session: Session = serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))?;
     if now().seconds + EARLY_S < session.expires {
         return Ok(session);
@@ -166,7 +167,8 @@ pub(crate) async fn session(data_dir: &Path) -> anyhow::Result<Session> {
     // One at a time: a refresh token that is shown twice ends the session.
     let lock = fs::File::create(data_dir.join("login.lock")).context("make the lock of the session")?;
     tokio::task::block_in_place(|| lock.lock()).context("lock the session")?;
-    let session: Session = serde_json::from_slice(&fs::read(&path)?).with_context(|| format!("read {}", path.display()))?;
+    let session: Session =
+        serde_json::from_slice(&fs::read(&path)?).with_context(|| format!("read {}", path.display()))?;
     if now().seconds + EARLY_S < session.expires {
         return Ok(session);
     }

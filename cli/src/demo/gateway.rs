@@ -61,7 +61,11 @@ pub(super) async fn chapter(story: &mut Story, data_dir: &Path) -> anyhow::Resul
     story.step("what its state or a role forbids is refused, and why");
     let update = json!({"target_id": "cpuUsage", "target_value_range": "60"});
     let (status, said) = session.ask(Method::PUT, &format!("/api/v1/intent/{id}/target/"), Some(&update)).await?;
-    story.say(format!("{status}: {}; {}", said["detail"].as_str().unwrap_or_default(), said["cure"].as_str().unwrap_or_default()));
+    story.say(format!(
+        "{status}: {}; {}",
+        said["detail"].as_str().unwrap_or_default(),
+        said["cure"].as_str().unwrap_or_default()
+    ));
     story.expect("an update of a FULFILLED intent is refused", status == 409);
     let body = json!({"username": "ada", "password": "demo only!"}).to_string();
     let login_url = format!("{gateway}/api/v1/auth/login/");

@@ -55,7 +55,8 @@ impl Answers {
             let log = mesh.bus().log(stream);
             let from = log.last_sequence().await.with_context(|| format!("read the end of {stream}"))? + 1;
             let subject = mesh_proto::contract().stream(stream).map(|s| s.subject.clone()).unwrap_or_default();
-            let (mut tail, followers, stopping) = (log.tail(&subject, from), answers.followers.clone(), mesh.stopping());
+            let (mut tail, followers, stopping) =
+                (log.tail(&subject, from), answers.followers.clone(), mesh.stopping());
             mesh.spawn("answers", async move {
                 loop {
                     let stored = tokio::select! {

@@ -188,12 +188,16 @@ impl Gateway {
     }
 
     /// What a service answered, or the problem that it is.
-    pub(crate) fn told<T>(&self, service: &str, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Problem> {
+    pub(crate) fn told<T>(
+        &self,
+        service: &str,
+        answer: Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T, Problem> {
         use tonic::Code;
         answer.map(tonic::Response::into_inner).map_err(|status| {
             let (what, cure) = status.message().rsplit_once("; ").unwrap_or((status.message(), "try again"));
             match status.code() {
-                Code::NotFound => Problem::new(Kind::NotFound, format!("there is no {what}"), cure),
+                Code::NotFound => Problem::new(Kind::NotFound, what, cure),
                 Code::InvalidArgument => Problem::new(Kind::Invalid, what, cure),
                 Code::ResourceExhausted => {
                     Problem { retry_after_s: Some(1), ..Problem::new(Kind::TooMany, what, cure) }
@@ -231,7 +235,8 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Probl
         let detail = format!("the body has more than {} bytes", forms::BODY_MAX);
         Problem::new(Kind::TooLarge, detail, "send less at once")
     };
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     if declared.is_some_and(|length| length > forms::BODY_MAX as u64) {
         return Err(too_large());
     }

@@ -274,9 +274,14 @@ impl Gateway {
         Ok(face.answer(StatusCode::OK, &view, asked))
     }
 
-    async fn page(&self, owner: &str, state: &str, size: u32, token: String) -> Result<(Vec<IntentView>, String), Problem> {
-        let request =
-            ListRequest { owner: owner.into(), page_size: size, page_token: token, state: state.to_owned() };
+    async fn page(
+        &self,
+        owner: &str,
+        state: &str,
+        size: u32,
+        token: String,
+    ) -> Result<(Vec<IntentView>, String), Problem> {
+        let request = ListRequest { owner: owner.into(), page_size: size, page_token: token, state: state.to_owned() };
         let answer = self.manager().await?.list(request).await;
         let page = self.told(MANAGER, answer)?;
         Ok((page.intents, page.next_page_token))
@@ -312,7 +317,7 @@ impl Gateway {
             let (views, next) = self.page(&owner, &state, ask, token.clone()).await?;
             let mut views = views.into_iter();
             token = next;
-            for view in views.by_ref() {
+            while let Some(view) = views.next() {
                 let last = view.intent_id.clone();
                 if filter.lets_through(&view) {
                     found.push(present::intent(&view));
@@ -426,9 +431,7 @@ impl Gateway {
             Some((Ok::<_, std::convert::Infallible>(text), Some((views, permit, stopping))))
         });
         let mut response = Response::new(Body::from_stream(events));
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
         Ok(gateway::with(response, header::CACHE_CONTROL, "no-store"))
     }
 }
@@ -454,9 +457,8 @@ pub(crate) fn linked(asked: &Asked, response: Response, token: &str) -> Response
     if token.is_empty() {
         return response;
     }
-    let encode = |text: &str| {
-        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-    };
+    let encode =
+        |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
     let kept = asked.query.iter().filter(|(name, _)| *name != "page_token");
     let mut pairs: Vec<String> = kept
         .flat_map(|(name, values)| values.iter().map(move |value| (name, value)))

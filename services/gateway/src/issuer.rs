@@ -78,7 +78,8 @@ impl Issuer {
     fn parse(config: &Config, text: &str) -> anyhow::Result<Self> {
         let (mut signing, mut public, mut pepper) = (None, vec![], vec![]);
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let bytes = |text: &str| STANDARD.decode(text.trim()).with_context(|| format!("line {}: base64", number + 1));
+            let bytes =
+                |text: &str| STANDARD.decode(text.trim()).with_context(|| format!("line {}: base64", number + 1));
             match line.split_once(' ') {
                 Some(("sign", key)) => {
                     let document = bytes(key)?;
@@ -86,7 +87,8 @@ impl Issuer {
                         .map_err(|_| anyhow::anyhow!("line {}: not PKCS #8 of an Ed25519 key", number + 1))?;
                     let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
                     let id: String = pkce::hash(&x).chars().take(16).collect();
-                    public.push(json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": id, "x": x}));
+                    public
+                        .push(json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": id, "x": x}));
                     signing = Some((EncodingKey::from_ed_der(&document), id));
                 }
                 Some(("pepper", secret)) => pepper = bytes(secret)?,
@@ -142,13 +144,19 @@ impl Issuer {
         let header = json!({"alg": "EdDSA", "typ": kind, "kid": self.key_id});
         let b64 = |value: &Json| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", b64(&header), b64(claims));
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &self.signing, Algorithm::EdDSA)
-            .context("sign a token")?;
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &self.signing, Algorithm::EdDSA).context("sign a token")?;
         Ok(format!("{message}.{signature}"))
     }
 
     /// An access token of an account, and its life in seconds.
-    pub(crate) fn token(&self, name: &str, account: &Account, session: &str, now_s: i64) -> anyhow::Result<(String, i64)> {
+    pub(crate) fn token(
+        &self,
+        name: &str,
+        account: &Account,
+        session: &str,
+        now_s: i64,
+    ) -> anyhow::Result<(String, i64)> {
         let claims = json!({
             "iss": self.name, "aud": self.audience, "sub": name, "preferred_username": name, "owner": account.owner,
             "roles": account.roles, "sid": session, "iat": now_s, "exp": now_s + self.token_s, "jti": secret()?,
@@ -158,7 +166,11 @@ impl Issuer {
 }
 
 /// The path of a file in a folder, made with a text if it is not there. Of several that make it at once, one does.
-pub(crate) fn made(folder: &Path, name: &str, text: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<PathBuf> {
+pub(crate) fn made(
+    folder: &Path,
+    name: &str,
+    text: impl FnOnce() -> anyhow::Result<String>,
+) -> anyhow::Result<PathBuf> {
     let path = folder.join(name);
     if !path.exists() {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;

@@ -105,7 +105,8 @@ impl Proxy {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 tracing::debug!(upstream, error = &error as &dyn std::error::Error, "workload does not answer");
-                let detail = if error.is_connect() { "nobody listens on its port" } else { "the connection to it broke" };
+                let detail =
+                    if error.is_connect() { "nobody listens on its port" } else { "the connection to it broke" };
                 return Err(Problem::new(Kind::Upstream, detail, "see its log: `continuum workload logs`"));
             }
             Err(_) => {
@@ -171,20 +172,17 @@ impl Gateway {
     /// Forwards a request of `/access/<owner>/<instance>/…`.
     pub(crate) async fn access(&self, proxy: &Proxy, mut request: Request<Body>) -> Response {
         let path = request.uri().path().to_owned();
-        match self.accessed(proxy, &mut request, &path).await {
-            Ok((request, upstream, rest, over_h2)) => {
-                match proxy.forward(request, &upstream, &rest, over_h2).await {
-                    Ok(response) => response,
-                    Err(problem) => gateway::refuse(&problem, &path),
-                }
-            }
+        match self.accessed(&mut request, &path).await {
+            Ok((request, upstream, rest, over_h2)) => match proxy.forward(request, &upstream, &rest, over_h2).await {
+                Ok(response) => response,
+                Err(problem) => gateway::refuse(&problem, &path),
+            },
             Err(problem) => gateway::refuse(&problem, &path),
         }
     }
 
     async fn accessed(
         &self,
-        _: &Proxy,
         request: &mut Request<Body>,
         path: &str,
     ) -> Result<(Request<Body>, String, String, bool), Problem> {

@@ -16,6 +16,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use mesh_proto::intent::Intent;
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram},
@@ -52,8 +53,7 @@ struct Counts {
 
 impl Counts {
     fn count(&self, op: String, response: &Response, begun: std::time::Instant) {
-        let attributes =
-            [KeyValue::new("op", op), KeyValue::new("status", i64::from(response.status().as_u16()))];
+        let attributes = [KeyValue::new("op", op), KeyValue::new("status", i64::from(response.status().as_u16()))];
         self.requests.add(1, &attributes);
         self.seconds.record(begun.elapsed().as_secs_f64(), &attributes[..1]);
     }
@@ -96,7 +96,7 @@ impl Gateway {
             }
             Op::UpdateTarget => {
                 let update: TargetUpdate = forms::form(asked.json())?;
-                let change = |mut intent| update.apply(&mut intent).map(|()| intent);
+                let change = |mut intent: Intent| update.apply(&mut intent).map(|()| intent);
                 self.redefine(asked, Face::Rest, change).await
             }
             Op::IntentReport => self.report(asked).await,
@@ -202,7 +202,12 @@ pub(crate) fn router(gateway: &Gateway, base: &str) -> Router {
     let document: Arc<str> = table::openapi().to_string().into();
     let page: Arc<str> = pages::openapi().into();
     let discovery = gateway.discovery(base);
-    let jwks = gateway.inner.signin.issuer().map(|issuer| issuer.jwks.clone()).unwrap_or_else(|| serde_json::json!({"keys": []}));
+    let jwks = gateway
+        .inner
+        .signin
+        .issuer()
+        .map(|issuer| issuer.jwks.clone())
+        .unwrap_or_else(|| serde_json::json!({"keys": []}));
     let html = |text: Arc<str>| async move { ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], text.to_string()) };
     let (token, authorize) = (gateway.clone(), gateway.clone());
     let authorize = move |request: Request<Body>| {
@@ -213,10 +218,16 @@ pub(crate) fn router(gateway: &Gateway, base: &str) -> Router {
         .route(&format!("{PREFIX}/{{owner}}/{{instance}}"), access.clone())
         .route(&format!("{PREFIX}/{{owner}}/{{instance}}/"), access.clone())
         .route(&format!("{PREFIX}/{{owner}}/{{instance}}/{{*rest}}"), access)
-        .route("/openapi.json", get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document.to_string()) }))
+        .route(
+            "/openapi.json",
+            get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document.to_string()) }),
+        )
         .route("/", get(move || html(page.clone())))
         .route("/problems/{slug}", get(explained))
-        .route("/.well-known/openid-configuration", get(move || async move { gateway::json(StatusCode::OK, &discovery) }))
+        .route(
+            "/.well-known/openid-configuration",
+            get(move || async move { gateway::json(StatusCode::OK, &discovery) }),
+        )
         .route("/oauth/jwks", get(move || async move { gateway::json(StatusCode::OK, &jwks) }))
         .route(
             "/oauth/token",
@@ -239,9 +250,7 @@ pub(crate) fn router(gateway: &Gateway, base: &str) -> Router {
 async fn explained(request: Request<Body>) -> Response {
     let path = request.uri().path();
     match problem::explain(path.rsplit('/').next().unwrap_or_default()) {
-        Some(text) => {
-            gateway::with(Response::new(Body::from(text)), header::CONTENT_TYPE, "text/plain; charset=utf-8")
-        }
+        Some(text) => gateway::with(Response::new(Body::from(text)), header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         None => gateway::refuse(&Problem::not_found("such problem"), path),
     }
 }

@@ -185,10 +185,22 @@ impl Gateway {
         body: Body,
     ) -> Result<std::collections::BTreeMap<String, Vec<String>>, Problem> {
         let bytes = gateway::read(headers, body).await?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| Problem::malformed("the form is not UTF-8", "send UTF-8"))?;
+        let text =
+            std::str::from_utf8(&bytes).map_err(|_| Problem::malformed("the form is not UTF-8", "send UTF-8"))?;
         let known = [
-            "grant_type", "refresh_token", "code", "redirect_uri", "code_verifier", "client_id", "scope", "username",
-            "password", "response_type", "state", "code_challenge", "code_challenge_method",
+            "grant_type",
+            "refresh_token",
+            "code",
+            "redirect_uri",
+            "code_verifier",
+            "client_id",
+            "scope",
+            "username",
+            "password",
+            "response_type",
+            "state",
+            "code_challenge",
+            "code_challenge_method",
         ];
         forms::query(text, &known)
     }
@@ -228,7 +240,15 @@ impl Gateway {
         } else {
             forms::query(
                 parts.uri.query().unwrap_or_default(),
-                &["response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method", "scope"],
+                &[
+                    "response_type",
+                    "client_id",
+                    "redirect_uri",
+                    "state",
+                    "code_challenge",
+                    "code_challenge_method",
+                    "scope",
+                ],
             )
         };
         let form = match form {
@@ -322,9 +342,10 @@ impl Gateway {
 
     /// Lists accounts, without what is kept of their passwords.
     pub(crate) fn list_accounts(&self) -> Response {
-        let all = self.inner.accounts.read(|view| {
-            view.accounts.iter().map(|(name, account)| shown(name, account)).collect::<Vec<_>>()
-        });
+        let all = self
+            .inner
+            .accounts
+            .read(|view| view.accounts.iter().map(|(name, account)| shown(name, account)).collect::<Vec<_>>());
         gateway::json(StatusCode::OK, &Json::Array(all))
     }
 

@@ -68,7 +68,8 @@ impl SignIn {
             skew_s: config.skew_s.into(),
             life_max_s: LIFE_MAX_S,
         };
-        let tls = hyper_rustls::HttpsConnectorBuilder::new().with_native_roots().context("read the system's certificates")?;
+        let tls =
+            hyper_rustls::HttpsConnectorBuilder::new().with_native_roots().context("read the system's certificates")?;
         let client = Client::builder(TokioExecutor::new()).build(tls.https_or_http().enable_http1().build());
         let keys = RwLock::new(issuer.as_ref().map(|own| own.keys.clone()).unwrap_or_default());
         let inner = Inner { mesh: mesh.clone(), expected, names, issuer, keys, freshness: Mutex::default(), client };
@@ -92,9 +93,11 @@ impl SignIn {
             let how = "send `Authorization: Bearer <token>`, once; get a token with `continuum token`";
             return Err(Problem::new(Kind::Unauthenticated, "the request has no bearer token", how));
         };
-        let token = value.to_str().ok().and_then(|text| text.split_once(' ')).and_then(|(scheme, token)| {
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
+        let token = value
+            .to_str()
+            .ok()
+            .and_then(|text| text.split_once(' '))
+            .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()));
         let Some(token) = token.filter(|token| !token.is_empty()) else {
             let how = "send `Authorization: Bearer <token>`";
             return Err(Problem::new(Kind::Unauthenticated, "the authorization is no bearer token", how));
@@ -146,7 +149,9 @@ impl SignIn {
                 let now_ms = self.inner.mesh.now().as_millis();
                 self.inner.freshness.lock().unwrap_or_else(PoisonError::into_inner).fetched(now_ms);
             }
-            Err(error) => tracing::warn!(issuer = self.inner.expected.issuer, error = format!("{error:#}"), "keys not fetched"),
+            Err(error) => {
+                tracing::warn!(issuer = self.inner.expected.issuer, error = format!("{error:#}"), "keys not fetched")
+            }
         }
     }
 
@@ -181,6 +186,8 @@ impl SignIn {
             Ok(body.map_err(|error| anyhow::anyhow!("read the answer: {error}"))?.to_bytes())
         };
         let answer = tokio::time::timeout(FETCH_LIMIT, answered).await;
-        answer.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within 5 s"))).with_context(|| format!("get {address}"))
+        answer
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within 5 s")))
+            .with_context(|| format!("get {address}"))
     }
 }

@@ -77,13 +77,14 @@ impl Gateway {
         let bytes: String = document.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
         let command_id = derived_id(&["register", &owner, &name, &bytes]);
         let command = RegisterWorkload { owner: owner.clone(), name, document: Some(document.clone()) };
-        let (answer, mut following) =
-            self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await?;
+        let (answer, mut following) = self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await?;
         let new = answer.message == WorkloadSubmitted::MESSAGE;
         let until = Instant::now() + Duration::from_millis(self.inner.config.verdict_limit_ms.into());
         let mut accepted = !new;
         while !accepted {
-            let Some(fact) = following.next(until.min(Instant::now() + Duration::from_millis(500))).await else { break };
+            let Some(fact) = following.next(until.min(Instant::now() + Duration::from_millis(500))).await else {
+                break;
+            };
             if let Ok(Some(rejected)) = fact.event::<WorkloadRejected>()
                 && rejected.version == version
             {
@@ -151,12 +152,7 @@ impl Gateway {
             None => uuid::Uuid::now_v7().to_string(),
         };
         let command_id = derived_id(&["run", &owner, &id, &workload, &input.replicas.to_string()]);
-        let command = RunInstance {
-            owner: owner.clone(),
-            instance_id: id.clone(),
-            workload,
-            replicas: input.replicas,
-        };
+        let command = RunInstance { owner: owner.clone(), instance_id: id.clone(), workload, replicas: input.replicas };
         let answered = self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await;
         answered.map_err(|problem| match (&key, problem.kind) {
             (Some(_), Kind::Conflict) => Problem::new(
@@ -207,7 +203,11 @@ impl Gateway {
             token = "instance/".into();
         }
         if instances != token.starts_with("instance/") && !token.is_empty() {
-            return Err(Problem::field("page_token", "is of another list", "take it from the Link header of the page before"));
+            return Err(Problem::field(
+                "page_token",
+                "is of another list",
+                "take it from the Link header of the page before",
+            ));
         }
         let one = |name: &str, value: &str| asked.value(name).is_none_or(|wanted| wanted == value);
         let mut found: Vec<Json> = vec![];

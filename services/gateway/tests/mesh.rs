@@ -65,18 +65,31 @@ impl World {
                 .expect(join),
         );
         running.push(
-            mesh_kit::join("workload-manager", own(&land, "workload-manager"), Default::default(), workload_manager::start)
-                .await
-                .expect(join),
+            mesh_kit::join(
+                "workload-manager",
+                own(&land, "workload-manager"),
+                Default::default(),
+                workload_manager::start,
+            )
+            .await
+            .expect(join),
         );
         running.push(
-            mesh_kit::join("meta-orchestrator", own(&land, "meta-orchestrator"), Default::default(), meta_orchestrator::start)
+            mesh_kit::join(
+                "meta-orchestrator",
+                own(&land, "meta-orchestrator"),
+                Default::default(),
+                meta_orchestrator::start,
+            )
+            .await
+            .expect(join),
+        );
+        let cluster =
+            cluster_agent::Config { cluster_id: "edge".into(), driver: "simulated".into(), ..Default::default() };
+        running.push(
+            mesh_kit::join("cluster-agent", own(&land, "cluster-agent"), cluster, cluster_agent::start)
                 .await
                 .expect(join),
-        );
-        let cluster = cluster_agent::Config { cluster_id: "edge".into(), driver: "simulated".into(), ..Default::default() };
-        running.push(
-            mesh_kit::join("cluster-agent", own(&land, "cluster-agent"), cluster, cluster_agent::start).await.expect(join),
         );
         let mut world = Self {
             land,
@@ -104,7 +117,8 @@ impl World {
             return Some(world);
         }
         let file = world.first().join("admin.password");
-        let read = until("the first account is made", async || std::fs::read_to_string(&file).ok(), Option::is_some).await;
+        let read =
+            until("the first account is made", async || std::fs::read_to_string(&file).ok(), Option::is_some).await;
         world.password = read.unwrap();
         Some(world)
     }
@@ -113,7 +127,14 @@ impl World {
         self.land.folder().join("state/gateway-0")
     }
 
-    async fn raw(&self, at: usize, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    async fn raw(
+        &self,
+        at: usize,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.urls[at]));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -196,11 +217,8 @@ async fn a_thousand_clients_that_submit_the_same_through_three_gateways_make_one
     let token = world.admin().await;
     let bearer = format!("Bearer {token}");
     let body = intent("20").to_string();
-    let headers = [
-        ("authorization", bearer.as_str()),
-        ("content-type", "application/json"),
-        ("idempotency-key", "order-66"),
-    ];
+    let headers =
+        [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", "order-66")];
     let answers: Vec<Answer> = soon(
         "a thousand answers",
         stream::iter(0..1_000)
@@ -213,12 +231,14 @@ async fn a_thousand_clients_that_submit_the_same_through_three_gateways_make_one
     let statuses: BTreeSet<u16> = answers.iter().map(|a| a.status).collect();
     assert_eq!(ids.len(), 1, "{ids:?} {statuses:?}");
     assert!(statuses.iter().all(|status| [200, 201].contains(status)), "{statuses:?}");
-    let facts = world.land.bus("gateway").await.log("INTENT").read("intent.submitted.v1.local.*", 1, 1_000).await.unwrap();
+    let facts =
+        world.land.bus("gateway").await.log("INTENT").read("intent.submitted.v1.local.*", 1, 1_000).await.unwrap();
     assert_eq!(facts.len(), 1, "one intent was made");
     let listed = world.ask(&token, "GET", "/api/v1/intent/", None).await;
     assert_eq!(listed.body.as_array().unwrap().len(), 1);
     // The same key for something else.
-    let other = world.with(&token, "POST", "/api/v1/intent/", &[("idempotency-key", "order-66")], Some(intent("30"))).await;
+    let other =
+        world.with(&token, "POST", "/api/v1/intent/", &[("idempotency-key", "order-66")], Some(intent("30"))).await;
     assert_eq!((other.status, other.body["type"].as_str()), (422, Some("/problems/idempotency-key")), "{other:?}");
     world.stop().await;
 }
@@ -266,13 +286,16 @@ async fn an_intent_is_submitted_read_changed_and_ended_over_rest_and_over_tmf921
         "expressionValue": shown.body["expression"]["expressionValue"]}});
     let made = world.ask(&token, "POST", base, Some(body)).await;
     assert_eq!((made.status, made.body["id"].as_str()), (201, Some("tmf")), "{made:?}");
-    let patched = world.ask(&token, "PATCH", &format!("{base}/tmf"), Some(json!({"lifecycleStatus": "TERMINATED"}))).await;
+    let patched =
+        world.ask(&token, "PATCH", &format!("{base}/tmf"), Some(json!({"lifecycleStatus": "TERMINATED"}))).await;
     assert_eq!((patched.status, patched.body["lifecycleStatus"].as_str()), (200, Some("TERMINATED")), "{patched:?}");
     let reports = world.ask(&token, "GET", &format!("{base}/tmf/intentReport"), None).await;
     assert_eq!((reports.status, reports.body[0]["@type"].as_str()), (200, Some("IntentReport")));
     let page = world.ask(&token, "GET", "/api/v1/intent/?page_size=1", None).await;
     assert!(page.headers["link"].to_str().unwrap().contains("page_token="), "{page:?}");
-    let narrowed = world.ask(&token, "GET", "/api/v1/intent/?not_fulfilled_state=SUSPENDED&not_fulfilled_state=DEGRADED", None).await;
+    let narrowed = world
+        .ask(&token, "GET", "/api/v1/intent/?not_fulfilled_state=SUSPENDED&not_fulfilled_state=DEGRADED", None)
+        .await;
     assert_eq!(narrowed.body.as_array().unwrap().len(), 1, "{narrowed:?}");
     // Followed as it happens.
     let host = world.urls[0].strip_prefix("http://").unwrap();
@@ -326,7 +349,11 @@ async fn nobody_gets_further_than_a_good_token_and_its_roles_reach() {
     let altered = format!("{}.{}.{}", parts[0], encode(claims), parts[2]);
     for token in [none.as_str(), altered.as_str(), "x", "a.b.c", &"y".repeat(9_000)] {
         let answer = world.ask(token, "GET", "/api/v1/intent/", None).await;
-        assert_eq!((answer.status, answer.body["type"].as_str()), (401, Some("/problems/unauthenticated")), "{answer:?}");
+        assert_eq!(
+            (answer.status, answer.body["type"].as_str()),
+            (401, Some("/problems/unauthenticated")),
+            "{answer:?}"
+        );
         assert!(!answer.body.to_string().contains(token), "a token is never repeated");
     }
     // Roles.
@@ -353,7 +380,10 @@ async fn nobody_gets_further_than_a_good_token_and_its_roles_reach() {
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
     let host = world.urls[0].strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(host).await.unwrap();
-    let head = format!("POST /api/v1/intent/ HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nContent-Length: {}\r\n\r\n", large.len());
+    let head = format!(
+        "POST /api/v1/intent/ HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nContent-Length: {}\r\n\r\n",
+        large.len()
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 64];
     let count = soon("413", stream.read(&mut answer)).await.unwrap();
@@ -404,7 +434,9 @@ async fn a_session_goes_on_with_each_new_token_and_ends_when_one_is_used_twice()
     let code = to.split("code=").nth(1).unwrap().split('&').next().unwrap().to_owned();
     let redeem = async |verifier: &str| {
         let uri = "http%3A%2F%2F127.0.0.1%3A7%2Fcb";
-        let body = format!("grant_type=authorization_code&client_id=continuum&redirect_uri={uri}&code={code}&code_verifier={verifier}");
+        let body = format!(
+            "grant_type=authorization_code&client_id=continuum&redirect_uri={uri}&code={code}&code_verifier={verifier}"
+        );
         world.raw(0, "POST", "/oauth/token", &form, body).await
     };
     assert_eq!(redeem(&"x".repeat(43)).await.status, 400);
@@ -533,7 +565,10 @@ async fn schemathesis_finds_no_fault_of_ours_and_no_answer_that_is_not_in_the_do
         .arg("run")
         .arg(format!("{}/openapi.json", world.urls[0]))
         .args(["--header", &format!("Authorization: Bearer {token}")])
-        .args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"])
+        .args([
+            "--checks",
+            "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        ])
         // A watch has no end to wait for.
         .args(["--exclude-operation-id", "WatchIntent"])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", &examples, "--request-timeout", "40"])
@@ -572,7 +607,8 @@ async fn workload() -> u16 {
                     return;
                 }
                 let body = serde_json::to_string(&head).unwrap();
-                let said = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+                let said =
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
                 socket.write_all(said.as_bytes()).await.unwrap();
             });
         }
@@ -595,7 +631,8 @@ async fn an_exposed_workload_is_reached_by_its_users_only_and_never_sees_their_t
         "expose": {"port": port, "path": "/app", "users": ["bob"]}});
     let made = world.ask(&ada, "POST", "/api/v1/workload/", Some(document)).await;
     assert_eq!((made.status, made.body["status"].as_str()), (201, Some("accepted")), "{made:?}");
-    let run = world.ask(&ada, "POST", "/api/v1/workload/echo@1.0.0/template/", Some(json!({"release_name": "echo"}))).await;
+    let run =
+        world.ask(&ada, "POST", "/api/v1/workload/echo@1.0.0/template/", Some(json!({"release_name": "echo"}))).await;
     assert_eq!(run.status, 201, "{run:?}");
     let id = run.body["instance_id"].as_str().unwrap().to_owned();
     let path = format!("/access/ada/{id}/a%20b?q=1");
@@ -618,7 +655,9 @@ async fn an_exposed_workload_is_reached_by_its_users_only_and_never_sees_their_t
     // An upgraded connection is carried both ways.
     let host = world.urls[0].strip_prefix("http://").unwrap();
     let mut socket = TcpStream::connect(host).await.unwrap();
-    let ask = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ada}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    let ask = format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ada}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+    );
     socket.write_all(ask.as_bytes()).await.unwrap();
     let mut head = vec![];
     let mut byte = [0; 1];

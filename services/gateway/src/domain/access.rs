@@ -50,7 +50,7 @@ pub enum Reach {
 }
 
 use Action::{
-    ReadClusters, ReadIntents, ReadWorkloads, OwnSession, WriteAccounts, WriteClusters, WriteIntents, WriteWorkloads,
+    OwnSession, ReadClusters, ReadIntents, ReadWorkloads, WriteAccounts, WriteClusters, WriteIntents, WriteWorkloads,
 };
 use Reach::{All, Nothing, Own};
 
@@ -196,9 +196,7 @@ mod tests {
     #[test]
     fn owners_that_no_subject_can_hold_stay_apart() {
         let names = ClaimNames { roles: vec!["roles".into(), "realm_access.roles".into()], owner: "org".into() };
-        let of = |all: serde_json::Value| {
-            Caller::of(&Claims { subject: "auth0|7".into(), expires: 0, all }, &names)
-        };
+        let of = |all: serde_json::Value| Caller::of(&Claims { subject: "auth0|7".into(), expires: 0, all }, &names);
         let one = of(json!({"iss": "i", "roles": ["owner", "owner", "boss"], "realm_access": {"roles": ["viewer"]}}));
         assert_eq!(one.roles, [Role::Owner, Role::Viewer]);
         assert!(is_key(&one.owner));

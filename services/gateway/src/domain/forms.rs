@@ -36,8 +36,9 @@ pub fn read(content_type: Option<&str>, body: &[u8]) -> Result<Json, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|error| Problem::malformed(format!("the body is not UTF-8: {error}"), "send UTF-8"))?;
     let value: Json = if yaml {
-        serde_saphyr::from_str(text)
-            .map_err(|error| Problem::malformed(format!("the body is not YAML: {}", brief(&error)), "send one document"))?
+        serde_saphyr::from_str(text).map_err(|error| {
+            Problem::malformed(format!("the body is not YAML: {}", brief(&error)), "send one document")
+        })?
     } else {
         serde_json::from_str(text)
             .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}"), "mend it there"))?
@@ -98,13 +99,17 @@ fn message<M: prost::Message + Default>(name: &str, value: Json) -> Result<M, Pr
 pub fn intent(mut value: Json) -> Result<(Option<String>, Intent), Problem> {
     let id = value.as_object_mut().and_then(|fields| fields.remove("id")).filter(|id| !id.is_null());
     let inner = match value.as_object_mut() {
-        Some(fields) if fields.len() == 1 && fields.contains_key("intent") => fields.remove("intent").unwrap_or_default(),
+        Some(fields) if fields.len() == 1 && fields.contains_key("intent") => {
+            fields.remove("intent").unwrap_or_default()
+        }
         _ => value,
     };
     let id = match id {
         None => None,
         Some(Json::String(id)) if is_key(&id) => Some(id),
-        Some(_) => return Err(Problem::field("id", "is no id", "use 1 to 64 letters, digits, `_` and `-`, or leave it out")),
+        Some(_) => {
+            return Err(Problem::field("id", "is no id", "use 1 to 64 letters, digits, `_` and `-`, or leave it out"));
+        }
     };
     Ok((id, message("continuum.intent.v1.Intent", inner)?))
 }
@@ -316,9 +321,13 @@ impl TemplateInput {
             ("no_hooks", self.no_hooks),
         ];
         match given.iter().find(|(_, given)| *given) {
-            Some((path, _)) => Err(Problem::field(path, "is for charts, and this document is a process", "leave it out")),
+            Some((path, _)) => {
+                Err(Problem::field(path, "is for charts, and this document is a process", "leave it out"))
+            }
             None if self.replicas > 100 => Err(Problem::field("replicas", "is more than 100", "use 0 to 100")),
-            None if self.intents.len() > 16 => Err(Problem::field("intents", "are more than 16", "submit them one by one")),
+            None if self.intents.len() > 16 => {
+                Err(Problem::field("intents", "are more than 16", "submit them one by one"))
+            }
             None => {
                 // Read so that clients of the published interface go on working; neither means anything for a process.
                 let _ = (&self.namespace, self.ingress_enabled);
@@ -389,7 +398,11 @@ pub fn query(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>
         let (name, value) = (decoded(name)?, decoded(value)?);
         if !known.contains(&name.as_str()) {
             let cure = if known.is_empty() { "leave it out".to_owned() } else { format!("use {}", known.join(", ")) };
-            return Err(Problem::field(&name.chars().take(64).collect::<String>(), "is no parameter of this request", cure));
+            return Err(Problem::field(
+                &name.chars().take(64).collect::<String>(),
+                "is no parameter of this request",
+                cure,
+            ));
         }
         found.entry(name).or_default().push(value);
     }

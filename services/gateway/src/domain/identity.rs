@@ -79,10 +79,7 @@ fn define(state: &State, key: &Key, wanted: &DefineAccount, id: &str) -> Result<
     }
     let owner = if wanted.owner.is_empty() { name } else { &wanted.owner };
     if !is_key(owner) {
-        return Err(Refusal::new(
-            format!("{owner:?} is not an owner"),
-            "use 1 to 64 letters, digits, `_` and `-`",
-        ));
+        return Err(Refusal::new(format!("{owner:?} is not an owner"), "use 1 to 64 letters, digits, `_` and `-`"));
     }
     let kept = state.account.as_ref().map(|account| account.password_hash.clone()).unwrap_or_default();
     let hash = if wanted.password_hash.is_empty() { kept } else { wanted.password_hash.clone() };
@@ -143,13 +140,8 @@ fn renew(state: &State, key: &Key, wanted: &RenewSession, at: Timestamp, id: &st
 }
 
 fn closed(key: &Key, reason: &str, id: &str) -> Fact {
-    SessionClosed {
-        realm: SESSION.into(),
-        name: key.token(1).into(),
-        reason: reason.into(),
-        command_id: id.into(),
-    }
-    .into()
+    SessionClosed { realm: SESSION.into(), name: key.token(1).into(), reason: reason.into(), command_id: id.into() }
+        .into()
 }
 
 impl Decider for Identities {

@@ -54,7 +54,9 @@ pub fn check(asked: &Asked) -> Result<(), &'static str> {
         return Err("client_id is not `continuum`");
     }
     if !is_loopback(&asked.redirect_uri) {
-        return Err("redirect_uri is not http://127.0.0.1:<port>/…, http://[::1]:<port>/… or http://localhost:<port>/…");
+        return Err(
+            "redirect_uri is not http://127.0.0.1:<port>/…, http://[::1]:<port>/… or http://localhost:<port>/…",
+        );
     }
     if asked.response_type != "code" {
         return Err("response_type is not `code`");

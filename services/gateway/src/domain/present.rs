@@ -109,7 +109,11 @@ pub fn submitted(fact: &IntentSubmitted, at: Timestamp, sequence: u64) -> Intent
         intent_id: fact.intent_id.clone(),
         version: fact.version,
         intent: Intent::decode(fact.document.clone()).ok(),
-        state: Some(State { reason: "submitted".into(), waits_for: "the validator's verdict".into(), ..State::default() }),
+        state: Some(State {
+            reason: "submitted".into(),
+            waits_for: "the validator's verdict".into(),
+            ..State::default()
+        }),
         since: Some(at),
         sequence,
         ..IntentView::default()
@@ -278,7 +282,10 @@ mod tests {
         assert_eq!(shown["id"], "a");
         assert_eq!(shown["user_label"], "DeliverComputingWorkload");
         assert_eq!(shown["intent_expectations"][0]["expectation_object"]["object_instance"], "spinner@1.0.0");
-        assert_eq!((shown["not_fulfilled_state"].as_str(), shown["reason"].as_str()), (Some("DEGRADED"), Some("missed")));
+        assert_eq!(
+            (shown["not_fulfilled_state"].as_str(), shown["reason"].as_str()),
+            (Some("DEGRADED"), Some("missed"))
+        );
         assert_eq!(etag(&view()), "\"2-9\"");
     }
 

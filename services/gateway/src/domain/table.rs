@@ -151,25 +151,37 @@ fn parameter(name: &str) -> (Json, &'static str) {
     let text = || json!({"type": "string", "maxLength": 512});
     let many = |of: Json| json!({"type": "array", "items": of, "maxItems": 16});
     match name {
-        "fulfilment_status" => (many(json!({"type": "string", "enum": ["FULFILLED", "NOT_FULFILLED"]})), "Whether it is fulfilled"),
+        "fulfilment_status" => {
+            (many(json!({"type": "string", "enum": ["FULFILLED", "NOT_FULFILLED"]})), "Whether it is fulfilled")
+        }
         "not_fulfilled_state" => (
-            many(json!({"type": "string", "enum": ["ACKNOWLEDGED", "COMPLIANT", "DEGRADED", "FULFILMENTFAILED", "SUSPENDED", "TERMINATED"]})),
+            many(
+                json!({"type": "string", "enum": ["ACKNOWLEDGED", "COMPLIANT", "DEGRADED", "FULFILMENTFAILED", "SUSPENDED", "TERMINATED"]}),
+            ),
             "Its state",
         ),
         "user_label" => (many(text()), "Its type"),
         "object_instance" => (many(text()), "A workload document or instance that it is about"),
         "intent_id" => (many(text()), "Its id"),
-        "page_size" | "limit" => (json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}), "Entries at most"),
+        "page_size" | "limit" => {
+            (json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}), "Entries at most")
+        }
         "page_token" => (text(), "Where the page before ended: see its Link header"),
         "offset" => (json!({"type": "integer", "minimum": 0, "maximum": 10000, "default": 0}), "Entries to pass over"),
-        "owner" => (json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}), "Whose objects; one's own if absent. Another's only for administrators"),
+        "owner" => (
+            json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}),
+            "Whose objects; one's own if absent. Another's only for administrators",
+        ),
         "fields" => (text(), "Fields to show, divided by commas"),
         "name" => (text(), "Name of the document"),
         "version" => (text(), "Version of the document"),
         "release_name" => (text(), "Name of the instance's document"),
         "cluster_name" => (text(), "Cluster that it runs on"),
         "workload_document" => (text(), "Document that it runs, `name@version`"),
-        _ => (json!({"type": "string", "enum": ["pending", "assigned", "starting", "running", "restarting", "failed", "stopped", "lost"]}), "Its phase"),
+        _ => (
+            json!({"type": "string", "enum": ["pending", "assigned", "starting", "running", "restarting", "failed", "stopped", "lost"]}),
+            "Its phase",
+        ),
     }
 }
 
@@ -240,11 +252,15 @@ fn operation(route: &Route) -> Json {
         } else {
             "^[A-Za-z0-9_-]{1,64}$"
         };
-        parameters.push(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "pattern": pattern}}));
+        parameters.push(
+            json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "pattern": pattern}}),
+        );
     }
     for name in route.query {
         let (schema, description) = parameter(name);
-        parameters.push(json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema}));
+        parameters.push(
+            json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema}),
+        );
     }
     if creates(route.op) {
         parameters.push(header("Idempotency-Key", "The same request with the same key is done once", "^[!-~]{1,255}$"));
@@ -343,7 +359,8 @@ fn components() -> Json {
     let texts = json!({"type": "array", "items": {"type": "string"}});
     let (things, thing) = (json!({"type": "array", "items": {"type": "object"}}), json!({"type": "object"}));
     let scalar = json!({"type": ["string", "number", "boolean"]});
-    let role = json!({"type": "array", "items": {"type": "string", "enum": ["administrator", "provider", "owner", "viewer"]}});
+    let role =
+        json!({"type": "array", "items": {"type": "string", "enum": ["administrator", "provider", "owner", "viewer"]}});
     let key = json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"});
     let target = closed(
         &["target_name", "target_condition", "target_value_range"],
@@ -420,7 +437,10 @@ fn components() -> Json {
             object(&["user_label", "targets"], json!({"user_label": text, "targets": texts, "verbs": texts})),
         ),
         ("Check", object(&["acceptable", "errors"], json!({"acceptable": truth, "errors": things}))),
-        ("ActionInput", closed(&["action"], json!({"action": {"type": "string", "enum": ["SUSPEND", "RESUME", "TERMINATE"]}}))),
+        (
+            "ActionInput",
+            closed(&["action"], json!({"action": {"type": "string", "enum": ["SUSPEND", "RESUME", "TERMINATE"]}})),
+        ),
         (
             "TargetUpdate",
             closed(&["target_id", "target_value_range"], json!({"target_id": scalar, "target_value_range": scalar})),
@@ -456,9 +476,12 @@ fn components() -> Json {
         ),
         (
             "ClusterInput",
-            closed(&["cluster_name"], json!({"cluster_name": key, "cpus": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64},
+            closed(
+                &["cluster_name"],
+                json!({"cluster_name": key, "cpus": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64},
                 "memory": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64},
-                "storage": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64}})),
+                "storage": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64}}),
+            ),
         ),
         (
             "Cluster",
@@ -491,7 +514,10 @@ fn components() -> Json {
                     "lifecycleStatus": {"type": "string", "enum": ["SUSPENDED", "ACKNOWLEDGED", "TERMINATED"]}}),
             ),
         ),
-        ("TmfReport", object(&["@type", "id", "href"], json!({"@type": {"const": "IntentReport"}, "id": text, "href": text}))),
+        (
+            "TmfReport",
+            object(&["@type", "id", "href"], json!({"@type": {"const": "IntentReport"}, "id": text, "href": text})),
+        ),
     ];
     schemas.extend(own.map(|(name, schema)| (name.to_owned(), schema)));
     schemas.insert(

@@ -167,9 +167,9 @@ pub fn select(resource: Json, fields: &[String]) -> Json {
     let wanted: Vec<&str> = fields.iter().flat_map(|f| f.split(',')).map(str::trim).filter(|f| !f.is_empty()).collect();
     match resource {
         Json::Object(all) if !wanted.is_empty() => {
-            let kept = all.into_iter().filter(|(key, _)| {
-                wanted.contains(&key.as_str()) || ["id", "href", "@type"].contains(&key.as_str())
-            });
+            let kept = all
+                .into_iter()
+                .filter(|(key, _)| wanted.contains(&key.as_str()) || ["id", "href", "@type"].contains(&key.as_str()));
             Json::Object(kept.collect::<Map<_, _>>())
         }
         other => other,
@@ -189,7 +189,8 @@ mod tests {
     fn what_is_shown_can_be_sent_again() {
         let (id, intent_) = read(&body()).unwrap();
         assert_eq!((id.as_deref(), intent_.intent_priority), (Some("plant"), 7));
-        let view = IntentView { intent_id: "plant".into(), version: 1, intent: Some(intent_.clone()), ..Default::default() };
+        let view =
+            IntentView { intent_id: "plant".into(), version: 1, intent: Some(intent_.clone()), ..Default::default() };
         let shown = intent(&view);
         assert_eq!((shown["priority"].as_str(), shown["lifecycleStatus"].as_str()), (Some("7"), Some("SUBMITTED")));
         assert_eq!(read(&shown).unwrap(), (Some("plant".into()), intent_));
@@ -204,7 +205,8 @@ mod tests {
         let problem = read(&json!({"@type": "ProbeIntent"})).unwrap_err();
         let paths: Vec<&str> = problem.faults.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(paths, ["name", "expression", "@type"]);
-        let turtle = json!({"name": "a", "expression": {"@type": "TurtleExpression", "iri": "x", "expressionValue": "t"}});
+        let turtle =
+            json!({"name": "a", "expression": {"@type": "TurtleExpression", "iri": "x", "expressionValue": "t"}});
         assert_eq!(read(&turtle).unwrap_err().faults[0].path, "expression.@type");
         for wrong in [json!([]), json!("x"), json!({"name": 7, "expression": []})] {
             assert_eq!(read(&wrong).unwrap_err().status(), 422);

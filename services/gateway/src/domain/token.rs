@@ -194,9 +194,8 @@ pub fn check(token: &str, keys: &Keys, expected: &Expected, now_s: i64) -> Resul
     if header.crit.is_some() {
         return Err(Refused::Critical);
     }
-    let fits = |key: &&Key| {
-        key.algorithm == algorithm && (header.kid.is_none() || key.id.is_none() || key.id == header.kid)
-    };
+    let fits =
+        |key: &&Key| key.algorithm == algorithm && (header.kid.is_none() || key.id.is_none() || key.id == header.kid);
     let candidates: Vec<&Key> = keys.keys.iter().filter(fits).collect();
     if candidates.is_empty() {
         return Err(Refused::UnknownKey(header.kid));
@@ -439,10 +438,7 @@ pub(crate) mod tests {
         assert_eq!(check(&forged, &issuer.keys(), &expected(), NOW), Err(Refused::Algorithm("HS256".into())));
         // Another algorithm's key under a known id.
         let crossed = issuer.sign(&json!({"alg": "EdDSA", "kid": "rsa"}), &good());
-        assert_eq!(
-            check(&crossed, &issuer.keys(), &expected(), NOW),
-            Err(Refused::UnknownKey(Some("rsa".into())))
-        );
+        assert_eq!(check(&crossed, &issuer.keys(), &expected(), NOW), Err(Refused::UnknownKey(Some("rsa".into()))));
     }
 
     #[test]
