@@ -7,7 +7,7 @@ use futures::stream;
 use http::{StatusCode, header};
 use mesh_bus::Stored;
 use mesh_proto::{
-    AnyEvent, Event as _, derived_id,
+    AnyEvent, derived_id,
     intent::{
         Intent, IntentAcknowledged, IntentRejected, IntentSubmitted, ResumeIntent, SubmitIntent, SuspendIntent,
         TerminateIntent, UpdateIntent,

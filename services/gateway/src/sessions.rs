@@ -4,7 +4,7 @@
 use axum::{body::Body, response::Response};
 use http::{Request, StatusCode, header};
 use mesh_proto::{
-    Event as _, Timestamp, derived_id,
+    Timestamp, derived_id,
     identity::{CloseSession, DefineAccount, OpenSession, RemoveAccount, RenewSession, SessionRenewed},
 };
 use serde_json::{Value as Json, json};
