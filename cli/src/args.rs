@@ -80,6 +80,12 @@ pub(crate) enum Command {
     /// Measures the mesh against its bounds.
     #[command(subcommand)]
     Bench(crate::bench::BenchCommand),
+    /// Signs in at the gateway; later commands renew the token by themselves.
+    Login(LoginOptions),
+    /// Ends the session.
+    Logout,
+    /// Writes a token that is good now, for `curl -H "Authorization: Bearer $(continuum token)"`.
+    Token,
     /// Writes the completions of a shell to standard output.
     Completions {
         /// Which shell.
@@ -844,6 +850,20 @@ pub(crate) struct DemoOptions {
     /// Folder with the example documents.
     #[arg(long, value_name = "DIR", default_value = "examples")]
     pub(crate) examples: PathBuf,
+}
+
+/// Options of `login`.
+#[derive(Debug, Args)]
+pub(crate) struct LoginOptions {
+    /// Account.
+    #[arg(default_value = "admin")]
+    pub(crate) username: String,
+    /// File with the password, `-` for standard input. The first account of a mesh on this machine needs none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Address of the gateway; that of the mesh on this machine when absent.
+    #[arg(long, value_name = "URL")]
+    pub(crate) gateway: Option<String>,
 }
 
 /// Options of `up`.

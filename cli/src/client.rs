@@ -107,13 +107,8 @@ impl Client {
 
     /// Where a service answers gRPC.
     pub(crate) async fn endpoint(&self, service: &str) -> anyhow::Result<String> {
-        let subject = ServiceChanged::SUBJECT.replace("{service}", service);
-        let last = self.bus.log(ServiceChanged::STREAM).last(&subject).await.context("read service notices")?;
-        let notice = last.map(|stored| stored.event::<ServiceChanged>()).transpose()?.flatten();
-        match notice {
-            Some(notice) if !notice.endpoint.is_empty() && notice.phase != "stopping" => Ok(notice.endpoint),
-            _ => Err(anyhow!("{service} has not said where it answers; see `continuum status`")),
-        }
+        let found = mesh_kit::peers::endpoint(&self.bus, service).await?;
+        found.ok_or_else(|| anyhow!("{service} has not said where it answers; see `continuum status`"))
     }
 
     /// Which of these services and clusters have not said since `since` that they are ready.

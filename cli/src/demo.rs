@@ -1,6 +1,7 @@
 //! `demo`: the main story, end to end, with real processes and real measurements. It fails if any expectation does.
 
 mod account;
+mod gateway;
 mod intents;
 mod learn;
 mod network;
@@ -407,6 +408,7 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
 
     network::chapter(&mut story, &client, data_dir, examples).await?;
     registry::chapter(&mut story, &client, examples, &document).await?;
+    gateway::chapter(&mut story, data_dir).await?;
     client.bus.close().await;
     let seconds = begun.elapsed().as_secs_f64();
     if story.failed.is_empty() {

@@ -45,7 +45,7 @@ const ROOM_BYTES: u64 = 16 << 20;
 const RESTART_MIN: Duration = Duration::from_secs(10);
 
 /// The services of one machine, in start order; the cluster agents follow, one per cluster.
-const SERVICES: [&str; 12] = [
+const SERVICES: [&str; 13] = [
     "workload-manager",
     "validator",
     "intent-manager",
@@ -57,6 +57,7 @@ const SERVICES: [&str; 12] = [
     "cfdrl-agent",
     "sar-detector",
     "mncc-exposer",
+    "gateway",
     "json-mirror",
 ];
 
@@ -94,6 +95,9 @@ pub(crate) async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<Ex
     ));
     line(format!("  bus    {}  (person's key: {})", up.endpoints.nats, up.endpoints.person_seed_file.display()));
     line(format!("  zenoh  {}", up.endpoints.zenoh));
+    if let Ok(url) = crate::commands::login::gateway_of(data_dir) {
+        line(format!("  REST   {url}  (sign in: continuum login)"));
+    }
     let flag =
         if data_dir == Path::new(".continuum") { String::new() } else { format!(" --data-dir {}", data_dir.display()) };
     line("Try next, in another terminal:");
@@ -430,6 +434,7 @@ impl Member {
             "cfdrl-agent" => self.join_as(cfdrl_agent::start).await,
             "sar-detector" => self.join_as(sar_detector::start).await,
             "mncc-exposer" => self.join_as(mncc_exposer::start).await,
+            "gateway" => self.join_as(gateway::start).await,
             "cluster-agent" => self.join_as(cluster_agent::start).await,
             _ => self.join_as(mirror::start).await,
         }

@@ -43,3 +43,16 @@ if command -v go >/dev/null; then
 else
   echo "no go: ledgers are checked by pymerkle alone" >&2
 fi
+
+# An OpenID Connect provider of another maker, for the gateway.
+if command -v npm >/dev/null; then
+  mkdir -p "$tools/oidc"
+  if ! cmp -s infra/test/oidc/package.json "$tools/oidc/package.json"; then
+    cp infra/test/oidc/package.json "$tools/oidc/"
+    (cd "$tools/oidc" && npm install --no-audit --no-fund --no-package-lock --silent)
+  fi
+  cp infra/test/oidc/provider.mjs "$tools/oidc/"
+  echo "OpenID Connect provider in $tools/oidc"
+else
+  echo "no npm: the gateway is not tested against a provider of another maker" >&2
+fi

@@ -65,6 +65,16 @@ pub fn json_schema(message: &str) -> Option<Json> {
     Some(Json::Object(schema))
 }
 
+/// The schemas of messages and of all that they hold, by full name, referring to each other below `at`. For people's
+/// documents (`people`) with what the reader is lenient about, else as they are written.
+pub fn schemas(messages: &[&str], at: &'static str, people: bool) -> BTreeMap<String, Json> {
+    let mut schemas = Schemas { people, at, done: BTreeMap::new() };
+    for message in messages.iter().filter_map(|name| descriptor(name).ok()) {
+        schemas.refer(&message);
+    }
+    schemas.done
+}
+
 /// Schemas of messages, each written once and referred to.
 struct Schemas {
     /// For people's documents: what the reader is lenient about is allowed, what the validator misses is required.

@@ -86,6 +86,8 @@ areas! {
     network,
     /// The link-layer network manager's interface.
     l2sm,
+    /// Accounts and sessions of the built-in issuer.
+    identity,
     /// gRPC queries.
     query,
 }

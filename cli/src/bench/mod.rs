@@ -4,6 +4,7 @@
 mod account;
 mod bus;
 mod fsync;
+mod intents;
 mod learn;
 mod network;
 mod registry;
@@ -36,6 +37,8 @@ pub(crate) enum BenchCommand {
     Account(Length),
     /// Charts: archives read and refused, and charts pushed through a mesh.
     Registry(Length),
+    /// Intents over REST beside bare axum and JetStream, and what the access check adds to a proxied request.
+    Intents(Length),
     /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
     Network(network::NetworkOptions),
 }
@@ -122,6 +125,10 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
         BenchCommand::Registry(Length { full }) => {
             let begun = Instant::now();
             return Ok(conclude(format, full, begun, registry::measure(full).await?));
+        }
+        BenchCommand::Intents(Length { full }) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, full, begun, intents::measure(full).await?));
         }
         BenchCommand::Learn(options) => return learn::run(options, format).await,
         BenchCommand::Sar(options) => return sar::run(options, format).await,

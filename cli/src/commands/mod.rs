@@ -9,6 +9,7 @@ pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod intent;
 pub(crate) mod learn;
+pub(crate) mod login;
 pub(crate) mod network;
 pub(crate) mod remedy;
 pub(crate) mod status;

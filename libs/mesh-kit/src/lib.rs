@@ -10,6 +10,7 @@ mod http;
 mod mesh;
 pub mod metrics;
 pub mod mirror;
+pub mod peers;
 pub mod poison;
 mod project;
 mod projector_shell;

@@ -1,0 +1,76 @@
+//! Where the other services answer gRPC: by the notices that they publish when they start.
+
+use std::{collections::BTreeMap, sync::Mutex, sync::PoisonError, time::Duration};
+
+use mesh_bus::{Bus, LogError};
+use mesh_proto::{Event as _, lifecycle::ServiceChanged};
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why a service cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The notices cannot be read.
+    #[error("read where {service} answers")]
+    Notice {
+        /// Which service.
+        service: String,
+        /// Why.
+        #[source]
+        source: LogError,
+    },
+    /// It has not started, or is stopping.
+    #[error("{0} has not said where it answers; see `continuum status`")]
+    Unknown(String),
+    /// Its address is none.
+    #[error("read the address of {0}")]
+    Address(String),
+}
+
+/// Where a service answers gRPC, `http://host:port`; `None` while none of it runs.
+///
+/// # Errors
+/// When the notices cannot be read.
+pub async fn endpoint(bus: &Bus, service: &str) -> Result<Option<String>, Error> {
+    let subject = ServiceChanged::SUBJECT.replace("{service}", service);
+    let wrong = |source| Error::Notice { service: service.to_owned(), source };
+    let last = bus.log(ServiceChanged::STREAM).last(&subject).await.map_err(wrong)?;
+    let notice = last.and_then(|stored| stored.event::<ServiceChanged>().ok().flatten());
+    Ok(notice.filter(|n| !n.endpoint.is_empty() && n.phase != "stopping").map(|n| n.endpoint))
+}
+
+/// Channels to services, each made when it is first wanted and kept.
+pub struct Peers {
+    bus: Bus,
+    channels: Mutex<BTreeMap<String, Channel>>,
+}
+
+impl Peers {
+    /// None yet.
+    pub fn new(bus: Bus) -> Self {
+        Self { bus, channels: Mutex::default() }
+    }
+
+    /// A channel to a service.
+    ///
+    /// # Errors
+    /// When it does not run, as far as is known.
+    pub async fn channel(&self, service: &str) -> Result<Channel, Error> {
+        let known = self.channels.lock().unwrap_or_else(PoisonError::into_inner).get(service).cloned();
+        if let Some(channel) = known {
+            return Ok(channel);
+        }
+        let found = endpoint(&self.bus, service).await?.ok_or_else(|| Error::Unknown(service.to_owned()))?;
+        let address = Endpoint::from_shared(found).map_err(|_| Error::Address(service.to_owned()))?;
+        let channel = address.connect_timeout(CONNECT_LIMIT).tcp_nodelay(true).connect_lazy();
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(channels.entry(service.to_owned()).or_insert(channel).clone())
+    }
+
+    /// Forgets a channel that does not answer: the service may be elsewhere by now.
+    pub fn forget(&self, service: &str) {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
+    }
+}

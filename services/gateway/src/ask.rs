@@ -1,0 +1,171 @@
+//! Commands and their answers: what is sent, and the facts that follow it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use mesh_bus::{Outgoing, Stored};
+use mesh_kit::Mesh;
+use mesh_proto::{AnyEvent, Event as _, identity::IdentityRefused, intent::IntentRefused, workload::WorkloadRefused};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+
+use crate::domain::problem::{Kind, Problem};
+
+/// Facts of one entity that wait for one request; one that is so far behind reads the stream instead.
+const WAITING_MAX: usize = 64;
+/// A command that was answered before is not answered again: after so long its answer is looked for in the past.
+const LOOK_BACK: Duration = Duration::from_millis(400);
+
+type Followers = BTreeMap<String, Vec<mpsc::Sender<Stored>>>;
+
+/// Facts as they are stored, told to the requests that wait for them.
+#[derive(Clone)]
+pub(crate) struct Answers {
+    mesh: Mesh,
+    followers: Arc<Mutex<Followers>>,
+}
+
+/// The facts of one entity from now on.
+pub(crate) struct Following {
+    facts: mpsc::Receiver<Stored>,
+}
+
+impl Following {
+    /// The next fact; `None` when none came until then.
+    pub(crate) async fn next(&mut self, until: Instant) -> Option<Stored> {
+        timeout_at(until, self.facts.recv()).await.ok().flatten()
+    }
+}
+
+fn entity(area: &str, keys: &str) -> String {
+    format!("{area}.{keys}")
+}
+
+impl Answers {
+    /// Follows these streams from their present end.
+    pub(crate) async fn start(mesh: &Mesh, streams: &[&'static str]) -> anyhow::Result<Self> {
+        let answers = Self { mesh: mesh.clone(), followers: Arc::default() };
+        for stream in streams {
+            let log = mesh.bus().log(stream);
+            let from = log.last_sequence().await.with_context(|| format!("read the end of {stream}"))? + 1;
+            let subject = mesh_proto::contract().stream(stream).map(|s| s.subject.clone()).unwrap_or_default();
+            let (mut tail, followers, stopping) =
+                (log.tail(&subject, from), answers.followers.clone(), mesh.stopping());
+            mesh.spawn("answers", async move {
+                loop {
+                    let stored = tokio::select! {
+                        stored = tail.next() => stored.context("follow answers")?,
+                        () = stopping.cancelled() => return Ok(()),
+                    };
+                    tell(&followers, stored);
+                }
+            });
+        }
+        Ok(answers)
+    }
+
+    /// The facts of an entity from now on.
+    pub(crate) fn follow(&self, area: &str, keys: &str) -> Following {
+        let (sender, facts) = mpsc::channel(WAITING_MAX);
+        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = followers.entry(entity(area, keys)).or_default();
+        // Those who went without an entity's fact coming by are cleared away by the next who ask for it.
+        waiting.retain(|sender| !sender.is_closed());
+        waiting.push(sender);
+        if followers.len() > 10_000 {
+            followers.retain(|_, waiting| {
+                waiting.retain(|sender| !sender.is_closed());
+                !waiting.is_empty()
+            });
+        }
+        Following { facts }
+    }
+
+    /// Sends a command and waits for the fact that answers it; a refusal is a problem.
+    pub(crate) async fn ask(
+        &self,
+        command: &dyn AnyEvent,
+        id: &str,
+        limit: Duration,
+    ) -> Result<(Stored, Following), Problem> {
+        let keys = command.keys().join(".");
+        let area = command.area().to_owned();
+        let mut following = self.follow(&area, &keys);
+        let internal = |error: &dyn std::error::Error| {
+            tracing::error!(error, "command not sent");
+            Problem::new(Kind::Internal, "the command could not be sent", "see the log of the gateway")
+        };
+        let message = Outgoing::new(command, id, self.mesh.now()).map_err(|error| internal(&error))?;
+        let deadline = Instant::now() + limit;
+        match tokio::time::timeout(limit, self.mesh.bus().publish(&message)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(internal(&error)),
+            Err(_) => {
+                let detail = "the bus does not take the command";
+                return Err(Problem::new(Kind::Unavailable, detail, "try again; it is done once"));
+            }
+        }
+        let answers = |stored: &Stored| stored.cause.as_ref().is_some_and(|cause| cause.id == id);
+        let mut look = Instant::now() + LOOK_BACK;
+        let stream = area.to_uppercase();
+        let answer = loop {
+            match following.next(look.min(deadline)).await {
+                Some(stored) if answers(&stored) => break stored,
+                Some(_) => continue,
+                None => {}
+            }
+            if Instant::now() >= deadline {
+                let detail = "the command is stored, and not answered yet";
+                return Err(Problem::new(Kind::Late, detail, "look again later, or send it again: it is done once"));
+            }
+            let subject = format!("{area}.*.*.{keys}");
+            let past = mesh_kit::why::facts(self.mesh.bus(), &stream, &subject).await.map_err(|e| internal(&e))?;
+            if let Some(stored) = past.into_iter().find(|stored| answers(stored)) {
+                break stored;
+            }
+            look = Instant::now() + LOOK_BACK * 2;
+        };
+        match refusal(&answer) {
+            Some((reason, cure)) => Err(Problem::new(Kind::Conflict, reason, cure)),
+            None => Ok((answer, following)),
+        }
+    }
+}
+
+fn tell(followers: &Mutex<Followers>, stored: Stored) {
+    let mut tokens = stored.subject.splitn(4, '.');
+    let (Some(area), Some(keys)) = (tokens.next(), tokens.nth(2)) else { return };
+    let mut followers = followers.lock().unwrap_or_else(PoisonError::into_inner);
+    let entity = entity(area, keys);
+    if let Some(waiting) = followers.get_mut(&entity) {
+        waiting.retain(|sender| match sender.try_send(stored.clone()) {
+            Ok(()) => true,
+            // Full: it reads the past instead. Closed: it is gone.
+            Err(mpsc::error::TrySendError::Full(_)) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        });
+        if waiting.is_empty() {
+            followers.remove(&entity);
+        }
+    }
+}
+
+/// Reason and cure, if the fact is a refusal.
+fn refusal(stored: &Stored) -> Option<(String, String)> {
+    if stored.message == IntentRefused::MESSAGE {
+        return stored.event::<IntentRefused>().ok().flatten().map(|r| (r.reason, r.cure));
+    }
+    if stored.message == WorkloadRefused::MESSAGE {
+        return stored.event::<WorkloadRefused>().ok().flatten().map(|r| (r.reason, r.cure));
+    }
+    if stored.message == IdentityRefused::MESSAGE {
+        return stored.event::<IdentityRefused>().ok().flatten().map(|r| (r.reason, r.cure));
+    }
+    None
+}

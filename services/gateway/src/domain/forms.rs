@@ -1,0 +1,563 @@
+//! What people send: bodies of JSON or YAML, read into messages; each fault with the field and what would be right.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::{
+    DecodeError,
+    intent::{ExpectationObject, ExpectationTarget, Intent, IntentExpectation},
+    is_key, json,
+    workload::WorkloadDocument,
+};
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use super::problem::{Fault, Kind, Problem};
+
+/// Bytes of a body at most.
+pub const BODY_MAX: usize = 1 << 20;
+/// How deep a body may be nested.
+const DEPTH_MAX: usize = 48;
+
+/// Reads a body by its content type: JSON unless it says YAML.
+///
+/// # Errors
+/// When the type is another, the text is neither, or it is nested too deep.
+pub fn read(content_type: Option<&str>, body: &[u8]) -> Result<Json, Problem> {
+    let essence = content_type.map(|t| t.split(';').next().unwrap_or(t).trim().to_ascii_lowercase());
+    let yaml = match essence.as_deref() {
+        None | Some("application/json") => false,
+        Some("application/yaml" | "application/x-yaml" | "text/yaml") => true,
+        Some(other) if other.ends_with("+json") => false,
+        Some(other) => {
+            let detail = format!("the body is {:?}", other.chars().take(64).collect::<String>());
+            return Err(Problem::new(Kind::MediaType, detail, "send application/json or application/yaml"));
+        }
+    };
+    let text = std::str::from_utf8(body)
+        .map_err(|error| Problem::malformed(format!("the body is not UTF-8: {error}"), "send UTF-8"))?;
+    let value: Json = if yaml {
+        serde_saphyr::from_str(text).map_err(|error| {
+            Problem::malformed(format!("the body is not YAML: {}", brief(&error)), "send one document")
+        })?
+    } else {
+        serde_json::from_str(text)
+            .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}"), "mend it there"))?
+    };
+    if depth(&value) > DEPTH_MAX {
+        return Err(Problem::malformed(format!("the body is nested deeper than {DEPTH_MAX}"), "send a flatter one"));
+    }
+    Ok(value)
+}
+
+fn brief(error: &impl ToString) -> String {
+    error.to_string().lines().next().unwrap_or_default().chars().take(300).collect()
+}
+
+fn depth(value: &Json) -> usize {
+    match value {
+        Json::Array(many) => 1 + many.iter().map(depth).max().unwrap_or(0),
+        Json::Object(many) => 1 + many.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Reads a body of a fixed form.
+///
+/// # Errors
+/// When a field is missing, unknown or of another type.
+pub fn form<T: serde::de::DeserializeOwned>(value: Json) -> Result<T, Problem> {
+    serde_json::from_value(value).map_err(|error| {
+        let text = error.to_string();
+        // serde names the field between backticks.
+        let path = text.split('`').nth(1).unwrap_or("body").to_owned();
+        Problem::faults(vec![Fault { path, reason: text, cure: "see the schema at /openapi.json".into() }])
+    })
+}
+
+fn message<M: prost::Message + Default>(name: &str, value: Json) -> Result<M, Problem> {
+    if !value.is_object() {
+        return Err(Problem::field("body", "is not an object", "send the document as an object"));
+    }
+    json::from_value(name, value).map_err(|error| match error {
+        DecodeError::Json(text) => {
+            let fault = |text: &str| {
+                let (path, reason) = text.split_once(": ").unwrap_or(("body", text));
+                let path = if path.contains(' ') { "body" } else { path };
+                let reason = if path == "body" { text } else { reason };
+                Fault { path: path.into(), reason: reason.into(), cure: "see the schema at /openapi.json".into() }
+            };
+            Problem::faults(text.split("; ").take(64).map(fault).collect())
+        }
+        other => Problem::malformed(other.to_string(), "see the schema at /openapi.json"),
+    })
+}
+
+/// An intent: bare, or as `intent` (IntentInputAttribute); with an `id` of the person's own beside it, or none.
+///
+/// # Errors
+/// When it is not an intent.
+pub fn intent(mut value: Json) -> Result<(Option<String>, Intent), Problem> {
+    let id = value.as_object_mut().and_then(|fields| fields.remove("id")).filter(|id| !id.is_null());
+    let inner = match value.as_object_mut() {
+        Some(fields) if fields.len() == 1 && fields.contains_key("intent") => {
+            fields.remove("intent").unwrap_or_default()
+        }
+        _ => value,
+    };
+    let id = match id {
+        None => None,
+        Some(Json::String(id)) if is_key(&id) => Some(id),
+        Some(_) => {
+            return Err(Problem::field("id", "is no id", "use 1 to 64 letters, digits, `_` and `-`, or leave it out"));
+        }
+    };
+    Ok((id, message("continuum.intent.v1.Intent", inner)?))
+}
+
+/// A workload document.
+///
+/// # Errors
+/// When it is not one, or its name cannot be part of an address.
+pub fn workload(value: Json) -> Result<WorkloadDocument, Problem> {
+    let document: WorkloadDocument = message("continuum.workload.v1.WorkloadDocument", value)?;
+    if !is_key(&document.name) {
+        return Err(Problem::field("name", "is no name", "use 1 to 64 letters, digits, `_` and `-`"));
+    }
+    Ok(document)
+}
+
+/// A target of a template.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetTemplate {
+    target_name: String,
+    target_condition: String,
+    target_value_range: Text,
+}
+
+/// Text, or a number or truth value where text is meant.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Text(String),
+    Number(serde_json::Number),
+    Bool(bool),
+}
+
+impl Text {
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(number) => number.to_string(),
+            Self::Bool(value) => value.to_string(),
+        }
+    }
+}
+
+/// A short form of an intent about one instance (IntentTemplate).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntentTemplate {
+    /// Instance it is about; not needed where one is just being made.
+    #[serde(default)]
+    instance_id: String,
+    intent_type: String,
+    #[serde(default)]
+    service_start_time: Option<String>,
+    #[serde(default)]
+    service_end_time: Option<String>,
+    targets: Vec<TargetTemplate>,
+}
+
+impl IntentTemplate {
+    /// The whole intent. `instance` stands in for an instance that is not named.
+    ///
+    /// # Errors
+    /// When no instance is named.
+    pub fn expand(self, instance: Option<&str>) -> Result<Intent, Problem> {
+        let object_instance = match instance {
+            Some(instance) => instance.to_owned(),
+            None if self.instance_id.is_empty() => {
+                return Err(Problem::field("instance_id", "is missing", "name the instance that it is about"));
+            }
+            None => self.instance_id,
+        };
+        let context = |attribute: &str, condition: &str, at: Option<String>| {
+            at.map(|at| mesh_proto::intent::Context {
+                context_attribute: attribute.into(),
+                context_condition: condition.into(),
+                context_value_range: at,
+            })
+        };
+        let contexts = [
+            context("serviceStartTime", "IS_EQUAL_TO", self.service_start_time),
+            context("serviceEndTime", "IS_EQUAL_TO", self.service_end_time),
+        ];
+        let target = |target: TargetTemplate| ExpectationTarget {
+            target_name: target.target_name,
+            target_condition: target.target_condition,
+            target_value_range: target.target_value_range.into_text(),
+            target_contexts: vec![],
+        };
+        Ok(Intent {
+            user_label: self.intent_type,
+            intent_expectations: vec![IntentExpectation {
+                expectation_id: "1".into(),
+                expectation_verb: "ENSURE".into(),
+                expectation_object: Some(ExpectationObject {
+                    object_type: "NEMO_WORKLOAD".into(),
+                    object_instance,
+                    ..ExpectationObject::default()
+                }),
+                expectation_targets: self.targets.into_iter().map(target).collect(),
+                expectation_contexts: vec![],
+            }],
+            intent_contexts: contexts.into_iter().flatten().collect(),
+            ..Intent::default()
+        })
+    }
+}
+
+/// An action on an intent (IntentActionInput).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Verb {
+    /// Stop watching.
+    #[serde(rename = "SUSPEND")]
+    Suspend,
+    /// Watch again.
+    #[serde(rename = "RESUME")]
+    Resume,
+    /// End it.
+    #[serde(rename = "TERMINATE")]
+    Terminate,
+}
+
+/// The body of an action.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActionInput {
+    /// What to do.
+    pub action: Verb,
+}
+
+/// A new value for one target (IntentTargetUpdate).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetUpdate {
+    target_id: Text,
+    target_value_range: Text,
+}
+
+impl TargetUpdate {
+    /// Sets the value of the target: its name, `<expectation>.<name>`, or its number from 1.
+    ///
+    /// # Errors
+    /// When there is no such target, or more than one.
+    pub fn apply(self, intent: &mut Intent) -> Result<(), Problem> {
+        let wanted = self.target_id.into_text();
+        let number = wanted.parse::<usize>().ok();
+        let mut known = vec![];
+        let mut found = vec![];
+        let mut at = 0;
+        for expectation in &mut intent.intent_expectations {
+            let expectation_id = expectation.expectation_id.clone();
+            for target in &mut expectation.expectation_targets {
+                at += 1;
+                let long = format!("{expectation_id}.{}", target.target_name);
+                if number == Some(at) || wanted == target.target_name || wanted == long {
+                    found.push(target);
+                }
+                known.push(long);
+            }
+        }
+        match &mut found[..] {
+            [target] => {
+                target.target_value_range = self.target_value_range.into_text();
+                Ok(())
+            }
+            found => Err(Problem::field(
+                "target_id",
+                format!("{} targets are called {:?}", found.len(), wanted.chars().take(64).collect::<String>()),
+                format!("use one of {}, or a number from 1", known.join(", ")),
+            )),
+        }
+    }
+}
+
+/// How an instance is made (WorkloadDocumentTemplateInput). What only charts have is taken and must be empty.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TemplateInput {
+    /// Name of the release; kept as the instance's id where it can be one and is not taken.
+    pub release_name: String,
+    values_override: Json,
+    include_crds: bool,
+    is_upgrade: bool,
+    namespace: String,
+    no_hooks: bool,
+    ingress_enabled: bool,
+    /// Replicas; the document's if 0.
+    pub replicas: u32,
+    /// Intents about the instance.
+    pub intents: Vec<IntentTemplate>,
+}
+
+impl TemplateInput {
+    /// Refuses what a process cannot have.
+    ///
+    /// # Errors
+    /// When values of a chart are overridden, or the like.
+    pub fn check(&self) -> Result<(), Problem> {
+        let empty = match &self.values_override {
+            Json::Null => true,
+            Json::Array(many) => many.is_empty(),
+            Json::Object(many) => many.is_empty(),
+            _ => false,
+        };
+        let given = [
+            ("values_override", !empty),
+            ("include_crds", self.include_crds),
+            ("is_upgrade", self.is_upgrade),
+            ("no_hooks", self.no_hooks),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((path, _)) => {
+                Err(Problem::field(path, "is for charts, and this document is a process", "leave it out"))
+            }
+            None if self.replicas > 100 => Err(Problem::field("replicas", "is more than 100", "use 0 to 100")),
+            None if self.intents.len() > 16 => {
+                Err(Problem::field("intents", "are more than 16", "submit them one by one"))
+            }
+            None => {
+                // Read so that clients of the published interface go on working; neither means anything for a process.
+                let _ = (&self.namespace, self.ingress_enabled);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Name and password (AuthToken).
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// Account.
+    pub username: String,
+    /// Its password.
+    pub password: String,
+}
+
+/// An account to be.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountInput {
+    /// Its name.
+    pub username: String,
+    /// Its password; may be left out when the account exists.
+    #[serde(default)]
+    pub password: Option<String>,
+    /// Its roles.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// Whose objects it works on; its own name if empty.
+    #[serde(default)]
+    pub owner: String,
+    /// It cannot sign in.
+    #[serde(default)]
+    pub disabled: bool,
+}
+
+/// A cluster that somebody says there is (ClusterRegister).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterInput {
+    /// Its name.
+    pub cluster_name: String,
+    /// CPUs.
+    #[serde(default)]
+    pub cpus: u32,
+    /// GB.
+    #[serde(default)]
+    pub memory: u32,
+    /// GB.
+    #[serde(default)]
+    pub storage: u32,
+}
+
+/// The query of an address, percent-decoded; repeated names keep their order.
+///
+/// # Errors
+/// When it is not UTF-8, has too many parts, or a name that is not among `known`.
+pub fn query(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>, Problem> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (count, pair) in text.split('&').filter(|pair| !pair.is_empty()).enumerate() {
+        if count >= 64 {
+            return Err(Problem::malformed("the query has more than 64 parts", "ask for less at once"));
+        }
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decoded(name)?, decoded(value)?);
+        if !known.contains(&name.as_str()) {
+            let cure = if known.is_empty() { "leave it out".to_owned() } else { format!("use {}", known.join(", ")) };
+            return Err(Problem::field(
+                &name.chars().take(64).collect::<String>(),
+                "is no parameter of this request",
+                cure,
+            ));
+        }
+        found.entry(name).or_default().push(value);
+    }
+    Ok(found)
+}
+
+/// One part of a query or form, percent-decoded.
+///
+/// # Errors
+/// When it is not UTF-8 then.
+pub fn decoded(text: &str) -> Result<String, Problem> {
+    let spaced = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&spaced)
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| Problem::malformed("a part of the address is not UTF-8", "encode it as UTF-8"))
+}
+
+/// A number of a query.
+///
+/// # Errors
+/// When it is none, or out of bounds.
+pub fn number(query: &BTreeMap<String, Vec<String>>, name: &str, default: u32, max: u32) -> Result<u32, Problem> {
+    match query.get(name).and_then(|values| values.last()) {
+        None => Ok(default),
+        Some(text) => match text.parse::<u32>() {
+            Ok(number) if number <= max => Ok(number),
+            _ => Err(Problem::field(name, "is no number in bounds", format!("use 0 to {max}"))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn plain() -> Json {
+        json!({"user_label": "DeliverComputingWorkload", "observation_period": 2, "intent_expectations": [{
+            "expectation_id": "a", "expectation_verb": "DELIVER",
+            "expectation_object": {"object_type": "NEMO_WORKLOAD", "object_instance": "spinner@1.0.0"},
+            "expectation_targets": [
+                {"target_name": "cpuUsage", "target_condition": "IS_LESS_THAN", "target_value_range": 20},
+                {"target_name": "ramUsage", "target_condition": "IS_LESS_THAN", "target_value_range": "200"}],
+        }]})
+    }
+
+    #[test]
+    fn an_intent_is_read_bare_or_wrapped_as_json_or_yaml() {
+        let (id, bare) = intent(plain()).unwrap();
+        assert_eq!((id, bare.observation_period), (None, 2));
+        let (id, wrapped) = intent(json!({"id": "x", "intent": plain()})).unwrap();
+        assert_eq!((id.as_deref(), &wrapped), (Some("x"), &bare));
+        let yaml = read(Some("application/yaml"), b"user_label: a\nobservation_period: 2\n").unwrap();
+        assert_eq!(intent(yaml).unwrap().1.user_label, "a");
+        assert!(intent(json!({"id": "a.b", "intent": plain()})).is_err());
+    }
+
+    #[test]
+    fn each_fault_of_a_body_is_told_with_its_field() {
+        let status = |result: Result<Json, Problem>| result.unwrap_err().status();
+        assert_eq!(status(read(Some("text/html"), b"")), 415);
+        assert_eq!(status(read(None, b"{\"a\": ")), 400);
+        assert_eq!(status(read(None, b"\xff")), 400);
+        assert_eq!(status(read(Some("application/yaml"), b"a: [b")), 400);
+        let deep = format!("{}{}", "[".repeat(60), "]".repeat(60));
+        assert_eq!(status(read(None, deep.as_bytes())), 400);
+        let deeper = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(status(read(None, deeper.as_bytes())), 400);
+        let unknown = intent(json!({"userLable": "x"})).unwrap_err();
+        assert_eq!(unknown.status(), 422);
+        assert!(unknown.detail.contains("userLable"), "{unknown:?}");
+        for wrong in [json!([]), json!(7), json!(null), json!({"intentExpectations": 7})] {
+            assert_eq!(intent(wrong.clone()).unwrap_err().status(), 422, "{wrong}");
+        }
+        let missing = form::<ActionInput>(json!({})).unwrap_err();
+        assert_eq!((missing.status(), missing.faults[0].path.as_str()), (422, "action"));
+        assert!(form::<ActionInput>(json!({"action": "EXPLODE"})).is_err());
+    }
+
+    #[test]
+    fn aliases_of_yaml_do_not_grow_without_limit() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let before = format!("*a{}", level - 1);
+            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![before; 10].join(", ")));
+        }
+        assert_eq!(read(Some("application/yaml"), bomb.as_bytes()).unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn one_target_gets_another_value() {
+        let (_, whole) = intent(plain()).unwrap();
+        let update = |id: Json| {
+            let mut changed = whole.clone();
+            let form: TargetUpdate = form(json!({"target_id": id, "target_value_range": 30})).unwrap();
+            form.apply(&mut changed).map(|()| changed)
+        };
+        for id in [json!("cpuUsage"), json!("a.cpuUsage"), json!(1), json!("1")] {
+            let changed = update(id).unwrap();
+            assert_eq!(changed.intent_expectations[0].expectation_targets[0].target_value_range, "30");
+        }
+        let unknown = update(json!("gpu")).unwrap_err();
+        assert!(unknown.cure.contains("a.ramUsage"), "{unknown:?}");
+    }
+
+    #[test]
+    fn a_template_becomes_a_whole_intent() {
+        let template: IntentTemplate = form(json!({"instance_id": "i", "intent_type": "DeliverComputingWorkload",
+            "targets": [{"target_name": "cpuUsage", "target_condition": "IS_LESS_THAN", "target_value_range": "20"}]}))
+        .unwrap();
+        let intent = template.expand(None).unwrap();
+        let expectation = &intent.intent_expectations[0];
+        assert_eq!(expectation.expectation_verb, "ENSURE");
+        assert_eq!(expectation.expectation_object.as_ref().unwrap().object_instance, "i");
+        let nameless: IntentTemplate = form(json!({"intent_type": "x", "targets": []})).unwrap();
+        assert_eq!(nameless.expand(None).unwrap_err().faults[0].path, "instance_id");
+    }
+
+    #[test]
+    fn the_printed_example_of_a_template_is_accepted() {
+        let printed = json!({"release_name": "echo-server-integration24", "values_override": [], "include_crds": false,
+            "is_upgrade": false, "namespace": "default", "no_hooks": false, "ingress_enabled": false,
+            "intents": [{"intent_type": "DeliverComputingWorkload", "targets": [
+                {"target_name": "cpuUsage", "target_condition": "IS_LESS_THAN", "target_value_range": "20"},
+                {"target_name": "ramUsage", "target_condition": "IS_LESS_THAN", "target_value_range": "100"}]}]});
+        let input: TemplateInput = form(printed).unwrap();
+        assert_eq!(input.check(), Ok(()));
+        assert_eq!(input.intents.len(), 1);
+        let chart: TemplateInput = form(json!({"values_override": {"a": 1}})).unwrap();
+        assert_eq!(chart.check().unwrap_err().faults[0].path, "values_override");
+    }
+
+    #[test]
+    fn a_misspelt_parameter_is_not_passed_over() {
+        let known = ["user_label", "page_size"];
+        let read = query("user_label=a%20b&user_label=c+d&page_size=7", &known).unwrap();
+        assert_eq!(read["user_label"], ["a b", "c d"]);
+        assert_eq!(number(&read, "page_size", 1, 10), Ok(7));
+        assert_eq!(number(&read, "page_size", 1, 6).unwrap_err().status(), 422);
+        assert_eq!(query("user_lable=a", &known).unwrap_err().faults[0].path, "user_lable");
+        assert_eq!(query("user_label=%ff", &known).unwrap_err().status(), 400);
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_and_no_query_ends_the_process(bytes in proptest::collection::vec(any::<u8>(), 0..300), text in ".{0,80}") {
+            for content_type in [None, Some("application/yaml")] {
+                if let Ok(value) = read(content_type, &bytes) {
+                    let _ = (intent(value.clone()), workload(value.clone()), form::<TemplateInput>(value));
+                }
+            }
+            let _ = query(&text, &["a"]);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! How things look to clients of the REST face: snake_case, as the platform's published interface has them.
+
+use mesh_proto::{
+    Timestamp,
+    intent::{FulfilmentStatus, Intent, IntentAcknowledged, IntentSubmitted, NotFulfilledState, State},
+    json,
+    query::{ClusterView, InstanceView, IntentView, WorkloadView},
+    workload::InstancePhase,
+};
+use prost::Message;
+use serde_json::{Map, Value as Json, json};
+
+/// Fields whose keys are people's own and stay as they are.
+const MAPS: [&str; 4] = ["environment", "labels", "clusterSelector", "values"];
+
+/// A message as JSON in snake_case.
+pub fn message(name: &str, message: &impl Message) -> Json {
+    snake(json::to_value(name, &message.encode_to_vec()).unwrap_or(Json::Null))
+}
+
+/// Rewrites keys from camelCase to snake_case.
+pub fn snake(value: Json) -> Json {
+    match value {
+        Json::Array(many) => Json::Array(many.into_iter().map(snake).collect()),
+        Json::Object(many) => {
+            let rewrite = |(key, value): (String, Json)| {
+                let value = if MAPS.contains(&key.as_str()) { value } else { snake(value) };
+                (snaked(&key), value)
+            };
+            Json::Object(many.into_iter().map(rewrite).collect())
+        }
+        other => other,
+    }
+}
+
+fn snaked(key: &str) -> String {
+    let mut text = String::with_capacity(key.len() + 4);
+    for letter in key.chars() {
+        if letter.is_ascii_uppercase() {
+            text.push('_');
+            text.push(letter.to_ascii_lowercase());
+        } else {
+            text.push(letter);
+        }
+    }
+    text
+}
+
+/// The names of a state.
+pub fn names(state: &State) -> (&'static str, &'static str) {
+    let of = |name: &'static str| if name.ends_with("UNSPECIFIED") { "" } else { name };
+    (of(state.fulfilment_status().as_str_name()), of(state.not_fulfilled_state().as_str_name()))
+}
+
+/// An intent as it stands, with its report under `intent_report_reference`.
+pub fn intent(view: &IntentView) -> Json {
+    let empty = Intent::default();
+    let mut fields = match message("continuum.intent.v1.Intent", view.intent.as_ref().unwrap_or(&empty)) {
+        Json::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    let state = view.state.clone().unwrap_or_default();
+    let (fulfilment, not_fulfilled) = names(&state);
+    fields.insert("id".into(), json!(view.intent_id));
+    fields.insert("owner".into(), json!(view.owner));
+    fields.insert("version".into(), json!(view.version));
+    fields.insert("fulfilment_status".into(), json!(fulfilment));
+    fields.insert("not_fulfilled_state".into(), json!(not_fulfilled));
+    fields.insert("reason".into(), json!(state.reason));
+    fields.insert("waits_for".into(), json!(state.waits_for));
+    fields.insert("cure".into(), json!(state.cure));
+    if let Some(since) = view.since {
+        fields.insert("since".into(), json!(since.to_string()));
+    }
+    let instance = |i: &mesh_proto::intent::GovernedInstance| message("continuum.intent.v1.GovernedInstance", i);
+    fields.insert("instances".into(), view.instances.iter().map(instance).collect());
+    if let Some(report) = report(view) {
+        fields.insert("intent_report_reference".into(), report);
+    }
+    Json::Object(fields)
+}
+
+/// An intent's report.
+pub fn report(view: &IntentView) -> Option<Json> {
+    let mut report = message("continuum.report.v1.ReportPublished", view.report.as_ref()?);
+    let fields = report.as_object_mut()?;
+    fields.insert("id".into(), json!(format!("{}-{}", view.intent_id, view.version)));
+    fields.remove("owner");
+    Some(report)
+}
+
+/// The tag of what was shown: it changes with every fact of the intent (RFC 9110 §8.8.3).
+pub fn etag(view: &IntentView) -> String {
+    format!("\"{}-{}\"", view.version, view.sequence)
+}
+
+/// Does one of the tags of an If-Match or If-None-Match header name this one? If-Match compares strongly.
+pub fn matches(header: &str, tag: &str, strongly: bool) -> bool {
+    header.split(',').map(str::trim).any(|one| match one.strip_prefix("W/") {
+        Some(weak) => !strongly && weak == tag,
+        None => one == "*" || one == tag,
+    })
+}
+
+/// A view of an intent from the facts that answered its submission, before anybody is asked.
+pub fn submitted(fact: &IntentSubmitted, at: Timestamp, sequence: u64) -> IntentView {
+    IntentView {
+        owner: fact.owner.clone(),
+        intent_id: fact.intent_id.clone(),
+        version: fact.version,
+        intent: Intent::decode(fact.document.clone()).ok(),
+        state: Some(State {
+            reason: "submitted".into(),
+            waits_for: "the validator's verdict".into(),
+            ..State::default()
+        }),
+        since: Some(at),
+        sequence,
+        ..IntentView::default()
+    }
+}
+
+/// The same once it is acknowledged.
+pub fn acknowledged(fact: &IntentAcknowledged, at: Timestamp, sequence: u64) -> IntentView {
+    IntentView {
+        owner: fact.owner.clone(),
+        intent_id: fact.intent_id.clone(),
+        version: fact.version,
+        intent: Intent::decode(fact.document.clone()).ok(),
+        state: fact.state.clone(),
+        since: Some(at),
+        instances: fact.instances.clone(),
+        sequence,
+        ..IntentView::default()
+    }
+}
+
+/// A workload document as it stands (WorkloadDocumentList).
+pub fn workload(view: &WorkloadView) -> Json {
+    let document = view.document.clone().unwrap_or_default();
+    let reasons: Vec<String> = view.problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect();
+    json!({
+        "id": format!("{}@{}", view.name, view.version),
+        "user": {"username": view.owner},
+        "name": view.name,
+        "version": view.version,
+        "type": if document.kind.is_empty() { "process" } else { &document.kind },
+        "status": view.status,
+        "ingress_support": document.expose.as_ref().is_some_and(|expose| expose.port > 0),
+        "enabled": view.status == "accepted",
+        "rejection_reason": reasons.join("; "),
+        "schema": message("continuum.workload.v1.WorkloadDocument", &document),
+    })
+}
+
+/// An instance as it stands (WorkloadDocumentInstance). `status` is the phase, in small letters.
+pub fn instance(view: &InstanceView) -> Json {
+    let events: Vec<Json> =
+        view.lifecycle_events.iter().map(|e| message("continuum.workload.v1.LifecycleEvent", e)).collect();
+    json!({
+        "id": view.instance_id,
+        "instance_id": view.instance_id,
+        "release_name": view.workload.split('@').next().unwrap_or_default(),
+        "workload_document": view.workload,
+        "intent_id": view.intent_id,
+        "status": phase(view.phase()),
+        "reason": view.reason,
+        "cluster_name": view.cluster_id,
+        "replicas_wanted": view.replicas_wanted,
+        "replicas_running": view.replicas_running,
+        "restarts": view.restarts,
+        "lifecycle_events": events,
+    })
+}
+
+/// A phase as clients see it.
+pub fn phase(phase: InstancePhase) -> String {
+    if phase == InstancePhase::Unspecified { String::new() } else { phase.as_str_name().to_lowercase() }
+}
+
+/// A cluster as it stands (Cluster). Memory is in GB of 10^9 bytes, as the published interface has it.
+pub fn cluster(view: &ClusterView) -> Json {
+    let registered = view.registered.clone().unwrap_or_default();
+    json!({
+        "id": registered.cluster_id,
+        "cluster_name": registered.cluster_id,
+        "vm_name": registered.node,
+        "site": registered.site,
+        "cpus": f64::from(registered.cpu_milli) / 1_000.0,
+        "memory": registered.memory_bytes as f64 / 1e9,
+        "endpoint": registered.endpoint,
+        "labels": registered.labels,
+        "available": view.available,
+        "cpu_milli_reserved": view.cpu_milli_reserved,
+        "memory_bytes_reserved": view.memory_bytes_reserved,
+        "instances": view.instances,
+    })
+}
+
+/// What a list of intents is narrowed to; empty lists narrow nothing, each other to one of its values.
+#[derive(Clone, Debug, Default)]
+pub struct IntentFilter {
+    /// Types.
+    pub user_label: Vec<String>,
+    /// Workload documents or instances.
+    pub object_instance: Vec<String>,
+    /// FULFILLED or NOT_FULFILLED.
+    pub fulfilment_status: Vec<String>,
+    /// States.
+    pub not_fulfilled_state: Vec<String>,
+    /// Ids.
+    pub intent_id: Vec<String>,
+}
+
+impl IntentFilter {
+    /// Is this intent among those that are wanted?
+    pub fn lets_through(&self, view: &IntentView) -> bool {
+        let one = |wanted: &[String], value: &str| wanted.is_empty() || wanted.iter().any(|w| w == value);
+        let state = view.state.clone().unwrap_or_default();
+        let (fulfilment, not_fulfilled) = names(&state);
+        let intent = view.intent.as_ref();
+        let objects = intent.iter().flat_map(|i| &i.intent_expectations).filter_map(|e| e.expectation_object.as_ref());
+        one(&self.user_label, intent.map_or("", |i| i.user_label.as_str()))
+            && one(&self.fulfilment_status, fulfilment)
+            && one(&self.not_fulfilled_state, not_fulfilled)
+            && one(&self.intent_id, &view.intent_id)
+            && (self.object_instance.is_empty()
+                || objects.into_iter().any(|o| self.object_instance.contains(&o.object_instance))
+                || view.instances.iter().any(|i| self.object_instance.contains(&i.instance_id)))
+    }
+
+    /// A value that no intent can have, and what it could be.
+    pub fn fault(&self) -> Option<(&'static str, String, Vec<&'static str>)> {
+        let statuses = [FulfilmentStatus::NotFulfilled.as_str_name(), FulfilmentStatus::Fulfilled.as_str_name()];
+        let states: Vec<&'static str> =
+            (1..).map_while(|n| NotFulfilledState::try_from(n).ok()).map(|s| s.as_str_name()).collect();
+        let of = |name, wanted: &[String], known: &[&'static str]| {
+            let wrong = wanted.iter().find(|w| !known.contains(&w.as_str()))?;
+            Some((name, wrong.chars().take(64).collect(), known.to_vec()))
+        };
+        of("fulfilment_status", &self.fulfilment_status, &statuses)
+            .or_else(|| of("not_fulfilled_state", &self.not_fulfilled_state, &states))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::intent::{ExpectationObject, IntentExpectation};
+
+    use super::*;
+
+    fn view() -> IntentView {
+        IntentView {
+            owner: "local".into(),
+            intent_id: "a".into(),
+            version: 2,
+            sequence: 9,
+            intent: Some(Intent {
+                user_label: "DeliverComputingWorkload".into(),
+                intent_expectations: vec![IntentExpectation {
+                    expectation_object: Some(ExpectationObject {
+                        object_instance: "spinner@1.0.0".into(),
+                        ..ExpectationObject::default()
+                    }),
+                    ..IntentExpectation::default()
+                }],
+                ..Intent::default()
+            }),
+            state: Some(State {
+                fulfilment_status: FulfilmentStatus::NotFulfilled.into(),
+                not_fulfilled_state: NotFulfilledState::Degraded.into(),
+                reason: "missed".into(),
+                ..State::default()
+            }),
+            ..IntentView::default()
+        }
+    }
+
+    #[test]
+    fn an_intent_is_shown_in_snake_case_with_its_state_beside_it() {
+        let shown = intent(&view());
+        assert_eq!(shown["id"], "a");
+        assert_eq!(shown["user_label"], "DeliverComputingWorkload");
+        assert_eq!(shown["intent_expectations"][0]["expectation_object"]["object_instance"], "spinner@1.0.0");
+        assert_eq!(
+            (shown["not_fulfilled_state"].as_str(), shown["reason"].as_str()),
+            (Some("DEGRADED"), Some("missed"))
+        );
+        assert_eq!(etag(&view()), "\"2-9\"");
+    }
+
+    #[test]
+    fn what_is_shown_can_be_sent_again() {
+        let mut shown = message("continuum.intent.v1.Intent", &view().intent.unwrap());
+        shown["id"] = json!("a");
+        let (id, read) = crate::domain::forms::intent(shown).unwrap();
+        assert_eq!((id.as_deref(), Some(read)), (Some("a"), view().intent));
+    }
+
+    #[test]
+    fn keys_of_people_keep_their_spelling() {
+        let value = snake(json!({"process": {"environment": {"aB": "x"}}, "memoryBytes": 1}));
+        assert_eq!(value, json!({"process": {"environment": {"aB": "x"}}, "memory_bytes": 1}));
+    }
+
+    #[test]
+    fn filters_narrow_to_one_of_each_and_name_what_cannot_be() {
+        let filter = |field: fn(&mut IntentFilter) -> &mut Vec<String>, values: &[&str]| {
+            let mut filter = IntentFilter::default();
+            *field(&mut filter) = values.iter().map(|v| (*v).to_owned()).collect();
+            filter
+        };
+        assert!(IntentFilter::default().lets_through(&view()));
+        assert!(filter(|f| &mut f.not_fulfilled_state, &["COMPLIANT", "DEGRADED"]).lets_through(&view()));
+        assert!(!filter(|f| &mut f.not_fulfilled_state, &["COMPLIANT"]).lets_through(&view()));
+        assert!(filter(|f| &mut f.object_instance, &["spinner@1.0.0"]).lets_through(&view()));
+        assert!(!filter(|f| &mut f.object_instance, &["other"]).lets_through(&view()));
+        assert!(!filter(|f| &mut f.intent_id, &["b"]).lets_through(&view()));
+        let (name, wrong, known) = filter(|f| &mut f.not_fulfilled_state, &["DEGRADE"]).fault().unwrap();
+        assert_eq!((name, wrong.as_str(), known.contains(&"DEGRADED")), ("not_fulfilled_state", "DEGRADE", true));
+    }
+
+    #[test]
+    fn tags_match_as_in_the_rfc() {
+        assert!(matches("\"1-2\", \"2-9\"", "\"2-9\"", true) && matches("*", "\"2-9\"", true));
+        assert!(!matches("W/\"2-9\"", "\"2-9\"", true) && matches("W/\"2-9\"", "\"2-9\"", false));
+        assert!(!matches("2-9", "\"2-9\"", true) && !matches("", "\"2-9\"", true));
+    }
+}

@@ -1,0 +1,581 @@
+//! Every request of the REST faces, in one table: from it come the routes, the checks, and the OpenAPI document.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    access::{Action, who_may},
+    problem,
+};
+
+/// What is asked for.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Op {
+    Login,
+    Logout,
+    WhoAmI,
+    ListAccounts,
+    PutAccount,
+    DeleteAccount,
+    ListIntents,
+    SubmitIntent,
+    SubmitTemplate,
+    IntentTypes,
+    CheckIntent,
+    GetIntent,
+    UpdateIntent,
+    EndIntent,
+    ActOnIntent,
+    UpdateTarget,
+    IntentReport,
+    WatchIntent,
+    ListWorkloads,
+    RegisterWorkload,
+    GetWorkload,
+    RunInstance,
+    ListInstances,
+    GetInstance,
+    StopInstance,
+    Manifests,
+    RegisterCluster,
+    ListClusters,
+    GetCluster,
+    TmfList,
+    TmfCreate,
+    TmfGet,
+    TmfPatch,
+    TmfDelete,
+    TmfReports,
+    TmfReport,
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// HTTP method.
+    pub method: &'static str,
+    /// Path with parameters in braces.
+    pub path: &'static str,
+    /// What is asked for.
+    pub op: Op,
+    /// What the caller must be allowed; `None` for everybody, signed in or not.
+    pub action: Option<Action>,
+    /// In a line.
+    pub summary: &'static str,
+    /// Names of its query parameters.
+    pub query: &'static [&'static str],
+    /// Schema of its body; empty for none.
+    pub body: &'static str,
+    /// Status of success, and schema of what comes with it; empty for nothing, `[name]` for a list.
+    pub answers: &'static [(u16, &'static str)],
+}
+
+const PAGE: [&str; 3] = ["owner", "page_size", "page_token"];
+const INTENT_LIST: [&str; 8] = [
+    "user_label",
+    "object_instance",
+    "fulfilment_status",
+    "not_fulfilled_state",
+    "intent_id",
+    PAGE[0],
+    PAGE[1],
+    PAGE[2],
+];
+const OWNER: [&str; 1] = ["owner"];
+const WORKLOAD_LIST: [&str; 5] = ["name", "version", PAGE[0], PAGE[1], PAGE[2]];
+const INSTANCE_LIST: [&str; 7] =
+    ["release_name", "cluster_name", "workload_document", "status", PAGE[0], PAGE[1], PAGE[2]];
+
+use Action::{
+    OwnSession, ReadClusters, ReadIntents, ReadWorkloads, WriteAccounts, WriteClusters, WriteIntents, WriteWorkloads,
+};
+
+macro_rules! route {
+    ($method:literal $path:literal $op:ident, $action:expr, $summary:literal, $query:expr, $body:literal, $answers:expr) => {
+        Route {
+            method: $method,
+            path: $path,
+            op: Op::$op,
+            action: $action,
+            summary: $summary,
+            query: $query,
+            body: $body,
+            answers: $answers,
+        }
+    };
+}
+
+/// The table.
+#[rustfmt::skip]
+pub const ROUTES: &[Route] = &[
+    route!("POST" "/api/v1/auth/login/" Login, None, "Sign in at the built-in issuer", &[], "Login", &[(200, "Token")]),
+    route!("POST" "/api/v1/auth/logout/" Logout, Some(OwnSession), "End the session", &[], "", &[(204, "")]),
+    route!("GET" "/api/v1/auth/whoami/" WhoAmI, Some(OwnSession), "Who one is, and what one may do", &[], "", &[(200, "Caller")]),
+    route!("GET" "/api/v1/auth/account/" ListAccounts, Some(WriteAccounts), "List the accounts of the built-in issuer", &[], "", &[(200, "[Account]")]),
+    route!("PUT" "/api/v1/auth/account/" PutAccount, Some(WriteAccounts), "Make or change an account", &[], "AccountInput", &[(200, "Account")]),
+    route!("DELETE" "/api/v1/auth/account/{id}/" DeleteAccount, Some(WriteAccounts), "Remove an account", &[], "", &[(204, "")]),
+    route!("GET" "/api/v1/intent/" ListIntents, Some(ReadIntents), "List intents; a filter may be repeated", &INTENT_LIST, "", &[(200, "[Intent]")]),
+    route!("POST" "/api/v1/intent/" SubmitIntent, Some(WriteIntents), "Submit an intent", &OWNER, "IntentInput", &[(201, "Intent"), (200, "Intent"), (202, "Intent")]),
+    route!("POST" "/api/v1/intent/template/" SubmitTemplate, Some(WriteIntents), "Submit an intent in its short form", &OWNER, "IntentTemplate", &[(201, "Intent"), (200, "Intent"), (202, "Intent")]),
+    route!("GET" "/api/v1/intent/types/" IntentTypes, Some(ReadIntents), "List the types of intents", &[], "", &[(200, "[IntentType]")]),
+    route!("POST" "/api/v1/intent/check/" CheckIntent, Some(ReadIntents), "What the verdict on an intent would be; changes nothing", &[], "IntentInput", &[(200, "Check")]),
+    route!("GET" "/api/v1/intent/{id}/" GetIntent, Some(ReadIntents), "An intent as it stands", &OWNER, "", &[(200, "Intent"), (304, "")]),
+    route!("PUT" "/api/v1/intent/{id}/" UpdateIntent, Some(WriteIntents), "Replace an intent's definition", &OWNER, "IntentInput", &[(200, "Intent"), (202, "Intent")]),
+    route!("DELETE" "/api/v1/intent/{id}/" EndIntent, Some(WriteIntents), "Terminate an intent", &OWNER, "", &[(204, "")]),
+    route!("PUT" "/api/v1/intent/{id}/action/" ActOnIntent, Some(WriteIntents), "Suspend, resume or terminate an intent", &OWNER, "ActionInput", &[(200, "Intent")]),
+    route!("PUT" "/api/v1/intent/{id}/target/" UpdateTarget, Some(WriteIntents), "Change the value of one target", &OWNER, "TargetUpdate", &[(200, "Intent"), (202, "Intent")]),
+    route!("GET" "/api/v1/intent/{id}/report/" IntentReport, Some(ReadIntents), "An intent's newest report", &OWNER, "", &[(200, "Report")]),
+    route!("GET" "/api/v1/intent/{id}/events/" WatchIntent, Some(ReadIntents), "An intent now and at each change, as server-sent events", &OWNER, "", &[(200, "text/event-stream")]),
+    route!("GET" "/api/v1/workload/" ListWorkloads, Some(ReadWorkloads), "List workload documents", &WORKLOAD_LIST, "", &[(200, "[Workload]")]),
+    route!("POST" "/api/v1/workload/" RegisterWorkload, Some(WriteWorkloads), "Register a workload document", &OWNER, "WorkloadInput", &[(201, "Workload"), (200, "Workload"), (202, "Workload")]),
+    route!("GET" "/api/v1/workload/instance/" ListInstances, Some(ReadWorkloads), "List instances", &INSTANCE_LIST, "", &[(200, "[Instance]")]),
+    route!("GET" "/api/v1/workload/instance/{id}/" GetInstance, Some(ReadWorkloads), "An instance as it stands", &OWNER, "", &[(200, "Instance")]),
+    route!("PUT" "/api/v1/workload/instance/{id}/delete/" StopInstance, Some(WriteWorkloads), "End an instance", &OWNER, "", &[(200, "Instance")]),
+    route!("GET" "/api/v1/workload/instance/{id}/manifests/" Manifests, Some(ReadWorkloads), "What an instance runs, as YAML", &OWNER, "", &[(200, "application/yaml")]),
+    route!("GET" "/api/v1/workload/{id}/" GetWorkload, Some(ReadWorkloads), "A document by `name` (its newest version) or `name@version`", &OWNER, "", &[(200, "Workload")]),
+    route!("POST" "/api/v1/workload/{id}/template/" RunInstance, Some(WriteWorkloads), "Make an instance, with intents about it", &OWNER, "TemplateInput", &[(201, "Instance")]),
+    route!("POST" "/api/v1/cluster/register/" RegisterCluster, Some(WriteClusters), "Confirm a cluster; its agent is what declares it", &[], "ClusterInput", &[(204, "")]),
+    route!("GET" "/api/v1/cluster/retrieve/" ListClusters, Some(ReadClusters), "List clusters", &[], "", &[(200, "[Cluster]")]),
+    route!("GET" "/api/v1/cluster/retrieve/{id}/" GetCluster, Some(ReadClusters), "A cluster as it stands", &[], "", &[(200, "Cluster")]),
+    route!("GET" "/tmf-api/intentManagement/v5/intent" TmfList, Some(ReadIntents), "List intents (TMF921)", &["fields", "offset", "limit"], "", &[(200, "[TmfIntent]")]),
+    route!("POST" "/tmf-api/intentManagement/v5/intent" TmfCreate, Some(WriteIntents), "Create an intent (TMF921)", &["fields"], "TmfIntentInput", &[(201, "TmfIntent"), (200, "TmfIntent"), (202, "TmfIntent")]),
+    route!("GET" "/tmf-api/intentManagement/v5/intent/{id}" TmfGet, Some(ReadIntents), "An intent (TMF921)", &["fields"], "", &[(200, "TmfIntent"), (304, "")]),
+    route!("PATCH" "/tmf-api/intentManagement/v5/intent/{id}" TmfPatch, Some(WriteIntents), "Change an intent (TMF921)", &["fields"], "TmfIntentPatch", &[(200, "TmfIntent"), (202, "TmfIntent")]),
+    route!("DELETE" "/tmf-api/intentManagement/v5/intent/{id}" TmfDelete, Some(WriteIntents), "Terminate an intent (TMF921)", &[], "", &[(204, "")]),
+    route!("GET" "/tmf-api/intentManagement/v5/intent/{id}/intentReport" TmfReports, Some(ReadIntents), "An intent's reports (TMF921)", &["fields", "offset", "limit"], "", &[(200, "[TmfReport]")]),
+    route!("GET" "/tmf-api/intentManagement/v5/intent/{id}/intentReport/{report}" TmfReport, Some(ReadIntents), "One report (TMF921)", &["fields"], "", &[(200, "TmfReport")]),
+];
+
+/// What a query parameter is.
+fn parameter(name: &str) -> (Json, &'static str) {
+    let text = || json!({"type": "string", "maxLength": 512});
+    let many = |of: Json| json!({"type": "array", "items": of, "maxItems": 16});
+    match name {
+        "fulfilment_status" => {
+            (many(json!({"type": "string", "enum": ["FULFILLED", "NOT_FULFILLED"]})), "Whether it is fulfilled")
+        }
+        "not_fulfilled_state" => (
+            many(
+                json!({"type": "string", "enum": ["ACKNOWLEDGED", "COMPLIANT", "DEGRADED", "FULFILMENTFAILED", "SUSPENDED", "TERMINATED"]}),
+            ),
+            "Its state",
+        ),
+        "user_label" => (many(text()), "Its type"),
+        "object_instance" => (many(text()), "A workload document or instance that it is about"),
+        "intent_id" => (many(text()), "Its id"),
+        "page_size" | "limit" => {
+            (json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}), "Entries at most")
+        }
+        "page_token" => (text(), "Where the page before ended: see its Link header"),
+        "offset" => (json!({"type": "integer", "minimum": 0, "maximum": 10000, "default": 0}), "Entries to pass over"),
+        "owner" => (
+            json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}),
+            "Whose objects; one's own if absent. Another's only for administrators",
+        ),
+        "fields" => (text(), "Fields to show, divided by commas"),
+        "name" => (text(), "Name of the document"),
+        "version" => (text(), "Version of the document"),
+        "release_name" => (text(), "Name of the instance's document"),
+        "cluster_name" => (text(), "Cluster that it runs on"),
+        "workload_document" => (text(), "Document that it runs, `name@version`"),
+        _ => (
+            json!({"type": "string", "enum": ["pending", "assigned", "starting", "running", "restarting", "failed", "stopped", "lost"]}),
+            "Its phase",
+        ),
+    }
+}
+
+/// Does it write?
+pub fn writes(route: &Route) -> bool {
+    route.method != "GET" && route.op != Op::CheckIntent
+}
+
+/// Does it take an If-Match header?
+pub fn conditional(op: Op) -> bool {
+    matches!(op, Op::UpdateIntent | Op::EndIntent | Op::ActOnIntent | Op::UpdateTarget | Op::TmfPatch | Op::TmfDelete)
+}
+
+/// Does it take an Idempotency-Key header?
+pub fn creates(op: Op) -> bool {
+    matches!(op, Op::SubmitIntent | Op::SubmitTemplate | Op::TmfCreate | Op::RunInstance)
+}
+
+/// Does it show a tag and take If-None-Match?
+fn tagged(op: Op) -> bool {
+    matches!(op, Op::GetIntent | Op::TmfGet)
+}
+
+/// Statuses of refusal that a request can have.
+pub fn refusals(route: &Route) -> Vec<u16> {
+    let mut found = vec![400, 422, 429, 500, 503, 504];
+    if route.action.is_some() || route.op == Op::Login {
+        found.push(401);
+    }
+    if route.action.is_some() {
+        found.push(403);
+    }
+    if route.path.contains('{') || route.query.contains(&"owner") {
+        found.push(404);
+    }
+    if !route.body.is_empty() {
+        found.extend([408, 413, 415]);
+    }
+    if writes(route) && route.action != Some(OwnSession) {
+        found.push(409);
+    }
+    if conditional(route.op) {
+        found.push(412);
+    }
+    found.sort_unstable();
+    found
+}
+
+fn schema(name: &str) -> Json {
+    match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(item) => json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{item}")}}),
+        None => json!({"$ref": format!("#/components/schemas/{name}")}),
+    }
+}
+
+fn operation(route: &Route) -> Json {
+    let header = |name: &str, description: &str, pattern: &str| {
+        json!({"name": name, "in": "header", "required": false, "description": description,
+            "schema": {"type": "string", "maxLength": 256, "pattern": pattern}})
+    };
+    let mut parameters: Vec<Json> = vec![];
+    for name in route.path.split(['{', '}']).skip(1).step_by(2) {
+        // Documents are named `name@version`.
+        let pattern = if route.path.starts_with("/api/v1/workload/{") {
+            "^[A-Za-z0-9_-]{1,64}(@[0-9A-Za-z.+-]{1,64})?$"
+        } else if name == "report" {
+            "^[A-Za-z0-9_-]{1,96}$"
+        } else {
+            "^[A-Za-z0-9_-]{1,64}$"
+        };
+        parameters.push(
+            json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "pattern": pattern}}),
+        );
+    }
+    for name in route.query {
+        let (schema, description) = parameter(name);
+        parameters.push(
+            json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema}),
+        );
+    }
+    if creates(route.op) {
+        parameters.push(header("Idempotency-Key", "The same request with the same key is done once", "^[!-~]{1,255}$"));
+    }
+    if conditional(route.op) {
+        parameters.push(header("If-Match", "Only if it is still what this tag was given for", "^[ -~]+$"));
+    }
+    if tagged(route.op) {
+        parameters.push(header("If-None-Match", "Only if it is not what this tag was given for", "^[ -~]+$"));
+    }
+    let mut responses = Map::new();
+    for (status, name) in route.answers {
+        let mut response = json!({"description": "Done."});
+        if name.contains('/') {
+            response["content"] = json!({*name: {"schema": {"type": "string"}}});
+        } else if !name.is_empty() {
+            response["content"] = json!({"application/json": {"schema": schema(name)}});
+        }
+        response["description"] = json!(match status {
+            200 => "As it stands.",
+            201 => "Made.",
+            202 => "Stored; the verdict is not in yet.",
+            304 => "It is what the tag was given for.",
+            _ => "Done.",
+        });
+        responses.insert(status.to_string(), response);
+    }
+    for status in refusals(route) {
+        let mut response = json!({
+            "description": "Not done, and why.",
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        });
+        if status == 401 {
+            response["headers"] = json!({"WWW-Authenticate": {"schema": {"type": "string"}}});
+        }
+        responses.insert(status.to_string(), response);
+    }
+    let mut operation = json!({
+        "operationId": format!("{:?}", route.op),
+        "summary": route.summary,
+        "tags": [route.path.split('/').nth(if route.path.starts_with("/api") { 3 } else { 2 }).unwrap_or_default()],
+        "parameters": parameters,
+        "responses": responses,
+    });
+    operation["security"] = match route.action {
+        Some(action) => {
+            operation["description"] = json!(format!("For: {}.", who_may(action)));
+            json!([{"bearer": []}])
+        }
+        None => json!([]),
+    };
+    if !route.body.is_empty() {
+        let content = json!({"schema": schema(route.body)});
+        operation["requestBody"] =
+            json!({"required": true, "content": {"application/json": content.clone(), "application/yaml": content}});
+    }
+    operation
+}
+
+/// The OpenAPI 3.1 document.
+pub fn openapi() -> Json {
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.method.to_lowercase()] = operation(route);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Continuum",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Intents, workloads and clusters of a Continuum mesh. Refusals are problem documents (RFC 9457).",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "schemas": components(),
+        },
+    })
+}
+
+fn object(required: &[&str], properties: Json) -> Json {
+    json!({"type": "object", "required": required, "properties": properties})
+}
+
+fn closed(required: &[&str], properties: Json) -> Json {
+    let mut schema = object(required, properties);
+    schema["additionalProperties"] = json!(false);
+    schema
+}
+
+fn components() -> Json {
+    let (text, count, truth) =
+        (json!({"type": "string"}), json!({"type": "integer", "minimum": 0}), json!({"type": "boolean"}));
+    let texts = json!({"type": "array", "items": {"type": "string"}});
+    let (things, thing) = (json!({"type": "array", "items": {"type": "object"}}), json!({"type": "object"}));
+    let scalar = json!({"type": ["string", "number", "boolean"]});
+    let role =
+        json!({"type": "array", "items": {"type": "string", "enum": ["administrator", "provider", "owner", "viewer"]}});
+    let key = json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"});
+    let target = closed(
+        &["target_name", "target_condition", "target_value_range"],
+        json!({"target_name": text, "target_condition": text, "target_value_range": scalar}),
+    );
+    let template = |required: &[&str]| {
+        closed(
+            required,
+            json!({"instance_id": text, "intent_type": text, "service_start_time": text, "service_end_time": text,
+                "targets": {"type": "array", "items": target}}),
+        )
+    };
+    let mut schemas = Map::new();
+    for (name, schema) in mesh_proto::document::schemas(
+        &["continuum.intent.v1.Intent", "continuum.workload.v1.WorkloadDocument"],
+        "#/components/schemas/",
+        true,
+    ) {
+        schemas.insert(name, schema);
+    }
+    let intent = "#/components/schemas/continuum.intent.v1.Intent";
+    let own: [(&str, Json); 24] = [
+        ("Problem", problem::schema()),
+        ("Login", closed(&["username", "password"], json!({"username": text, "password": text}))),
+        (
+            "Token",
+            object(
+                &["username", "token", "refresh_token", "token_type", "expires_in"],
+                json!({"username": text, "token": text, "refresh_token": text, "token_type": text, "expires_in": count}),
+            ),
+        ),
+        (
+            "Caller",
+            object(
+                &["subject", "owner", "roles", "permissions"],
+                json!({"subject": text, "name": text, "owner": text, "roles": texts, "permissions": thing}),
+            ),
+        ),
+        (
+            "Account",
+            object(
+                &["username", "roles", "owner", "disabled"],
+                json!({"username": text, "roles": texts, "owner": text, "disabled": truth}),
+            ),
+        ),
+        (
+            "AccountInput",
+            closed(
+                &["username", "roles"],
+                json!({"username": key, "password": {"type": "string", "minLength": 8, "maxLength": 256}, "roles": role,
+                    "owner": key, "disabled": truth}),
+            ),
+        ),
+        (
+            "IntentInput",
+            json!({"description": "An intent, bare or as `intent`; camelCase or snake_case.", "anyOf": [
+                {"$ref": intent},
+                closed(&["intent"], json!({"id": key, "intent": {"$ref": intent}})),
+            ]}),
+        ),
+        (
+            "Intent",
+            object(
+                &["id", "owner", "version", "fulfilment_status", "not_fulfilled_state"],
+                json!({"id": text, "owner": text, "version": count, "user_label": text,
+                    "fulfilment_status": text, "not_fulfilled_state": text, "reason": text, "waits_for": text, "cure": text,
+                    "since": {"type": "string", "format": "date-time"}, "intent_expectations": things,
+                    "intent_contexts": things, "instances": things, "intent_report_reference": thing}),
+            ),
+        ),
+        ("IntentTemplate", template(&["instance_id", "intent_type", "targets"])),
+        (
+            "IntentType",
+            object(&["user_label", "targets"], json!({"user_label": text, "targets": texts, "verbs": texts})),
+        ),
+        ("Check", object(&["acceptable", "errors"], json!({"acceptable": truth, "errors": things}))),
+        (
+            "ActionInput",
+            closed(&["action"], json!({"action": {"type": "string", "enum": ["SUSPEND", "RESUME", "TERMINATE"]}})),
+        ),
+        (
+            "TargetUpdate",
+            closed(&["target_id", "target_value_range"], json!({"target_id": scalar, "target_value_range": scalar})),
+        ),
+        ("Report", object(&["id"], json!({"id": text}))),
+        ("WorkloadInput", json!({"$ref": "#/components/schemas/continuum.workload.v1.WorkloadDocument"})),
+        (
+            "Workload",
+            object(
+                &["id", "name", "version", "status"],
+                json!({"id": text, "name": text, "version": text, "type": text, "status": text, "user": thing,
+                    "ingress_support": truth, "enabled": truth, "rejection_reason": text, "schema": thing}),
+            ),
+        ),
+        (
+            "TemplateInput",
+            closed(
+                &[],
+                json!({"release_name": {"type": "string", "maxLength": 64}, "values_override": {"type": ["object", "array"], "maxItems": 0, "maxProperties": 0},
+                    "include_crds": {"const": false}, "is_upgrade": {"const": false}, "no_hooks": {"const": false},
+                    "namespace": text, "ingress_enabled": truth,
+                    "replicas": {"type": "integer", "minimum": 0, "maximum": 100},
+                    "intents": {"type": "array", "maxItems": 16, "items": template(&["intent_type", "targets"])}}),
+            ),
+        ),
+        (
+            "Instance",
+            object(
+                &["id", "instance_id", "workload_document", "status"],
+                json!({"id": text, "instance_id": text, "release_name": text, "workload_document": text, "status": text,
+                    "cluster_name": text, "lifecycle_events": things}),
+            ),
+        ),
+        (
+            "ClusterInput",
+            closed(
+                &["cluster_name"],
+                json!({"cluster_name": key, "cpus": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64},
+                "memory": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64},
+                "storage": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64}}),
+            ),
+        ),
+        (
+            "Cluster",
+            object(
+                &["id", "cluster_name", "cpus", "memory", "available"],
+                json!({"id": text, "cluster_name": text, "cpus": {"type": "number"}, "memory": {"type": "number"},
+                    "available": truth, "endpoint": text, "labels": thing}),
+            ),
+        ),
+        (
+            "TmfIntent",
+            object(
+                &["@type", "id", "href"],
+                json!({"@type": {"const": "Intent"}, "id": text, "href": text, "name": text, "version": text,
+                    "priority": text, "lifecycleStatus": text, "expression": thing}),
+            ),
+        ),
+        (
+            "TmfIntentInput",
+            object(
+                &["name", "expression"],
+                json!({"@type": {"const": "Intent"}, "name": text, "expression": {"$ref": "#/components/schemas/TmfExpression"}}),
+            ),
+        ),
+        (
+            "TmfIntentPatch",
+            closed(
+                &[],
+                json!({"@type": {"const": "Intent"}, "expression": {"$ref": "#/components/schemas/TmfExpression"},
+                    "lifecycleStatus": {"type": "string", "enum": ["SUSPENDED", "ACKNOWLEDGED", "TERMINATED"]}}),
+            ),
+        ),
+        (
+            "TmfReport",
+            object(&["@type", "id", "href"], json!({"@type": {"const": "IntentReport"}, "id": text, "href": text})),
+        ),
+    ];
+    schemas.extend(own.map(|(name, schema)| (name.to_owned(), schema)));
+    schemas.insert(
+        "TmfExpression".into(),
+        object(
+            &["iri", "expressionValue"],
+            json!({"@type": {"const": "JsonLdExpression"}, "iri": text, "expressionValue": {"$ref": intent}}),
+        ),
+    );
+    Json::Object(schemas)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_request_stands_once_in_the_document_and_says_who_may() {
+        let document = openapi();
+        let mut seen = BTreeSet::new();
+        for route in ROUTES {
+            assert!(seen.insert((route.method, route.path)), "{} {} stands twice", route.method, route.path);
+            let operation = &document["paths"][route.path][route.method.to_lowercase()];
+            assert_eq!(operation["operationId"], format!("{:?}", route.op));
+            assert_eq!(operation["security"].as_array().unwrap().is_empty(), route.action.is_none());
+            assert!(!route.answers.is_empty());
+        }
+        let ops: BTreeSet<Op> = ROUTES.iter().map(|r| r.op).collect();
+        assert_eq!(ops.len(), ROUTES.len());
+    }
+
+    #[test]
+    fn only_signing_in_is_open_to_strangers() {
+        let open: Vec<Op> = ROUTES.iter().filter(|r| r.action.is_none()).map(|r| r.op).collect();
+        assert_eq!(open, [Op::Login]);
+    }
+
+    #[test]
+    fn every_reference_of_the_document_leads_somewhere() {
+        fn references(value: &Json, found: &mut BTreeSet<String>) {
+            match value {
+                Json::Object(many) => many.iter().for_each(|(key, value)| match value.as_str() {
+                    Some(to) if key == "$ref" => drop(found.insert(to.to_owned())),
+                    _ => references(value, found),
+                }),
+                Json::Array(many) => many.iter().for_each(|value| references(value, found)),
+                _ => {}
+            }
+        }
+        let document = openapi();
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        assert!(found.len() > 15);
+        for reference in found {
+            let name = reference.strip_prefix("#/components/schemas/").unwrap();
+            assert!(document["components"]["schemas"].get(name).is_some(), "{reference} leads nowhere");
+        }
+    }
+}

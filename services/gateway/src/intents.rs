@@ -1,0 +1,469 @@
+//! Intents: submitted, changed and ended by commands; read from the intent manager.
+
+use std::time::Duration;
+
+use axum::{body::Body, response::Response};
+use futures::stream;
+use http::{StatusCode, header};
+use mesh_bus::Stored;
+use mesh_proto::{
+    AnyEvent, derived_id,
+    intent::{
+        Intent, IntentAcknowledged, IntentRejected, IntentSubmitted, ResumeIntent, SubmitIntent, SuspendIntent,
+        TerminateIntent, UpdateIntent,
+    },
+    query::{
+        CheckRequest, GetRequest, IntentView, ListRequest, intent_queries_client::IntentQueriesClient,
+        validator_queries_client::ValidatorQueriesClient,
+    },
+};
+use prost::Message as _;
+use serde_json::{Value as Json, json};
+use tokio::time::Instant;
+
+use crate::{
+    ask::Following,
+    domain::{
+        forms::{self, Verb},
+        present::{self, IntentFilter},
+        problem::{Fault, Kind, Problem},
+        tmf,
+    },
+    gateway::{self, Asked, Gateway},
+};
+
+const MANAGER: &str = "intent-manager";
+const VALIDATOR: &str = "validator";
+/// Intents of a page that are asked for at once.
+const PAGE_MAX: u32 = 1_000;
+/// Pages that one filtered list looks through; what lies beyond is the next page's.
+const SCAN_PAGES: usize = 8;
+
+/// How an intent is shown, and where.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Face {
+    Rest,
+    Tmf,
+}
+
+impl Face {
+    fn show(self, view: &IntentView, asked: &Asked) -> Json {
+        match self {
+            Self::Rest => present::intent(view),
+            Self::Tmf => tmf::select(tmf::intent(view), &asked.values("fields")),
+        }
+    }
+
+    fn path(self, id: &str) -> String {
+        match self {
+            Self::Rest => format!("/api/v1/intent/{id}/"),
+            Self::Tmf => format!("{}/intent/{id}", tmf::BASE),
+        }
+    }
+
+    fn answer(self, status: StatusCode, view: &IntentView, asked: &Asked) -> Response {
+        let mut response = gateway::json(status, &self.show(view, asked));
+        if view.version > 0 && status != StatusCode::ACCEPTED {
+            response = gateway::with(response, header::ETAG, &present::etag(view));
+        }
+        if matches!(status, StatusCode::CREATED | StatusCode::ACCEPTED) {
+            response = gateway::with(response, header::LOCATION, &self.path(&view.intent_id));
+        }
+        response
+    }
+}
+
+fn content(intent: &Intent) -> String {
+    intent.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Gateway {
+    async fn manager(&self) -> Result<IntentQueriesClient<tonic::transport::Channel>, Problem> {
+        Ok(IntentQueriesClient::new(self.channel(MANAGER).await?))
+    }
+
+    /// An intent as it stands.
+    pub(crate) async fn intent(&self, owner: &str, id: &str) -> Result<IntentView, Problem> {
+        let request = GetRequest { owner: owner.into(), id: id.into() };
+        let answer = self.manager().await?.get(request).await;
+        self.told(MANAGER, answer)
+    }
+
+    /// An intent as it stands once the manager has seen this fact.
+    async fn intent_after(&self, owner: &str, id: &str, sequence: u64) -> Result<IntentView, Problem> {
+        let until = Instant::now() + Duration::from_secs(2);
+        loop {
+            let view = self.intent(owner, id).await;
+            match view {
+                Ok(view) if view.sequence >= sequence || Instant::now() > until => return Ok(view),
+                Err(problem) if problem.kind != Kind::NotFound || Instant::now() > until => return Err(problem),
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    /// Sends a definition and waits for its verdict: how it stands, and whether the verdict is in.
+    async fn define(
+        &self,
+        owner: &str,
+        id: &str,
+        command: &dyn AnyEvent,
+        command_id: &str,
+        face: Face,
+    ) -> Result<(IntentView, bool, bool), Problem> {
+        let (answer, following) = self.inner.answers.ask(command, command_id, self.limit_of_commands()).await?;
+        let broken = |_| Problem::new(Kind::Internal, "the answer cannot be read", "see the log of the gateway");
+        match answer.event::<IntentSubmitted>().map_err(broken)? {
+            // The same content as before.
+            None => Ok((self.intent_after(owner, id, answer.sequence).await?, true, false)),
+            Some(submitted) => {
+                let (view, judged) = self.verdict(&answer, &submitted, following, face).await?;
+                Ok((view, judged, true))
+            }
+        }
+    }
+
+    async fn verdict(
+        &self,
+        answer: &Stored,
+        submitted: &IntentSubmitted,
+        mut following: Following,
+        face: Face,
+    ) -> Result<(IntentView, bool), Problem> {
+        let until = Instant::now() + Duration::from_millis(self.inner.config.verdict_limit_ms.into());
+        let instance = face.path(&submitted.intent_id);
+        while let Some(fact) = following.next(until.min(Instant::now() + Duration::from_millis(500))).await {
+            if let Ok(Some(fact_)) = fact.event::<IntentAcknowledged>()
+                && fact_.version >= submitted.version
+            {
+                return Ok((present::acknowledged(&fact_, fact.time, fact.sequence), true));
+            }
+            if let Ok(Some(rejected)) = fact.event::<IntentRejected>()
+                && rejected.version == submitted.version
+            {
+                let fault = |p: mesh_proto::intent::Problem| Fault { path: p.path, reason: p.reason, cure: p.cure };
+                return Err(Problem::faults(rejected.problems.into_iter().map(fault).collect()).at(instance));
+            }
+        }
+        // Its verdict may have come before this request did, or the validator is away.
+        while Instant::now() < until {
+            let view = self.intent(&submitted.owner, &submitted.intent_id).await;
+            if let Ok(view) = view
+                && view.sequence > answer.sequence
+            {
+                return Ok((view, true));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok((present::submitted(submitted, answer.time, answer.sequence), false))
+    }
+
+    /// Submits a new intent. Its id is the person's own, or derived from the owner and the idempotency key, or new.
+    pub(crate) async fn create(
+        &self,
+        asked: &Asked,
+        (given, intent): (Option<String>, Intent),
+        face: Face,
+    ) -> Result<Response, Problem> {
+        let (owner, key) = (asked.owner()?, asked.idempotency_key()?);
+        let id = match (&given, &key) {
+            (Some(id), _) => id.clone(),
+            (None, Some(key)) => derived_id(&["intent", &owner, key]),
+            (None, None) => uuid::Uuid::now_v7().to_string(),
+        };
+        if given.is_some() || key.is_some() {
+            match self.intent(&owner, &id).await {
+                Ok(view) if view.intent.as_ref() == Some(&intent) => {
+                    return Ok(face.answer(StatusCode::OK, &view, asked));
+                }
+                Ok(_) => {}
+                Err(problem) if problem.kind == Kind::NotFound => {}
+                Err(problem) => return Err(problem),
+            }
+        }
+        let command_id = derived_id(&["submit", &owner, &id, &content(&intent)]);
+        let command = SubmitIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent) };
+        let defined = self.define(&owner, &id, &command, &command_id, face).await.map_err(|problem| {
+            // With a key of its own, only another body can have been refused.
+            let replayed = key.is_some() && given.is_none() && problem.kind == Kind::Conflict;
+            if replayed {
+                let detail = format!("this key made intent {id} of another body");
+                return Problem::new(Kind::Replayed, detail, "use another key for another intent").at(face.path(&id));
+            }
+            problem
+        });
+        let (view, judged, new) = defined?;
+        let status = match (judged, new) {
+            (false, _) => StatusCode::ACCEPTED,
+            (true, true) => StatusCode::CREATED,
+            (true, false) => StatusCode::OK,
+        };
+        Ok(face.answer(status, &view, asked))
+    }
+
+    /// The intent as it stands, if it is what the request says that it should be.
+    async fn expected(&self, asked: &Asked) -> Result<(String, IntentView), Problem> {
+        let owner = asked.owner()?;
+        let view = self.intent(&owner, &asked.id(0)).await?;
+        if let Some(wanted) = asked.header("if-match")
+            && !present::matches(&wanted, &present::etag(&view), true)
+        {
+            let detail = format!("intent {} is {} by now", view.intent_id, present::etag(&view));
+            return Err(Problem::new(Kind::Precondition, detail, "read it again, and decide again"));
+        }
+        Ok((owner, view))
+    }
+
+    /// Replaces a definition.
+    pub(crate) async fn redefine(
+        &self,
+        asked: &Asked,
+        face: Face,
+        change: impl FnOnce(Intent) -> Result<Intent, Problem>,
+    ) -> Result<Response, Problem> {
+        let (owner, before) = self.expected(asked).await?;
+        let intent = change(before.intent.clone().unwrap_or_default())?;
+        let id = before.intent_id.clone();
+        // What has happened to it belongs to the command's id: back to an earlier definition is a new command.
+        let command_id = derived_id(&["update", &owner, &id, &before.sequence.to_string(), &content(&intent)]);
+        let command = UpdateIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent) };
+        let (view, judged, _) = self.define(&owner, &id, &command, &command_id, face).await?;
+        let status = if judged { StatusCode::OK } else { StatusCode::ACCEPTED };
+        Ok(face.answer(status, &view, asked))
+    }
+
+    /// Suspends, resumes or ends.
+    pub(crate) async fn act(&self, asked: &Asked, verb: Verb, face: Face) -> Result<IntentView, Problem> {
+        let (owner, before) = self.expected(asked).await?;
+        let intent_id = before.intent_id;
+        let (owner_, id) = (owner.clone(), intent_id.clone());
+        let command: Box<dyn AnyEvent> = match verb {
+            Verb::Suspend => Box::new(SuspendIntent { owner, intent_id }),
+            Verb::Resume => Box::new(ResumeIntent { owner, intent_id }),
+            Verb::Terminate => Box::new(TerminateIntent { owner, intent_id }),
+        };
+        let command_id = uuid::Uuid::now_v7().to_string();
+        let answered = self.inner.answers.ask(&*command, &command_id, self.limit_of_commands()).await;
+        let (answer, _) = answered.map_err(|problem| problem.at(face.path(&id)))?;
+        self.intent_after(&owner_, &id, answer.sequence).await
+    }
+
+    /// Acts, and shows it.
+    pub(crate) async fn acted(&self, asked: &Asked, verb: Verb, face: Face) -> Result<Response, Problem> {
+        let view = self.act(asked, verb, face).await?;
+        Ok(face.answer(StatusCode::OK, &view, asked))
+    }
+
+    /// Ends an intent; one that has ended is as it should be.
+    pub(crate) async fn end(&self, asked: &Asked, face: Face) -> Result<Response, Problem> {
+        let (_, before) = self.expected(asked).await?;
+        let state = before.state.clone().unwrap_or_default();
+        if present::names(&state).1 != "TERMINATED" {
+            self.act(asked, Verb::Terminate, face).await?;
+        }
+        Ok(gateway::empty(StatusCode::NO_CONTENT))
+    }
+
+    /// Shows one.
+    pub(crate) async fn show(&self, asked: &Asked, face: Face) -> Result<Response, Problem> {
+        let view = self.intent(&asked.owner()?, &asked.id(0)).await?;
+        let tag = present::etag(&view);
+        if asked.header("if-none-match").is_some_and(|wanted| present::matches(&wanted, &tag, false)) {
+            return Ok(gateway::with(gateway::empty(StatusCode::NOT_MODIFIED), header::ETAG, &tag));
+        }
+        Ok(face.answer(StatusCode::OK, &view, asked))
+    }
+
+    async fn page(
+        &self,
+        owner: &str,
+        state: &str,
+        size: u32,
+        token: String,
+    ) -> Result<(Vec<IntentView>, String), Problem> {
+        let request = ListRequest { owner: owner.into(), page_size: size, page_token: token, state: state.to_owned() };
+        let answer = self.manager().await?.list(request).await;
+        let page = self.told(MANAGER, answer)?;
+        Ok((page.intents, page.next_page_token))
+    }
+
+    /// Lists, narrowed; the next page is in the Link header (RFC 8288).
+    pub(crate) async fn list_intents(&self, asked: &Asked) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let filter = IntentFilter {
+            user_label: asked.values("user_label"),
+            object_instance: asked.values("object_instance"),
+            fulfilment_status: asked.values("fulfilment_status"),
+            not_fulfilled_state: asked.values("not_fulfilled_state"),
+            intent_id: asked.values("intent_id"),
+        };
+        if let Some((name, wrong, known)) = filter.fault() {
+            return Err(Problem::field(name, format!("{wrong:?} is none"), format!("use {}", known.join(", "))));
+        }
+        let size = page_size(asked)?;
+        let plain = filter.user_label.is_empty()
+            && filter.object_instance.is_empty()
+            && filter.intent_id.is_empty()
+            && filter.fulfilment_status.is_empty();
+        // One state alone is the manager's own filter.
+        let (state, ask) = match &filter.not_fulfilled_state[..] {
+            [] if plain => (String::new(), size),
+            [one] => (one.clone(), PAGE_MAX),
+            _ => (String::new(), PAGE_MAX),
+        };
+        let mut token = asked.value("page_token").unwrap_or_default().to_owned();
+        let mut found = vec![];
+        for _ in 0..SCAN_PAGES {
+            let (views, next) = self.page(&owner, &state, ask, token.clone()).await?;
+            let mut views = views.into_iter();
+            token = next;
+            while let Some(view) = views.next() {
+                let last = view.intent_id.clone();
+                if filter.lets_through(&view) {
+                    found.push(present::intent(&view));
+                }
+                if found.len() == size as usize {
+                    if views.len() > 0 {
+                        token = last;
+                    }
+                    break;
+                }
+            }
+            if token.is_empty() || found.len() >= size as usize {
+                break;
+            }
+        }
+        Ok(linked(asked, gateway::json(StatusCode::OK, &Json::Array(found)), &token))
+    }
+
+    /// Lists for TMF921, by offset and limit.
+    pub(crate) async fn list_tmf(&self, asked: &Asked) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let (offset, limit) = (forms::number(&asked.query, "offset", 0, 10_000)?, limit(asked)?);
+        let mut found: Vec<Json> = vec![];
+        let (mut passed, mut token) = (0, String::new());
+        loop {
+            let (views, next) = self.page(&owner, "", PAGE_MAX, token).await?;
+            for view in views {
+                if passed >= offset && found.len() < limit as usize {
+                    found.push(Face::Tmf.show(&view, asked));
+                }
+                passed += 1;
+            }
+            token = next;
+            if token.is_empty() || found.len() >= limit as usize {
+                break;
+            }
+        }
+        let count = found.len().to_string();
+        let response = gateway::json(StatusCode::OK, &Json::Array(found));
+        Ok(gateway::with(response, header::HeaderName::from_static("x-result-count"), &count))
+    }
+
+    /// An intent's report.
+    pub(crate) async fn report(&self, asked: &Asked) -> Result<Response, Problem> {
+        let view = self.intent(&asked.owner()?, &asked.id(0)).await?;
+        match present::report(&view) {
+            Some(report) => Ok(gateway::json(StatusCode::OK, &report)),
+            None => Err(Problem::not_found("report on it yet")),
+        }
+    }
+
+    /// An intent's reports for TMF921: the newest.
+    pub(crate) async fn reports_tmf(&self, asked: &Asked) -> Result<Response, Problem> {
+        let view = self.intent(&asked.owner()?, &asked.id(0)).await?;
+        let (offset, limit) = (forms::number(&asked.query, "offset", 0, 10_000)?, limit(asked)?);
+        let all: Vec<Json> = tmf::report(&view).into_iter().skip(offset as usize).take(limit as usize).collect();
+        let shown = all.into_iter().map(|report| tmf::select(report, &asked.values("fields"))).collect();
+        Ok(gateway::json(StatusCode::OK, &Json::Array(shown)))
+    }
+
+    /// One report for TMF921.
+    pub(crate) async fn report_tmf(&self, asked: &Asked) -> Result<Response, Problem> {
+        let view = self.intent(&asked.owner()?, &asked.id(0)).await?;
+        match tmf::report(&view).filter(|_| asked.id(1) == tmf::report_id(&view)) {
+            Some(report) => Ok(gateway::json(StatusCode::OK, &tmf::select(report, &asked.values("fields")))),
+            None => Err(Problem::not_found(format!("report {} on it", asked.id(1)))),
+        }
+    }
+
+    /// What the verdict would be.
+    pub(crate) async fn check(&self, intent: Intent) -> Result<Response, Problem> {
+        let mut client = ValidatorQueriesClient::new(self.channel(VALIDATOR).await?);
+        let answer = client.check(CheckRequest { intent: Some(intent) }).await;
+        let faults: Vec<Json> = self
+            .told(VALIDATOR, answer)?
+            .problems
+            .into_iter()
+            .map(|p| json!({"path": p.path, "reason": p.reason, "cure": p.cure}))
+            .collect();
+        Ok(gateway::json(StatusCode::OK, &json!({"acceptable": faults.is_empty(), "errors": faults})))
+    }
+
+    /// An intent now and at each change, as server-sent events; ids are its tags.
+    pub(crate) async fn watch(&self, asked: &Asked) -> Result<Response, Problem> {
+        let request = GetRequest { owner: asked.owner()?, id: asked.id(0) };
+        let permit = self.inner.watches.clone().try_acquire_owned().map_err(|_| Problem {
+            retry_after_s: Some(10),
+            ..Problem::new(Kind::TooMany, "too many watches are open", "close one, or ask now and then")
+        })?;
+        let answer = self.manager().await?.watch(request).await;
+        let views = self.told(MANAGER, answer)?;
+        let stopping = self.inner.mesh.stopping();
+        let events = stream::unfold(Some((views, permit, stopping)), |state| async move {
+            let (mut views, permit, stopping) = state?;
+            let quiet = tokio::time::sleep(Duration::from_secs(15));
+            let text = tokio::select! {
+                view = views.message() => match view {
+                    Ok(Some(view)) => {
+                        let tag = present::etag(&view);
+                        format!("event: intent\nid: {}\ndata: {}\n\n", tag.trim_matches('"'), present::intent(&view))
+                    }
+                    Ok(None) => return Some((Ok("event: end\ndata: {}\n\n".to_owned()), None)),
+                    Err(status) => {
+                        let data = json!({"detail": status.message()});
+                        return Some((Ok(format!("event: error\ndata: {data}\n\n")), None));
+                    }
+                },
+                () = quiet => ": still here\n\n".to_owned(),
+                () = stopping.cancelled() => return None,
+            };
+            Some((Ok::<_, std::convert::Infallible>(text), Some((views, permit, stopping))))
+        });
+        let mut response = Response::new(Body::from_stream(events));
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
+        Ok(gateway::with(response, header::CACHE_CONTROL, "no-store"))
+    }
+}
+
+/// Entries of a page.
+pub(crate) fn page_size(asked: &Asked) -> Result<u32, Problem> {
+    bounded(asked, "page_size")
+}
+
+fn limit(asked: &Asked) -> Result<u32, Problem> {
+    bounded(asked, "limit")
+}
+
+fn bounded(asked: &Asked, name: &str) -> Result<u32, Problem> {
+    match forms::number(&asked.query, name, 100, PAGE_MAX)? {
+        0 => Err(Problem::field(name, "is 0", format!("use 1 to {PAGE_MAX}"))),
+        size => Ok(size),
+    }
+}
+
+/// With the address of the next page, if there is one.
+pub(crate) fn linked(asked: &Asked, response: Response, token: &str) -> Response {
+    if token.is_empty() {
+        return response;
+    }
+    let encode =
+        |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let kept = asked.query.iter().filter(|(name, _)| *name != "page_token");
+    let mut pairs: Vec<String> = kept
+        .flat_map(|(name, values)| values.iter().map(move |value| (name, value)))
+        .map(|(name, value)| format!("{name}={}", encode(value)))
+        .collect();
+    pairs.push(format!("page_token={}", encode(token)));
+    gateway::with(response, header::LINK, &format!("<{}?{}>; rel=\"next\"", asked.route.path, pairs.join("&")))
+}

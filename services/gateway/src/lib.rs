@@ -1,0 +1,74 @@
+//! The REST and TMF921 faces of the mesh, sign-in, and the way to exposed workloads.
+//!
+//! - Consumes: HTTP requests; `DefineAccount`, `RemoveAccount`, `OpenSession`, `RenewSession`, `CloseSession`.
+//! - Publishes: people's commands in their name; `AccountDefined`, `AccountRemoved`, `SessionOpened`, `SessionRenewed`,
+//!   `SessionClosed`, `IdentityRefused`.
+//! - Owns: accounts and sessions of the built-in issuer, on the bus; nothing in the process, so that any number of
+//!   gateways run side by side.
+//! - Never: decides about an intent, a workload or a cluster; lets a token through that it has not checked.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod accounts;
+mod ask;
+mod config;
+pub mod domain;
+mod gateway;
+mod intents;
+mod issuer;
+mod pages;
+mod proxy;
+mod serve;
+mod sessions;
+mod signin;
+mod workloads;
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context as _;
+use mesh_kit::{Mesh, Sources, peers::Peers};
+use tokio::sync::Semaphore;
+
+pub use config::Config;
+pub use proxy::Proxy;
+
+/// Password checks at once.
+const CHECKS_MAX: usize = 2;
+
+/// Joins the mesh; returns once its decider and its views run and requests are answered.
+///
+/// # Errors
+/// When keys cannot be read, the address is taken, or the bus does not let it join.
+pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
+    let signin = signin::SignIn::new(&mesh, &config)?;
+    let streams = |streams| Sources { streams, samples: vec![], tick_ms: None };
+    let accounts = mesh.project("accounts", accounts::Accounts::default(), streams(vec!["IDENTITY"])).await?;
+    let routes = domain::routes::Routes::default();
+    let routes = mesh.project("routes", routes, streams(vec!["WORKLOAD", "CLUSTER"])).await?;
+    let answers = ask::Answers::start(&mesh, &["INTENT", "WORKLOAD", "IDENTITY"]).await?;
+    mesh.decide(domain::identity::Identities).await?;
+    let (listener, url) = serve::listen(&config.rest_listen).await?;
+    let watches = Arc::new(Semaphore::new(config.watches_max as usize));
+    let inner = gateway::Inner {
+        peers: Peers::new(mesh.bus().clone()),
+        mesh: mesh.clone(),
+        config,
+        answers,
+        signin,
+        accounts,
+        routes,
+        buckets: Mutex::default(),
+        checks: Arc::new(Semaphore::new(CHECKS_MAX)),
+        watches,
+    };
+    let gateway = gateway::Gateway { inner: Arc::new(inner) };
+    if let Some(folder) = mesh.data_dir() {
+        std::fs::create_dir_all(folder).context("make the data folder")?;
+        std::fs::write(folder.join("url"), &url).context("write where the gateway is")?;
+    }
+    let router = serve::router(&gateway, &url);
+    mesh.spawn("faces", serve::serve(gateway.clone(), listener, router));
+    mesh.spawn("first account", async move { gateway.first_account().await });
+    tracing::info!(url, "gateway");
+    Ok(())
+}

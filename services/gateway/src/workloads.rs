@@ -1,0 +1,307 @@
+//! Workload documents, their instances, and the clusters they run on.
+
+use std::time::Duration;
+
+use axum::{body::Body, response::Response};
+use http::{StatusCode, header};
+use mesh_proto::{
+    Event as _, derived_id,
+    query::{
+        ClusterView, GetRequest, InstanceView, ListRequest, WorkloadView,
+        orchestrator_queries_client::OrchestratorQueriesClient, workload_queries_client::WorkloadQueriesClient,
+    },
+    workload::{
+        InstancePhase, RegisterWorkload, RunInstance, StopInstance, WorkloadRegistered, WorkloadRejected,
+        WorkloadSubmitted,
+    },
+};
+use prost::Message as _;
+use serde_json::{Value as Json, json};
+use tokio::time::Instant;
+
+use crate::{
+    domain::{
+        forms::{self, ClusterInput, TemplateInput},
+        present,
+        problem::{Fault, Kind, Problem},
+    },
+    gateway::{self, Asked, Gateway},
+    intents::{self, Face},
+};
+
+const MANAGER: &str = "workload-manager";
+const ORCHESTRATOR: &str = "meta-orchestrator";
+/// Entries of a page that is asked for.
+const PAGE: u32 = 1_000;
+/// Pages that one list looks through.
+const SCAN_PAGES: usize = 8;
+
+impl Gateway {
+    async fn registry(&self) -> Result<WorkloadQueriesClient<tonic::transport::Channel>, Problem> {
+        Ok(WorkloadQueriesClient::new(self.channel(MANAGER).await?))
+    }
+
+    async fn document(&self, owner: &str, id: &str) -> Result<WorkloadView, Problem> {
+        let answer = self.registry().await?.get_workload(GetRequest { owner: owner.into(), id: id.into() }).await;
+        self.told(MANAGER, answer)
+    }
+
+    async fn instance(&self, owner: &str, id: &str) -> Result<InstanceView, Problem> {
+        let answer = self.registry().await?.get_instance(GetRequest { owner: owner.into(), id: id.into() }).await;
+        self.told(MANAGER, answer)
+    }
+
+    /// An instance once it is as a fact said: asked until it is.
+    async fn instance_once(
+        &self,
+        owner: &str,
+        id: &str,
+        fits: impl Fn(&InstanceView) -> bool,
+    ) -> Result<InstanceView, Problem> {
+        let until = Instant::now() + Duration::from_secs(2);
+        loop {
+            match self.instance(owner, id).await {
+                Ok(view) if fits(&view) || Instant::now() > until => return Ok(view),
+                Err(problem) if problem.kind != Kind::NotFound || Instant::now() > until => return Err(problem),
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// Registers a document, and waits for its verdict.
+    pub(crate) async fn register(&self, asked: &mut Asked) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let document = forms::workload(asked.json())?;
+        let (name, version) = (document.name.clone(), document.version.clone());
+        let id = format!("{name}@{version}");
+        let bytes: String = document.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
+        let command_id = derived_id(&["register", &owner, &name, &bytes]);
+        let command = RegisterWorkload { owner: owner.clone(), name, document: Some(document.clone()) };
+        let (answer, mut following) = self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await?;
+        let new = answer.message == WorkloadSubmitted::MESSAGE;
+        let until = Instant::now() + Duration::from_millis(self.inner.config.verdict_limit_ms.into());
+        let mut accepted = !new;
+        while !accepted {
+            let Some(fact) = following.next(until.min(Instant::now() + Duration::from_millis(500))).await else {
+                break;
+            };
+            if let Ok(Some(rejected)) = fact.event::<WorkloadRejected>()
+                && rejected.version == version
+            {
+                let fault = |p: mesh_proto::intent::Problem| Fault { path: p.path, reason: p.reason, cure: p.cure };
+                let faults = rejected.problems.into_iter().map(fault).collect();
+                return Err(Problem::faults(faults).at(format!("/api/v1/workload/{id}/")));
+            }
+            accepted = matches!(fact.event::<WorkloadRegistered>(), Ok(Some(fact)) if fact.version == version);
+        }
+        let settled = |status: &str| status == "accepted" || status == "rejected";
+        let view = loop {
+            match self.document(&owner, &id).await {
+                Ok(view) if settled(&view.status) || Instant::now() > until => break view,
+                Err(problem) if problem.kind != Kind::NotFound || Instant::now() > until => return Err(problem),
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let status = match (&*view.status, new) {
+            ("accepted" | "rejected", true) => StatusCode::CREATED,
+            ("accepted" | "rejected", false) => StatusCode::OK,
+            _ => StatusCode::ACCEPTED,
+        };
+        let response = gateway::json(status, &present::workload(&view));
+        Ok(gateway::with(response, header::LOCATION, &format!("/api/v1/workload/{id}/")))
+    }
+
+    /// Shows a document.
+    pub(crate) async fn show_document(&self, asked: &Asked) -> Result<Response, Problem> {
+        let view = self.document(&asked.owner()?, &asked.id(0)).await?;
+        Ok(gateway::json(StatusCode::OK, &present::workload(&view)))
+    }
+
+    /// Shows an instance.
+    pub(crate) async fn show_instance(&self, asked: &Asked) -> Result<Response, Problem> {
+        let view = self.instance(&asked.owner()?, &asked.id(0)).await?;
+        Ok(gateway::json(StatusCode::OK, &present::instance(&view)))
+    }
+
+    /// What an instance runs. JSON is YAML, too.
+    pub(crate) async fn manifests(&self, asked: &Asked) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let instance = self.instance(&owner, &asked.id(0)).await?;
+        let view = self.document(&owner, &instance.workload).await?;
+        let document = view.document.unwrap_or_default();
+        let value = mesh_proto::json::to_value("continuum.workload.v1.WorkloadDocument", &document.encode_to_vec());
+        let mut response = Response::new(Body::from(format!("{:#}\n", value.unwrap_or_default())));
+        let yaml = header::HeaderValue::from_static("application/yaml");
+        response.headers_mut().insert(header::CONTENT_TYPE, yaml);
+        Ok(response)
+    }
+
+    /// Makes an instance, and its intents.
+    pub(crate) async fn run(&self, asked: &mut Asked) -> Result<Response, Problem> {
+        let (owner, key) = (asked.owner()?, asked.idempotency_key()?);
+        let input: TemplateInput = forms::form(asked.json())?;
+        input.check()?;
+        let document = self.document(&owner, &asked.id(0)).await?;
+        if document.status != "accepted" {
+            let detail = format!("document {} is {}", asked.id(0), document.status);
+            return Err(Problem::new(Kind::Conflict, detail, "register a document that is accepted"));
+        }
+        let workload = format!("{}@{}", document.name, document.version);
+        let id = match &key {
+            Some(key) => derived_id(&["instance", &owner, key]),
+            None => uuid::Uuid::now_v7().to_string(),
+        };
+        let command_id = derived_id(&["run", &owner, &id, &workload, &input.replicas.to_string()]);
+        let command = RunInstance { owner: owner.clone(), instance_id: id.clone(), workload, replicas: input.replicas };
+        let answered = self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await;
+        answered.map_err(|problem| match (&key, problem.kind) {
+            (Some(_), Kind::Conflict) => Problem::new(
+                Kind::Replayed,
+                format!("this key made instance {id} otherwise"),
+                "use another key for another instance",
+            ),
+            _ => problem,
+        })?;
+        let view = self.instance_once(&owner, &id, |_| true).await?;
+        let mut made = vec![];
+        for (number, template) in input.intents.into_iter().enumerate() {
+            let intent = template.expand(Some(&id))?;
+            let intent_id = derived_id(&["intent-of", &owner, &id, &number.to_string()]);
+            made.push(match self.create(asked, (Some(intent_id.clone()), intent), Face::Rest).await {
+                Ok(response) => json!({"id": intent_id, "status": response.status().as_u16()}),
+                // The instance runs all the same: what is wrong with the intent is told beside it.
+                Err(problem) => problem.document(&format!("/api/v1/intent/{intent_id}/")),
+            });
+        }
+        let mut shown = present::instance(&view);
+        shown["intents"] = json!(made);
+        let response = gateway::json(StatusCode::CREATED, &shown);
+        Ok(gateway::with(response, header::LOCATION, &format!("/api/v1/workload/instance/{id}/")))
+    }
+
+    /// Ends an instance.
+    pub(crate) async fn stop(&self, asked: &Asked) -> Result<Response, Problem> {
+        let (owner, id) = (asked.owner()?, asked.id(0));
+        let before = self.instance(&owner, &id).await?;
+        if before.phase() == InstancePhase::Stopped {
+            return Ok(gateway::json(StatusCode::OK, &present::instance(&before)));
+        }
+        let command = StopInstance { owner: owner.clone(), instance_id: id.clone() };
+        let command_id = uuid::Uuid::now_v7().to_string();
+        self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await?;
+        let view = self.instance_once(&owner, &id, |view| view.replicas_wanted == 0).await?;
+        Ok(gateway::json(StatusCode::OK, &present::instance(&view)))
+    }
+
+    /// Lists documents, or instances.
+    pub(crate) async fn list_workloads(&self, asked: &Asked, instances: bool) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let size = intents::page_size(asked)? as usize;
+        let mut token = asked.value("page_token").unwrap_or_default().to_owned();
+        if token.is_empty() && instances {
+            // Instances follow the documents in the registry's list.
+            token = "instance/".into();
+        }
+        if instances != token.starts_with("instance/") && !token.is_empty() {
+            return Err(Problem::field(
+                "page_token",
+                "is of another list",
+                "take it from the Link header of the page before",
+            ));
+        }
+        let one = |name: &str, value: &str| asked.value(name).is_none_or(|wanted| wanted == value);
+        let mut found: Vec<Json> = vec![];
+        for _ in 0..SCAN_PAGES {
+            let request = ListRequest {
+                owner: owner.clone(),
+                page_size: PAGE.min((size - found.len()) as u32),
+                page_token: token.clone(),
+                state: asked.value("status").unwrap_or_default().to_owned(),
+            };
+            let answer = self.registry().await?.list(request).await;
+            let page = self.told(MANAGER, answer)?;
+            token = page.next_page_token;
+            if instances {
+                let fits = |i: &&InstanceView| {
+                    one("release_name", i.workload.split('@').next().unwrap_or_default())
+                        && one("cluster_name", &i.cluster_id)
+                        && one("workload_document", &i.workload)
+                };
+                found.extend(page.instances.iter().filter(fits).map(present::instance));
+            } else {
+                let fits = |w: &&WorkloadView| one("name", &w.name) && one("version", &w.version);
+                found.extend(page.workloads.iter().filter(fits).map(present::workload));
+                // What follows is instances.
+                if !page.instances.is_empty() || token.starts_with("instance/") {
+                    token.clear();
+                }
+            }
+            if token.is_empty() || found.len() >= size {
+                break;
+            }
+        }
+        Ok(intents::linked(asked, gateway::json(StatusCode::OK, &Json::Array(found)), &token))
+    }
+
+    async fn clusters(&self) -> Result<Vec<ClusterView>, Problem> {
+        let (mut found, mut token) = (vec![], String::new());
+        loop {
+            let request = ListRequest { page_size: PAGE, page_token: token, ..ListRequest::default() };
+            let mut client = OrchestratorQueriesClient::new(self.channel(ORCHESTRATOR).await?);
+            let answer = client.list_clusters(request).await;
+            let page = self.told(ORCHESTRATOR, answer)?;
+            found.extend(page.clusters);
+            token = page.next_page_token;
+            if token.is_empty() || found.len() >= 10_000 {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Lists clusters.
+    pub(crate) async fn list_clusters(&self) -> Result<Response, Problem> {
+        let all = self.clusters().await?;
+        Ok(gateway::json(StatusCode::OK, &all.iter().map(present::cluster).collect()))
+    }
+
+    async fn cluster(&self, id: &str) -> Result<ClusterView, Problem> {
+        let mut client = OrchestratorQueriesClient::new(self.channel(ORCHESTRATOR).await?);
+        let answer = client.get_cluster(GetRequest { owner: String::new(), id: id.into() }).await;
+        self.told(ORCHESTRATOR, answer)
+    }
+
+    /// Shows a cluster.
+    pub(crate) async fn show_cluster(&self, asked: &Asked) -> Result<Response, Problem> {
+        Ok(gateway::json(StatusCode::OK, &present::cluster(&self.cluster(&asked.id(0)).await?)))
+    }
+
+    /// A cluster declares itself, by its agent: nobody else can know what it has. Who registers one by hand is told
+    /// whether it is there.
+    pub(crate) async fn confirm_cluster(&self, asked: &mut Asked) -> Result<Response, Problem> {
+        let input: ClusterInput = forms::form(asked.json())?;
+        if !mesh_proto::is_key(&input.cluster_name) {
+            return Err(Problem::field("cluster_name", "is no name", "use 1 to 64 letters, digits, `_` and `-`"));
+        }
+        match self.cluster(&input.cluster_name).await {
+            Ok(view) => {
+                let has = view.registered.unwrap_or_default();
+                let enough = u64::from(has.cpu_milli) >= u64::from(input.cpus) * 1_000
+                    && has.memory_bytes >= u64::from(input.memory) * 1_000_000_000;
+                if enough {
+                    return Ok(gateway::empty(StatusCode::NO_CONTENT));
+                }
+                let detail = format!(
+                    "cluster {} has {} thousandths of a CPU and {} bytes of memory",
+                    has.cluster_id, has.cpu_milli, has.memory_bytes
+                );
+                Err(Problem::new(Kind::Conflict, detail, "register what it has, or start its agent with more"))
+            }
+            Err(problem) if problem.kind == Kind::NotFound => Err(Problem::new(
+                Kind::Conflict,
+                format!("no agent has declared cluster {}", input.cluster_name),
+                "start `cluster-agent` there: it declares what the cluster has",
+            )),
+            Err(problem) => Err(problem),
+        }
+    }
+}

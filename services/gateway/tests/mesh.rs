@@ -1,0 +1,695 @@
+//! Gateways before a real mesh: a real nats-server, the real services beside them, and hostile clients in front.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use http::{HeaderMap, Request, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use mesh_kit::{Running, Settings};
+use mesh_test::{Land, soon, until};
+use serde_json::{Value as Json, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+/// A mesh with gateways.
+struct World {
+    land: Land,
+    running: Vec<Running>,
+    urls: Vec<String>,
+    http: Client<HttpConnector, Full<Bytes>>,
+    password: String,
+}
+
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Json,
+}
+
+impl World {
+    async fn start(suite: &str, gateways: usize, change: impl Fn(&mut gateway::Config)) -> Option<Self> {
+        Self::start_with(suite, gateways, change, true).await
+    }
+
+    /// With the built-in issuer and its first account, or without.
+    async fn start_with(
+        suite: &str,
+        gateways: usize,
+        change: impl Fn(&mut gateway::Config),
+        own_issuer: bool,
+    ) -> Option<Self> {
+        let land = Land::start(suite).await?.with_router().await;
+        let mut running = vec![];
+        let own = |land: &Land, name: &str| Settings {
+            data_dir: Some(land.folder().join("state").join(name)),
+            ..land.settings(name)
+        };
+        let join = "join";
+        running.push(
+            mesh_kit::join("intent-manager", own(&land, "intent-manager"), Default::default(), intent_manager::start)
+                .await
+                .expect(join),
+        );
+        running.push(
+            mesh_kit::join("validator", own(&land, "validator"), Default::default(), validator::start)
+                .await
+                .expect(join),
+        );
+        running.push(
+            mesh_kit::join(
+                "workload-manager",
+                own(&land, "workload-manager"),
+                Default::default(),
+                workload_manager::start,
+            )
+            .await
+            .expect(join),
+        );
+        running.push(
+            mesh_kit::join(
+                "meta-orchestrator",
+                own(&land, "meta-orchestrator"),
+                Default::default(),
+                meta_orchestrator::start,
+            )
+            .await
+            .expect(join),
+        );
+        let cluster =
+            cluster_agent::Config { cluster_id: "edge".into(), driver: "simulated".into(), ..Default::default() };
+        running.push(
+            mesh_kit::join("cluster-agent", own(&land, "cluster-agent"), cluster, cluster_agent::start)
+                .await
+                .expect(join),
+        );
+        let mut world = Self {
+            land,
+            running,
+            urls: vec![],
+            http: Client::builder(TokioExecutor::new()).build_http(),
+            password: String::new(),
+        };
+        for number in 0..gateways {
+            let folder = world.land.folder().join("state").join(format!("gateway-{number}"));
+            let mut config = gateway::Config {
+                issuer_keys_file: (number > 0).then(|| world.first().join("issuer.keys")),
+                rate_per_s: 0,
+                password_memory_kib: 64,
+                password_passes: 1,
+                ..Default::default()
+            };
+            change(&mut config);
+            let settings = Settings { data_dir: Some(folder.clone()), ..world.land.settings("gateway") };
+            let joined = mesh_kit::join("gateway", settings, config, gateway::start).await.expect(join);
+            world.running.push(joined);
+            world.urls.push(std::fs::read_to_string(folder.join("url")).unwrap());
+        }
+        if !own_issuer {
+            return Some(world);
+        }
+        let file = world.first().join("admin.password");
+        let read =
+            until("the first account is made", async || std::fs::read_to_string(&file).ok(), Option::is_some).await;
+        world.password = read.unwrap();
+        Some(world)
+    }
+
+    fn first(&self) -> PathBuf {
+        self.land.folder().join("state/gateway-0")
+    }
+
+    async fn raw(
+        &self,
+        at: usize,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.urls[at]));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.http.request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        Answer { status, headers, body: serde_json::from_slice(&body).unwrap_or(Json::String(text)) }
+    }
+
+    async fn ask(&self, token: &str, method: &str, path: &str, body: Option<Json>) -> Answer {
+        self.with(token, method, path, &[], body).await
+    }
+
+    async fn with(&self, token: &str, method: &str, path: &str, more: &[(&str, &str)], body: Option<Json>) -> Answer {
+        let bearer = format!("Bearer {token}");
+        let mut headers = vec![("authorization", bearer.as_str())];
+        if body.is_some() {
+            headers.push(("content-type", "application/json"));
+        }
+        headers.extend_from_slice(more);
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        self.raw(0, method, path, &headers, body).await
+    }
+
+    async fn login(&self, name: &str, password: &str) -> Answer {
+        let body = json!({"username": name, "password": password}).to_string();
+        self.raw(0, "POST", "/api/v1/auth/login/", &[("content-type", "application/json")], body).await
+    }
+
+    async fn admin(&self) -> String {
+        let answer = until(
+            "the administrator can sign in",
+            async || self.login("admin", &self.password).await,
+            |answer: &Answer| answer.status == 200,
+        )
+        .await;
+        answer.body["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A token of a new account.
+    async fn account(&self, admin: &str, name: &str, roles: &[&str]) -> String {
+        let body = json!({"username": name, "password": "correct horse", "roles": roles});
+        let made = self.ask(admin, "PUT", "/api/v1/auth/account/", Some(body)).await;
+        assert_eq!(made.status, 200, "{:?}", made.body);
+        let answer = until(
+            "the account can sign in",
+            async || self.login(name, "correct horse").await,
+            |answer: &Answer| answer.status == 200,
+        )
+        .await;
+        answer.body["token"].as_str().unwrap().to_owned()
+    }
+
+    async fn stop(mut self) {
+        while let Some(service) = self.running.pop() {
+            service.stop().await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.status, self.body)
+    }
+}
+
+fn intent(bound: &str) -> Json {
+    json!({"user_label": "DeliverComputingWorkload", "observation_period": 2, "intent_expectations": [{
+        "expectation_id": "a", "expectation_verb": "DELIVER",
+        "expectation_object": {"object_type": "NEMO_WORKLOAD", "object_instance": "nothing@1.0.0"},
+        "expectation_targets": [{"target_name": "cpuUsage", "target_condition": "IS_LESS_THAN", "target_value_range": bound}],
+    }]})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_clients_that_submit_the_same_through_three_gateways_make_one_intent() {
+    let Some(world) = World::start("gateway, exactly one outcome", 3, |_| {}).await else { return };
+    let token = world.admin().await;
+    let bearer = format!("Bearer {token}");
+    let body = intent("20").to_string();
+    let headers =
+        [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", "order-66")];
+    let answers: Vec<Answer> = soon(
+        "a thousand answers",
+        stream::iter(0..1_000)
+            .map(|number| world.raw(number % 3, "POST", "/api/v1/intent/", &headers, body.clone()))
+            .buffer_unordered(1_000)
+            .collect(),
+    )
+    .await;
+    let ids: BTreeSet<String> = answers.iter().map(|a| a.body["id"].to_string()).collect();
+    let statuses: BTreeSet<u16> = answers.iter().map(|a| a.status).collect();
+    assert_eq!(ids.len(), 1, "{ids:?} {statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 201].contains(status)), "{statuses:?}");
+    let facts =
+        world.land.bus("gateway").await.log("INTENT").read("intent.submitted.v1.local.*", 1, 1_000).await.unwrap();
+    assert_eq!(facts.len(), 1, "one intent was made");
+    let listed = world.ask(&token, "GET", "/api/v1/intent/", None).await;
+    assert_eq!(listed.body.as_array().unwrap().len(), 1);
+    // The same key for something else.
+    let other =
+        world.with(&token, "POST", "/api/v1/intent/", &[("idempotency-key", "order-66")], Some(intent("30"))).await;
+    assert_eq!((other.status, other.body["type"].as_str()), (422, Some("/problems/idempotency-key")), "{other:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_intent_is_submitted_read_changed_and_ended_over_rest_and_over_tmf921() {
+    let Some(world) = World::start("gateway, life of an intent", 1, |_| {}).await else { return };
+    let token = world.admin().await;
+    let made = world.ask(&token, "POST", "/api/v1/intent/", Some(json!({"id": "plant", "intent": intent("20")}))).await;
+    assert_eq!((made.status, made.body["not_fulfilled_state"].as_str()), (201, Some("ACKNOWLEDGED")), "{made:?}");
+    assert_eq!(made.headers["location"], "/api/v1/intent/plant/");
+    let read = until(
+        "the intent is read",
+        async || world.ask(&token, "GET", "/api/v1/intent/plant/", None).await,
+        |answer: &Answer| answer.status == 200,
+    )
+    .await;
+    let tag = read.headers["etag"].to_str().unwrap().to_owned();
+    let same = world.with(&token, "GET", "/api/v1/intent/plant/", &[("if-none-match", &tag)], None).await;
+    assert_eq!(same.status, 304);
+    let stale = [("if-match", "\"0-0\"")];
+    let change = json!({"target_id": "cpuUsage", "target_value_range": "30"});
+    let refused = world.with(&token, "PUT", "/api/v1/intent/plant/target/", &stale, Some(change.clone())).await;
+    assert_eq!((refused.status, refused.body["type"].as_str()), (412, Some("/problems/precondition")));
+    let changed = world.ask(&token, "PUT", "/api/v1/intent/plant/target/", Some(change)).await;
+    assert_eq!((changed.status, changed.body["version"].as_u64()), (200, Some(2)), "{changed:?}");
+    // What the validator rejects is told with its field, and what would be right.
+    let wrong = world.ask(&token, "POST", "/api/v1/intent/", Some(intent("many"))).await;
+    assert_eq!(wrong.status, 422, "{wrong:?}");
+    assert!(wrong.body["errors"][0]["path"].as_str().unwrap().contains("targetValueRange"), "{wrong:?}");
+    assert!(!wrong.body["errors"][0]["cure"].as_str().unwrap().is_empty());
+    let checked = world.ask(&token, "POST", "/api/v1/intent/check/", Some(intent("many"))).await;
+    assert_eq!((checked.status, checked.body["acceptable"].as_bool()), (200, Some(false)));
+    let resumed = world.ask(&token, "PUT", "/api/v1/intent/plant/action/", Some(json!({"action": "RESUME"}))).await;
+    assert_eq!(resumed.status, 409, "only what is suspended is resumed: {resumed:?}");
+    let suspended = world.ask(&token, "PUT", "/api/v1/intent/plant/action/", Some(json!({"action": "SUSPEND"}))).await;
+    assert_eq!((suspended.status, suspended.body["not_fulfilled_state"].as_str()), (200, Some("SUSPENDED")));
+    let refused = world.ask(&token, "PUT", "/api/v1/intent/plant/", Some(intent("40"))).await;
+    assert_eq!(refused.status, 409, "its state forbids an update: {refused:?}");
+    // The same intent in TM Forum's words.
+    let base = "/tmf-api/intentManagement/v5/intent";
+    let shown = world.ask(&token, "GET", &format!("{base}/plant"), None).await;
+    assert_eq!((shown.status, shown.body["lifecycleStatus"].as_str()), (200, Some("SUSPENDED")), "{shown:?}");
+    let body = json!({"@type": "Intent", "name": "tmf", "expression": {"@type": "JsonLdExpression", "iri": "x",
+        "expressionValue": shown.body["expression"]["expressionValue"]}});
+    let made = world.ask(&token, "POST", base, Some(body)).await;
+    assert_eq!((made.status, made.body["id"].as_str()), (201, Some("tmf")), "{made:?}");
+    let patched =
+        world.ask(&token, "PATCH", &format!("{base}/tmf"), Some(json!({"lifecycleStatus": "TERMINATED"}))).await;
+    assert_eq!((patched.status, patched.body["lifecycleStatus"].as_str()), (200, Some("TERMINATED")), "{patched:?}");
+    let reports = world.ask(&token, "GET", &format!("{base}/tmf/intentReport"), None).await;
+    assert_eq!((reports.status, reports.body[0]["@type"].as_str()), (200, Some("IntentReport")));
+    let page = world.ask(&token, "GET", "/api/v1/intent/?page_size=1", None).await;
+    assert!(page.headers["link"].to_str().unwrap().contains("page_token="), "{page:?}");
+    let narrowed = world
+        .ask(&token, "GET", "/api/v1/intent/?not_fulfilled_state=SUSPENDED&not_fulfilled_state=DEGRADED", None)
+        .await;
+    assert_eq!(narrowed.body.as_array().unwrap().len(), 1, "{narrowed:?}");
+    // Followed as it happens.
+    let host = world.urls[0].strip_prefix("http://").unwrap();
+    let mut events = TcpStream::connect(host).await.unwrap();
+    let ask = format!("GET /api/v1/intent/plant/events/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    events.write_all(ask.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    let mut read_until = async |what: &str| {
+        let mut buffer = [0; 16_384];
+        soon(what, async {
+            while !seen.contains(what) {
+                let count = events.read(&mut buffer).await.unwrap();
+                assert!(count > 0, "the stream ended before {what}: {seen}");
+                seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            }
+        })
+        .await;
+    };
+    read_until("SUSPENDED").await;
+    let ended = world.ask(&token, "DELETE", "/api/v1/intent/plant/", None).await;
+    assert_eq!(ended.status, 204, "{ended:?}");
+    read_until("TERMINATED").await;
+    assert_eq!(world.ask(&token, "DELETE", "/api/v1/intent/plant/", None).await.status, 204, "it has ended already");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_further_than_a_good_token_and_its_roles_reach() {
+    let Some(world) = World::start("gateway, sign-in", 1, |config| config.token_s = 3_600).await else { return };
+    let admin = world.admin().await;
+    assert_eq!(world.login("admin", "wrong").await.status, 401);
+    assert_eq!(world.login("nobody", "wrong").await.status, 401);
+    let ada = world.account(&admin, "ada", &["owner"]).await;
+    let eve = world.account(&admin, "eve", &["owner"]).await;
+    let viewer = world.account(&admin, "vic", &["viewer"]).await;
+    // No token, and tokens that are none.
+    let bare = world.raw(0, "GET", "/api/v1/intent/", &[], "").await;
+    assert_eq!((bare.status, bare.headers.contains_key(header::WWW_AUTHENTICATE)), (401, true));
+    let parts: Vec<&str> = ada.split('.').collect();
+    let encode = |value: Json| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string())
+    };
+    let decode = |part: &str| -> Json {
+        use base64::Engine as _;
+        serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+    };
+    let mut claims = decode(parts[1]);
+    claims["roles"] = json!(["administrator"]);
+    let none = format!("{}.{}.", encode(json!({"alg": "none", "typ": "JWT"})), encode(claims.clone()));
+    let altered = format!("{}.{}.{}", parts[0], encode(claims), parts[2]);
+    for token in [none.as_str(), altered.as_str(), "x", "a.b.c", &"y".repeat(9_000)] {
+        let answer = world.ask(token, "GET", "/api/v1/intent/", None).await;
+        assert_eq!(
+            (answer.status, answer.body["type"].as_str()),
+            (401, Some("/problems/unauthenticated")),
+            "{answer:?}"
+        );
+        assert!(token.len() < 16 || !answer.body.to_string().contains(token), "a token is never repeated");
+    }
+    // Roles.
+    assert_eq!(world.ask(&viewer, "POST", "/api/v1/intent/", Some(intent("20"))).await.status, 403);
+    assert_eq!(world.ask(&viewer, "GET", "/api/v1/intent/", None).await.status, 200);
+    assert_eq!(world.ask(&ada, "GET", "/api/v1/auth/account/", None).await.status, 403);
+    // Another owner's objects are not there.
+    let made = world.ask(&ada, "POST", "/api/v1/intent/", Some(json!({"id": "mine", "intent": intent("20")}))).await;
+    assert_eq!((made.status, made.body["owner"].as_str()), (201, Some("ada")), "{made:?}");
+    for (method, path, body) in [
+        ("GET", "/api/v1/intent/mine/", None),
+        ("GET", "/api/v1/intent/mine/?owner=ada", None),
+        ("DELETE", "/api/v1/intent/mine/", None),
+        ("PUT", "/api/v1/intent/mine/action/", Some(json!({"action": "TERMINATE"}))),
+        ("GET", "/tmf-api/intentManagement/v5/intent/mine", None),
+    ] {
+        let answer = world.ask(&eve, method, path, body).await;
+        assert_eq!(answer.status, 404, "{method} {path}: {answer:?}");
+    }
+    assert_eq!(world.ask(&admin, "GET", "/api/v1/intent/mine/?owner=ada", None).await.status, 200);
+    // Bodies that are too much.
+    let large = Bytes::from(vec![b' '; 10 << 20]);
+    let bearer = format!("Bearer {ada}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let host = world.urls[0].strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let head = format!(
+        "POST /api/v1/intent/ HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nContent-Length: {}\r\n\r\n",
+        large.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 64];
+    let count = soon("413", stream.read(&mut answer)).await.unwrap();
+    assert!(answer[..count].starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer));
+    let deep = format!("{}{}", "[".repeat(50_000), "]".repeat(50_000));
+    assert_eq!(world.raw(0, "POST", "/api/v1/intent/", &headers, deep).await.status, 400);
+    let yaml = [("authorization", bearer.as_str()), ("content-type", "application/yaml")];
+    assert_eq!(world.raw(0, "POST", "/api/v1/intent/", &yaml, "a: [b").await.status, 400);
+    let patch = world.raw(0, "PATCH", "/api/v1/intent/", &headers, "{}").await;
+    assert_eq!((patch.status, patch.headers.contains_key(header::ALLOW)), (405, true));
+    assert!(patch.headers.keys().all(|name| !name.as_str().starts_with("access-control")), "CORS is off");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_goes_on_with_each_new_token_and_ends_when_one_is_used_twice() {
+    let Some(world) = World::start("gateway, sessions", 1, |_| {}).await else { return };
+    world.admin().await;
+    let session = world.login("admin", &world.password).await;
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let renew = async |token: &str| {
+        let body = format!("grant_type=refresh_token&client_id=continuum&refresh_token={token}");
+        world.raw(0, "POST", "/oauth/token", &form, body).await
+    };
+    let text = |answer: &Answer, name: &str| answer.body[name].as_str().unwrap_or_default().to_owned();
+    let first = text(&session, "refresh_token");
+    let second = renew(&first).await;
+    assert_eq!(second.status, 200, "{second:?}");
+    assert_eq!(world.ask(&text(&second, "access_token"), "GET", "/api/v1/auth/whoami/", None).await.status, 200);
+    assert_eq!((renew(&first).await.status, "a token is good once"), (400, "a token is good once"));
+    assert_eq!(renew(&text(&second, "refresh_token")).await.status, 400, "and its second use ends the session");
+    // Signing out ends it, too.
+    let session = world.login("admin", &world.password).await;
+    let out = world.ask(&text(&session, "token"), "POST", "/api/v1/auth/logout/", None).await;
+    assert_eq!(out.status, 204);
+    assert_eq!(renew(&text(&session, "refresh_token")).await.status, 400);
+    // PKCE: a code for whoever holds the verifier, once.
+    let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+    let asked = "response_type=code&client_id=continuum&redirect_uri=http%3A%2F%2F127.0.0.1%3A7%2Fcb&state=s%3C&\
+        code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256";
+    let page = world.raw(0, "GET", &format!("/oauth/authorize?{asked}"), &[], "").await;
+    assert_eq!(page.status, 200);
+    assert!(page.body.as_str().unwrap().contains("value=\"s&lt;\""), "what is shown cannot be markup");
+    let body = format!("{asked}&username=admin&password={}", world.password);
+    let back = world.raw(0, "POST", "/oauth/authorize", &form, body).await;
+    assert_eq!(back.status, 303, "{back:?}");
+    let to = back.headers["location"].to_str().unwrap().to_owned();
+    let code = to.split("code=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+    let redeem = async |verifier: &str| {
+        let uri = "http%3A%2F%2F127.0.0.1%3A7%2Fcb";
+        let body = format!(
+            "grant_type=authorization_code&client_id=continuum&redirect_uri={uri}&code={code}&code_verifier={verifier}"
+        );
+        world.raw(0, "POST", "/oauth/token", &form, body).await
+    };
+    assert_eq!(redeem(&"x".repeat(43)).await.status, 400);
+    let granted = redeem(verifier).await;
+    assert_eq!(granted.status, 200, "{granted:?}");
+    assert_eq!(redeem(verifier).await.status, 400, "a code is good once");
+    assert_eq!(renew(&text(&granted, "refresh_token")).await.status, 400, "and its second use takes back what it gave");
+    world.stop().await;
+}
+
+/// A provider of another maker, as a process.
+struct Provider {
+    child: tokio::process::Child,
+    issuer: String,
+}
+
+impl Provider {
+    /// On a port, or any if 0; with the keys in a file.
+    async fn start(port: u16, keys: &std::path::Path) -> Self {
+        use tokio::io::{AsyncBufReadExt as _, BufReader};
+        let mut child = tokio::process::Command::new("node")
+            .arg(oidc().join("provider.mjs"))
+            .arg(port.to_string())
+            .arg(keys)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let issuer = soon("the provider is ready", async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("the provider says where it is");
+                if let Some(issuer) = line.strip_prefix("ready ") {
+                    return issuer.to_owned();
+                }
+            }
+        })
+        .await;
+        Self { child, issuer }
+    }
+
+    fn port(&self) -> u16 {
+        self.issuer.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    async fn stop(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// An access token for a resource.
+    async fn token(&self, world: &World, resource: &str) -> String {
+        let body = format!("grant_type=client_credentials&resource=urn:{resource}&scope=intents");
+        let request = Request::post(format!("{}/token", self.issuer))
+            .header("authorization", "Basic cGxhbnQ6YStzZWNyZXQrb2YrdGhlK3Rlc3Q=")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        let response = world.http.request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        let answer: Json = serde_json::from_slice(&response).unwrap();
+        answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+}
+
+fn oidc() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/oidc")
+}
+
+/// A key pair as a JWK set with its private part, as a provider keeps it.
+fn private_key(kid: &str) -> String {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    let seed: [u8; 32] = std::array::from_fn(|at| kid.as_bytes()[at % kid.len()].wrapping_add(at as u8));
+    let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+    json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid,
+        "x": URL_SAFE_NO_PAD.encode(pair.public_key().as_ref()), "d": URL_SAFE_NO_PAD.encode(seed)}]})
+    .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_of_a_provider_of_another_maker_are_taken_while_its_keys_rotate() {
+    if !oidc().join("node_modules").is_dir() {
+        eprintln!("SKIPPED: gateway, OpenID Connect: no .tools/oidc (run `make setup-test`)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.json");
+    std::fs::write(&keys, private_key("one")).unwrap();
+    let provider = Provider::start(0, &keys).await;
+    let issuer = provider.issuer.clone();
+    let trust = |config: &mut gateway::Config| config.oidc_issuer.clone_from(&issuer);
+    let Some(world) = World::start_with("gateway, OpenID Connect", 1, trust, false).await else { return };
+    let whoami = async |token: &str| world.ask(token, "GET", "/api/v1/auth/whoami/", None).await;
+    let first = provider.token(&world, "continuum").await;
+    let known = whoami(&first).await;
+    assert_eq!((known.status, known.body["owner"].as_str()), (200, Some("plant")), "{known:?}");
+    assert_eq!(known.body["roles"], json!(["owner"]));
+    let elsewhere = whoami(&provider.token(&world, "elsewhere").await).await;
+    assert_eq!(elsewhere.status, 401, "it is for another audience: {elsewhere:?}");
+    assert_eq!(world.login("admin", "x").await.status, 409, "people sign in at their provider");
+    // The provider comes back with another key, and forgets the first.
+    let port = provider.port();
+    provider.stop().await;
+    std::fs::write(&keys, private_key("two")).unwrap();
+    let provider = Provider::start(port, &keys).await;
+    let second = provider.token(&world, "continuum").await;
+    until("the new key is known", async || whoami(&second).await.status, |status| *status == 200).await;
+    assert_eq!(whoami(&first).await.status, 401, "a key that is not published any more counts no more");
+    provider.stop().await;
+    assert_eq!(whoami(&second).await.status, 200, "known keys outlive their provider's absence");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schemathesis_finds_no_fault_of_ours_and_no_answer_that_is_not_in_the_document() {
+    let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/test/bin/schemathesis");
+    if !program.is_file() {
+        eprintln!("SKIPPED: gateway, fuzzing: no .tools/test/bin/schemathesis (run `make setup-test`)");
+        return;
+    }
+    let long = |config: &mut gateway::Config| config.token_s = 3_600;
+    let Some(world) = World::start("gateway, fuzzing", 1, long).await else { return };
+    let token = world.admin().await;
+    let examples = std::env::var("CONTINUUM_EXAMPLES").unwrap_or_else(|_| "25".into());
+    let run = tokio::process::Command::new(program)
+        .arg("run")
+        .arg(format!("{}/openapi.json", world.urls[0]))
+        .args(["--header", &format!("Authorization: Bearer {token}")])
+        .args([
+            "--checks",
+            "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        ])
+        // A watch has no end to wait for.
+        .args(["--exclude-operation-id", "WatchIntent"])
+        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", &examples, "--request-timeout", "40"])
+        .args(["--continue-on-failure", "--no-color", "--generation-database", "none", "--workers", "2"])
+        .current_dir(world.land.folder())
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
+    world.stop().await;
+}
+
+/// What stands behind the proxy: says who it thinks is there; echoes what is upgraded.
+async fn workload() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = vec![];
+                let mut byte = [0; 1];
+                while !head.ends_with(b"\r\n\r\n") {
+                    if socket.read(&mut byte).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8_lossy(&head).to_lowercase();
+                if head.contains("upgrade: echo") {
+                    let said = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+                    socket.write_all(said.as_bytes()).await.unwrap();
+                    let (mut from, mut to) = socket.split();
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                    return;
+                }
+                let body = serde_json::to_string(&head).unwrap();
+                let said =
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+                socket.write_all(said.as_bytes()).await.unwrap();
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exposed_workload_is_reached_by_its_users_only_and_never_sees_their_tokens() {
+    let Some(world) = World::start("gateway, exposed workloads", 1, |_| {}).await else { return };
+    let port = workload().await;
+    let admin = world.admin().await;
+    let (ada, eve, bob) = (
+        world.account(&admin, "ada", &["owner"]).await,
+        world.account(&admin, "eve", &["owner"]).await,
+        world.account(&admin, "bob", &["viewer"]).await,
+    );
+    let document = json!({"name": "echo", "version": "1.0.0", "kind": "process", "process": {"command": "true"},
+        "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1,
+        "expose": {"port": port, "path": "/app", "users": ["bob"]}});
+    let made = world.ask(&ada, "POST", "/api/v1/workload/", Some(document)).await;
+    assert_eq!((made.status, made.body["status"].as_str()), (201, Some("accepted")), "{made:?}");
+    let run =
+        world.ask(&ada, "POST", "/api/v1/workload/echo@1.0.0/template/", Some(json!({"release_name": "echo"}))).await;
+    assert_eq!(run.status, 201, "{run:?}");
+    let id = run.body["instance_id"].as_str().unwrap().to_owned();
+    let path = format!("/access/ada/{id}/a%20b?q=1");
+    let served = until(
+        "the workload is reached",
+        async || world.ask(&ada, "GET", &path, None).await,
+        |answer: &Answer| answer.status == 200,
+    )
+    .await;
+    let seen = served.body.as_str().unwrap();
+    assert!(seen.starts_with("get /app/a%20b?q=1 http/1.1\r\n"), "{seen}");
+    assert!(seen.contains("x-forwarded-user: ada\r\n") && !seen.contains("bearer"), "{seen}");
+    let spoofed = world.with(&bob, "GET", &path, &[("x-forwarded-user", "admin")], None).await;
+    assert!(spoofed.body.as_str().unwrap().contains("x-forwarded-user: bob\r\n"), "{spoofed:?}");
+    let bare = world.raw(0, "GET", &path, &[], "").await;
+    assert_eq!((bare.status, bare.body["type"].as_str()), (401, Some("/problems/unauthenticated")));
+    let denied = world.ask(&eve, "GET", &path, None).await;
+    assert_eq!((denied.status, denied.body["type"].as_str()), (403, Some("/problems/forbidden")), "{denied:?}");
+    assert_eq!(world.ask(&ada, "GET", "/access/ada/other/", None).await.status, 404);
+    // An upgraded connection is carried both ways.
+    let host = world.urls[0].strip_prefix("http://").unwrap();
+    let mut socket = TcpStream::connect(host).await.unwrap();
+    let ask = format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ada}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+    );
+    socket.write_all(ask.as_bytes()).await.unwrap();
+    let mut head = vec![];
+    let mut byte = [0; 1];
+    soon("101", async {
+        while !head.ends_with(b"\r\n\r\n") {
+            assert!(socket.read(&mut byte).await.unwrap() > 0);
+            head.push(byte[0]);
+        }
+    })
+    .await;
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    socket.write_all(b"both ways").await.unwrap();
+    let mut back = [0; 9];
+    soon("an echo", socket.read_exact(&mut back)).await.unwrap();
+    assert_eq!(&back, b"both ways");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_too_much_waits_and_others_do_not() {
+    let few = |config: &mut gateway::Config| {
+        config.rate_per_s = 5;
+        config.rate_burst = 20;
+    };
+    let Some(world) = World::start("gateway, rates", 1, few).await else { return };
+    let admin = world.admin().await;
+    let ada = world.account(&admin, "ada", &["owner"]).await;
+    let asked = stream::iter(0..100).map(|_| world.ask(&ada, "GET", "/api/v1/auth/whoami/", None)).buffer_unordered(10);
+    let answers: Vec<Answer> = asked.collect().await;
+    let refused: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(refused.len() > 50, "{} of 100 were refused", refused.len());
+    assert!(refused.iter().all(|answer| answer.headers.contains_key(header::RETRY_AFTER)));
+    assert_eq!(world.ask(&admin, "GET", "/api/v1/auth/whoami/", None).await.status, 200, "others go on");
+    world.stop().await;
+}
