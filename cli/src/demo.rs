@@ -384,7 +384,7 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
     intents::chapter(&mut story, &client, &intent_id, &instance).await?;
 
     story.step("the intent is terminated");
-    let terminate = TerminateIntent { owner: OWNER.into(), intent_id: intent_id.clone() };
+    let terminate = TerminateIntent { owner: OWNER.into(), intent_id: intent_id.clone(), if_revision: 0 };
     client.ask(&terminate, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     let deadline = Instant::now() + STEP_LIMIT;
     while after.iter().any(|(_, p)| runs(p.pid)) && Instant::now() < deadline {

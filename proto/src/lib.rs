@@ -88,6 +88,8 @@ areas! {
     l2sm,
     /// Accounts and sessions of the built-in issuer.
     identity,
+    /// Who is told of events by HTTP.
+    subscription,
     /// gRPC queries.
     query,
 }

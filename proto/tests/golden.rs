@@ -36,6 +36,8 @@ fn again(stream: &str, message: &str, body: &[u8]) -> Result<Bytes, DecodeError>
         "ANOMALY" => stream_anomaly, "REMEDY" => stream_remedy, "REMEDY_ASK" => stream_remedy_ask,
         "NETWORK" => stream_network, "NETWORK_ASK" => stream_network_ask, "COST" => stream_cost,
         "CHART" => stream_chart, "CHART_ASK" => stream_chart_ask,
+        "IDENTITY" => stream_identity, "IDENTITY_ASK" => stream_identity_ask,
+        "SUBSCRIPTION" => stream_subscription, "SUBSCRIPTION_ASK" => stream_subscription_ask,
     }
 }
 

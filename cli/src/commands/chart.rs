@@ -13,7 +13,7 @@ use serde_json::json;
 use workload_manager::chart::{ARCHIVE_BYTES_MAX, archive, sha256, structure};
 
 use super::{
-    Context, Outcome, Shown, answer, conclude, refusal, show, to_json,
+    Context, Outcome, Shown, answer, conclude, show, to_json,
     workload::{instance, problems, register},
 };
 use crate::{

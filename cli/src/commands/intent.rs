@@ -43,7 +43,8 @@ pub(crate) async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow
         IntentCommand::Objectives { file } => objectives(context, &file).await,
         IntentCommand::History { id } => history(context, id).await,
         IntentCommand::Rollback { which, version } => {
-            let command = RollbackIntent { owner: context.owner.clone(), intent_id: which.id.clone(), version };
+            let command =
+                RollbackIntent { owner: context.owner.clone(), intent_id: which.id.clone(), version, if_revision: 0 };
             change(context, &which, "submitted again", &command).await
         }
         IntentCommand::List { state, watch } => {
@@ -62,15 +63,15 @@ pub(crate) async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow
         }
         IntentCommand::Watch { id } => follow(context, id).await,
         IntentCommand::Suspend(which) => {
-            let command = SuspendIntent { owner: context.owner.clone(), intent_id: which.id.clone() };
+            let command = SuspendIntent { owner: context.owner.clone(), intent_id: which.id.clone(), if_revision: 0 };
             change(context, &which, "suspended", &command).await
         }
         IntentCommand::Resume(which) => {
-            let command = ResumeIntent { owner: context.owner.clone(), intent_id: which.id.clone() };
+            let command = ResumeIntent { owner: context.owner.clone(), intent_id: which.id.clone(), if_revision: 0 };
             change(context, &which, "resumed", &command).await
         }
         IntentCommand::Terminate(which) => {
-            let command = TerminateIntent { owner: context.owner.clone(), intent_id: which.id.clone() };
+            let command = TerminateIntent { owner: context.owner.clone(), intent_id: which.id.clone(), if_revision: 0 };
             change(context, &which, "terminated", &command).await
         }
     }
@@ -118,7 +119,8 @@ async fn write(context: &Context<'_>, file: &IntentFile, update: bool) -> anyhow
                     Err(status) => return answer("read the intent", Err(status)),
                 };
                 let command_id = derived_id(&["update", &owner, &id, &sequence.to_string(), &content]);
-                let command = UpdateIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent) };
+                let command =
+                    UpdateIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent), if_revision: 0 };
                 submit(&client, &command, command_id, &owner, &id, file.wait, &file.waiting).await
             } else {
                 let command_id = derived_id(&["submit", &owner, &id, &content]);

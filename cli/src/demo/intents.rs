@@ -43,14 +43,18 @@ pub(crate) async fn chapter(story: &mut Story, client: &Client, owner: &str, ins
         "its report names the winner and the losing target",
         reported.iter().any(|c| c.loses && c.conflicting_intent == rival && c.target_name == "cpuUsage"),
     );
-    let update =
-        UpdateIntent { owner: OWNER.into(), intent_id: owner.into(), intent: Some(contradiction(instance, 9)?) };
+    let update = UpdateIntent {
+        owner: OWNER.into(),
+        intent_id: owner.into(),
+        intent: Some(contradiction(instance, 9)?),
+        if_revision: 0,
+    };
     let answer = client.ask(&update, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     story.say(crate::describe::describe(&answer));
     story.expect("an update in this state is refused", answer.subject.starts_with("intent.refused."));
 
     story.step("the winner ends: the other is watched again, by itself");
-    let terminate = TerminateIntent { owner: OWNER.into(), intent_id: rival };
+    let terminate = TerminateIntent { owner: OWNER.into(), intent_id: rival, if_revision: 0 };
     client.ask(&terminate, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     let again = until(client, owner, |view| state(view) == Some(NotFulfilledState::Compliant)).await?;
     story.expect("it runs on, and is judged", again.state.is_some());

@@ -30,10 +30,10 @@ pub fn command(rng: &mut Rng) -> Box<dyn AnyEvent> {
             Box::new(RegisterWorkload { owner, name: document.name.clone(), document: Some(document) })
         }
         5..=10 => Box::new(SubmitIntent { owner, intent_id, intent: Some(intent(rng)) }),
-        11..=13 => Box::new(UpdateIntent { owner, intent_id, intent: Some(intent(rng)) }),
-        14 => Box::new(SuspendIntent { owner, intent_id }),
-        15 => Box::new(ResumeIntent { owner, intent_id }),
-        16 => Box::new(TerminateIntent { owner, intent_id }),
+        11..=13 => Box::new(UpdateIntent { owner, intent_id, intent: Some(intent(rng)), if_revision: 0 }),
+        14 => Box::new(SuspendIntent { owner, intent_id, if_revision: 0 }),
+        15 => Box::new(ResumeIntent { owner, intent_id, if_revision: 0 }),
+        16 => Box::new(TerminateIntent { owner, intent_id, if_revision: 0 }),
         17 | 18 => Box::new(RunInstance {
             owner,
             instance_id: (*rng.pick(&INSTANCES)).to_owned(),

@@ -94,7 +94,8 @@ async fn an_intent_that_is_not_well_formed_is_rejected_by_field_with_a_cure() {
         let state = rejected.state.unwrap();
         assert!(is_failed(&state) && !state.cure.is_empty(), "{id}: {state:?}");
         // Put right, it runs.
-        let update = UpdateIntent { owner: OWNER.into(), intent_id: id.into(), intent: Some(parse(good())) };
+        let update =
+            UpdateIntent { owner: OWNER.into(), intent_id: id.into(), intent: Some(parse(good())), if_revision: 0 };
         mesh.send(&update, &derived_id(&["update", id])).await;
         mesh.state(id, |state| !is_failed(state) && state.fulfilment_status == 2).await;
     }
@@ -150,14 +151,18 @@ async fn what_was_said_before_or_comes_too_late_is_answered_as_such() {
         .collect();
     assert_eq!(answers, [first.id.as_str()]);
 
-    let terminate = TerminateIntent { owner: OWNER.into(), intent_id: "once".into() };
+    let terminate = TerminateIntent { owner: OWNER.into(), intent_id: "once".into(), if_revision: 0 };
     mesh.ask(&terminate, "terminate-once").await;
-    let suspend = mesh_proto::intent::SuspendIntent { owner: OWNER.into(), intent_id: "once".into() };
+    let suspend = mesh_proto::intent::SuspendIntent { owner: OWNER.into(), intent_id: "once".into(), if_revision: 0 };
     let refused = mesh.ask(&suspend, "suspend-once").await.event::<IntentRefused>().unwrap().expect("it is refused");
     assert!(!refused.reason.is_empty() && !refused.cure.is_empty(), "{refused:?}");
     // An update of what was never there.
-    let update =
-        UpdateIntent { owner: OWNER.into(), intent_id: "never".into(), intent: Some(parse(intent("sleeper", &[]))) };
+    let update = UpdateIntent {
+        owner: OWNER.into(),
+        intent_id: "never".into(),
+        intent: Some(parse(intent("sleeper", &[]))),
+        if_revision: 0,
+    };
     let refused = mesh.ask(&update, "update-never").await.event::<IntentRefused>().unwrap().expect("it is refused");
     assert!(!refused.reason.is_empty() && !refused.cure.is_empty(), "{refused:?}");
 }

@@ -114,8 +114,12 @@ async fn an_earlier_version_is_gone_back_to_and_the_history_tells_it() {
     let version = |bound: &str| intent("nowhere", &[("ramUsage", bound)]);
     mesh.ask(&submit("versions", version("100")), &command_id("versions")).await;
     mesh.state("versions", |state| is(state, NotFulfilledState::Acknowledged)).await;
-    let update =
-        UpdateIntent { owner: OWNER.into(), intent_id: "versions".into(), intent: Some(parse(version("200"))) };
+    let update = UpdateIntent {
+        owner: OWNER.into(),
+        intent_id: "versions".into(),
+        intent: Some(parse(version("200"))),
+        if_revision: 0,
+    };
     mesh.ask(&update, "update-versions").await;
     let filter = format!("intent.*.*.{OWNER}.versions");
     let in_force = |wanted: u64| {
@@ -126,7 +130,7 @@ async fn an_earlier_version_is_gone_back_to_and_the_history_tells_it() {
     };
     let (first, second) = (in_force(1).await, in_force(2).await);
     assert_ne!(first, second);
-    let back = RollbackIntent { owner: OWNER.into(), intent_id: "versions".into(), version: 1 };
+    let back = RollbackIntent { owner: OWNER.into(), intent_id: "versions".into(), version: 1, if_revision: 0 };
     mesh.ask(&back, "back").await;
     assert_eq!(in_force(3).await, first);
     let history = mesh.cli(&["intent", "history", "versions", "-o", "json"]).await;

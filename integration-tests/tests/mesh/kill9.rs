@@ -147,7 +147,7 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
     assert_eq!(running.len(), wanted.len(), "a process runs twice: {running:?}");
     // Unwanted, they end.
     for id in &real {
-        let terminate = TerminateIntent { owner: OWNER.into(), intent_id: (*id).clone() };
+        let terminate = TerminateIntent { owner: OWNER.into(), intent_id: (*id).clone(), if_revision: 0 };
         mesh.send(&terminate, &mesh_proto::derived_id(&["terminate", id])).await;
     }
     mesh.until("no process runs unwanted", async || support::marked(&plant).is_empty().then_some(())).await;

@@ -46,6 +46,7 @@ async fn every_entity_is_the_fold_of_its_stream_and_would_decide_the_same_again(
         owner: OWNER.into(),
         intent_id: "plain-1".into(),
         intent: Some(parse(intent("sleeper", &[("ramUsage", "400"), ("cpuUsage", "50")]))),
+        if_revision: 0,
     };
     mesh.ask(&update, "update-plain-1").await;
     let mut placed = 0;
@@ -57,9 +58,16 @@ async fn every_entity_is_the_fold_of_its_stream_and_would_decide_the_same_again(
     .await;
     for n in 5..10 {
         let id = format!("plain-{n}");
-        mesh.ask(&TerminateIntent { owner: OWNER.into(), intent_id: id.clone() }, &derived_id(&["terminate", &id]))
-            .await;
-        mesh.ask(&TerminateIntent { owner: OWNER.into(), intent_id: id.clone() }, &derived_id(&["again", &id])).await;
+        mesh.ask(
+            &TerminateIntent { owner: OWNER.into(), intent_id: id.clone(), if_revision: 0 },
+            &derived_id(&["terminate", &id]),
+        )
+        .await;
+        mesh.ask(
+            &TerminateIntent { owner: OWNER.into(), intent_id: id.clone(), if_revision: 0 },
+            &derived_id(&["again", &id]),
+        )
+        .await;
     }
     // Its last word on every entity is in the snapshots once it has stopped in order.
     mesh.down().await;

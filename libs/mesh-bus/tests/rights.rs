@@ -360,7 +360,8 @@ async fn the_bus_library_works_with_a_services_rights() {
     let (person, manager) = (open(PERSON).await, open("intent-manager").await);
     let at = Timestamp::from_millis(1);
     let (owner, intent_id) = ("local".to_owned(), "i".to_owned());
-    let command = mesh_proto::intent::SuspendIntent { owner: owner.clone(), intent_id: intent_id.clone() };
+    let command =
+        mesh_proto::intent::SuspendIntent { owner: owner.clone(), intent_id: intent_id.clone(), if_revision: 0 };
     assert_eq!(person.publish(&Outgoing::new(&command, "c1", at).unwrap()).await.unwrap(), 1);
 
     let mut pull = manager.pull("INTENT_ASK", "intents").await.unwrap();

@@ -481,7 +481,7 @@ impl Projector for Collector {
         let applied = acknowledged.and_then(|event| event.map_or(Ok(()), |e| self.acknowledged(e, fact.time)));
         let changed = fact.event::<IntentStateChanged>().map(|event| event.map(|e| self.state_changed(e, fact.time)));
         let cluster = fact.event::<ClusterRegistered>().map(|e| {
-            for e in e {
+            if let Some(e) = e {
                 self.power.insert(e.cluster_id.clone(), Power::of(&e));
                 self.usage.cluster(e);
             }

@@ -97,7 +97,7 @@ impl Answers {
         let keys = command.keys().join(".");
         let area = command.area().to_owned();
         let mut following = self.follow(&area, &keys);
-        let internal = |error: &dyn std::error::Error| {
+        let internal = |error: &(dyn std::error::Error + 'static)| {
             tracing::error!(error, "command not sent");
             Problem::new(Kind::Internal, "the command could not be sent", "see the log of the gateway")
         };

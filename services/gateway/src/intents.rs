@@ -136,7 +136,10 @@ impl Gateway {
             if let Ok(Some(fact_)) = fact.event::<IntentAcknowledged>()
                 && fact_.version >= submitted.version
             {
-                return Ok((present::acknowledged(&fact_, fact.time, fact.sequence), true));
+                if fact_.version == 1 {
+                    return Ok((present::acknowledged(&fact_, fact.time, fact.sequence), true));
+                }
+                return Ok((self.intent_after(&submitted.owner, &submitted.intent_id, fact.sequence).await?, true));
             }
             if let Ok(Some(rejected)) = fact.event::<IntentRejected>()
                 && rejected.version == submitted.version
@@ -201,17 +204,28 @@ impl Gateway {
         Ok(face.answer(status, &view, asked))
     }
 
-    /// The intent as it stands, if it is what the request says that it should be.
-    async fn expected(&self, asked: &Asked) -> Result<(String, IntentView), Problem> {
+    /// The intent as it stands, if it is what the request says that it should be; and the revision that the command
+    /// stands for, 0 for any: what happens between the look and the command is the manager's to see.
+    async fn expected(&self, asked: &Asked) -> Result<(String, IntentView, u64), Problem> {
         let owner = asked.owner()?;
         let view = self.intent(&owner, &asked.id(0)).await?;
-        if let Some(wanted) = asked.header("if-match")
-            && !present::matches(&wanted, &present::etag(&view), true)
-        {
-            let detail = format!("intent {} is {} by now", view.intent_id, present::etag(&view));
-            return Err(Problem::new(Kind::Precondition, detail, "read it again, and decide again"));
+        let Some(wanted) = asked.header("if-match") else { return Ok((owner, view, 0)) };
+        if !present::matches(&wanted, &present::etag(&view), true) {
+            return Err(moved_on(&view));
         }
-        Ok((owner, view))
+        let revision = if wanted.trim() == "*" { 0 } else { view.revision };
+        Ok((owner, view, revision))
+    }
+
+    /// A refusal, told as what it is where the intent moved on between the look and the command.
+    async fn refused(&self, problem: Problem, owner: &str, id: &str, revision: u64) -> Problem {
+        if revision == 0 || problem.kind != Kind::Conflict {
+            return problem;
+        }
+        match self.intent(owner, id).await {
+            Ok(view) if view.revision != revision => moved_on(&view),
+            _ => problem,
+        }
     }
 
     /// Replaces a definition.
@@ -221,30 +235,36 @@ impl Gateway {
         face: Face,
         change: impl FnOnce(Intent) -> Result<Intent, Problem>,
     ) -> Result<Response, Problem> {
-        let (owner, before) = self.expected(asked).await?;
+        let (owner, before, if_revision) = self.expected(asked).await?;
         let intent = change(before.intent.clone().unwrap_or_default())?;
         let id = before.intent_id.clone();
         // What has happened to it belongs to the command's id: back to an earlier definition is a new command.
         let command_id = derived_id(&["update", &owner, &id, &before.sequence.to_string(), &content(&intent)]);
-        let command = UpdateIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent) };
-        let (view, judged, _) = self.define(&owner, &id, &command, &command_id, face).await?;
+        let command = UpdateIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent), if_revision };
+        let (view, judged, _) = match self.define(&owner, &id, &command, &command_id, face).await {
+            Ok(defined) => defined,
+            Err(problem) => return Err(self.refused(problem, &owner, &id, if_revision).await),
+        };
         let status = if judged { StatusCode::OK } else { StatusCode::ACCEPTED };
         Ok(face.answer(status, &view, asked))
     }
 
     /// Suspends, resumes or ends.
     pub(crate) async fn act(&self, asked: &Asked, verb: Verb, face: Face) -> Result<IntentView, Problem> {
-        let (owner, before) = self.expected(asked).await?;
+        let (owner, before, if_revision) = self.expected(asked).await?;
         let intent_id = before.intent_id;
         let (owner_, id) = (owner.clone(), intent_id.clone());
         let command: Box<dyn AnyEvent> = match verb {
-            Verb::Suspend => Box::new(SuspendIntent { owner, intent_id }),
-            Verb::Resume => Box::new(ResumeIntent { owner, intent_id }),
-            Verb::Terminate => Box::new(TerminateIntent { owner, intent_id }),
+            Verb::Suspend => Box::new(SuspendIntent { owner, intent_id, if_revision }),
+            Verb::Resume => Box::new(ResumeIntent { owner, intent_id, if_revision }),
+            Verb::Terminate => Box::new(TerminateIntent { owner, intent_id, if_revision }),
         };
         let command_id = uuid::Uuid::now_v7().to_string();
         let answered = self.inner.answers.ask(&*command, &command_id, self.limit_of_commands()).await;
-        let (answer, _) = answered.map_err(|problem| problem.at(face.path(&id)))?;
+        let (answer, _) = match answered {
+            Ok(answered) => answered,
+            Err(problem) => return Err(self.refused(problem, &owner_, &id, if_revision).await.at(face.path(&id))),
+        };
         self.intent_after(&owner_, &id, answer.sequence).await
     }
 
@@ -256,7 +276,7 @@ impl Gateway {
 
     /// Ends an intent; one that has ended is as it should be.
     pub(crate) async fn end(&self, asked: &Asked, face: Face) -> Result<Response, Problem> {
-        let (_, before) = self.expected(asked).await?;
+        let (_, before, _) = self.expected(asked).await?;
         let state = before.state.clone().unwrap_or_default();
         if present::names(&state).1 != "TERMINATED" {
             self.act(asked, Verb::Terminate, face).await?;
@@ -281,7 +301,13 @@ impl Gateway {
         size: u32,
         token: String,
     ) -> Result<(Vec<IntentView>, String), Problem> {
-        let request = ListRequest { owner: owner.into(), page_size: size, page_token: token, state: state.to_owned() };
+        let request = ListRequest {
+            owner: owner.into(),
+            page_size: size,
+            page_token: token,
+            state: state.to_owned(),
+            ..ListRequest::default()
+        };
         let answer = self.manager().await?.list(request).await;
         let page = self.told(MANAGER, answer)?;
         Ok((page.intents, page.next_page_token))
@@ -390,7 +416,7 @@ impl Gateway {
     /// What the verdict would be.
     pub(crate) async fn check(&self, intent: Intent) -> Result<Response, Problem> {
         let mut client = ValidatorQueriesClient::new(self.channel(VALIDATOR).await?);
-        let answer = client.check(CheckRequest { intent: Some(intent) }).await;
+        let answer = client.check(CheckRequest { intent: Some(intent), ..CheckRequest::default() }).await;
         let faults: Vec<Json> = self
             .told(VALIDATOR, answer)?
             .problems
@@ -434,6 +460,11 @@ impl Gateway {
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
         Ok(gateway::with(response, header::CACHE_CONTROL, "no-store"))
     }
+}
+
+fn moved_on(view: &IntentView) -> Problem {
+    let detail = format!("intent {} is {} by now", view.intent_id, present::etag(view));
+    Problem::new(Kind::Precondition, detail, "read it again, and decide again")
 }
 
 /// Entries of a page.

@@ -152,7 +152,13 @@ impl Gateway {
             None => uuid::Uuid::now_v7().to_string(),
         };
         let command_id = derived_id(&["run", &owner, &id, &workload, &input.replicas.to_string()]);
-        let command = RunInstance { owner: owner.clone(), instance_id: id.clone(), workload, replicas: input.replicas };
+        let command = RunInstance {
+            owner: owner.clone(),
+            instance_id: id.clone(),
+            workload,
+            replicas: input.replicas,
+            release: None,
+        };
         let answered = self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await;
         answered.map_err(|problem| match (&key, problem.kind) {
             (Some(_), Kind::Conflict) => Problem::new(
@@ -217,6 +223,7 @@ impl Gateway {
                 page_size: PAGE.min((size - found.len()) as u32),
                 page_token: token.clone(),
                 state: asked.value("status").unwrap_or_default().to_owned(),
+                ..ListRequest::default()
             };
             let answer = self.registry().await?.list(request).await;
             let page = self.told(MANAGER, answer)?;

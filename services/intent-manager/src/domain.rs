@@ -103,6 +103,8 @@ pub struct Entity {
     pub state: State,
     /// When that state began.
     pub since: Timestamp,
+    /// How many facts have changed it.
+    pub revision: u64,
 }
 
 /// A submitted version.
@@ -369,6 +371,7 @@ impl Decider for Intents {
     fn decide(&self, key: &Key, entity: &Entity, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
         let case = Case { limits: &self.limits, key, entity, at: asked.at, id: &asked.id, body: &asked.body };
         let What::Event(input) = &asked.what else { return Ok(case.due()) };
+        case.unmoved(input)?;
         match input {
             Input::SubmitIntent(_) => case.submit(),
             Input::UpdateIntent(_) => case.update(),
@@ -478,8 +481,9 @@ impl Decider for Intents {
                     remedy.wanted = false;
                 }
             }
-            Fact::IntentUnchanged(_) | Fact::IntentRefused(_) => {}
+            Fact::IntentUnchanged(_) | Fact::IntentRefused(_) => return entity,
         }
+        entity.revision += 1;
         entity.check();
         entity
     }

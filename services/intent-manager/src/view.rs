@@ -66,7 +66,7 @@ struct Entry {
     /// When something was last heard of it.
     updated: Timestamp,
     /// Rises with every change of what is shown.
-    revision: u64,
+    shown: u64,
 }
 
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl IntentsView {
         }
         entry.entity = Intents::default().evolve(std::mem::take(&mut entry.entity), fact, stored.time);
         entry.sequence = stored.sequence;
-        entry.revision += 1;
+        entry.shown += 1;
         entry.updated = entry.updated.max(stored.time);
         match fact {
             Fact::IntentAcknowledged(acknowledged) => {
@@ -144,7 +144,7 @@ impl IntentsView {
             return None;
         }
         let at = observation.end.unwrap_or(stored.time);
-        entry.revision += 1;
+        entry.shown += 1;
         entry.updated = entry.updated.max(at);
         let key = Key::new([&observation.owner, &observation.intent_id]);
         Some(derived(entry.report(&key, at), stored, at))
@@ -245,11 +245,11 @@ impl Follow {
     pub(crate) fn look(&mut self, view: &IntentsView) -> Option<Result<IntentView, Error>> {
         let key = (owner(&self.request.owner), self.request.id.clone());
         let entry = view.intents.get(&key).filter(|entry| entry.exists());
-        let revision = entry.map_or(0, |entry| entry.revision);
-        if self.ended || (entry.is_some() && revision == self.shown) {
+        let shown = entry.map_or(0, |entry| entry.shown);
+        if self.ended || (entry.is_some() && shown == self.shown) {
             return None;
         }
-        self.shown = revision;
+        self.shown = shown;
         // A terminated intent lives again only with an update that is accepted.
         self.ended = entry.is_none_or(|e| e.entity.row() == Row::Terminated && e.entity.awaited().is_none());
         Some(view.get(&self.request))
@@ -323,6 +323,7 @@ impl Entry {
             instances: self.entity.instances().iter().map(Instance::to_fact).collect(),
             report: Some(self.report(&Key::new([owner, intent_id]), self.updated)),
             sequence: self.sequence,
+            revision: self.entity.revision,
         }
     }
 

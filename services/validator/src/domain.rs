@@ -96,6 +96,7 @@ fn spec(document: &WorkloadDocument, replicas: u32) -> Spec {
         memory_limit_bytes: all(resources.memory_limit_bytes),
         selector: document.cluster_selector.clone(),
         singleton: document.singleton,
+        chart: document.kind == "chart",
         // Where its peers are, and how far, only the planner knows.
         latency_bounds: vec![],
     }

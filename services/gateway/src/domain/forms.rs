@@ -187,6 +187,7 @@ impl IntentTemplate {
                 context_attribute: attribute.into(),
                 context_condition: condition.into(),
                 context_value_range: at,
+                ..mesh_proto::intent::Context::default()
             })
         };
         let contexts = [
@@ -197,7 +198,7 @@ impl IntentTemplate {
             target_name: target.target_name,
             target_condition: target.target_condition,
             target_value_range: target.target_value_range.into_text(),
-            target_contexts: vec![],
+            ..ExpectationTarget::default()
         };
         Ok(Intent {
             user_label: self.intent_type,
@@ -210,7 +211,7 @@ impl IntentTemplate {
                     ..ExpectationObject::default()
                 }),
                 expectation_targets: self.targets.into_iter().map(target).collect(),
-                expectation_contexts: vec![],
+                ..IntentExpectation::default()
             }],
             intent_contexts: contexts.into_iter().flatten().collect(),
             ..Intent::default()

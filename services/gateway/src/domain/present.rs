@@ -91,7 +91,7 @@ pub fn report(view: &IntentView) -> Option<Json> {
 
 /// The tag of what was shown: it changes with every fact of the intent (RFC 9110 §8.8.3).
 pub fn etag(view: &IntentView) -> String {
-    format!("\"{}-{}\"", view.version, view.sequence)
+    format!("\"{}-{}\"", view.version, view.revision)
 }
 
 /// Does one of the tags of an If-Match or If-None-Match header name this one? If-Match compares strongly.
@@ -116,11 +116,12 @@ pub fn submitted(fact: &IntentSubmitted, at: Timestamp, sequence: u64) -> Intent
         }),
         since: Some(at),
         sequence,
+        revision: 1,
         ..IntentView::default()
     }
 }
 
-/// The same once it is acknowledged.
+/// The same once it is acknowledged: of a first version the second fact.
 pub fn acknowledged(fact: &IntentAcknowledged, at: Timestamp, sequence: u64) -> IntentView {
     IntentView {
         owner: fact.owner.clone(),
@@ -131,6 +132,7 @@ pub fn acknowledged(fact: &IntentAcknowledged, at: Timestamp, sequence: u64) -> 
         since: Some(at),
         instances: fact.instances.clone(),
         sequence,
+        revision: 2,
         ..IntentView::default()
     }
 }
@@ -254,7 +256,7 @@ mod tests {
             owner: "local".into(),
             intent_id: "a".into(),
             version: 2,
-            sequence: 9,
+            revision: 9,
             intent: Some(Intent {
                 user_label: "DeliverComputingWorkload".into(),
                 intent_expectations: vec![IntentExpectation {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mesh_kit::Decider as _;
 use mesh_proto::{
     Refusal,
-    deciders::intents::Fact,
+    deciders::intents::{Fact, Input},
     derived_id,
     intent::{
         GovernedInstance, Intent, IntentAcknowledged, IntentRejected, IntentStateChanged, IntentSubmitted,
@@ -80,6 +80,26 @@ impl Case<'_> {
             }
             .into(),
         ]
+    }
+
+    /// A command on condition is refused once the intent has moved on.
+    pub(super) fn unmoved(&self, input: &Input) -> Result<(), Refusal> {
+        let expected = match input {
+            Input::UpdateIntent(command) => command.if_revision,
+            Input::SuspendIntent(command) => command.if_revision,
+            Input::ResumeIntent(command) => command.if_revision,
+            Input::RollbackIntent(command) => command.if_revision,
+            Input::TerminateIntent(command) => command.if_revision,
+            _ => 0,
+        };
+        let revision = self.entity.revision;
+        if expected == 0 || expected == revision {
+            return Ok(());
+        }
+        Err(self.refusal(
+            &format!("it is at revision {revision}, and this was for revision {expected}"),
+            "read it again, and decide again",
+        ))
     }
 
     pub(super) fn submit(&self) -> Result<Vec<Fact>, Refusal> {

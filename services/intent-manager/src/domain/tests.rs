@@ -103,19 +103,19 @@ pub(crate) fn submit(intent: Intent) -> Input {
 }
 
 pub(crate) fn update(intent: Intent) -> Input {
-    UpdateIntent { owner: OWNER.into(), intent_id: ID.into(), intent: Some(intent) }.into()
+    UpdateIntent { owner: OWNER.into(), intent_id: ID.into(), intent: Some(intent), if_revision: 0 }.into()
 }
 
 pub(crate) fn suspend() -> Input {
-    SuspendIntent { owner: OWNER.into(), intent_id: ID.into() }.into()
+    SuspendIntent { owner: OWNER.into(), intent_id: ID.into(), if_revision: 0 }.into()
 }
 
 fn resume() -> Input {
-    ResumeIntent { owner: OWNER.into(), intent_id: ID.into() }.into()
+    ResumeIntent { owner: OWNER.into(), intent_id: ID.into(), if_revision: 0 }.into()
 }
 
 pub(crate) fn terminate() -> Input {
-    TerminateIntent { owner: OWNER.into(), intent_id: ID.into() }.into()
+    TerminateIntent { owner: OWNER.into(), intent_id: ID.into(), if_revision: 0 }.into()
 }
 
 pub(crate) fn accept(version: u64) -> Input {
@@ -1012,7 +1012,24 @@ pub(crate) fn timed() -> Intent {
 }
 
 pub(crate) fn rollback(version: u64) -> Input {
-    RollbackIntent { owner: OWNER.into(), intent_id: ID.into(), version }.into()
+    RollbackIntent { owner: OWNER.into(), intent_id: ID.into(), version, if_revision: 0 }.into()
+}
+
+#[test]
+fn a_command_on_condition_is_refused_once_the_intent_has_moved_on() {
+    let mut bench = Bench::given([submit(plain()), accept(1)]);
+    let known = bench.entity.revision;
+    assert!(known > 1, "submitted and acknowledged");
+    let on = |if_revision| -> Input { SuspendIntent { owner: OWNER.into(), intent_id: ID.into(), if_revision }.into() };
+    let before = bench.entity.clone();
+    let refused = bench.when(on(known - 1)).unwrap_err();
+    assert!(refused.reason.contains(&format!("revision {known}")), "{refused:?}");
+    assert_eq!(bench.entity, before, "what is refused changes nothing");
+    bench.when(on(known)).unwrap();
+    assert_eq!(bench.row(), Row::Suspended);
+    assert!(bench.entity.revision > known);
+    bench.when(on(known)).unwrap_err();
+    bench.when(resume()).unwrap();
 }
 
 fn lost_to(winner: &str) -> IntentConflict {

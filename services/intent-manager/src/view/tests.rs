@@ -72,7 +72,13 @@ fn get(view: &IntentsView) -> IntentView {
 }
 
 fn list(view: &IntentsView, page_size: u32, page_token: &str, state: &str) -> (Vec<String>, String) {
-    let request = ListRequest { owner: String::new(), page_size, page_token: page_token.into(), state: state.into() };
+    let request = ListRequest {
+        owner: String::new(),
+        page_size,
+        page_token: page_token.into(),
+        state: state.into(),
+        ..ListRequest::default()
+    };
     let page = view.list(&request).unwrap();
     (page.intents.into_iter().map(|i| i.intent_id).collect(), page.next_page_token)
 }

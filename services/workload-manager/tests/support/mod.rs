@@ -46,7 +46,7 @@ spec:
         image: {{ .Values.image | quote }}
         resources: {requests: {cpu: 150m, memory: 64Mi}}
 "#;
-const SERVICE: &str = r#"apiVersion: v1
+const SERVICE_YAML: &str = r#"apiVersion: v1
 kind: Service
 metadata:
   name: {{ .Release.Name }}
@@ -82,7 +82,7 @@ pub fn chart_with(image: &str, template: &str) -> Vec<u8> {
         ("web/Chart.yaml", CHART),
         ("web/values.yaml", &values),
         ("web/templates/deployment.yaml", DEPLOYMENT),
-        ("web/templates/service.yaml", SERVICE),
+        ("web/templates/service.yaml", SERVICE_YAML),
         ("web/templates/secret.yaml", SECRET),
         ("web/templates/more.yaml", template),
     ])
