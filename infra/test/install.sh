@@ -56,3 +56,4 @@ if command -v npm >/dev/null; then
 else
   echo "no npm: the gateway is not tested against a provider of another maker" >&2
 fi
+infra/test/keycloak/install.sh || echo "Keycloak could not be installed: the gateway is not tested against it" >&2

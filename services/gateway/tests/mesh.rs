@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "mesh/keycloak.rs"]
+mod keycloak;
+
 use std::{collections::BTreeSet, path::PathBuf};
 
 use bytes::Bytes;

@@ -250,8 +250,9 @@ fn claims(all: Json, expected: &Expected, now_s: i64) -> Result<Claims, Refused>
     if expires - begins > expected.life_max_s {
         return Err(Refused::TooLong(expires - begins));
     }
-    // A provider's ID token is for its client, and no key to anything (OpenID Connect Core §2).
-    if all["nonce"].is_string() && all["scope"].is_null() {
+    // A provider's ID token is for its client, and no key to anything (OpenID Connect Core §2); Keycloak says in `typ`
+    // that it is one.
+    if all["typ"] == "ID" || (all["nonce"].is_string() && all["scope"].is_null()) {
         return Err(Refused::Type("ID token".into()));
     }
     Ok(Claims { subject: text("sub")?.to_owned(), expires, all })
@@ -490,6 +491,7 @@ pub(crate) mod tests {
         assert_eq!(judge(&with("iat", json!(NOW + 31))), Err(Refused::NotYet(31)));
         assert_eq!(judge(&with("exp", json!(NOW + 90_000))), Err(Refused::TooLong(90_010)));
         assert_eq!(judge(&with("nonce", json!("n"))), Err(Refused::Type("ID token".into())));
+        assert_eq!(judge(&with("typ", json!("ID"))), Err(Refused::Type("ID token".into())));
     }
 
     #[test]
