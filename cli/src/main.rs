@@ -6,7 +6,6 @@ mod client;
 mod clusters;
 mod commands;
 mod demo;
-mod describe;
 mod document;
 mod output;
 mod provision;
@@ -16,6 +15,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use mesh_why::describe;
 
 use crate::args::{Arguments, Command};
 

@@ -26,6 +26,7 @@ use mesh_bus::Stored;
 use mesh_proto::{
     Timestamp, account::AccountRefused, intent::IntentRefused, remedy::RemedyRefused, workload::WorkloadRefused,
 };
+pub(crate) use mesh_why::{address, body};
 use serde_json::{Value as Json, json};
 use tonic::{Code, Response, Status};
 
@@ -187,11 +188,6 @@ pub(crate) fn refusal(stored: &Stored) -> Option<(String, String)> {
     Some((refused.reason, refused.cure))
 }
 
-/// The address of a stored message.
-pub(crate) fn address(stored: &Stored) -> String {
-    format!("{}:{}", stored.stream, stored.sequence)
-}
-
 /// Time of day, UTC, with milliseconds.
 pub(crate) fn clock(time: Timestamp) -> String {
     let day = time.as_millis().rem_euclid(86_400_000);
@@ -203,12 +199,6 @@ pub(crate) fn clock(time: Timestamp) -> String {
 pub(crate) fn date(time: Timestamp) -> String {
     let seconds = Timestamp::from_millis(time.as_millis().div_euclid(1_000) * 1_000);
     seconds.to_string()
-}
-
-/// The decoded body of a stored message, or what is wrong with it.
-pub(crate) fn body(stored: &Stored) -> Json {
-    let decoded = stored.protobuf().and_then(|body| mesh_proto::json::to_value(&stored.message, &body));
-    decoded.unwrap_or_else(|error| json!({"undecodable": error.to_string(), "bytes": stored.body.len()}))
 }
 
 /// Fields of a value, one a row, nested names joined by dots.

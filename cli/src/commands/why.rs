@@ -1,20 +1,12 @@
 //! `why`: the causal chain of an intent, an instance, a workload document, a cluster, or one message.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_bus::{Bus, Stored};
-use mesh_kit::why::{chain, facts};
-use mesh_proto::{
-    Event as _,
-    intent::{IntentAcknowledged, IntentStateChanged},
-    placement::{Candidate, PlacementDecided, PlacementUnplaced},
-    workload::WorkloadSubmitted,
-};
+use mesh_kit::why::chain;
+use mesh_proto::placement::{Candidate, PlacementDecided, PlacementUnplaced};
+use mesh_why::{cause, gather, with_causes};
 use serde_json::{Value as Json, json};
 
 use super::{Context, address, body, clock, date};
@@ -23,11 +15,6 @@ use crate::{
     describe::{describe, value, writer},
     output::{self, Format, line, table},
 };
-
-/// Newest facts of PLACEMENT that are searched: its entities are domains, which hold every instance's.
-const PLACEMENT_SEARCHED: u64 = 50_000;
-/// Causes read at once.
-const READS: usize = 16;
 
 /// Tells why.
 pub(crate) async fn run(context: &Context<'_>, options: WhyOptions) -> anyhow::Result<ExitCode> {
@@ -82,129 +69,6 @@ async fn one(bus: &Bus, id: &str) -> anyhow::Result<Option<Stored>> {
     Ok(Some(found.with_context(|| format!("{id} is not kept, or never was"))?))
 }
 
-/// All facts about an entity, in the order in which they were stored.
-async fn gather(bus: &Bus, owner: &str, id: &str) -> anyhow::Result<Vec<Stored>> {
-    let key = id.split('@').next().unwrap_or(id);
-    if !mesh_proto::is_key(key) {
-        bail!("{id:?} is not the id of an intent, instance, workload or cluster, nor an address STREAM:SEQUENCE");
-    }
-    let of = async |stream: &str, entity: String| {
-        facts(bus, stream, &entity).await.with_context(|| format!("read {stream}"))
-    };
-    let mut found = of("INTENT", format!("intent.*.*.{owner}.{key}")).await?;
-    let mut instances: BTreeSet<String> = BTreeSet::new();
-    for fact in &found {
-        if let Ok(Some(acknowledged)) = fact.event::<IntentAcknowledged>() {
-            instances.extend(acknowledged.instances.into_iter().map(|i| i.instance_id));
-        } else if let Ok(Some(changed)) = fact.event::<IntentStateChanged>() {
-            instances.extend(changed.instances.into_iter().map(|i| i.instance_id));
-        }
-    }
-    if !found.is_empty() {
-        found.extend(of("VALIDATION", format!("validation.*.*.{owner}.{key}")).await?);
-    }
-    let workload = of("WORKLOAD", format!("workload.*.*.{owner}.{key}")).await?;
-    if workload.iter().any(|f| f.message == WorkloadSubmitted::MESSAGE) {
-        found.extend(of("VALIDATION", format!("validation.*.*.{owner}.{key}")).await?);
-        found.extend(document(workload, id));
-    } else if !workload.is_empty() {
-        instances.insert(key.to_owned());
-    }
-    for instance in &instances {
-        found.extend(of("WORKLOAD", format!("workload.*.*.{owner}.{instance}")).await?);
-        found.extend(of("INSTANCE", format!("instance.*.*.*.{instance}")).await?);
-    }
-    if !instances.is_empty() {
-        let (placements, clusters) =
-            placements(bus, |fact| field(fact, "instanceId").is_some_and(|i| instances.contains(&i))).await?;
-        found.extend(placements);
-        for cluster in clusters {
-            let assigned = of("ASSIGNMENT", format!("assignment.*.*.{cluster}")).await?;
-            found.extend(
-                assigned.into_iter().filter(|f| field(f, "instanceId").is_some_and(|i| instances.contains(&i))),
-            );
-        }
-    }
-    let registered = of("CLUSTER", format!("cluster.*.*.{key}")).await?;
-    if !registered.is_empty() {
-        found.extend(registered);
-        found.extend(of("ASSIGNMENT", format!("assignment.*.*.{key}")).await?);
-        let about = |fact: &Stored| {
-            field(fact, "clusterId").as_deref() == Some(key) || field(fact, "fromClusterId").as_deref() == Some(key)
-        };
-        found.extend(placements(bus, about).await?.0);
-    }
-    if found.is_empty() {
-        bail!(
-            "nothing is known of {id}; see `continuum intent list`, `workload list` and `cluster list` \
-             (an instance's id is written in full)"
-        );
-    }
-    Ok(in_order(found))
-}
-
-/// Facts of a workload document: of one version, if the id names it.
-fn document(facts: Vec<Stored>, id: &str) -> Vec<Stored> {
-    let version = id.split_once('@').map(|(_, version)| version.to_owned());
-    let wanted = |fact: &Stored| match (&version, field(fact, "version")) {
-        (Some(wanted), Some(found)) => *wanted == found,
-        _ => true,
-    };
-    facts.into_iter().filter(wanted).collect()
-}
-
-/// Facts of PLACEMENT that matter, and the clusters that they name.
-async fn placements(bus: &Bus, matters: impl Fn(&Stored) -> bool) -> anyhow::Result<(Vec<Stored>, BTreeSet<String>)> {
-    let log = bus.log("PLACEMENT");
-    let last = log.last_sequence().await.context("read PLACEMENT")?;
-    let mut from = last.saturating_sub(PLACEMENT_SEARCHED) + 1;
-    let (mut found, mut clusters) = (vec![], BTreeSet::new());
-    while from <= last {
-        let read = log.read("placement.*.*.*", from, 1_000).await.context("read PLACEMENT")?;
-        let Some(end) = read.last() else { break };
-        from = end.sequence + 1;
-        for fact in read.into_iter().filter(&matters) {
-            clusters.extend(field(&fact, "clusterId").into_iter().chain(field(&fact, "fromClusterId")));
-            found.push(fact);
-        }
-    }
-    clusters.retain(|c| !c.is_empty());
-    Ok((found, clusters))
-}
-
-/// A text field of a fact.
-fn field(fact: &Stored, name: &str) -> Option<String> {
-    body(fact).get(name).and_then(Json::as_str).map(str::to_owned)
-}
-
-/// Facts and what caused them, as far as a stream keeps it.
-async fn with_causes(bus: &Bus, facts: Vec<Stored>) -> anyhow::Result<Vec<Stored>> {
-    let known: BTreeSet<(String, u64)> = facts.iter().map(|f| (f.stream.clone(), f.sequence)).collect();
-    let causes: BTreeSet<(String, u64)> = facts
-        .iter()
-        .filter_map(|f| f.cause.as_ref())
-        .filter(|c| !c.stream.is_empty())
-        .map(|c| (c.stream.clone(), c.sequence))
-        .filter(|address| !known.contains(address))
-        .collect();
-    let read: Vec<Option<Stored>> = stream::iter(causes)
-        .map(|(stream, sequence)| async move { bus.log(&stream).get(sequence).await })
-        .buffered(READS)
-        .try_collect()
-        .await
-        .context("read the causes")?;
-    Ok(in_order(facts.into_iter().chain(read.into_iter().flatten()).collect()))
-}
-
-/// By time of storage, and never an effect before its cause; each once.
-fn in_order(facts: Vec<Stored>) -> Vec<Stored> {
-    let by_address: BTreeMap<(String, u64), Stored> =
-        facts.into_iter().map(|f| ((f.stream.clone(), f.sequence), f)).collect();
-    let mut found: Vec<Stored> = by_address.into_values().collect();
-    found.sort_by_key(|f| (f.stored, f.sequence));
-    found
-}
-
 /// The candidates of a placement, or of what could not be placed.
 fn weighed(fact: &Stored) -> Option<(String, Vec<Candidate>)> {
     if let Ok(Some(decided)) = fact.event::<PlacementDecided>() {
@@ -229,14 +93,6 @@ fn candidates(chosen: &str, candidates: &[Candidate]) -> String {
         vec![c.cluster_id.clone(), score, parts.join(", "), predicted.join(", "), verdict]
     });
     table(&["cluster", "score", "parts", "predicted", "verdict"], rows.collect())
-}
-
-/// The address of what caused a fact, or the time that did; `None` if it came from outside the bus.
-fn cause(fact: &Stored) -> Option<String> {
-    fact.cause.as_ref().map(|cause| match cause.stream.is_empty() {
-        true => cause.id.clone(),
-        false => format!("{}:{}", cause.stream, cause.sequence),
-    })
 }
 
 fn tell(steps: &[Stored]) {

@@ -7,12 +7,12 @@ use mesh_proto::{
 };
 
 /// What a stored message says, in one line; its name if there is nothing better to say.
-pub(crate) fn describe(stored: &Stored) -> String {
+pub fn describe(stored: &Stored) -> String {
     said(stored).unwrap_or_else(|| stored.message.rsplit('.').next().unwrap_or_default().to_owned())
 }
 
 /// Who wrote it.
-pub(crate) fn writer(stored: &Stored) -> String {
+pub fn writer(stored: &Stored) -> String {
     stored.source.clone().unwrap_or_else(|| "somebody".to_owned())
 }
 
@@ -298,7 +298,7 @@ fn said(stored: &Stored) -> Option<String> {
 }
 
 /// A value with its unit.
-pub(crate) fn value(target: &str, value: f64) -> String {
+pub fn value(target: &str, value: f64) -> String {
     match target {
         "cpuUsage" => format!("cpuUsage {value:.1} %"),
         "ramUsage" => format!("ramUsage {value:.1} MB"),
@@ -310,7 +310,7 @@ pub(crate) fn value(target: &str, value: f64) -> String {
 }
 
 /// The first characters of an id.
-pub(crate) fn short(id: &str) -> &str {
+pub fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
@@ -329,7 +329,7 @@ fn name(state: Option<&intent::State>) -> String {
 }
 
 /// `FULFILLED`, or why not.
-pub(crate) fn state_name(state: &intent::State) -> String {
+pub fn state_name(state: &intent::State) -> String {
     match state.fulfilment_status() {
         intent::FulfilmentStatus::Fulfilled => "FULFILLED".to_owned(),
         _ => state.not_fulfilled_state().as_str_name().to_owned(),
