@@ -1,5 +1,5 @@
 //! What an intent may say and what it means: the table of types, conditions as sets of numbers, times, templates, goals,
-//! conflicts, and the spelling of the published standard.
+//! conflicts, secrets, and the spelling of the published standard.
 //!
 //! - Pure: no clock, no I/O. Services that judge, measure or show intents share it, so that a type of intent is one entry
 //!   of [`types::TYPES`].
@@ -10,6 +10,7 @@
 pub mod condition;
 pub mod conflict;
 pub mod goal;
+pub mod secret;
 pub mod standard;
 pub mod template;
 pub mod types;

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_intent::secret::redact_json;
 use mesh_proto::{Refusal, network::PlannedCall};
 use serde_json::Value;
 
-use super::document::{Expectation, NetworkIntent, redact, refusal};
+use super::document::{Expectation, NetworkIntent, refusal};
 
 /// How often expectations may be rewritten before they are found to go round in a circle.
 const REWRITES_MAX: usize = 8;
@@ -76,7 +77,7 @@ impl Plan {
             executioner: call.executioner.clone(),
             operation: call.operation.clone(),
             target: call.target.clone(),
-            body: redact(&call.body).to_string(),
+            body: redact_json(&call.body).to_string(),
         };
         self.calls.iter().map(told).collect()
     }

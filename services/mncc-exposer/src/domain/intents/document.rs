@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_proto::{Refusal, derived_id};
+use mesh_proto::Refusal;
 use serde_json::{Map, Value};
 
 /// Largest intent, bytes of text.
@@ -13,9 +13,6 @@ const EXPECTATIONS_MAX: usize = 32;
 const ATTRIBUTES_MAX: usize = 64;
 /// Characters of an attribute.
 const VALUE_CHARS_MAX: usize = 8 * 1024;
-
-/// Attributes whose values appear in no fact and no log.
-const SECRETS: [&str; 7] = ["bearer_token", "beare_token", "bearertoken", "token", "password", "md5", "secret"];
 
 /// One thing that is expected of one object.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -217,34 +214,4 @@ fn pairs(
 pub(super) fn decimal(text: &str) -> Option<f64> {
     let value: f64 = text.trim().replace(',', ".").parse().ok()?;
     value.is_finite().then_some(value)
-}
-
-/// Is this attribute's value kept out of facts and logs?
-pub(super) fn is_secret(attribute: &str) -> bool {
-    SECRETS.contains(&attribute.to_ascii_lowercase().as_str())
-}
-
-/// What is shown instead of a secret: tells two apart, and nothing else.
-pub(super) fn fingerprint(secret: &str) -> String {
-    format!("secret:{}", &derived_id(&["secret", secret])[..8])
-}
-
-/// A JSON value with its secrets replaced: fields that are named so, and items of which an attribute is.
-pub fn redact(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let names_secret = ["contextAttribute", "targetName"]
-                .iter()
-                .any(|name| fields.get(*name).and_then(Value::as_str).is_some_and(is_secret));
-            let hide = |value: &Value| Value::String(scalar(value).map_or_else(String::new, |text| fingerprint(&text)));
-            let entry = |(name, value): (&String, &Value)| {
-                let hidden =
-                    is_secret(name) || (names_secret && (name == "contextValueRange" || name == "targetValueRange"));
-                (name.clone(), if hidden { hide(value) } else { redact(value) })
-            };
-            Value::Object(fields.iter().map(entry).collect())
-        }
-        Value::Array(items) => Value::Array(items.iter().map(redact).collect()),
-        other => other.clone(),
-    }
 }

@@ -14,8 +14,9 @@ mod template;
 mod tfs;
 
 pub use catalogue::{Call, Catalogue, Library, Outcome, Plan, Tree};
-pub use document::{Expectation, NetworkIntent, TEXT_BYTES_MAX, parse, redact, split};
+pub use document::{Expectation, NetworkIntent, TEXT_BYTES_MAX, parse, split};
 pub use linux::Segment;
+pub use mesh_intent::secret::redact_json as redact;
 pub use template::Template;
 
 /// The libraries that come with the exposer.
