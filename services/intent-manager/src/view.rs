@@ -1,13 +1,14 @@
 //! What people ask about: every intent as it stands, and its report (TS 28.312) at each change and each period.
 
+mod index;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use mesh_bus::Stored;
-use mesh_intent::types;
+use mesh_intent::secret;
 use mesh_kit::{Decider as _, Derived, Key, Projector, query::Error};
 use mesh_proto::{
     EventSet as _, Timestamp,
@@ -24,6 +25,7 @@ use mesh_proto::{
 };
 use prost::Message as _;
 
+use self::index::{Class, Index, Noted, Wanted, kind_of};
 use crate::domain::{Entity, InForce, Instance, Intents, Life, Row, Target, Verdict};
 
 /// Owner when a question names none.
@@ -32,6 +34,8 @@ const OWNER_DEFAULT: &str = "local";
 const PAGE_DEFAULT: usize = 100;
 /// Entries of the largest page.
 const PAGE_MAX: usize = 1_000;
+/// Bytes after which a page ends, and after which a history leaves older documents out: a gRPC client takes 4 MiB at once.
+const ANSWER_BYTES_MAX: usize = 2 << 20;
 /// States that a list can be narrowed to.
 const STATES: [&str; 9] = [
     "SUBMITTED",
@@ -45,10 +49,29 @@ const STATES: [&str; 9] = [
     "TERMINATED",
 ];
 
+/// Rows of the state table.
+const ROWS: [Row; 8] = [
+    Row::Submitted,
+    Row::Acknowledged,
+    Row::Compliant,
+    Row::Fulfilled,
+    Row::Degraded,
+    Row::Failed,
+    Row::Suspended,
+    Row::Terminated,
+];
+
 /// Every intent, by owner and id. Bounded by the number of intents; the past of each is in the stream.
 #[derive(Debug, Default)]
 pub struct IntentsView {
-    intents: BTreeMap<(String, String), Entry>,
+    owners: BTreeMap<Arc<str>, Owned>,
+}
+
+/// The intents of one owner.
+#[derive(Debug, Default)]
+struct Owned {
+    intents: BTreeMap<Arc<str>, Entry>,
+    index: Index,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +81,9 @@ struct Entry {
     document: Option<Bytes>,
     /// The type and the object instances of what is shown, so that a list need not read every document.
     label: String,
-    objects: Vec<String>,
+    objects: Vec<Arc<str>>,
+    /// What the index holds of it.
+    noted: Noted,
     /// The last measured period of each target of the version in force, by expectation and name.
     last: BTreeMap<(String, String), Last>,
     /// Sequence of its last fact.
@@ -91,40 +116,47 @@ impl Projector for IntentsView {
 impl IntentsView {
     fn fold(&mut self, stored: &Stored, fact: &Fact) -> Option<Derived> {
         let key = Key::new(stored.subject.split('.').skip(3));
-        let entry = self.intents.entry((key.token(0).to_owned(), key.token(1).to_owned())).or_default();
+        let (owner, id) = (key.token(0), key.token(1));
+        // What was refused of an intent that never was leaves nothing.
+        if matches!(fact, Fact::IntentRefused(_)) && self.entry(owner, id).is_none() {
+            return None;
+        }
+        if !self.owners.contains_key(owner) {
+            self.owners.insert(owner.into(), Owned::default());
+        }
+        let owned = self.owners.get_mut(owner)?;
+        if !owned.intents.contains_key(id) {
+            owned.intents.insert(id.into(), Entry::default());
+        }
+        let entry = owned.intents.get_mut(id)?;
         if stored.sequence <= entry.sequence {
             return None;
         }
-        entry.entity = Intents::default().evolve(std::mem::take(&mut entry.entity), fact, stored.time);
-        entry.sequence = stored.sequence;
-        entry.shown += 1;
-        entry.updated = entry.updated.max(stored.time);
-        match fact {
-            Fact::IntentAcknowledged(acknowledged) => {
-                entry.document = Some(acknowledged.document.clone());
-                entry.last.clear();
-                entry.note();
-            }
-            Fact::IntentSubmitted(_) if entry.document.is_none() => {
-                entry.note();
-                return None;
-            }
-            Fact::IntentStateChanged(_) | Fact::IntentRejected(_) => {}
-            // These change nothing that a report tells.
-            Fact::IntentSubmitted(_)
-            | Fact::IntentUnchanged(_)
-            | Fact::IntentRemedyWanted(_)
-            | Fact::IntentRemedyUnwanted(_)
-            | Fact::IntentRefused(_) => {
-                return None;
-            }
+        let told = entry.fold(&key, stored, fact);
+        let now = entry.to_note();
+        if now != entry.noted {
+            let id = owned.intents.get_key_value(id).map(|(id, _)| id.clone())?;
+            let entry = owned.intents.get_mut(&id)?;
+            let was = std::mem::replace(&mut entry.noted, now);
+            owned.index.note(&id, &was, &entry.noted);
         }
-        Some(derived(entry.report(&key, stored.time), stored, stored.time))
+        told
+    }
+
+    fn entry(&self, owner: &str, id: &str) -> Option<&Entry> {
+        self.owners.get(owner)?.intents.get(id)
+    }
+
+    /// The intent of this id, if it was ever submitted.
+    fn find(&self, owner: &str, id: &str) -> Result<&Entry, Error> {
+        self.entry(owner, id).filter(|entry| entry.exists()).ok_or_else(|| {
+            let what = format!("intent {id} of {owner}");
+            Error::not_found(what, "list the intents that there are: continuum intent list")
+        })
     }
 
     fn observe(&mut self, stored: &Stored, observation: &TargetObserved) -> Option<Derived> {
-        let key = (observation.owner.clone(), observation.intent_id.clone());
-        let entry = self.intents.get_mut(&key)?;
+        let entry = self.owners.get_mut(&*observation.owner)?.intents.get_mut(&*observation.intent_id)?;
         let in_force = entry.entity.in_force().filter(|f| f.version == observation.version && !f.is_suspended())?;
         let observed: Vec<&Instance> = in_force.instances.iter().filter(|i| i.id == observation.instance_id).collect();
         let mut news = false;
@@ -155,27 +187,26 @@ impl IntentsView {
     /// # Errors
     /// When there is none of this id.
     pub fn get(&self, request: &GetRequest) -> Result<IntentView, Error> {
-        let key = (owner(&request.owner), request.id.clone());
-        let Some(entry) = self.intents.get(&key).filter(|entry| entry.exists()) else {
-            let what = format!("intent {} of {}", key.1, key.0);
-            return Err(Error::not_found(what, "list the intents that there are: continuum intent list"));
-        };
-        Ok(entry.view(&key))
+        let owner = owner(&request.owner);
+        Ok(self.find(owner, &request.id)?.view(owner, &request.id))
     }
 
-    /// Every version of an intent that it can go back to, the first first.
+    /// Every version of an intent that it can go back to, the first first. Where there is more than an answer holds, the
+    /// oldest come without their documents.
     ///
     /// # Errors
     /// When there is none of this id.
     pub fn history(&self, request: &GetRequest) -> Result<IntentHistory, Error> {
-        let key = (owner(&request.owner), request.id.clone());
-        let Some(entry) = self.intents.get(&key).filter(|entry| entry.exists()) else {
-            let what = format!("intent {} of {}", key.1, key.0);
-            return Err(Error::not_found(what, "list the intents that there are: continuum intent list"));
+        let entry = self.find(owner(&request.owner), &request.id)?;
+        let mut room = ANSWER_BYTES_MAX;
+        let mut shown = |document: &Bytes| {
+            room = room.saturating_sub(document.len());
+            if room > 0 { shown(document) } else { None }
         };
-        let versions = entry.entity.history.iter().chain(&entry.entity.submission).map(|submission| IntentVersion {
+        let newest_first = entry.entity.submission.iter().chain(entry.entity.history.iter().rev());
+        let versions = newest_first.map(|submission| IntentVersion {
             version: submission.content.version,
-            intent: Intent::decode(submission.content.document.clone()).ok(),
+            intent: shown(&submission.content.document),
             verdict: match submission.verdict {
                 Verdict::Awaited => "awaited",
                 Verdict::Accepted => "accepted",
@@ -187,8 +218,10 @@ impl IntentsView {
             submitted_at: Some(submission.at),
             rolled_back_to: submission.content.rolled_back_to,
         });
+        let mut versions: Vec<IntentVersion> = versions.collect();
+        versions.reverse();
         let in_force = entry.entity.in_force().map_or(0, |in_force| in_force.version);
-        Ok(IntentHistory { versions: versions.collect(), in_force })
+        Ok(IntentHistory { versions, in_force })
     }
 
     /// A page of an owner's intents, by id.
@@ -211,14 +244,26 @@ impl IntentsView {
             size => size.min(PAGE_MAX),
         };
         let owner = owner(&request.owner);
-        let mut found = self
-            .intents
-            .range((owner.clone(), request.page_token.clone())..)
-            .take_while(|((of, _), _)| *of == owner)
-            .filter(|((_, id), entry)| *id != request.page_token && entry.exists())
-            .filter(|(_, entry)| states.is_empty() || states.iter().any(|state| entry.is(state)))
-            .filter(|(_, entry)| entry.fits(request));
-        let intents: Vec<IntentView> = found.by_ref().take(size).map(|(key, entry)| entry.view(key)).collect();
+        let Some(owned) = self.owners.get(owner) else { return Ok(IntentList::default()) };
+        let rows = || ROWS.into_iter().filter(|row| states.iter().any(|state| is(*row, state))).collect();
+        let wanted = Wanted {
+            rows: (!states.is_empty()).then(rows),
+            kind: (!request.user_label.is_empty()).then(|| kind_of(&request.user_label)),
+            object: request.object_instance.clone(),
+        };
+        // Labels of no type are not told apart by the index.
+        let of_no_type = wanted.kind == Some(None);
+        let ids = owned.index.after(&wanted, &request.page_token);
+        let mut found = ids
+            .filter_map(|id| Some((id, owned.intents.get(id)?)))
+            .filter(|(_, entry)| !of_no_type || entry.label == request.user_label);
+        let (mut intents, mut bytes) = (vec![], 0);
+        while intents.len() < size && bytes < ANSWER_BYTES_MAX {
+            let Some((id, entry)) = found.next() else { break };
+            let view = entry.view(owner, id);
+            bytes += view.encoded_len();
+            intents.push(view);
+        }
         let next_page_token = match (found.next(), intents.last()) {
             (Some(_), Some(last)) => last.intent_id.clone(),
             _ => String::new(),
@@ -243,8 +288,7 @@ impl Follow {
 
     /// What the caller has not seen yet, if anything.
     pub(crate) fn look(&mut self, view: &IntentsView) -> Option<Result<IntentView, Error>> {
-        let key = (owner(&self.request.owner), self.request.id.clone());
-        let entry = view.intents.get(&key).filter(|entry| entry.exists());
+        let entry = view.entry(owner(&self.request.owner), &self.request.id).filter(|entry| entry.exists());
         let shown = entry.map_or(0, |entry| entry.shown);
         if self.ended || (entry.is_some() && shown == self.shown) {
             return None;
@@ -256,8 +300,22 @@ impl Follow {
     }
 }
 
-fn owner(given: &str) -> String {
-    if given.is_empty() { OWNER_DEFAULT.to_owned() } else { given.to_owned() }
+fn owner(given: &str) -> &str {
+    if given.is_empty() { OWNER_DEFAULT } else { given }
+}
+
+/// A document as people see it: without its secrets.
+fn shown(document: &Bytes) -> Option<Intent> {
+    Intent::decode(document.clone()).ok().map(secret::redact)
+}
+
+/// Has this row a state of this name?
+fn is(row: Row, state: &str) -> bool {
+    let (fulfilment, not_fulfilled) = row.values();
+    match state {
+        "SUBMITTED" => row == Row::Submitted,
+        _ => state == fulfilment.as_str_name() || state == not_fulfilled.as_str_name(),
+    }
 }
 
 fn derived(report: ReportPublished, cause: &Stored, at: Timestamp) -> Derived {
@@ -265,32 +323,64 @@ fn derived(report: ReportPublished, cause: &Stored, at: Timestamp) -> Derived {
 }
 
 impl Entry {
+    /// Takes in the next of its facts; gives the report if it changes what one tells.
+    fn fold(&mut self, key: &Key, stored: &Stored, fact: &Fact) -> Option<Derived> {
+        self.entity = Intents::default().evolve(std::mem::take(&mut self.entity), fact, stored.time);
+        self.sequence = stored.sequence;
+        self.shown += 1;
+        self.updated = self.updated.max(stored.time);
+        match fact {
+            Fact::IntentAcknowledged(acknowledged) => {
+                self.document = Some(acknowledged.document.clone());
+                self.last.clear();
+                self.note();
+            }
+            Fact::IntentSubmitted(_) if self.document.is_none() => {
+                self.note();
+                return None;
+            }
+            Fact::IntentStateChanged(_) | Fact::IntentRejected(_) => {}
+            // These change nothing that a report tells.
+            Fact::IntentSubmitted(_)
+            | Fact::IntentUnchanged(_)
+            | Fact::IntentRemedyWanted(_)
+            | Fact::IntentRemedyUnwanted(_)
+            | Fact::IntentRefused(_) => {
+                return None;
+            }
+        }
+        Some(derived(self.report(key, stored.time), stored, stored.time))
+    }
+
+    /// What the index is to hold of it.
+    fn to_note(&self) -> Noted {
+        if !self.exists() {
+            return Noted::default();
+        }
+        let class = Class { row: self.entity.row(), kind: kind_of(&self.label) };
+        let mut objects = self.objects.clone();
+        for instance in self.entity.instances() {
+            if !objects.iter().any(|object| **object == *instance.id) {
+                objects.push(instance.id.as_str().into());
+            }
+        }
+        Noted { class: Some(class), objects }
+    }
+
     /// Was it ever submitted? Commands about what never was are refused and leave no intent.
     fn exists(&self) -> bool {
         self.entity.submission.is_some()
-    }
-
-    /// Has it the type and the object that a question asks for?
-    fn fits(&self, request: &ListRequest) -> bool {
-        if request.user_label.is_empty() && request.object_instance.is_empty() {
-            return true;
-        }
-        let label = |wanted: &str| match types::of_label(wanted) {
-            Some(kind) => types::of_label(&self.label) == Some(kind),
-            None => self.label == wanted,
-        };
-        (request.user_label.is_empty() || label(&request.user_label))
-            && (request.object_instance.is_empty()
-                || self.objects.contains(&request.object_instance)
-                || self.entity.instances().iter().any(|i| i.id == request.object_instance))
     }
 
     /// Notes what lists are narrowed by.
     fn note(&mut self) {
         let intent = Intent::decode(self.current()).unwrap_or_default();
         self.label = intent.user_label;
-        let objects = intent.intent_expectations.into_iter().filter_map(|e| e.expectation_object);
-        self.objects = objects.map(|o| o.object_instance).collect();
+        let named = intent.intent_expectations.into_iter().filter_map(|e| e.expectation_object);
+        let mut objects: Vec<Arc<str>> = named.map(|o| o.object_instance.into()).collect();
+        objects.sort();
+        objects.dedup();
+        self.objects = objects;
     }
 
     /// The document in force; before the first, the one submitted last.
@@ -299,24 +389,13 @@ impl Entry {
         self.document.clone().or_else(submitted).unwrap_or_default()
     }
 
-    /// Has it this state? Every intent has the empty one.
-    fn is(&self, state: &str) -> bool {
-        let (fulfilment, not_fulfilled) = self.entity.row().values();
-        match state {
-            "" => true,
-            "SUBMITTED" => self.entity.row() == Row::Submitted,
-            _ => state == fulfilment.as_str_name() || state == not_fulfilled.as_str_name(),
-        }
-    }
-
-    fn view(&self, (owner, intent_id): &(String, String)) -> IntentView {
-        let document = self.current();
+    fn view(&self, owner: &str, intent_id: &str) -> IntentView {
         let in_force = self.entity.in_force();
         IntentView {
-            owner: owner.clone(),
-            intent_id: intent_id.clone(),
+            owner: owner.to_owned(),
+            intent_id: intent_id.to_owned(),
             version: self.entity.version(),
-            intent: Intent::decode(document).ok(),
+            intent: shown(&self.current()),
             state: Some(self.entity.state.clone()),
             since: Some(self.entity.since),
             targets: in_force.map(|f| f.targets.iter().map(|t| self.target(t)).collect()).unwrap_or_default(),

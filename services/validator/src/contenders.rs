@@ -25,6 +25,8 @@ pub(crate) struct Contenders {
     intents: BTreeMap<IntentKey, Standing>,
     /// By owner and instance: intents in force that govern it.
     governors: BTreeMap<(String, String), BTreeSet<String>>,
+    /// The conflicts of those that have any: found once at each change, however many intents then ask for them.
+    found: BTreeMap<IntentKey, Vec<IntentConflict>>,
 }
 
 /// One intent in force.
@@ -75,27 +77,52 @@ pub(crate) fn contender(intent_id: &str, intent: &Intent, instances: &[GovernedI
 impl Contenders {
     pub(crate) fn acknowledged(&mut self, fact: &IntentAcknowledged, sequence: u64) {
         let key = (fact.owner.clone(), fact.intent_id.clone());
-        let before = self.remove(&key).filter(|before| before.version == fact.version);
-        let Ok(intent) = Intent::decode(fact.document.clone()) else { return };
-        let since = before.as_ref().map_or(sequence, |before| before.contender.since);
-        let standing = Standing {
-            version: fact.version,
-            contender: contender(&fact.intent_id, &intent, &fact.instances, since),
-            instances: fact.instances.iter().map(|g| g.instance_id.clone()).collect(),
-            paused: paused(fact.state.as_ref(), ""),
-        };
-        for instance in &standing.instances {
-            self.governors.entry((key.0.clone(), instance.clone())).or_default().insert(key.1.clone());
+        let before = self.remove(&key);
+        let mut places: BTreeSet<String> = before.iter().flat_map(|before| before.instances.iter().cloned()).collect();
+        if let Ok(intent) = Intent::decode(fact.document.clone()) {
+            let same = before.filter(|before| before.version == fact.version);
+            let since = same.map_or(sequence, |before| before.contender.since);
+            let standing = Standing {
+                version: fact.version,
+                contender: contender(&fact.intent_id, &intent, &fact.instances, since),
+                instances: fact.instances.iter().map(|g| g.instance_id.clone()).collect(),
+                paused: paused(fact.state.as_ref(), ""),
+            };
+            for instance in &standing.instances {
+                self.governors.entry((key.0.clone(), instance.clone())).or_default().insert(key.1.clone());
+            }
+            places.extend(standing.instances.iter().cloned());
+            self.intents.insert(key.clone(), standing);
         }
-        self.intents.insert(key, standing);
+        self.look(&key, &places);
     }
 
     pub(crate) fn state_changed(&mut self, fact: &IntentStateChanged) {
         let key = (fact.owner.clone(), fact.intent_id.clone());
         if fact.to.as_ref().is_some_and(|s| s.not_fulfilled_state() == NotFulfilledState::Terminated) {
-            self.remove(&key);
+            if let Some(ended) = self.remove(&key) {
+                self.look(&key, &ended.instances);
+            }
         } else if let Some(standing) = self.intents.get_mut(&key) {
-            standing.paused = paused(fact.to.as_ref(), &fact.suspended_by);
+            let paused = paused(fact.to.as_ref(), &fact.suspended_by);
+            if standing.paused != paused {
+                standing.paused = paused;
+                let places = standing.instances.clone();
+                self.look(&key, &places);
+            }
+        }
+    }
+
+    /// Finds the conflicts anew of one intent and of all that meet on these instances.
+    fn look(&mut self, (owner, intent_id): &IntentKey, instances: &BTreeSet<String>) {
+        let mut together = self.together(owner, instances.iter().map(String::as_str));
+        let mut found = conflict::resolve(self.contending(owner, &together));
+        together.insert(intent_id.clone());
+        for id in together {
+            match found.remove(&id) {
+                Some(conflicts) => self.found.insert((owner.clone(), id), conflicts),
+                None => self.found.remove(&(owner.clone(), id)),
+            };
         }
     }
 
@@ -134,11 +161,10 @@ impl Contenders {
     }
 
     /// The version in force of an intent and its conflicts; `None` if none is in force.
-    pub(crate) fn conflicts(&self, owner: &str, intent_id: &str) -> Option<(u64, Vec<IntentConflict>)> {
-        let standing = self.intents.get(&(owner.to_owned(), intent_id.to_owned()))?;
-        let together = self.together(owner, standing.instances.iter().map(String::as_str));
-        let mut found = conflict::resolve(self.contending(owner, &together));
-        Some((standing.version, found.remove(intent_id).unwrap_or_default()))
+    pub(crate) fn conflicts(&self, owner: &str, intent_id: &str) -> Option<(u64, &[IntentConflict])> {
+        let key = (owner.to_owned(), intent_id.to_owned());
+        let standing = self.intents.get(&key)?;
+        Some((standing.version, self.found.get(&key).map_or(&[], Vec::as_slice)))
     }
 
     fn contending<'a>(&'a self, owner: &'a str, ids: &'a BTreeSet<String>) -> impl Iterator<Item = &'a Contender> {

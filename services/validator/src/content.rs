@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_intent::{
-    Bound, BoundError, Condition, IntentType, Measure, ObjectKind, Set,
+    Bound, BoundError, Condition, IntentType, Measure, ObjectKind, Set, secret,
     types::{self, ObjectType, TargetType},
     window::{self, Window},
 };
@@ -389,6 +389,12 @@ fn contexts(
             let reason =
                 format!("{} bytes; at most {CONTEXT_MAX_BYTES} are allowed", context.context_value_range.len());
             found.add(format!("{at}.contextValueRange"), reason, "shorten it");
+            return;
+        }
+        // The manager has put the secrets that it knows in the place of their fingerprints.
+        if secret::is_secret(&context.context_attribute) && secret::is_fingerprint(&context.context_value_range) {
+            let reason = "this is what is shown in place of a secret, of one that no version before had";
+            found.add(format!("{at}.contextValueRange"), reason, "give the secret itself");
             return;
         }
     }
@@ -852,6 +858,60 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn contexts_and_targets_are_not_without_end_and_a_choice_is_one_of_the_standard_s() {
+        let object_contexts = "intentExpectations[0].expectationObject.objectContexts";
+        let many = after(|i| object(i).object_contexts = vec![context("region", "a"); CONTEXTS_MAX + 1]);
+        one(many, &format!("{object_contexts}: 65 contexts; at most 64"), "state each once");
+        let long = after(|i| object(i).object_contexts = vec![context("region", &"a".repeat(CONTEXT_MAX_BYTES + 1))]);
+        one(long, &format!("{object_contexts}[0].contextValueRange: 8193 bytes; at most 8192"), "shorten");
+        let many = after(|i| {
+            i.user_label = "SecureExecution".into();
+            first(i).expectation_targets = vec![target("cpuUsage", "IS_LESS_THAN", "20"); 5];
+        });
+        let found = &many[0];
+        assert!(found.starts_with("intentExpectations[0].expectationTargets: 5 targets, of 2 that"), "{many:?}");
+        assert!(many[1..].iter().all(|p| p.contains("stated twice")) && many.len() <= 5, "{many:?}");
+        let at = "intentExpectations[0]";
+        let choice = after(|i| first(i).context_selectivity = "SOME".into());
+        one(choice, &format!("{at}.contextSelectivity: \"SOME\" is unknown"), "ALL_OF, ONE_OF, ANY_OF");
+        let choice = after(|i| object(i).context_selectivity = "SOME".into());
+        one(choice, &format!("{at}.expectationObject.contextSelectivity"), "ALL_OF, ONE_OF, ANY_OF");
+        let choice = after(|i| first(i).expectation_targets[0].context_selectivity = "SOME".into());
+        one(choice, &format!("{at}.expectationTargets[0].contextSelectivity"), "ALL_OF, ONE_OF, ANY_OF");
+        let choice = after(|i| {
+            object(i).object_contexts = vec![context("region", "a"), context("tier", "edge")];
+            object(i).context_selectivity = "ANY_OF".into();
+        });
+        one(choice, &format!("{at}.expectationObject.contextSelectivity"), "ALL_OF");
+    }
+
+    #[test]
+    fn an_intent_that_is_over_or_ends_before_it_begins_cannot_be_met_and_says_where() {
+        let now: Timestamp = "2027-06-01T00:00:00Z".parse().unwrap();
+        let judged = |contexts: Vec<Context>| {
+            let (problems, infeasible) = judge(&Intent { intent_contexts: contexts, ..good() }, now);
+            (shown(problems), infeasible)
+        };
+        let (problems, infeasible) = judged(vec![context("ServiceEndTime", "2027-05-31T00:00:00Z")]);
+        one(problems, "intentContexts[0].contextValueRange: its end, 2027-05-31", "still to come");
+        assert!(infeasible.contains("has passed"), "{infeasible}");
+        let backwards = vec![
+            context("ServiceStartTime", "2027-08-01T00:00:00Z"),
+            context("ServiceEndTime", "2027-07-01T00:00:00Z"),
+        ];
+        let (problems, infeasible) = judged(backwards);
+        one(problems, "intentContexts[1].contextValueRange: it would end at", "a start before the end");
+        assert!(infeasible.contains("not after its start"), "{infeasible}");
+        let twice =
+            vec![context("ServiceEndTime", "2027-08-01T00:00:00Z"), context("ServiceEndTime", "2027-07-01T00:00:00Z")];
+        let (problems, infeasible) = judged(twice);
+        one(problems, "intentContexts[1].contextValueRange: an intent has one end", "one time for each");
+        assert_eq!(infeasible, "", "it is not well formed");
+        let coming = vec![context("ServiceStartTime", "2027-07-01T00:00:00Z")];
+        assert_eq!(judged(coming), (vec![], String::new()), "it waits");
+    }
+
+    #[test]
     fn every_type_is_judged_by_its_own_entry() {
         let typed = |label: &str, targets: Vec<ExpectationTarget>| {
             after(|i| {
@@ -894,6 +954,22 @@ pub(crate) mod tests {
         );
         let wide = network(&|i| first(i).expectation_targets[0].target_value_range = "1,0,0".into());
         one(wide, "intentExpectations[0].expectationTargets[0].targetValueRange", "Gbit/s");
+    }
+
+    #[test]
+    fn what_is_shown_in_place_of_a_secret_is_no_secret() {
+        let with = |value: &str| {
+            after(|i| {
+                i.user_label = "CloudContinuumNetwork".into();
+                object(i).object_type = "K8S_CLUSTER_CONFIG".into();
+                object(i).object_instance = "c".into();
+                object(i).object_contexts = vec![context("bearer_token", value)];
+                first(i).expectation_targets = vec![];
+            })
+        };
+        assert_eq!(with("a.secret.token"), [""; 0]);
+        let at = "intentExpectations[0].expectationObject.objectContexts[0].contextValueRange";
+        one(with(&secret::fingerprint("a.secret.token")), at, "give the secret itself");
     }
 
     #[test]
@@ -1028,6 +1104,10 @@ pub(crate) mod tests {
         }
         one(workload_after(|d| d.kind = "vm".into()), "kind: \"vm\" is unknown", "use one of process, chart");
         one(workload_after(|d| d.replicas = 101), "replicas: ", "1 to 100");
+        let most = |replicas, replicas_max| workload_after(|d| (d.replicas, d.replicas_max) = (replicas, replicas_max));
+        assert_eq!(most(3, 3), [""; 0]);
+        one(most(3, 2), "replicasMax: 2 is not between", "scaled up to");
+        one(most(3, 101), "replicasMax: 101 is not between", "or leave it out");
         let label = workload_after(|d| drop(d.cluster_selector.insert("zone".into(), "a,b".into())));
         one(label, "clusterSelector: ", "without");
         let reserved = |d: &mut WorkloadDocument| {

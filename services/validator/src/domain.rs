@@ -15,7 +15,9 @@ use mesh_proto::{
         stream_cluster, stream_intent, stream_workload,
         verdicts::{Fact, Input, NAME},
     },
-    intent::{GovernedInstance, Intent, IntentConflict, IntentSubmitted, Problem},
+    intent::{
+        GovernedInstance, Intent, IntentConflict, IntentSubmitted, NotFulfilledState, Problem, State as IntentState,
+    },
     validation::{
         ConflictsChanged, FeasibilityChanged, IntentAccepted, IntentRejected, WorkloadAccepted, WorkloadRejected,
     },
@@ -87,19 +89,8 @@ struct Request {
 
 /// What all replicas of a document together ask for.
 fn spec(document: &WorkloadDocument, replicas: u32) -> Spec {
-    let resources = document.resources.unwrap_or_default();
-    let all = |one: u64| one.saturating_mul(replicas.max(1).into());
-    Spec {
-        cpu_milli: all(resources.cpu_milli.into()),
-        memory_bytes: all(resources.memory_bytes),
-        cpu_limit_milli: all(resources.cpu_limit_milli.into()),
-        memory_limit_bytes: all(resources.memory_limit_bytes),
-        selector: document.cluster_selector.clone(),
-        singleton: document.singleton,
-        chart: document.kind == "chart",
-        // Where its peers are, and how far, only the planner knows.
-        latency_bounds: vec![],
-    }
+    // Where its peers are, and how far, only the planner knows.
+    Spec { latency_bounds: vec![], ..Spec::of(document, replicas.max(1)) }
 }
 
 impl Known {
@@ -367,6 +358,8 @@ impl Decider for Verdicts {
             Input::IntentSubmitted(m) => vec![Key::new([&m.owner, &m.intent_id])],
             Input::WorkloadSubmitted(m) => vec![Key::new([&m.owner, &m.name])],
             Input::IntentAcknowledged(m) => met(world, &m.owner, &m.intent_id, m.instances.iter().chain(&m.released)),
+            // Whether its targets hold is no matter of conflicts.
+            Input::IntentStateChanged(m) if !takes_part(m.from.as_ref(), m.to.as_ref()) => vec![],
             Input::IntentStateChanged(m) => met(world, &m.owner, &m.intent_id, m.instances.iter()),
             Input::InstanceWanted(m) if m.intent_id.is_empty() => vec![],
             Input::InstanceWanted(m) => vec![Key::new([&m.owner, &m.intent_id])],
@@ -403,6 +396,16 @@ impl Decider for Verdicts {
     }
 }
 
+/// Does this change begin or end that an intent takes part in conflicts?
+fn takes_part(from: Option<&IntentState>, to: Option<&IntentState>) -> bool {
+    let stands_aside = |state: Option<&IntentState>| {
+        state.is_some_and(|state| {
+            matches!(state.not_fulfilled_state(), NotFulfilledState::Suspended | NotFulfilledState::Terminated)
+        })
+    };
+    stands_aside(from) || stands_aside(to)
+}
+
 /// Intents that meet on these instances; none if only the intent itself is there.
 fn met<'a>(
     world: &Known,
@@ -422,7 +425,8 @@ fn conflicts(key: &Key, state: &State, world: &Known) -> Option<ConflictsChanged
     let (owner, intent_id) = (key.token(0).to_owned(), key.token(1).to_owned());
     let (version, conflicts) = world.contenders.conflicts(&owner, &intent_id)?;
     let told = state.conflicts.as_ref().filter(|(told, _)| *told == version).map(|(_, conflicts)| conflicts.as_slice());
-    (told.unwrap_or_default() != conflicts).then_some(ConflictsChanged { owner, intent_id, version, conflicts })
+    let changed = told.unwrap_or_default() != conflicts;
+    changed.then(|| ConflictsChanged { conflicts: conflicts.to_vec(), owner, intent_id, version })
 }
 
 fn intent_verdict(m: &IntentSubmitted, at: Timestamp) -> Fact {
@@ -478,7 +482,7 @@ mod tests {
     use bytes::Bytes;
     use mesh_proto::{
         Event, FactSet as _,
-        intent::{IntentAcknowledged, IntentStateChanged, NotFulfilledState},
+        intent::{IntentAcknowledged, IntentStateChanged},
         workload::{InstanceChanged, Resources},
     };
     use proptest::prelude::*;
@@ -741,11 +745,15 @@ mod tests {
     }
 
     fn moved_to(id: &str, to: NotFulfilledState, suspended_by: &str) -> IntentStateChanged {
+        let state = |of: NotFulfilledState| IntentState { not_fulfilled_state: of.into(), ..Default::default() };
+        // Only what was suspended is acknowledged by a change of its state.
+        let resumed = to == NotFulfilledState::Acknowledged;
         IntentStateChanged {
             owner: "local".into(),
             intent_id: id.into(),
             version: 1,
-            to: Some(mesh_proto::intent::State { not_fulfilled_state: to.into(), ..Default::default() }),
+            from: Some(state(if resumed { NotFulfilledState::Suspended } else { NotFulfilledState::Compliant })),
+            to: Some(state(to)),
             instances: vec![shared()],
             suspended_by: suspended_by.into(),
             ..Default::default()
@@ -788,6 +796,9 @@ mod tests {
         assert_eq!(told(&facts), [("a", None), ("c", None)]);
         let facts = mesh.tell(moved_to("c", NotFulfilledState::Acknowledged, ""));
         assert_eq!(told(&facts), [("a", Some(true)), ("c", Some(false))]);
+        let degraded = moved_to("c", NotFulfilledState::Degraded, "");
+        assert_eq!(Verdicts.concerns(&degraded.clone().into(), &mesh.world), [], "a missed target is no conflict");
+        assert_eq!(told(&mesh.tell(degraded)), []);
         assert_eq!(told(&mesh.tell(moved_to("c", NotFulfilledState::Terminated, ""))), [("a", None)]);
     }
 

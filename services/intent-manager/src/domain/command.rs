@@ -1,6 +1,7 @@
 //! What people ask for, and what the validator says of it.
 
 use bytes::Bytes;
+use mesh_intent::secret;
 use mesh_kit::Decider as _;
 use mesh_proto::{
     Refusal,
@@ -118,7 +119,21 @@ impl Case<'_> {
     }
 
     pub(super) fn update(&self) -> Result<Vec<Fact>, Refusal> {
-        self.define(self.document(), 0)
+        self.define(self.with_its_secrets(self.document()), 0)
+    }
+
+    /// People see fingerprints in place of secrets; in a document that they read, changed and sent back the secrets of the
+    /// version before are put in their place. Any other document stays as it came.
+    fn with_its_secrets(&self, document: Bytes) -> Bytes {
+        let decoded = |bytes: &Bytes| Intent::decode(bytes.clone()).ok();
+        let (Some(mut intent), Some(last)) = (decoded(&document), &self.entity.submission) else { return document };
+        if !secret::holds(&intent) {
+            return document;
+        }
+        match decoded(&last.content.document) {
+            Some(earlier) if secret::restore(&mut intent, &earlier) => intent.encode_to_vec().into(),
+            _ => document,
+        }
     }
 
     /// An earlier version again, as a next one.

@@ -1049,7 +1049,7 @@ pub(crate) fn conflicts(version: u64, conflicts: Vec<IntentConflict>) -> Input {
     validation::ConflictsChanged { owner: OWNER.into(), intent_id: ID.into(), version, conflicts }.into()
 }
 
-fn network() -> Intent {
+pub(crate) fn network() -> Intent {
     let mut link =
         intent(vec![expectation("1", "l2vpn", vec![target("bandwidth", "IS_EQUAL_TO_OR_GREATER_THAN", "10,0")])]);
     link.user_label = "cloud_continuum".into();
@@ -1289,6 +1289,16 @@ fn inputs() -> impl Strategy<Value = Input> {
         1 => version().prop_map(reject),
         1 => (version(), any::<bool>()).prop_map(|(v, f)| feasible(v, f)),
         1 => version().prop_map(rollback),
+        2 => (0..5u8, 1..12u64, version(), intents()).prop_map(|(kind, if_revision, version, intent)| {
+            let (owner, intent_id) = (OWNER.to_owned(), ID.to_owned());
+            match kind {
+                0 => SuspendIntent { owner, intent_id, if_revision }.into(),
+                1 => ResumeIntent { owner, intent_id, if_revision }.into(),
+                2 => TerminateIntent { owner, intent_id, if_revision }.into(),
+                3 => RollbackIntent { owner, intent_id, version, if_revision }.into(),
+                _ => UpdateIntent { owner, intent_id, intent: Some(intent), if_revision }.into(),
+            }
+        }),
         2 => (version(), 0..3u8).prop_map(|(v, kind)| match kind {
             0 => conflicts(v, vec![]),
             1 => conflicts(v, vec![lost_to("q")]),
@@ -1334,6 +1344,8 @@ pub(crate) fn histories() -> impl Strategy<Value = Vec<Input>> {
         4 => Just(compliant()),
         1 => Just(vec![submit(two()), accept(1)]),
         1 => Just(vec![submit(governing()), accept(1)]),
+        1 => Just(vec![submit(timed()), accept(1)]),
+        1 => Just(vec![submit(network()), accept(1)]),
     ];
     (starts, proptest::collection::vec(moves(), 0..40)).prop_map(|(mut history, moves)| {
         let mut period = 0;
@@ -1402,10 +1414,27 @@ fn answers(facts: &[Fact], id: &str) -> usize {
 #[test]
 fn the_histories_walk_every_row_of_the_table() {
     let mut runner = TestRunner::deterministic();
-    let mut seen = BTreeSet::new();
-    for _ in 0..600 {
+    let (mut seen, mut kinds) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..2_000 {
         let history = histories().new_tree(&mut runner).unwrap().current();
-        for (fact, _) in Bench::given(history).facts {
+        let mut bench = Bench::default();
+        for input in history {
+            match (expected_revision(&input), bench.when(input)) {
+                (1.., Err(refusal)) if refusal.reason.contains("at revision") => kinds.insert("moved on"),
+                (1.., Ok(_)) => kinds.insert("not moved"),
+                _ => false,
+            };
+            for fact in bench.pass() {
+                kinds.insert(if matches!(fact, Fact::IntentAcknowledged(_)) { "begun" } else { "ended" });
+            }
+        }
+        for (fact, _) in bench.facts {
+            match &fact {
+                Fact::IntentSubmitted(f) if f.rolled_back_to > 0 => kinds.insert("rolled back"),
+                Fact::IntentStateChanged(f) if f.suspended_by == BY_CONFLICT => kinds.insert("gave way"),
+                Fact::IntentStateChanged(f) if f.conflicts.iter().any(|c| !c.loses) => kinds.insert("had its way"),
+                _ => false,
+            };
             if let Fact::IntentStateChanged(IntentStateChanged { from: Some(from), to: Some(to), .. }) = &fact {
                 seen.insert((Row::of(from), Row::of(to)));
             }
@@ -1434,6 +1463,21 @@ fn the_histories_walk_every_row_of_the_table() {
     ] {
         assert!(seen.contains(&edge), "no history walks {edge:?}");
     }
+    for kind in ["moved on", "not moved", "begun", "ended", "rolled back", "gave way", "had its way"] {
+        assert!(kinds.contains(kind), "in no history an intent has {kind}");
+    }
+}
+
+/// The revision that a command is on condition of; 0 for none.
+fn expected_revision(input: &Input) -> u64 {
+    match input {
+        Input::UpdateIntent(command) => command.if_revision,
+        Input::SuspendIntent(command) => command.if_revision,
+        Input::ResumeIntent(command) => command.if_revision,
+        Input::RollbackIntent(command) => command.if_revision,
+        Input::TerminateIntent(command) => command.if_revision,
+        _ => 0,
+    }
 }
 
 proptest! {
@@ -1446,17 +1490,20 @@ proptest! {
             let mut row = bench.row();
             let mut folded = bench.entity.clone();
             let command = input.any().is_command();
+            let expected = expected_revision(&input);
             let decided = bench.when(input);
             prop_assert!(decided.is_ok() || (command && bench.entity == folded), "what is refused changes nothing");
+            prop_assert!(decided.is_err() || expected == 0 || expected == folded.revision, "it had moved on");
             let by_time = bench.pass();
             for fact in decided.into_iter().flatten().chain(by_time) {
-                let before = folded.state.clone();
+                let was = folded.clone();
                 folded = Intents::default().evolve(folded, &fact, at(bench.seconds));
                 let next = folded.row();
                 prop_assert!(allowed(row, next, &fact), "{row:?} -> {next:?} by {}", line(&fact));
                 if let Fact::IntentStateChanged(changed) = &fact {
-                    prop_assert_eq!(changed.from.as_ref(), Some(&before));
-                    prop_assert!(changed.from != changed.to || changed.command_id.len() + changed.instances.len() > 0);
+                    prop_assert_eq!(changed.from.as_ref(), Some(&was.state));
+                    let same = Entity { revision: was.revision, ..folded.clone() } == was;
+                    prop_assert!(!same || !changed.command_id.is_empty(), "it tells nothing new: {}", line(&fact));
                 }
                 row = next;
             }

@@ -270,6 +270,7 @@ fn an_intent_of_which_only_commands_were_refused_is_not_there() {
     view.apply(&stored(&refused, 1, Timestamp::default()));
     let request = GetRequest { owner: String::new(), id: ID.into() };
     assert!(matches!(view.get(&request), Err(Error::NotFound { .. })), "{:?}", view.get(&request));
+    assert!(view.owners.is_empty(), "nothing is kept of what never was");
     assert!(view.list(&ListRequest::default()).unwrap().intents.is_empty());
     let mut follow = Follow::new(request);
     assert!(matches!(follow.look(&view), Some(Err(_))));
@@ -332,11 +333,124 @@ proptest! {
             Fact::IntentAcknowledged(_) | Fact::IntentStateChanged(_) | Fact::IntentRejected(_)
         );
         prop_assert_eq!(reports, bench.facts.iter().filter(|(fact, _)| told(fact)).count());
-        match view.intents.values().next() {
+        match view.entry(OWNER, ID) {
             Some(entry) => prop_assert_eq!(&entry.entity, &bench.entity),
             None => prop_assert!(bench.facts.is_empty()),
         }
     }
+}
+
+/// Every page of a list, and the ids on them.
+fn pages(view: &IntentsView, request: &ListRequest) -> Vec<String> {
+    let (mut found, mut request) = (vec![], request.clone());
+    loop {
+        let page = view.list(&request).unwrap();
+        assert!(
+            page.intents.len() <= request.page_size as usize
+                && (page.next_page_token.is_empty() || !page.intents.is_empty())
+        );
+        found.extend(page.intents.into_iter().map(|i| i.intent_id));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            return found;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Against a second, simpler model: look at every intent.
+    #[test]
+    fn a_list_is_what_a_look_at_every_intent_finds(
+        histories in prop::collection::vec(histories(), 1..12),
+        states in prop::collection::vec(prop::sample::select(&STATES[..]), 0..3),
+        label in prop::sample::select(vec!["", "DeliverComputingWorkload", "cloud_continuum", "CloudContinuumNetwork", "none"]),
+        object in prop_oneof![
+            2 => Just(String::new()),
+            1 => Just("spinner@1.0.0".to_owned()),
+            1 => Just(instance("1")),
+            1 => Just("l2vpn".to_owned()),
+        ],
+        page_size in 1..5u32,
+    ) {
+        let mut view = IntentsView::default();
+        for (n, history) in histories.into_iter().enumerate() {
+            fill(&mut view, &format!("i{n:02}"), history, n as u64 * 1_000);
+        }
+        let states: Vec<String> = states.into_iter().map(str::to_owned).collect();
+        let request = ListRequest {
+            states: states.clone(),
+            user_label: label.into(),
+            object_instance: object.clone(),
+            page_size,
+            ..Default::default()
+        };
+        let fits = |entry: &Entry| {
+            let intent = Intent::decode(entry.current()).unwrap_or_default();
+            let of_type = match mesh_intent::types::of_label(label) {
+                Some(kind) => mesh_intent::types::of_label(&intent.user_label) == Some(kind),
+                None => label.is_empty() || intent.user_label == label,
+            };
+            let named = intent.intent_expectations.iter().filter_map(|e| e.expectation_object.as_ref());
+            entry.exists()
+                && (states.is_empty() || states.iter().any(|state| is(entry.entity.row(), state)))
+                && of_type
+                && (object.is_empty()
+                    || named.map(|o| &o.object_instance).any(|o| *o == object)
+                    || entry.entity.instances().iter().any(|i| i.id == object))
+        };
+        let all = view.owners.get(OWNER).map(|owned| &owned.intents);
+        let expected: Vec<String> =
+            all.into_iter().flatten().filter(|(_, entry)| fits(entry)).map(|(id, _)| id.to_string()).collect();
+        prop_assert_eq!(pages(&view, &request), expected);
+    }
+}
+
+#[test]
+fn a_page_ends_before_it_is_more_than_a_client_takes() {
+    let mut view = IntentsView::default();
+    let mut large = plain();
+    large.intent_expectations[0].expectation_id = "x".repeat(300_000);
+    for n in 0..12 {
+        fill(&mut view, &format!("i{n:02}"), vec![submit(large.clone())], n * 10);
+    }
+    let request = ListRequest { page_size: 1_000, ..Default::default() };
+    let page = view.list(&request).unwrap();
+    assert!(page.encoded_len() < 4 << 20 && page.intents.len() > 1, "{} on one page", page.intents.len());
+    assert_eq!(pages(&view, &request).len(), 12);
+}
+
+#[test]
+fn nobody_is_shown_a_secret_and_what_is_sent_back_as_it_was_shown_keeps_it() {
+    let mut cluster = crate::domain::tests::network();
+    cluster.intent_expectations[0].expectation_object.as_mut().unwrap().object_contexts =
+        vec![mesh_proto::intent::Context {
+            context_attribute: "bearer_token".into(),
+            context_value_range: "a.secret.token".into(),
+            ..Default::default()
+        }];
+    let given = vec![submit(cluster.clone()), accept(1)];
+    let (view, reports) = view(given.clone());
+    let shown = get(&view);
+    let history = view.history(&GetRequest { owner: String::new(), id: ID.into() }).unwrap();
+    let listed = view.list(&ListRequest::default()).unwrap();
+    let told: Vec<String> = reports.iter().map(|r| format!("{:?}", report(r))).collect();
+    let text = format!("{shown:?} {history:?} {listed:?} {told:?}");
+    assert!(!text.contains("a.secret.token") && text.contains("secret:"), "{text}");
+
+    // The same content, and the same as it was shown, change nothing; another definition keeps the secret.
+    let mut bench = Bench::given(given);
+    let unchanged = |facts: Vec<Fact>| matches!(facts.as_slice(), [Fact::IntentUnchanged(_)]);
+    assert!(unchanged(bench.when(submit(cluster.clone())).unwrap()));
+    let mut read = shown.intent.unwrap();
+    assert_ne!(read, cluster);
+    assert!(unchanged(bench.when(crate::domain::tests::update(read.clone())).unwrap()));
+    read.intent_priority = 7;
+    let facts = bench.when(crate::domain::tests::update(read)).unwrap();
+    let [Fact::IntentSubmitted(submitted)] = facts.as_slice() else { panic!("{facts:?}") };
+    let next = Intent::decode(submitted.document.clone()).unwrap();
+    assert_eq!(next, Intent { intent_priority: 7, ..cluster });
 }
 
 /// The pairs of fulfilment and state that the state table has.
