@@ -25,7 +25,7 @@ use std::{collections::BTreeMap, fmt};
 use mesh_proto::{
     Timestamp,
     placement::{Candidate, LatenciesNoted, Load},
-    workload::{LatencyBound, TargetBound},
+    workload::{LatencyBound, TargetBound, WorkloadDocument},
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,8 @@ pub const RAM_USAGE: &str = "ramUsage";
 
 /// Label of the clusters that run charts; its value is `true`.
 pub const CHARTS: &str = "continuum.eu/charts";
+/// Kind of the documents that are charts.
+const CHART_KIND: &str = "chart";
 
 /// One cluster as the planner sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -173,6 +175,22 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// What so many replicas of a document ask for together; more than can be counted is the most that can be.
+    pub fn of(document: &WorkloadDocument, replicas: u32) -> Self {
+        let one = document.resources.unwrap_or_default();
+        let all = |one: u64| one.saturating_mul(replicas.into());
+        Self {
+            cpu_milli: all(one.cpu_milli.into()),
+            memory_bytes: all(one.memory_bytes),
+            cpu_limit_milli: all(one.cpu_limit_milli.into()),
+            memory_limit_bytes: all(one.memory_limit_bytes),
+            selector: document.cluster_selector.clone(),
+            singleton: document.singleton,
+            latency_bounds: document.latency_bounds.clone(),
+            chart: document.kind == CHART_KIND,
+        }
+    }
+
     /// Points the bounds to instances at the clusters where those are; where that is unknown, such a bound rules nothing
     /// out.
     pub fn resolve(&mut self, whereabouts: impl Fn(&str) -> Option<String>) {
@@ -501,6 +519,7 @@ fn hundredths(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use mesh_proto::workload::Resources;
     use proptest::prelude::*;
 
     use super::*;
@@ -526,6 +545,25 @@ mod tests {
 
     fn near(to_site: &str, to_cluster: &str, max_latency_ms: f64) -> LatencyBound {
         LatencyBound { to_site: to_site.into(), to_cluster: to_cluster.into(), max_latency_ms, ..Default::default() }
+    }
+
+    #[test]
+    fn a_document_asks_for_all_its_replicas_together_and_for_what_holds_of_each() {
+        let resources =
+            Resources { cpu_milli: 100, memory_bytes: 1 << 20, cpu_limit_milli: 200, memory_limit_bytes: u64::MAX / 2 };
+        let document = WorkloadDocument {
+            kind: CHART_KIND.into(),
+            resources: Some(resources),
+            cluster_selector: [("zone".to_owned(), "north".to_owned())].into(),
+            singleton: true,
+            latency_bounds: vec![LatencyBound { max_latency_ms: 5.0, ..Default::default() }],
+            ..Default::default()
+        };
+        let spec = Spec::of(&document, 3);
+        let sizes = (spec.cpu_milli, spec.memory_bytes, spec.cpu_limit_milli, spec.memory_limit_bytes);
+        assert_eq!(sizes, (300, 3 << 20, 600, u64::MAX), "a product that is too large is the largest");
+        assert!(spec.singleton && spec.chart && spec.selector["zone"] == "north" && spec.latency_bounds.len() == 1);
+        assert_eq!(Spec::of(&WorkloadDocument::default(), 3), Spec::default(), "who names nothing asks for nothing");
     }
 
     #[test]

@@ -61,7 +61,7 @@ use mesh_proto::{
     Refusal, Timestamp,
     deciders::placements::{Fact, Input, NAME},
     placement::{ClusterLost, ClusterReturned, Load, Missed, Why},
-    workload::{InstanceWanted, LatencyBound, Resources, WorkloadDocument},
+    workload::{InstanceWanted, LatencyBound, WorkloadDocument},
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -476,19 +476,7 @@ impl Instance {
 /// What a definition asks for; `None` if its document cannot be read.
 fn read_spec(wanted: &InstanceWanted) -> Option<Spec> {
     let document = WorkloadDocument::decode(wanted.document.clone()).ok()?;
-    let Resources { cpu_milli, memory_bytes, cpu_limit_milli, memory_limit_bytes } =
-        document.resources.unwrap_or_default();
-    let replicas = u64::from(wanted.replicas);
-    Some(Spec {
-        cpu_milli: u64::from(cpu_milli) * replicas,
-        memory_bytes: memory_bytes.saturating_mul(replicas),
-        cpu_limit_milli: u64::from(cpu_limit_milli) * replicas,
-        memory_limit_bytes: memory_limit_bytes.saturating_mul(replicas),
-        selector: document.cluster_selector,
-        singleton: document.singleton,
-        latency_bounds: document.latency_bounds,
-        chart: document.kind == "chart",
-    })
+    Some(Spec::of(&document, wanted.replicas))
 }
 
 fn fact_instance(fact: &Fact) -> Option<&str> {

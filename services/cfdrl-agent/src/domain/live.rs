@@ -337,23 +337,13 @@ fn reason(advised: &LearningAdvised, agrees: bool) -> String {
 
 fn define(instance: &mut Instance, fact: &PlacementDecided) {
     let document = WorkloadDocument::decode(fact.document.as_ref()).unwrap_or_default();
-    let resources = document.resources.unwrap_or_default();
     instance.owner.clone_from(&fact.owner);
     instance.intent_id.clone_from(&fact.intent_id);
     instance.domain.clone_from(&fact.domain);
     instance.generation = fact.generation;
     instance.replicas = fact.replicas;
     instance.targets.clone_from(&fact.targets);
-    instance.replica = Spec {
-        cpu_milli: resources.cpu_milli.into(),
-        memory_bytes: resources.memory_bytes,
-        cpu_limit_milli: resources.cpu_limit_milli.into(),
-        memory_limit_bytes: resources.memory_limit_bytes,
-        selector: document.cluster_selector,
-        singleton: document.singleton,
-        latency_bounds: document.latency_bounds,
-        chart: document.kind == "chart",
-    };
+    instance.replica = Spec::of(&document, 1);
 }
 
 fn workload(id: &str, instance: &Instance, place: Option<Place>, now: Timestamp) -> Workload {

@@ -129,6 +129,10 @@ impl<'a> Draft<'a> {
                 let stranger = Instance::default().redefined(&normal);
                 let reason = "another owner's instance has this id; choose another";
                 self.push(unplaced(self.limits, &stranger, vec![], Why::First, reason.into(), ""));
+            } else {
+                // Of theirs there is nothing to end; they are to hear so.
+                let theirs = Instance { wanted: normal, ..Default::default() };
+                self.end(&theirs);
             }
             return;
         }
@@ -200,7 +204,7 @@ impl<'a> Draft<'a> {
             }
             (InstancePhase::Failed, Some(to), _) => {
                 let reason = format!("failed on {}: {}", to.cluster_id, status.reason);
-                self.push(released(self.limits, &instance, to, &reason, Released::Failed));
+                self.move_failed(&instance, to, &reason, status.hopeless);
             }
             (InstancePhase::Stopped, None, Some(at)) if at.standing == Standing::Stopping => {
                 self.stopped(instance);
@@ -243,7 +247,7 @@ impl<'a> Draft<'a> {
         let is = |h: &&Hold| h.cluster_id == rejected.cluster_id && h.generation == rejected.generation;
         let reason = format!("{} would not take it: {}", rejected.cluster_id, rejected.reason);
         if let Some(to) = instance.to.as_ref().filter(is) {
-            self.push(released(self.limits, &instance, to, &reason, Released::Failed));
+            self.move_failed(&instance, to, &reason, false);
         } else if let Some(at) = instance.at.as_ref().filter(is) {
             match at.standing {
                 Standing::Stopping | Standing::Failed => {}
@@ -383,7 +387,7 @@ impl<'a> Draft<'a> {
         let limit_ms = self.limits.start_limit_ms;
         if let Some(to) = &instance.to {
             let reason = format!("not running on {} within {limit_ms} ms", to.cluster_id);
-            self.push(released(self.limits, &instance, to, &reason, Released::Failed));
+            self.move_failed(&instance, to, &reason, false);
         } else if let Some(at) = instance.at.as_ref().filter(|a| a.standing == Standing::Awaited) {
             let reason = format!("not running on {} within {limit_ms} ms", at.cluster_id);
             self.elsewhere(instance, Why::NotStarted, &reason);
@@ -409,6 +413,7 @@ impl<'a> Draft<'a> {
                 let reason = format!("cluster lost: {}", to.cluster_id);
                 self.push(released(self.limits, &instance, &to, &reason, Released::GivenUp));
                 instance.to = None;
+                self.next_definition(&id, &reason, false);
             }
             let Some(at) = instance.at.clone().filter(|a| !available(self.snapshot(), &a.cluster_id)) else { continue };
             let reason = format!("cluster lost: {}", at.cluster_id);
@@ -512,7 +517,9 @@ impl<'a> Draft<'a> {
         let why = Why::try_from(said.why).unwrap_or_default();
         let stuck = instance.never_twice() && instance.is_on_lost(self.snapshot());
         let pending = self.base.displaced.contains(id) && !self.changed.contains_key(id);
-        (!stuck && !pending && !instance.stopping()).then_some((instance, why))
+        // A new definition that failed beside the one before is tried again when it is asked for again.
+        let over = why == Why::Changed && said.used_up;
+        (!stuck && !pending && !over && !instance.stopping()).then_some((instance, why))
     }
 
     fn can_be_placed(&self, id: &str) -> bool {
@@ -534,6 +541,30 @@ impl<'a> Draft<'a> {
     }
 
     // What follows.
+
+    /// The target of a move failed: the source stays.
+    fn move_failed(&mut self, instance: &Instance, to: &Hold, reason: &str, hopeless: bool) {
+        self.push(released(self.limits, instance, to, reason, Released::Failed));
+        self.next_definition(&instance.wanted.instance_id, reason, hopeless);
+    }
+
+    /// A move that came to nothing: if it was for a new definition, that is planned on, and told when there is nowhere left;
+    /// what runs is of the definition before.
+    fn next_definition(&mut self, id: &str, reason: &str, hopeless: bool) {
+        let Some(instance) = self.instance(id).cloned() else { return };
+        let Some(at) = instance.at.as_ref().filter(|at| at.revision != instance.revision) else { return };
+        if instance.to.is_some() || !available(self.snapshot(), &at.cluster_id) {
+            return;
+        }
+        let spent = instance.tried.len() > self.limits.attempts_elsewhere;
+        if hopeless || spent || self.used_up(&instance, Why::Failed) {
+            let tried: Vec<&str> = instance.tried.iter().map(String::as_str).collect();
+            let reason = format!("{reason}; tried on {} and not further", tried.join(", "));
+            let stays = unplaced(self.limits, &instance, vec![], Why::Changed, reason, &at.cluster_id);
+            return self.push(PlacementUnplaced { used_up: true, ..stays });
+        }
+        self.plan(instance, Why::Changed, reason, false);
+    }
 
     /// It cannot stay where it is: another cluster, if one does and it was not tried often enough.
     fn elsewhere(&mut self, instance: Instance, why: Why, reason: &str) {

@@ -8,7 +8,7 @@ use mesh_proto::{
     intent::{IntentRemedyUnwanted, IntentRemedyWanted, TargetState},
     learning::LearningAdvised,
     placement::ReportLiveness,
-    workload::{InstancePhase, LatencyBound, MigrationWanted, TargetBound},
+    workload::{InstancePhase, LatencyBound, MigrationWanted, Resources, TargetBound},
 };
 
 use super::*;
@@ -911,6 +911,41 @@ fn a_new_definition_stays_if_it_can_and_moves_if_it_must() {
 }
 
 #[test]
+fn a_new_definition_whose_move_fails_is_tried_elsewhere_and_then_said_to_have_failed_while_the_old_one_runs_on() {
+    let on = |cpu: u32, n: u32| InstanceWanted { replicas: n, ..wanted("i", cpu, 50) };
+    let mut domain = Domain::three();
+    domain.hear(on(50, 1));
+    domain.runs("device", "i", 1);
+    assert_eq!(domain.hear(on(60, 10)), ["decided i 2 edge from device"]);
+    assert_eq!(domain.fails("edge", "i", 2), ["released i 2 edge stays device", "decided i 3 cloud from device"]);
+    assert_eq!(domain.fails("cloud", "i", 3), ["released i 3 cloud stays device", "unplaced i stays device"]);
+    assert!(domain.used_up(), "device is too small for it");
+    assert!(domain.reason().contains("tried on cloud, edge"), "{}", domain.reason());
+    assert_eq!(domain.runs("device", "i", 1), SILENCE, "the old one runs on");
+    assert_eq!(domain.join("more", 5_000), ["joined more"], "and is left alone");
+    assert_eq!(domain.hear(on(60, 10)).len(), 1, "until it is asked for again");
+    let mut domain = Domain::three();
+    domain.hear(on(50, 1));
+    domain.runs("device", "i", 1);
+    domain.hear(on(60, 10));
+    let hopeless = InstanceStatusChanged { hopeless: true, ..said("edge", "i", 2, InstancePhase::Failed) };
+    assert_eq!(domain.hear(hopeless), ["released i 2 edge stays device", "unplaced i stays device"]);
+    assert!(domain.used_up(), "it would fail anywhere");
+    assert_eq!(domain.hear(on(50, 1)), ["decided i 3 device"], "the old definition again");
+    let mut domain = Domain::three();
+    domain.hear(on(50, 1));
+    domain.runs("device", "i", 1);
+    domain.hear(on(60, 10));
+    assert_eq!(domain.pass(30_000), ["released i 2 edge stays device", "decided i 3 cloud from device"], "too slow");
+    assert_eq!(
+        domain.alive("cloud", false),
+        ["lost cloud", "released i 3 cloud stays device", "unplaced i stays device"],
+        "edge was tried, device is too small"
+    );
+    assert!(!domain.used_up(), "cloud may come back");
+}
+
+#[test]
 fn what_was_measured_follows_the_replicas_and_ends_with_the_document() {
     let mut domain = Domain::three();
     domain.hear(InstanceWanted { targets: below(40.0), ..wanted("i", 50, 50) });
@@ -933,8 +968,10 @@ fn another_owner_s_instance_is_not_touched_by_a_wish_for_its_id() {
     let theirs = InstanceWanted { owner: "other".into(), ..wanted("i", 70, 50) };
     assert_eq!(domain.hear(theirs.clone()), ["unplaced i"]);
     assert_eq!(domain.reason(), "another owner's instance has this id; choose another");
-    assert_eq!(domain.hear(InstanceWanted { replicas: 0, ..theirs }), SILENCE);
+    let ended = domain.hear(InstanceWanted { replicas: 0, ..theirs });
+    assert_eq!(ended, ["released i 0  final"], "theirs is over; it never was anywhere");
     assert_eq!(domain.state.instances, before);
+    assert_eq!(domain.reserved("device"), 50);
 }
 
 #[test]
