@@ -13,7 +13,8 @@ server.listen(Number(port), '127.0.0.1', () => {
     jwks: JSON.parse(readFileSync(keys, 'utf8')),
     clients: [{
       client_id: 'plant', client_secret: 'a secret of the test', grant_types: ['client_credentials'],
-      redirect_uris: [], response_types: [], id_token_signed_response_alg: 'ES256',
+      redirect_uris: [], response_types: [],
+      id_token_signed_response_alg: JSON.parse(readFileSync(keys, 'utf8')).keys[0].alg,
     }],
     features: {
       devInteractions: { enabled: false },

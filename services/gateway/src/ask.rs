@@ -9,7 +9,10 @@ use std::{
 use anyhow::Context as _;
 use mesh_bus::{Outgoing, Stored};
 use mesh_kit::Mesh;
-use mesh_proto::{AnyEvent, Event as _, identity::IdentityRefused, intent::IntentRefused, workload::WorkloadRefused};
+use mesh_proto::{
+    AnyEvent, Event as _, identity::IdentityRefused, intent::IntentRefused, subscription::SubscriptionRefused,
+    workload::WorkloadRefused,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -87,6 +90,19 @@ impl Answers {
         Following { facts }
     }
 
+    /// Sends a command, and waits until it is stored.
+    pub(crate) async fn send(&self, command: &dyn AnyEvent, id: &str, limit: Duration) -> Result<(), Problem> {
+        let message = Outgoing::new(command, id, self.mesh.now()).map_err(|error| internal(&error))?;
+        match tokio::time::timeout(limit, self.mesh.bus().publish(&message)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(internal(&error)),
+            Err(_) => {
+                let detail = "the bus does not take the command";
+                Err(Problem::new(Kind::Unavailable, detail, "try again; it is done once"))
+            }
+        }
+    }
+
     /// Sends a command and waits for the fact that answers it; a refusal is a problem.
     pub(crate) async fn ask(
         &self,
@@ -97,20 +113,8 @@ impl Answers {
         let keys = command.keys().join(".");
         let area = command.area().to_owned();
         let mut following = self.follow(&area, &keys);
-        let internal = |error: &(dyn std::error::Error + 'static)| {
-            tracing::error!(error, "command not sent");
-            Problem::new(Kind::Internal, "the command could not be sent", "see the log of the gateway")
-        };
-        let message = Outgoing::new(command, id, self.mesh.now()).map_err(|error| internal(&error))?;
         let deadline = Instant::now() + limit;
-        match tokio::time::timeout(limit, self.mesh.bus().publish(&message)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(internal(&error)),
-            Err(_) => {
-                let detail = "the bus does not take the command";
-                return Err(Problem::new(Kind::Unavailable, detail, "try again; it is done once"));
-            }
-        }
+        self.send(command, id, limit).await?;
         let answers = |stored: &Stored| stored.cause.as_ref().is_some_and(|cause| cause.id == id);
         let mut look = Instant::now() + LOOK_BACK;
         let stream = area.to_uppercase();
@@ -136,6 +140,11 @@ impl Answers {
             None => Ok((answer, following)),
         }
     }
+}
+
+fn internal(error: &(dyn std::error::Error + 'static)) -> Problem {
+    tracing::error!(error, "command not sent");
+    Problem::new(Kind::Internal, "the command could not be sent", "see the log of the gateway")
 }
 
 fn tell(followers: &Mutex<Followers>, stored: Stored) {
@@ -166,6 +175,9 @@ fn refusal(stored: &Stored) -> Option<(String, String)> {
     }
     if stored.message == IdentityRefused::MESSAGE {
         return stored.event::<IdentityRefused>().ok().flatten().map(|r| (r.reason, r.cure));
+    }
+    if stored.message == SubscriptionRefused::MESSAGE {
+        return stored.event::<SubscriptionRefused>().ok().flatten().map(|r| (r.reason, r.cure));
     }
     None
 }

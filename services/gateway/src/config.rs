@@ -45,6 +45,9 @@ pub struct Config {
     pub watches_max: u32,
     /// Longest that an exposed workload may take to begin its answer, milliseconds.
     pub upstream_limit_ms: u32,
+    /// Hosts, `host` or `host:port`, divided by commas, that callbacks of subscriptions may have though their addresses
+    /// are private; public ones may be anywhere.
+    pub callbacks_private: String,
 }
 
 impl Default for Config {
@@ -69,6 +72,7 @@ impl Default for Config {
             connections_max: 4_096,
             watches_max: 256,
             upstream_limit_ms: 30_000,
+            callbacks_private: String::new(),
         }
     }
 }

@@ -21,14 +21,20 @@ use crate::{
     config::Config,
     domain::{
         access::{Action, Caller, Reach, who_may},
-        forms,
+        forms::{self, Upload},
         limits::{Buckets, Rate},
         problem::{Kind, Problem},
         routes::Routes,
-        table::Route,
+        table::{self, Route},
     },
+    hub::{Hub, Sender},
     signin::SignIn,
 };
+
+/// How long a body may take to come.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of an upload: the archive, and what is around it.
+const FORM_MAX: usize = forms::ARCHIVE_MAX + 64 * 1024;
 
 /// Everything that requests share.
 #[derive(Clone)]
@@ -44,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) signin: SignIn,
     pub(crate) accounts: View<Accounts>,
     pub(crate) routes: View<Routes>,
+    pub(crate) hub: View<Hub>,
+    pub(crate) sender: Sender,
     pub(crate) buckets: Mutex<Buckets>,
     /// Password checks at once: each takes megabytes and a core.
     pub(crate) checks: Arc<Semaphore>,
@@ -61,6 +69,8 @@ pub(crate) struct Asked {
     /// Nobody for requests that need no token.
     pub(crate) caller: Caller,
     pub(crate) body: Option<Json>,
+    /// The form of an upload.
+    pub(crate) upload: Option<Upload>,
 }
 
 impl Asked {
@@ -144,13 +154,13 @@ impl Gateway {
             }
         }
         let query = forms::query(parts.uri.query().unwrap_or_default(), route.query)?;
-        let body = if route.body.is_empty() {
-            None
-        } else {
-            let kind = parts.headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
-            Some(forms::read(kind, &read(&parts.headers, body).await?)?)
+        let kind = parts.headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
+        let (body, upload) = match route.body {
+            "" => (None, None),
+            table::UPLOAD => (None, Some(upload(kind, &parts.headers, body).await?)),
+            _ => (Some(forms::read(kind, &read(&parts.headers, body).await?)?), None),
         };
-        Ok(Asked { route, path, query, headers: parts.headers, caller, body })
+        Ok(Asked { route, path, query, headers: parts.headers, caller, body, upload })
     }
 
     /// Who sends it, if it may do that and has not asked too much.
@@ -199,6 +209,7 @@ impl Gateway {
             match status.code() {
                 Code::NotFound => Problem::new(Kind::NotFound, what, cure),
                 Code::InvalidArgument => Problem::new(Kind::Invalid, what, cure),
+                Code::FailedPrecondition => Problem::new(Kind::Conflict, what, cure),
                 Code::ResourceExhausted => {
                     Problem { retry_after_s: Some(1), ..Problem::new(Kind::TooMany, what, cure) }
                 }
@@ -231,22 +242,84 @@ pub(crate) fn unavailable(detail: impl Into<String>) -> Problem {
 
 /// Reads a body within its limit and in time.
 pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let too_large = || {
-        let detail = format!("the body has more than {} bytes", forms::BODY_MAX);
-        Problem::new(Kind::TooLarge, detail, "send less at once")
+    within(headers, forms::BODY_MAX)?;
+    let whole = Limited::new(body, forms::BODY_MAX).collect();
+    match tokio::time::timeout(BODY_LIMIT, whole).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(forms::BODY_MAX)),
+        Ok(Err(_)) => Err(Problem::malformed("the body broke off", "send it again")),
+        Err(_) => Err(too_slow()),
+    }
+}
+
+/// Reads the form of an upload (RFC 7578) within its limits and in time.
+async fn upload(kind: Option<&str>, headers: &HeaderMap, body: Body) -> Result<Upload, Problem> {
+    let form = kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data"));
+    if !form {
+        return Err(Problem::new(Kind::MediaType, "the body is no form", "send multipart/form-data"));
+    }
+    let boundary = multer::parse_boundary(kind.unwrap_or_default())
+        .map_err(|_| Problem::malformed("the form names no boundary", "let your client write the Content-Type"))?;
+    within(headers, FORM_MAX)?;
+    let limits = multer::SizeLimit::new()
+        .whole_stream(FORM_MAX as u64)
+        .per_field(256)
+        .for_field("file", forms::ARCHIVE_MAX as u64);
+    let constraints = multer::Constraints::new().size_limit(limits);
+    let mut form = multer::Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
+    let wrong = |error: multer::Error| match error {
+        multer::Error::StreamSizeExceeded { .. } => too_large(FORM_MAX),
+        multer::Error::FieldSizeExceeded { field_name: Some(name), .. } if name == "file" => {
+            too_large(forms::ARCHIVE_MAX)
+        }
+        multer::Error::FieldSizeExceeded { field_name, .. } => {
+            Problem::field(&named(field_name.as_deref()), "has more than 256 bytes", "send less")
+        }
+        other => Problem::malformed(format!("the form cannot be read: {other}"), "send it again, whole"),
     };
+    let whole = async {
+        let (mut file, mut name, mut version) = (None, None, None);
+        while let Some(field) = form.next_field().await.map_err(wrong)? {
+            let of = field.name().map(str::to_owned);
+            let slot = match of.as_deref() {
+                Some("file") => &mut file,
+                Some("name") => &mut name,
+                Some("version") => &mut version,
+                other => return Err(Problem::field(&named(other), "is unknown", "send file, name and version")),
+            };
+            if slot.replace(field.bytes().await.map_err(wrong)?).is_some() {
+                return Err(Problem::field(&named(of.as_deref()), "comes twice", "send it once"));
+            }
+        }
+        let part = |path: &str, given: Option<Bytes>| {
+            given.ok_or_else(|| Problem::field(path, "is missing", "send file, name and version"))
+        };
+        let text = |path: &str, given: Option<Bytes>| {
+            let bytes = part(path, given)?;
+            String::from_utf8(bytes.to_vec()).map_err(|_| Problem::field(path, "is not UTF-8", "send UTF-8"))
+        };
+        Ok(Upload { file: part("file", file)?, name: text("name", name)?, version: text("version", version)? })
+    };
+    tokio::time::timeout(BODY_LIMIT, whole).await.unwrap_or_else(|_| Err(too_slow()))
+}
+
+fn named(field: Option<&str>) -> String {
+    field.unwrap_or("a field without a name").chars().take(64).collect()
+}
+
+/// Refuses a body that says itself that it is too large.
+fn within(headers: &HeaderMap, most: usize) -> Result<(), Problem> {
     let declared =
         headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > forms::BODY_MAX as u64) {
-        return Err(too_large());
-    }
-    let whole = Limited::new(body, forms::BODY_MAX).collect();
-    match tokio::time::timeout(Duration::from_secs(10), whole).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::malformed("the body broke off", "send it again")),
-        Err(_) => Err(Problem::new(Kind::Timeout, "the body did not come within 10 s", "send it again")),
-    }
+    if declared.is_some_and(|length| length > most as u64) { Err(too_large(most)) } else { Ok(()) }
+}
+
+fn too_large(most: usize) -> Problem {
+    Problem::new(Kind::TooLarge, format!("the body has more than {most} bytes"), "send less at once")
+}
+
+fn too_slow() -> Problem {
+    Problem::new(Kind::Timeout, format!("the body did not come within {} s", BODY_LIMIT.as_secs()), "send it again")
 }
 
 /// An answer with a JSON body.

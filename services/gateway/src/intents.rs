@@ -1,6 +1,6 @@
 //! Intents: submitted, changed and ended by commands; read from the intent manager.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use axum::{body::Body, response::Response};
 use futures::stream;
@@ -9,12 +9,12 @@ use mesh_bus::Stored;
 use mesh_proto::{
     AnyEvent, derived_id,
     intent::{
-        Intent, IntentAcknowledged, IntentRejected, IntentSubmitted, ResumeIntent, SubmitIntent, SuspendIntent,
-        TerminateIntent, UpdateIntent,
+        Intent, IntentAcknowledged, IntentRejected, IntentSubmitted, ResumeIntent, RollbackIntent, SubmitIntent,
+        SuspendIntent, TerminateIntent, UpdateIntent,
     },
     query::{
-        CheckRequest, GetRequest, IntentView, ListRequest, intent_queries_client::IntentQueriesClient,
-        validator_queries_client::ValidatorQueriesClient,
+        CheckReply, CheckRequest, GetRequest, IntentTypesRequest, IntentView, ListRequest,
+        intent_queries_client::IntentQueriesClient, validator_queries_client::ValidatorQueriesClient,
     },
 };
 use prost::Message as _;
@@ -36,6 +36,8 @@ const MANAGER: &str = "intent-manager";
 const VALIDATOR: &str = "validator";
 /// Intents of a page that are asked for at once.
 const PAGE_MAX: u32 = 1_000;
+/// Steps of one answer to why.
+const STEPS_MAX: usize = 500;
 /// Pages that one filtered list looks through; what lies beyond is the next page's.
 const SCAN_PAGES: usize = 8;
 
@@ -249,6 +251,28 @@ impl Gateway {
         Ok(face.answer(status, &view, asked))
     }
 
+    /// Makes an earlier version the definition again.
+    pub(crate) async fn roll_back(&self, asked: &Asked, version: u64, face: Face) -> Result<Response, Problem> {
+        let (owner, before, if_revision) = self.expected(asked).await?;
+        let id = before.intent_id.clone();
+        let (sequence, wanted) = (before.sequence.to_string(), version.to_string());
+        let command_id = derived_id(&["rollback", &owner, &id, &sequence, &wanted]);
+        let command = RollbackIntent { owner: owner.clone(), intent_id: id.clone(), version, if_revision };
+        let (view, judged, _) = match self.define(&owner, &id, &command, &command_id, face).await {
+            Ok(defined) => defined,
+            Err(problem) => return Err(self.refused(problem, &owner, &id, if_revision).await),
+        };
+        let status = if judged { StatusCode::OK } else { StatusCode::ACCEPTED };
+        Ok(face.answer(status, &view, asked))
+    }
+
+    /// An intent's versions.
+    pub(crate) async fn history(&self, asked: &Asked) -> Result<Response, Problem> {
+        let request = GetRequest { owner: asked.owner()?, id: asked.id(0) };
+        let answer = self.manager().await?.history(request).await;
+        Ok(gateway::json(StatusCode::OK, &present::history(&self.told(MANAGER, answer)?)))
+    }
+
     /// Suspends, resumes or ends.
     pub(crate) async fn act(&self, asked: &Asked, verb: Verb, face: Face) -> Result<IntentView, Problem> {
         let (owner, before, if_revision) = self.expected(asked).await?;
@@ -294,29 +318,16 @@ impl Gateway {
         Ok(face.answer(StatusCode::OK, &view, asked))
     }
 
-    async fn page(
-        &self,
-        owner: &str,
-        state: &str,
-        size: u32,
-        token: String,
-    ) -> Result<(Vec<IntentView>, String), Problem> {
-        let request = ListRequest {
-            owner: owner.into(),
-            page_size: size,
-            page_token: token,
-            state: state.to_owned(),
-            ..ListRequest::default()
-        };
+    async fn page(&self, request: ListRequest) -> Result<(Vec<IntentView>, String), Problem> {
         let answer = self.manager().await?.list(request).await;
         let page = self.told(MANAGER, answer)?;
         Ok((page.intents, page.next_page_token))
     }
 
-    /// Lists, narrowed; the next page is in the Link header (RFC 8288).
+    /// Lists, narrowed by the manager itself as far as it can; the next page is in the Link header (RFC 8288).
     pub(crate) async fn list_intents(&self, asked: &Asked) -> Result<Response, Problem> {
         let owner = asked.owner()?;
-        let filter = IntentFilter {
+        let mut filter = IntentFilter {
             user_label: asked.values("user_label"),
             object_instance: asked.values("object_instance"),
             fulfilment_status: asked.values("fulfilment_status"),
@@ -327,22 +338,27 @@ impl Gateway {
             return Err(Problem::field(name, format!("{wrong:?} is none"), format!("use {}", known.join(", "))));
         }
         let size = page_size(asked)?;
-        let plain = filter.user_label.is_empty()
-            && filter.object_instance.is_empty()
-            && filter.intent_id.is_empty()
-            && filter.fulfilment_status.is_empty();
-        // One state alone is the manager's own filter.
-        let (state, ask) = match &filter.not_fulfilled_state[..] {
-            [] if plain => (String::new(), size),
-            [one] => (one.clone(), PAGE_MAX),
-            _ => (String::new(), PAGE_MAX),
+        if !filter.intent_id.is_empty() {
+            return self.list_named(asked, &owner, &filter, size).await;
+        }
+        let mut request = ListRequest { owner, ..ListRequest::default() };
+        // Of one each the manager narrows; what it has taken over is not looked at again here.
+        let one = |values: &mut Vec<String>| if values.len() == 1 { values.remove(0) } else { String::new() };
+        request.user_label = one(&mut filter.user_label);
+        request.object_instance = one(&mut filter.object_instance);
+        let states = if filter.not_fulfilled_state.is_empty() {
+            &mut filter.fulfilment_status
+        } else {
+            &mut filter.not_fulfilled_state
         };
-        let mut token = asked.value("page_token").unwrap_or_default().to_owned();
+        request.states = std::mem::take(states);
+        request.page_size = if filter.is_empty() { size } else { PAGE_MAX };
+        request.page_token = asked.value("page_token").unwrap_or_default().to_owned();
         let mut found = vec![];
         for _ in 0..SCAN_PAGES {
-            let (views, next) = self.page(&owner, &state, ask, token.clone()).await?;
+            let (views, next) = self.page(request.clone()).await?;
             let mut views = views.into_iter();
-            token = next;
+            request.page_token = next;
             while let Some(view) = views.next() {
                 let last = view.intent_id.clone();
                 if filter.lets_through(&view) {
@@ -350,16 +366,42 @@ impl Gateway {
                 }
                 if found.len() == size as usize {
                     if views.len() > 0 {
-                        token = last;
+                        request.page_token = last;
                     }
                     break;
                 }
             }
-            if token.is_empty() || found.len() >= size as usize {
+            if request.page_token.is_empty() || found.len() >= size as usize {
                 break;
             }
         }
-        Ok(linked(asked, gateway::json(StatusCode::OK, &Json::Array(found)), &token))
+        Ok(linked(asked, gateway::json(StatusCode::OK, &Json::Array(found)), &request.page_token))
+    }
+
+    /// Lists intents by their ids.
+    async fn list_named(
+        &self,
+        asked: &Asked,
+        owner: &str,
+        filter: &IntentFilter,
+        size: u32,
+    ) -> Result<Response, Problem> {
+        let after = asked.value("page_token").unwrap_or_default();
+        let named: BTreeSet<&String> = filter.intent_id.iter().filter(|id| id.as_str() > after).collect();
+        let (mut found, mut last) = (vec![], String::new());
+        for id in named {
+            if found.len() == size as usize {
+                return Ok(linked(asked, gateway::json(StatusCode::OK, &Json::Array(found)), &last));
+            }
+            match self.intent(owner, id).await {
+                Ok(view) if filter.lets_through(&view) => found.push(present::intent(&view)),
+                Ok(_) => {}
+                Err(problem) if problem.kind == Kind::NotFound => {}
+                Err(problem) => return Err(problem),
+            }
+            last.clone_from(id);
+        }
+        Ok(gateway::json(StatusCode::OK, &Json::Array(found)))
     }
 
     /// Lists for TMF921, by offset and limit.
@@ -369,7 +411,13 @@ impl Gateway {
         let mut found: Vec<Json> = vec![];
         let (mut passed, mut token) = (0, String::new());
         loop {
-            let (views, next) = self.page(&owner, "", PAGE_MAX, token).await?;
+            let request = ListRequest {
+                owner: owner.clone(),
+                page_size: PAGE_MAX.min(offset.saturating_add(limit).saturating_sub(passed)),
+                page_token: token,
+                ..ListRequest::default()
+            };
+            let (views, next) = self.page(request).await?;
             for view in views {
                 if passed >= offset && found.len() < limit as usize {
                     found.push(Face::Tmf.show(&view, asked));
@@ -413,17 +461,64 @@ impl Gateway {
         }
     }
 
-    /// What the verdict would be.
-    pub(crate) async fn check(&self, intent: Intent) -> Result<Response, Problem> {
+    /// Every type of intent, as the validator has them.
+    pub(crate) async fn types(&self) -> Result<Response, Problem> {
         let mut client = ValidatorQueriesClient::new(self.channel(VALIDATOR).await?);
-        let answer = client.check(CheckRequest { intent: Some(intent), ..CheckRequest::default() }).await;
-        let faults: Vec<Json> = self
-            .told(VALIDATOR, answer)?
-            .problems
-            .into_iter()
-            .map(|p| json!({"path": p.path, "reason": p.reason, "cure": p.cure}))
-            .collect();
-        Ok(gateway::json(StatusCode::OK, &json!({"acceptable": faults.is_empty(), "errors": faults})))
+        let answer = client.types(IntentTypesRequest {}).await;
+        Ok(gateway::json(StatusCode::OK, &present::types(&self.told(VALIDATOR, answer)?)))
+    }
+
+    async fn predicted(&self, owner: String, intent_id: &str, intent: Intent) -> Result<CheckReply, Problem> {
+        let mut client = ValidatorQueriesClient::new(self.channel(VALIDATOR).await?);
+        let request = CheckRequest { intent: Some(intent), owner, intent_id: intent_id.to_owned() };
+        let answer = client.check(request).await;
+        self.told(VALIDATOR, answer)
+    }
+
+    /// What the verdict would be, and what would come of it.
+    pub(crate) async fn check(&self, asked: &Asked, intent: Intent) -> Result<Response, Problem> {
+        let intent_id = asked.value("intent_id").unwrap_or_default();
+        if !intent_id.is_empty() && !mesh_proto::is_key(intent_id) {
+            return Err(Problem::field("intent_id", "is no id", "use 1 to 64 letters, digits, `_` and `-`"));
+        }
+        let reply = self.predicted(asked.owner()?, intent_id, intent).await?;
+        Ok(gateway::json(StatusCode::OK, &present::check(&reply)))
+    }
+
+    /// The same for TMF921. Nothing is made, so it is no 201.
+    pub(crate) async fn probe(&self, asked: &Asked, name: &str, intent: Intent) -> Result<Response, Problem> {
+        let reply = self.predicted(asked.owner()?, "", intent.clone()).await?;
+        let id = uuid::Uuid::now_v7().to_string();
+        let shown = tmf::select(tmf::probe(&id, name, &intent, &reply), &asked.values("fields"));
+        Ok(gateway::json(StatusCode::OK, &shown))
+    }
+
+    /// How something of the caller's owner came to stand as it does; the newest steps. Nothing is told of what is
+    /// another's: of causes, those that name the owner, and what clusters and the network said.
+    pub(crate) async fn why(&self, asked: &Asked) -> Result<Response, Problem> {
+        let (owner, id, bus) = (asked.owner()?, asked.id(0), self.inner.mesh.bus());
+        let unread = |error: mesh_why::WhyError| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "facts are not read");
+            gateway::unavailable("the facts cannot be read")
+        };
+        let facts = mesh_why::of_owner(bus, &owner, &id).await.map_err(unread)?;
+        if facts.is_empty() {
+            return Err(Problem::not_found(format!("intent or instance {id}")));
+        }
+        let known: BTreeSet<(String, u64)> = facts.iter().map(|fact| (fact.stream.clone(), fact.sequence)).collect();
+        let mut steps = mesh_why::with_causes(bus, facts).await.map_err(unread)?;
+        steps.retain(|step| {
+            known.contains(&(step.stream.clone(), step.sequence))
+                || ["CLUSTER", "COST"].contains(&step.stream.as_str())
+                || step.subject.split('.').nth(3) == Some(owner.as_str())
+        });
+        steps.drain(..steps.len().saturating_sub(STEPS_MAX));
+        let shown = |step: &Stored| {
+            json!({"time": step.stored.to_string(), "address": mesh_why::address(step),
+                "who": mesh_why::describe::writer(step), "message": step.message,
+                "says": mesh_why::describe::describe(step), "cause": mesh_why::cause(step)})
+        };
+        Ok(gateway::json(StatusCode::OK, &steps.iter().map(shown).collect::<Json>()))
     }
 
     /// An intent now and at each change, as server-sent events; ids are its tags.

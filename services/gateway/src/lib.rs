@@ -1,10 +1,12 @@
 //! The REST and TMF921 faces of the mesh, sign-in, and the way to exposed workloads.
 //!
-//! - Consumes: HTTP requests; `DefineAccount`, `RemoveAccount`, `OpenSession`, `RenewSession`, `CloseSession`.
+//! - Consumes: HTTP requests; `DefineAccount`, `RemoveAccount`, `OpenSession`, `RenewSession`, `CloseSession`; `Subscribe`,
+//!   `Unsubscribe`, `ClaimDelivery`, `ReportDelivery`.
 //! - Publishes: people's commands in their name; `AccountDefined`, `AccountRemoved`, `SessionOpened`, `SessionRenewed`,
-//!   `SessionClosed`, `IdentityRefused`.
-//! - Owns: accounts and sessions of the built-in issuer, on the bus; nothing in the process, so that any number of
-//!   gateways run side by side.
+//!   `SessionClosed`, `IdentityRefused`; `Subscribed`, `Unsubscribed`, `DeliveryClaimed`, `DeliveryReported`,
+//!   `SubscriptionRefused`; to itself `ClaimDelivery` and `ReportDelivery`; events of TMF921 to callbacks.
+//! - Owns: accounts and sessions of the built-in issuer and subscriptions, on the bus; nothing in the process, so that
+//!   any number of gateways run side by side.
 //! - Never: decides about an intent, a workload or a cluster; lets a token through that it has not checked.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -14,6 +16,7 @@ mod ask;
 mod config;
 pub mod domain;
 mod gateway;
+mod hub;
 mod intents;
 mod issuer;
 mod pages;
@@ -45,8 +48,11 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let accounts = mesh.project("accounts", accounts::Accounts::default(), streams(vec!["IDENTITY"])).await?;
     let routes = domain::routes::Routes::default();
     let routes = mesh.project("routes", routes, streams(vec!["WORKLOAD", "CLUSTER"])).await?;
-    let answers = ask::Answers::start(&mesh, &["INTENT", "WORKLOAD", "IDENTITY"]).await?;
+    let hub = mesh.project("hub", hub::Hub::default(), streams(vec!["SUBSCRIPTION"])).await?;
+    let sender = hub::Sender::new(&config)?;
+    let answers = ask::Answers::start(&mesh, &["INTENT", "WORKLOAD", "IDENTITY", "SUBSCRIPTION"]).await?;
     mesh.decide(domain::identity::Identities).await?;
+    mesh.decide(domain::subscriptions::Subscriptions).await?;
     let (listener, url) = serve::listen(&config.rest_listen).await?;
     let watches = Arc::new(Semaphore::new(config.watches_max as usize));
     let inner = gateway::Inner {
@@ -57,6 +63,8 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         signin,
         accounts,
         routes,
+        hub,
+        sender,
         buckets: Mutex::default(),
         checks: Arc::new(Semaphore::new(CHECKS_MAX)),
         watches,
@@ -68,6 +76,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     }
     let router = serve::router(&gateway, &url);
     mesh.spawn("faces", serve::serve(gateway.clone(), listener, router));
+    mesh.spawn("hub", hub::deliver(gateway.clone()));
     mesh.spawn("first account", async move { gateway.first_account().await });
     tracing::info!(url, "gateway");
     Ok(())

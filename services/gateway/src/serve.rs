@@ -21,12 +21,11 @@ use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram},
 };
-use serde_json::Value as Json;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     domain::{
-        forms::{self, ActionInput, IntentTemplate, TargetUpdate},
+        forms::{self, ActionInput, IntentTemplate, RollbackInput, TargetUpdate},
         problem::{self, Kind, Problem},
         table::{self, Op, ROUTES, Route},
         tmf,
@@ -79,10 +78,10 @@ impl Gateway {
                 let intent = template.expand(None)?;
                 self.create(asked, (None, intent), Face::Rest).await
             }
-            Op::IntentTypes => Ok(gateway::json(StatusCode::OK, &types())),
+            Op::IntentTypes => self.types().await,
             Op::CheckIntent => {
                 let (_, intent) = forms::intent(asked.json())?;
-                self.check(intent).await
+                self.check(asked, intent).await
             }
             Op::GetIntent => self.show(asked, Face::Rest).await,
             Op::UpdateIntent => {
@@ -100,22 +99,36 @@ impl Gateway {
                 self.redefine(asked, Face::Rest, change).await
             }
             Op::IntentReport => self.report(asked).await,
+            Op::IntentHistory => self.history(asked).await,
+            Op::RollbackIntent => {
+                let input: RollbackInput = forms::form(asked.json())?;
+                self.roll_back(asked, input.version, Face::Rest).await
+            }
             Op::WatchIntent => self.watch(asked).await,
+            Op::WhyIntent | Op::WhyInstance => self.why(asked).await,
             Op::ListWorkloads => self.list_workloads(asked, false).await,
             Op::RegisterWorkload => self.register(asked).await,
+            Op::UploadChart => self.upload(asked).await,
+            Op::DropWorkload => self.drop_document(asked).await,
             Op::GetWorkload => self.show_document(asked).await,
             Op::RunInstance => self.run(asked).await,
             Op::ListInstances => self.list_workloads(asked, true).await,
             Op::GetInstance => self.show_instance(asked).await,
             Op::StopInstance => self.stop(asked).await,
+            Op::UpgradeInstance => self.upgrade(asked).await,
+            Op::RollbackInstance => self.revert(asked).await,
+            Op::MigrateInstance => self.migrate(asked).await,
             Op::Manifests => self.manifests(asked).await,
             Op::RegisterCluster => self.confirm_cluster(asked).await,
             Op::ListClusters => self.list_clusters().await,
             Op::GetCluster => self.show_cluster(asked).await,
             Op::TmfList => self.list_tmf(asked).await,
             Op::TmfCreate => {
-                let read = tmf::read(&asked.json())?;
-                self.create(asked, read, Face::Tmf).await
+                let (creates, name, id, intent) = tmf::read(&asked.json())?;
+                match creates {
+                    tmf::Creates::Intent => self.create(asked, (id, intent), Face::Tmf).await,
+                    tmf::Creates::Probe => self.probe(asked, &name, intent).await,
+                }
             }
             Op::TmfGet => self.show(asked, Face::Tmf).await,
             Op::TmfPatch => match tmf::patch(&asked.json())? {
@@ -125,6 +138,9 @@ impl Gateway {
             Op::TmfDelete => self.end(asked, Face::Tmf).await,
             Op::TmfReports => self.reports_tmf(asked).await,
             Op::TmfReport => self.report_tmf(asked).await,
+            Op::TmfSubscribe => self.subscribe(asked).await,
+            Op::TmfSubscription => self.show_subscription(asked),
+            Op::TmfUnsubscribe => self.unsubscribe(asked).await,
         }
     }
 
@@ -149,13 +165,6 @@ impl Gateway {
         counts.count(format!("{:?}", route.op), &response, begun);
         gateway::with(response, HeaderName::from_static("x-content-type-options"), "nosniff")
     }
-}
-
-/// The types of intents that the validator accepts.
-fn types() -> Json {
-    serde_json::json!([{
-        "user_label": "DeliverComputingWorkload", "verbs": ["DELIVER", "ENSURE"], "targets": ["cpuUsage", "ramUsage"],
-    }])
 }
 
 /// All that is answered.

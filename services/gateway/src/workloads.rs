@@ -5,23 +5,27 @@ use std::time::Duration;
 use axum::{body::Body, response::Response};
 use http::{StatusCode, header};
 use mesh_proto::{
-    Event as _, derived_id,
+    AnyEvent, Event as _,
+    chart::UploadChart,
+    derived_id,
     query::{
         ClusterView, GetRequest, InstanceView, ListRequest, WorkloadView,
         orchestrator_queries_client::OrchestratorQueriesClient, workload_queries_client::WorkloadQueriesClient,
     },
     workload::{
-        InstancePhase, RegisterWorkload, RunInstance, StopInstance, WorkloadRegistered, WorkloadRejected,
-        WorkloadSubmitted,
+        AttachChart, ChartSpec, DropWorkload, InstancePhase, MigrateInstance, RegisterWorkload, RollbackInstance,
+        RunInstance, StopInstance, UpgradeInstance, WorkloadDocument, WorkloadRegistered, WorkloadRejected,
+        WorkloadUnchanged,
     },
 };
 use prost::Message as _;
 use serde_json::{Value as Json, json};
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::{
     domain::{
-        forms::{self, ClusterInput, TemplateInput},
+        forms::{self, ClusterInput, MigrateInput, RevisionInput, TemplateInput, UpgradeInput},
         present,
         problem::{Fault, Kind, Problem},
     },
@@ -35,6 +39,15 @@ const ORCHESTRATOR: &str = "meta-orchestrator";
 const PAGE: u32 = 1_000;
 /// Pages that one list looks through.
 const SCAN_PAGES: usize = 8;
+/// The kind of documents that have an archive.
+const CHART: &str = "chart";
+/// How often a chart is registered again whose archive was not stored yet when it was looked for.
+const REGISTERED_AGAIN_MAX: usize = 5;
+
+/// Is it a `chart`, by its document?
+fn is_chart(view: &WorkloadView) -> bool {
+    view.document.as_ref().is_some_and(|document| document.kind == CHART)
+}
 
 impl Gateway {
     async fn registry(&self) -> Result<WorkloadQueriesClient<tonic::transport::Channel>, Problem> {
@@ -72,14 +85,47 @@ impl Gateway {
     pub(crate) async fn register(&self, asked: &mut Asked) -> Result<Response, Problem> {
         let owner = asked.owner()?;
         let document = forms::workload(asked.json())?;
-        let (name, version) = (document.name.clone(), document.version.clone());
-        let id = format!("{name}@{version}");
-        let bytes: String = document.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
-        let command_id = derived_id(&["register", &owner, &name, &bytes]);
-        let command = RegisterWorkload { owner: owner.clone(), name, document: Some(document.clone()) };
-        let (answer, mut following) = self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await?;
-        let new = answer.message == WorkloadSubmitted::MESSAGE;
         let until = Instant::now() + Duration::from_millis(self.inner.config.verdict_limit_ms.into());
+        let (view, new) = self.registered(&owner, document, "", until).await?;
+        Ok(told(&view, new))
+    }
+
+    /// Sends a document and waits for its verdict; whether it is a new one.
+    async fn registered(
+        &self,
+        owner: &str,
+        document: WorkloadDocument,
+        again: &str,
+        until: Instant,
+    ) -> Result<(WorkloadView, bool), Problem> {
+        let (name, version) = (document.name.clone(), document.version.clone());
+        let bytes: String = document.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
+        let command_id = derived_id(&["register", owner, &name, &bytes, again]);
+        let waits = document.chart.as_ref().is_some_and(|chart| chart.sha256.is_empty());
+        let command = RegisterWorkload { owner: owner.to_owned(), name: name.clone(), document: Some(document) };
+        self.judged(owner, &name, &version, &command, &command_id, waits, until).await
+    }
+
+    /// Sends a command about a document, and waits for the verdict on the document, unless it waits for its archive
+    /// first; whether it was news.
+    #[allow(clippy::too_many_arguments)]
+    async fn judged(
+        &self,
+        owner: &str,
+        name: &str,
+        version: &str,
+        command: &dyn AnyEvent,
+        command_id: &str,
+        waits: bool,
+        until: Instant,
+    ) -> Result<(WorkloadView, bool), Problem> {
+        let id = format!("{name}@{version}");
+        let faults = |problems: Vec<mesh_proto::intent::Problem>| {
+            let fault = |p: mesh_proto::intent::Problem| Fault { path: p.path, reason: p.reason, cure: p.cure };
+            Problem::faults(problems.into_iter().map(fault).collect()).at(format!("/api/v1/workload/{id}/"))
+        };
+        let (answer, mut following) = self.inner.answers.ask(command, command_id, self.limit_of_commands()).await?;
+        let new = answer.message != WorkloadUnchanged::MESSAGE;
         let mut accepted = !new;
         while !accepted {
             let Some(fact) = following.next(until.min(Instant::now() + Duration::from_millis(500))).await else {
@@ -88,27 +134,97 @@ impl Gateway {
             if let Ok(Some(rejected)) = fact.event::<WorkloadRejected>()
                 && rejected.version == version
             {
-                let fault = |p: mesh_proto::intent::Problem| Fault { path: p.path, reason: p.reason, cure: p.cure };
-                let faults = rejected.problems.into_iter().map(fault).collect();
-                return Err(Problem::faults(faults).at(format!("/api/v1/workload/{id}/")));
+                return Err(faults(rejected.problems));
             }
             accepted = matches!(fact.event::<WorkloadRegistered>(), Ok(Some(fact)) if fact.version == version);
         }
-        let settled = |status: &str| status == "accepted" || status == "rejected";
-        let view = loop {
-            match self.document(&owner, &id).await {
-                Ok(view) if settled(&view.status) || Instant::now() > until => break view,
+        let settled = |view: &WorkloadView| match view.status.as_str() {
+            "accepted" | "rejected" => true,
+            // It waits for its archive, and not for a verdict.
+            "onboarding" | "pending" => waits,
+            _ => false,
+        };
+        loop {
+            match self.document(owner, &id).await {
+                Ok(view) if new && view.status == "rejected" => return Err(faults(view.problems)),
+                Ok(view) if settled(&view) || Instant::now() > until => return Ok((view, new)),
                 Err(problem) if problem.kind != Kind::NotFound || Instant::now() > until => return Err(problem),
                 _ => tokio::time::sleep(Duration::from_millis(10)).await,
             }
+        }
+    }
+
+    /// Takes a chart's archive in, and registers it under its name and version: the document that waits for one gets
+    /// it, and without one a document is made.
+    pub(crate) async fn upload(&self, asked: &mut Asked) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let upload = asked.upload.take().unwrap_or_default();
+        upload.check()?;
+        let (name, version) = (upload.name, upload.version);
+        let id = format!("{name}@{version}");
+        let sha256: String = Sha256::digest(&upload.file).iter().map(|byte| format!("{byte:02x}")).collect();
+        let command = UploadChart { owner: owner.clone(), sha256: sha256.clone(), archive: upload.file };
+        // A new id each time: an upload that the bus takes for a repeated one would be stored once, too.
+        let command_id = uuid::Uuid::now_v7().to_string();
+        self.inner.answers.send(&command, &command_id, self.limit_of_commands()).await?;
+        let until = Instant::now() + Duration::from_millis(self.inner.config.verdict_limit_ms.into());
+        let known = match self.document(&owner, &id).await {
+            Ok(view) => Some(view),
+            Err(problem) if problem.kind == Kind::NotFound => None,
+            Err(problem) => return Err(problem),
         };
-        let status = match (&*view.status, new) {
-            ("accepted" | "rejected", true) => StatusCode::CREATED,
-            ("accepted" | "rejected", false) => StatusCode::OK,
-            _ => StatusCode::ACCEPTED,
+        let mut document = match &known {
+            Some(view) if is_chart(view) => view.document.clone().unwrap_or_default(),
+            _ => WorkloadDocument {
+                name: name.clone(),
+                version: version.clone(),
+                kind: CHART.into(),
+                ..WorkloadDocument::default()
+            },
         };
-        let response = gateway::json(status, &present::workload(&view));
-        Ok(gateway::with(response, header::LOCATION, &format!("/api/v1/workload/{id}/")))
+        document.chart.get_or_insert_with(ChartSpec::default).sha256.clone_from(&sha256);
+        let mut judged = match &known {
+            Some(view) if view.status != "rejected" => {
+                let command_id = derived_id(&["attach", &owner, &name, &version, &sha256]);
+                let command = AttachChart {
+                    owner: owner.clone(),
+                    name: name.clone(),
+                    version: version.clone(),
+                    sha256: sha256.clone(),
+                };
+                self.judged(&owner, &name, &version, &command, &command_id, false, until).await
+            }
+            _ => self.registered(&owner, document.clone(), &uuid::Uuid::now_v7().to_string(), until).await,
+        };
+        // Archives and documents are decided on apart: a document may be checked before its archive is stored.
+        for _ in 0..REGISTERED_AGAIN_MAX {
+            let early = matches!(&judged, Err(problem) if problem.faults.iter().any(|f| f.reason.contains(&sha256)));
+            if !early || Instant::now() > until {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let again = uuid::Uuid::now_v7().to_string();
+            judged = self.registered(&owner, document.clone(), &again, until).await;
+        }
+        let (view, new) = judged?;
+        Ok(told(&view, new))
+    }
+
+    /// Removes a document that never could run.
+    pub(crate) async fn drop_document(&self, asked: &Asked) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let view = self.document(&owner, &asked.id(0)).await?;
+        let (name, version) = (view.name.clone(), view.version.clone());
+        let command = DropWorkload { owner: owner.clone(), name, version };
+        let command_id = uuid::Uuid::now_v7().to_string();
+        self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await?;
+        // So that who dropped it does not see it any more.
+        let until = Instant::now() + Duration::from_secs(2);
+        let id = format!("{}@{}", view.name, view.version);
+        while Instant::now() < until && self.document(&owner, &id).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(gateway::empty(StatusCode::NO_CONTENT))
     }
 
     /// Shows a document.
@@ -123,42 +239,97 @@ impl Gateway {
         Ok(gateway::json(StatusCode::OK, &present::instance(&view)))
     }
 
-    /// What an instance runs. JSON is YAML, too.
+    /// What an instance's cluster is told, as YAML.
     pub(crate) async fn manifests(&self, asked: &Asked) -> Result<Response, Problem> {
-        let owner = asked.owner()?;
-        let instance = self.instance(&owner, &asked.id(0)).await?;
-        let view = self.document(&owner, &instance.workload).await?;
-        let document = view.document.unwrap_or_default();
-        let value = mesh_proto::json::to_value("continuum.workload.v1.WorkloadDocument", &document.encode_to_vec());
-        let mut response = Response::new(Body::from(format!("{:#}\n", value.unwrap_or_default())));
+        let request = GetRequest { owner: asked.owner()?, id: asked.id(0) };
+        let answer = self.registry().await?.manifests(request).await;
+        let reply = self.told(MANAGER, answer)?;
+        let mut response = Response::new(Body::from(reply.yaml));
         let yaml = header::HeaderValue::from_static("application/yaml");
         response.headers_mut().insert(header::CONTENT_TYPE, yaml);
         Ok(response)
+    }
+
+    /// Sends a command about an instance, and shows the instance once it is as it should be.
+    async fn instructed(
+        &self,
+        command: &dyn AnyEvent,
+        before: &InstanceView,
+        fits: impl Fn(&InstanceView) -> bool,
+    ) -> Result<InstanceView, Problem> {
+        let command_id = uuid::Uuid::now_v7().to_string();
+        self.inner.answers.ask(command, &command_id, self.limit_of_commands()).await?;
+        self.instance_once(&before.owner, &before.instance_id, fits).await
+    }
+
+    /// Gives an instance another version of its document, or other values.
+    pub(crate) async fn upgrade(&self, asked: &mut Asked) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let input: UpgradeInput = forms::form(asked.json())?;
+        let before = self.instance(&owner, &asked.id(0)).await?;
+        let workload =
+            if input.workload_document.is_empty() { before.workload.clone() } else { input.workload_document.clone() };
+        // By its name alone it would be the newest, which is not said to be meant.
+        if !workload.contains('@') {
+            return Err(Problem::field("workload_document", "names no version", "write it as name@version"));
+        }
+        let document = self.document(&owner, &workload).await?;
+        let release = input.release(is_chart(&document), before.release.clone())?;
+        let command = UpgradeInstance {
+            owner,
+            instance_id: before.instance_id.clone(),
+            workload,
+            replicas: input.replicas,
+            release,
+            atomic: input.atomic,
+        };
+        let view = self.instructed(&command, &before, |view| view.revision > before.revision).await?;
+        Ok(gateway::json(StatusCode::OK, &present::instance(&view)))
+    }
+
+    /// Goes back to an earlier revision.
+    pub(crate) async fn revert(&self, asked: &mut Asked) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let input: RevisionInput = forms::form(asked.json())?;
+        let before = self.instance(&owner, &asked.id(0)).await?;
+        let command = RollbackInstance { owner, instance_id: before.instance_id.clone(), revision: input.revision };
+        let view = self.instructed(&command, &before, |view| view.revision > before.revision).await?;
+        Ok(gateway::json(StatusCode::OK, &present::instance(&view)))
+    }
+
+    /// Asks for an instance to be moved. Whether it goes is its planner's to say: follow the instance.
+    pub(crate) async fn migrate(&self, asked: &mut Asked) -> Result<Response, Problem> {
+        let owner = asked.owner()?;
+        let input: MigrateInput = forms::form(asked.json())?;
+        if !input.cluster_name.is_empty() && !mesh_proto::is_key(&input.cluster_name) {
+            return Err(Problem::field("cluster_name", "is no name", "use 1 to 64 letters, digits, `_` and `-`"));
+        }
+        let before = self.instance(&owner, &asked.id(0)).await?;
+        let command =
+            MigrateInstance { owner, instance_id: before.instance_id.clone(), to_cluster_id: input.cluster_name };
+        let view = self.instructed(&command, &before, |_| true).await?;
+        Ok(gateway::json(StatusCode::ACCEPTED, &present::instance(&view)))
     }
 
     /// Makes an instance, and its intents.
     pub(crate) async fn run(&self, asked: &mut Asked) -> Result<Response, Problem> {
         let (owner, key) = (asked.owner()?, asked.idempotency_key()?);
         let input: TemplateInput = forms::form(asked.json())?;
-        input.check()?;
         let document = self.document(&owner, &asked.id(0)).await?;
         if document.status != "accepted" {
             let detail = format!("document {} is {}", asked.id(0), document.status);
             return Err(Problem::new(Kind::Conflict, detail, "register a document that is accepted"));
         }
+        let release = input.release(is_chart(&document))?;
         let workload = format!("{}@{}", document.name, document.version);
         let id = match &key {
             Some(key) => derived_id(&["instance", &owner, key]),
             None => uuid::Uuid::now_v7().to_string(),
         };
-        let command_id = derived_id(&["run", &owner, &id, &workload, &input.replicas.to_string()]);
-        let command = RunInstance {
-            owner: owner.clone(),
-            instance_id: id.clone(),
-            workload,
-            replicas: input.replicas,
-            release: None,
-        };
+        let said = release.as_ref().map(|r| format!("{:?}", r.encode_to_vec())).unwrap_or_default();
+        let command_id = derived_id(&["run", &owner, &id, &workload, &input.replicas.to_string(), &said]);
+        let command =
+            RunInstance { owner: owner.clone(), instance_id: id.clone(), workload, replicas: input.replicas, release };
         let answered = self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await;
         answered.map_err(|problem| match (&key, problem.kind) {
             (Some(_), Kind::Conflict) => Problem::new(
@@ -311,4 +482,15 @@ impl Gateway {
             Err(problem) => Err(problem),
         }
     }
+}
+
+/// A document with its verdict, or without one as yet.
+fn told(view: &WorkloadView, new: bool) -> Response {
+    let status = match (&*view.status, new) {
+        ("accepted" | "rejected", true) => StatusCode::CREATED,
+        ("accepted" | "rejected", false) => StatusCode::OK,
+        _ => StatusCode::ACCEPTED,
+    };
+    let response = gateway::json(status, &present::workload(view));
+    gateway::with(response, header::LOCATION, &format!("/api/v1/workload/{}@{}/", view.name, view.version))
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "mesh/hub.rs"]
+mod hub;
 #[path = "mesh/keycloak.rs"]
 mod keycloak;
 
@@ -322,6 +324,298 @@ async fn an_intent_is_submitted_read_changed_and_ended_over_rest_and_over_tmf921
     assert_eq!(ended.status, 204, "{ended:?}");
     read_until("TERMINATED").await;
     assert_eq!(world.ask(&token, "DELETE", "/api/v1/intent/plant/", None).await.status, 204, "it has ended already");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_predictions_and_filters_are_told_over_rest_and_over_tmf921() {
+    let Some(world) = World::start("gateway, versions and predictions", 1, |_| {}).await else { return };
+    let token = world.admin().await;
+    let path = "/api/v1/intent/plant/";
+    let made = world.ask(&token, "POST", "/api/v1/intent/", Some(json!({"id": "plant", "intent": intent("20")}))).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let change = json!({"target_id": "cpuUsage", "target_value_range": "30"});
+    let changed = world.ask(&token, "PUT", "/api/v1/intent/plant/target/", Some(change)).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+    // Back to the first version, if nothing has happened to it since it was read.
+    let read = world.ask(&token, "GET", path, None).await;
+    let tag = read.headers["etag"].to_str().unwrap().to_owned();
+    let back = |tag: String| {
+        let (world, token) = (&world, &token);
+        async move {
+            let more = [("if-match", tag.as_str())];
+            world.with(token, "PUT", "/api/v1/intent/plant/rollback/", &more, Some(json!({"version": 1}))).await
+        }
+    };
+    let rolled = back(tag.clone()).await;
+    assert_eq!((rolled.status, rolled.body["version"].as_u64()), (200, Some(3)), "{rolled:?}");
+    let range = &rolled.body["intent_expectations"][0]["expectation_targets"][0]["target_value_range"];
+    assert_eq!(range, "20", "{rolled:?}");
+    assert_eq!(back(tag).await.status, 412, "it has moved on");
+    let nowhere = world.ask(&token, "PUT", "/api/v1/intent/plant/rollback/", Some(json!({"version": 77}))).await;
+    assert_eq!(nowhere.status, 409, "{nowhere:?}");
+    let history = world.ask(&token, "GET", "/api/v1/intent/plant/history/", None).await;
+    let versions: Vec<(u64, u64)> = history.body["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| (number(&v["version"]), number(&v["rolled_back_to"])))
+        .collect();
+    assert_eq!(versions, [(1, 0), (2, 0), (3, 1)], "{history:?}");
+    assert_eq!(history.body["in_force"], 3);
+    // A dry run tells what would come of it, and makes nothing.
+    let checked = world.ask(&token, "POST", "/api/v1/intent/check/", Some(intent("40"))).await;
+    assert_eq!((checked.status, checked.body["acceptable"].as_bool()), (200, Some(true)), "{checked:?}");
+    assert_eq!(checked.body["predictions"].as_array().unwrap().len(), 1, "{checked:?}");
+    assert!(!checked.body["predicted_state"].as_str().unwrap().is_empty());
+    let base = "/tmf-api/intentManagement/v5/intent";
+    let shown = world.ask(&token, "GET", &format!("{base}/plant"), None).await;
+    let mut probe = json!({"@type": "ProbeIntent", "name": "what-if", "expression": shown.body["expression"]});
+    probe["expression"]["@type"] = json!("JsonLdExpression");
+    let probed = world.ask(&token, "POST", base, Some(probe)).await;
+    assert_eq!((probed.status, probed.body["@type"].as_str()), (200, Some("ProbeIntent")), "{probed:?}");
+    let told = &probed.body["intentReport"]["expression"]["expressionValue"];
+    assert_eq!(told["predictedState"], probed.body["lifecycleStatus"], "{probed:?}");
+    assert_eq!(world.ask(&token, "GET", &format!("{base}/what-if"), None).await.status, 404, "nothing was made");
+    // The types are the validator's.
+    let types = world.ask(&token, "GET", "/api/v1/intent/types/", None).await;
+    let labels: Vec<&str> = types.body.as_array().unwrap().iter().map(|t| t["user_label"].as_str().unwrap()).collect();
+    let known: Vec<&str> = mesh_intent::types::TYPES.iter().map(|t| t.label).collect();
+    assert_eq!(labels, known);
+    let template = json!({"instance_id": "spinner@1.0.0", "intent_type": "DeliverComputingWorkload", "targets": [
+        {"target_name": "cpuUsage", "target_condition": "IS_LESS_THAN", "target_value_range": 50}]});
+    let made = world.ask(&token, "POST", "/api/v1/intent/template/", Some(template.clone())).await;
+    assert_eq!(
+        (made.status, &made.body["intent_expectations"][0]["expectation_verb"]),
+        (201, &json!("DELIVER")),
+        "{made:?}"
+    );
+    let mut unknown = template;
+    unknown["intent_type"] = json!("Nothing");
+    let refused = world.ask(&token, "POST", "/api/v1/intent/template/", Some(unknown)).await;
+    assert_eq!((refused.status, refused.body["errors"][0]["path"].as_str()), (422, Some("intent_type")), "{refused:?}");
+    // Filters, and pages of what is left.
+    for number in 0..5 {
+        let intent = json!({"id": format!("more-{number}"), "intent": intent("20")});
+        assert_eq!(world.ask(&token, "POST", "/api/v1/intent/", Some(intent)).await.status, 201);
+    }
+    let list = async |query: &str| {
+        let mut path = format!("/api/v1/intent/?{query}");
+        let mut ids = vec![];
+        loop {
+            let page = world.ask(&token, "GET", &path, None).await;
+            assert_eq!(page.status, 200, "{page:?}");
+            let found = page.body.as_array().unwrap();
+            ids.extend(found.iter().map(|i| i["id"].as_str().unwrap().to_owned()));
+            let Some(link) = page.headers.get("link") else { return ids };
+            path = link.to_str().unwrap().split(['<', '>']).nth(1).unwrap().to_owned();
+        }
+    };
+    let more = ["more-0", "more-1", "more-2", "more-3", "more-4"];
+    until(
+        "all are listed",
+        async || list("object_instance=nothing%401.0.0&page_size=2").await,
+        |ids: &Vec<String>| *ids == [&more[..], &["plant"]].concat(),
+    )
+    .await;
+    assert_eq!(list("intent_id=more-3&intent_id=plant&intent_id=none&page_size=1").await, ["more-3", "plant"]);
+    assert_eq!(list("object_instance=nothing%401.0.0&object_instance=x&page_size=4").await.len(), 6);
+    assert_eq!(list("user_label=DeliverComputingWorkload&not_fulfilled_state=SUSPENDED").await, [""; 0]);
+    let wrong = world.ask(&token, "GET", "/api/v1/intent/?not_fulfilled_state=DEGRADE", None).await;
+    assert_eq!((wrong.status, wrong.body["errors"][0]["path"].as_str()), (422, Some("not_fulfilled_state")));
+    world.stop().await;
+}
+
+/// A number, which JSON of messages may have as text.
+fn number(value: &Json) -> u64 {
+    value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default()
+}
+
+/// A form with a file.
+fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = vec![];
+    for (name, content) in parts {
+        let file = if *name == "file" { "; filename=\"chart.tgz\"" } else { "" };
+        let head = format!("--x\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n");
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"--x--\r\n");
+    body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn charts_are_uploaded_as_forms_and_documents_are_dropped() {
+    let Some(world) = World::start("gateway, uploads", 1, |config| config.verdict_limit_ms = 30_000).await else {
+        return;
+    };
+    let token = world.admin().await;
+    let bearer = format!("Bearer {token}");
+    let send = async |parts: &[(&str, &[u8])]| {
+        let headers = [("authorization", bearer.as_str()), ("content-type", "multipart/form-data; boundary=x")];
+        world.raw(0, "POST", "/api/v1/workload/upload/", &headers, multipart(parts)).await
+    };
+    let chart = |version: &str| {
+        let files = [
+            ("Chart.yaml".to_owned(), format!("apiVersion: v2\nname: echo\nversion: {version}\n").into()),
+            ("values.yaml".to_owned(), Bytes::new()),
+            (
+                "templates/config.yaml".to_owned(),
+                Bytes::from("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}\ndata: {}\n"),
+            ),
+        ];
+        workload_manager::chart::archive::pack("echo", &files.into()).unwrap()
+    };
+    let archive = chart("1.0.0");
+    let made = send(&[("file", &archive), ("name", b"echo"), ("version", b"1.0.0")]).await;
+    assert_eq!((made.status, made.body["status"].as_str()), (201, Some("accepted")), "{made:?}");
+    assert_eq!((&made.body["id"], &made.body["type"]), (&json!("echo@1.0.0"), &json!("chart")));
+    assert_eq!(made.body["checks"]["steps"].as_array().unwrap().len(), 4, "{made:?}");
+    assert_eq!(made.headers["location"], "/api/v1/workload/echo@1.0.0/");
+    let again = send(&[("file", &archive), ("name", b"echo"), ("version", b"1.0.0")]).await;
+    assert_eq!(again.status, 200, "the same again changes nothing: {again:?}");
+    let other = send(&[("file", &chart("1.0.1")), ("name", b"echo"), ("version", b"1.0.0")]).await;
+    assert_eq!(other.status, 409, "a document never changes: {other:?}");
+    // A document that waits for its archive gets it.
+    let document = json!({"name": "echo", "version": "2.0.0", "kind": "chart", "description": "kept", "chart": {}});
+    let pending = world.ask(&token, "POST", "/api/v1/workload/", Some(document)).await;
+    assert_eq!(pending.status, 202, "it waits for its archive: {pending:?}");
+    let attached = send(&[("file", &chart("2.0.0")), ("name", b"echo"), ("version", b"2.0.0")]).await;
+    assert_eq!((attached.status, attached.body["status"].as_str()), (201, Some("accepted")), "{attached:?}");
+    assert_eq!(attached.body["schema"]["description"], "kept");
+    // What is no chart of that name and version is told with what is wrong.
+    let misnamed = send(&[("file", &archive), ("name", b"other"), ("version", b"1.0.0")]).await;
+    assert_eq!(misnamed.status, 422, "{misnamed:?}");
+    let large = vec![0x1f; 3 << 20 | 1];
+    let wrong: [(&[(&str, &[u8])], u16, &str); 6] = [
+        (&[("file", &archive), ("name", b"echo")], 422, "version"),
+        (&[("file", b"PK"), ("name", b"echo"), ("version", b"3.0.0")], 422, "file"),
+        (&[("file", &archive), ("name", b"a.b"), ("version", b"3.0.0")], 422, "name"),
+        (&[("file", &archive), ("name", b"echo"), ("name", b"echo")], 422, "name"),
+        (&[("thing", b"1")], 422, "thing"),
+        (&[("file", &large), ("name", b"echo"), ("version", b"3.0.0")], 413, ""),
+    ];
+    for (parts, status, path) in wrong {
+        let refused = send(parts).await;
+        assert_eq!(
+            (refused.status, refused.body["errors"][0]["path"].as_str().unwrap_or("")),
+            (status, path),
+            "{refused:?}"
+        );
+    }
+    let headers = [("authorization", bearer.as_str()), ("content-type", "multipart/form-data; boundary=x")];
+    let cut = world
+        .raw(0, "POST", "/api/v1/workload/upload/", &headers, multipart(&[("file", &archive)])[..40].to_vec())
+        .await;
+    assert_eq!((cut.status, cut.body["type"].as_str()), (400, Some("/problems/malformed")), "{cut:?}");
+    let json_ = world.ask(&token, "POST", "/api/v1/workload/upload/", Some(json!({}))).await;
+    assert_eq!(json_.status, 415, "{json_:?}");
+    // Dropped: what never could run.
+    let dropped = world.ask(&token, "DELETE", "/api/v1/workload/other@1.0.0/", None).await;
+    assert_eq!(dropped.status, 204, "{dropped:?}");
+    assert_eq!(world.ask(&token, "GET", "/api/v1/workload/other@1.0.0/", None).await.status, 404);
+    assert_eq!(world.ask(&token, "DELETE", "/api/v1/workload/echo@1.0.0/", None).await.status, 409, "it is registered");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_is_upgraded_taken_back_and_asked_to_move() {
+    let Some(world) = World::start("gateway, instances", 1, |_| {}).await else { return };
+    let token = world.admin().await;
+    for version in ["1.0.0", "1.1.0"] {
+        let document = json!({"name": "echo", "version": version, "kind": "process", "process": {"command": "true"},
+            "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1});
+        let made = world.ask(&token, "POST", "/api/v1/workload/", Some(document)).await;
+        assert_eq!((made.status, made.body["status"].as_str()), (201, Some("accepted")), "{made:?}");
+    }
+    let run = world.ask(&token, "POST", "/api/v1/workload/echo@1.0.0/template/", Some(json!({}))).await;
+    assert_eq!(run.status, 201, "{run:?}");
+    let path = format!("/api/v1/workload/instance/{}/", run.body["instance_id"].as_str().unwrap());
+    let put = async |what: &str, body: Json| world.ask(&token, "PUT", &format!("{path}{what}/"), Some(body)).await;
+    let upgraded = put("upgrade", json!({"workload_document": "echo@1.1.0", "replicas": 2})).await;
+    assert_eq!(
+        (upgraded.status, upgraded.body["workload_document"].as_str()),
+        (200, Some("echo@1.1.0")),
+        "{upgraded:?}"
+    );
+    assert_eq!((upgraded.body["replicas_wanted"].as_u64(), upgraded.body["revision"].as_u64()), (Some(2), Some(2)));
+    let back = put("rollback", json!({})).await;
+    assert_eq!((back.status, back.body["workload_document"].as_str()), (200, Some("echo@1.0.0")), "{back:?}");
+    assert_eq!(back.body["revisions"].as_array().unwrap().len(), 3);
+    let nowhere = put("rollback", json!({"revision": 9})).await;
+    assert_eq!(nowhere.status, 409, "{nowhere:?}");
+    let manifests = world.ask(&token, "GET", &format!("{path}manifests/"), None).await;
+    assert_eq!((manifests.status, &manifests.headers["content-type"]), (200, &"application/yaml".parse().unwrap()));
+    until(
+        "it runs, and can be asked to move",
+        async || put("migrate", json!({"cluster_name": "nowhere"})).await,
+        |answer: &Answer| matches!(answer.status, 202),
+    )
+    .await;
+    for (what, body, field) in [
+        ("upgrade", json!({"workload_document": "echo"}), "workload_document"),
+        ("upgrade", json!({"replicas": 101}), "replicas"),
+        ("upgrade", json!({"values_override": {"a": 1}}), "values_override"),
+        ("migrate", json!({"cluster_name": "a.b"}), "cluster_name"),
+    ] {
+        let refused = put(what, body).await;
+        assert_eq!((refused.status, refused.body["errors"][0]["path"].as_str()), (422, Some(field)), "{refused:?}");
+    }
+    let stopped = put("delete", json!({})).await;
+    assert_eq!(stopped.status, 200, "{stopped:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_refused_with_a_problem_document_that_says_where_and_what_would_be_right() {
+    let Some(world) = World::start("gateway, bad input", 1, |_| {}).await else { return };
+    let token = world.admin().await;
+    let bearer = format!("Bearer {token}");
+    let mut wrong_type = intent("20");
+    wrong_type["observation_period"] = json!("soon");
+    let mut unknown = intent("20");
+    unknown["intent_expectation"] = json!([]);
+    let deep = |times: usize| format!("{}1{}", "[".repeat(times), "]".repeat(times));
+    let bomb = format!("a: &a [x, x]\nb: &b [*a, *a]\nc: [{}]", vec!["*b"; 100_000].join(", "));
+    for (kind, body, status, slug, place) in [
+        ("application/json", "{\"a\": ".to_owned(), 400, "malformed", ""),
+        ("application/json", String::new(), 400, "malformed", ""),
+        ("application/yaml", "a: [b".to_owned(), 400, "malformed", ""),
+        ("application/yaml", bomb, 400, "malformed", ""),
+        ("application/json", deep(60), 400, "malformed", ""),
+        ("application/json", deep(100_000), 400, "malformed", ""),
+        ("application/xml", "<a/>".to_owned(), 415, "media-type", ""),
+        ("application/json", "[]".to_owned(), 422, "invalid", "body"),
+        ("application/json", "7".to_owned(), 422, "invalid", "body"),
+        ("application/json", wrong_type.to_string(), 422, "invalid", "observation_period"),
+        ("application/json", unknown.to_string(), 422, "invalid", "intent_expectation"),
+        ("application/json", json!({"id": "a.b", "intent": intent("20")}).to_string(), 422, "invalid", "id"),
+    ] {
+        let headers = [("authorization", bearer.as_str()), ("content-type", kind)];
+        let shown: String = body.chars().take(60).collect();
+        let answer = world.raw(0, "POST", "/api/v1/intent/", &headers, body).await;
+        assert_eq!(answer.status, status, "{shown}: {answer:?}");
+        assert_eq!(answer.headers["content-type"], "application/problem+json", "{shown}");
+        assert_eq!(answer.body["type"], format!("/problems/{slug}"), "{shown}: {answer:?}");
+        for field in ["title", "detail", "cure", "instance"] {
+            assert!(answer.body[field].as_str().is_some_and(|text| !text.is_empty()), "{shown}: {field}: {answer:?}");
+        }
+        let path = answer.body["errors"][0]["path"].as_str().unwrap_or_default();
+        assert!(path.contains(place), "{shown}: {answer:?}");
+    }
+    // Headers that are none.
+    let key = "x".repeat(300);
+    for (name, value, status) in [("idempotency-key", "a b", 400), ("idempotency-key", key.as_str(), 400)] {
+        let refused = world.with(&token, "POST", "/api/v1/intent/", &[(name, value)], Some(intent("20"))).await;
+        assert_eq!(
+            (refused.status, refused.body["type"].as_str()),
+            (status, Some("/problems/malformed")),
+            "{refused:?}"
+        );
+    }
+    let twice = [("authorization", bearer.as_str()), ("authorization", bearer.as_str())];
+    assert_eq!(world.raw(0, "GET", "/api/v1/intent/", &twice, "").await.status, 401, "one token, not two");
     world.stop().await;
 }
 

@@ -1,7 +1,5 @@
 //! What the workload manager is told.
 
-use std::collections::BTreeSet;
-
 /// What the workload manager is told.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -38,9 +36,4 @@ impl Default for Config {
             refuse_unreachable: false,
         }
     }
-}
-
-/// A list that is written with commas.
-pub(crate) fn listed(text: &str) -> BTreeSet<String> {
-    text.split(',').map(|part| part.trim().to_lowercase()).filter(|part| !part.is_empty()).collect()
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use mesh_intent::template::{self, Template};
 use mesh_proto::{
-    DecodeError,
-    intent::{ExpectationObject, ExpectationTarget, Intent, IntentExpectation},
+    DecodeError, Timestamp,
+    intent::{ExpectationTarget, Intent},
     is_key, json,
-    workload::WorkloadDocument,
+    workload::{Release, WorkloadDocument},
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -15,8 +16,13 @@ use super::problem::{Fault, Kind, Problem};
 
 /// Bytes of a body at most.
 pub const BODY_MAX: usize = 1 << 20;
+/// Bytes of a chart's archive at most, as the registry takes them.
+pub const ARCHIVE_MAX: usize = 3 << 20;
 /// How deep a body may be nested.
 const DEPTH_MAX: usize = 48;
+
+/// Parts of a document that are tried one by one to find the wrong one.
+const CULPRIT_TRIES_MAX: usize = 1_000;
 
 /// Reads a body by its content type: JSON unless it says YAML.
 ///
@@ -78,7 +84,13 @@ fn message<M: prost::Message + Default>(name: &str, value: Json) -> Result<M, Pr
     if !value.is_object() {
         return Err(Problem::field("body", "is not an object", "send the document as an object"));
     }
+    let sent = value.clone();
     json::from_value(name, value).map_err(|error| match error {
+        // Of a value of another type the reader does not say where it is.
+        DecodeError::Json(text) if !text.contains(": ") => {
+            let path = culprit(&sent, |value| json::from_value::<M>(name, value).is_err());
+            Problem::field(&path, text, "see the schema at /openapi.json")
+        }
         DecodeError::Json(text) => {
             let fault = |text: &str| {
                 let (path, reason) = text.split_once(": ").unwrap_or(("body", text));
@@ -90,6 +102,47 @@ fn message<M: prost::Message + Default>(name: &str, value: Json) -> Result<M, Pr
         }
         other => Problem::malformed(other.to_string(), "see the schema at /openapi.json"),
     })
+}
+
+/// Path to what is wrong in a document: narrows it to one field after another while it stays wrong.
+fn culprit(whole: &Json, is_wrong: impl Fn(Json) -> bool) -> String {
+    /// A field of an object, or an item of a list.
+    enum Step<'a> {
+        Field(&'a str),
+        Item(usize),
+    }
+    let around = |path: &[Step<'_>], inner: &Json| {
+        path.iter().rev().fold(inner.clone(), |inner, step| match step {
+            Step::Field(name) => Json::Object([((*name).to_owned(), inner)].into_iter().collect()),
+            Step::Item(_) => Json::Array(vec![inner]),
+        })
+    };
+    let (mut path, mut at, mut tries): (Vec<Step<'_>>, &Json, usize) = (vec![], whole, 0);
+    loop {
+        let parts: Vec<(Step<'_>, &Json)> = match at {
+            Json::Object(fields) => fields.iter().map(|(name, inner)| (Step::Field(name), inner)).collect(),
+            Json::Array(items) => items.iter().enumerate().map(|(at, inner)| (Step::Item(at), inner)).collect(),
+            _ => vec![],
+        };
+        let found = parts.into_iter().find_map(|(step, inner)| {
+            tries += 1;
+            path.push(step);
+            let wrong = tries <= CULPRIT_TRIES_MAX && is_wrong(around(&path, inner));
+            path.pop().filter(|_| wrong).map(|step| (step, inner))
+        });
+        let Some((step, inner)) = found else { break };
+        path.push(step);
+        at = inner;
+    }
+    let mut text = String::new();
+    for step in path {
+        match step {
+            Step::Field(name) if text.is_empty() => text.push_str(name),
+            Step::Field(name) => text.extend([".", name]),
+            Step::Item(at) => text.push_str(&format!("[{at}]")),
+        }
+    }
+    if text.is_empty() { "body".to_owned() } else { text.chars().take(256).collect() }
 }
 
 /// An intent: bare, or as `intent` (IntentInputAttribute); with an `id` of the person's own beside it, or none.
@@ -170,52 +223,41 @@ pub struct IntentTemplate {
 }
 
 impl IntentTemplate {
-    /// The whole intent. `instance` stands in for an instance that is not named.
+    /// The whole intent, by the table of types. `instance` stands in for an instance that is not named.
     ///
     /// # Errors
-    /// When no instance is named.
+    /// When no instance is named, there is no such type, or a time is none.
     pub fn expand(self, instance: Option<&str>) -> Result<Intent, Problem> {
-        let object_instance = match instance {
+        let instance_id = match instance {
             Some(instance) => instance.to_owned(),
             None if self.instance_id.is_empty() => {
                 return Err(Problem::field("instance_id", "is missing", "name the instance that it is about"));
             }
             None => self.instance_id,
         };
-        let context = |attribute: &str, condition: &str, at: Option<String>| {
-            at.map(|at| mesh_proto::intent::Context {
-                context_attribute: attribute.into(),
-                context_condition: condition.into(),
-                context_value_range: at,
-                ..mesh_proto::intent::Context::default()
+        let time = |path: &str, text: Option<String>| {
+            text.map(|text| {
+                text.parse::<Timestamp>().map_err(|_| {
+                    let shown: String = text.chars().take(64).collect();
+                    Problem::field(path, format!("{shown:?} is no time"), "write it as 2027-01-31T12:00:00Z")
+                })
             })
+            .transpose()
         };
-        let contexts = [
-            context("serviceStartTime", "IS_EQUAL_TO", self.service_start_time),
-            context("serviceEndTime", "IS_EQUAL_TO", self.service_end_time),
-        ];
         let target = |target: TargetTemplate| ExpectationTarget {
             target_name: target.target_name,
             target_condition: target.target_condition,
             target_value_range: target.target_value_range.into_text(),
             ..ExpectationTarget::default()
         };
-        Ok(Intent {
-            user_label: self.intent_type,
-            intent_expectations: vec![IntentExpectation {
-                expectation_id: "1".into(),
-                expectation_verb: "ENSURE".into(),
-                expectation_object: Some(ExpectationObject {
-                    object_type: "NEMO_WORKLOAD".into(),
-                    object_instance,
-                    ..ExpectationObject::default()
-                }),
-                expectation_targets: self.targets.into_iter().map(target).collect(),
-                ..IntentExpectation::default()
-            }],
-            intent_contexts: contexts.into_iter().flatten().collect(),
-            ..Intent::default()
-        })
+        let written = template::write_out(&Template {
+            instance_id,
+            intent_type: self.intent_type,
+            start: time("service_start_time", self.service_start_time)?,
+            end: time("service_end_time", self.service_end_time)?,
+            targets: self.targets.into_iter().map(target).collect(),
+        });
+        written.map_err(|problem| Problem::field("intent_type", problem.reason, problem.cure))
     }
 }
 
@@ -285,12 +327,88 @@ impl TargetUpdate {
     }
 }
 
-/// How an instance is made (WorkloadDocumentTemplateInput). What only charts have is taken and must be empty.
+/// A version to go back to.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackInput {
+    /// Which.
+    pub version: u64,
+}
+
+/// Who wants to be told of events (TMF921's Hub_FVO).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HubInput {
+    /// Where they are sent.
+    pub callback: String,
+    /// Which.
+    #[serde(default)]
+    pub query: String,
+    #[serde(default, rename = "@type")]
+    _type: Option<String>,
+    #[serde(default, rename = "@baseType")]
+    _base_type: Option<String>,
+    #[serde(default, rename = "@schemaLocation")]
+    _schema_location: Option<String>,
+}
+
+/// How a chart is released; of other documents nothing of it may be said.
+#[derive(Debug, Default)]
+struct ReleaseInput {
+    release_name: String,
+    namespace: String,
+    values_override: Json,
+    ingress_enabled: bool,
+}
+
+impl ReleaseInput {
+    fn values(&self) -> Result<String, Problem> {
+        match &self.values_override {
+            Json::Null => Ok(String::new()),
+            Json::Object(many) if many.is_empty() => Ok(String::new()),
+            // As the published example has it.
+            Json::Array(many) if many.is_empty() => Ok(String::new()),
+            // JSON is YAML.
+            Json::Object(_) => Ok(self.values_override.to_string()),
+            _ => Err(Problem::field("values_override", "is no object", "give values by name, or leave it out")),
+        }
+    }
+
+    /// As the registry takes it, over what holds now; `None` if nothing is said.
+    fn release(&self, is_chart: bool, now: Option<Release>) -> Result<Option<Release>, Problem> {
+        let values = self.values()?;
+        if !is_chart {
+            // A name, a namespace and an exposure mean nothing for a process; the published example has them all the same.
+            return match values.is_empty() {
+                true => Ok(None),
+                false => {
+                    Err(Problem::field("values_override", "is for charts, and this document is none", "leave it out"))
+                }
+            };
+        }
+        if values.is_empty() && self.release_name.is_empty() && self.namespace.is_empty() && !self.ingress_enabled {
+            return Ok(now);
+        }
+        let mut release = now.unwrap_or_default();
+        if !values.is_empty() {
+            release.values = values;
+        }
+        if !self.release_name.is_empty() {
+            release.name.clone_from(&self.release_name);
+        }
+        if !self.namespace.is_empty() {
+            release.namespace.clone_from(&self.namespace);
+        }
+        release.ingress |= self.ingress_enabled;
+        Ok(Some(release))
+    }
+}
+
+/// How an instance is made (WorkloadDocumentTemplateInput).
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TemplateInput {
-    /// Name of the release; kept as the instance's id where it can be one and is not taken.
-    pub release_name: String,
+    release_name: String,
     values_override: Json,
     include_crds: bool,
     is_upgrade: bool,
@@ -304,37 +422,114 @@ pub struct TemplateInput {
 }
 
 impl TemplateInput {
-    /// Refuses what a process cannot have.
+    /// How it is released: `None` of what is no chart, or as its document says.
     ///
     /// # Errors
-    /// When values of a chart are overridden, or the like.
-    pub fn check(&self) -> Result<(), Problem> {
-        let empty = match &self.values_override {
-            Json::Null => true,
-            Json::Array(many) => many.is_empty(),
-            Json::Object(many) => many.is_empty(),
-            _ => false,
-        };
-        let given = [
-            ("values_override", !empty),
-            ("include_crds", self.include_crds),
-            ("is_upgrade", self.is_upgrade),
-            ("no_hooks", self.no_hooks),
-        ];
-        match given.iter().find(|(_, given)| *given) {
-            Some((path, _)) => {
-                Err(Problem::field(path, "is for charts, and this document is a process", "leave it out"))
-            }
-            None if self.replicas > 100 => Err(Problem::field("replicas", "is more than 100", "use 0 to 100")),
-            None if self.intents.len() > 16 => {
-                Err(Problem::field("intents", "are more than 16", "submit them one by one"))
-            }
-            None => {
-                // Read so that clients of the published interface go on working; neither means anything for a process.
-                let _ = (&self.namespace, self.ingress_enabled);
-                Ok(())
-            }
+    /// When it asks for what is not offered, or for what only charts have.
+    pub fn release(&self, is_chart: bool) -> Result<Option<Release>, Problem> {
+        let given = [("include_crds", self.include_crds), ("is_upgrade", self.is_upgrade), ("no_hooks", self.no_hooks)];
+        if let Some((path, _)) = given.iter().find(|(_, given)| *given) {
+            let cure = "leave it out: definitions of resources and hooks are not applied; there is …/upgrade/";
+            return Err(Problem::field(path, "is not offered", cure));
         }
+        if self.replicas > 100 {
+            return Err(Problem::field("replicas", "is more than 100", "use 0 to 100"));
+        }
+        if self.intents.len() > 16 {
+            return Err(Problem::field("intents", "are more than 16", "submit them one by one"));
+        }
+        let input = ReleaseInput {
+            release_name: self.release_name.clone(),
+            namespace: self.namespace.clone(),
+            values_override: self.values_override.clone(),
+            ingress_enabled: self.ingress_enabled,
+        };
+        input.release(is_chart, None)
+    }
+}
+
+/// What an instance becomes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpgradeInput {
+    /// Its document, `name@version`; the present one if empty.
+    pub workload_document: String,
+    /// Replicas; as now if 0.
+    pub replicas: u32,
+    /// Goes back by itself if the new revision fails for good.
+    pub atomic: bool,
+    release_name: String,
+    namespace: String,
+    values_override: Json,
+    ingress_enabled: bool,
+}
+
+impl UpgradeInput {
+    /// How it is released, over how it is now.
+    ///
+    /// # Errors
+    /// When it asks for what only charts have.
+    pub fn release(&self, is_chart: bool, now: Option<Release>) -> Result<Option<Release>, Problem> {
+        if self.replicas > 100 {
+            return Err(Problem::field("replicas", "is more than 100", "use 0 to 100"));
+        }
+        let input = ReleaseInput {
+            release_name: self.release_name.clone(),
+            namespace: self.namespace.clone(),
+            values_override: self.values_override.clone(),
+            ingress_enabled: self.ingress_enabled,
+        };
+        input.release(is_chart, now)
+    }
+}
+
+/// A revision of an instance to go back to.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RevisionInput {
+    /// Which; the one before if 0.
+    pub revision: u32,
+}
+
+/// Where an instance is to go.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MigrateInput {
+    /// Which cluster; the best other one if empty.
+    pub cluster_name: String,
+}
+
+/// A chart's archive, and the name and version it is registered under.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Upload {
+    /// The .tgz.
+    pub file: bytes::Bytes,
+    /// Name of its document.
+    pub name: String,
+    /// Version of its document.
+    pub version: String,
+}
+
+impl Upload {
+    /// Refuses what the registry would not take.
+    ///
+    /// # Errors
+    /// The field that is missing or wrong.
+    pub fn check(&self) -> Result<(), Problem> {
+        if !is_key(&self.name) {
+            return Err(Problem::field("name", "is no name", "use 1 to 64 letters, digits, `_` and `-`"));
+        }
+        if self.version.is_empty() || self.version.len() > 64 {
+            return Err(Problem::field("version", "is no version", "use the version in Chart.yaml, such as 1.0.0"));
+        }
+        if self.file.len() > ARCHIVE_MAX {
+            let detail = format!("the archive has {} bytes, and {ARCHIVE_MAX} are taken", self.file.len());
+            return Err(Problem::new(Kind::TooLarge, detail, "leave out what the chart does not need (.helmignore)"));
+        }
+        if !self.file.starts_with(&[0x1f, 0x8b]) {
+            return Err(Problem::field("file", "is no gzip file", "send the .tgz that `helm package` made"));
+        }
+        Ok(())
     }
 }
 
@@ -481,6 +676,13 @@ mod tests {
         for wrong in [json!([]), json!(7), json!(null), json!({"intentExpectations": 7})] {
             assert_eq!(intent(wrong.clone()).unwrap_err().status(), 422, "{wrong}");
         }
+        let mut typed = plain();
+        typed["observation_period"] = json!("soon");
+        assert_eq!(intent(typed).unwrap_err().faults[0].path, "observation_period");
+        let mut inner = plain();
+        inner["intent_expectations"][0]["expectation_targets"][1]["target_value_range"] = json!({"a": 1});
+        let path = intent(inner).unwrap_err().faults[0].path.clone();
+        assert_eq!(path, "intent_expectations[0].expectation_targets[1].target_value_range");
         let missing = form::<ActionInput>(json!({})).unwrap_err();
         assert_eq!((missing.status(), missing.faults[0].path.as_str()), (422, "action"));
         assert!(form::<ActionInput>(json!({"action": "EXPLODE"})).is_err());
@@ -521,8 +723,15 @@ mod tests {
         let expectation = &intent.intent_expectations[0];
         assert_eq!(expectation.expectation_verb, "ENSURE");
         assert_eq!(expectation.expectation_object.as_ref().unwrap().object_instance, "i");
-        let nameless: IntentTemplate = form(json!({"intent_type": "x", "targets": []})).unwrap();
-        assert_eq!(nameless.expand(None).unwrap_err().faults[0].path, "instance_id");
+        let path = |given: Json| {
+            let template: IntentTemplate = form(given).unwrap();
+            template.expand(None).unwrap_err().faults[0].path.clone()
+        };
+        assert_eq!(path(json!({"intent_type": "x", "targets": []})), "instance_id");
+        assert_eq!(path(json!({"instance_id": "i", "intent_type": "x", "targets": []})), "intent_type");
+        let late = json!({"instance_id": "i", "intent_type": "DeliverComputingWorkload", "targets": [],
+            "service_start_time": "tomorrow"});
+        assert_eq!(path(late), "service_start_time");
     }
 
     #[test]
@@ -533,10 +742,43 @@ mod tests {
                 {"target_name": "cpuUsage", "target_condition": "IS_LESS_THAN", "target_value_range": "20"},
                 {"target_name": "ramUsage", "target_condition": "IS_LESS_THAN", "target_value_range": "100"}]}]});
         let input: TemplateInput = form(printed).unwrap();
-        assert_eq!(input.check(), Ok(()));
+        assert_eq!(input.release(false), Ok(None));
         assert_eq!(input.intents.len(), 1);
-        let chart: TemplateInput = form(json!({"values_override": {"a": 1}})).unwrap();
-        assert_eq!(chart.check().unwrap_err().faults[0].path, "values_override");
+        let release = input.release(true).unwrap().unwrap();
+        assert_eq!((release.name.as_str(), release.values.as_str()), ("echo-server-integration24", ""));
+    }
+
+    #[test]
+    fn values_are_for_charts_and_what_is_not_offered_is_refused() {
+        let given: TemplateInput = form(json!({"values_override": {"a": 1}})).unwrap();
+        assert_eq!(given.release(false).unwrap_err().faults[0].path, "values_override");
+        assert_eq!(given.release(true).unwrap().unwrap().values, "{\"a\":1}");
+        for wrong in [json!([1]), json!("a: 1"), json!(7)] {
+            let given: TemplateInput = form(json!({"values_override": wrong})).unwrap();
+            assert_eq!(given.release(true).unwrap_err().faults[0].path, "values_override");
+        }
+        for path in ["include_crds", "is_upgrade", "no_hooks"] {
+            let given: TemplateInput = form(json!({path: true})).unwrap();
+            assert_eq!(given.release(true).unwrap_err().faults[0].path, path);
+        }
+        let many: UpgradeInput = form(json!({"replicas": 101})).unwrap();
+        assert_eq!(many.release(false, None).unwrap_err().faults[0].path, "replicas");
+        let now = Release { name: "r".into(), values: "x: 1".into(), ..Release::default() };
+        let moved: UpgradeInput = form(json!({"namespace": "n"})).unwrap();
+        let release = moved.release(true, Some(now.clone())).unwrap().unwrap();
+        assert_eq!(release, Release { namespace: "n".into(), ..now }, "what is not said stays");
+    }
+
+    #[test]
+    fn an_upload_that_the_registry_would_not_take_is_refused_with_its_field() {
+        let good = Upload { file: vec![0x1f, 0x8b, 8].into(), name: "a".into(), version: "1.0.0".into() };
+        assert_eq!(good.check(), Ok(()));
+        let path = |upload: Upload| upload.check().unwrap_err().faults[0].path.clone();
+        assert_eq!(path(Upload { name: "a.b".into(), ..good.clone() }), "name");
+        assert_eq!(path(Upload { version: String::new(), ..good.clone() }), "version");
+        assert_eq!(path(Upload { file: "PK".into(), ..good.clone() }), "file");
+        let large = Upload { file: vec![0x1f; ARCHIVE_MAX + 1].into(), ..good };
+        assert_eq!(large.check().unwrap_err().status(), 413);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use mesh_proto::{
     Timestamp,
     intent::{FulfilmentStatus, Intent, IntentAcknowledged, IntentSubmitted, NotFulfilledState, State},
     json,
-    query::{ClusterView, InstanceView, IntentView, WorkloadView},
+    query::{CheckReply, ClusterView, InstanceView, IntentHistory, IntentTypes, IntentView, WorkloadView},
     workload::InstancePhase,
 };
 use prost::Message;
@@ -89,6 +89,54 @@ pub fn report(view: &IntentView) -> Option<Json> {
     Some(report)
 }
 
+/// An intent's versions.
+pub fn history(history: &IntentHistory) -> Json {
+    let version = |version: &mesh_proto::query::IntentVersion| message("continuum.query.v1.IntentVersion", version);
+    json!({"in_force": history.in_force, "versions": history.versions.iter().map(version).collect::<Vec<_>>()})
+}
+
+/// What the verdict on an intent would be, and what would come of it.
+pub fn check(reply: &CheckReply) -> Json {
+    let faults: Vec<Json> =
+        reply.problems.iter().map(|p| json!({"path": p.path, "reason": p.reason, "cure": p.cure})).collect();
+    let predictions: Vec<Json> =
+        reply.predictions.iter().map(|p| message("continuum.query.v1.Prediction", p)).collect();
+    let conflicts: Vec<Json> =
+        reply.conflicts.iter().map(|c| message("continuum.intent.v1.IntentConflict", c)).collect();
+    json!({
+        "acceptable": faults.is_empty(),
+        "errors": faults,
+        "predicted_state": reply.predicted_state,
+        "predictions": predictions,
+        "conflicts": conflicts,
+        "watts": reply.watts,
+        "joules_per_day": reply.joules_per_day,
+        "credits_per_day": reply.credits_per_day,
+    })
+}
+
+/// Every type of intent, as the validator has them.
+pub fn types(types: &IntentTypes) -> Json {
+    let one = |one: &mesh_proto::query::IntentTypeView| {
+        let targets: Vec<Json> = one
+            .targets
+            .iter()
+            .map(|t| json!({"target_name": t.name, "unit": t.unit, "max": t.max, "measured": t.measured}))
+            .collect();
+        json!({
+            "user_label": one.user_label,
+            "aliases": one.aliases,
+            "description": one.description,
+            "verbs": one.verbs,
+            "object_types": one.object_types,
+            "targets": targets,
+            "contexts": one.contexts,
+            "conditions": types.conditions,
+        })
+    };
+    types.types.iter().map(one).collect()
+}
+
 /// The tag of what was shown: it changes with every fact of the intent (RFC 9110 §8.8.3).
 pub fn etag(view: &IntentView) -> String {
     format!("\"{}-{}\"", view.version, view.revision)
@@ -141,18 +189,23 @@ pub fn acknowledged(fact: &IntentAcknowledged, at: Timestamp, sequence: u64) -> 
 pub fn workload(view: &WorkloadView) -> Json {
     let document = view.document.clone().unwrap_or_default();
     let reasons: Vec<String> = view.problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect();
-    json!({
+    let mut shown = json!({
         "id": format!("{}@{}", view.name, view.version),
         "user": {"username": view.owner},
         "name": view.name,
         "version": view.version,
         "type": if document.kind.is_empty() { "process" } else { &document.kind },
         "status": view.status,
-        "ingress_support": document.expose.as_ref().is_some_and(|expose| expose.port > 0),
+        "ingress_support": document.expose.as_ref().is_some_and(|expose| expose.port > 0)
+            || document.chart.as_ref().is_some_and(|chart| chart.ingress_support),
         "enabled": view.status == "accepted",
         "rejection_reason": reasons.join("; "),
         "schema": message("continuum.workload.v1.WorkloadDocument", &document),
-    })
+    });
+    if let Some(report) = &view.report {
+        shown["checks"] = message("continuum.workload.v1.CheckReport", report);
+    }
+    shown
 }
 
 /// An instance as it stands (WorkloadDocumentInstance). `status` is the phase, in small letters.
@@ -172,6 +225,8 @@ pub fn instance(view: &InstanceView) -> Json {
         "replicas_running": view.replicas_running,
         "restarts": view.restarts,
         "lifecycle_events": events,
+        "revision": view.revision,
+        "revisions": view.revisions.iter().map(|r| message("continuum.query.v1.RevisionView", r)).collect::<Vec<_>>(),
     })
 }
 
@@ -229,6 +284,13 @@ impl IntentFilter {
             && (self.object_instance.is_empty()
                 || objects.into_iter().any(|o| self.object_instance.contains(&o.object_instance))
                 || view.instances.iter().any(|i| self.object_instance.contains(&i.instance_id)))
+    }
+
+    /// Does it narrow nothing?
+    pub fn is_empty(&self) -> bool {
+        [&self.user_label, &self.object_instance, &self.fulfilment_status, &self.not_fulfilled_state, &self.intent_id]
+            .iter()
+            .all(|wanted| wanted.is_empty())
     }
 
     /// A value that no intent can have, and what it could be.

@@ -28,15 +28,24 @@ pub enum Op {
     ActOnIntent,
     UpdateTarget,
     IntentReport,
+    IntentHistory,
+    RollbackIntent,
     WatchIntent,
+    WhyIntent,
     ListWorkloads,
     RegisterWorkload,
+    UploadChart,
     GetWorkload,
+    DropWorkload,
     RunInstance,
     ListInstances,
     GetInstance,
     StopInstance,
+    UpgradeInstance,
+    RollbackInstance,
+    MigrateInstance,
     Manifests,
+    WhyInstance,
     RegisterCluster,
     ListClusters,
     GetCluster,
@@ -47,7 +56,13 @@ pub enum Op {
     TmfDelete,
     TmfReports,
     TmfReport,
+    TmfSubscribe,
+    TmfSubscription,
+    TmfUnsubscribe,
 }
+
+/// Schema of the body that is a form with a file.
+pub const UPLOAD: &str = "WorkloadUpload";
 
 /// One request.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +97,7 @@ const INTENT_LIST: [&str; 8] = [
     PAGE[2],
 ];
 const OWNER: [&str; 1] = ["owner"];
+const CHECK: [&str; 2] = ["owner", "intent_id"];
 const WORKLOAD_LIST: [&str; 5] = ["name", "version", PAGE[0], PAGE[1], PAGE[2]];
 const INSTANCE_LIST: [&str; 7] =
     ["release_name", "cluster_name", "workload_document", "status", PAGE[0], PAGE[1], PAGE[2]];
@@ -118,32 +134,44 @@ pub const ROUTES: &[Route] = &[
     route!("POST" "/api/v1/intent/" SubmitIntent, Some(WriteIntents), "Submit an intent", &OWNER, "IntentInput", &[(201, "Intent"), (200, "Intent"), (202, "Intent")]),
     route!("POST" "/api/v1/intent/template/" SubmitTemplate, Some(WriteIntents), "Submit an intent in its short form", &OWNER, "IntentTemplate", &[(201, "Intent"), (200, "Intent"), (202, "Intent")]),
     route!("GET" "/api/v1/intent/types/" IntentTypes, Some(ReadIntents), "List the types of intents", &[], "", &[(200, "[IntentType]")]),
-    route!("POST" "/api/v1/intent/check/" CheckIntent, Some(ReadIntents), "What the verdict on an intent would be; changes nothing", &[], "IntentInput", &[(200, "Check")]),
+    route!("POST" "/api/v1/intent/check/" CheckIntent, Some(ReadIntents), "What the verdict on an intent would be, and what would come of it; changes nothing", &CHECK, "IntentInput", &[(200, "Check")]),
     route!("GET" "/api/v1/intent/{id}/" GetIntent, Some(ReadIntents), "An intent as it stands", &OWNER, "", &[(200, "Intent"), (304, "")]),
     route!("PUT" "/api/v1/intent/{id}/" UpdateIntent, Some(WriteIntents), "Replace an intent's definition", &OWNER, "IntentInput", &[(200, "Intent"), (202, "Intent")]),
     route!("DELETE" "/api/v1/intent/{id}/" EndIntent, Some(WriteIntents), "Terminate an intent", &OWNER, "", &[(204, "")]),
     route!("PUT" "/api/v1/intent/{id}/action/" ActOnIntent, Some(WriteIntents), "Suspend, resume or terminate an intent", &OWNER, "ActionInput", &[(200, "Intent")]),
     route!("PUT" "/api/v1/intent/{id}/target/" UpdateTarget, Some(WriteIntents), "Change the value of one target", &OWNER, "TargetUpdate", &[(200, "Intent"), (202, "Intent")]),
     route!("GET" "/api/v1/intent/{id}/report/" IntentReport, Some(ReadIntents), "An intent's newest report", &OWNER, "", &[(200, "Report")]),
+    route!("GET" "/api/v1/intent/{id}/history/" IntentHistory, Some(ReadIntents), "An intent's versions, the first first", &OWNER, "", &[(200, "History")]),
+    route!("PUT" "/api/v1/intent/{id}/rollback/" RollbackIntent, Some(WriteIntents), "Make an earlier version the definition again", &OWNER, "RollbackInput", &[(200, "Intent"), (202, "Intent")]),
     route!("GET" "/api/v1/intent/{id}/events/" WatchIntent, Some(ReadIntents), "An intent now and at each change, as server-sent events", &OWNER, "", &[(200, "text/event-stream")]),
+    route!("GET" "/api/v1/intent/{id}/why/" WhyIntent, Some(ReadIntents), "How an intent came to stand as it does: each step with its cause", &OWNER, "", &[(200, "[Step]")]),
     route!("GET" "/api/v1/workload/" ListWorkloads, Some(ReadWorkloads), "List workload documents", &WORKLOAD_LIST, "", &[(200, "[Workload]")]),
     route!("POST" "/api/v1/workload/" RegisterWorkload, Some(WriteWorkloads), "Register a workload document", &OWNER, "WorkloadInput", &[(201, "Workload"), (200, "Workload"), (202, "Workload")]),
+    route!("POST" "/api/v1/workload/upload/" UploadChart, Some(WriteWorkloads), "Upload a Helm chart, and register it under its name and version", &OWNER, "WorkloadUpload", &[(201, "Workload"), (200, "Workload"), (202, "Workload")]),
     route!("GET" "/api/v1/workload/instance/" ListInstances, Some(ReadWorkloads), "List instances", &INSTANCE_LIST, "", &[(200, "[Instance]")]),
     route!("GET" "/api/v1/workload/instance/{id}/" GetInstance, Some(ReadWorkloads), "An instance as it stands", &OWNER, "", &[(200, "Instance")]),
     route!("PUT" "/api/v1/workload/instance/{id}/delete/" StopInstance, Some(WriteWorkloads), "End an instance", &OWNER, "", &[(200, "Instance")]),
+    route!("PUT" "/api/v1/workload/instance/{id}/upgrade/" UpgradeInstance, Some(WriteWorkloads), "Give an instance another version of its document, or other values", &OWNER, "UpgradeInput", &[(200, "Instance")]),
+    route!("PUT" "/api/v1/workload/instance/{id}/rollback/" RollbackInstance, Some(WriteWorkloads), "Go back to an earlier revision", &OWNER, "RevisionInput", &[(200, "Instance")]),
+    route!("PUT" "/api/v1/workload/instance/{id}/migrate/" MigrateInstance, Some(WriteWorkloads), "Move an instance; its planner decides whether it goes", &OWNER, "MigrateInput", &[(202, "Instance")]),
     route!("GET" "/api/v1/workload/instance/{id}/manifests/" Manifests, Some(ReadWorkloads), "What an instance runs, as YAML", &OWNER, "", &[(200, "application/yaml")]),
+    route!("GET" "/api/v1/workload/instance/{id}/why/" WhyInstance, Some(ReadWorkloads), "How an instance came to stand as it does: each step with its cause", &OWNER, "", &[(200, "[Step]")]),
     route!("GET" "/api/v1/workload/{id}/" GetWorkload, Some(ReadWorkloads), "A document by `name` (its newest version) or `name@version`", &OWNER, "", &[(200, "Workload")]),
+    route!("DELETE" "/api/v1/workload/{id}/" DropWorkload, Some(WriteWorkloads), "Remove a document that is pending or was rejected", &OWNER, "", &[(204, "")]),
     route!("POST" "/api/v1/workload/{id}/template/" RunInstance, Some(WriteWorkloads), "Make an instance, with intents about it", &OWNER, "TemplateInput", &[(201, "Instance")]),
     route!("POST" "/api/v1/cluster/register/" RegisterCluster, Some(WriteClusters), "Confirm a cluster; its agent is what declares it", &[], "ClusterInput", &[(204, "")]),
     route!("GET" "/api/v1/cluster/retrieve/" ListClusters, Some(ReadClusters), "List clusters", &[], "", &[(200, "[Cluster]")]),
     route!("GET" "/api/v1/cluster/retrieve/{id}/" GetCluster, Some(ReadClusters), "A cluster as it stands", &[], "", &[(200, "Cluster")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent" TmfList, Some(ReadIntents), "List intents (TMF921)", &["fields", "offset", "limit"], "", &[(200, "[TmfIntent]")]),
-    route!("POST" "/tmf-api/intentManagement/v5/intent" TmfCreate, Some(WriteIntents), "Create an intent (TMF921)", &["fields"], "TmfIntentInput", &[(201, "TmfIntent"), (200, "TmfIntent"), (202, "TmfIntent")]),
+    route!("POST" "/tmf-api/intentManagement/v5/intent" TmfCreate, Some(WriteIntents), "Create an intent, or predict what would come of it (ProbeIntent; TMF921)", &["fields"], "TmfIntentInput", &[(201, "TmfIntent"), (200, "TmfIntent"), (202, "TmfIntent")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent/{id}" TmfGet, Some(ReadIntents), "An intent (TMF921)", &["fields"], "", &[(200, "TmfIntent"), (304, "")]),
     route!("PATCH" "/tmf-api/intentManagement/v5/intent/{id}" TmfPatch, Some(WriteIntents), "Change an intent (TMF921)", &["fields"], "TmfIntentPatch", &[(200, "TmfIntent"), (202, "TmfIntent")]),
     route!("DELETE" "/tmf-api/intentManagement/v5/intent/{id}" TmfDelete, Some(WriteIntents), "Terminate an intent (TMF921)", &[], "", &[(204, "")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent/{id}/intentReport" TmfReports, Some(ReadIntents), "An intent's reports (TMF921)", &["fields", "offset", "limit"], "", &[(200, "[TmfReport]")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent/{id}/intentReport/{report}" TmfReport, Some(ReadIntents), "One report (TMF921)", &["fields"], "", &[(200, "TmfReport")]),
+    route!("POST" "/tmf-api/intentManagement/v5/hub" TmfSubscribe, Some(WriteIntents), "Be told of events by HTTP (TMF921)", &[], "TmfHubInput", &[(201, "TmfHub")]),
+    route!("GET" "/tmf-api/intentManagement/v5/hub/{id}" TmfSubscription, Some(ReadIntents), "A subscription (TMF921)", &[], "", &[(200, "TmfHub")]),
+    route!("DELETE" "/tmf-api/intentManagement/v5/hub/{id}" TmfUnsubscribe, Some(WriteIntents), "Be told no more (TMF921)", &[], "", &[(204, "")]),
 ];
 
 /// What a query parameter is.
@@ -162,6 +190,7 @@ fn parameter(name: &str) -> (Json, &'static str) {
         ),
         "user_label" => (many(text()), "Its type"),
         "object_instance" => (many(text()), "A workload document or instance that it is about"),
+        // Of a dry run one, of a list several.
         "intent_id" => (many(text()), "Its id"),
         "page_size" | "limit" => {
             (json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}), "Entries at most")
@@ -192,12 +221,21 @@ pub fn writes(route: &Route) -> bool {
 
 /// Does it take an If-Match header?
 pub fn conditional(op: Op) -> bool {
-    matches!(op, Op::UpdateIntent | Op::EndIntent | Op::ActOnIntent | Op::UpdateTarget | Op::TmfPatch | Op::TmfDelete)
+    matches!(
+        op,
+        Op::UpdateIntent
+            | Op::EndIntent
+            | Op::ActOnIntent
+            | Op::UpdateTarget
+            | Op::RollbackIntent
+            | Op::TmfPatch
+            | Op::TmfDelete
+    )
 }
 
 /// Does it take an Idempotency-Key header?
 pub fn creates(op: Op) -> bool {
-    matches!(op, Op::SubmitIntent | Op::SubmitTemplate | Op::TmfCreate | Op::RunInstance)
+    matches!(op, Op::SubmitIntent | Op::SubmitTemplate | Op::TmfCreate | Op::RunInstance | Op::TmfSubscribe)
 }
 
 /// Does it show a tag and take If-None-Match?
@@ -220,7 +258,7 @@ pub fn refusals(route: &Route) -> Vec<u16> {
     if !route.body.is_empty() {
         found.extend([408, 413, 415]);
     }
-    if writes(route) && route.action != Some(OwnSession) {
+    if (writes(route) && route.action != Some(OwnSession)) || route.op == Op::Manifests {
         found.push(409);
     }
     if conditional(route.op) {
@@ -245,7 +283,9 @@ fn operation(route: &Route) -> Json {
     let mut parameters: Vec<Json> = vec![];
     for name in route.path.split(['{', '}']).skip(1).step_by(2) {
         // Documents are named `name@version`.
-        let pattern = if route.path.starts_with("/api/v1/workload/{") {
+        let pattern = if route.op == Op::DropWorkload {
+            "^[A-Za-z0-9_-]{1,64}@[0-9A-Za-z.+-]{1,64}$"
+        } else if route.path.starts_with("/api/v1/workload/{") {
             "^[A-Za-z0-9_-]{1,64}(@[0-9A-Za-z.+-]{1,64})?$"
         } else if name == "report" {
             "^[A-Za-z0-9_-]{1,96}$"
@@ -314,8 +354,11 @@ fn operation(route: &Route) -> Json {
     };
     if !route.body.is_empty() {
         let content = json!({"schema": schema(route.body)});
-        operation["requestBody"] =
-            json!({"required": true, "content": {"application/json": content.clone(), "application/yaml": content}});
+        let kinds = match route.body {
+            UPLOAD => json!({"multipart/form-data": content}),
+            _ => json!({"application/json": content.clone(), "application/yaml": content}),
+        };
+        operation["requestBody"] = json!({"required": true, "content": kinds});
     }
     operation
 }
@@ -356,6 +399,7 @@ fn closed(required: &[&str], properties: Json) -> Json {
 fn components() -> Json {
     let (text, count, truth) =
         (json!({"type": "string"}), json!({"type": "integer", "minimum": 0}), json!({"type": "boolean"}));
+    let number = json!({"type": "number"});
     let texts = json!({"type": "array", "items": {"type": "string"}});
     let (things, thing) = (json!({"type": "array", "items": {"type": "object"}}), json!({"type": "object"}));
     let scalar = json!({"type": ["string", "number", "boolean"]});
@@ -382,7 +426,7 @@ fn components() -> Json {
         schemas.insert(name, schema);
     }
     let intent = "#/components/schemas/continuum.intent.v1.Intent";
-    let own: [(&str, Json); 24] = [
+    let own: [(&str, Json); 33] = [
         ("Problem", problem::schema()),
         ("Login", closed(&["username", "password"], json!({"username": text, "password": text}))),
         (
@@ -434,9 +478,25 @@ fn components() -> Json {
         ("IntentTemplate", template(&["instance_id", "intent_type", "targets"])),
         (
             "IntentType",
-            object(&["user_label", "targets"], json!({"user_label": text, "targets": texts, "verbs": texts})),
+            object(
+                &["user_label", "verbs", "object_types", "targets", "conditions"],
+                json!({"user_label": text, "aliases": texts, "description": text, "verbs": texts, "object_types": texts,
+                    "targets": things, "contexts": texts, "conditions": texts}),
+            ),
         ),
-        ("Check", object(&["acceptable", "errors"], json!({"acceptable": truth, "errors": things}))),
+        (
+            "Check",
+            object(
+                &["acceptable", "errors", "predicted_state", "predictions", "conflicts"],
+                json!({"acceptable": truth, "errors": things, "predicted_state": text, "predictions": things,
+                    "conflicts": things, "watts": number, "joules_per_day": number, "credits_per_day": number}),
+            ),
+        ),
+        ("History", object(&["in_force", "versions"], json!({"in_force": count, "versions": things}))),
+        (
+            "RollbackInput",
+            closed(&["version"], json!({"version": {"type": "integer", "minimum": 1, "maximum": 1_000_000}})),
+        ),
         (
             "ActionInput",
             closed(&["action"], json!({"action": {"type": "string", "enum": ["SUSPEND", "RESUME", "TERMINATE"]}})),
@@ -445,7 +505,24 @@ fn components() -> Json {
             "TargetUpdate",
             closed(&["target_id", "target_value_range"], json!({"target_id": scalar, "target_value_range": scalar})),
         ),
+        (
+            "Step",
+            object(
+                &["time", "address", "who", "message", "says"],
+                json!({"time": text, "address": text, "who": text, "message": text, "says": text,
+                    "cause": {"type": ["string", "null"]}}),
+            ),
+        ),
         ("Report", object(&["id"], json!({"id": text}))),
+        (
+            UPLOAD,
+            closed(
+                &["file", "name", "version"],
+                json!({"file": {"type": "string", "format": "binary", "maxLength": 3_145_728,
+                        "description": "The .tgz that `helm package` made, at most 3 MiB."},
+                    "name": key, "version": {"type": "string", "minLength": 1, "maxLength": 64}}),
+            ),
+        ),
         ("WorkloadInput", json!({"$ref": "#/components/schemas/continuum.workload.v1.WorkloadDocument"})),
         (
             "Workload",
@@ -459,13 +536,27 @@ fn components() -> Json {
             "TemplateInput",
             closed(
                 &[],
-                json!({"release_name": {"type": "string", "maxLength": 64}, "values_override": {"type": ["object", "array"], "maxItems": 0, "maxProperties": 0},
+                json!({"release_name": {"type": "string", "maxLength": 53}, "values_override": {"type": ["object", "array"], "maxItems": 0},
                     "include_crds": {"const": false}, "is_upgrade": {"const": false}, "no_hooks": {"const": false},
                     "namespace": text, "ingress_enabled": truth,
                     "replicas": {"type": "integer", "minimum": 0, "maximum": 100},
                     "intents": {"type": "array", "maxItems": 16, "items": template(&["intent_type", "targets"])}}),
             ),
         ),
+        (
+            "UpgradeInput",
+            closed(
+                &[],
+                json!({"workload_document": text, "replicas": {"type": "integer", "minimum": 0, "maximum": 100},
+                    "atomic": truth, "release_name": {"type": "string", "maxLength": 53}, "namespace": text,
+                    "values_override": {"type": ["object", "array"], "maxItems": 0}, "ingress_enabled": truth}),
+            ),
+        ),
+        (
+            "RevisionInput",
+            closed(&[], json!({"revision": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64}})),
+        ),
+        ("MigrateInput", closed(&[], json!({"cluster_name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{0,64}$"}}))),
         (
             "Instance",
             object(
@@ -494,8 +585,8 @@ fn components() -> Json {
         (
             "TmfIntent",
             object(
-                &["@type", "id", "href"],
-                json!({"@type": {"const": "Intent"}, "id": text, "href": text, "name": text, "version": text,
+                &["@type", "id"],
+                json!({"@type": {"enum": ["Intent", "ProbeIntent"]}, "id": text, "href": text, "name": text, "version": text,
                     "priority": text, "lifecycleStatus": text, "expression": thing}),
             ),
         ),
@@ -503,7 +594,8 @@ fn components() -> Json {
             "TmfIntentInput",
             object(
                 &["name", "expression"],
-                json!({"@type": {"const": "Intent"}, "name": text, "expression": {"$ref": "#/components/schemas/TmfExpression"}}),
+                json!({"@type": {"enum": ["Intent", "ProbeIntent"]}, "name": text,
+                    "expression": {"$ref": "#/components/schemas/TmfExpression"}}),
             ),
         ),
         (
@@ -512,6 +604,23 @@ fn components() -> Json {
                 &[],
                 json!({"@type": {"const": "Intent"}, "expression": {"$ref": "#/components/schemas/TmfExpression"},
                     "lifecycleStatus": {"type": "string", "enum": ["SUSPENDED", "ACKNOWLEDGED", "TERMINATED"]}}),
+            ),
+        ),
+        (
+            "TmfHub",
+            object(
+                &["@type", "id", "href", "callback"],
+                json!({"@type": {"const": "Hub"}, "id": text, "href": text, "callback": text, "query": text,
+                    "failures": count, "failure": text, "retryAt": text}),
+            ),
+        ),
+        (
+            "TmfHubInput",
+            closed(
+                &["callback"],
+                json!({"callback": {"type": "string", "pattern": "^https?://", "maxLength": 2048},
+                    "query": {"type": "string", "maxLength": 512, "description": "`eventType=A,B`; all when empty."},
+                    "@type": text, "@baseType": text, "@schemaLocation": text}),
             ),
         ),
         (

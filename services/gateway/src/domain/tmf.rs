@@ -2,7 +2,10 @@
 //!
 //! The intent itself, after TS 28.312, is the value of a `JsonLdExpression`; the resource around it is TMF921's.
 
-use mesh_proto::{intent::Intent, query::IntentView};
+use mesh_proto::{
+    intent::Intent,
+    query::{CheckReply, IntentView},
+};
 use prost::Message as _;
 use serde_json::{Map, Value as Json, json};
 
@@ -40,7 +43,7 @@ pub fn intent(view: &IntentView) -> Json {
 }
 
 /// The state as a life-cycle status: what holds when fulfilled, else the state while it is not.
-fn status(view: &IntentView) -> &'static str {
+pub fn status(view: &IntentView) -> &'static str {
     let state = view.state.clone().unwrap_or_default();
     match names(&state) {
         ("FULFILLED", _) => "FULFILLED",
@@ -73,11 +76,58 @@ pub fn report_id(view: &IntentView) -> String {
     format!("{}-{}", view.intent_id, view.version)
 }
 
-/// Reads a new intent. Its name is its id where it can be one.
+/// A subscription as a resource.
+pub fn hub(id: &str, callback: &str, query: &str) -> Json {
+    let mut resource = json!({"@type": "Hub", "id": id, "href": format!("{BASE}/hub/{id}"), "callback": callback});
+    if !query.is_empty() {
+        resource["query"] = json!(query);
+    }
+    resource
+}
+
+/// What would come of an intent, as a probe with its report. Nothing of it is kept, so it has no address.
+pub fn probe(id: &str, name: &str, intent: &Intent, reply: &CheckReply) -> Json {
+    let expression = mesh_proto::json::to_value("continuum.intent.v1.Intent", &intent.encode_to_vec());
+    let told = mesh_proto::json::to_value("continuum.query.v1.CheckReply", &reply.encode_to_vec());
+    let reasons: Vec<String> = reply.problems.iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.cure)).collect();
+    let number = |name: &str, value: f64| json!({"@type": "NumberCharacteristic", "name": name, "valueType": "number", "value": value});
+    json!({
+        "@type": "ProbeIntent",
+        "@baseType": "Intent",
+        "id": id,
+        "name": name,
+        "priority": intent.intent_priority.max(1).to_string(),
+        "lifecycleStatus": reply.predicted_state,
+        "description": if reasons.is_empty() { "predicted; nothing was done".to_owned() } else { reasons.join("; ") },
+        "characteristic": [
+            number("watts", reply.watts), number("joulesPerDay", reply.joules_per_day),
+            number("creditsPerDay", reply.credits_per_day),
+        ],
+        "expression": {"@type": "JsonLdExpression", "iri": IRI, "expressionValue": expression.unwrap_or_default()},
+        "intentReport": {
+            "@type": "IntentReport",
+            "id": format!("{id}-prediction"),
+            "name": format!("prediction for {name}"),
+            "expression": {"@type": "JsonLdExpression", "iri": "urn:continuum:prediction",
+                "expressionValue": told.unwrap_or_default()},
+        },
+    })
+}
+
+/// What is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Creates {
+    /// An intent.
+    Intent,
+    /// A prediction, and nothing else.
+    Probe,
+}
+
+/// Reads a new intent, and whether it is only a probe. Its name is its id where it can be one.
 ///
 /// # Errors
 /// Each field that is missing or wrong.
-pub fn read(body: &Json) -> Result<(Option<String>, Intent), Problem> {
+pub fn read(body: &Json) -> Result<(Creates, String, Option<String>, Intent), Problem> {
     let Some(fields) = body.as_object() else {
         return Err(Problem::field("body", "is not an object", "send an Intent of TMF921"));
     };
@@ -92,18 +142,22 @@ pub fn read(body: &Json) -> Result<(Option<String>, Intent), Problem> {
     if !fields.get("expression").is_some_and(Json::is_object) {
         missing("expression", "give a JsonLdExpression whose expressionValue is an intent after TS 28.312");
     }
-    if fields.get("@type").is_some_and(|t| t != "Intent") {
-        faults.push(Fault {
-            path: "@type".into(),
-            reason: "is not Intent".into(),
-            cure: "send an Intent; for a dry run use /api/v1/intent/check/".into(),
-        });
-    }
+    let creates = match fields.get("@type").map(Json::as_str) {
+        None | Some(Some("Intent")) => Creates::Intent,
+        Some(Some("ProbeIntent")) => Creates::Probe,
+        Some(_) => {
+            let (path, reason) = ("@type".into(), "is neither Intent nor ProbeIntent".into());
+            faults.push(Fault { path, reason, cure: "send an Intent, or a ProbeIntent for a prediction".into() });
+            Creates::Intent
+        }
+    };
     if !faults.is_empty() {
         return Err(Problem::faults(faults));
     }
     let intent = expression(&fields["expression"])?;
-    Ok((name.filter(|name| mesh_proto::is_key(name)).map(str::to_owned), intent))
+    let name = name.unwrap_or_default().to_owned();
+    let id = Some(name.clone()).filter(|name| mesh_proto::is_key(name));
+    Ok((creates, name, id, intent))
 }
 
 /// Reads the expression of a change; `None` if there is none.
@@ -187,13 +241,13 @@ mod tests {
 
     #[test]
     fn what_is_shown_can_be_sent_again() {
-        let (id, intent_) = read(&body()).unwrap();
-        assert_eq!((id.as_deref(), intent_.intent_priority), (Some("plant"), 7));
+        let (creates, _, id, intent_) = read(&body()).unwrap();
+        assert_eq!((creates, id.as_deref(), intent_.intent_priority), (Creates::Intent, Some("plant"), 7));
         let view =
             IntentView { intent_id: "plant".into(), version: 1, intent: Some(intent_.clone()), ..Default::default() };
         let shown = intent(&view);
         assert_eq!((shown["priority"].as_str(), shown["lifecycleStatus"].as_str()), (Some("7"), Some("SUBMITTED")));
-        assert_eq!(read(&shown).unwrap(), (Some("plant".into()), intent_));
+        assert_eq!(read(&shown).unwrap(), (Creates::Intent, "plant".into(), Some("plant".into()), intent_));
         assert_eq!(
             select(shown, &["name".into()]),
             json!({"@type": "Intent", "id": "plant", "name": "plant", "href": format!("{BASE}/intent/plant")})
@@ -202,7 +256,7 @@ mod tests {
 
     #[test]
     fn each_missing_field_is_named() {
-        let problem = read(&json!({"@type": "ProbeIntent"})).unwrap_err();
+        let problem = read(&json!({"@type": "Plan"})).unwrap_err();
         let paths: Vec<&str> = problem.faults.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(paths, ["name", "expression", "@type"]);
         let turtle =
@@ -211,6 +265,20 @@ mod tests {
         for wrong in [json!([]), json!("x"), json!({"name": 7, "expression": []})] {
             assert_eq!(read(&wrong).unwrap_err().status(), 422);
         }
+    }
+
+    #[test]
+    fn a_probe_is_told_from_an_intent_and_says_what_was_predicted() {
+        let mut asked = body();
+        asked["@type"] = json!("ProbeIntent");
+        let (creates, name, _, intent) = read(&asked).unwrap();
+        assert_eq!((creates, name.as_str()), (Creates::Probe, "plant"));
+        let reply = CheckReply { predicted_state: "FULFILLED".into(), watts: 3.5, ..CheckReply::default() };
+        let shown = probe("p", &name, &intent, &reply);
+        assert_eq!((&shown["@type"], &shown["lifecycleStatus"]), (&json!("ProbeIntent"), &json!("FULFILLED")));
+        assert_eq!(shown["characteristic"][0]["value"], 3.5);
+        assert_eq!(shown["intentReport"]["expression"]["expressionValue"]["predictedState"], "FULFILLED");
+        assert_eq!(read(&shown).unwrap().0, Creates::Probe, "what is shown can be sent again");
     }
 
     #[test]

@@ -10,8 +10,13 @@ use std::{
 };
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use mesh_proto::workload::{CheckReport, CheckStep, Release, WorkloadDocument};
+use mesh_outbound::listed;
+use mesh_proto::{
+    intent::Problem,
+    workload::{CheckReport, CheckStep, Release, WorkloadDocument},
+};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::follow::{archive_of, follow};
@@ -28,7 +33,7 @@ use crate::{
         reference::Image,
         report, structure,
     },
-    config::{Config, listed},
+    config::Config,
 };
 
 /// Charts that are unpacked or rendered at once: each may take some 100 MB for a moment.
@@ -73,7 +78,7 @@ impl Checks {
         };
         let access = Access {
             keys,
-            private: listed(&config.registries_private),
+            guard: mesh_outbound::Guard::new(listed(&config.registries_private), "registries_private"),
             plain: listed(&config.registries_plain),
             limit: Duration::from_millis(config.registry_limit_ms.max(1)),
         };
@@ -82,13 +87,13 @@ impl Checks {
     }
 
     /// Makes all four. Its time is the caller's to say.
-    pub(crate) async fn check(&self, bytes: &[u8], document: &WorkloadDocument) -> CheckReport {
+    pub(crate) async fn check(&self, bytes: &Bytes, document: &WorkloadDocument) -> CheckReport {
         let _one = self.at_once.acquire().await;
         let mut report = CheckReport { sha256: chart::sha256(bytes), ..Default::default() };
         let mut steps = vec![];
         let begun = Instant::now();
-        let structure = self.structure(bytes, document);
-        let (files, told) = match structure {
+        let (archive, of) = (bytes.clone(), document.clone());
+        let (files, told) = match aside(move || structure(&archive, &of)).await {
             Ok((files, chart)) => {
                 let told = format!("{} {} with {} files", chart.name, chart.version, files.files.len());
                 report.chart_name = chart.name;
@@ -119,19 +124,6 @@ impl Checks {
         report
     }
 
-    fn structure(
-        &self,
-        bytes: &[u8],
-        document: &WorkloadDocument,
-    ) -> Result<(Files, structure::Chart), Vec<mesh_proto::intent::Problem>> {
-        let files = archive::read(bytes).map_err(|error| {
-            vec![mesh_proto::intent::Problem { path: error.path, reason: error.reason, cure: error.cure }]
-        })?;
-        let expected = Some((document.name.as_str(), document.version.as_str())).filter(|(name, _)| !name.is_empty());
-        let chart = structure::check(&files, expected)?;
-        Ok((files, chart))
-    }
-
     async fn template(
         &self,
         files: &Files,
@@ -148,11 +140,11 @@ impl Checks {
             Err(helm::Error::Away(reason)) => return (None, report::not_checked("template", reason, INSTALL)),
             Err(helm::Error::Refused(reason)) => {
                 let cure = "run `helm template` on the chart, and correct what it names".to_owned();
-                let problem = mesh_proto::intent::Problem { path: "templates".into(), reason, cure };
+                let problem = Problem { path: "templates".into(), reason, cure };
                 return (None, report::failed("template", "it does not render with its default values", vec![problem]));
             }
         };
-        match manifests::read(&text) {
+        match aside(move || manifests::read(&text)).await {
             Ok(manifests) => {
                 let told = format!("{} objects, rendered by {}", manifests.len(), helm.version);
                 (Some(manifests), report::passed("template", told))
@@ -205,7 +197,7 @@ impl Checks {
                 Ok(()) => {}
                 Err(registry::Error::Refused { reason, cure }) => {
                     let path = format!("{at} ({name})");
-                    problems.push(mesh_proto::intent::Problem { path, reason, cure });
+                    problems.push(Problem { path, reason, cure });
                 }
                 Err(registry::Error::Away(reason)) => away.push(reason),
             }
@@ -226,7 +218,7 @@ impl Checks {
         match self.config.refuse_unreachable {
             true => {
                 let path = "images".to_owned();
-                let problem = mesh_proto::intent::Problem { path, reason: reason.clone(), cure: cure.into() };
+                let problem = Problem { path, reason: reason.clone(), cure: cure.into() };
                 report::failed("images", reason, vec![problem])
             }
             false => report::not_checked("images", reason, cure),
@@ -236,13 +228,19 @@ impl Checks {
     /// The manifests of one release of a chart, labelled with whose they are.
     pub(crate) async fn render(
         &self,
-        bytes: &[u8],
+        bytes: &Bytes,
         document: &WorkloadDocument,
         release: &Release,
         instance_id: &str,
     ) -> Result<Rendered, Unrendered> {
         let _one = self.at_once.acquire().await;
-        let files = archive::read(bytes).map_err(|error| Unrendered::Refused(error.to_string()))?;
+        let archive = bytes.clone();
+        let read = aside(move || archive::read(&archive).map_err(|error| vec![fault(error)]));
+        let refused = |problems: Vec<Problem>| {
+            let told = problems.first().map(|p| format!("{}: {} ({})", p.path, p.reason, p.cure)).unwrap_or_default();
+            Unrendered::Refused(told)
+        };
+        let files = read.await.map_err(refused)?;
         let name = match release.name.as_str() {
             "" => release_name(&document.name, instance_id),
             name => name.to_owned(),
@@ -259,11 +257,7 @@ impl Checks {
         };
         let helm = Helm::find(&self.config.helm).await.map_err(away)?;
         let text = helm.template(&files, &order, self.limit()).await.map_err(away)?;
-        let refused = |problems: Vec<mesh_proto::intent::Problem>| {
-            let told = problems.first().map(|p| format!("{}: {} ({})", p.path, p.reason, p.cure)).unwrap_or_default();
-            Unrendered::Refused(told)
-        };
-        let mut manifests = manifests::read(&text).map_err(refused)?;
+        let mut manifests = aside(move || manifests::read(&text)).await.map_err(refused)?;
         if release.ingress {
             let exposed = ingress::check(&manifests).map_err(refused)?;
             let value = ingress::ingress(&name, &exposed);
@@ -276,6 +270,28 @@ impl Checks {
     fn limit(&self) -> Duration {
         Duration::from_millis(self.config.helm_limit_ms.max(1))
     }
+}
+
+/// The first check: the archive and what is in it.
+fn structure(archive: &[u8], document: &WorkloadDocument) -> Result<(Files, structure::Chart), Vec<Problem>> {
+    let files = archive::read(archive).map_err(|error| vec![fault(error)])?;
+    let expected = Some((document.name.as_str(), document.version.as_str())).filter(|(name, _)| !name.is_empty());
+    let chart = structure::check(&files, expected)?;
+    Ok((files, chart))
+}
+
+fn fault(error: archive::Error) -> Problem {
+    Problem { path: error.path, reason: error.reason, cure: error.cure }
+}
+
+/// Work of up to seconds, done where it keeps nobody waiting: whoever made the chart chose how long it takes.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Vec<Problem>> + Send + 'static,
+) -> Result<T, Vec<Problem>> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let reason = format!("it could not be looked at: {error}");
+        Err(vec![Problem { path: String::new(), reason, cure: "tell us, with the chart".into() }])
+    })
 }
 
 fn ingress_step(manifests: &[Manifest], document: &WorkloadDocument) -> CheckStep {

@@ -1,33 +1,15 @@
 //! Asking registries whether images are there: the OCI distribution API, with its tokens.
 //!
 //! A chart names the hosts that are asked, and a registry names the host of its tokens and of redirections, so none of
-//! them is trusted. Every connection, whoever named it, goes to a public address, unless the configuration lists that
-//! host; the address that was looked at is the one that is connected to. By HTTPS, unless listed. Answers are bounded,
-//! and bodies are read of tokens only.
+//! them is trusted: see `mesh_outbound`. By HTTPS, unless listed. Answers are bounded, and bodies are read of tokens only.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_rustls::HttpsConnector;
-use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{HttpConnector, dns::Name},
-    },
-    rt::TokioExecutor,
-};
-use tower_service::Service;
+use mesh_outbound::{Guard, Guarded, chain, lists};
 
 use crate::chart::{manifests::Credentials, manifests::Keys, reference::Image};
 
@@ -59,8 +41,8 @@ pub(crate) enum Error {
 pub(crate) struct Access {
     /// Credentials of known registries.
     pub(crate) keys: Keys,
-    /// Hosts that may have private addresses.
-    pub(crate) private: BTreeSet<String>,
+    /// Whose addresses may be connected to.
+    pub(crate) guard: Guard,
     /// Hosts that are asked by plain HTTP.
     pub(crate) plain: BTreeSet<String>,
     /// Longest time of one answer.
@@ -70,23 +52,14 @@ pub(crate) struct Access {
 /// Asks registries. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Registries {
-    http: Client<HttpsConnector<HttpConnector<Resolver>>, Empty<Bytes>>,
+    http: Guarded<Empty<Bytes>>,
     access: Arc<Access>,
 }
 
 impl Registries {
     pub(crate) fn new(access: Access) -> io::Result<Self> {
+        let http = access.guard.client(access.limit)?;
         let access = Arc::new(access);
-        let mut connector = HttpConnector::new_with_resolver(Resolver(access.clone()));
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(access.limit));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_native_roots()?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        // Connections are not kept: an address that was looked at once is not used for what comes later.
-        let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         Ok(Self { http, access })
     }
 
@@ -241,106 +214,12 @@ impl Access {
     /// May this be asked, as far as can be told before its name is resolved?
     fn admits(&self, uri: &Uri) -> Result<(), String> {
         let authority = uri.authority().ok_or("an address without a host")?.as_str().to_lowercase();
-        if authority.contains('@') {
-            return Err(format!("{authority} names a user"));
-        }
         match uri.scheme_str() {
             Some("https") => {}
             Some("http") if self.is_plain(&authority) => {}
             _ => return Err(format!("{authority} is not asked without TLS (see registries_plain)")),
         }
-        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_lowercase();
-        let listed = lists(&self.private, &authority);
-        // A name that is listed for some of its ports is private: for no other is it asked.
-        let of_other_port = !listed && self.private.iter().any(|entry| without_port(entry) == host);
-        let private = host.parse::<IpAddr>().is_ok_and(|address| !is_public(address));
-        if of_other_port || (private && !listed) {
-            return Err(private_address(&authority));
-        }
-        Ok(())
-    }
-}
-
-fn private_address(of: &str) -> String {
-    format!("{of} has a private address, and those are asked only if they are listed (see registries_private)")
-}
-
-fn lists(entries: &BTreeSet<String>, authority: &str) -> bool {
-    let authority = authority.to_lowercase();
-    entries.contains(&authority) || entries.contains(without_port(&authority))
-}
-
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.ends_with(':') => {
-            host.trim_start_matches('[').trim_end_matches(']')
-        }
-        _ => authority.trim_start_matches('[').trim_end_matches(']'),
-    }
-}
-
-/// Is this an address of the public Internet (IANA's special-purpose registries)?
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
-    }
-}
-
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    let special = address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_documentation()
-        || address.is_multicast()
-        || a == 0
-        || a >= 240
-        || (a == 100 && (64..128).contains(&b))
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 198 && (b == 18 || b == 19));
-    !special
-}
-
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    if let Some(inner) = address.to_ipv4_mapped() {
-        return is_public_v4(inner);
-    }
-    let [first, second, ..] = address.segments();
-    // Only what is global unicast, less what leads to IPv4 or is for documents.
-    (0x2000..0x4000).contains(&first)
-        && first != 0x2002
-        && !(first == 0x2001 && (second == 0 || second == 0x0db8))
-        && !(first == 0x3fff && second < 0x1000)
-}
-
-/// Resolves names, to addresses that may be connected to.
-#[derive(Clone)]
-struct Resolver(Arc<Access>);
-
-type Addresses = std::vec::IntoIter<SocketAddr>;
-
-impl Service<Name> for Resolver {
-    type Response = Addresses;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Addresses>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let access = self.0.clone();
-        Box::pin(async move {
-            let host = name.as_str().to_lowercase();
-            let listed = access.private.iter().any(|entry| without_port(entry) == host);
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            let admitted: Vec<SocketAddr> = found.into_iter().filter(|a| listed || is_public(a.ip())).collect();
-            match admitted.is_empty() {
-                true => Err(io::Error::other(private_address(&host))),
-                false => Ok(admitted.into_iter()),
-            }
-        })
+        self.guard.admits(uri)
     }
 }
 
@@ -385,53 +264,13 @@ fn escaped(text: &str) -> String {
     text.bytes().map(|b| if plain(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn access(private: &str, plain: &str) -> Access {
-        let (private, plain) = (crate::config::listed(private), crate::config::listed(plain));
-        Access { private, plain, limit: Duration::from_secs(5), ..Default::default() }
-    }
-
-    #[test]
-    fn only_public_addresses_are_public() {
-        for private in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "0.0.0.0",
-            "100.64.0.1",
-            "198.18.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::1",
-            "::",
-            "fe80::1",
-            "fd00::1",
-            "::ffff:127.0.0.1",
-            "64:ff9b::7f00:1",
-            "2002:7f00:1::",
-            "2001:db8::1",
-            "ff02::1",
-        ] {
-            assert!(!is_public(private.parse().unwrap()), "{private}");
-        }
-        for public in ["1.1.1.1", "104.18.0.1", "2606:4700::1111"] {
-            assert!(is_public(public.parse().unwrap()), "{public}");
-        }
+        let guard = Guard::new(mesh_outbound::listed(private), "registries_private");
+        Access { guard, plain: mesh_outbound::listed(plain), limit: Duration::from_secs(5), ..Default::default() }
     }
 
     #[test]
