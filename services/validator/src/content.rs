@@ -13,7 +13,7 @@ use mesh_proto::{
     Timestamp,
     intent::{Context, ExpectationTarget, Intent, IntentExpectation, Problem},
     is_key,
-    workload::{ChartSpec, ProcessSpec, Resources, WorkloadDocument},
+    workload::{ChartSpec, Expose, ProcessSpec, Resources, WorkloadDocument},
 };
 
 /// Expectations that an intent may have.
@@ -402,6 +402,8 @@ fn contexts(
 
 /// Latency bounds of a document.
 const LATENCY_BOUNDS_MAX: usize = 16;
+/// Users of an exposed workload that a document names.
+const EXPOSE_USERS_MAX: usize = 64;
 
 /// What is wrong with a workload document, in the order of its fields; nothing when it is acceptable.
 pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
@@ -461,11 +463,42 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
             found.add(format!("latencyBounds[{i}].maxLatencyMs"), reason, "use milliseconds above 0");
         }
     }
+    if let Some(expose) = &document.expose {
+        expose_problems(&mut found, expose);
+    }
     if document.description.len() > DESCRIPTION_MAX_BYTES {
         let reason = format!("{} bytes; at most {DESCRIPTION_MAX_BYTES} are allowed", document.description.len());
         found.add("description", reason, "shorten it");
     }
     found.0
+}
+
+/// The way in through the gateway. Ports below 1,024 are those of the host's own services.
+fn expose_problems(found: &mut Problems, expose: &Expose) {
+    if !(1_024..=65_535).contains(&expose.port) {
+        let reason = format!("{} is no port that a workload is reached at", expose.port);
+        found.add("expose.port", reason, "use 1,024 to 65,535, or leave expose out");
+    }
+    let path = expose.path.as_str();
+    let plain = |c: char| c.is_ascii_graphic() && !['?', '#', '%', '\\'].contains(&c);
+    let leads_out = path.split('/').any(|part| part == "..");
+    if !path.is_empty() && (!path.starts_with('/') || !path.chars().all(plain) || leads_out || path.len() > 256) {
+        let reason = format!("{} is no path to put before others", quoted(path));
+        found.add("expose.path", reason, "use one like `/app`: at most 256 visible characters, without `..`");
+    }
+    if expose.users.len() > EXPOSE_USERS_MAX {
+        let reason = format!("{} users", expose.users.len());
+        found.add("expose.users", reason, format!("use at most {EXPOSE_USERS_MAX}, or `*` for all who are signed in"));
+    }
+    let nobody = |user: &String| user.is_empty() || user.len() > 256 || user.chars().any(char::is_control);
+    if let Some(at) = expose.users.iter().position(nobody) {
+        let reason = format!("{} is nobody's subject", quoted(&expose.users[at]));
+        found.add(format!("expose.users[{at}]"), reason, "use the `sub` of a token, or `*` for all who are signed in");
+    }
+    if !["", "http1", "h2"].contains(&expose.protocol.as_str()) {
+        let reason = format!("{} is not spoken by the gateway", quoted(&expose.protocol));
+        found.add("expose.protocol", reason, "use http1, or h2 for HTTP/2 without TLS");
+    }
 }
 
 fn chart_problems(found: &mut Problems, document: &WorkloadDocument, process: bool, chart: Option<&ChartSpec>) {
@@ -1071,6 +1104,34 @@ pub(crate) mod tests {
         let long = with(&|d| d.chart.as_mut().unwrap().values = "a".repeat(VALUES_BYTES_MAX + 1));
         one(long, "chart.values: ", "values.yaml");
         one(workload_after(|d| d.chart = Some(ChartSpec::default())), "chart: ", "kind to chart");
+    }
+
+    #[test]
+    fn an_exposed_port_is_one_that_a_workload_can_have() {
+        let with = |change: fn(&mut Expose)| {
+            workload_after(|d| {
+                let mut expose = Expose { port: 8_080, path: "/app".into(), ..Expose::default() };
+                change(&mut expose);
+                d.expose = Some(expose);
+            })
+        };
+        assert!(with(|_| ()).is_empty());
+        assert!(with(|e| (e.users, e.protocol) = (vec!["*".into()], "h2".into())).is_empty());
+        let paths = |found: Vec<String>| {
+            found.iter().map(|p| p.split(':').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        for port in [0, 22, 1_023, 65_536] {
+            let found = workload_after(|d| d.expose = Some(Expose { port, ..Expose::default() }));
+            assert_eq!(paths(found), ["expose.port"], "{port}");
+        }
+        for path in ["app", "/a/../b", "/a?b", "/a b", "/%2e%2e"] {
+            let found =
+                workload_after(|d| d.expose = Some(Expose { port: 8_080, path: path.into(), ..Expose::default() }));
+            assert_eq!(paths(found), ["expose.path"], "{path}");
+        }
+        assert_eq!(paths(with(|e| e.users = vec!["ada".into(), String::new()])), ["expose.users[1]"]);
+        assert_eq!(paths(with(|e| e.users = vec!["ada".into(); 65])), ["expose.users"]);
+        assert_eq!(paths(with(|e| e.protocol = "ftp".into())), ["expose.protocol"]);
     }
 
     #[test]
