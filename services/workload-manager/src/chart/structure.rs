@@ -320,7 +320,8 @@ pub(crate) mod tests {
     fn every_yaml_parses_and_templates_need_not() {
         one(&[("values.yaml", "a: [")], "values.yaml", "no YAML");
         one(&[("values.yaml", "[1]")], "values.yaml", "no mapping");
-        one(&[("crds/a.yaml", "\ta: 1")], "crds/a.yaml", "no YAML");
+        one(&[("crds/a.yaml", "a:\n\tb: 1")], "crds/a.yaml", "no YAML");
+        one(&[("crds/a.yaml", "a: 1\na: 2")], "crds/a.yaml", "no YAML");
         one(&[("values.schema.json", "{")], "values.schema.json", "no JSON");
         after(&[("templates/b.yaml", "{{ if }} not: [yaml")]).unwrap();
     }

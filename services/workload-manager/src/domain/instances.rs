@@ -56,6 +56,9 @@ pub(super) struct Instance {
     /// What it was, newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) revisions: Vec<Revision>,
+    /// Placements up to here are of revisions before the present one.
+    #[serde(default)]
+    pub(super) revised_at: u64,
 }
 
 impl Instance {
@@ -81,6 +84,10 @@ impl Instance {
                     ..Default::default()
                 };
             }
+        }
+        let revision = |wanted: &InstanceWanted| wanted.revision.max(1);
+        if self.wanted.as_ref().is_none_or(|old| revision(old) < revision(fact)) {
+            self.revised_at = self.newest().max(self.ended);
         }
         releases::remember(&mut self.revisions, fact, at);
         self.wanted = Some(InstanceWanted { command_id: String::new(), ..fact.clone() });

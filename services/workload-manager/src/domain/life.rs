@@ -57,6 +57,11 @@ impl Instance {
         if new.phase != old.phase || new.generation != old.generation || lost_again {
             self.phase_since = at;
         }
+        // It runs: what may happen to it later is no failure of the upgrade any more.
+        let begun = new.phase() == InstancePhase::Running && new.generation > self.revised_at;
+        if let Some(wanted) = self.wanted.as_mut().filter(|_| begun) {
+            wanted.atomic = false;
+        }
         if event == DECLINED || moved || new.to_generation != old.to_generation {
             self.asked_to_move = false;
         }
@@ -68,7 +73,7 @@ impl Instance {
     }
 
     /// The newest generation that it is on or moves to.
-    fn newest(&self) -> u64 {
+    pub(super) fn newest(&self) -> u64 {
         self.changed.generation.max(self.changed.to_generation)
     }
 
@@ -279,6 +284,11 @@ pub(super) fn unplaced(key: &Key, instance: &Instance, m: &PlacementUnplaced, at
         next.changed.replicas_running = 0;
         next.enter(InstancePhase::Lost, &m.reason);
         next.event(if old.phase() == InstancePhase::Lost { "unplaced" } else { "lost" });
+    } else if stays && m.used_up && m.why() == Why::Changed && old.phase() == InstancePhase::Running {
+        // The next revision failed wherever it was tried, beside the one that runs on.
+        next.changed.reason = format!("stays on {}, with the revision before: {}", m.stays_on, m.reason);
+        next.changed.hopeless = true;
+        next.event("unplaced");
     } else if stays && m.used_up {
         given_up(&mut next, &m.reason);
     } else if stays {

@@ -139,8 +139,12 @@ pub(super) fn upgrade(
     if m.replicas > 0 {
         next.replicas = m.replicas;
     }
+    let before = old.revision.max(1);
     next = revised(next, instance);
-    next.atomic = m.atomic;
+    if next.revision > before {
+        // The same again is no upgrade, and takes no promise back that one before it made.
+        next.atomic = m.atomic;
+    }
     next.command_id = command_id.to_owned();
     Ok(next.into())
 }
@@ -259,15 +263,19 @@ pub(super) fn consequences(key: &Key, instance: &Instance, world: &Known, mut fa
     let (Some(changed), Some(wanted), false) = (changed, &instance.wanted, redefined) else { return facts };
     if wanted.delete && wanted.replicas == 0 && changed.phase() == InstancePhase::Stopped {
         facts.push(deleted(key, ""));
-    } else if wanted.atomic && wanted.replicas > 0 && failed_for_good(changed) {
+    } else if wanted.atomic && wanted.replicas > 0 && failed_for_good(instance, changed) {
         // There is none before the first, which then stays as it is.
         facts.extend(to_revision(key, instance, world, 0).ok().map(Fact::from));
     }
     facts
 }
 
-fn failed_for_good(changed: &InstanceChanged) -> bool {
-    changed.phase() == InstancePhase::Failed && changed.hopeless
+/// Did what is wanted now fail for good? It did where it failed on a placement of its own, or could not begin beside the
+/// revision before, which runs on.
+fn failed_for_good(instance: &Instance, changed: &InstanceChanged) -> bool {
+    let own = changed.generation > instance.revised_at;
+    let phase = changed.phase();
+    changed.hopeless && (own && phase == InstancePhase::Failed || !own && phase == InstancePhase::Running)
 }
 
 /// What is wanted of an instance that runs and that no intent made.

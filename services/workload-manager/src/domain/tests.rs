@@ -1208,6 +1208,102 @@ fn an_atomic_upgrade_that_fails_for_good_goes_back_by_itself_once() {
 }
 
 #[test]
+fn an_atomic_upgrade_is_over_once_it_runs_and_answers_for_no_failure_but_its_own() {
+    let failed = |generation| {
+        let failed = status(generation, "edge", InstancePhase::Failed);
+        InstanceStatusChanged { hopeless: true, ..failed }
+    };
+    let atomic = |version| UpgradeInstance { atomic: true, ..upgrade(0, version) };
+    let again = |facts: &[Fact]| facts.iter().any(|fact| matches!(fact, Fact::InstanceWanted(_)));
+    let mut mesh = running();
+    mesh.tell(atomic("1.1.0"));
+    mesh.tell(decided(2, "edge", ""));
+    mesh.tell(status(2, "edge", RUNNING));
+    assert!(!again(&mesh.tell(failed(2))), "it ran: a failure a year later is no failed upgrade");
+    assert_eq!(mesh.instance(&id(1)).wanted.as_ref().unwrap().workload, "spinner@1.1.0");
+
+    let mut mesh = running();
+    mesh.tell(failed(1));
+    mesh.tell(atomic("1.1.0"));
+    assert!(!again(&mesh.tell(given_up(1, "edge"))), "a late word on the revision before");
+    mesh.tell(decided(2, "edge", ""));
+    assert!(again(&mesh.tell(failed(2))), "its own failure");
+
+    let mut mesh = running();
+    mesh.tell(atomic("1.1.0"));
+    mesh.tell(decided(2, "cloud", "edge"));
+    let elsewhere = InstanceStatusChanged { hopeless: true, ..status(2, "cloud", InstancePhase::Failed) };
+    assert!(!again(&mesh.tell(elsewhere)), "the planner has the last word on a move");
+    mesh.tell(PlacementReleased { stays_on: "edge".into(), ..released(2, "cloud") });
+    let facts = mesh.tell(PlacementUnplaced { used_up: true, ..unplaced(2, Why::Changed, "edge") });
+    let said = changed(&facts[..1]);
+    assert_eq!(place(said), ("edge", 1, RUNNING), "the revision before runs on");
+    assert!(said.hopeless && said.reason.contains("with the revision before"), "{}", said.reason);
+    assert!(again(&facts), "and is wanted again");
+
+    let mut mesh = running();
+    mesh.tell(atomic("1.1.0"));
+    mesh.tell(decided(2, "edge", ""));
+    mesh.tell(upgrade(0, "1.1.0"));
+    assert!(again(&mesh.tell(failed(2))), "the same upgrade again, without the wish, takes it back from nobody");
+}
+
+#[test]
+fn an_upgrade_during_a_move_and_a_deletion_during_a_start_end_where_they_should() {
+    let mut mesh = running();
+    mesh.tell(migrate(0, "cloud"));
+    mesh.tell(decided(2, "cloud", "edge"));
+    assert_eq!(revision(&mesh.tell(upgrade(0, "1.1.0"))).0, 2);
+    mesh.tell(PlacementReleased { stays_on: "edge".into(), ..released(2, "cloud") });
+    assert_eq!(place(changed(&mesh.tell(decided(3, "edge", "")))), ("edge", 3, InstancePhase::Assigned));
+    assert_eq!(mesh.tell(status(2, "cloud", RUNNING)), [], "what the move's target says is not heard any more");
+    assert_eq!(place(changed(&mesh.tell(status(3, "edge", RUNNING)))), ("edge", 3, RUNNING));
+
+    let mut mesh = Mesh::with_run(&document("1.0.0"));
+    mesh.tell(decided(1, "edge", ""));
+    mesh.tell(status(1, "edge", STARTING));
+    mesh.tell(delete());
+    mesh.tell(PlacementReleased { r#final: true, ..released(1, "edge") });
+    let late = mesh.tell(status(1, "edge", RUNNING));
+    assert!(!late.iter().any(|f| matches!(f, Fact::InstanceDeleted(_))), "it runs yet: {late:?}");
+    let facts = mesh.tell(status(1, "edge", InstancePhase::Stopped));
+    assert!(matches!(facts.last(), Some(Fact::InstanceDeleted(_))), "{facts:?}");
+}
+
+#[test]
+fn an_instance_whose_agent_is_lost_is_deleted_without_its_word_and_moves_only_once_it_is_back() {
+    let lost = || PlacementUnplaced { ..unplaced(1, Why::ClusterLost, "edge") };
+    let mut mesh = running();
+    mesh.tell(lost());
+    assert!(refused(&mesh.tell(migrate(0, "cloud"))).reason.contains("LOST"));
+    assert_eq!(revision(&mesh.tell(upgrade(0, "1.1.0"))).0, 2, "what it shall be may change all the same");
+    mesh.tell(delete());
+    let facts = mesh.tell(PlacementReleased { r#final: true, ..released(1, "edge") });
+    assert!(matches!(facts.last(), Some(Fact::InstanceDeleted(_))), "{facts:?}");
+
+    // Lost between the release and its word: after a while nobody waits for that.
+    let mut mesh = running();
+    mesh.tell(delete());
+    mesh.tell(PlacementReleased { r#final: true, ..released(1, "edge") });
+    mesh.seconds += STOP_CONFIRM_MS / 1_000 + 1;
+    let facts = mesh.pass(&id(1));
+    assert!(matches!(facts.last(), Some(Fact::InstanceDeleted(_))), "{facts:?}");
+}
+
+#[test]
+fn what_an_intent_governs_is_upgraded_with_its_bounds_and_is_not_deleted_under_it() {
+    let mut mesh = running();
+    mesh.tell(acknowledged("i", 1, &[(&id(1), "", "20")]));
+    let facts = mesh.tell(upgrade(0, "1.1.0"));
+    assert_eq!((revision(&facts).0, bounds(wanted(&facts))), (2, vec![20.0]));
+    let facts = mesh.tell(roll_back(0));
+    assert_eq!((revision(&facts), bounds(wanted(&facts))), ((3, 1, "spinner@1.0.0"), vec![20.0]));
+    assert!(refused(&mesh.tell(delete())).reason.contains("governed by intent i"));
+    mesh.tell(terminated("i"));
+    assert_eq!(wanted(&mesh.tell(delete())).replicas, 0, "once nothing governs it, it is");
+}
+
+#[test]
 fn a_move_is_asked_of_the_planner_and_a_refusal_of_it_is_told_once() {
     let mut mesh = running();
     let facts = mesh.tell(migrate(0, "device"));
