@@ -58,6 +58,32 @@ pub(super) async fn chapter(story: &mut Story, data_dir: &Path) -> anyhow::Resul
     let fulfilled = tokio::time::timeout(Duration::from_secs(30), followed).await.unwrap_or(false);
     story.expect("its events end in FULFILLED", fulfilled);
 
+    story.step("why it stands so, over REST");
+    let (status, steps) = session.ask(Method::GET, &format!("/api/v1/intent/{id}/why/"), None).await?;
+    let steps = steps.as_array().cloned().unwrap_or_default();
+    for step in steps.iter().rev().take(4).rev() {
+        let text = |name: &str| step[name].as_str().unwrap_or_default().to_owned();
+        story.say(format!("{}  {}: {}  (because of {})", text("address"), text("who"), text("says"), text("cause")));
+    }
+    let of = |stream: &str| steps.iter().any(|s| s["address"].as_str().is_some_and(|a| a.starts_with(stream)));
+    story.expect(
+        "the answer reaches from the command over the placement to the measurement",
+        status == 200 && of("INTENT_ASK:") && of("PLACEMENT:") && of("OBSERVATION:"),
+    );
+
+    story.step("why does it stand so? each step with its cause");
+    let (status, steps) = session.ask(Method::GET, &format!("/api/v1/intent/{id}/why/"), None).await?;
+    let steps = steps.as_array().cloned().unwrap_or_default();
+    for step in steps.iter().rev().take(4).rev() {
+        story.say(format!(
+            "{} {}",
+            step["address"].as_str().unwrap_or_default(),
+            step["says"].as_str().unwrap_or_default()
+        ));
+    }
+    let caused = steps.iter().filter(|step| !step["cause"].is_null()).count();
+    story.expect("its steps name their causes", status == 200 && caused > 0);
+
     story.step("what its state or a role forbids is refused, and why");
     let update = json!({"target_id": "cpuUsage", "target_value_range": "60"});
     let (status, said) = session.ask(Method::PUT, &format!("/api/v1/intent/{id}/target/"), Some(&update)).await?;

@@ -973,6 +973,67 @@ async fn an_exposed_workload_is_reached_by_its_users_only_and_never_sees_their_t
     world.stop().await;
 }
 
+/// What stands behind the proxy and speaks HTTP/1.1 and HTTP/2: sends back what comes as it comes, and says which it was.
+async fn echo() -> u16 {
+    use axum::{Router, extract::Request, response::Response};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let router = Router::new().fallback(|request: Request| async move {
+        let version = format!("{:?}", request.version());
+        Response::builder().header("x-version", version).body(request.into_body()).unwrap()
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_go_through_as_they_come_over_http1_and_http2_on_either_side() {
+    let Some(world) = World::start("gateway, streaming", 1, |_| {}).await else { return };
+    let port = echo().await;
+    let token = world.admin().await;
+    for (name, protocol, behind) in [("one", "http1", "HTTP/1.1"), ("two", "h2", "HTTP/2.0")] {
+        let document = json!({"name": name, "version": "1.0.0", "kind": "process", "process": {"command": "true"},
+            "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1,
+            "expose": {"port": port, "protocol": protocol}});
+        let made = world.ask(&token, "POST", "/api/v1/workload/", Some(document)).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        let path = format!("/api/v1/workload/{name}@1.0.0/template/");
+        let run = world.ask(&token, "POST", &path, Some(json!({}))).await;
+        assert_eq!(run.status, 201, "{run:?}");
+        let path = format!("/access/local/{}/", run.body["instance_id"].as_str().unwrap());
+        until(
+            "the workload is reached",
+            async || world.ask(&token, "GET", &path, None).await,
+            |answer: &Answer| answer.status == 200,
+        )
+        .await;
+        for over_h2 in [false, true] {
+            let client: Client<HttpConnector, axum::body::Body> =
+                Client::builder(TokioExecutor::new()).http2_only(over_h2).build_http();
+            let (mut sender, receiver) = futures::channel::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+            let request = Request::post(format!("{}{path}", world.urls[0]))
+                .header("authorization", format!("Bearer {token}"))
+                .body(axum::body::Body::from_stream(receiver))
+                .unwrap();
+            sender.try_send(Ok("first".into())).unwrap();
+            let response = soon("an answer before the body is whole", client.request(request)).await.unwrap();
+            assert_eq!((response.status().as_u16(), &response.headers()["x-version"]), (200, &behind.parse().unwrap()));
+            let mut body = response.into_body();
+            for (came, next) in [("first", Some("second")), ("second", None)] {
+                let frame = soon("what was sent", body.frame()).await.unwrap().unwrap();
+                assert_eq!(frame.into_data().unwrap(), came, "{protocol}, {over_h2}");
+                match next {
+                    Some(next) => sender.try_send(Ok(next.into())).unwrap(),
+                    None => sender.close_channel(),
+                }
+            }
+            let rest = soon("the end", body.collect()).await.unwrap().to_bytes();
+            assert!(rest.is_empty(), "{protocol}, {over_h2}: {rest:?}");
+        }
+    }
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asks_too_much_waits_and_others_do_not() {
     let few = |config: &mut gateway::Config| {

@@ -87,7 +87,7 @@ fn message<M: prost::Message + Default>(name: &str, value: Json) -> Result<M, Pr
     let sent = value.clone();
     json::from_value(name, value).map_err(|error| match error {
         // Of a value of another type the reader does not say where it is.
-        DecodeError::Json(text) if !text.contains(": ") => {
+        DecodeError::Json(text) if text.split_once(": ").is_none_or(|(head, _)| head.contains(' ')) => {
             let path = culprit(&sent, |value| json::from_value::<M>(name, value).is_err());
             Problem::field(&path, text, "see the schema at /openapi.json")
         }
@@ -680,9 +680,9 @@ mod tests {
         typed["observation_period"] = json!("soon");
         assert_eq!(intent(typed).unwrap_err().faults[0].path, "observation_period");
         let mut inner = plain();
-        inner["intent_expectations"][0]["expectation_targets"][1]["target_value_range"] = json!({"a": 1});
+        inner["intent_expectations"][0]["expectation_targets"][1]["target_name"] = json!({"a": 1});
         let path = intent(inner).unwrap_err().faults[0].path.clone();
-        assert_eq!(path, "intent_expectations[0].expectation_targets[1].target_value_range");
+        assert_eq!(path, "intent_expectations[0].expectation_targets[1].target_name");
         let missing = form::<ActionInput>(json!({})).unwrap_err();
         assert_eq!((missing.status(), missing.faults[0].path.as_str()), (422, "action"));
         assert!(form::<ActionInput>(json!({"action": "EXPLODE"})).is_err());
