@@ -50,6 +50,9 @@ fn five_hundred_seeds_hold_every_invariant() {
                     sum.crashes += totals.crashes;
                     sum.retried += totals.retried;
                     sum.seconds += totals.seconds;
+                    sum.conflicts += totals.conflicts;
+                    sum.timed += totals.timed;
+                    sum.rollbacks += totals.rollbacks;
                 }
                 Err(error) => failed.push(explained(seed, &error)),
             }
@@ -67,6 +70,7 @@ fn five_hundred_seeds_hold_every_invariant() {
     // The faults that this is about did happen.
     let sum = |of: fn(&Totals) -> u64| results.iter().map(|(sum, _)| of(sum)).sum::<u64>();
     assert!(sum(|t| t.crashes) > seeds && sum(|t| t.retried) > seeds && sum(|t| t.facts) > 50 * seeds);
+    assert!(sum(|t| t.conflicts) > seeds / 2 && sum(|t| t.timed) > seeds && sum(|t| t.rollbacks) > seeds / 5);
 }
 
 #[test]

@@ -9,23 +9,30 @@
 //!   folded to the fact before, gives the same facts with the same ids and times ([`decided_again`]).
 //! - At rest every wanted instance runs on exactly one cluster, or its plan says why not; what is not wanted runs
 //!   nowhere; every intent that is not at its end says why it is where it is and what it waits for; one whose instance
-//!   failed wherever it could be tried is FULFILMENTFAILED ([`rest`]).
+//!   failed wherever it could be tried is FULFILMENTFAILED, unless its revision before runs on ([`rest`]); who loses a
+//!   conflict is who a look at all intents in force at once finds, and is SUSPENDED ([`conflicts`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use intent_manager::domain::Intents;
 use mesh_bus::Stored;
+use mesh_intent::{
+    Bound,
+    conflict::{self, Claim, Contender},
+};
 use mesh_kit::{Asked, Decider, Key, What, World as _, replica::Replica};
 use mesh_proto::{
     EventSet as _, FactSet as _, Timestamp,
     deciders::{intents as intent_facts, placements as planner, workloads},
     derived_id,
-    intent::{FulfilmentStatus, NotFulfilledState, State},
+    intent::{FulfilmentStatus, GovernedInstance, Intent, NotFulfilledState, State},
+    placement::Why,
 };
 use meta_orchestrator::{
     assignments::Assignments,
     placements::{Limits, Placements, Standing},
 };
+use prost::Message as _;
 
 use super::{
     bus::{MemoryBus, keys},
@@ -371,8 +378,12 @@ pub fn rest(bus: &MemoryBus, sites: &[Site], now: Timestamp) -> Result<(), Strin
         {
             return Err(format!("intent {key} is {row} and does not say why or what it waits for: {state:?}"));
         }
+        let runs =
+            |id: &String| sites.iter().any(|site| site.running(now).into_iter().any(|(running, _)| running == *id));
         let given_up = |id: &String| {
             planned.instances.get(id).is_some_and(|plan| match &plan.unplaced {
+                // Where a next revision fails, the one before runs on, and what it achieves counts.
+                Some(unplaced) if unplaced.why == i32::from(Why::Changed) && runs(id) => false,
                 Some(unplaced) => unplaced.used_up,
                 None => plan.at.as_ref().is_some_and(|hold| hold.standing == Standing::Failed),
             })
@@ -387,6 +398,73 @@ pub fn rest(bus: &MemoryBus, sites: &[Site], now: Timestamp) -> Result<(), Strin
         }
     }
     Ok(())
+}
+
+/// Why an intent is told other conflicts than all intents in force together have, if so.
+pub fn conflicts(bus: &MemoryBus) -> Result<(), String> {
+    // The version in force of each, since when it is, and what it governs.
+    let mut in_force: BTreeMap<String, (u64, u64, Contender)> = BTreeMap::new();
+    for stored in bus.read("INTENT") {
+        let fact = intent_facts::Fact::decode(&stored.message, &stored.body).map_err(|e| e.to_string())?;
+        if let intent_facts::Fact::IntentAcknowledged(f) = fact {
+            let known = in_force.get(&f.intent_id).filter(|(version, ..)| *version == f.version);
+            let since = known.map_or(stored.sequence, |(_, since, _)| *since);
+            let intent = Intent::decode(f.document).map_err(|e| e.to_string())?;
+            let contender = contender(&f.intent_id, &intent, &f.instances, since)?;
+            in_force.insert(f.intent_id, (f.version, since, contender));
+        }
+    }
+    let entities = fold(&intents(), bus, u64::MAX);
+    let standing = |id: &String| entities.iter().find(|(key, _)| key.token(1) == id).and_then(|(_, e)| e.in_force());
+    let contends = |id: &String| standing(id).is_some_and(|f| !f.suspended);
+    let contending = in_force.iter().filter(|(id, _)| contends(id)).map(|(_, (_, _, contender))| contender);
+    let found = conflict::resolve(contending);
+    for (id, (version, ..)) in &in_force {
+        let Some(standing) = standing(id) else { continue };
+        let expected = found.get(id).map_or(&[][..], Vec::as_slice);
+        if standing.version != *version || standing.conflicts != expected {
+            return Err(format!("intent {id} is told {:?}, and has {expected:?}", standing.conflicts));
+        }
+        if standing.is_suspended() != (standing.suspended || conflict::loses(expected)) {
+            return Err(format!("intent {id} is suspended wrongly: {standing:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Written apart from the validator's own.
+fn contender(id: &str, intent: &Intent, governed: &[GovernedInstance], since: u64) -> Result<Contender, String> {
+    let mut claims = vec![];
+    for expectation in &intent.intent_expectations {
+        let instance = governed.iter().find(|g| g.expectation_id == expectation.expectation_id);
+        for (instance, target) in
+            instance.into_iter().flat_map(|i| expectation.expectation_targets.iter().map(move |t| (i, t)))
+        {
+            claims.push(Claim {
+                instance_id: instance.instance_id.clone(),
+                expectation_id: expectation.expectation_id.clone(),
+                target_name: target.target_name.clone(),
+                bound: Bound::parse(&target.target_condition, &target.target_value_range).map_err(|e| e.to_string())?,
+            });
+        }
+    }
+    let (priority, preempts) = (intent.intent_priority, intent.intent_preemption_capability == "TRUE");
+    Ok(Contender { intent_id: id.to_owned(), priority, preempts, since, claims })
+}
+
+/// How often conflicts changed, intents began or ended by themselves, and earlier versions were gone back to.
+pub fn walked(bus: &MemoryBus) -> (u64, u64, u64) {
+    let conflicts = bus.read("VALIDATION").iter().filter(|m| m.message.ends_with("ConflictsChanged")).count() as u64;
+    let (mut timed, mut rollbacks) = (0, 0);
+    for stored in bus.read("INTENT") {
+        match intent_facts::Fact::decode(&stored.message, &stored.body) {
+            Ok(intent_facts::Fact::IntentSubmitted(f)) if f.rolled_back_to > 0 => rollbacks += 1,
+            // Only time has no message for a cause.
+            Ok(_) if stored.cause.as_ref().is_some_and(|cause| cause.stream.is_empty()) => timed += 1,
+            _ => {}
+        }
+    }
+    (conflicts, timed, rollbacks)
 }
 
 /// The last facts of each stream, for a message.

@@ -1,12 +1,14 @@
-//! What people ask for, at random: good and bad documents, intents in every state, things that are not there.
+//! What people ask for, at random: good and bad documents, intents in every state that contend, begin and end by
+//! themselves and go back to earlier versions, things that are not there.
 
 use std::collections::BTreeMap;
 
+use mesh_intent::window;
 use mesh_proto::{
-    AnyEvent,
+    AnyEvent, Timestamp,
     intent::{
-        ExpectationObject, ExpectationTarget, Intent, IntentExpectation, ResumeIntent, SubmitIntent, SuspendIntent,
-        TerminateIntent, UpdateIntent,
+        ExpectationObject, ExpectationTarget, Intent, IntentExpectation, ResumeIntent, RollbackIntent, SubmitIntent,
+        SuspendIntent, TerminateIntent, UpdateIntent,
     },
     workload::{ProcessSpec, RegisterWorkload, Resources, RunInstance, StopInstance, WorkloadDocument},
 };
@@ -21,19 +23,21 @@ const INTENTS: [&str; 4] = ["one", "two", "three", "four"];
 const INSTANCES: [&str; 2] = ["5f0c7a52-7d0e-4c57-9a53-0d5d3c1f0001", "5f0c7a52-7d0e-4c57-9a53-0d5d3c1f0002"];
 
 /// The next thing that somebody asks for.
-pub fn command(rng: &mut Rng) -> Box<dyn AnyEvent> {
+pub fn command(rng: &mut Rng, now: Timestamp) -> Box<dyn AnyEvent> {
     let owner = OWNER.to_owned();
     let intent_id = (*rng.pick(&INTENTS)).to_owned();
-    match rng.below(20) {
+    // Some know a revision, which may have passed.
+    let if_revision = if rng.percent(15) { rng.below(12) as u64 } else { 0 };
+    match rng.below(21) {
         0..=4 => {
             let document = document(rng);
             Box::new(RegisterWorkload { owner, name: document.name.clone(), document: Some(document) })
         }
-        5..=10 => Box::new(SubmitIntent { owner, intent_id, intent: Some(intent(rng)) }),
-        11..=13 => Box::new(UpdateIntent { owner, intent_id, intent: Some(intent(rng)), if_revision: 0 }),
-        14 => Box::new(SuspendIntent { owner, intent_id, if_revision: 0 }),
-        15 => Box::new(ResumeIntent { owner, intent_id, if_revision: 0 }),
-        16 => Box::new(TerminateIntent { owner, intent_id, if_revision: 0 }),
+        5..=10 => Box::new(SubmitIntent { owner, intent_id, intent: Some(intent(rng, now)) }),
+        11..=13 => Box::new(UpdateIntent { owner, intent_id, intent: Some(intent(rng, now)), if_revision }),
+        14 => Box::new(SuspendIntent { owner, intent_id, if_revision }),
+        15 => Box::new(ResumeIntent { owner, intent_id, if_revision }),
+        16 => Box::new(TerminateIntent { owner, intent_id, if_revision }),
         17 | 18 => Box::new(RunInstance {
             owner,
             instance_id: (*rng.pick(&INSTANCES)).to_owned(),
@@ -41,6 +45,7 @@ pub fn command(rng: &mut Rng) -> Box<dyn AnyEvent> {
             replicas: rng.below(3) as u32,
             release: None,
         }),
+        19 => Box::new(RollbackIntent { owner, intent_id, version: 1 + rng.below(4) as u64, if_revision }),
         _ => Box::new(StopInstance { owner, instance_id: (*rng.pick(&INSTANCES)).to_owned() }),
     }
 }
@@ -75,27 +80,39 @@ fn document(rng: &mut Rng) -> WorkloadDocument {
     }
 }
 
-fn intent(rng: &mut Rng) -> Intent {
+fn intent(rng: &mut Rng, now: Timestamp) -> Intent {
     let expectations = 1 + rng.below(2);
     let expectation = |rng: &mut Rng, number: usize| IntentExpectation {
         expectation_id: number.to_string(),
         expectation_verb: "ENSURE".into(),
         expectation_object: Some(ExpectationObject {
             object_type: "NEMO_WORKLOAD".into(),
-            object_instance: if rng.percent(10) { (*rng.pick(&INSTANCES)).to_owned() } else { workload(rng) },
+            object_instance: if rng.percent(45) { (*rng.pick(&INSTANCES)).to_owned() } else { workload(rng) },
             ..Default::default()
         }),
         expectation_targets: vec![ExpectationTarget {
             target_name: if rng.percent(8) { "diskUsage".into() } else { "cpuUsage".into() },
-            target_condition: "IS_LESS_THAN".into(),
+            // Of these some leave a value for all, and some do not.
+            target_condition: if rng.percent(35) { "IS_GREATER_THAN".into() } else { "IS_LESS_THAN".into() },
             target_value_range: rng.pick(&["15", "40", "90"]).to_string(),
             ..Default::default()
         }],
         ..Default::default()
     };
+    let mut intent_contexts = vec![];
+    if rng.percent(12) {
+        intent_contexts.push(window::start_context(now.plus_millis(rng.below(20_000) as i64)));
+    }
+    if rng.percent(12) {
+        intent_contexts.push(window::end_context(now.plus_millis(2_000 + rng.below(60_000) as i64)));
+    }
     Intent {
         user_label: "DeliverComputingWorkload".into(),
         intent_expectations: (0..expectations).map(|number| expectation(rng, number)).collect(),
+        intent_contexts,
+        intent_priority: 1 + rng.below(3) as u32,
+        intent_preemption_capability: if rng.percent(30) { "TRUE".into() } else { String::new() },
+        intent_admin_state: if rng.percent(4) { "DEACTIVATED".into() } else { String::new() },
         observation_period: 2,
         ..Default::default()
     }

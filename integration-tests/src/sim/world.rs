@@ -60,6 +60,12 @@ pub struct Totals {
     pub retried: u64,
     /// Seconds that passed in the world.
     pub seconds: u64,
+    /// Times that the conflicts of an intent changed.
+    pub conflicts: u64,
+    /// Intents that began or ended by themselves.
+    pub timed: u64,
+    /// Earlier versions that were gone back to.
+    pub rollbacks: u64,
     /// A number made of everything that was stored: equal for equal runs.
     pub digest: u64,
 }
@@ -93,6 +99,7 @@ pub fn run(seed: u64, mutation: Mutation) -> Result<Totals, String> {
     check::streams(&world.bus)?;
     check::decided_again(&world.bus)?;
     check::rest(&world.bus, &world.sites, now)?;
+    check::conflicts(&world.bus)?;
     // And once more with what was saved.
     for node in &mut world.nodes {
         node.crash();
@@ -106,6 +113,7 @@ pub fn run(seed: u64, mutation: Mutation) -> Result<Totals, String> {
     world.totals.facts = check::DECIDED.iter().map(|stream| world.bus.end(stream)).sum();
     world.totals.commands = world.commands;
     world.totals.digest = check::digest(&world.bus);
+    (world.totals.conflicts, world.totals.timed, world.totals.rollbacks) = check::walked(&world.bus);
     Ok(world.totals)
 }
 
@@ -218,7 +226,7 @@ impl World {
     }
 
     fn ask(&mut self) {
-        let command = people::command(&mut self.rng);
+        let command = people::command(&mut self.rng, self.bus.now);
         self.commands += 1;
         let id = format!("command-{}-{}", self.seed, self.commands);
         self.bus.say(command.as_ref(), &id);
