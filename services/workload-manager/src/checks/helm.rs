@@ -21,8 +21,13 @@ use crate::chart::{archive::Files, manifests::RENDERED_BYTES_MAX};
 
 /// Bytes of what it says of an error.
 const SAID_BYTES_MAX: usize = 4 << 10;
-/// Address space, KiB; a Go program reserves much more than it uses.
-const SPACE_KIB: &str = "1572864";
+/// What it may write to of its memory, KiB.
+const DATA_KIB: &str = "1048576";
+/// Its address space, KiB; a Go program reserves a gigabyte and more that it never uses, and more with each thread.
+const SPACE_KIB: &str = "4194304";
+/// Sets the limits (time in seconds, data, space), and becomes what follows them.
+const LIMITED: &str =
+    "ulimit -c 0; ulimit -s 8192; ulimit -t \"$1\"; ulimit -d \"$2\"; ulimit -v \"$3\"; shift 3; exec \"$@\"";
 /// Oldest that is used: the flags and limits of helm 3 as they are since then.
 const VERSION_MIN: (u64, u64) = (3, 14);
 /// How it is got.
@@ -104,8 +109,10 @@ async fn run(program: &Path, arguments: &[String], folder: &Path, limit: Duratio
     let seconds = limit.as_secs().max(1).to_string();
     let mut command = Command::new("/bin/sh");
     command
-        .args(["-c", "ulimit -c 0; ulimit -t \"$1\"; ulimit -v \"$2\"; shift 2; exec \"$@\"", "sh"])
-        .args([seconds.as_str(), SPACE_KIB])
+        // Stacks of threads are as large as the stack may become, and count: whoever started this may have set no limit.
+        // One that cannot be set is stricter already.
+        .args(["-c", LIMITED, "sh"])
+        .args([seconds.as_str(), DATA_KIB, SPACE_KIB])
         .arg(program)
         .args(arguments)
         .current_dir(folder)
@@ -116,6 +123,7 @@ async fn run(program: &Path, arguments: &[String], folder: &Path, limit: Duratio
         .env("KUBECONFIG", folder.join("none"))
         .env("GOMAXPROCS", "1")
         .env("GOMEMLIMIT", "512MiB")
+        .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -140,7 +148,8 @@ async fn run(program: &Path, arguments: &[String], folder: &Path, limit: Duratio
     if status.code() == Some(127) || status.code() == Some(126) {
         return Err(Error::Away(format!("{} cannot be run: {}", program.display(), stderr.trim())));
     }
-    if status.code().is_none() || stderr.contains("out of memory") || stderr.contains("cannot allocate memory") {
+    let short = ["out of memory", "cannot allocate memory", "pthread_create failed"];
+    if status.code().is_none() || short.iter().any(|text| stderr.contains(text)) {
         stderr = "it takes more time or memory to render than is allowed".into();
     }
     Ok(Said { ok: status.success(), stdout, stderr })
