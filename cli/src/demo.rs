@@ -387,10 +387,12 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
     let terminate = TerminateIntent { owner: OWNER.into(), intent_id: intent_id.clone(), if_revision: 0 };
     client.ask(&terminate, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     let deadline = Instant::now() + STEP_LIMIT;
-    while after.iter().any(|(_, p)| runs(p.pid)) && Instant::now() < deadline {
+    // It may have been moved since: what its clusters tell counts, too.
+    let mut left = processes(&client, &instance).await?;
+    while (!left.is_empty() || after.iter().any(|(_, p)| runs(p.pid))) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(50)).await;
+        left = processes(&client, &instance).await?;
     }
-    let left = processes(&client, &instance).await?;
     story.expect("nothing of it runs any more", left.is_empty() && after.iter().all(|(_, p)| !runs(p.pid)));
     let view =
         client.intents().await?.get(GetRequest { owner: OWNER.into(), id: intent_id.clone() }).await?.into_inner();

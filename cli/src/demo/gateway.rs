@@ -71,19 +71,6 @@ pub(super) async fn chapter(story: &mut Story, data_dir: &Path) -> anyhow::Resul
         status == 200 && of("INTENT_ASK:") && of("PLACEMENT:") && of("OBSERVATION:"),
     );
 
-    story.step("why does it stand so? each step with its cause");
-    let (status, steps) = session.ask(Method::GET, &format!("/api/v1/intent/{id}/why/"), None).await?;
-    let steps = steps.as_array().cloned().unwrap_or_default();
-    for step in steps.iter().rev().take(4).rev() {
-        story.say(format!(
-            "{} {}",
-            step["address"].as_str().unwrap_or_default(),
-            step["says"].as_str().unwrap_or_default()
-        ));
-    }
-    let caused = steps.iter().filter(|step| !step["cause"].is_null()).count();
-    story.expect("its steps name their causes", status == 200 && caused > 0);
-
     story.step("what its state or a role forbids is refused, and why");
     let update = json!({"target_id": "cpuUsage", "target_value_range": "60"});
     let (status, said) = session.ask(Method::PUT, &format!("/api/v1/intent/{id}/target/"), Some(&update)).await?;

@@ -510,7 +510,7 @@ impl Gateway {
         steps.retain(|step| {
             known.contains(&(step.stream.clone(), step.sequence))
                 || ["CLUSTER", "COST"].contains(&step.stream.as_str())
-                || step.subject.split('.').nth(3) == Some(owner.as_str())
+                || owner_of(&step.subject) == Some(owner.as_str())
         });
         steps.drain(..steps.len().saturating_sub(STEPS_MAX));
         let shown = |step: &Stored| {
@@ -555,6 +555,12 @@ impl Gateway {
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
         Ok(gateway::with(response, header::CACHE_CONTROL, "no-store"))
     }
+}
+
+/// Whose a fact or a command is, by its subject: `area.what.v1.owner.id`, `area.ask.what.v1.owner.id`.
+fn owner_of(subject: &str) -> Option<&str> {
+    let mut tokens = subject.split('.').skip(1);
+    if tokens.next() == Some("ask") { tokens.nth(2) } else { tokens.nth(1) }
 }
 
 fn moved_on(view: &IntentView) -> Problem {

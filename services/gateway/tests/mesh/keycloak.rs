@@ -19,8 +19,17 @@ fn home() -> PathBuf {
 }
 
 struct Keycloak {
-    _child: tokio::process::Child,
+    child: tokio::process::Child,
     url: String,
+}
+
+impl Drop for Keycloak {
+    fn drop(&mut self) {
+        // Its script starts it as a child: the group is both.
+        if let Some(group) = self.child.id() {
+            let _ended = std::process::Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).status();
+        }
+    }
 }
 
 impl Keycloak {
@@ -33,6 +42,7 @@ impl Keycloak {
             .env("KC_BOOTSTRAP_ADMIN_PASSWORD", PASSWORD)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -45,10 +55,12 @@ impl Keycloak {
                 }
             }
         };
-        let url = tokio::time::timeout(Duration::from_secs(300), listening).await.expect("Keycloak starts");
+        let listening = tokio::time::timeout(Duration::from_secs(300), listening).await;
         // What it says later is read, so that it does not stop over a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { _child: child, url }
+        let mut keycloak = Self { child, url: String::new() };
+        keycloak.url = listening.expect("Keycloak starts");
+        keycloak
     }
 
     fn issuer(&self) -> String {
