@@ -134,6 +134,8 @@ fn step(fact: &Stored) -> Json {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
