@@ -28,6 +28,8 @@ const VALUES_BYTES_MAX: usize = 64 * 1024;
 /// Files of a chart's folder, and how deep they may lie.
 const FILES_MAX: usize = 1_000;
 const DEPTH_MAX: usize = 16;
+/// Bytes of one of them, as the manager reads it.
+const FILE_BYTES_MAX: usize = archive::FILE_BYTES_MAX as usize;
 
 /// Is this a chart: an archive by its name, or a folder?
 pub(crate) fn is_chart(file: &Path) -> bool {
@@ -64,10 +66,16 @@ fn gather(root: &Path, folder: &Path, depth: usize, files: &mut BTreeMap<String,
             bail!("{} is a link, lies too deep, or is no file; package the chart with `helm package`", path.display());
         } else {
             let below = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-            files.insert(below, bounded(&path, ARCHIVE_BYTES_MAX * 2)?.into());
+            files.insert(below, bounded(&path, FILE_BYTES_MAX)?.into());
         }
-        if files.len() > FILES_MAX {
-            bail!("{} holds more than {FILES_MAX} files; package the chart with `helm package`", root.display());
+        let bytes: usize = files.values().map(Bytes::len).sum();
+        if files.len() > FILES_MAX || bytes as u64 > archive::UNPACKED_BYTES_MAX {
+            bail!(
+                "{} holds more than {FILES_MAX} files or {} bytes, which no chart does; name the folder of a chart, or \
+                 package it with `helm package`",
+                root.display(),
+                archive::UNPACKED_BYTES_MAX
+            );
         }
     }
     Ok(())
@@ -201,7 +209,10 @@ pub(crate) fn steps(report: &CheckReport) -> String {
         let cure = if step.problems.is_empty() { step.cure.clone() } else { String::new() };
         rows.push(vec![step.name.clone(), outcome.into(), took, step.reason.clone(), cure]);
         for problem in &step.problems {
-            let reason = format!("{}: {}", problem.path, problem.reason);
+            let reason = match problem.path.as_str() {
+                "" => problem.reason.clone(),
+                path => format!("{path}: {}", problem.reason),
+            };
             rows.push(vec![String::new(), String::new(), String::new(), reason, problem.cure.clone()]);
         }
     }
@@ -211,7 +222,11 @@ pub(crate) fn steps(report: &CheckReport) -> String {
         .map(|r| format!("\nasks for {} mCPU and {}", r.cpu_milli, super::megabytes(r.memory_bytes)));
     let images =
         if report.images.is_empty() { String::new() } else { format!("\nimages: {}", report.images.join(", ")) };
-    let head = format!("{} {}, sha256 {}", report.chart_name, report.chart_version, report.sha256);
+    let named = match report.chart_name.as_str() {
+        "" => String::new(),
+        name => format!("{name} {}, ", report.chart_version),
+    };
+    let head = format!("{named}sha256 {}", report.sha256);
     let rows = table(&["check", "outcome", "took", "found", "cure"], rows);
     format!("{head}{}{images}\n{rows}", asks.unwrap_or_default())
 }

@@ -117,6 +117,107 @@ async fn a_chart_is_pushed_waits_for_a_cluster_that_runs_charts_and_shows_its_ma
         .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_must_never_run_twice_is_moved_and_upgraded_without_running_twice() {
+    let process = std::process::id();
+    let names = [format!("reg-d-{process}"), format!("reg-e-{process}")];
+    let clusters = [cluster(&names[0], "process", 1_000, 1_000), cluster(&names[1], "process", 1_000, 1_000)];
+    let Some(mesh) = MeshRun::start("registry, never twice", &clusters, &[]).await else { return };
+    // Whoever comes while another holds the lock writes that down, and ends.
+    let (lock, twice) = (mesh.folder().join("only.lock"), mesh.folder().join("only.twice"));
+    let script =
+        format!("flock -n -E 9 {} sleep 1000; [ $? = 9 ] && date >> {}; exit 1", lock.display(), twice.display());
+    let only = |version: &str| {
+        let mut only = document("only", "sh", &["-c", &script], json!({}));
+        (only["version"], only["singleton"]) = (json!(version), json!(true));
+        only
+    };
+    mesh.register(only("1.0.0")).await;
+    mesh.register(only("1.1.0")).await;
+    let id = uuid();
+    told(&mesh, &["workload", "run", "only@1.0.0", "--id", &id, "--wait"]).await;
+    let mut view = running(&mesh, &id, "it runs", |_| true).await;
+    for _ in 0..2 {
+        let here = view["clusterId"].as_str().unwrap().to_owned();
+        let there = names.iter().find(|name| **name != here).unwrap();
+        told(&mesh, &["workload", "migrate", &id, "--to", there]).await;
+        view = running(&mesh, &id, "it runs there", |v| v["clusterId"] == there.as_str()).await;
+    }
+    let before = view["generation"].clone();
+    told(&mesh, &["workload", "upgrade", &id, "only@1.1.0"]).await;
+    let view = running(&mesh, &id, "the next version runs", |v| v["generation"] != before && v["revision"] == 2).await;
+    assert_eq!(view["restarts"].as_u64().unwrap_or(0), 0, "{view}");
+    assert!(!twice.exists(), "it ran twice at {}", std::fs::read_to_string(&twice).unwrap_or_default());
+    let second = std::process::Command::new("flock").args(["-n", "-E", "9"]).arg(&lock).arg("true").status().unwrap();
+    assert_eq!(second.code(), Some(9), "the one that runs holds the lock: the test would see a second");
+}
+
+/// A gzipped tar file of one entry.
+fn tgz(path: &str, kind: tar::EntryType, content: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(content.len() as u64);
+    header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+    if kind == tar::EntryType::Symlink {
+        header.set_link_name("/etc/passwd").unwrap();
+    }
+    header.set_cksum();
+    let zip = flate2::write::GzEncoder::new(vec![], flate2::Compression::best());
+    let mut builder = tar::Builder::new(zip);
+    builder.append(&header, content).unwrap();
+    builder.into_inner().unwrap().finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_chart_or_would_do_harm_is_refused_by_name_and_stores_nothing() {
+    use tar::EntryType::{Regular, Symlink};
+
+    let name = format!("reg-f-{}", std::process::id());
+    let set = ["--set", "workload-manager.images=false"];
+    let Some(mesh) = MeshRun::start("registry, bad charts", &[cluster(&name, "simulated", 100, 100)], &set).await
+    else {
+        return;
+    };
+    let zeros = vec![0; 64 << 20];
+    let own = b"apiVersion: v2\nname: web\nversion: one\n";
+    let bad: [(&str, Vec<u8>, &str, &str); 9] = [
+        ("traversal", tgz("web/../../etc/cron.d/x", Regular, b"x"), "`..`", "plain relative paths"),
+        ("absolute", tgz("/etc/passwd", Regular, b"x"), "absolute", "plain relative paths"),
+        ("link", tgz("web/values.yaml", Symlink, b""), "it is a link", "put the file itself there"),
+        ("huge", tgz("web/values.yaml", Regular, &zeros), "at most 5242880", ".helmignore"),
+        ("nothing", vec![], "is empty", "helm package"),
+        (
+            "wrong-gzip",
+            [&[0x1f, 0x8b, 8][..], b"no gzip at all, whatever it says"].concat(),
+            "no readable",
+            "helm package",
+        ),
+        ("no-archive", b"{\"a\": 1}".to_vec(), "no gzip file", "helm package"),
+        ("no-chart", tgz("web/readme.md", Regular, b"hello"), "Chart.yaml", "helm package"),
+        ("wrong-chart", tgz("web/Chart.yaml", Regular, own), "no semantic version", "such as 1.0.0"),
+    ];
+    for (what, archive, reason, cure) in bad {
+        let path = mesh.folder().join(format!("{what}.tgz"));
+        std::fs::write(&path, &archive).unwrap();
+        for verb in ["push", "check"] {
+            let text = refused(&mesh, &["workload", verb, path.to_str().unwrap()]).await;
+            assert!(text.contains(reason) && text.contains(cure), "{verb} {what}: {text}");
+        }
+    }
+    let large = mesh.folder().join("large.tgz");
+    std::fs::write(&large, vec![0x1f; 10 << 20]).unwrap();
+    let missing = mesh.folder().join("missing.tgz");
+    for (path, reason) in [(&large, "is larger than 3145728 bytes"), (&missing, "No such file")] {
+        for verb in ["push", "check"] {
+            let text = refused(&mesh, &["workload", verb, path.to_str().unwrap()]).await;
+            assert!(text.contains(reason) && text.contains(path.to_str().unwrap()), "{verb}: {text}");
+        }
+    }
+    let list = told(&mesh, &["workload", "list"]).await;
+    assert_eq!(list["workloads"].as_array().map_or(0, Vec::len), 0, "{list}");
+    assert!(mesh.facts("CHART").await.is_empty(), "nothing of them is kept");
+}
+
 fn uuid() -> String {
     mesh_proto::derived_id(&["registry", &std::process::id().to_string(), &format!("{:?}", std::time::Instant::now())])
 }

@@ -56,7 +56,7 @@ impl Files {
 
 /// Why an archive is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}; {cure}")]
+#[error("{}{reason}; {cure}", before(path))]
 pub struct Error {
     /// Where: a path in the archive; empty for the whole.
     pub path: String,
@@ -64,6 +64,10 @@ pub struct Error {
     pub reason: String,
     /// What to do.
     pub cure: String,
+}
+
+fn before(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}: ") }
 }
 
 impl Error {
