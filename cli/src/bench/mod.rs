@@ -6,6 +6,7 @@ mod bus;
 mod fsync;
 mod intents;
 mod learn;
+mod many;
 mod network;
 mod registry;
 mod rig;
@@ -39,6 +40,8 @@ pub(crate) enum BenchCommand {
     Registry(Length),
     /// Intents over REST beside bare axum and JetStream, and what the access check adds to a proxied request.
     Intents(Length),
+    /// A registry of 10,000 intents (with --full of 100,000): pages of lists, restarts, memory.
+    ManyIntents(Length),
     /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
     Network(network::NetworkOptions),
 }
@@ -129,6 +132,10 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
         BenchCommand::Intents(Length { full }) => {
             let begun = Instant::now();
             return Ok(conclude(format, full, begun, intents::measure(full).await?));
+        }
+        BenchCommand::ManyIntents(Length { full }) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, full, begun, many::measure(full).await?));
         }
         BenchCommand::Learn(options) => return learn::run(options, format).await,
         BenchCommand::Sar(options) => return sar::run(options, format).await,

@@ -410,6 +410,8 @@ impl Decider for Intents {
                     owner: String::new(),
                     intent_id: String::new(),
                     command_id: String::new(),
+                    // A slice of what was read would keep all that was read with it.
+                    document: Bytes::copy_from_slice(&fact.document),
                     ..fact.clone()
                 };
                 let submission =

@@ -15,7 +15,7 @@ pub mod view;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::intent_queries_server::IntentQueriesServer;
+use mesh_proto::{Event as _, query::intent_queries_server::IntentQueriesServer, report::ReportPublished};
 
 /// Settings of the intent manager. What a state means is the contract's, not a deployment's.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -31,13 +31,21 @@ impl Default for Config {
     }
 }
 
+/// Milliseconds after which what was stored before the last report is known to be reported.
+const REPORTED_WITHIN_MS: i64 = 5_000;
+
 /// Joins the mesh; returns once its view is caught up, its queries are served and its decider runs.
 ///
 /// # Errors
 /// When the bus does not let it join.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let sources = Sources { streams: vec!["INTENT", "OBSERVATION"], ..Sources::default() };
-    let view = mesh.project("intents", view::IntentsView::default(), sources).await.context("build view of intents")?;
+    let report = mesh_proto::contract().event(ReportPublished::MESSAGE).context("the contract has no reports")?;
+    let reports = mesh.bus().log(&report.stream).last(&report.filter()).await.context("read the last report")?;
+    // Reports are published a moment after what they tell.
+    let reported = reports.map(|last| last.stored.plus_millis(-REPORTED_WITHIN_MS)).unwrap_or_default();
+    let view = view::IntentsView::reporting_since(reported);
+    let view = mesh.project("intents", view, sources).await.context("build view of intents")?;
     mesh.serve(IntentQueriesServer::new(api::Api::new(view, mesh.stopping())));
     let limits = domain::Limits { remedy_cooldown_ms: config.remedy_cooldown_ms.into() };
     mesh.decide(domain::Intents::new(limits)).await

@@ -65,6 +65,8 @@ const ROWS: [Row; 8] = [
 #[derive(Debug, Default)]
 pub struct IntentsView {
     owners: BTreeMap<Arc<str>, Owned>,
+    /// Of what was stored before, every report is published.
+    reported: Timestamp,
 }
 
 /// The intents of one owner.
@@ -114,6 +116,12 @@ impl Projector for IntentsView {
 }
 
 impl IntentsView {
+    /// An empty view that derives no reports of what was stored before a time: those are published, and of a long past
+    /// most of the work.
+    pub fn reporting_since(reported: Timestamp) -> Self {
+        Self { reported, ..Self::default() }
+    }
+
     fn fold(&mut self, stored: &Stored, fact: &Fact) -> Option<Derived> {
         let key = Key::new(stored.subject.split('.').skip(3));
         let (owner, id) = (key.token(0), key.token(1));
@@ -132,7 +140,8 @@ impl IntentsView {
         if stored.sequence <= entry.sequence {
             return None;
         }
-        let told = entry.fold(&key, stored, fact);
+        let tells = entry.fold(stored, fact) && stored.stored >= self.reported;
+        let told = tells.then(|| derived(entry.report(&key, stored.time), stored, stored.time));
         let now = entry.to_note();
         if now != entry.noted {
             let id = owned.intents.get_key_value(id).map(|(id, _)| id.clone())?;
@@ -178,6 +187,9 @@ impl IntentsView {
         let at = observation.end.unwrap_or(stored.time);
         entry.shown += 1;
         entry.updated = entry.updated.max(at);
+        if stored.stored < self.reported {
+            return None;
+        }
         let key = Key::new([&observation.owner, &observation.intent_id]);
         Some(derived(entry.report(&key, at), stored, at))
     }
@@ -323,21 +335,23 @@ fn derived(report: ReportPublished, cause: &Stored, at: Timestamp) -> Derived {
 }
 
 impl Entry {
-    /// Takes in the next of its facts; gives the report if it changes what one tells.
-    fn fold(&mut self, key: &Key, stored: &Stored, fact: &Fact) -> Option<Derived> {
+    /// Takes in the next of its facts; does it change what a report tells?
+    fn fold(&mut self, stored: &Stored, fact: &Fact) -> bool {
         self.entity = Intents::default().evolve(std::mem::take(&mut self.entity), fact, stored.time);
         self.sequence = stored.sequence;
         self.shown += 1;
         self.updated = self.updated.max(stored.time);
         match fact {
             Fact::IntentAcknowledged(acknowledged) => {
-                self.document = Some(acknowledged.document.clone());
+                let submitted = self.entity.submitted(acknowledged.version).map(|s| s.content.document.clone());
+                let same = submitted.filter(|document| *document == acknowledged.document);
+                self.document = Some(same.unwrap_or_else(|| Bytes::copy_from_slice(&acknowledged.document)));
                 self.last.clear();
                 self.note();
             }
             Fact::IntentSubmitted(_) if self.document.is_none() => {
                 self.note();
-                return None;
+                return false;
             }
             Fact::IntentStateChanged(_) | Fact::IntentRejected(_) => {}
             // These change nothing that a report tells.
@@ -346,10 +360,10 @@ impl Entry {
             | Fact::IntentRemedyWanted(_)
             | Fact::IntentRemedyUnwanted(_)
             | Fact::IntentRefused(_) => {
-                return None;
+                return false;
             }
         }
-        Some(derived(self.report(key, stored.time), stored, stored.time))
+        true
     }
 
     /// What the index is to hold of it.

@@ -132,6 +132,23 @@ fn each_change_has_one_report_with_an_id_of_its_cause() {
 }
 
 #[test]
+fn what_was_reported_before_a_restart_is_known_and_not_reported_again() {
+    let facts = Bench::given(fulfilled()).facts;
+    let last = facts.last().unwrap().1;
+    let mut view = IntentsView::reporting_since(last);
+    let reported: Vec<usize> = (1..)
+        .zip(&facts)
+        .map(|(sequence, (fact, at))| view.apply(&stored_fact(fact, ID, sequence, *at)).len())
+        .collect();
+    let (all, _) = self::view(fulfilled());
+    assert_eq!(get(&view), get(&all), "it is known all the same");
+    let expected: Vec<usize> =
+        facts.iter().map(|(fact, at)| usize::from(*at >= last && !matches!(fact, Fact::IntentSubmitted(_)))).collect();
+    assert_eq!(reported, expected);
+    assert!(reported.contains(&1) && reported.contains(&0), "{reported:?}");
+}
+
+#[test]
 fn each_period_has_a_report_with_the_values_achieved() {
     let (mut view, _) = view(fulfilled());
     let period = stored(&observed(7, 1, Some((12.5, 64.0))), 40, Timestamp::from_millis(1));
