@@ -119,6 +119,14 @@ fn culprit(whole: &Json, is_wrong: impl Fn(Json) -> bool) -> String {
     };
     let (mut path, mut at, mut tries): (Vec<Step<'_>>, &Json, usize) = (vec![], whole, 0);
     loop {
+        // One that is wrong even when it is empty is wrong as a whole.
+        let empty = match at {
+            Json::Object(_) => Json::Object(serde_json::Map::new()),
+            _ => Json::Array(vec![]),
+        };
+        if !path.is_empty() && is_wrong(around(&path, &empty)) {
+            break;
+        }
         let parts: Vec<(Step<'_>, &Json)> = match at {
             Json::Object(fields) => fields.iter().map(|(name, inner)| (Step::Field(name), inner)).collect(),
             Json::Array(items) => items.iter().enumerate().map(|(at, inner)| (Step::Item(at), inner)).collect(),
@@ -185,19 +193,19 @@ pub fn workload(value: Json) -> Result<WorkloadDocument, Problem> {
 pub struct TargetTemplate {
     target_name: String,
     target_condition: String,
-    target_value_range: Text,
+    target_value_range: Scalar,
 }
 
 /// Text, or a number or truth value where text is meant.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Text {
+enum Scalar {
     Text(String),
     Number(serde_json::Number),
     Bool(bool),
 }
 
-impl Text {
+impl Scalar {
     fn into_text(self) -> String {
         match self {
             Self::Text(text) => text,
@@ -287,8 +295,8 @@ pub struct ActionInput {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetUpdate {
-    target_id: Text,
-    target_value_range: Text,
+    target_id: Scalar,
+    target_value_range: Scalar,
 }
 
 impl TargetUpdate {
