@@ -25,6 +25,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+/// Parts of a form, by name.
+type Parts<'a> = &'a [(&'a str, &'a [u8])];
+
 /// A mesh with gateways.
 struct World {
     land: Land,
@@ -498,7 +501,7 @@ async fn charts_are_uploaded_as_forms_and_documents_are_dropped() {
     let misnamed = send(&[("file", &archive), ("name", b"other"), ("version", b"1.0.0")]).await;
     assert_eq!(misnamed.status, 422, "{misnamed:?}");
     let large = vec![0x1f; 3 << 20 | 1];
-    let wrong: [(&[(&str, &[u8])], u16, &str); 6] = [
+    let wrong: [(Parts<'_>, u16, &str); 6] = [
         (&[("file", &archive), ("name", b"echo")], 422, "version"),
         (&[("file", b"PK"), ("name", b"echo"), ("version", b"3.0.0")], 422, "file"),
         (&[("file", &archive), ("name", b"a.b"), ("version", b"3.0.0")], 422, "name"),

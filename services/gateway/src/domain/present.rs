@@ -156,7 +156,7 @@ pub fn submitted(fact: &IntentSubmitted, at: Timestamp, sequence: u64) -> Intent
         owner: fact.owner.clone(),
         intent_id: fact.intent_id.clone(),
         version: fact.version,
-        intent: Intent::decode(fact.document.clone()).ok(),
+        intent: Intent::decode(fact.document.clone()).ok().map(mesh_intent::secret::redact),
         state: Some(State {
             reason: "submitted".into(),
             waits_for: "the validator's verdict".into(),
@@ -175,7 +175,7 @@ pub fn acknowledged(fact: &IntentAcknowledged, at: Timestamp, sequence: u64) -> 
         owner: fact.owner.clone(),
         intent_id: fact.intent_id.clone(),
         version: fact.version,
-        intent: Intent::decode(fact.document.clone()).ok(),
+        intent: Intent::decode(fact.document.clone()).ok().map(mesh_intent::secret::redact),
         state: fact.state.clone(),
         since: Some(at),
         instances: fact.instances.clone(),

@@ -159,7 +159,7 @@ fn dependencies(found: &mut Found, files: &Files, chart: &Value) {
         Some(Value::Array(listed)) => listed,
         Some(_) => return found.add("Chart.yaml: dependencies", "it is no list", "write a list of name and version"),
     };
-    let mut inside: Vec<String> = files.archives.iter().filter_map(|(_, inner)| name_of(inner)).collect();
+    let mut inside: Vec<String> = files.archives.values().filter_map(name_of).collect();
     let folders = files.files.keys().filter_map(|path| path.strip_prefix("charts/")?.split_once("/Chart.yaml"));
     inside.extend(folders.filter(|(folder, rest)| rest.is_empty() && !folder.contains('/')).filter_map(
         |(folder, _)| {

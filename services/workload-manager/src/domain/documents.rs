@@ -223,7 +223,7 @@ pub(super) fn checked(versions: &Versions, m: &ReportChecks) -> Vec<Fact> {
 /// here knows stay as they came in.
 fn completed(document: &Bytes, report: &CheckReport) -> Bytes {
     let known = WorkloadDocument::decode(document.clone()).unwrap_or_default();
-    let resources = report.resources.clone().filter(|r| known.resources.is_none() && *r != Resources::default());
+    let resources = report.resources.filter(|r| known.resources.is_none() && *r != Resources::default());
     let chart = ChartSpec { sha256: report.sha256.clone(), ..Default::default() };
     let more = WorkloadDocument { chart: Some(chart), resources, ..Default::default() };
     let mut bytes = BytesMut::from(&document[..]);
