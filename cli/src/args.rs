@@ -884,6 +884,9 @@ pub(crate) struct UpOptions {
     /// Sets a service's configuration, for example `meta-orchestrator.move_cooldown_ms=5000`.
     #[arg(long = "set", value_name = "SERVICE.KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// A service that is not started, for example `json-mirror`; may be repeated.
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) without: Vec<String>,
     /// Address of an OpenTelemetry collector (OTLP over gRPC), for example `http://127.0.0.1:4317`.
     #[arg(long, value_name = "URL")]
     pub(crate) otlp: Option<String>,

@@ -175,6 +175,11 @@ impl Up {
     pub(crate) async fn start(data_dir: &Path, options: &UpOptions) -> anyhow::Result<Self> {
         mesh_bus::install_crypto();
         let sets = sets(&options.set)?;
+        if let Some(unknown) = options.without.iter().find(|name| !SERVICES.contains(&name.as_str())) {
+            bail!("--without {unknown}: there is no such service; they are {}", SERVICES.join(", "));
+        }
+        let services: Vec<&str> =
+            SERVICES.into_iter().filter(|name| !options.without.iter().any(|left_out| left_out == name)).collect();
         let clusters = match &options.clusters {
             Some(path) => clusters::read(path)?,
             None => clusters::defaults(),
@@ -252,7 +257,7 @@ impl Up {
             })
         };
         let mut wanted: Vec<Member> = vec![];
-        for service in SERVICES {
+        for &service in &services {
             let mut own = BTreeMap::new();
             if service == "meta-orchestrator" {
                 // The smallest cluster that does: work stays near the edge until it needs more.
@@ -323,7 +328,7 @@ impl Up {
             clusters: clusters.iter().map(|c| c.name.clone()).collect(),
         };
         let up = Self { server, router, members, _lock: lock, endpoints, data_dir, stopping, failures };
-        let waited = up.ready(started).await;
+        let waited = up.ready(&services, started).await;
         match waited {
             Ok(()) => Ok(up),
             Err(error) => {
@@ -334,7 +339,7 @@ impl Up {
     }
 
     /// Waits until every service and every cluster has said that it is ready, then writes the endpoints file.
-    async fn ready(&self, started: mesh_proto::Timestamp) -> anyhow::Result<()> {
+    async fn ready(&self, services: &[&str], started: mesh_proto::Timestamp) -> anyhow::Result<()> {
         let path = Endpoints::path(&self.data_dir);
         let text = serde_json::to_vec_pretty(&self.endpoints).context("write the endpoints")?;
         let staged = path.with_extension("new");
@@ -343,7 +348,7 @@ impl Up {
         let client = Client::connect(&self.data_dir).await?;
         let deadline = Instant::now() + READY_LIMIT;
         loop {
-            let waiting = client.not_ready(&SERVICES, &self.endpoints.clusters, started).await?;
+            let waiting = client.not_ready(services, &self.endpoints.clusters, started).await?;
             if waiting.is_empty() {
                 client.bus.close().await;
                 return Ok(());

@@ -32,24 +32,47 @@ use crate::{args::UpOptions, client::now, commands::login, up::Up};
 type Client = Http<HttpConnector, Full<Bytes>>;
 
 /// Requests in hand while saturated.
-const IN_HAND: usize = 64;
+const IN_HAND: usize = 128;
+/// Services that have no part in the way from a request to its verdict; the whole mesh is measured beside it.
+const ASIDE: [&str; 7] =
+    ["collector", "cmdt-aggregator", "secure-storage", "accounting", "cfdrl-agent", "sar-detector", "json-mirror"];
 
 /// Takes all measurements.
 pub(super) async fn measure(full: bool) -> anyhow::Result<Vec<Row>> {
-    let seconds = if full { 20 } else { 5 };
-    let length = Duration::from_secs(seconds);
+    let length = Duration::from_secs(if full { 20 } else { 5 });
+    let without = ASIDE.map(str::to_owned).to_vec();
+    let mut rows = within(without, async |session| {
+        let rig = Rig::start().await?;
+        let mut rows = throughput(&rig, session, length).await?;
+        rows.extend(access(session, if full { 20_000 } else { 4_000 }).await?);
+        Ok(rows)
+    })
+    .await?;
+    let whole = within(vec![], async |session| {
+        let url = format!("{}/api/v1/intent/", session.gateway);
+        saturate(&url, session.token(), Duration::from_secs(1)).await?;
+        saturate(&url, session.token(), length).await
+    });
+    let (ours, failed) = whole.await?;
+    let detail = format!("{IN_HAND} in hand for {} s, {failed} not answered well", length.as_secs());
+    rows.push(Row::new(5, "the same with every service in one process", Bound::AtLeast(500.0), "/s", ours, detail));
+    Ok(rows)
+}
+
+/// Measures on a mesh of its own, signed in.
+async fn within<T>(
+    without: Vec<String>,
+    measure: impl AsyncFnOnce(&login::Session) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
     let data_dir = folder.path().join("mesh");
-    let options = UpOptions { log: "error".into(), set: vec!["gateway.rate_per_s=0".into()], ..UpOptions::default() };
+    let set = vec!["gateway.rate_per_s=0".into()];
+    let options = UpOptions { log: "error".into(), set, without, ..UpOptions::default() };
     let up = Up::start(&data_dir, &options).await?;
     let measured = async {
         let gateway = login::gateway_of(&data_dir)?;
         let password = login::first_password(&data_dir)?;
-        let session = login::sign_in(&data_dir, &gateway, "admin", &password).await?;
-        let rig = Rig::start().await?;
-        let mut rows = throughput(&rig, &session, length).await?;
-        rows.extend(access(&session, if full { 20_000 } else { 4_000 }).await?);
-        anyhow::Ok(rows)
+        measure(&login::sign_in(&data_dir, &gateway, "admin", &password).await?).await
     }
     .await;
     up.stop().await.context("stop the mesh")?;
