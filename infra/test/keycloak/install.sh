@@ -16,13 +16,13 @@ if [ ! -f "$home/.built" ]; then
   mkdir -p "$tools/keycloak"
   archive="$tools/keycloak/keycloak-quarkus-dist-$version.zip"
   # The archive alone: what it was built from is in it.
-  mvn --batch-mode --quiet org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy \
+  timeout 600 mvn --batch-mode --quiet org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy \
     "-Dartifact=org.keycloak:keycloak-quarkus-dist:$version:zip" "-DoutputDirectory=$tools/keycloak" >/dev/null
   echo "$sha256  $archive" | sha256sum --check --quiet
   python3 -m zipfile --extract "$archive" "$tools/keycloak"
   rm "$archive"
   chmod +x "$home/bin/kc.sh"
-  "$home/bin/kc.sh" build --db=dev-mem --health-enabled=false >/dev/null
+  timeout 600 "$home/bin/kc.sh" build --db=dev-mem --health-enabled=false >/dev/null
   touch "$home/.built"
 fi
 mkdir -p "$home/data/import"
