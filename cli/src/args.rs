@@ -442,7 +442,7 @@ pub(crate) enum IntentCommand {
         which: IntentId,
         /// The version to go back to.
         #[arg(long)]
-        version: u64,
+        to: u64,
     },
     /// All intents.
     List {

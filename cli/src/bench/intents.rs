@@ -24,37 +24,46 @@ use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 
 use super::{
-    Bound, Row,
+    Bound, Length, Row,
     rig::{Rig, percentile},
 };
 use crate::{args::UpOptions, client::now, commands::login, up::Up};
 
 type Client = Http<HttpConnector, Full<Bytes>>;
 
-/// Requests in hand while saturated.
-const IN_HAND: usize = 128;
+/// Options of `bench intents`.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct IntentsOptions {
+    #[command(flatten)]
+    pub(super) length: Length,
+    /// Requests in hand while saturated.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    in_hand: u16,
+}
+
 /// Services that have no part in the way from a request to its verdict; the whole mesh is measured beside it.
 const ASIDE: [&str; 7] =
     ["collector", "cmdt-aggregator", "secure-storage", "accounting", "cfdrl-agent", "sar-detector", "json-mirror"];
 
 /// Takes all measurements.
-pub(super) async fn measure(full: bool) -> anyhow::Result<Vec<Row>> {
+pub(super) async fn measure(options: &IntentsOptions) -> anyhow::Result<Vec<Row>> {
+    let (full, in_hand) = (options.length.full, options.in_hand);
     let length = Duration::from_secs(if full { 20 } else { 5 });
     let without = ASIDE.map(str::to_owned).to_vec();
     let mut rows = within(without, async |session| {
         let rig = Rig::start().await?;
-        let mut rows = throughput(&rig, session, length).await?;
+        let mut rows = throughput(&rig, session, in_hand, length).await?;
         rows.extend(access(session, if full { 20_000 } else { 4_000 }).await?);
         Ok(rows)
     })
     .await?;
     let whole = within(vec![], async |session| {
         let url = format!("{}/api/v1/intent/", session.gateway);
-        saturate(&url, session.token(), Duration::from_secs(1)).await?;
-        saturate(&url, session.token(), length).await
+        saturate(&url, session.token(), in_hand, Duration::from_secs(1)).await?;
+        saturate(&url, session.token(), in_hand, length).await
     });
     let (ours, failed) = whole.await?;
-    let detail = format!("{IN_HAND} in hand for {} s, {failed} not answered well", length.as_secs());
+    let detail = format!("{in_hand} in hand for {} s, {failed} not answered well", length.as_secs());
     rows.push(Row::new(5, "the same with every service in one process", Bound::AtLeast(500.0), "/s", ours, detail));
     Ok(rows)
 }
@@ -91,7 +100,7 @@ fn intent(number: u64) -> Json {
 fn http() -> Client {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    Http::builder(TokioExecutor::new()).pool_max_idle_per_host(IN_HAND * 4).build(connector)
+    Http::builder(TokioExecutor::new()).pool_max_idle_per_host(4_096).build(connector)
 }
 
 async fn post(http: &Client, url: &str, token: &str, number: u64) -> anyhow::Result<u16> {
@@ -106,11 +115,11 @@ async fn post(http: &Client, url: &str, token: &str, number: u64) -> anyhow::Res
 }
 
 /// Requests a second that end well, with so many in hand.
-async fn saturate(url: &str, token: &str, length: Duration) -> anyhow::Result<(f64, u64)> {
+async fn saturate(url: &str, token: &str, in_hand: u16, length: Duration) -> anyhow::Result<(f64, u64)> {
     let (http, begun) = (http(), Instant::now());
     let (next, done, other) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..IN_HAND {
+    for _ in 0..in_hand {
         let (http, url, token) = (http.clone(), url.to_owned(), token.to_owned());
         let (next, done, other) = (next.clone(), done.clone(), other.clone());
         tasks.spawn(async move {
@@ -174,18 +183,18 @@ async fn bare(bus: Bus) -> anyhow::Result<String> {
     Ok(url)
 }
 
-async fn throughput(rig: &Rig, session: &login::Session, length: Duration) -> anyhow::Result<Vec<Row>> {
+async fn throughput(rig: &Rig, session: &login::Session, in_hand: u16, length: Duration) -> anyhow::Result<Vec<Row>> {
     let raw = bare(rig.bus("person").await?).await?;
     let url = format!("{}/api/v1/intent/", session.gateway);
     let token = session.token();
-    saturate(&url, token, Duration::from_secs(1)).await?;
-    let (ours, failed) = saturate(&url, token, length).await?;
-    let (bare, _) = saturate(&raw, token, length).await?;
+    saturate(&url, token, in_hand, Duration::from_secs(1)).await?;
+    let (ours, failed) = saturate(&url, token, in_hand, length).await?;
+    let (bare, _) = saturate(&raw, token, in_hand, length).await?;
     let times = paced(&url, token, (ours / 2.0).clamp(10.0, 500.0), length).await?;
     let p99 = percentile(&times, 99).as_secs_f64() * 1e3;
     let p50 = percentile(&times, 50).as_secs_f64() * 1e3;
     let detail = format!(
-        "{IN_HAND} in hand for {} s, {failed} not answered well; REST, decided, validated, acknowledged",
+        "{in_hand} in hand for {} s, {failed} not answered well; REST, decided, validated, acknowledged",
         length.as_secs()
     );
     let rate = times.len() as f64 / length.as_secs_f64();

@@ -39,7 +39,7 @@ pub(crate) enum BenchCommand {
     /// Charts: archives read and refused, and charts pushed through a mesh.
     Registry(Length),
     /// Intents over REST beside bare axum and JetStream, and what the access check adds to a proxied request.
-    Intents(Length),
+    Intents(intents::IntentsOptions),
     /// A registry of 10,000 intents (with --full of 100,000): pages of lists, restarts, memory.
     ManyIntents(Length),
     /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
@@ -129,9 +129,9 @@ pub(crate) async fn run(command: BenchCommand, format: Format) -> anyhow::Result
             let begun = Instant::now();
             return Ok(conclude(format, full, begun, registry::measure(full).await?));
         }
-        BenchCommand::Intents(Length { full }) => {
+        BenchCommand::Intents(options) => {
             let begun = Instant::now();
-            return Ok(conclude(format, full, begun, intents::measure(full).await?));
+            return Ok(conclude(format, options.length.full, begun, intents::measure(&options).await?));
         }
         BenchCommand::ManyIntents(Length { full }) => {
             let begun = Instant::now();

@@ -42,7 +42,7 @@ pub(crate) async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow
         IntentCommand::Types => types(context).await,
         IntentCommand::Objectives { file } => objectives(context, &file).await,
         IntentCommand::History { id } => history(context, id).await,
-        IntentCommand::Rollback { which, version } => {
+        IntentCommand::Rollback { which, to: version } => {
             let command =
                 RollbackIntent { owner: context.owner.clone(), intent_id: which.id.clone(), version, if_revision: 0 };
             change(context, &which, "submitted again", &command).await
