@@ -854,7 +854,7 @@ mod tests {
     fn limits_shrink_alike_until_they_fit_and_never_grow() {
         let wanted = streams(mesh_proto::contract(), 1);
         let sum = |configs: &[stream::Config]| configs.iter().map(|c| c.max_bytes.unsigned_abs()).sum::<u64>();
-        for granted in [256 << 20, 1 << 30, 10 << 30, 1 << 49] {
+        for granted in [512 << 20, 1 << 30, 10 << 30, 1 << 49] {
             let mut account = Account::default();
             account.limits.max_storage = Some(granted as i64);
             let fitted = fit(wanted.clone(), &account, 1, &mut Report::default()).unwrap();

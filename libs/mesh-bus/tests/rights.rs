@@ -312,7 +312,7 @@ async fn a_service_can_do_all_that_its_contract_says() {
             done += 1;
         }
         for stream in rights::hears(contract, service) {
-            let event = contract.events.iter().find(|e| e.stream == stream && !e.command).unwrap();
+            let event = contract.events.iter().find(|e| e.stream == stream).unwrap();
             let mut live = actor.client.subscribe(contract.stream(stream).unwrap().subject.clone()).await.unwrap();
             actor.settle().await;
             let stored = subject_of(event, &format!("live-{}", service.name));
