@@ -3,7 +3,7 @@
 //! - [`archive`] reads a `.tgz` within bounded memory, and refuses what could leave its folder;
 //! - [`structure`] holds the rules of the first check;
 //! - [`manifests`] reads what a renderer gave: workloads, images, secrets, what they ask for;
-//! - [`reference`] is the grammar of image references;
+//! - [`mod@reference`] is the grammar of image references;
 //! - [`ingress`] holds the rules of the annotations `nemo.eu/ingress-*`;
 //! - [`report`] puts the four checks together and says what follows.
 
