@@ -31,8 +31,7 @@ fn five_hundred_seeds_hold_every_invariant() {
         println!("{:?}", attempt(seed, Mutation::None).unwrap_or_else(|error| panic!("{}", explained(seed, &error))));
         return;
     }
-    let is_full = std::env::var_os("CONTINUUM_FULL").is_some_and(|value| value != "0" && !value.is_empty());
-    let seeds: u64 = if is_full { 5_000 } else { 500 };
+    let seeds: u64 = if mesh_test::is_full() { 5_000 } else { 500 };
     let next = AtomicU64::new(0);
     let work = || {
         let (mut sum, mut failed) = (Totals::default(), vec![]);

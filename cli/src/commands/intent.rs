@@ -610,23 +610,7 @@ mod tests {
     use super::*;
 
     fn stored<E: Event>(event: &E) -> Stored {
-        Stored {
-            stream: "INTENT".into(),
-            sequence: 1,
-            subject: String::new(),
-            id: String::new(),
-            message: E::MESSAGE.into(),
-            time: Timestamp::default(),
-            stored: Timestamp::default(),
-            cause: None,
-            traceparent: None,
-            world: vec![],
-            content_type: None,
-            source: None,
-            previous_on_subject: None,
-            delivered: 1,
-            body: event.encode_to_vec().into(),
-        }
+        mesh_test::stored(event, 1, Timestamp::default())
     }
 
     fn state(found: NotFulfilledState) -> Option<State> {

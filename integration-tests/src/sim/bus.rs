@@ -63,23 +63,7 @@ impl MemoryBus {
         let stream = self.streams.entry(message.stream.clone()).or_default();
         let sequence = stream.messages.len() as u64 + 1;
         stream.last.insert(keys(&message.subject), sequence);
-        stream.messages.push(Stored {
-            stream: message.stream.clone(),
-            sequence,
-            subject: message.subject.clone(),
-            id: message.id.clone(),
-            message: message.message.clone(),
-            time: message.time,
-            stored,
-            cause: message.cause.clone(),
-            traceparent: None,
-            world: message.world.clone(),
-            content_type: Some("application/protobuf".into()),
-            source: None,
-            previous_on_subject: None,
-            delivered: 1,
-            body: message.body.clone(),
-        });
+        stream.messages.push(mesh_test::read(message, sequence, stored));
         sequence
     }
 

@@ -74,11 +74,11 @@ async fn what_ran_is_charged_once_and_the_bill_is_checked_from_files_alone() {
         let same = |u: &&UsageClosed| u.instance_id == window.instance_id && u.window == window.window;
         assert_eq!(after.iter().filter_map(usage).filter(same).count(), 1, "{window:?}");
     }
-    let dead = mesh.facts("DEAD").await;
-    assert!(
-        dead.iter().any(|letter| letter.subject.starts_with("dead.usage.closed.")),
-        "the false window is a dead letter"
-    );
+    mesh.until("the false window is a dead letter", async || {
+        let dead = mesh.facts("DEAD").await;
+        dead.iter().any(|letter| letter.subject.starts_with("dead.usage.closed.")).then_some(())
+    })
+    .await;
 
     // The bill of a person, and what it says.
     let statement = mesh.cli(&["account", "statement", "sleeper", "-o", "json"]).await;

@@ -133,10 +133,14 @@ async fn an_earlier_version_is_gone_back_to_and_the_history_tells_it() {
     let back = RollbackIntent { owner: OWNER.into(), intent_id: "versions".into(), version: 1, if_revision: 0 };
     mesh.ask(&back, "back").await;
     assert_eq!(in_force(3).await, first);
-    let history = mesh.cli(&["intent", "history", "versions", "-o", "json"]).await;
-    let history: Json = serde_json::from_slice(&history.stdout).unwrap();
-    assert_eq!(history["versions"].as_array().map(Vec::len), Some(3), "{history}");
-    assert_eq!((&history["inForce"], &history["versions"][2]["rolledBackTo"]), (&json!(3), &json!(1)));
+    let history = mesh
+        .until("the history has three versions", async || {
+            let history = mesh.cli(&["intent", "history", "versions", "-o", "json"]).await;
+            let history: Json = serde_json::from_slice(&history.stdout).unwrap();
+            (history["versions"].as_array()?.len() == 3 && history["inForce"] == json!(3)).then_some(history)
+        })
+        .await;
+    assert_eq!(history["versions"][2]["rolledBackTo"], json!(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,10 +148,16 @@ async fn a_check_foretells_where_it_runs_and_changes_nothing() {
     let Some(mesh) = mesh().await else { return };
     let file = mesh.folder().join("check.json");
     std::fs::write(&file, intent("sleeper", &[("cpuUsage", "50")]).to_string()).unwrap();
-    let checked = mesh.cli(&["intent", "check", file.to_str().unwrap(), "-o", "json"]).await;
-    let told: Json = serde_json::from_slice(&checked.stdout).unwrap_or_else(|_| panic!("{}", text(&checked)));
+    // Whoever answers may hear of the document and of the cluster a moment later than this test.
+    let told = mesh
+        .until("it foretells where it runs", async || {
+            let checked = mesh.cli(&["intent", "check", file.to_str().unwrap(), "-o", "json"]).await;
+            let told: Json = serde_json::from_slice(&checked.stdout).unwrap_or_else(|_| panic!("{}", text(&checked)));
+            let foretold = (&told[0]["acceptable"], &told[0]["predictions"][0]["clusterId"]);
+            (foretold == (&json!(true), &json!("sim"))).then_some(told)
+        })
+        .await;
     let prediction = &told[0]["predictions"][0];
-    assert_eq!((&told[0]["acceptable"], &prediction["clusterId"]), (&json!(true), &json!("sim")), "{told}");
     assert!(prediction["watts"].as_f64().is_some_and(|watts| watts > 0.0), "{told}");
     assert_eq!(mesh.facts("INTENT").await.len(), 0);
 

@@ -7,7 +7,7 @@ use mesh_proto::{
     Timestamp,
     cost::{CostsChanged, ProbeSample},
     network::{Connectivity, ConnectivityChanged, NetworkRefused, SubmitNetworkIntent},
-    placement::{PlacementDecided, PlacementUnplaced},
+    placement::{LatenciesNoted, PlacementDecided, PlacementUnplaced},
 };
 use mncc_exposer::executioners::http;
 use prost::Message as _;
@@ -57,6 +57,9 @@ async fn follow(mesh: &MeshRun, stream: &str, filter: &str) -> mesh_bus::Tail {
 async fn the_network_is_measured_exposed_and_a_placement_follows_it() {
     let Some(mesh) = MeshRun::start("network", &[], &["--relays"]).await else { return };
     let map = measured(&mesh).await;
+    let noted =
+        |fact: &mesh_bus::Stored| fact.event::<LatenciesNoted>().unwrap().filter(|noted| noted.links.len() == 6);
+    mesh.fact("placement", "placement.latencies_noted.v1.*", noted).await;
 
     // By ALTO, over real HTTP.
     let root = map["altoUrl"].as_str().unwrap().strip_suffix("/directory").unwrap().to_owned();
@@ -168,7 +171,7 @@ async fn hostile_samples_and_intents_change_nothing_and_are_told() {
         assert!(!refused.reason.is_empty() && !refused.cure.is_empty());
     }
     let file = crate::support::root().join("examples/network/l2sm.yaml");
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = mesh_test::free_address();
     let own = mesh.folder().join("l2sm.yaml");
     let intent = std::fs::read_to_string(file).unwrap().replace("127.0.0.1:50051", &closed.to_string());
     std::fs::write(&own, intent).unwrap();
@@ -177,7 +180,7 @@ async fn hostile_samples_and_intents_change_nothing_and_are_told() {
     let failed =
         until::<ConnectivityChanged>(&mut networks, "the failure", |c| c.phase() == Connectivity::NotConnected).await;
     assert!(failed.reason.contains(&closed.to_string()) && !failed.cure.is_empty(), "{failed:?}");
-    let facts = mesh_kit::why::facts(&mesh.bus, "NETWORK", "network.>").await.unwrap();
+    let facts = mesh_why::facts(&mesh.bus, "NETWORK", "network.>").await.unwrap();
     assert!(
         facts.iter().all(|f| !String::from_utf8_lossy(&f.body).contains("a.secret.token")),
         "no fact holds the token"
@@ -197,8 +200,12 @@ async fn a_segment_is_an_intent_that_becomes_real_traffic_and_goes_again() {
         return;
     }
     assert!(output.status.success(), "{}", text(&output));
-    let got = said(&mesh, &["network", "get", "segment_1"]).await;
-    assert_eq!(got["phase"], "CONNECTED");
+    let got = mesh
+        .until("it is shown as connected", async || {
+            let got = said(&mesh, &["network", "get", "segment_1"]).await;
+            (got["phase"] == "CONNECTED").then_some(got)
+        })
+        .await;
     assert!(got["results"][0]["detail"].as_str().unwrap().contains("there and back"), "{got}");
     assert!(netns.join("sensor").exists());
     said(&mesh, &["network", "withdraw", "segment_1"]).await;

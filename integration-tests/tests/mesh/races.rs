@@ -126,7 +126,7 @@ async fn race(name: &str, url: &str, seed: &str, mut disturb: impl AsyncFnMut(us
             }
         }
     }
-    let facts = mesh_kit::why::facts(&bus, "INTENT", &format!("intent.*.*.{OWNER}.*")).await.unwrap();
+    let facts = mesh_why::facts(&bus, "INTENT", &format!("intent.*.*.{OWNER}.*")).await.unwrap();
     let (mut values, mut ids, mut violations) = ([0u64; ENTITIES], BTreeSet::new(), 0);
     let mut found: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     for fact in &facts {
@@ -151,11 +151,6 @@ async fn race(name: &str, url: &str, seed: &str, mut disturb: impl AsyncFnMut(us
     bus.close().await;
 }
 
-/// A free port, for servers that must know each other's before they start.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_killed_writers_on_three_entities_lose_no_update_on_one_server() {
     let Some(program) = support::server("races").await else { return };
@@ -164,7 +159,7 @@ async fn eight_killed_writers_on_three_entities_lose_no_update_on_one_server() {
     let rendered = render(
         contract(),
         &RenderOptions {
-            listen: "127.0.0.1:-1".into(),
+            listen: format!("{}:-1", mesh_test::loopback()),
             store_dir: folder.path().join("jetstream"),
             ports_dir: Some(folder.path().to_path_buf()),
             ..RenderOptions::default()
@@ -185,23 +180,24 @@ async fn eight_killed_writers_on_three_entities_lose_no_update_on_three_servers_
     let Some(program) = support::server("races").await else { return };
     mesh_bus::install_crypto();
     let folder = tempfile::tempdir().unwrap();
-    let ports: Vec<(u16, u16)> = (0..3).map(|_| (free_port(), free_port())).collect();
+    // Of its own: nobody else is given the port of a server that was killed.
+    let addresses: Vec<_> = (0..3).map(|_| (mesh_test::free_address(), mesh_test::free_address())).collect();
     let mut keys = BTreeMap::new();
     let mut servers = vec![];
-    for (number, (client, route)) in ports.iter().enumerate() {
+    for (number, (client, route)) in addresses.iter().enumerate() {
         let own = folder.path().join(format!("server-{number}"));
         std::fs::create_dir_all(&own).unwrap();
-        let others = ports.iter().filter(|(_, r)| r != route).map(|(_, r)| format!("nats-route://127.0.0.1:{r}"));
+        let others = addresses.iter().filter(|(_, r)| r != route).map(|(_, r)| format!("nats-route://{r}"));
         let rendered = render(
             contract(),
             &RenderOptions {
-                listen: format!("127.0.0.1:{client}"),
+                listen: client.to_string(),
                 store_dir: own.join("jetstream"),
                 ports_dir: Some(own.clone()),
                 cluster: Some(Cluster {
                     name: "races".into(),
                     server_name: format!("server-{number}"),
-                    listen: format!("127.0.0.1:{route}"),
+                    listen: route.to_string(),
                     routes: others.collect(),
                     servers: 3,
                 }),

@@ -55,10 +55,11 @@ async fn an_instance_is_upgraded_moved_taken_back_and_deleted_by_command() {
     let here = second["clusterId"].as_str().unwrap();
     let there = names.iter().find(|name| *name != here).unwrap();
     told(&mesh, &["workload", "migrate", &id, "--to", there]).await;
-    let third = running(&mesh, &id, "it runs there", |v| v["clusterId"] == there.as_str()).await;
-    let events: Vec<&str> =
-        third["lifecycleEvents"].as_array().unwrap().iter().filter_map(|e| e["type"].as_str()).collect();
-    assert_eq!(events.last(), Some(&"migrated"), "{events:?}");
+    let last = |v: &Json| v["lifecycleEvents"].as_array().and_then(|all| all.last()).map(|event| event["type"].clone());
+    running(&mesh, &id, "it runs there, and it is told that it was moved", |v| {
+        v["clusterId"] == there.as_str() && last(v) == Some(json!("migrated"))
+    })
+    .await;
     let text = refused(&mesh, &["workload", "migrate", &id, "--to", "nowhere"]).await;
     assert!(text.contains("there is no cluster nowhere"), "{text}");
     let text = refused(&mesh, &["workload", "rollback", &id, "9"]).await;
@@ -87,7 +88,12 @@ async fn a_chart_is_pushed_waits_for_a_cluster_that_runs_charts_and_shows_its_ma
     let Some(mesh) = MeshRun::start("registry, charts", &clusters, &set).await else { return };
     let pushed = told(&mesh, &["workload", "push", "examples/web-chart", "--ingress"]).await;
     assert_eq!((&pushed[0]["ok"], &pushed[0]["state"]), (&json!(true), &json!("accepted")), "{pushed}");
-    let view = told(&mesh, &["workload", "get", "web@1.0.0"]).await;
+    let view = mesh
+        .until("the report of its checks is shown", async || {
+            let view = told(&mesh, &["workload", "get", "web@1.0.0"]).await;
+            view["report"]["steps"].is_array().then_some(view)
+        })
+        .await;
     let steps = view["report"]["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 4, "{view}");
     assert!(steps.iter().all(|s| s["outcome"] == "CHECK_PASSED" || !s["cure"].as_str().unwrap().is_empty()), "{view}");
@@ -148,8 +154,12 @@ async fn what_must_never_run_twice_is_moved_and_upgraded_without_running_twice()
     let view = running(&mesh, &id, "the next version runs", |v| v["generation"] != before && v["revision"] == 2).await;
     assert_eq!(view["restarts"].as_u64().unwrap_or(0), 0, "{view}");
     assert!(!twice.exists(), "it ran twice at {}", std::fs::read_to_string(&twice).unwrap_or_default());
-    let second = std::process::Command::new("flock").args(["-n", "-E", "9"]).arg(&lock).arg("true").status().unwrap();
-    assert_eq!(second.code(), Some(9), "the one that runs holds the lock: the test would see a second");
+    // It takes the lock a moment after it is said to run.
+    mesh.until("the one that runs holds the lock: the test would see a second", async || {
+        let second = std::process::Command::new("flock").args(["-n", "-E", "9"]).arg(&lock).arg("true").status();
+        (second.unwrap().code() == Some(9)).then_some(())
+    })
+    .await;
 }
 
 /// A gzipped tar file of one entry.

@@ -57,7 +57,7 @@ impl Mesh {
         };
         let folder = tempfile::tempdir().unwrap();
         let options = RenderOptions {
-            listen: "127.0.0.1:-1".to_owned(),
+            listen: format!("{}:-1", mesh_test::loopback()),
             store_dir: folder.path().join("store"),
             ports_dir: Some(folder.path().to_owned()),
             disk_bytes,
@@ -704,11 +704,6 @@ async fn with_certificates_only_who_shows_one_of_the_authority_is_let_in() {
     assert!(open(None).await.is_err());
 }
 
-/// A free port, found by taking one and giving it back.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[tokio::test]
 async fn three_servers_hold_three_copies_and_two_of_them_go_on() {
     let Ok(found) = find_server().await else {
@@ -717,12 +712,12 @@ async fn three_servers_hold_three_copies_and_two_of_them_go_on() {
     };
     let contract = mesh_proto::contract();
     let folder = tempfile::tempdir().unwrap();
-    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let routes: Vec<_> = (0..3).map(|_| mesh_test::free_address()).collect();
     let mut keys = BTreeMap::new();
     let mut servers = vec![];
-    for (number, port) in ports.iter().enumerate() {
+    for (number, route) in routes.iter().enumerate() {
         let own = folder.path().join(number.to_string());
-        let others = ports.iter().filter(|p| *p != port).map(|p| format!("nats-route://127.0.0.1:{p}"));
+        let others = routes.iter().filter(|r| *r != route).map(|r| format!("nats-route://{r}"));
         let options = RenderOptions {
             listen: "127.0.0.1:-1".to_owned(),
             store_dir: own.join("store"),
@@ -731,7 +726,7 @@ async fn three_servers_hold_three_copies_and_two_of_them_go_on() {
             cluster: Some(Cluster {
                 name: "c".to_owned(),
                 server_name: format!("s{number}"),
-                listen: format!("127.0.0.1:{port}"),
+                listen: route.to_string(),
                 routes: others.collect(),
                 servers: 3,
             }),

@@ -154,7 +154,8 @@ async fn a_successor_with_the_same_key_keeps_it_alive() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_router_comes_back_samples_and_signs_of_life_do_too() {
-    let first = router("tcp/127.0.0.1:0").await;
+    // An address of its own: nobody else is given its port while it is away.
+    let first = router(&format!("tcp/{}:0", mesh_test::loopback())).await;
     let address = first.listening()[0].clone();
     // Much shorter than the outage: the limit is for the first connection only.
     let options = SamplesOptions { connect_ms: 500, ..client_options(&first) };

@@ -18,15 +18,18 @@ mod full;
 
 use std::{
     collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use mesh_bus::{
-    Bus, Options, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions,
+    Bus, Options, Outgoing, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server,
+    ServerOptions, Stored,
 };
 use mesh_kit::{Secret, Settings};
-use mesh_proto::{Timestamp, contract};
+use mesh_proto::{AnyEvent, Timestamp, contract};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -58,7 +61,7 @@ impl Land {
         mesh_bus::install_crypto();
         let folder = tempfile::Builder::new().prefix("continuum-land-").tempdir().unwrap();
         let mut options = RenderOptions {
-            listen: "127.0.0.1:-1".into(),
+            listen: format!("{}:-1", loopback()),
             store_dir: folder.path().join("jetstream"),
             ports_dir: Some(folder.path().into()),
             ..RenderOptions::default()
@@ -151,6 +154,66 @@ pub async fn until<T: std::fmt::Debug>(what: &str, mut ask: impl AsyncFnMut() ->
     }
 }
 
+/// Is the long form of every harness asked for, by `CONTINUUM_FULL`? `make test-full` does. What takes over a minute has
+/// two forms: the same checks on more.
+pub fn is_full() -> bool {
+    std::env::var_os("CONTINUUM_FULL").is_some_and(|value| value != "0" && !value.is_empty())
+}
+
+/// A loopback address of this call's own. A server that listens there keeps its port when it is killed: nobody else is
+/// given a port of that address meanwhile, as happens on 127.0.0.1, neither a server of another test nor, as the port
+/// it comes from, a client that tries to reach the one that is gone.
+pub fn loopback() -> Ipv4Addr {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let [b, c, d] = host(std::process::id(), CALLS.fetch_add(1, Relaxed));
+    Ipv4Addr::new(127, b, c, d)
+}
+
+/// An address of this call's own where nobody listens, and nobody else will: for servers that must know it before they
+/// start, and for those that shall not be there.
+pub fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind((loopback(), 0)).unwrap().local_addr().unwrap()
+}
+
+/// How many addresses a process has before it comes to those of the next one. Prime, so that few processes share any.
+const ADDRESSES: u32 = 251;
+
+/// The last three bytes of a process's address of this number: neither 127.0.0.1 nor the broadcast address.
+fn host(process: u32, number: u32) -> [u8; 3] {
+    let all = 254 * 256 * 254;
+    let place = (u64::from(process) * u64::from(ADDRESSES) + u64::from(number)) % all;
+    let part = |value: u64| u8::try_from(value).unwrap();
+    [part(1 + place / (256 * 254)), part(place / 254 % 256), part(1 + place % 254)]
+}
+
+/// An event as read from its stream at this place, when it was stored at this time and said of it; its id is
+/// `<stream>-<sequence>`.
+pub fn stored(event: &dyn AnyEvent, sequence: u64, time: Timestamp) -> Stored {
+    let id = format!("{}-{sequence}", event.stream());
+    read(&Outgoing::new(event, id, time).unwrap(), sequence, time)
+}
+
+/// A message as read from its stream at this place, when it was stored at this time.
+pub fn read(message: &Outgoing, sequence: u64, stored: Timestamp) -> Stored {
+    Stored {
+        stream: message.stream.clone(),
+        sequence,
+        subject: message.subject.clone(),
+        id: message.id.clone(),
+        message: message.message.clone(),
+        time: message.time,
+        stored,
+        cause: message.cause.clone(),
+        traceparent: message.traceparent.clone(),
+        world: message.world.clone(),
+        content_type: Some("application/protobuf".into()),
+        source: None,
+        previous_on_subject: None,
+        delivered: 1,
+        body: message.body.clone(),
+    }
+}
+
 /// The time now.
 pub fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -171,4 +234,28 @@ pub async fn page(endpoint: &str, path: &str) -> Option<(u16, String)> {
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     };
     tokio::time::timeout(Duration::from_secs(5), asked).await.ok()?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_of_many_processes_has_addresses_of_its_own() {
+        for first in [1, 32_000, 4_194_000] {
+            let all = (first..first + 200).flat_map(|process| (0..ADDRESSES).map(move |number| host(process, number)));
+            let different: BTreeSet<[u8; 3]> = all.collect();
+            assert_eq!(different.len(), 200 * ADDRESSES as usize);
+            assert!(different.iter().all(|[b, _, d]| (1..255).contains(b) && (1..255).contains(d)), "{first}");
+        }
+        assert_ne!(loopback(), loopback());
+    }
+
+    #[test]
+    fn a_server_may_listen_on_an_address_of_its_own_and_come_back_there() {
+        let place = free_address();
+        assert_eq!(std::net::TcpListener::bind(place).unwrap().local_addr().unwrap(), place);
+    }
 }

@@ -24,7 +24,7 @@ use mesh_proto::{
     query::{AdviceRequest, PolicyRequest, RoundsRequest, learning_queries_client::LearningQueriesClient},
     workload::{Resources, WorkloadDocument},
 };
-use mesh_test::{Land, now, soon};
+use mesh_test::{Land, now, soon, until};
 use prost::Message as _;
 use tonic::Code;
 
@@ -177,8 +177,9 @@ async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() 
     assert_eq!((adopted.aggregation.as_str(), adopted.site.as_str()), ("median", "a"));
     assert!(!adopted.parent_policy_id.is_empty());
     let mut client = LearningQueriesClient::connect(running[0].endpoint()).await.unwrap();
-    let rounds = client.rounds(RoundsRequest { limit: 1 }).await.unwrap().into_inner().rounds;
-    assert_eq!(rounds.first().map(|r| r.site.as_str()), Some("a"), "each site tells its own rounds");
+    let rounds = async || client.rounds(RoundsRequest { limit: 1 }).await.unwrap().into_inner().rounds;
+    let rounds = until("its last round is listed", rounds, |rounds| !rounds.is_empty()).await;
+    assert_eq!(rounds[0].site, "a", "each site tells its own rounds");
     hostile.abort();
     for service in running {
         assert_eq!(service.stop().await, Stopped::Settled);

@@ -146,7 +146,6 @@ fn phase_name(phase: InstancePhase) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use futures::executor::block_on;
-    use mesh_bus::Outgoing;
     use mesh_store::{memory, open};
 
     use super::*;
@@ -169,24 +168,7 @@ pub(crate) mod tests {
         for (sequence, twin) in (first..).zip(twins) {
             let (kind, id) = (twin.kind.clone(), twin.id.clone());
             let event = TwinChanged { kind, id, twin: Some(twin.clone()) };
-            let outgoing = Outgoing::new(&event, "id", Timestamp::from_millis(1)).unwrap();
-            let stored = Stored {
-                stream: outgoing.stream,
-                sequence,
-                subject: outgoing.subject,
-                id: outgoing.id,
-                message: outgoing.message,
-                time: outgoing.time,
-                stored: outgoing.time,
-                cause: None,
-                traceparent: None,
-                world: vec![],
-                content_type: None,
-                source: None,
-                previous_on_subject: None,
-                delivered: 1,
-                body: outgoing.body,
-            };
+            let stored = mesh_test::stored(&event, sequence, Timestamp::from_millis(1));
             block_on(stores.write(&stored, sweep)).unwrap();
         }
     }

@@ -125,7 +125,6 @@ pub(crate) fn sample(instance_id: &str, mut point: Point) -> InstanceSample {
 #[cfg(test)]
 mod tests {
     use futures::executor::block_on;
-    use mesh_bus::Outgoing;
     use mesh_store::{
         Range,
         memory::{self, Shared, WindowLimits},
@@ -164,24 +163,7 @@ mod tests {
 
     fn stored(samples: Vec<InstanceSample>, sequence: u64) -> Stored {
         let measured = Measured { cluster_id: "c".into(), instance_id: "i".into(), samples };
-        let outgoing = Outgoing::new(&measured, "id", Timestamp::from_millis(1)).unwrap();
-        Stored {
-            stream: outgoing.stream,
-            sequence,
-            subject: outgoing.subject,
-            id: outgoing.id,
-            message: outgoing.message,
-            time: outgoing.time,
-            stored: outgoing.time,
-            cause: None,
-            traceparent: None,
-            world: vec![],
-            content_type: None,
-            source: None,
-            previous_on_subject: None,
-            delivered: 1,
-            body: outgoing.body,
-        }
+        mesh_test::stored(&measured, sequence, Timestamp::from_millis(1))
     }
 
     #[test]

@@ -5,9 +5,8 @@
 use std::path::PathBuf;
 
 use gateway::domain::{events, tmf};
-use mesh_bus::Stored;
 use mesh_proto::{
-    AnyEvent as _, Event as _, Timestamp,
+    Timestamp,
     intent::{FulfilmentStatus, Intent, IntentSubmitted, NotFulfilledState, State},
     query::{CheckReply, IntentView, Prediction},
     report::{FulfilmentInfo, IntentFulfilmentReport, ReportPublished},
@@ -129,23 +128,7 @@ fn events_of_every_kind_are_valid_by_the_published_components() {
         document: intent().encode_to_vec().into(),
         ..IntentSubmitted::default()
     };
-    let stored = Stored {
-        stream: IntentSubmitted::STREAM.into(),
-        subject: fact.subject().unwrap(),
-        sequence: 1,
-        id: "fact".into(),
-        message: IntentSubmitted::MESSAGE.into(),
-        time: Timestamp::from_millis(1_800_000_000_000),
-        stored: Timestamp::from_millis(1_800_000_000_000),
-        content_type: None,
-        cause: None,
-        traceparent: None,
-        world: vec![],
-        source: None,
-        delivered: 1,
-        previous_on_subject: None,
-        body: fact.body(),
-    };
+    let stored = mesh_test::stored(&fact, 1, Timestamp::from_millis(1_800_000_000_000));
     for kind in events::Kind::ALL {
         let body = events::body(kind, &view(), &stored);
         assert_eq!(problems(&components, kind.name(), &body), [""; 0], "{body:#}");

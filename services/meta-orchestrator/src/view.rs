@@ -210,7 +210,7 @@ fn read(stored: &Stored) -> Option<Fact> {
 #[cfg(test)]
 mod tests {
     use mesh_proto::{
-        AnyEvent as _, Timestamp,
+        Timestamp,
         placement::{ClusterJoined, ClusterLost, PlacementReleased},
         workload::{Resources, WorkloadDocument},
     };
@@ -219,23 +219,7 @@ mod tests {
     use super::*;
 
     fn stored(event: impl mesh_proto::Event) -> Stored {
-        Stored {
-            stream: event.stream().into(),
-            sequence: 1,
-            subject: event.subject().unwrap(),
-            id: "id".into(),
-            message: event.message().into(),
-            time: Timestamp::from_millis(1),
-            stored: Timestamp::from_millis(1),
-            cause: None,
-            traceparent: None,
-            world: vec![],
-            content_type: Some("application/protobuf".into()),
-            source: None,
-            previous_on_subject: None,
-            delivered: 1,
-            body: event.body(),
-        }
+        mesh_test::stored(&event, 1, Timestamp::from_millis(1))
     }
 
     fn decided(id: &str, generation: u64, cluster: &str, from: &str) -> PlacementDecided {

@@ -16,10 +16,10 @@ use mesh_proto::{
     remedy::{RemedyPolicy, RemedyPolicySet, RemedyRefused, RemedyWithheld, SetRemedyPolicy, Withheld},
     telemetry::InstanceSample,
 };
-use mesh_test::{Land, now, soon};
+use mesh_test::{Land, now, soon, until};
 use prost::Message as _;
 use sar_detector::Config;
-use tonic::Code;
+use tonic::{Code, transport::Channel};
 
 async fn detector(land: &Land) -> Running {
     let settings = Settings { data_dir: Some(land.folder().join("state")), ..land.settings("sar-detector") };
@@ -67,7 +67,7 @@ async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
     // Samples ten milliseconds apart, each taken in before the next.
     let mut at = now().plus_millis(-20_000);
     let mut steps = 0u32;
-    let mut step = async |client: &mut AnomalyQueriesClient<tonic::transport::Channel>, cpu: f64| {
+    let mut step = async |client: &mut AnomalyQueriesClient<Channel>, cpu: f64| {
         (at, steps) = (at.plus_millis(10), steps + 1);
         let cpu = cpu + f64::from(steps % 7);
         let taken = async {
@@ -94,14 +94,18 @@ async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
     assert_eq!(detected.contributions[0].metric, "cpu_milli");
     let withheld = heard(&person, "REMEDY", |f| f.event::<RemedyWithheld>().unwrap()).await;
     assert_eq!((withheld.withheld(), &withheld.episode_id), (Withheld::DryRun, &detected.episode_id));
-    let open = AnomalyListRequest { open: true, ..AnomalyListRequest::default() };
-    assert_eq!(client.list(open.clone()).await.unwrap().into_inner().anomalies.len(), 1);
+    let open = async |client: &mut AnomalyQueriesClient<Channel>, count: usize| {
+        let request = AnomalyListRequest { open: true, ..AnomalyListRequest::default() };
+        let listed = async || client.list(request.clone()).await.unwrap().into_inner().anomalies.len();
+        until("the episodes that go on are listed", listed, |found| *found == count).await
+    };
+    open(&mut client, 1).await;
     let before = step(&mut client, 500.0).await;
     assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
 
     let again = detector(&land).await;
     let mut client = AnomalyQueriesClient::connect(again.endpoint()).await.unwrap();
-    assert_eq!(client.list(open.clone()).await.unwrap().into_inner().anomalies.len(), 1);
+    open(&mut client, 1).await;
     let after = step(&mut client, 500.0).await;
     assert_eq!(after.learned, before.learned, "its model is the one of before, and an anomaly is not learned");
     for _ in 0..8 {
@@ -109,7 +113,7 @@ async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
     }
     let cleared = heard(&person, "ANOMALY", |f| f.event::<AnomalyCleared>().unwrap()).await;
     assert_eq!(cleared.episode_id, detected.episode_id);
-    assert!(client.list(open).await.unwrap().into_inner().anomalies.is_empty());
+    open(&mut client, 0).await;
     let got = client.get(GetRequest { id: detected.episode_id.clone(), ..GetRequest::default() }).await.unwrap();
     assert!(got.get_ref().cleared.is_some());
     assert_eq!(client.get(GetRequest::default()).await.unwrap_err().code(), Code::NotFound);

@@ -57,10 +57,6 @@ struct Gateway {
     endpoint: String,
 }
 
-fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 impl Site {
     /// None, loudly, where there is no nats-server or no client. Every write is synced: what is acknowledged is kept.
     async fn start(test: &str) -> Option<Self> {
@@ -86,7 +82,7 @@ impl Site {
             drain_limit_ms: Settings::default().drain_limit_ms,
             ..self.land.settings("secure-storage")
         };
-        let address = free_address();
+        let address = mesh_test::free_address().to_string();
         let mut arguments = mesh_kit::config::arguments(&settings).unwrap();
         for pair in [format!("s3_listen={address}").as_str()].iter().chain(set) {
             arguments.extend(["--set".to_owned(), (*pair).to_owned()]);
@@ -389,7 +385,7 @@ async fn a_location_may_be_a_bucket_of_a_server_of_another_maker() {
         println!("SKIPPED: secure-storage, s3 location: no .tools/test/bin/moto_server (run `make setup-test`)");
         return;
     };
-    let address = free_address();
+    let address = mesh_test::free_address().to_string();
     let (host, port) = address.split_once(':').unwrap();
     let mut command = Command::new(moto);
     command.args(["-H", host, "-p", port]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

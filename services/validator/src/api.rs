@@ -144,7 +144,6 @@ fn all_types() -> IntentTypes {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use mesh_bus::Stored;
     use mesh_kit::World as _;
     use mesh_proto::{
         Event, Timestamp,
@@ -157,23 +156,7 @@ mod tests {
     use crate::content::tests::{good, good_workload, target};
 
     fn told<E: Event>(known: &mut Known, event: &E) {
-        known.apply(&Stored {
-            stream: E::STREAM.into(),
-            sequence: 1,
-            subject: String::new(),
-            id: String::new(),
-            message: E::MESSAGE.into(),
-            time: Timestamp::default(),
-            stored: Timestamp::default(),
-            cause: None,
-            traceparent: None,
-            world: vec![],
-            content_type: None,
-            source: None,
-            previous_on_subject: None,
-            delivered: 1,
-            body: event.encode_to_vec().into(),
-        });
+        known.apply(&mesh_test::stored(event, 1, Timestamp::default()));
     }
 
     fn cluster(known: &mut Known, id: &str, cpu_milli: u32, labels: &[(&str, &str)]) {

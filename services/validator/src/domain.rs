@@ -531,23 +531,7 @@ mod tests {
     }
 
     fn stored<E: Event>(event: &E, sequence: u64) -> Stored {
-        Stored {
-            stream: E::STREAM.into(),
-            sequence,
-            subject: String::new(),
-            id: String::new(),
-            message: E::MESSAGE.into(),
-            time: Timestamp::default(),
-            stored: Timestamp::default(),
-            cause: None,
-            traceparent: None,
-            world: vec![],
-            content_type: None,
-            source: None,
-            previous_on_subject: None,
-            delivered: 1,
-            body: event.encode_to_vec().into(),
-        }
+        mesh_test::stored(event, sequence, Timestamp::default())
     }
 
     fn submitted(intent: &Intent, version: u64) -> IntentSubmitted {

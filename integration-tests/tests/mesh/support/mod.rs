@@ -13,7 +13,7 @@ use mesh_proto::{
     intent::{FulfilmentStatus, Intent, IntentStateChanged, NotFulfilledState, State, SubmitIntent},
     workload::{RegisterWorkload, WorkloadDocument},
 };
-pub use mesh_test::{now, server};
+pub use mesh_test::{is_full, now, server};
 use serde_json::{Value as Json, json};
 
 /// Every single step ends within this, or the test fails.
@@ -23,11 +23,6 @@ pub const OWNER: &str = "local";
 
 /// One mesh at a time: two would measure each other.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// Is the long form of every harness asked for? `make test-full` does.
-pub fn is_full() -> bool {
-    std::env::var_os("CONTINUUM_FULL").is_some_and(|value| value != "0" && !value.is_empty())
-}
 
 /// A program of the project, beside the test.
 pub fn program(name: &str) -> PathBuf {
@@ -204,7 +199,7 @@ impl MeshRun {
 
     /// All facts of a stream, oldest first.
     pub async fn facts(&self, stream: &str) -> Vec<Stored> {
-        mesh_kit::why::facts(&self.bus, stream, &mesh_proto::contract().stream(stream).unwrap().subject).await.unwrap()
+        mesh_why::facts(&self.bus, stream, &mesh_proto::contract().stream(stream).unwrap().subject).await.unwrap()
     }
 
     /// Registers a document and waits until it is accepted.

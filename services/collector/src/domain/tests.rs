@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 
-use mesh_bus::Outgoing;
 use mesh_proto::{
     Event,
     intent::{ExpectationTarget, IntentExpectation},
@@ -17,24 +16,7 @@ fn at(millis: i64) -> Timestamp {
 }
 
 fn stored(event: &impl Event, time: Timestamp) -> Stored {
-    let outgoing = Outgoing::new(event, "id", time).unwrap();
-    Stored {
-        stream: outgoing.stream,
-        sequence: 1,
-        subject: outgoing.subject,
-        id: outgoing.id,
-        message: outgoing.message,
-        time,
-        stored: time,
-        cause: None,
-        traceparent: None,
-        world: vec![],
-        content_type: None,
-        source: None,
-        previous_on_subject: None,
-        delivered: 1,
-        body: outgoing.body,
-    }
+    mesh_test::stored(event, 1, time)
 }
 
 fn acknowledged_of(intent: &str, version: u64, period_s: u32, instances: &[&str]) -> IntentAcknowledged {

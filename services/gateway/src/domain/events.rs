@@ -105,7 +105,7 @@ pub fn body(kind: Kind, view: &IntentView, stored: &Stored) -> Json {
 #[cfg(test)]
 mod tests {
     use mesh_proto::{
-        AnyEvent as _, Timestamp,
+        Timestamp,
         intent::{
             FulfilmentStatus, IntentAcknowledged, IntentRefused, IntentRejected, IntentStateChanged, IntentSubmitted,
             NotFulfilledState,
@@ -115,23 +115,7 @@ mod tests {
     use super::*;
 
     fn stored<E: mesh_proto::Event>(sequence: u64, event: E) -> Stored {
-        Stored {
-            stream: E::STREAM.into(),
-            subject: event.subject().unwrap(),
-            sequence,
-            id: format!("fact-{sequence}"),
-            message: E::MESSAGE.into(),
-            time: Timestamp::from_millis(1_800_000_000_000 + sequence as i64),
-            stored: Timestamp::from_millis(1_800_000_000_000 + sequence as i64),
-            content_type: Some("application/protobuf".into()),
-            cause: None,
-            traceparent: None,
-            world: vec![],
-            source: None,
-            delivered: 1,
-            previous_on_subject: None,
-            body: event.body(),
-        }
+        mesh_test::stored(&event, sequence, Timestamp::from_millis(1_800_000_000_000 + sequence as i64))
     }
 
     fn state(fulfilment: FulfilmentStatus, not_fulfilled: NotFulfilledState) -> Option<State> {

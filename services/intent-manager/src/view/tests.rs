@@ -1,6 +1,7 @@
 //! What people are shown, and what reports say.
 
-use mesh_proto::{AnyEvent as _, Event, EventSet as _};
+use mesh_proto::EventSet as _;
+use mesh_test::stored;
 use proptest::prelude::*;
 
 use super::*;
@@ -9,38 +10,11 @@ use crate::domain::tests::{
     observed, plain, reject, running, submit, suspend, terminate, two,
 };
 
-/// A message as the bus stores it.
-fn stored<E: Event>(event: &E, sequence: u64, at: Timestamp) -> Stored {
-    let (message, stream) = (E::MESSAGE.to_owned(), E::STREAM.to_owned());
-    Stored {
-        id: format!("{stream}-{sequence}"),
-        subject: event.subject().unwrap(),
-        message,
-        stream,
-        sequence,
-        time: at,
-        stored: at,
-        cause: None,
-        traceparent: None,
-        world: vec![],
-        content_type: Some("application/protobuf".into()),
-        source: None,
-        previous_on_subject: None,
-        delivered: 1,
-        body: event.body(),
-    }
-}
-
 /// A fact of an intent of this id, as the bus stores it.
 fn stored_fact(fact: &Fact, id: &str, sequence: u64, at: Timestamp) -> Stored {
     let any = fact.any();
-    Stored {
-        message: any.message().into(),
-        subject: any.subject().unwrap().replace(ID, id),
-        id: format!("INTENT-{sequence}"),
-        body: any.body(),
-        ..stored(&observed(1, 1, None), sequence, at)
-    }
+    let subject = any.subject().unwrap().replace(ID, id);
+    Stored { subject, ..stored(any, sequence, at) }
 }
 
 /// The view after these inputs were decided; each fact's reports.
@@ -550,4 +524,64 @@ fn a_held_and_a_missed_period_show_their_targets() {
     let (view, _) = view([compliant(), vec![held(1), missed(2)]].concat());
     let shown = get(&view);
     assert_eq!(shown.targets.iter().map(|t| (t.fulfilled, t.missed)).collect::<Vec<_>>(), [(false, 1), (true, 0)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn a_view_goes_on_from_what_was_saved_as_if_it_had_read_every_fact(
+        history in histories(), cut in any::<prop::sample::Index>(), again in 0..3_usize,
+    ) {
+        let bench = Bench::given(history);
+        let facts: Vec<Stored> = (1..).zip(&bench.facts).map(|(n, (fact, at))| stored_fact(fact, ID, n, *at)).collect();
+        let mut whole = IntentsView::default();
+        facts.iter().for_each(|fact| drop(whole.apply(fact)));
+        let cut = cut.index(facts.len() + 1);
+        let state = bench.facts[..cut].iter().fold(Entity::default(), |entity, (fact, at)| {
+            Intents::default().evolve(entity, fact, *at)
+        });
+        let saved = Saved {
+            state,
+            last: cut as u64,
+            time: bench.facts[..cut].iter().map(|(_, at)| *at).max().unwrap_or_default(),
+        };
+        let mut view = IntentsView::default();
+        let partly = view.restore(Key::new([OWNER, ID]), saved);
+        // Fewer versions than are kept: the document in force is always among them.
+        prop_assert_eq!(partly, None);
+        // Some of what is known is read again: each of its reports is told, in words of now.
+        let again = cut.saturating_sub(again);
+        let told: Vec<_> = facts[again..cut].iter().flat_map(|fact| view.apply(fact)).map(|told| told.id).collect();
+        let kinds = ["IntentAcknowledged", "IntentStateChanged", "IntentRejected"];
+        let due = facts[again..cut].iter().filter(|fact| kinds.iter().any(|kind| fact.message.ends_with(kind)));
+        let due: Vec<_> = due.map(|fact| derived_id(&["report", &fact.id])).collect();
+        prop_assert_eq!(told, due);
+        facts[cut..].iter().for_each(|fact| drop(view.apply(fact)));
+        let request = GetRequest { owner: OWNER.into(), id: ID.into() };
+        let shown = |view: &IntentsView| view.get(&request).map_err(|error| error.to_string());
+        prop_assert_eq!(shown(&view), shown(&whole));
+        prop_assert_eq!(view.history(&request).ok(), whole.history(&request).ok());
+        for state in STATES {
+            prop_assert_eq!(list(&view, 0, "", state), list(&whole, 0, "", state));
+        }
+    }
+
+    #[test]
+    fn what_is_saved_without_the_document_in_force_is_asked_for_and_read(history in histories()) {
+        let bench = Bench::given([fulfilled(), history].concat());
+        let mut saved = Saved { state: bench.entity.clone(), last: bench.facts.len() as u64, time: Timestamp::default() };
+        saved.state.history.clear();
+        let known = saved.state.submitted(saved.state.version()).is_some();
+        let mut view = IntentsView::default();
+        let partly = view.restore(Key::new([OWNER, ID]), saved);
+        prop_assert_eq!(partly.is_none(), known);
+        prop_assume!(!known);
+        let mut whole = IntentsView::default();
+        for (sequence, (fact, at)) in (1..).zip(&bench.facts) {
+            view.apply(&stored_fact(fact, ID, sequence, *at));
+            whole.apply(&stored_fact(fact, ID, sequence, *at));
+        }
+        prop_assert_eq!(get(&view), get(&whole));
+    }
 }

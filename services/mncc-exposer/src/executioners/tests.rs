@@ -87,7 +87,7 @@ async fn a7_the_descriptor_reaches_the_controller_by_get_post_get_with_its_token
 async fn a_controller_without_its_form_or_not_there_is_told() {
     let (address, _) = recording().await;
     assert!(matches!(call("tfs_controller", "x", "nonsense", &json!({})).await, Err(Error::Invalid(_))));
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = mesh_test::free_address();
     assert!(matches!(
         call("tfs_controller", "x", &format!("http://{closed}/"), &json!({})).await,
         Err(Error::Unreachable(_))

@@ -1,6 +1,6 @@
 //! The detector as a whole: streams and samples in, episodes out.
 
-use mesh_proto::{AnyEvent as _, Event, anomaly::Direction};
+use mesh_proto::{Event, anomaly::Direction};
 
 use super::{forest::Rng, *};
 
@@ -34,23 +34,7 @@ fn live(sar: &mut Sar, sample: &InstanceSample) -> Vec<Derived> {
 }
 
 fn stored(event: &impl Event) -> Stored {
-    Stored {
-        stream: event.stream().into(),
-        sequence: 1,
-        subject: event.subject().unwrap(),
-        id: "id".into(),
-        message: event.message().into(),
-        time: Timestamp::default(),
-        stored: Timestamp::default(),
-        cause: None,
-        traceparent: None,
-        world: vec![],
-        content_type: None,
-        source: None,
-        previous_on_subject: None,
-        delivered: 1,
-        body: event.body(),
-    }
+    mesh_test::stored(event, 1, Timestamp::default())
 }
 
 fn detected(derived: &[Derived]) -> Vec<AnomalyDetected> {

@@ -149,24 +149,7 @@ impl Mesh {
 }
 
 fn stored(fact: &Fact, time: Timestamp) -> Stored {
-    let event = fact.any();
-    Stored {
-        stream: event.stream().into(),
-        sequence: 1,
-        subject: event.subject().unwrap(),
-        id: String::new(),
-        message: event.message().into(),
-        time,
-        stored: time,
-        cause: None,
-        traceparent: None,
-        world: vec![],
-        content_type: None,
-        source: None,
-        previous_on_subject: None,
-        delivered: 1,
-        body: event.body(),
-    }
+    mesh_test::stored(fact.any(), 1, time)
 }
 
 fn document(version: &str) -> WorkloadDocument {

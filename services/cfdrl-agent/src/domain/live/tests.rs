@@ -1,4 +1,4 @@
-use mesh_proto::{AnyEvent as _, learning::ModelCard, workload::Resources};
+use mesh_proto::{learning::ModelCard, workload::Resources};
 
 use super::*;
 use crate::domain::{dqn::Settings, network::Network};
@@ -6,23 +6,7 @@ use crate::domain::{dqn::Settings, network::Network};
 const T0: Timestamp = Timestamp::from_millis(1_000_000);
 
 fn stored(event: impl mesh_proto::Event, sequence: u64) -> Stored {
-    Stored {
-        stream: event.stream().into(),
-        sequence,
-        subject: event.subject().unwrap(),
-        id: format!("id-{sequence}"),
-        message: event.message().into(),
-        time: T0.plus_millis(sequence as i64),
-        stored: T0,
-        cause: None,
-        traceparent: None,
-        world: vec![],
-        content_type: Some("application/protobuf".into()),
-        source: None,
-        previous_on_subject: None,
-        delivered: 1,
-        body: event.body(),
-    }
+    mesh_test::stored(&event, sequence, T0.plus_millis(sequence as i64))
 }
 
 fn joined(id: &str, cpu_milli: u32) -> ClusterJoined {

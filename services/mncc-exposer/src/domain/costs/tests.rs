@@ -1,26 +1,10 @@
-use mesh_proto::{AnyEvent as _, Event as _};
+use mesh_proto::Event as _;
 use proptest::prelude::*;
 
 use super::*;
 
 fn stored(event: &impl mesh_proto::Event) -> Stored {
-    Stored {
-        stream: mesh_proto::AnyEvent::stream(event).into(),
-        sequence: 1,
-        subject: event.subject().unwrap(),
-        id: "i".into(),
-        message: event.message().into(),
-        time: Timestamp::default(),
-        stored: Timestamp::default(),
-        cause: None,
-        traceparent: None,
-        world: vec![],
-        content_type: None,
-        source: None,
-        previous_on_subject: None,
-        delivered: 1,
-        body: event.body(),
-    }
+    mesh_test::stored(event, 1, Timestamp::default())
 }
 
 fn with_members(ids: &[&str]) -> Costs {
