@@ -609,8 +609,11 @@ mod tests {
 
     use super::*;
 
-    fn stored<E: Event>(event: &E) -> Stored {
-        mesh_test::stored(event, 1, Timestamp::default())
+    /// Of the intent `a`.
+    fn stored<E: Event + Clone>(event: &E) -> Stored {
+        let mut event = event.clone();
+        event.adopt_keys(&E::SUBJECT.replace("{owner}", "local").replace("{intent_id}", "a")).unwrap();
+        mesh_test::stored(&event, 1, Timestamp::default())
     }
 
     fn state(found: NotFulfilledState) -> Option<State> {

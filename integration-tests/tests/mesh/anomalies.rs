@@ -37,7 +37,7 @@ struct Size {
 fn size() -> Size {
     match is_full() {
         true => Size { workloads: 20, rounds: 20, quiet: Duration::from_secs(900) },
-        false => Size { workloads: 4, rounds: 1, quiet: Duration::from_secs(20) },
+        false => Size { workloads: 4, rounds: 1, quiet: Duration::from_secs(10) },
     }
 }
 

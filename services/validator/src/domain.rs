@@ -693,7 +693,8 @@ mod tests {
         let mut mesh = Mesh::default();
         mesh.tell(cluster("cloud", 1, 1, &[]));
         assert_eq!(mesh.tell(wanted("", 0, 100, 1_000, 1_000)), [], "no intent wants it");
-        mesh.world.apply(&stored(&InstanceChanged::default(), 9));
+        let unknown = InstanceChanged { owner: "local".into(), instance_id: "i".into(), ..Default::default() };
+        mesh.world.apply(&stored(&unknown, 9));
         mesh.world.apply(&stored(&submitted(&good(), 1), 10));
         assert_eq!(mesh.states.len(), 0);
     }
