@@ -237,7 +237,7 @@ impl Client {
         let earlier = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(500)).await;
-                let facts = mesh_kit::why::facts(&self.bus, &stream, &entity).await.context("read the answer")?;
+                let facts = mesh_why::facts(&self.bus, &stream, &entity).await.context("read the answer")?;
                 if let Some(stored) = facts.into_iter().find(|f| answered(f)) {
                     return anyhow::Ok(stored);
                 }

@@ -368,13 +368,13 @@ async fn tell(data_dir: &Path, examples: &Path, begun: Instant, own: bool) -> an
     story.expect("the process it left is gone", before.iter().all(|(_, p)| !runs(p.pid)));
 
     story.step("why is it there? backwards from the last fact, each cause by its address");
-    let facts = mesh_kit::why::facts(&client.bus, "PLACEMENT", "placement.*.*.*").await?;
+    let facts = mesh_why::facts(&client.bus, "PLACEMENT", "placement.*.*.*").await?;
     let moved = facts
         .into_iter()
         .rev()
         .find(|f| decision(f).is_some_and(|d| d.instance_id == instance))
         .context("find the move")?;
-    let chain = mesh_kit::why::chain(&client.bus, moved).await?;
+    let chain = mesh_why::chain(&client.bus, moved).await?;
     for fact in &chain {
         story.say(format!("{}:{}  {}: {}", fact.stream, fact.sequence, describe::writer(fact), describe(fact)));
     }

@@ -145,8 +145,7 @@ pub(crate) async fn is_settled(client: &Client, letter: &Letter) -> anyhow::Resu
     let Some(event) = mesh_proto::contract().event_on(letter.subject()).filter(|e| e.command) else { return Ok(false) };
     let Some(keys) = subject_keys(&event.subject, letter.subject()) else { return Ok(false) };
     let entity = format!("{}.*.*.{}", event.area, keys.join("."));
-    let facts =
-        mesh_kit::why::facts(&client.bus, &event.area.to_uppercase(), &entity).await.context("read the answers")?;
+    let facts = mesh_why::facts(&client.bus, &event.area.to_uppercase(), &entity).await.context("read the answers")?;
     let ids = [letter.command_id(), letter.replay_id()];
     Ok(facts.iter().filter_map(|f| f.cause.as_ref()).any(|cause| ids.contains(&cause.id)))
 }

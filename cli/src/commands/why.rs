@@ -4,9 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use mesh_bus::{Bus, Stored};
-use mesh_kit::why::chain;
 use mesh_proto::placement::{Candidate, PlacementDecided, PlacementUnplaced};
-use mesh_why::{cause, gather, with_causes};
+use mesh_why::{cause, chain, gather, with_causes};
 use serde_json::{Value as Json, json};
 
 use super::{Context, address, body, clock, date};

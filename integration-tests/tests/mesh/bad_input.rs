@@ -143,7 +143,7 @@ async fn what_was_said_before_or_comes_too_late_is_answered_as_such() {
     // The same content by another command: its own answer, and nothing changed.
     let unchanged = mesh.ask(&same, "another-command").await;
     assert_eq!(unchanged.message, IntentUnchanged::MESSAGE);
-    let facts = mesh_kit::why::facts(&mesh.bus, "INTENT", &filter).await.unwrap();
+    let facts = mesh_why::facts(&mesh.bus, "INTENT", &filter).await.unwrap();
     let answers: Vec<&str> = facts
         .iter()
         .filter(|f| f.cause.as_ref().is_some_and(|c| c.id == command_id("once")))

@@ -91,7 +91,7 @@ async fn every_entity_is_the_fold_of_its_stream_and_would_decide_the_same_again(
 async fn check<D: Decider>(own: &Bus, reader: &Bus, decider: impl Fn() -> D) {
     let area = D::Fact::AREA;
     let stream = area.to_uppercase();
-    let facts = mesh_kit::why::facts(reader, &stream, &format!("{area}.>")).await.unwrap();
+    let facts = mesh_why::facts(reader, &stream, &format!("{area}.>")).await.unwrap();
     assert!(!facts.is_empty(), "{}: nothing was decided", D::NAME);
 
     let mut replica = Replica::new(decider(), None);
@@ -122,7 +122,7 @@ async fn check<D: Decider>(own: &Bus, reader: &Bus, decider: impl Fn() -> D) {
         let known = history.world.entry(name.clone()).or_default();
         if known.last().is_none_or(|last: &Stored| last.sequence < *position) {
             let subject = &mesh_proto::contract().stream(name).unwrap().subject;
-            *known = mesh_kit::why::facts(reader, name, subject).await.unwrap();
+            *known = mesh_why::facts(reader, name, subject).await.unwrap();
         }
     }
     let mut decisions = 0;

@@ -2,8 +2,9 @@
 
 use mesh_bus::Stored;
 use mesh_proto::{
-    Event as _, account, account_head, anomaly, assignment, chart, cluster, cost, instance, intent, learning, network,
-    object, observation, placement, remedy, report, storage, twin, usage, validation, workload,
+    Event as _, account, account_head, anomaly, assignment, chart, cluster, cost, identity, instance, intent, learning,
+    lifecycle, network, object, observation, placement, remedy, report, storage, subscription, telemetry, twin, usage,
+    validation, workload,
 };
 
 /// What a stored message says, in one line; its name if there is nothing better to say.
@@ -107,6 +108,11 @@ fn said(stored: &Stored) -> Option<String> {
         "" => format!("instance {} is to move from {}", short(&m.instance_id), m.cluster_id),
         to => format!("instance {} is to move from {} to {to}", short(&m.instance_id), m.cluster_id),
     });
+    of!(workload::InstanceUnwanted, |m| format!(
+        "intent {} does not want instance {} any more",
+        m.intent_id,
+        short(&m.instance_id)
+    ));
     of!(workload::InstanceDeleted, |m| format!("instance {} is gone", short(&m.instance_id)));
     of!(placement::MigrationDeclined, |m| format!(
         "instance {} stays on {}: {}",
@@ -187,6 +193,7 @@ fn said(stored: &Stored) -> Option<String> {
         m.version
     ));
     of!(cost::CostsChanged, |m| format!("network costs changed: {}", m.changes.join("; ")));
+    of!(cost::NetworkMetricsPublished, |m| format!("network metrics of {} published", m.domain));
     of!(network::SubmitNetworkIntent, |m| format!("asks for network {}", m.network_id));
     of!(network::WithdrawNetworkIntent, |m| format!("asks to withdraw network {}", m.network_id));
     of!(network::ReportConnectivity, |m| format!(
@@ -232,6 +239,10 @@ fn said(stored: &Stored) -> Option<String> {
     of!(object::ObjectMoved, |m| format!("object {} of bucket {} moved: {}", short(&m.object), m.bucket, m.reason));
     of!(object::ObjectDeleted, |m| format!("object {}/{} deleted", m.bucket, m.key));
     of!(object::UploadStarted, |m| format!("upload to {}/{} begun", m.bucket, m.key));
+    of!(object::PartStored, |m| {
+        let size = m.part.map_or(0, |part| part.size);
+        format!("part {} of upload {} stored, {size} bytes", m.number, short(&m.upload))
+    });
     of!(object::UploadEnded, |m| format!(
         "upload {} {}",
         short(&m.upload),
@@ -294,6 +305,55 @@ fn said(stored: &Stored) -> Option<String> {
     ));
     of!(remedy::RemedyRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
     of!(twin::TwinChanged, |m| format!("twin of {} {}", m.kind, short(&m.id)));
+    of!(telemetry::Measured, |m| format!(
+        "{} samples of instance {} on {}",
+        m.samples.len(),
+        short(&m.instance_id),
+        m.cluster_id
+    ));
+    of!(lifecycle::ServiceChanged, |m| format!("process {} of {} is {}", short(&m.process), m.service, m.phase));
+    of!(identity::DefineAccount, |m| format!("asks for account {}", m.name));
+    of!(identity::RemoveAccount, |m| format!("asks to remove account {}", m.name));
+    of!(identity::OpenSession, |m| format!("asks for session {} of account {}", short(&m.name), m.account));
+    of!(identity::RenewSession, |m| format!("asks to renew session {}", short(&m.name)));
+    of!(identity::CloseSession, |m| format!("asks to close session {}", short(&m.name)));
+    of!(identity::AccountDefined, |m| {
+        let roles = if m.roles.is_empty() { "no role".to_owned() } else { m.roles.join(", ") };
+        let disabled = if m.disabled { ", which cannot sign in" } else { "" };
+        format!("account {} defined: {roles}, owner {}{disabled}", m.name, m.owner)
+    });
+    of!(identity::AccountRemoved, |m| format!("account {} removed", m.name));
+    of!(identity::SessionOpened, |m| format!("session {} of account {} opened", short(&m.name), m.account));
+    of!(identity::SessionRenewed, |m| format!("session {} renewed", short(&m.name)));
+    of!(identity::SessionClosed, |m| format!("session {} closed: {}", short(&m.name), m.reason));
+    of!(identity::IdentityRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    // An address of a callback may hold a secret: it is not told.
+    of!(subscription::Subscribe, |m| format!("asks for subscription {}", short(&m.subscription_id)));
+    of!(subscription::Unsubscribe, |m| format!("asks to end subscription {}", short(&m.subscription_id)));
+    of!(subscription::ClaimDelivery, |m| format!(
+        "{} asks to deliver subscription {}",
+        short(&m.holder),
+        short(&m.subscription_id)
+    ));
+    of!(subscription::ReportDelivery, |m| {
+        let failure = if m.failure.is_empty() { String::new() } else { format!(": {}", m.failure) };
+        format!("reports subscription {} delivered up to {}{failure}", short(&m.subscription_id), m.through)
+    });
+    of!(subscription::Subscribed, |m| format!("subscription {} made", short(&m.subscription_id)));
+    of!(subscription::DeliveryClaimed, |m| format!(
+        "{} delivers subscription {}",
+        short(&m.holder),
+        short(&m.subscription_id)
+    ));
+    of!(subscription::DeliveryReported, |m| {
+        let failed = match m.failures {
+            0 => String::new(),
+            times => format!(", then failed {times} time(s): {}", m.failure),
+        };
+        format!("subscription {} delivered up to {}{failed}", short(&m.subscription_id), m.through)
+    });
+    of!(subscription::Unsubscribed, |m| format!("subscription {} ended: {}", short(&m.subscription_id), m.reason));
+    of!(subscription::SubscriptionRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
     None
 }
 
@@ -345,4 +405,33 @@ fn state(state: Option<&intent::State>) -> String {
 
 fn problems(problems: &[intent::Problem]) -> String {
     problems.iter().map(|p| format!("{}: {} ({})", p.path, p.reason, p.cure)).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::{Timestamp, contract, contract::EventSpec};
+
+    use super::*;
+
+    /// A message as its stream keeps it, with every field at its default.
+    fn stored(event: &EventSpec) -> Stored {
+        let any = lifecycle::ServiceChanged { service: "any".into(), ..Default::default() };
+        Stored {
+            stream: event.stream.clone(),
+            subject: event.subject.replace(['{', '}'], ""),
+            message: event.message.clone(),
+            body: Default::default(),
+            ..mesh_test::stored(&any, 1, Timestamp::default())
+        }
+    }
+
+    #[test]
+    fn every_message_of_the_contract_has_a_sentence_of_its_own() {
+        let wordless = contract().events.iter().filter(|event| said(&stored(event)).is_none());
+        assert_eq!(wordless.map(|event| event.message.as_str()).collect::<Vec<_>>(), [""; 0]);
+        // A message that nobody knows has its name.
+        let mut unknown = stored(&contract().events[0]);
+        unknown.message = "continuum.other.v1.Unheard".into();
+        assert_eq!(describe(&unknown), "Unheard");
+    }
 }

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_bus::{Bus, LogError, Stored};
-use mesh_kit::why::facts;
 use mesh_proto::{
     Event as _,
     intent::{IntentAcknowledged, IntentStateChanged},
@@ -19,6 +18,10 @@ use serde_json::{Value as Json, json};
 const PLACEMENT_SEARCHED: u64 = 50_000;
 /// Causes read at once.
 const READS: usize = 16;
+/// Steps that one walk back takes at most.
+const WALK_MAX: usize = 200;
+/// Facts read at once.
+const PAGE: usize = 1_000;
 
 /// Nothing can be told.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,39 @@ pub enum WhyError {
     },
 }
 
+/// All facts of an entity, oldest first; `entity` is a subject filter such as `intent.*.*.local.my-intent`.
+///
+/// # Errors
+/// When the stream cannot be read.
+pub async fn facts(bus: &Bus, stream: &str, entity: &str) -> Result<Vec<Stored>, LogError> {
+    let mut found: Vec<Stored> = vec![];
+    loop {
+        let from = found.last().map_or(1, |stored| stored.sequence + 1);
+        let read = bus.log(stream).read(entity, from, PAGE).await?;
+        if read.is_empty() {
+            return Ok(found);
+        }
+        found.extend(read);
+    }
+}
+
+/// The chain from a fact back to its first cause, newest first. Each cause is an address, read by direct get; the walk
+/// ends early where a cause is not kept any more.
+///
+/// # Errors
+/// When a stream cannot be read.
+pub async fn chain(bus: &Bus, fact: Stored) -> Result<Vec<Stored>, LogError> {
+    let mut chain = vec![fact];
+    while chain.len() < WALK_MAX {
+        let Some(cause) = chain.last().and_then(|s| s.cause.clone()).filter(|c| !c.stream.is_empty()) else { break };
+        match bus.log(&cause.stream).get(cause.sequence).await? {
+            Some(stored) => chain.push(stored),
+            None => break,
+        }
+    }
+    Ok(chain)
+}
+
 /// The address of a stored message, `STREAM:SEQUENCE`.
 pub fn address(stored: &Stored) -> String {
     format!("{}:{}", stored.stream, stored.sequence)
@@ -61,7 +97,8 @@ fn unread(stream: &str) -> impl Fn(LogError) -> WhyError {
 }
 
 /// All facts about what an owner has of this id: an intent, a workload document (which may name its version,
-/// `name@version`) or an instance; in the order in which they were stored. None if there is nothing.
+/// `name@version`) or an instance; in the order in which they were stored. None if there is nothing. An intent may name
+/// an instance by its id, which may be another owner's: of that one nothing is gathered.
 ///
 /// # Errors
 /// When it is no id, or a stream cannot be read.
@@ -90,19 +127,30 @@ pub async fn of_owner(bus: &Bus, owner: &str, id: &str) -> Result<Vec<Stored>, W
     } else if !workload.is_empty() {
         instances.insert(key.to_owned());
     }
-    for instance in &instances {
-        found.extend(of("WORKLOAD", format!("workload.*.*.{owner}.{instance}")).await?);
-        found.extend(of("INSTANCE", format!("instance.*.*.*.{instance}")).await?);
+    let mut own: BTreeSet<String> = BTreeSet::new();
+    for instance in instances {
+        let told = of("WORKLOAD", format!("workload.*.*.{owner}.{instance}")).await?;
+        if !told.is_empty() {
+            found.extend(told);
+            own.insert(instance);
+        }
     }
-    if !instances.is_empty() {
-        let (placements, clusters) =
-            placements(bus, |fact| field(fact, "instanceId").is_some_and(|i| instances.contains(&i))).await?;
+    // A refused command leaves a fact under its sender's owner, whosever the instance is: what clusters and domains say
+    // of an instance names its owner, which decides.
+    let is_own = |fact: &Stored| {
+        let told = body(fact);
+        let text = |name: &str| told.get(name).and_then(Json::as_str);
+        text("owner") == Some(owner) && text("instanceId").is_some_and(|id| own.contains(id))
+    };
+    for instance in &own {
+        found.extend(of("INSTANCE", format!("instance.*.*.*.{instance}")).await?.into_iter().filter(&is_own));
+    }
+    if !own.is_empty() {
+        let (placements, clusters) = placements(bus, &is_own).await?;
         found.extend(placements);
         for cluster in clusters {
             let assigned = of("ASSIGNMENT", format!("assignment.*.*.{cluster}")).await?;
-            found.extend(
-                assigned.into_iter().filter(|f| field(f, "instanceId").is_some_and(|i| instances.contains(&i))),
-            );
+            found.extend(assigned.into_iter().filter(&is_own));
         }
     }
     Ok(in_order(found))
@@ -148,7 +196,7 @@ async fn placements(bus: &Bus, matters: impl Fn(&Stored) -> bool) -> Result<(Vec
     let mut from = last.saturating_sub(PLACEMENT_SEARCHED) + 1;
     let (mut found, mut clusters) = (vec![], BTreeSet::new());
     while from <= last {
-        let read = log.read("placement.*.*.*", from, 1_000).await.map_err(unread("PLACEMENT"))?;
+        let read = log.read("placement.*.*.*", from, PAGE).await.map_err(unread("PLACEMENT"))?;
         let Some(end) = read.last() else { break };
         from = end.sequence + 1;
         for fact in read.into_iter().filter(&matters) {

@@ -14,6 +14,13 @@ pub(crate) struct Accounts {
     pub(crate) accounts: BTreeMap<String, Account>,
 }
 
+impl Accounts {
+    /// Is there any account?
+    pub(crate) fn any(&self) -> bool {
+        !self.accounts.is_empty()
+    }
+}
+
 impl Projector for Accounts {
     fn apply(&mut self, fact: &Stored) -> Vec<Derived> {
         if let Ok(Some(defined)) = fact.event::<AccountDefined>() {

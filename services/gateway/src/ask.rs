@@ -23,7 +23,9 @@ use crate::domain::problem::{Kind, Problem};
 /// Facts of one entity that wait for one request; one that is so far behind reads the stream instead.
 const WAITING_MAX: usize = 64;
 /// A command that was answered before is not answered again: after so long its answer is looked for in the past.
-const LOOK_BACK: Duration = Duration::from_millis(400);
+const LOOK_BACK: Duration = Duration::from_millis(150);
+/// And again after so much longer, each time.
+const LOOK_AGAIN: Duration = Duration::from_millis(800);
 
 type Followers = BTreeMap<String, Vec<mpsc::Sender<Stored>>>;
 
@@ -37,6 +39,8 @@ pub(crate) struct Answers {
 /// The facts of one entity from now on.
 pub(crate) struct Following {
     facts: mpsc::Receiver<Stored>,
+    /// The answer was there before the question: so may be what follows from it, which nobody will tell again.
+    pub(crate) is_late: bool,
 }
 
 impl Following {
@@ -87,7 +91,7 @@ impl Answers {
                 !waiting.is_empty()
             });
         }
-        Following { facts }
+        Following { facts, is_late: false }
     }
 
     /// Sends a command, and waits until it is stored.
@@ -129,11 +133,12 @@ impl Answers {
                 return Err(Problem::new(Kind::Late, detail, "look again later, or send it again: it is done once"));
             }
             let subject = format!("{area}.*.*.{keys}");
-            let past = mesh_kit::why::facts(self.mesh.bus(), &stream, &subject).await.map_err(|e| internal(&e))?;
+            let past = mesh_why::facts(self.mesh.bus(), &stream, &subject).await.map_err(|e| internal(&e))?;
             if let Some(stored) = past.into_iter().find(|stored| answers(stored)) {
+                following.is_late = true;
                 break stored;
             }
-            look = Instant::now() + LOOK_BACK * 2;
+            look = Instant::now() + LOOK_AGAIN;
         };
         match refusal(&answer) {
             Some((reason, cure)) => Err(Problem::new(Kind::Conflict, reason, cure)),

@@ -176,7 +176,7 @@ impl Gateway {
             _ => problem,
         })?;
         // So that whoever made it sees it here.
-        self.inner.hub_caught_up(&(owner, id.clone())).await;
+        self.inner.hub_once(|hub| hub.get(&(owner.clone(), id.clone())).is_some()).await;
         let made = answer.event::<Subscribed>().ok().flatten().unwrap_or_default();
         let shown = tmf::hub(&id, &made.callback, &made.query);
         let response = gateway::json(StatusCode::CREATED, &shown);
@@ -197,30 +197,34 @@ impl Gateway {
 
     /// Ends a subscription.
     pub(crate) async fn unsubscribe(&self, asked: &Asked) -> Result<Response, Problem> {
-        let ((owner, subscription_id), _) = self.subscription(asked)?;
+        let (subscribed, _) = self.subscription(asked)?;
+        let (owner, subscription_id) = subscribed.clone();
         let command = Unsubscribe { owner, subscription_id };
         let command_id = uuid::Uuid::now_v7().to_string();
         match self.inner.answers.ask(&command, &command_id, self.limit_of_commands()).await {
             // Ended meanwhile: that is what was wanted.
-            Ok(_) | Err(Problem { kind: Wrong::Conflict, .. }) => Ok(gateway::empty(StatusCode::NO_CONTENT)),
-            Err(problem) => Err(problem),
+            Ok(_) | Err(Problem { kind: Wrong::Conflict, .. }) => {}
+            Err(problem) => return Err(problem),
         }
+        // So that whoever ended it is sent nothing more from here, and does not see it any more.
+        self.inner.hub_once(|hub| hub.get(&subscribed).is_none()).await;
+        Ok(gateway::empty(StatusCode::NO_CONTENT))
     }
 }
 
 impl gateway::Inner {
-    /// Waits until the view has a subscription, for a while.
-    async fn hub_caught_up(&self, id: &Id) {
+    /// Waits until the view of subscriptions shows something, for a while.
+    async fn hub_once(&self, shows: impl Fn(&Hub) -> bool) {
         let mut changes = self.hub.changes();
         let seen = async {
             loop {
                 changes.borrow_and_update();
-                if self.hub.read(|hub| hub.get(id).is_some()) || changes.changed().await.is_err() {
+                if self.hub.read(&shows) || changes.changed().await.is_err() {
                     return;
                 }
             }
         };
-        // Else it is there a little later.
+        // Else it does a little later.
         let _late = timeout(Duration::from_secs(2), seen).await;
     }
 }

@@ -39,7 +39,7 @@ const PAGE_MAX: u32 = 1_000;
 /// Steps of one answer to why.
 const STEPS_MAX: usize = 500;
 /// Pages that one filtered list looks through; what lies beyond is the next page's.
-const SCAN_PAGES: usize = 8;
+pub(crate) const SCAN_PAGES: usize = 8;
 
 /// How an intent is shown, and where.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,24 @@ impl Gateway {
         let request = GetRequest { owner: owner.into(), id: id.into() };
         let answer = self.manager().await?.get(request).await;
         self.told(MANAGER, answer)
+    }
+
+    /// An intent as it stands, for whoever may have made it just now: whether there is one, the bus knows before its
+    /// manager does.
+    async fn intent_made(&self, owner: &str, id: &str) -> Result<IntentView, Problem> {
+        let missing = match self.intent(owner, id).await {
+            Err(problem) if problem.kind == Kind::NotFound => problem,
+            found => return found,
+        };
+        let subject = format!("intent.acknowledged.v1.{owner}.{id}");
+        match self.inner.mesh.bus().log("INTENT").last(&subject).await {
+            Ok(Some(fact)) => self.intent_after(owner, id, fact.sequence).await,
+            Ok(None) => Err(missing),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "an intent's facts are not read");
+                Err(gateway::unavailable("the bus does not answer"))
+            }
+        }
     }
 
     /// An intent as it stands once the manager has seen this fact.
@@ -210,7 +228,7 @@ impl Gateway {
     /// stands for, 0 for any: what happens between the look and the command is the manager's to see.
     async fn expected(&self, asked: &Asked) -> Result<(String, IntentView, u64), Problem> {
         let owner = asked.owner()?;
-        let view = self.intent(&owner, &asked.id(0)).await?;
+        let view = self.intent_made(&owner, &asked.id(0)).await?;
         let Some(wanted) = asked.header("if-match") else { return Ok((owner, view, 0)) };
         if !present::matches(&wanted, &present::etag(&view), true) {
             return Err(moved_on(&view));
@@ -310,7 +328,7 @@ impl Gateway {
 
     /// Shows one.
     pub(crate) async fn show(&self, asked: &Asked, face: Face) -> Result<Response, Problem> {
-        let view = self.intent(&asked.owner()?, &asked.id(0)).await?;
+        let view = self.intent_made(&asked.owner()?, &asked.id(0)).await?;
         let tag = present::etag(&view);
         if asked.header("if-none-match").is_some_and(|wanted| present::matches(&wanted, &tag, false)) {
             return Ok(gateway::with(gateway::empty(StatusCode::NOT_MODIFIED), header::ETAG, &tag));
@@ -510,7 +528,7 @@ impl Gateway {
         steps.retain(|step| {
             known.contains(&(step.stream.clone(), step.sequence))
                 || ["CLUSTER", "COST"].contains(&step.stream.as_str())
-                || owner_of(&step.subject) == Some(owner.as_str())
+                || owner_of(step).as_ref() == Some(&owner)
         });
         steps.drain(..steps.len().saturating_sub(STEPS_MAX));
         let shown = |step: &Stored| {
@@ -557,10 +575,12 @@ impl Gateway {
     }
 }
 
-/// Whose a fact or a command is, by its subject: `area.what.v1.owner.id`, `area.ask.what.v1.owner.id`.
-fn owner_of(subject: &str) -> Option<&str> {
-    let mut tokens = subject.split('.').skip(1);
-    if tokens.next() == Some("ask") { tokens.nth(2) } else { tokens.nth(1) }
+/// Whose a fact or a command is, by its subject. Domains, clusters and realms are nobody's, though their names may be
+/// those of owners.
+fn owner_of(step: &Stored) -> Option<String> {
+    let event = mesh_proto::contract().event(&step.message)?;
+    let position = event.keys.iter().position(|key| key == "owner")?;
+    mesh_proto::subject_keys(&event.subject, &step.subject)?.into_iter().nth(position)
 }
 
 fn moved_on(view: &IntentView) -> Problem {

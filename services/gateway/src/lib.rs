@@ -44,8 +44,10 @@ const CHECKS_MAX: usize = 2;
 /// When keys cannot be read, the address is taken, or the bus does not let it join.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let signin = signin::SignIn::new(&mesh, &config)?;
-    let streams = |streams| Sources { streams, samples: vec![], tick_ms: None };
+    let streams = |streams| Sources { streams, ..Sources::default() };
     let accounts = mesh.project("accounts", accounts::Accounts::default(), streams(vec!["IDENTITY"])).await?;
+    // As it is before commands are answered: one of an earlier life may make the account that this one is about to make.
+    let no_account = !accounts.read(accounts::Accounts::any);
     let routes = domain::routes::Routes::default();
     let routes = mesh.project("routes", routes, streams(vec!["WORKLOAD", "CLUSTER"])).await?;
     let hub = mesh.project("hub", hub::Hub::default(), streams(vec!["SUBSCRIPTION"])).await?;
@@ -77,7 +79,10 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let router = serve::router(&gateway, &url);
     mesh.spawn("faces", serve::serve(gateway.clone(), listener, router));
     mesh.spawn("hub", hub::deliver(gateway.clone()));
-    mesh.spawn("first account", async move { gateway.first_account().await });
+    if gateway.inner.signin.issuer().is_some() {
+        let known = mesh.condition("an account to sign in with");
+        mesh.spawn("first account", gateway.first_account(no_account, known));
+    }
     tracing::info!(url, "gateway");
     Ok(())
 }

@@ -1,15 +1,20 @@
 //! Signing in at the built-in issuer: name and password, sessions whose refresh tokens are good once, PKCE for the
 //! browser, accounts.
 
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
 use axum::{body::Body, response::Response};
 use http::{Request, StatusCode, header};
+use mesh_kit::Condition;
 use mesh_proto::{
     Timestamp, derived_id,
-    identity::{CloseSession, DefineAccount, OpenSession, RemoveAccount, RenewSession, SessionRenewed},
+    identity::{AccountDefined, CloseSession, DefineAccount, OpenSession, RemoveAccount, RenewSession, SessionRenewed},
 };
 use serde_json::{Value as Json, json};
 
 use crate::{
+    accounts::Accounts,
     domain::{
         access::{Caller, MATRIX, ROLES, Reach},
         forms::{self, AccountInput, Login},
@@ -29,6 +34,12 @@ const TRIES: Rate = Rate { per_second: 1, burst: 10 };
 const CODE_S: i64 = 60;
 /// Longest password, bytes.
 const PASSWORD_MAX: usize = 256;
+/// Name of the first account of a mesh.
+const FIRST: &str = "admin";
+/// Between two tries to make the first account.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How long who changed an account waits until it is seen here.
+const CAUGHT_UP: Duration = Duration::from_secs(2);
 
 impl Gateway {
     pub(crate) fn issuer(&self) -> Result<&Issuer, Problem> {
@@ -47,7 +58,30 @@ impl Gateway {
         self.inner.accounts.read(|view| view.accounts.get(name).cloned())
     }
 
-    /// Checks a password where that holds nobody up.
+    /// Waits until the view of accounts shows something.
+    async fn accounts_show(&self, shows: impl Fn(&Accounts) -> bool) -> anyhow::Result<()> {
+        let mut changes = self.inner.accounts.changes();
+        loop {
+            changes.borrow_and_update();
+            if self.inner.accounts.read(&shows) {
+                return Ok(());
+            }
+            changes.changed().await.context("follow accounts")?;
+        }
+    }
+
+    /// Is it the account's password? Checked where that holds nobody up.
+    async fn verify(&self, account: Option<Account>, password: String) -> bool {
+        let permit = self.inner.checks.clone().acquire_owned().await;
+        let gateway = self.clone();
+        let fits = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            gateway.inner.signin.issuer().is_some_and(|issuer| issuer.verify(account.as_ref(), &password))
+        });
+        fits.await.unwrap_or(false)
+    }
+
+    /// Checks a password.
     async fn authenticate(&self, name: &str, password: String) -> Result<Account, Problem> {
         let wrong = || Problem::new(Kind::Unauthenticated, "name or password is wrong", "try again");
         self.issuer()?;
@@ -55,18 +89,14 @@ impl Gateway {
             return Err(wrong());
         }
         self.limit(&format!("login {name}"), TRIES)?;
-        let permit = self.inner.checks.clone().acquire_owned().await;
-        let account = self.account(name);
-        let gateway = self.clone();
-        let known = account.clone();
-        let fits = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            gateway.inner.signin.issuer().is_some_and(|issuer| issuer.verify(known.as_ref(), &password))
-        });
-        match (fits.await, account) {
-            (Ok(true), Some(account)) => Ok(account),
-            _ => Err(wrong()),
+        if !self.inner.accounts.read(Accounts::any) {
+            return Err(gateway::unavailable("no account is known here yet"));
         }
+        let account = self.account(name);
+        if !self.verify(account.clone(), password).await {
+            return Err(wrong());
+        }
+        account.ok_or_else(wrong)
     }
 
     fn session_ends(&self) -> Timestamp {
@@ -380,7 +410,11 @@ impl Gateway {
             disabled: input.disabled,
             only_new: false,
         };
-        let account = self.define_account(command).await?;
+        let id = uuid::Uuid::now_v7().to_string();
+        let account = self.define_account(&command, &id).await?;
+        // So that the account can sign in here at once; else it can a little later.
+        let shows = |view: &Accounts| view.accounts.get(&input.username) == Some(&account);
+        let _late = tokio::time::timeout(CAUGHT_UP, self.accounts_show(shows)).await;
         Ok(gateway::json(StatusCode::OK, &shown(&input.username, &account)))
     }
 
@@ -398,10 +432,9 @@ impl Gateway {
         }
     }
 
-    async fn define_account(&self, command: DefineAccount) -> Result<Account, Problem> {
-        let id = uuid::Uuid::now_v7().to_string();
-        let (answer, _) = self.inner.answers.ask(&command, &id, self.limit_of_commands()).await?;
-        let defined = answer.event::<mesh_proto::identity::AccountDefined>().ok().flatten();
+    async fn define_account(&self, command: &DefineAccount, id: &str) -> Result<Account, Problem> {
+        let (answer, _) = self.inner.answers.ask(command, id, self.limit_of_commands()).await?;
+        let defined = answer.event::<AccountDefined>().ok().flatten();
         let defined = defined.ok_or_else(|| Problem::new(Kind::Internal, "the answer cannot be read", "try again"))?;
         Ok(Account::from(&defined))
     }
@@ -422,31 +455,74 @@ impl Gateway {
         Ok(gateway::empty(StatusCode::NO_CONTENT))
     }
 
-    /// Makes the first account of a mesh that has none: `admin`, whose password is in a file of the data folder.
-    pub(crate) async fn first_account(&self) -> anyhow::Result<()> {
-        let (Some(folder), Ok(_)) = (self.inner.mesh.data_dir(), self.issuer()) else { return Ok(()) };
-        if self.inner.accounts.read(|view| !view.accounts.is_empty()) {
-            return Ok(());
+    /// Sees to it that somebody can sign in: makes the first account if there was none when this gateway started. Met
+    /// once it knows an account, its own or another's; who is served before is not told that a good password is wrong.
+    pub(crate) async fn first_account(self, none_yet: bool, known: Condition) -> anyhow::Result<()> {
+        let stopping = self.inner.mesh.stopping();
+        let ready = async {
+            if none_yet {
+                match self.inner.mesh.data_dir() {
+                    Some(folder) => self.make_first(folder, &known).await?,
+                    None => known.unmet("there is no account yet, and no data_dir for the first one's password"),
+                }
+            }
+            self.accounts_show(Accounts::any).await
+        };
+        tokio::select! {
+            ready = ready => ready?,
+            () = stopping.cancelled() => return Ok(()),
         }
+        known.met();
+        Ok(())
+    }
+
+    /// Makes the first account of a mesh, `admin`, whose password is in a file of the data folder; the file is removed
+    /// if another's password holds.
+    async fn make_first(&self, folder: &Path, known: &Condition) -> anyhow::Result<()> {
+        known.unmet("there is no account yet");
         let path = issuer::made(folder, "admin.password", issuer::secret)?;
-        let password = std::fs::read_to_string(&path)?;
-        let hash = self.hash(password.trim().to_owned()).await.map_err(|problem| anyhow::anyhow!("{problem}"))?;
+        let password = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let password = password.trim().to_owned();
+        let hash = self.hash(password.clone()).await.map_err(|problem| anyhow::anyhow!("{problem}"))?;
         let command = DefineAccount {
             realm: ACCOUNT.into(),
-            name: "admin".into(),
+            name: FIRST.into(),
             password_hash: hash,
             roles: vec!["administrator".into()],
             owner: "local".into(),
             disabled: false,
             only_new: true,
         };
-        match self.define_account(command).await {
-            Ok(_) => tracing::info!(password = %path.display(), "first account made: admin"),
-            Err(Problem { kind: Kind::Conflict, .. }) => {
-                // Another gateway was first; its password holds.
-                std::fs::remove_file(&path)?;
+        // One command, however often it is sent.
+        let id = uuid::Uuid::now_v7().to_string();
+        loop {
+            match self.define_account(&command, &id).await {
+                Ok(_) => {
+                    tracing::info!(password = %path.display(), "first account made: admin");
+                    return Ok(());
+                }
+                Err(Problem { kind: Kind::Conflict, .. }) => break,
+                Err(problem) => {
+                    tracing::warn!(problem = problem.detail, "first account not made yet");
+                    known.unmet(format!("the first account is not made: {}", problem.detail));
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
             }
-            Err(problem) => anyhow::bail!("make the first account: {problem}"),
+        }
+        // There is one already. Mostly another gateway's, whose password holds; but it may be that of the file: this
+        // gateway asked for it before it was killed, or another did that has the same folder.
+        let subject = format!("identity.account_defined.v1.{ACCOUNT}.{FIRST}");
+        let stored = self.inner.mesh.bus().log("IDENTITY").last(&subject).await.context("read the first account")?;
+        let defined = stored.and_then(|stored| stored.event::<AccountDefined>().ok().flatten());
+        let account = defined.map(|fact| Account { disabled: false, ..Account::from(&fact) });
+        if !self.verify(account, password).await {
+            tracing::info!("first account was made elsewhere: its password is there");
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", path.display()));
+                }
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -37,8 +37,6 @@ const MANAGER: &str = "workload-manager";
 const ORCHESTRATOR: &str = "meta-orchestrator";
 /// Entries of a page that is asked for.
 const PAGE: u32 = 1_000;
-/// Pages that one list looks through.
-const SCAN_PAGES: usize = 8;
 /// The kind of documents that have an archive.
 const CHART: &str = "chart";
 /// How often a chart is registered again whose archive was not stored yet when it was looked for.
@@ -126,7 +124,7 @@ impl Gateway {
         };
         let (answer, mut following) = self.inner.answers.ask(command, command_id, self.limit_of_commands()).await?;
         let new = answer.message != WorkloadUnchanged::MESSAGE;
-        let mut accepted = !new;
+        let mut accepted = !new || following.is_late;
         while !accepted {
             let Some(fact) = following.next(until.min(Instant::now() + Duration::from_millis(500))).await else {
                 break;
@@ -388,7 +386,7 @@ impl Gateway {
         }
         let one = |name: &str, value: &str| asked.value(name).is_none_or(|wanted| wanted == value);
         let mut found: Vec<Json> = vec![];
-        for _ in 0..SCAN_PAGES {
+        for _ in 0..intents::SCAN_PAGES {
             let request = ListRequest {
                 owner: owner.clone(),
                 page_size: PAGE.min((size - found.len()) as u32),
