@@ -12,9 +12,10 @@ demo: setup build
 test: setup-test build
 	$(CARGO) test --workspace --locked
 
-## The long form of every harness: 50 processes killed during 2,000 intents, 5,000 seeds of the simulation.
+## The long form of every harness: 50 processes killed during 2,000 intents, 5,000 seeds of the simulation, more made-up
+## requests to the gateway.
 test-full: setup-test build
-	CONTINUUM_FULL=1 $(CARGO) test --locked -p integration-tests -- --nocapture
+	CONTINUUM_FULL=1 $(CARGO) test --locked -p integration-tests -p gateway -- --nocapture
 
 ## The longest: 1,000 processes killed.
 test-kill9: setup-test build
