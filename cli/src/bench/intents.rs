@@ -18,8 +18,9 @@ use hyper_util::{
     client::legacy::{Client as Http, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use mesh_bus::{Bus, Outgoing};
+use mesh_bus::baseline::Baseline;
 use mesh_proto::intent::SubmitIntent;
+use prost::Message as _;
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 
@@ -27,7 +28,7 @@ use super::{
     Bound, Length, Row,
     rig::{Rig, percentile},
 };
-use crate::{args::UpOptions, client::now, commands::login, up::Up};
+use crate::{args::UpOptions, commands::login, up::Up};
 
 type Client = Http<HttpConnector, Full<Bytes>>;
 
@@ -44,6 +45,9 @@ pub(crate) struct IntentsOptions {
 /// Services that have no part in the way from a request to its verdict; the whole mesh is measured beside it.
 const ASIDE: [&str; 7] =
     ["collector", "cmdt-aggregator", "secure-storage", "accounting", "cfdrl-agent", "sar-detector", "json-mirror"];
+
+/// The stream of the bare handler.
+const BARE: &str = "BARE";
 
 /// Takes all measurements.
 pub(super) async fn measure(options: &IntentsOptions) -> anyhow::Result<Vec<Row>> {
@@ -160,10 +164,10 @@ async fn paced(url: &str, token: &str, per_second: f64, length: Duration) -> any
     Ok(times)
 }
 
-/// A bare axum handler that publishes what comes to JetStream, and answers once it is on disk.
-async fn bare(bus: Bus) -> anyhow::Result<String> {
+/// A bare axum handler that publishes what comes to JetStream with a hand-written client, and answers once it is on disk.
+async fn bare(baseline: Baseline) -> anyhow::Result<String> {
     let router = Router::new().fallback(move |request: Request<Body>| {
-        let bus = bus.clone();
+        let baseline = baseline.clone();
         async move {
             let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
             let intent = serde_json::from_slice::<Json>(&body)
@@ -171,9 +175,9 @@ async fn bare(bus: Bus) -> anyhow::Result<String> {
                 .and_then(|value| mesh_proto::json::from_value("continuum.intent.v1.Intent", value).ok());
             let intent_id = uuid::Uuid::now_v7().to_string();
             let command = SubmitIntent { owner: "local".into(), intent_id: intent_id.clone(), intent };
-            match Outgoing::new(&command, intent_id, now()) {
-                Ok(message) if bus.publish(&message).await.is_ok() => http::StatusCode::CREATED,
-                _ => http::StatusCode::INTERNAL_SERVER_ERROR,
+            match baseline.publish(BARE, &intent_id, command.encode_to_vec().into()).await {
+                Ok(()) => http::StatusCode::CREATED,
+                Err(_) => http::StatusCode::INTERNAL_SERVER_ERROR,
             }
         }
     });
@@ -184,7 +188,7 @@ async fn bare(bus: Bus) -> anyhow::Result<String> {
 }
 
 async fn throughput(rig: &Rig, session: &login::Session, in_hand: u16, length: Duration) -> anyhow::Result<Vec<Row>> {
-    let raw = bare(rig.bus("person").await?).await?;
+    let raw = bare(rig.baseline(&[BARE]).await?).await?;
     let url = format!("{}/api/v1/intent/", session.gateway);
     let token = session.token();
     saturate(&url, token, in_hand, Duration::from_secs(1)).await?;

@@ -89,15 +89,21 @@ impl Baseline {
         Ok(())
     }
 
+    /// One durable publish about an entity, with its acknowledgement.
+    pub async fn publish(&self, stream: &str, entity: &str, body: Bytes) -> Result<(), BaselineError> {
+        let subject = format!("w.{}.submitted.v1.local.{entity}", stream.to_lowercase());
+        let sent = self.context.publish(subject, body).await.map_err(failed("publish"))?;
+        sent.await.map_err(failed("await the acknowledgement"))?;
+        Ok(())
+    }
+
     /// Time of one durable publish after another, each with its acknowledgement.
     pub async fn at_rest(&self, stream: &str, count: usize) -> Result<Vec<Duration>, BaselineError> {
-        let (area, body) = (stream.to_lowercase(), Bytes::from(vec![7; BODY_BYTES]));
+        let body = Bytes::from(vec![7; BODY_BYTES]);
         let mut took = Vec::with_capacity(count);
         for index in 0..count {
             let begun = Instant::now();
-            let subject = format!("w.{area}.submitted.v1.local.r{}", index % SUBJECTS);
-            let sent = self.context.publish(subject, body.clone()).await.map_err(failed("publish"))?;
-            sent.await.map_err(failed("await the acknowledgement"))?;
+            self.publish(stream, &format!("r{}", index % SUBJECTS), body.clone()).await?;
             took.push(begun.elapsed());
         }
         Ok(took)

@@ -69,6 +69,8 @@ static EXPECTED_LAST: HeaderName = HeaderName::from_static("Nats-Expected-Last-S
 const BATCH_ATTEMPTS: usize = 5;
 /// Bytes in one atomic batch, at most.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Keys read at once.
+const PAGE_MAX: usize = 1_000;
 /// A large value that is replaced while it is read is read again so often.
 const TORN_ATTEMPTS: usize = 20;
 
@@ -203,18 +205,31 @@ impl Bucket {
 
     /// All keys with their values, in the order they were last written.
     pub async fn all(&self) -> Result<Vec<(String, Bytes)>, BucketError> {
-        let prefix = format!("$KV.{}.", self.name);
-        let entry =
-            |m: Stored| (!m.body.is_empty()).then(|| Some((m.subject.strip_prefix(&prefix)?.to_owned(), m.body)));
-        let found = self.log.read(">", 1, usize::MAX).await.map_err(|source| self.unread(source))?;
-        let mut all = vec![];
-        for (key, value) in found.into_iter().filter_map(entry).flatten().filter(|(key, _)| !parts::is_part(key)) {
-            match Head::of(&value) {
-                Some(_) => all.extend(self.get(&key).await?.map(|whole| (key, whole))),
-                None => all.push((key, value)),
-            }
+        let (mut all, mut next) = (vec![], Some(1));
+        while let Some(from) = next {
+            let (page, behind) = self.page(from, PAGE_MAX).await?;
+            all.extend(page);
+            next = behind;
         }
         Ok(all)
+    }
+
+    /// Keys with their values that were last written at a revision or later, in that order: about `limit` of them, and
+    /// from where on there may be more. A key that is written meanwhile comes again, later.
+    pub async fn page(&self, from: u64, limit: usize) -> Result<(Vec<(String, Bytes)>, Option<u64>), BucketError> {
+        let prefix = format!("$KV.{}.", self.name);
+        let found = self.log.read(">", from, limit).await.map_err(|source| self.unread(source))?;
+        let next = found.last().map(|last| last.sequence + 1);
+        let entry =
+            |m: Stored| (!m.body.is_empty()).then(|| Some((m.subject.strip_prefix(&prefix)?.to_owned(), m.body)));
+        let mut page = Vec::with_capacity(found.len());
+        for (key, value) in found.into_iter().filter_map(entry).flatten().filter(|(key, _)| !parts::is_part(key)) {
+            match Head::of(&value) {
+                Some(_) => page.extend(self.get(&key).await?.map(|whole| (key, whole))),
+                None => page.push((key, value)),
+            }
+        }
+        Ok((page, next))
     }
 
     /// Sets values: in atomic batches, in order. An empty value is none: it deletes.

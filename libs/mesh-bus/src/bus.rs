@@ -25,7 +25,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Bucket, Log, Outgoing, Pull, PullError, Writer, headers,
+    Bucket, Log, Outgoing, Pull, PullError, Writer,
+    gather::Gatherer,
+    headers,
     writer::{self, Core},
 };
 
@@ -683,6 +685,7 @@ pub struct Bus {
 struct Inner {
     link: Arc<Link>,
     writers: Mutex<BTreeMap<String, Arc<Core>>>,
+    gatherers: Mutex<BTreeMap<String, Arc<Gatherer>>>,
 }
 
 impl Drop for Inner {
@@ -743,7 +746,7 @@ impl Bus {
                 link.follow(None);
             }
         });
-        Ok(Bus { inner: Arc::new(Inner { link, writers: Mutex::default() }) })
+        Ok(Bus { inner: Arc::new(Inner { link, writers: Mutex::default(), gatherers: Mutex::default() }) })
     }
 
     /// Name of the service that connected.
@@ -765,8 +768,22 @@ impl Bus {
     /// id until it is stored or the limit has passed; if it was stored before, that is success.
     pub async fn publish(&self, message: &Outgoing) -> Result<u64, PublishError> {
         let link = &self.inner.link;
+        let kind = contract().stream(&message.stream).map(|spec| spec.kind);
+        if kind == Some(contract::Kind::Commands) {
+            return self.gatherer(&message.stream).publish(message).await;
+        }
         let headers = headers::of(message, &link.options.service);
         link.store(&message.stream, ingest(&message.stream, &message.subject), headers, &message.body).await
+    }
+
+    fn gatherer(&self, stream: &str) -> Arc<Gatherer> {
+        let mut gatherers = lock(&self.inner.gatherers);
+        if let Some(found) = gatherers.get(stream) {
+            return found.clone();
+        }
+        let made = Gatherer::new(self.inner.link.clone(), stream);
+        gatherers.insert(stream.to_owned(), made.clone());
+        made
     }
 
     /// Publishes a message that could not be handled, with the reason, to be listed, shown and replayed. Its body is

@@ -15,6 +15,7 @@ mod account;
 pub mod baseline;
 mod bucket;
 mod bus;
+mod gather;
 mod headers;
 mod log;
 mod message;

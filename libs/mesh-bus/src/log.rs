@@ -9,7 +9,7 @@ use std::{
 use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
-use mesh_proto::contract;
+use mesh_proto::{Timestamp, contract};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
@@ -73,6 +73,8 @@ struct Get<'a> {
     last_by_subj: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_by_subj: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
     #[serde(skip_serializing_if = "is_zero")]
     batch: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -85,7 +87,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Get<'_> {
-    const NONE: Self = Get { seq: 0, last_by_subj: None, next_by_subj: None, batch: 0, max_bytes: 0 };
+    const NONE: Self = Get { seq: 0, last_by_subj: None, next_by_subj: None, start_time: None, batch: 0, max_bytes: 0 };
 
     fn body(&self) -> Bytes {
         serde_json::to_vec(self).unwrap_or_default().into()
@@ -161,6 +163,11 @@ impl Log {
     /// The last message under a filter.
     pub async fn last(&self, filter: &str) -> Result<Option<Stored>, LogError> {
         self.one(Get { last_by_subj: Some(filter), ..Get::NONE }).await
+    }
+
+    /// The first message that was stored at a time or later.
+    pub async fn since(&self, time: Timestamp) -> Result<Option<Stored>, LogError> {
+        self.one(Get { start_time: Some(time.to_string()), ..Get::NONE }).await
     }
 
     /// Up to `limit` messages under a filter, from a sequence on, in order.

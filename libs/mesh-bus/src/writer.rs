@@ -3,6 +3,7 @@
 //! - At rest a decision of one fact is one conditional publish, made by its caller without a detour.
 //! - In a deep queue, and for several facts, decisions travel in atomic batches (ADR-50). The first message of each
 //!   entity carries the entity's condition.
+//! - While a batch of many is on its way, and for a moment after it, those that come are gathered for the next.
 //! - Two decisions of one entity are never in flight together: in one batch both would be stored.
 //! - A refused or unanswered write is settled by reading the entity: it went on with what is ours, or it has not moved
 //!   and we send again, or it has moved and whoever asked decides again.
@@ -121,6 +122,13 @@ const SECOND_BATCH_MIN: usize = 128;
 const PLAIN_IN_FLIGHT: usize = 16;
 /// From so many messages on, a batch is faster than plain publishes.
 pub(crate) const BATCH_WORTH: usize = 16;
+/// From so many decisions on, a batch is one of a crowd: another is expected to follow, and is worth waiting for.
+const CROWD: usize = 4;
+/// After a batch of a crowd the next one waits so long, unless [`CROWD_MESSAGES`] are there: every batch costs the
+/// server a store of its own and four syncs, whatever it holds.
+const GATHER: Duration = Duration::from_millis(2);
+/// So many messages are not waited with.
+const CROWD_MESSAGES: usize = 96;
 /// A merged batch without an answer is sent again so often before its decisions go one by one.
 const BATCH_ATTEMPTS: usize = 3;
 /// A refusal of a decision whose entity has not moved is retried for so long.
@@ -185,6 +193,8 @@ struct Queue {
     busy: HashMap<String, VecDeque<Pending>>,
     /// Decisions being written by their callers.
     direct: usize,
+    /// Is a batch of several decisions in flight, or was it a moment ago? What comes meanwhile is for the next.
+    gathering: bool,
     closed: bool,
 }
 
@@ -254,6 +264,15 @@ enum Next {
     Plain(Pending),
     Batch(Vec<Pending>),
     Nothing,
+}
+
+/// What has ended, however it ended.
+enum Landed {
+    Plain,
+    Batch {
+        /// Was it of many decisions?
+        crowd: bool,
+    },
 }
 
 /// Why an attempt did not store.
@@ -332,6 +351,7 @@ impl Core {
         }
         let at_rest = decision.messages.len() == 1
             && queue.ready.is_empty()
+            && !queue.gathering
             && queue.direct < PLAIN_IN_FLIGHT
             && !self.full.load(Relaxed)
             && !queue.busy.contains_key(&decision.entity);
@@ -375,18 +395,23 @@ impl Core {
     }
 
     /// Chooses what sets out next.
-    fn next(&self, plain: usize, batches: usize) -> Next {
+    fn next(&self, plain: usize, batches: usize, pausing: bool) -> Next {
         let mut queue = lock(&self.queue);
         let plain = plain + queue.direct;
         if queue.ready.is_empty() {
+            queue.gathering &= batches > 0 || pausing;
             return Next::Nothing;
         }
         if self.full.load(Relaxed) {
             // One decision alone tries whether there is room again.
             return if plain + batches > 0 { Next::Nothing } else { queue.pop().map_or(Next::Nothing, Next::Plain) };
         }
-        let few = batches == 0 && queue.several == 0 && queue.ready.len() <= BATCH_WORTH;
-        if few {
+        if pausing && queue.messages < CROWD_MESSAGES {
+            return Next::Nothing;
+        }
+        let many = if queue.gathering { CROWD } else { BATCH_WORTH + 1 };
+        if batches == 0 && queue.several == 0 && queue.ready.len() < many {
+            queue.gathering = false;
             return match plain < PLAIN_IN_FLIGHT {
                 true => queue.pop().map_or(Next::Nothing, Next::Plain),
                 false => Next::Nothing,
@@ -405,38 +430,47 @@ impl Core {
             (messages, bytes) = (messages + count, bytes + size);
             chosen.extend(queue.pop());
         }
+        queue.gathering |= chosen.len() >= CROWD;
         Next::Batch(chosen)
     }
 
     async fn batch(self: Arc<Self>) {
         let mut flights = FuturesUnordered::new();
         let (mut plain, mut batches) = (0_usize, 0_usize);
+        let mut pause = Instant::now();
         loop {
-            loop {
-                match self.next(plain, batches) {
-                    Next::Nothing => break,
+            let pausing = loop {
+                let pausing = Instant::now() < pause;
+                match self.next(plain, batches, pausing) {
+                    Next::Nothing => break pausing,
                     Next::Plain(one) => {
                         plain += 1;
                         let flight = Flight::new(self.clone(), vec![one]);
                         flights.push(self.link.tasks.spawn(async move {
                             flight.one_by_one().await;
-                            false
+                            Landed::Plain
                         }));
                     }
                     Next::Batch(many) => {
                         batches += 1;
+                        let crowd = many.len() >= CROWD;
                         let flight = Flight::new(self.clone(), many);
                         flights.push(self.link.tasks.spawn(async move {
                             flight.together().await;
-                            true
+                            Landed::Batch { crowd }
                         }));
                     }
                 }
-            }
+            };
             tokio::select! {
-                Some(done) = flights.next() => match done {
-                    Ok(true) => batches -= 1,
-                    Ok(false) => plain -= 1,
+                Some(landed) = flights.next() => match landed {
+                    Ok(Landed::Batch { crowd }) => {
+                        batches -= 1;
+                        if crowd {
+                            pause = Instant::now() + GATHER;
+                        }
+                    }
+                    Ok(Landed::Plain) => plain -= 1,
                     // Its entities were released and its callers told when it fell; which kind it was is not known,
                     // so all that is left is waited for and counted anew.
                     Err(_) => {
@@ -445,6 +479,7 @@ impl Core {
                     }
                 },
                 () = self.nudge.notified() => {}
+                () = tokio::time::sleep_until(pause), if pausing => {}
             }
         }
     }

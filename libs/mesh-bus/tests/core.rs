@@ -788,6 +788,57 @@ async fn a_message_without_condition_is_stored_once_however_often_it_is_publishe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn commands_that_come_at_once_travel_together_and_each_is_told_where_it_is() {
+    let Some(server) = Server::start("") else { return };
+    let jetstream = server.jetstream().await;
+    let asked = Config {
+        subjects: vec!["intent.ask.>".to_owned()],
+        subject_transform: None,
+        republish: None,
+        ..facts("INTENT_ASK")
+    };
+    jetstream.create_stream(asked).await.unwrap();
+    let bus = server.bus("publisher").await;
+    let command = |n: usize| Outgoing {
+        stream: "INTENT_ASK".to_owned(),
+        subject: format!("intent.ask.submit.v1.local.{n}"),
+        message: "continuum.intent.v1.SubmitIntent".to_owned(),
+        ..fact("a", &format!("command-{n}"), &n.to_string())
+    };
+    let publish = |numbers: Vec<usize>| {
+        let bus = bus.clone();
+        async move {
+            let each = numbers.into_iter().map(|n| {
+                let (bus, message) = (bus.clone(), command(n));
+                async move { (n, bus.publish(&message).await.unwrap()) }
+            });
+            within("the commands", futures::future::join_all(each)).await
+        }
+    };
+    assert_eq!(publish(vec![0]).await, [(0, 1)]);
+    assert_eq!(bus.stats().batches.load(SeqCst), 0, "alone, a command is one publish");
+    let mut places = publish((1..500).collect()).await;
+    let batches = bus.stats().batches.load(SeqCst);
+    assert!((1..100).contains(&batches), "{batches} batches");
+    // Among new ones come some that are known: they are where they were, and the new ones are stored all the same.
+    places.extend(publish((450..700).collect()).await);
+    let found = stored(&bus, "INTENT_ASK").await;
+    assert_eq!(found.len(), 700, "each once");
+    for (n, place) in places {
+        let there = found.iter().find(|m| m.sequence == place).unwrap();
+        assert_eq!((&*there.id, &*there.body), (&*format!("command-{n}"), n.to_string().as_bytes()));
+    }
+    let time = found[349].stored;
+    let since = bus.log("INTENT_ASK").since(time).await.unwrap().unwrap();
+    let first = found.iter().find(|m| m.stored >= time).unwrap();
+    assert_eq!(since.sequence, first.sequence, "the first that was stored then or later");
+    let late = time.plus_millis(3_600_000);
+    assert!(bus.log("INTENT_ASK").since(late).await.unwrap().is_none());
+    let all = bus.log("INTENT_ASK").since(Timestamp::default()).await.unwrap();
+    assert_eq!(all.map(|m| m.sequence), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_identity_may_not_write_is_denied_and_said_so() {
     let pair = |seed: u8| nkeys::KeyPair::new_from_raw(nkeys::KeyPairType::User, [seed; 32]).unwrap();
     let (admin, service) = (pair(1), pair(2));

@@ -18,8 +18,8 @@ use crate::{
     mesh::Mesh,
     metrics,
     poison::{self, Note},
-    replica::{Counts, Index, Outcome, Replica, Step},
-    telemetry,
+    replica::{Counts, INDEX, Index, Outcome, Replica, Step},
+    saved, telemetry,
 };
 
 /// Inputs that may be in hand, undone, before the shell stops taking more.
@@ -39,8 +39,6 @@ const RESCUE_EVERY: Duration = Duration::from_secs(2);
 /// Inputs are acked at most so often, all that are done at once: the server writes its state of a durable to disk for
 /// acks, and what is not acked yet is at worst delivered again and known.
 const ACK_EVERY: Duration = Duration::from_millis(50);
-/// Key of the index in the snapshot bucket.
-const INDEX: &str = "index";
 
 impl Mesh {
     /// Joins as a replica of this decider: reads what was decided so far, then decides until the process stops.
@@ -102,7 +100,7 @@ struct Shell<D: Decider> {
 impl<D: Decider> Shell<D> {
     async fn start(mesh: Mesh, decider: D, durables: Vec<DurableSpec>) -> anyhow::Result<Self> {
         let bus = mesh.bus().clone();
-        let bucket = bus.bucket(&format!("snapshot-{}", D::NAME));
+        let bucket = saved::bucket::<D>(&bus);
         let (index, revision) = match bucket.entry(INDEX).await.context("read snapshot index")? {
             // Empty while the first snapshot is still being written.
             Some((bytes, revision)) if bytes.is_empty() => (None, revision),

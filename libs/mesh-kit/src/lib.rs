@@ -17,10 +17,10 @@ mod projector_shell;
 pub mod query;
 pub mod replica;
 mod run;
+mod saved;
 pub mod secret;
 mod srv;
 pub mod telemetry;
-pub mod why;
 
 /// Every program of the mesh allocates with mimalloc: a decision is some hundred small allocations, most of them the
 /// headers of its facts, and the system's allocator took 40 % of a saturated shell's time on them.
@@ -34,5 +34,6 @@ pub use mesh::{Failure, Mesh};
 pub use metrics::Consumer;
 pub use project::{Derived, Projector};
 pub use projector_shell::{Sources, View};
+pub use replica::Saved;
 pub use run::{Running, StartError, Stopped, exit, join, run, run_with};
 pub use secret::Secret;

@@ -22,6 +22,8 @@ use crate::{
 pub struct Sources {
     /// Streams, read from their beginning and then live.
     pub streams: Vec<&'static str>,
+    /// Those of them whose beginning the view has been given already, each with the sequence to go on with.
+    pub from: BTreeMap<&'static str, u64>,
     /// Zenoh key expressions.
     pub samples: Vec<&'static str>,
     /// How often [`Projector::tick`] is called, milliseconds.
@@ -108,7 +110,8 @@ impl Mesh {
             let subject = mesh_proto::contract().stream(stream).map(|s| s.subject.clone()).unwrap_or_default();
             let log = self.bus().log(stream);
             let end = log.last_sequence().await.with_context(|| format!("read end of {stream}"))?;
-            let mut tail = log.tail(&subject, 1);
+            let from = sources.from.get(stream).copied().unwrap_or(1);
+            let mut tail = log.tail(&subject, from);
             while tail.position() < end {
                 let stored = tail.next().await.with_context(|| format!("read {stream}"))?;
                 for message in apply(Arrival::Fact(Box::new(stored)), self.now()) {

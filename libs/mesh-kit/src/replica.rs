@@ -15,7 +15,7 @@ use std::{
 
 use mesh_bus::{Cause, Decision, Outgoing, Stored};
 use mesh_proto::{EventSet as _, FactSet as _, Timestamp, derived_id};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::decide::{Asked, Decider, Key, What, World as _};
 
@@ -877,9 +877,37 @@ impl<S> Folded<S> {
     }
 }
 
+/// Key of the index in the bucket of a decider's snapshot.
+pub(crate) const INDEX: &str = "index";
+/// What the keys of entities begin with there.
+const ENTITY: &str = "e.";
+
 /// The bucket key of an entity's snapshot.
 pub fn snapshot_key(key: &Key) -> String {
-    format!("e.{key}")
+    format!("{ENTITY}{key}")
+}
+
+/// An entity as its decider saved it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Saved<S> {
+    /// Its state.
+    pub state: S,
+    /// Sequence of its last fact; those up to here are in the state.
+    pub last: u64,
+    /// Time of its last fact.
+    pub time: Timestamp,
+}
+
+impl<S: DeserializeOwned> Saved<S> {
+    /// Reads an entry of the bucket; `None` if it is not an entity's.
+    ///
+    /// # Errors
+    /// When it is of another version of the decider.
+    pub fn read(key: &str, bytes: &[u8]) -> Result<Option<(Key, Self)>, serde_json::Error> {
+        let Some(key) = key.strip_prefix(ENTITY) else { return Ok(None) };
+        let Folded { state, last, time, .. } = serde_json::from_slice(bytes)?;
+        Ok(Some((Key::new(key.split('.')), Self { state, last, time })))
+    }
 }
 
 fn is_commands(stream: &str) -> bool {

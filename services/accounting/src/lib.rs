@@ -35,7 +35,7 @@ const TICK_MS: u64 = 500;
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let signer = key::signer(config.signing_key_file.as_deref(), mesh.data_dir()).context("find the signing key")?;
     tracing::info!(key = %signer.verifier(), "heads are signed");
-    let sources = Sources { streams: vec!["ACCOUNT"], samples: vec![], tick_ms: Some(TICK_MS) };
+    let sources = Sources { streams: vec!["ACCOUNT"], tick_ms: Some(TICK_MS), ..Sources::default() };
     let view = mesh.project("books", view::Books::new(signer, config.head_every_ms), sources).await?;
     let of = view.clone();
     let faults = mesh.meter().u64_observable_counter("accounting_faults_total");

@@ -38,6 +38,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         streams: vec!["PLACEMENT", "LEARNING"],
         samples: vec!["continuum/*/*/instance/*"],
         tick_ms: Some(u64::from(config.advise_ms.max(100))),
+        ..Sources::default()
     };
     let view = mesh.project("advice", Advisor::new(config.limits(), current.clone()), sources).await?;
     metrics::show(&mesh, &view);

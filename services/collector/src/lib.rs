@@ -54,7 +54,12 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let series = mesh_store::open(&config.store).context("open store")?.series("telemetry", window);
     let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
     let samples = rights.samples_in.iter().map(String::as_str).filter(|key| key.contains("/instance/")).collect();
-    let sources = Sources { streams: vec!["INTENT", "CLUSTER", "WORKLOAD"], samples, tick_ms: Some(config.tick_ms) };
+    let sources = Sources {
+        streams: vec!["INTENT", "CLUSTER", "WORKLOAD"],
+        samples,
+        tick_ms: Some(config.tick_ms),
+        ..Sources::default()
+    };
     let view = mesh.project("observations", domain::Collector::new(limits), sources).await?;
     let dropped = Arc::default();
     metrics::show(&mesh, &view, Arc::clone(&dropped));

@@ -14,8 +14,10 @@ pub mod domain;
 pub mod view;
 
 use anyhow::Context as _;
-use mesh_kit::{Mesh, Sources};
-use mesh_proto::{Event as _, query::intent_queries_server::IntentQueriesServer, report::ReportPublished};
+use mesh_kit::{Mesh, Projector as _, Sources};
+use mesh_proto::{Event as _, Timestamp, query::intent_queries_server::IntentQueriesServer, report::ReportPublished};
+
+use self::view::IntentsView;
 
 /// Settings of the intent manager. What a state means is the contract's, not a deployment's.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -39,14 +41,40 @@ const REPORTED_WITHIN_MS: i64 = 5_000;
 /// # Errors
 /// When the bus does not let it join.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
-    let sources = Sources { streams: vec!["INTENT", "OBSERVATION"], ..Sources::default() };
+    let mut sources = Sources { streams: vec!["INTENT", "OBSERVATION"], ..Sources::default() };
     let report = mesh_proto::contract().event(ReportPublished::MESSAGE).context("the contract has no reports")?;
     let reports = mesh.bus().log(&report.stream).last(&report.filter()).await.context("read the last report")?;
     // Reports are published a moment after what they tell.
     let reported = reports.map(|last| last.stored.plus_millis(-REPORTED_WITHIN_MS)).unwrap_or_default();
-    let view = view::IntentsView::reporting_since(reported);
+    let (view, from) = restored(&mesh, reported).await?;
+    sources.from.insert("INTENT", from);
     let view = mesh.project("intents", view, sources).await.context("build view of intents")?;
     mesh.serve(IntentQueriesServer::new(api::Api::new(view, mesh.stopping())));
     let limits = domain::Limits { remedy_cooldown_ms: config.remedy_cooldown_ms.into() };
     mesh.decide(domain::Intents::new(limits)).await
+}
+
+/// The view as far as the decider has saved it, and the sequence of INTENT from which it reads on.
+async fn restored(mesh: &Mesh, reported: Timestamp) -> anyhow::Result<(IntentsView, u64)> {
+    let mut view = IntentsView::reporting_since(reported);
+    let mut partly = vec![];
+    let saved = mesh.saved::<domain::Intents>(|key, saved| partly.extend(view.restore(key, saved))).await;
+    let position = match saved {
+        Ok(position) => position,
+        // The decider says more if it is concerned.
+        Err(error) => {
+            tracing::warn!(error = &*error, "what was saved of intents cannot be read; their facts are");
+            return Ok((IntentsView::reporting_since(reported), 1));
+        }
+    };
+    let log = mesh.bus().log("INTENT");
+    for key in partly {
+        for stored in log.read(&key.entity("intent"), 1, usize::MAX).await.context("read the facts of an intent")? {
+            view.apply(&stored);
+        }
+    }
+    // What may not have been reported is read again, though it is known.
+    let untold = log.since(reported).await.context("read what was stored since the last report")?;
+    let from = untold.map_or(position + 1, |first| first.sequence.min(position + 1));
+    Ok((view, from))
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use mesh_bus::Stored;
 use mesh_intent::secret;
-use mesh_kit::{Decider as _, Derived, Key, Projector, query::Error};
+use mesh_kit::{Decider as _, Derived, Key, Projector, Saved, query::Error};
 use mesh_proto::{
     EventSet as _, Timestamp,
     deciders::intents::Fact,
@@ -26,7 +26,7 @@ use mesh_proto::{
 use prost::Message as _;
 
 use self::index::{Class, Index, Noted, Wanted, kind_of};
-use crate::domain::{Entity, InForce, Instance, Intents, Life, Row, Target, Verdict};
+use crate::domain::{Ended, Entity, InForce, Instance, Intents, Life, Row, Target, Verdict};
 
 /// Owner when a question names none.
 const OWNER_DEFAULT: &str = "local";
@@ -90,6 +90,8 @@ struct Entry {
     last: BTreeMap<(String, String), Last>,
     /// Sequence of its last fact.
     sequence: u64,
+    /// Up to here it was restored, and nothing reported; 0 if it was not.
+    restored: u64,
     /// When something was last heard of it.
     updated: Timestamp,
     /// Rises with every change of what is shown.
@@ -122,6 +124,24 @@ impl IntentsView {
         Self { reported, ..Self::default() }
     }
 
+    /// Takes over an intent as the decider saved it, instead of its facts up to there. Gives its key back if what was
+    /// saved does not tell all: then the view needs its facts.
+    #[must_use]
+    pub fn restore(&mut self, key: Key, saved: Saved<Entity>) -> Option<Key> {
+        // What was refused of an intent that never was leaves nothing.
+        saved.state.submission.as_ref()?;
+        let restored = saved.last;
+        let entry = Entry::restored(saved);
+        let partly = entry.is_none().then(|| key.clone());
+        let entry = Entry { restored, ..entry.unwrap_or_default() };
+        let owned = self.owners.entry(key.token(0).into()).or_default();
+        let id: Arc<str> = key.token(1).into();
+        let was = owned.intents.get(&id).map(|entry| entry.noted.clone()).unwrap_or_default();
+        owned.index.note(&id, &was, &entry.noted);
+        owned.intents.insert(id, entry);
+        partly
+    }
+
     fn fold(&mut self, stored: &Stored, fact: &Fact) -> Option<Derived> {
         let key = Key::new(stored.subject.split('.').skip(3));
         let (owner, id) = (key.token(0), key.token(1));
@@ -137,10 +157,13 @@ impl IntentsView {
             owned.intents.insert(id.into(), Entry::default());
         }
         let entry = owned.intents.get_mut(id)?;
+        let tells = tells(fact) && stored.stored >= self.reported;
         if stored.sequence <= entry.sequence {
-            return None;
+            // It was restored with this fact in it, whose report may not have been published.
+            return (tells && stored.sequence <= entry.restored)
+                .then(|| derived(entry.report(&key, stored.time), stored, stored.time));
         }
-        let tells = entry.fold(stored, fact) && stored.stored >= self.reported;
+        entry.fold(stored, fact);
         let told = tells.then(|| derived(entry.report(&key, stored.time), stored, stored.time));
         let now = entry.to_note();
         if now != entry.noted {
@@ -330,13 +353,40 @@ fn is(row: Row, state: &str) -> bool {
     }
 }
 
+/// Does this fact change what a report tells?
+fn tells(fact: &Fact) -> bool {
+    match fact {
+        Fact::IntentAcknowledged(_) | Fact::IntentStateChanged(_) | Fact::IntentRejected(_) => true,
+        Fact::IntentSubmitted(_)
+        | Fact::IntentUnchanged(_)
+        | Fact::IntentRemedyWanted(_)
+        | Fact::IntentRemedyUnwanted(_)
+        | Fact::IntentRefused(_) => false,
+    }
+}
+
 fn derived(report: ReportPublished, cause: &Stored, at: Timestamp) -> Derived {
     Derived::new(report, derived_id(&["report", &cause.id]), at)
 }
 
 impl Entry {
-    /// Takes in the next of its facts; does it change what a report tells?
-    fn fold(&mut self, stored: &Stored, fact: &Fact) -> bool {
+    /// An entry as its facts up to the saved one leave it; `None` if the document in force is not saved any more.
+    fn restored(saved: Saved<Entity>) -> Option<Self> {
+        let Saved { state: entity, last, time } = saved;
+        let document = match entity.life {
+            Life::InForce(_) | Life::Terminated(Ended { version: 1.., .. }) => {
+                Some(entity.submitted(entity.version())?.content.document.clone())
+            }
+            Life::Submitted | Life::Rejected | Life::Terminated(_) => None,
+        };
+        let mut entry = Self { entity, document, sequence: last, updated: time, shown: 1, ..Self::default() };
+        entry.note();
+        entry.noted = entry.to_note();
+        Some(entry)
+    }
+
+    /// Takes in the next of its facts.
+    fn fold(&mut self, stored: &Stored, fact: &Fact) {
         self.entity = Intents::default().evolve(std::mem::take(&mut self.entity), fact, stored.time);
         self.sequence = stored.sequence;
         self.shown += 1;
@@ -349,21 +399,9 @@ impl Entry {
                 self.last.clear();
                 self.note();
             }
-            Fact::IntentSubmitted(_) if self.document.is_none() => {
-                self.note();
-                return false;
-            }
-            Fact::IntentStateChanged(_) | Fact::IntentRejected(_) => {}
-            // These change nothing that a report tells.
-            Fact::IntentSubmitted(_)
-            | Fact::IntentUnchanged(_)
-            | Fact::IntentRemedyWanted(_)
-            | Fact::IntentRemedyUnwanted(_)
-            | Fact::IntentRefused(_) => {
-                return false;
-            }
+            Fact::IntentSubmitted(_) if self.document.is_none() => self.note(),
+            _ => {}
         }
-        true
     }
 
     /// What the index is to hold of it.

@@ -36,9 +36,10 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         streams: vec!["CLUSTER", "COST"],
         samples: rights.samples_in.iter().map(String::as_str).collect(),
         tick_ms: Some(config.tick_ms),
+        ..Sources::default()
     };
     let costs = mesh.project("costs", domain::costs::Costs::new(config.limits()), sources).await?;
-    let sources = Sources { streams: vec!["NETWORK"], samples: vec![], tick_ms: None };
+    let sources = Sources { streams: vec!["NETWORK"], ..Sources::default() };
     let networks = mesh.project("network intents", view::Networks::default(), sources).await?;
     metrics::show(&mesh, &costs);
     mesh.serve_http(face::pages(&mesh, costs.clone(), users(&config)?));

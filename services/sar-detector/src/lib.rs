@@ -36,10 +36,11 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         streams: vec!["WORKLOAD", "ANOMALY", "TELEMETRY"],
         samples: rights.samples_in.iter().map(String::as_str).collect(),
         tick_ms: Some(config.tick_ms),
+        ..Sources::default()
     };
     let anomalies = mesh.project("anomalies", sar, sources).await?;
     metrics::show(&mesh, &anomalies);
-    let sources = Sources { streams: vec!["REMEDY"], samples: vec![], tick_ms: None };
+    let sources = Sources { streams: vec!["REMEDY"], ..Sources::default() };
     let remedies = mesh.project("remedy-list", view::Remedies::default(), sources).await?;
     mesh.serve(AnomalyQueriesServer::new(api::Anomalies::new(&mesh, anomalies.clone())));
     mesh.serve(RemedyQueriesServer::new(api::Remedies::new(remedies)));

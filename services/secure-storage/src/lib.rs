@@ -45,7 +45,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         (None, None) => anyhow::bail!("say where `dir:` locations are: locations_dir, or a data_dir"),
     };
     // Buckets before objects, so that those of past epochs are passed over.
-    let sources = Sources { streams: vec!["STORAGE", "OBJECT"], samples: vec![], tick_ms: None };
+    let sources = Sources { streams: vec!["STORAGE", "OBJECT"], ..Sources::default() };
     let view = mesh.project("catalogue", catalogue::Catalogue::default(), sources).await?;
     let (listener, endpoint) = serve::listen(&config.s3_listen).await.context("start S3")?;
     let probing = config.probe_ms > 0;

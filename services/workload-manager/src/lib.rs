@@ -33,7 +33,7 @@ pub use config::Config;
 /// When the bus does not let it join, or its file of registries cannot be read.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let checks = Arc::new(checks::Checks::new(&config)?);
-    let sources = Sources { streams: vec!["WORKLOAD"], samples: vec![], tick_ms: None };
+    let sources = Sources { streams: vec!["WORKLOAD"], ..Sources::default() };
     let view = mesh.project("workloads", view::Catalogue::default(), sources).await?;
     let api = api::Api { mesh: mesh.clone(), view: view.clone(), checks: checks.clone() };
     mesh.serve(WorkloadQueriesServer::new(api));

@@ -52,7 +52,7 @@ pub(super) struct Index {
 }
 
 /// What the index holds of one intent.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Noted {
     pub(super) class: Option<Class>,
     /// Without repetition.
