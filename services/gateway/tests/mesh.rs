@@ -976,7 +976,7 @@ async fn schemathesis_finds_no_fault_of_ours_and_no_answer_that_is_not_in_the_do
     let long = |config: &mut gateway::Config| config.token_s = 3_600;
     let Some(world) = World::start("gateway, fuzzing", 1, long).await else { return };
     let token = world.admin().await;
-    let examples = std::env::var("CONTINUUM_EXAMPLES").unwrap_or_else(|_| if is_full() { "25" } else { "5" }.into());
+    let examples = std::env::var("CONTINUUM_EXAMPLES").unwrap_or_else(|_| "25".into());
     // Two processes with one worker each: with two threads, Python 3.11 now and then fails at its own parser.
     let run = async |which: &str, operations: &[&str], phases: &str| {
         let folder = world.land.folder().join(which);
