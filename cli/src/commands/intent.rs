@@ -600,6 +600,7 @@ async fn follow(context: &Context<'_>, id: String) -> anyhow::Result<ExitCode> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use mesh_bus::Stored;
     use mesh_proto::{

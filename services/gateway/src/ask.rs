@@ -22,10 +22,9 @@ use crate::domain::problem::{Kind, Problem};
 
 /// Facts of one entity that wait for one request; one that is so far behind reads the stream instead.
 const WAITING_MAX: usize = 64;
-/// A command that was answered before is not answered again: after so long its answer is looked for in the past.
-const LOOK_BACK: Duration = Duration::from_millis(150);
-/// And again after so much longer, each time.
-const LOOK_AGAIN: Duration = Duration::from_millis(800);
+/// A command that was answered before is not answered again: after so long its answer is looked for in the past. Not
+/// sooner, because on a busy machine that is where every answer would be looked for, and each look costs the bus a read.
+const LOOK_BACK: Duration = Duration::from_secs(1);
 
 type Followers = BTreeMap<String, Vec<mpsc::Sender<Stored>>>;
 
@@ -34,6 +33,8 @@ type Followers = BTreeMap<String, Vec<mpsc::Sender<Stored>>>;
 pub(crate) struct Answers {
     mesh: Mesh,
     followers: Arc<Mutex<Followers>>,
+    /// By stream, the highest sequence at which a command was stored.
+    stored: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 /// The facts of one entity from now on.
@@ -57,7 +58,7 @@ fn entity(area: &str, keys: &str) -> String {
 impl Answers {
     /// Follows these streams from their present end.
     pub(crate) async fn start(mesh: &Mesh, streams: &[&'static str]) -> anyhow::Result<Self> {
-        let answers = Self { mesh: mesh.clone(), followers: Arc::default() };
+        let answers = Self { mesh: mesh.clone(), followers: Arc::default(), stored: Arc::default() };
         for stream in streams {
             let log = mesh.bus().log(stream);
             let from = log.last_sequence().await.with_context(|| format!("read the end of {stream}"))? + 1;
@@ -94,11 +95,19 @@ impl Answers {
         Following { facts, is_late: false }
     }
 
-    /// Sends a command, and waits until it is stored.
-    pub(crate) async fn send(&self, command: &dyn AnyEvent, id: &str, limit: Duration) -> Result<(), Problem> {
+    /// Sends a command, and waits until it is stored. Was it certainly there before?
+    pub(crate) async fn send(&self, command: &dyn AnyEvent, id: &str, limit: Duration) -> Result<bool, Problem> {
         let message = Outgoing::new(command, id, self.mesh.now()).map_err(|error| internal(&error))?;
+        let stored = || self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = stored().get(&message.stream).copied().unwrap_or_default();
         match tokio::time::timeout(limit, self.mesh.bus().publish(&message)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(sequence)) => {
+                let mut stored = stored();
+                let last = stored.entry(message.stream).or_default();
+                *last = sequence.max(*last);
+                // What is new comes after all that was there when it was sent.
+                Ok(sequence <= before)
+            }
             Ok(Err(error)) => Err(internal(&error)),
             Err(_) => {
                 let detail = "the bus does not take the command";
@@ -118,9 +127,9 @@ impl Answers {
         let area = command.area().to_owned();
         let mut following = self.follow(&area, &keys);
         let deadline = Instant::now() + limit;
-        self.send(command, id, limit).await?;
+        let known = self.send(command, id, limit).await?;
         let answers = |stored: &Stored| stored.cause.as_ref().is_some_and(|cause| cause.id == id);
-        let mut look = Instant::now() + LOOK_BACK;
+        let mut look = Instant::now() + if known { Duration::ZERO } else { LOOK_BACK };
         let stream = area.to_uppercase();
         let answer = loop {
             match following.next(look.min(deadline)).await {
@@ -138,7 +147,7 @@ impl Answers {
                 following.is_late = true;
                 break stored;
             }
-            look = Instant::now() + LOOK_AGAIN;
+            look = Instant::now() + LOOK_BACK;
         };
         match refusal(&answer) {
             Some((reason, cure)) => Err(Problem::new(Kind::Conflict, reason, cure)),
