@@ -572,7 +572,7 @@ proptest! {
         // After each, an update awaits its verdict, or what came then decides which version is in force.
         for given in [vec![], history.clone(), [history, vec![crate::domain::tests::update(two())]].concat()] {
             let certain = given.is_empty();
-            let bench = Bench::given([fulfilled(), vec![crate::domain::tests::update(two())], given].concat());
+            let bench = Bench::given([acknowledged(), vec![crate::domain::tests::update(two())], given].concat());
             let (state, last) = (bench.entity.clone(), bench.facts.len() as u64);
             let mut saved = Saved { state, last, time: Timestamp::default() };
             saved.state.history.clear();
