@@ -112,7 +112,12 @@ async fn remove(handle: &Handle, names: &[&str]) -> Result<(), rtnetlink::Error>
     for name in names {
         // Asking for a name that is not there is an error of its own, and no news.
         if let Ok(index @ 1..) = index(handle, name).await {
-            handle.link().del(index).execute().await?;
+            match handle.link().del(index).execute().await {
+                // The kernel, which takes apart a namespace later, took the link away in between.
+                Err(rtnetlink::Error::NetlinkError(error))
+                    if error.to_io().raw_os_error() == Some(nix::errno::Errno::ENODEV as i32) => {}
+                other => other?,
+            }
         }
     }
     Ok(())
