@@ -66,10 +66,10 @@ async def follow(messages, intent_id, samples):
             status = state.get("fulfilmentStatus", "")
             print(f"{event['time']}  {subject.split('.')[1]}  {status} {state.get('notFulfilledState', '')}  {state.get('reason', '')}", flush=True)
             if subject.startswith("intent.refused."):
-                print(f"refused: {data['reason']}; {data['cure']}", file=sys.stderr)
+                print(f"refused: {data['reason']}; {data['hint']}", file=sys.stderr)
                 return 1
             if state.get("notFulfilledState") == "FULFILMENTFAILED":
-                print(f"failed: {state.get('reason')}; {state.get('cure')}", file=sys.stderr)
+                print(f"failed: {state.get('reason')}; {state.get('hint')}", file=sys.stderr)
                 return 1
             if status == "FULFILLED":
                 fulfilled = True

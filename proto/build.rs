@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .into_iter()
             .filter(|f| {
                 f.name().ends_with("timestamp.proto")
+                    || f.name().ends_with("mesh/v1/refusal.proto")
                     || (f.package().starts_with("continuum") && f.package() != "continuum.mesh.v1")
             })
             .collect(),
@@ -87,6 +88,11 @@ fn events(contract: &Contract) -> String {
         let path = rust_path(&event.message);
         let keys = event.keys.iter().map(|k| format!("&self.{k}")).collect::<Vec<_>>().join(", ");
         let set = event.keys.iter().enumerate().map(|(i, k)| format!("{i} => &mut self.{k},")).collect::<String>();
+        let refusal = if event.refusal {
+            "    fn refusal(&self) -> Option<(&str, crate::Refusal)> { Some((&self.command_id, crate::Refusal::new(self.code(), self.reason.as_str(), self.hint.as_str()))) }\n"
+        } else {
+            ""
+        };
         let _ = write!(
             text,
             "impl crate::Event for {path} {{
@@ -97,7 +103,7 @@ fn events(contract: &Contract) -> String {
     const COMMAND: bool = {};
     fn keys(&self) -> Vec<&str> {{ vec![{keys}] }}
     fn key_mut(&mut self, position: usize) -> Option<&mut String> {{ Some(match position {{ {set} _ => return None }}) }}
-}}
+{refusal}}}
 ",
             event.message, event.stream, event.subject, event.area, event.command
         );
@@ -167,7 +173,7 @@ fn deciders(contract: &Contract) -> String {
                     .map(|(i, k)| format!("{k}: keys.get({i}).cloned().unwrap_or_default(), "))
                     .collect::<String>();
                 format!(
-                    "Some({path} {{ {keys} command_id: command_id.to_owned(), command: command.to_owned(), reason: refusal.reason.clone(), cure: refusal.cure.clone(), }}.into())"
+                    "Some({path} {{ {keys} command_id: command_id.to_owned(), command: command.to_owned(), code: refusal.code.into(), reason: refusal.reason.clone(), hint: refusal.hint.clone(), }}.into())"
                 )
             }
             None => "{ let _ = (keys, command_id, command, refusal); None }".to_owned(),

@@ -35,7 +35,7 @@ pub(crate) enum Command {
     Demo(DemoOptions),
     /// Services, streams, consumers with their lag, dead letters.
     Status(Watch),
-    /// Ends in OK, or names each thing that is wrong and its cure.
+    /// Ends in OK, or names each thing that is wrong and its hint.
     Doctor,
     /// Clusters and their capacity.
     #[command(subcommand)]

@@ -6,7 +6,8 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use mesh_bus::{Bus, Options, Outgoing, Stored};
+use mesh_bus::{Bus, Options};
+use mesh_core::{Outgoing, Stored};
 use mesh_proto::{
     AnyEvent, Event as _, Timestamp,
     cluster::ClusterRegistered,

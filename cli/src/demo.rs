@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     EventSet as _,
     deciders::{stream_intent, stream_placement},

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{contract::matches, id::is_key};
+use crate::{Refusal, contract::matches, id::is_key};
 
 /// A message that travels on the bus; implemented for every message with the `event` option.
 pub trait Event: prost::Message + Default + Clone + Send + Sync + 'static {
@@ -20,6 +20,10 @@ pub trait Event: prost::Message + Default + Clone + Send + Sync + 'static {
     fn keys(&self) -> Vec<&str>;
     /// The key field at a position.
     fn key_mut(&mut self, position: usize) -> Option<&mut String>;
+    /// Id of the refused command and why it was refused, if this is its area's refusal.
+    fn refusal(&self) -> Option<(&str, Refusal)> {
+        None
+    }
 }
 
 /// An event whose type is not known statically.
@@ -40,6 +44,8 @@ pub trait AnyEvent: Send + Sync {
     fn body(&self) -> Bytes;
     /// Makes the key fields those of a subject: fills empty ones, refuses different ones.
     fn adopt_keys(&mut self, subject: &str) -> Result<(), DecodeError>;
+    /// Id of the refused command and why it was refused, if this is its area's refusal.
+    fn refusal(&self) -> Option<(&str, Refusal)>;
 }
 
 impl<E: Event> AnyEvent for E {
@@ -88,6 +94,10 @@ impl<E: Event> AnyEvent for E {
 
     fn body(&self) -> Bytes {
         self.encode_to_vec().into()
+    }
+
+    fn refusal(&self) -> Option<(&str, Refusal)> {
+        Event::refusal(self)
     }
 
     fn adopt_keys(&mut self, subject: &str) -> Result<(), DecodeError> {
@@ -139,23 +149,6 @@ pub trait FactSet: EventSet {
     const AREA: &'static str;
     /// The area's answer to a command that was not done; `None` if the area takes no refusable commands.
     fn refused(keys: &[String], command_id: &str, command: &str, refusal: &Refusal) -> Option<Self>;
-}
-
-/// Why a command was not done, as a value: it is published as the area's refusal.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}; {cure}")]
-pub struct Refusal {
-    /// What stands against it.
-    pub reason: String,
-    /// What to do instead.
-    pub cure: String,
-}
-
-impl Refusal {
-    /// A refusal with its cure.
-    pub fn new(reason: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { reason: reason.into(), cure: cure.into() }
-    }
 }
 
 /// Bytes that are not the event they should be.

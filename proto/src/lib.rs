@@ -9,13 +9,15 @@ pub mod document;
 mod event;
 mod id;
 pub mod json;
+pub mod refusal;
 pub mod rights;
 mod time;
 pub mod wire;
 
 pub use contract::Contract;
-pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, Refusal, subject_keys};
+pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, subject_keys};
 pub use id::{Id, IdError, derived_id, is_key};
+pub use refusal::{Refusal, RefusalCode};
 pub use time::Timestamp;
 
 use std::sync::OnceLock;
@@ -26,7 +28,13 @@ macro_rules! areas {
     ($($(#[$doc:meta])* $area:ident),* $(,)?) => {
         /// Packages nested as the generated code expects them.
         #[allow(missing_docs, clippy::all, unreachable_pub)]
-        mod continuum {$(
+        mod continuum {
+            pub mod mesh {
+                pub mod v1 {
+                    include!(concat!(env!("OUT_DIR"), "/continuum.mesh.v1.rs"));
+                }
+            }
+            $(
             pub mod $area {
                 pub mod v1 {
                     include!(concat!(env!("OUT_DIR"), "/continuum.", stringify!($area), ".v1.rs"));

@@ -15,8 +15,9 @@ use accounting::{
 };
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use mesh_bus::Outgoing;
-use mesh_kit::{Asked, Decider as _, Key, Mesh, Settings, What};
+use mesh_core::Outgoing;
+use mesh_core::{Decider as _, Envelope, Key, Trigger};
+use mesh_kit::{Mesh, Settings};
 use mesh_proto::{
     Event as _, Timestamp,
     account::{Posted, Region, SetRegion},
@@ -97,8 +98,9 @@ fn fold(count: u64) -> anyhow::Result<(f64, Vec<Bytes>)> {
     let mut leaves = Vec::with_capacity(count as usize + 3);
     let mut take = |input: Input, number: u64| -> anyhow::Result<()> {
         let at = Timestamp::from_millis(1_700_000_000_000);
-        let asked = Asked { what: What::Event(input), at, id: String::new(), sequence: number, body: Bytes::new() };
-        let facts = match Accounting.decide(&key, &ledger, &(), &asked) {
+        let envelope =
+            Envelope { trigger: Trigger::Event(input), at, id: String::new(), sequence: number, body: Bytes::new() };
+        let facts = match Accounting.decide(&key, &ledger, &(), &envelope) {
             Ok(facts) => facts,
             Err(refusal) => bail!("a window is refused: {refusal}"),
         };

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use mesh_bus::{
-    Bus, Decision, Outgoing, Written,
+    Bus, Written,
     baseline::{self, BATCH},
 };
+use mesh_core::{Decision, Outgoing};
 use mesh_proto::{Timestamp, derived_id, validation::IntentAccepted};
 
 use super::{

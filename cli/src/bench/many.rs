@@ -11,8 +11,10 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use futures::{StreamExt as _, stream};
 use intent_manager::domain::{Entity, Intents};
-use mesh_bus::{Bus, Decision, Outgoing, Written};
-use mesh_kit::{Asked, Decider as _, Key, Secret, Settings, What, config};
+use mesh_bus::{Bus, Written};
+use mesh_core::{Decider as _, Envelope, Key, Trigger};
+use mesh_core::{Decision, Outgoing};
+use mesh_kit::{Secret, Settings, config};
 use mesh_proto::{
     EventSet as _, Timestamp,
     deciders::intents::{self, Input},
@@ -207,8 +209,9 @@ fn life(number: usize) -> anyhow::Result<Vec<Outgoing>> {
             _ => Timestamp::default(),
         };
         let id = derived_id(&["many", &intent_id, &step.to_string()]);
-        let asked = Asked { at, id: id.clone(), sequence: 0, body: input.any().body(), what: What::Event(input) };
-        let facts = decider.decide(&key, &entity, &(), &asked).context("decide")?;
+        let envelope =
+            Envelope { at, id: id.clone(), sequence: 0, body: input.any().body(), trigger: Trigger::Event(input) };
+        let facts = decider.decide(&key, &entity, &(), &envelope).context("decide")?;
         for (position, fact) in facts.iter().enumerate() {
             entity = decider.evolve(entity, fact, at);
             messages.push(Outgoing::new(fact.any(), derived_id(&[&id, &position.to_string()]), at)?);

@@ -184,7 +184,7 @@ async fn await_all(tail: &mut mesh_bus::Tail, phase: Connectivity, each: &mut Ve
         let stored = tokio::time::timeout_at(deadline, tail.next()).await.context("not all within two minutes")?;
         let Some(changed) = stored.context("follow the networks")?.event::<ConnectivityChanged>()? else { continue };
         if changed.phase() == Connectivity::NotConnected {
-            bail!("{}: {}; {}", changed.network_id, changed.reason, changed.cure);
+            bail!("{}: {}; {}", changed.network_id, changed.reason, changed.hint);
         }
         if changed.phase() == phase {
             each.push(Duration::from_secs_f64(changed.took_ms.max(0.0) / 1e3));

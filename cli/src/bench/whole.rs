@@ -110,7 +110,7 @@ async fn submitted(client: &Client, intent: &Intent, prefix: &str, count: usize)
             let intent_id = format!("{prefix}-{index}");
             let command =
                 SubmitIntent { owner: OWNER.into(), intent_id: intent_id.clone(), intent: Some(intent.clone()) };
-            let message = mesh_bus::Outgoing::new(&command, derived_id(&["bench", &intent_id]), crate::client::now())?;
+            let message = mesh_core::Outgoing::new(&command, derived_id(&["bench", &intent_id]), crate::client::now())?;
             let bus = client.bus.clone();
             begun.insert(intent_id, Instant::now());
             sends.spawn(async move { bus.publish(&message).await });

@@ -237,8 +237,8 @@ pub(crate) fn parse_amount(text: &str) -> Result<u64, String> {
 
 async fn told(context: &Context<'_>, client: &Client, command: &dyn AnyEvent) -> anyhow::Result<ExitCode> {
     let stored = client.ask(command, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
-    if let Some((reason, cure)) = refusal(&stored) {
-        bail!("{reason}; {cure}");
+    if let Some((reason, hint)) = refusal(&stored) {
+        bail!("{reason}; {hint}");
     }
     let posted = stored.event::<mesh_proto::account::Posted>()?.context("the answer is none of the ledger's")?;
     let entry = <Entry as prost::Message>::decode(posted.entry).context("read the entry")?;

@@ -92,8 +92,8 @@ pub(crate) fn read(file: &Path, options: &ChartOptions) -> anyhow::Result<Chart>
     let archive = archive(file)?;
     let found = archive::read(&archive).map_err(anyhow::Error::from).and_then(|files| {
         structure::check(&files, None).map_err(|found| {
-            let (reason, cure) = problems(&found);
-            anyhow::anyhow!("{reason} ({cure})")
+            let (reason, hint) = problems(&found);
+            anyhow::anyhow!("{reason} ({hint})")
         })
     });
     let found = found.with_context(|| format!("{} is no chart that can be pushed", file.display()))?;
@@ -164,7 +164,7 @@ pub(crate) async fn push(
     let stored = client.ask(&upload, id(), waiting.limit()).await.context("upload the archive")?;
     let mut outcome = Outcome { id: document.name.clone(), version: document.version.clone(), ..Outcome::default() };
     if let Ok(Some(refused)) = stored.event::<mesh_proto::chart::ChartRefused>() {
-        (outcome.result, outcome.reason, outcome.cure) = ("refused".into(), refused.reason, refused.cure);
+        (outcome.result, outcome.reason, outcome.hint) = ("refused".into(), refused.reason, refused.hint);
         return Ok(conclude(context.format, "workload", &[outcome]));
     }
     let of = format!("{}@{}", document.name, document.version);
@@ -206,14 +206,14 @@ pub(crate) fn steps(report: &CheckReport) -> String {
             _ => "not checked",
         };
         let took = format!("{} ms", step.took_ms);
-        let cure = if step.problems.is_empty() { step.cure.clone() } else { String::new() };
-        rows.push(vec![step.name.clone(), outcome.into(), took, step.reason.clone(), cure]);
+        let hint = if step.problems.is_empty() { step.hint.clone() } else { String::new() };
+        rows.push(vec![step.name.clone(), outcome.into(), took, step.reason.clone(), hint]);
         for problem in &step.problems {
             let reason = match problem.path.as_str() {
                 "" => problem.reason.clone(),
                 path => format!("{path}: {}", problem.reason),
             };
-            rows.push(vec![String::new(), String::new(), String::new(), reason, problem.cure.clone()]);
+            rows.push(vec![String::new(), String::new(), String::new(), reason, problem.hint.clone()]);
         }
     }
     let asks = report
@@ -227,7 +227,7 @@ pub(crate) fn steps(report: &CheckReport) -> String {
         name => format!("{name} {}, ", report.chart_version),
     };
     let head = format!("{named}sha256 {}", report.sha256);
-    let rows = table(&["check", "outcome", "took", "found", "cure"], rows);
+    let rows = table(&["check", "outcome", "took", "found", "hint"], rows);
     format!("{head}{}{images}\n{rows}", asks.unwrap_or_default())
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use mesh_bus::{Outgoing, Stored};
+use mesh_core::{Outgoing, Stored};
 use mesh_proto::{derived_id, rights::API_PREFIX, subject_keys};
 use serde_json::{Value as Json, json};
 
@@ -243,7 +243,7 @@ async fn replay(client: &Client, letter: &Letter, waiting: &Waiting) -> anyhow::
                     let refused = refusal(&fact);
                     outcome.ok = refused.is_none();
                     outcome.result = if outcome.ok { "answered" } else { "refused" }.into();
-                    (outcome.reason, outcome.cure) = refused.unwrap_or_else(|| (format!("{}: {}", address(&fact), describe(&fact)), String::new()));
+                    (outcome.reason, outcome.hint) = refused.unwrap_or_else(|| (format!("{}: {}", address(&fact), describe(&fact)), String::new()));
                     return Ok(outcome);
                 }
             }
@@ -257,7 +257,7 @@ async fn replay(client: &Client, letter: &Letter, waiting: &Waiting) -> anyhow::
             }
             () = tokio::time::sleep_until(deadline) => {
                 outcome.result = format!("no answer within {} s", waiting.timeout);
-                outcome.cure = "it may have been answered before, or its service is away: see `continuum status`".into();
+                outcome.hint = "it may have been answered before, or its service is away: see `continuum status`".into();
                 return Ok(outcome);
             }
         }
@@ -279,7 +279,7 @@ mod tests {
             message: String::new(),
             time: Timestamp::default(),
             stored: Timestamp::default(),
-            cause: Some(mesh_bus::Cause { stream: "INTENT_ASK".into(), sequence: 3, id: "command".into() }),
+            cause: Some(mesh_core::Cause { stream: "INTENT_ASK".into(), sequence: 3, id: "command".into() }),
             traceparent: None,
             world: vec![],
             content_type: Some(String::new()),

@@ -1,4 +1,4 @@
-//! `doctor`: ends in OK, or names each thing that is wrong and its cure.
+//! `doctor`: ends in OK, or names each thing that is wrong and its hint.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
@@ -38,15 +38,15 @@ struct Finding {
     ok: bool,
     says: String,
     #[serde(skip_serializing_if = "String::is_empty")]
-    cure: String,
+    hint: String,
 }
 
 fn good(what: &str, says: impl Into<String>) -> Finding {
-    Finding { what: what.into(), ok: true, says: says.into(), cure: String::new() }
+    Finding { what: what.into(), ok: true, says: says.into(), hint: String::new() }
 }
 
-fn bad(what: &str, says: impl Into<String>, cure: impl Into<String>) -> Finding {
-    Finding { what: what.into(), ok: false, says: says.into(), cure: cure.into() }
+fn bad(what: &str, says: impl Into<String>, hint: impl Into<String>) -> Finding {
+    Finding { what: what.into(), ok: false, says: says.into(), hint: hint.into() }
 }
 
 /// Looks at everything.
@@ -56,8 +56,8 @@ pub(crate) async fn run(context: &Context<'_>) -> anyhow::Result<ExitCode> {
     if context.format == Format::Table {
         for finding in &findings {
             line(format!("{} {}: {}", if finding.ok { "✓" } else { "✗" }, finding.what, finding.says));
-            if !finding.cure.is_empty() {
-                line(format!("    cure: {}", finding.cure));
+            if !finding.hint.is_empty() {
+                line(format!("    hint: {}", finding.hint));
             }
         }
         line(if wrong == 0 { "OK".to_owned() } else { format!("{wrong} thing(s) wrong") });
@@ -215,8 +215,8 @@ fn services(services: &[status::Service]) -> Vec<Finding> {
         .filter(|s| !s.ready)
         .map(|s| {
             let name = format!("service {}", s.name);
-            let cure = "start the mesh again if it does not mend itself; its log says more";
-            bad(&name, if s.unmet.is_empty() { "not ready".to_owned() } else { s.unmet.join("; ") }, cure)
+            let hint = "start the mesh again if it does not mend itself; its log says more";
+            bad(&name, if s.unmet.is_empty() { "not ready".to_owned() } else { s.unmet.join("; ") }, hint)
         })
         .collect();
     if wrong.is_empty() { vec![good("services", format!("{} processes ready", services.len()))] } else { wrong }

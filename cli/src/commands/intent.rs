@@ -3,7 +3,7 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     AnyEvent, EventSet as _,
     deciders::stream_intent,
@@ -149,8 +149,8 @@ async fn submit(
     }
     let deadline = Instant::now() + waiting.limit();
     let answered = client.ask(command, command_id, waiting.limit()).await?;
-    if let Some((reason, cure)) = refusal(&answered) {
-        return Ok(Outcome { id: id.to_owned(), result: "refused".into(), reason, cure, ..Outcome::default() });
+    if let Some((reason, hint)) = refusal(&answered) {
+        return Ok(Outcome { id: id.to_owned(), result: "refused".into(), reason, hint, ..Outcome::default() });
     }
     let mut standing = Standing::default();
     standing.fold(&answered);
@@ -245,13 +245,13 @@ impl Standing {
         if let Some(state) = &self.state {
             outcome.state = state_name(state);
             outcome.reason = said(state);
-            outcome.cure.clone_from(&state.cure);
+            outcome.hint.clone_from(&state.hint);
         }
         if let Some(problems) = &self.rejected {
             outcome.result = "rejected".into();
             outcome.reason =
                 problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect::<Vec<_>>().join("; ");
-            outcome.cure = problems.iter().map(|p| p.cure.as_str()).collect::<Vec<_>>().join("; ");
+            outcome.hint = problems.iter().map(|p| p.hint.as_str()).collect::<Vec<_>>().join("; ");
             return outcome;
         }
         outcome.ok = match until {
@@ -267,8 +267,8 @@ impl Standing {
             (Until::Accepted, ..) => "accepted",
         }
         .into();
-        if !outcome.ok && self.in_state(&[Terminated]) && outcome.cure.is_empty() {
-            outcome.cure = "it has ended; submit it under another id, or change its definition and say `continuum intent update FILE`".into();
+        if !outcome.ok && self.in_state(&[Terminated]) && outcome.hint.is_empty() {
+            outcome.hint = "it has ended; submit it under another id, or change its definition and say `continuum intent update FILE`".into();
         }
         let measured: Vec<String> = self.targets.iter().filter(|t| t.measured).map(target).collect();
         if until == Until::Fulfilled && !measured.is_empty() {
@@ -287,8 +287,8 @@ impl Standing {
         };
         outcome.ok = false;
         outcome.result = format!("{what} within {} s", limit.as_secs());
-        if outcome.cure.is_empty() {
-            outcome.cure = format!("ask `continuum why {id}`; it goes on without you");
+        if outcome.hint.is_empty() {
+            outcome.hint = format!("ask `continuum why {id}`; it goes on without you");
         }
         outcome
     }
@@ -346,7 +346,7 @@ async fn change(
     }
     let answered = client.ask(command, command_id, which.waiting.limit()).await?;
     let outcome = match refusal(&answered) {
-        Some((reason, cure)) => Outcome { id, result: "refused".into(), reason, cure, ..Outcome::default() },
+        Some((reason, hint)) => Outcome { id, result: "refused".into(), reason, hint, ..Outcome::default() },
         None => {
             let mut standing = Standing::default();
             standing.fold(&answered);
@@ -379,7 +379,7 @@ async fn check(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
                 problems: vec![Problem {
                     path: String::new(),
                     reason: error.to_string(),
-                    cure: "correct the document".into(),
+                    hint: "correct the document".into(),
                 }],
                 ..Default::default()
             },
@@ -404,16 +404,16 @@ async fn check(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
             value
         })
         .collect();
-    output::show(context.format, &json!(shown), &["intent", "path", "found", "cure"], || {
+    output::show(context.format, &json!(shown), &["intent", "path", "found", "hint"], || {
         let rows = |(name, reply): &(String, CheckReply)| {
-            let row = |path: &str, found: String, cure: &str| vec![name.clone(), path.into(), found, cure.into()];
+            let row = |path: &str, found: String, hint: &str| vec![name.clone(), path.into(), found, hint.into()];
             if !reply.problems.is_empty() {
-                return reply.problems.iter().map(|p| row(&p.path, p.reason.clone(), &p.cure)).collect::<Vec<_>>();
+                return reply.problems.iter().map(|p| row(&p.path, p.reason.clone(), &p.hint)).collect::<Vec<_>>();
             }
             let state = format!("none: it would be accepted, and {}", reply.predicted_state);
             let mut rows = vec![row("-", state, "-")];
             rows.extend(reply.predictions.iter().map(|p| row(&p.expectation_id, prediction(p), "-")));
-            rows.extend(reply.conflicts.iter().map(|c| row(&c.expectation_id, c.reason.clone(), &c.cure)));
+            rows.extend(reply.conflicts.iter().map(|c| row(&c.expectation_id, c.reason.clone(), &c.hint)));
             rows
         };
         found.iter().flat_map(rows).collect()
@@ -464,9 +464,9 @@ async fn objectives(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCo
     let reply = answer("translate goals", client.validator().await?.objectives(request).await)?;
     let bad = !reply.problems.is_empty();
     let value = to_json("continuum.query.v1.ObjectivesReply", &reply);
-    output::show(context.format, &value, &["component", "goal", "alternatives", "cure"], || {
+    output::show(context.format, &value, &["component", "goal", "alternatives", "hint"], || {
         let problems =
-            reply.problems.iter().map(|p| vec![p.path.clone(), p.reason.clone(), "-".into(), p.cure.clone()]);
+            reply.problems.iter().map(|p| vec![p.path.clone(), p.reason.clone(), "-".into(), p.hint.clone()]);
         let objectives = reply.objectives.iter().map(|o| {
             let unit = if o.metric == "energy" { "J" } else { "ms" };
             let ways: Vec<String> =
@@ -541,7 +541,7 @@ fn page(view: &IntentView) -> String {
         text.push_str(&format!(" since {}", super::date(since)));
     }
     if let Some(state) = &view.state {
-        for (what, said) in [("", said(state)), ("what helps: ", state.cure.clone())] {
+        for (what, said) in [("", said(state)), ("what helps: ", state.hint.clone())] {
             if !said.is_empty() {
                 text.push_str(&format!("\n{what}{said}"));
             }
@@ -602,7 +602,7 @@ async fn follow(context: &Context<'_>, id: String) -> anyhow::Result<ExitCode> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use mesh_bus::Stored;
+    use mesh_core::Stored;
     use mesh_proto::{
         Event, Timestamp,
         intent::{IntentAcknowledged, IntentRejected, IntentStateChanged, IntentSubmitted, IntentUnchanged},
@@ -646,12 +646,12 @@ mod tests {
     }
 
     #[test]
-    fn a_rejection_fails_with_its_paths_and_cures() {
+    fn a_rejection_fails_with_its_paths_and_hints() {
         let submitted = stored(&IntentSubmitted { version: 1, ..IntentSubmitted::default() });
-        let problems = vec![Problem { path: "a.b".into(), reason: "too large".into(), cure: "make it less".into() }];
+        let problems = vec![Problem { path: "a.b".into(), reason: "too large".into(), hint: "make it less".into() }];
         let rejected = stored(&IntentRejected { version: 1, problems, ..IntentRejected::default() });
         let outcome = standing(&[submitted, rejected]).outcome("a", Until::Fulfilled);
-        assert_eq!((outcome.ok, outcome.result.as_str(), outcome.cure.as_str()), (false, "rejected", "make it less"));
+        assert_eq!((outcome.ok, outcome.result.as_str(), outcome.hint.as_str()), (false, "rejected", "make it less"));
         assert_eq!(outcome.reason, "a.b: too large");
     }
 
@@ -676,6 +676,6 @@ mod tests {
         let state = state(NotFulfilledState::Terminated);
         let unchanged = standing(&[stored(&IntentUnchanged { version: 1, state, ..IntentUnchanged::default() })]);
         let outcome = unchanged.outcome("a", Until::Accepted);
-        assert!(unchanged.is_enough(Until::Accepted) && !outcome.ok && outcome.cure.contains("intent update"));
+        assert!(unchanged.is_enough(Until::Accepted) && !outcome.ok && outcome.hint.contains("intent update"));
     }
 }

@@ -86,8 +86,8 @@ pub(crate) async fn request(
 /// What a refusal says.
 fn said(answer: &Json) -> String {
     let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-    match (text("detail"), text("cure")) {
-        (detail, cure) if !detail.is_empty() => format!("{detail}; {cure}"),
+    match (text("detail"), text("hint")) {
+        (detail, hint) if !detail.is_empty() => format!("{detail}; {hint}"),
         _ => answer.to_string(),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) mod workload;
 use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     Timestamp, account::AccountRefused, intent::IntentRefused, remedy::RemedyRefused, workload::WorkloadRefused,
 };
@@ -148,7 +148,7 @@ pub(crate) struct Outcome {
     pub(crate) reason: String,
     /// What helps.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) cure: String,
+    pub(crate) hint: String,
 }
 
 impl Outcome {
@@ -166,26 +166,26 @@ pub(crate) fn conclude(format: Format, noun: &str, outcomes: &[Outcome]) -> Exit
         outcomes.iter().map(row).collect()
     });
     for outcome in outcomes.iter().filter(|o| !o.ok) {
-        let cure = if outcome.cure.is_empty() { String::new() } else { format!("; {}", outcome.cure) };
+        let hint = if outcome.hint.is_empty() { String::new() } else { format!("; {}", outcome.hint) };
         let reason = if outcome.reason.is_empty() { String::new() } else { format!(": {}", outcome.reason) };
-        output::note(format!("continuum: {} {} {}{reason}{cure}", noun, outcome.id, outcome.result));
+        output::note(format!("continuum: {} {} {}{reason}{hint}", noun, outcome.id, outcome.result));
     }
     ExitCode::from(u8::from(outcomes.iter().any(|o| !o.ok)))
 }
 
-/// Reason and cure, if a fact refuses a command.
+/// Reason and hint, if a fact refuses a command.
 pub(crate) fn refusal(stored: &Stored) -> Option<(String, String)> {
     if let Ok(Some(refused)) = stored.event::<IntentRefused>() {
-        return Some((refused.reason, refused.cure));
+        return Some((refused.reason, refused.hint));
     }
     if let Ok(Some(refused)) = stored.event::<AccountRefused>() {
-        return Some((refused.reason, refused.cure));
+        return Some((refused.reason, refused.hint));
     }
     if let Ok(Some(refused)) = stored.event::<RemedyRefused>() {
-        return Some((refused.reason, refused.cure));
+        return Some((refused.reason, refused.hint));
     }
     let refused = stored.event::<WorkloadRefused>().ok().flatten()?;
-    Some((refused.reason, refused.cure))
+    Some((refused.reason, refused.hint))
 }
 
 /// Time of day, UTC, with milliseconds.

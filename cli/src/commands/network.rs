@@ -3,7 +3,7 @@
 use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail};
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     Event as _,
     network::{Connectivity, ConnectivityChanged, NetworkRefused, SubmitNetworkIntent, WithdrawNetworkIntent},
@@ -210,7 +210,7 @@ async fn ended(
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome { id: id.to_owned(), ..Outcome::default() };
     if let Some(refused) = answered.event::<NetworkRefused>()? {
-        (outcome.result, outcome.reason, outcome.cure) = ("refused".into(), refused.reason, refused.cure);
+        (outcome.result, outcome.reason, outcome.hint) = ("refused".into(), refused.reason, refused.hint);
         return Ok(outcome);
     }
     let filter = format!("network.*.*.{owner}.{id}");
@@ -220,7 +220,7 @@ async fn ended(
         let Ok(fact) = timeout_at(deadline, tail.next()).await else {
             outcome.result = "under way".into();
             outcome.reason = describe(answered);
-            outcome.cure = format!("see `continuum network get {id}`");
+            outcome.hint = format!("see `continuum network get {id}`");
             return Ok(outcome);
         };
         let Some(changed) = fact.context("follow the network")?.event::<ConnectivityChanged>()? else { continue };
@@ -228,7 +228,7 @@ async fn ended(
         if outcome.ok || changed.phase() == Connectivity::NotConnected {
             outcome.result = changed.phase().as_str_name().to_lowercase();
             outcome.state = format!("{:.1} ms", changed.took_ms);
-            (outcome.reason, outcome.cure) = (changed.reason, changed.cure);
+            (outcome.reason, outcome.hint) = (changed.reason, changed.hint);
             return Ok(outcome);
         }
     }

@@ -66,7 +66,7 @@ pub(crate) async fn set(client: &Client, owner: &str, policy: RemedyPolicy) -> a
     let answer = client.ask(&command, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     let id = owner.to_owned();
     Ok(match refusal(&answer) {
-        Some((reason, cure)) => Outcome { id, result: "refused".into(), reason, cure, ..Outcome::default() },
+        Some((reason, hint)) => Outcome { id, result: "refused".into(), reason, hint, ..Outcome::default() },
         None => Outcome { id, ok: true, result: "set".into(), ..Outcome::default() },
     })
 }

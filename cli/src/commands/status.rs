@@ -48,7 +48,7 @@ pub(crate) struct Service {
     pub(crate) endpoint: String,
     /// Does it have all that it needs?
     pub(crate) ready: bool,
-    /// What it lacks, each with its cure.
+    /// What it lacks, each with its hint.
     pub(crate) unmet: Vec<String>,
 }
 
@@ -173,7 +173,7 @@ fn unmet(page: &str) -> anyhow::Result<Vec<String>> {
     let page: Json = serde_json::from_str(&page[start..=end]).context("read /readyz")?;
     let say = |u: &Json| {
         let text = |name: &str| u[name].as_str().unwrap_or_default().to_owned();
-        format!("{}: {} since {}; {}", text("condition"), text("reason"), text("since"), text("cure"))
+        format!("{}: {} since {}; {}", text("condition"), text("reason"), text("since"), text("hint"))
     };
     let unmet: Vec<String> = page["unmet"].as_array().map(|list| list.iter().map(say).collect()).unwrap_or_default();
     Ok(match page["ready"] == true || !unmet.is_empty() {
@@ -268,10 +268,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_readiness_page_gives_each_unmet_condition_with_its_cure() {
+    fn a_readiness_page_gives_each_unmet_condition_with_its_hint() {
         let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\r\n";
         let page =
-            r#"{"ready":false,"unmet":[{"condition":"bus","reason":"away","since":"now","cure":"start nats-server"}]}"#;
+            r#"{"ready":false,"unmet":[{"condition":"bus","reason":"away","since":"now","hint":"start nats-server"}]}"#;
         assert_eq!(unmet(&format!("{head}{page}\n")).unwrap(), vec!["bus: away since now; start nats-server"]);
         assert!(unmet(&format!("{head}{{\"ready\":true,\"unmet\":[]}}")).unwrap().is_empty());
         assert_eq!(unmet(&format!("{head}{{\"ready\":false,\"unmet\":[]}}")).unwrap().len(), 1);

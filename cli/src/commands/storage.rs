@@ -97,7 +97,7 @@ pub(crate) async fn scrub(
 pub(crate) async fn tell(client: &Client, command: &dyn AnyEvent) -> anyhow::Result<()> {
     let fact = client.ask(command, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     match fact.event::<StorageRefused>()? {
-        Some(refused) => bail!("{}; {}", refused.reason, refused.cure),
+        Some(refused) => bail!("{}; {}", refused.reason, refused.hint),
         None => Ok(()),
     }
 }

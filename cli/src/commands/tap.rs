@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use mesh_bus::{Stored, Tail};
+use mesh_bus::Tail;
+use mesh_core::Stored;
 use mesh_proto::contract::matches;
 use serde_json::{Value as Json, json};
 

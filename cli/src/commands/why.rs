@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use mesh_bus::{Bus, Stored};
+use mesh_bus::Bus;
+use mesh_core::Stored;
 use mesh_proto::placement::{Candidate, PlacementDecided, PlacementUnplaced};
 use mesh_why::{cause, chain, gather, with_causes};
 use serde_json::{Value as Json, json};

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     AnyEvent, Event as _, EventSet as _,
     deciders::stream_workload,
@@ -148,7 +148,7 @@ async fn migrate(context: &Context<'_>, id: &str, to: String, waiting: &Waiting)
             Err(_) => {
                 outcome.ok = false;
                 outcome.result = format!("not moved within {} s", waiting.timeout);
-                outcome.cure = format!("ask `continuum why {id}`; it goes on without you");
+                outcome.hint = format!("ask `continuum why {id}`; it goes on without you");
                 break;
             }
         };
@@ -161,14 +161,14 @@ async fn migrate(context: &Context<'_>, id: &str, to: String, waiting: &Waiting)
                 outcome.ok = false;
                 outcome.result = "stays".into();
                 outcome.reason = changed.reason;
-                outcome.cure = "name another cluster, or make room there".into();
+                outcome.hint = "name another cluster, or make room there".into();
             }
             // A move that came to nothing.
             "" if changed.to_cluster_id.is_empty() && changed.reason.starts_with("stays on") => {
                 outcome.ok = false;
                 outcome.result = "stays".into();
                 outcome.reason = changed.reason;
-                outcome.cure = format!("ask `continuum why {id}`");
+                outcome.hint = format!("ask `continuum why {id}`");
             }
             _ => {}
         }
@@ -183,7 +183,7 @@ fn sent(id: &str) -> Outcome {
 fn told(id: &str, answered: &Stored, done: &str) -> Outcome {
     let id = id.to_owned();
     match refusal(answered) {
-        Some((reason, cure)) => Outcome { id, result: "refused".into(), reason, cure, ..Outcome::default() },
+        Some((reason, hint)) => Outcome { id, result: "refused".into(), reason, hint, ..Outcome::default() },
         None => Outcome { id, ok: true, result: done.into(), reason: describe(answered), ..Outcome::default() },
     }
 }
@@ -236,8 +236,8 @@ pub(super) async fn register(
     }
     let deadline = Instant::now() + waiting.limit();
     let answered = client.ask(&command, command_id, waiting.limit()).await?;
-    if let Some((reason, cure)) = refusal(&answered) {
-        return Ok(Outcome { result: "refused".into(), reason, cure, ..outcome });
+    if let Some((reason, hint)) = refusal(&answered) {
+        return Ok(Outcome { result: "refused".into(), reason, hint, ..outcome });
     }
     let mut unchanged = answered.message == mesh_proto::workload::WorkloadUnchanged::MESSAGE;
     // The verdict on this version may be older than this answer.
@@ -250,7 +250,7 @@ pub(super) async fn register(
                 let result = format!("no verdict within {} s", waiting.timeout);
                 return Ok(Outcome {
                     result,
-                    cure: "see `continuum status`; it is judged once its service is back".into(),
+                    hint: "see `continuum status`; it is judged once its service is back".into(),
                     ..outcome
                 });
             }
@@ -265,8 +265,8 @@ pub(super) async fn register(
             Ok(stream_workload::Event::WorkloadRejected(rejected))
                 if rejected.version == version && fact.sequence > answered.sequence =>
             {
-                let (reason, cure) = problems(&rejected.problems);
-                return Ok(Outcome { result: "rejected".into(), state: "rejected".into(), reason, cure, ..outcome });
+                let (reason, hint) = problems(&rejected.problems);
+                return Ok(Outcome { result: "rejected".into(), state: "rejected".into(), reason, hint, ..outcome });
             }
             _ => {}
         }
@@ -275,8 +275,8 @@ pub(super) async fn register(
 
 pub(super) fn problems(problems: &[Problem]) -> (String, String) {
     let reasons: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect();
-    let cures: Vec<&str> = problems.iter().map(|p| p.cure.as_str()).collect();
-    (reasons.join("; "), cures.join("; "))
+    let hints: Vec<&str> = problems.iter().map(|p| p.hint.as_str()).collect();
+    (reasons.join("; "), hints.join("; "))
 }
 
 /// Starts an instance; if wished, waits until all of it runs.
@@ -298,7 +298,7 @@ async fn start(
     if let Ok(Some(unavailable)) = answered.event::<mesh_proto::workload::InstanceUnavailable>() {
         outcome.ok = false;
         outcome.result = "unavailable".into();
-        (outcome.reason, outcome.cure) = (unavailable.reason, unavailable.cure);
+        (outcome.reason, outcome.hint) = (unavailable.reason, unavailable.hint);
     }
     if !outcome.ok || !wait {
         return Ok(outcome);
@@ -310,7 +310,7 @@ async fn start(
             Err(_) => {
                 outcome.ok = false;
                 outcome.result = format!("not running within {} s", waiting.timeout);
-                outcome.cure = format!("ask `continuum why {id}`; it goes on without you");
+                outcome.hint = format!("ask `continuum why {id}`; it goes on without you");
                 return Ok(outcome);
             }
         };
@@ -324,7 +324,7 @@ async fn start(
         if changed.hopeless {
             outcome.ok = false;
             outcome.result = "failed".into();
-            outcome.cure = "correct the document, push it as a new version, and run that".into();
+            outcome.hint = "correct the document, push it as a new version, and run that".into();
             return Ok(outcome);
         }
         if changed.phase() == InstancePhase::Running && changed.replicas_running >= changed.replicas_wanted {

@@ -77,7 +77,7 @@ pub(super) async fn chapter(story: &mut Story, data_dir: &Path) -> anyhow::Resul
     story.say(format!(
         "{status}: {}; {}",
         said["detail"].as_str().unwrap_or_default(),
-        said["cure"].as_str().unwrap_or_default()
+        said["hint"].as_str().unwrap_or_default()
     ));
     story.expect("an update of a FULFILLED intent is refused", status == 409);
     let body = json!({"username": "ada", "password": "demo only!"}).to_string();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     AnyEvent, EventSet as _,
     chart::UploadChart,
@@ -52,7 +52,7 @@ pub(crate) async fn chapter(
     story.expect(&format!("{of} is {registered}"), registered == "accepted");
     let unchecked = report.steps.iter().filter(|s| s.outcome() == CheckOutcome::NotChecked);
     story.expect("what was not checked says why and what to do", {
-        unchecked.clone().all(|s| !s.reason.is_empty() && !s.cure.is_empty())
+        unchecked.clone().all(|s| !s.reason.is_empty() && !s.hint.is_empty())
     });
     let zeros = Bytes::from(vec![0; 5 << 20]);
     let files: BTreeMap<String, Bytes> = (0..8).map(|n| (n.to_string(), zeros.clone())).collect();
@@ -124,7 +124,7 @@ fn runs(changed: &InstanceChanged) -> bool {
 async fn ask(client: &Client, command: &dyn AnyEvent) -> anyhow::Result<Stored> {
     let answered = client.ask(command, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
     match refusal(&answered) {
-        Some((reason, cure)) => anyhow::bail!("{}: {reason}; {cure}", command.message()),
+        Some((reason, hint)) => anyhow::bail!("{}: {reason}; {hint}", command.message()),
         None => Ok(answered),
     }
 }

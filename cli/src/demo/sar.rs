@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     anomaly::{AnomalyCleared, AnomalyDetected},
     derived_id,

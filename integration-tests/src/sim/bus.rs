@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mesh_bus::{Decision, Outgoing, Stored};
-use mesh_kit::replica::Outcome;
+use mesh_core::replica::Outcome;
+use mesh_core::{Decision, Outgoing, Stored};
 use mesh_proto::{AnyEvent, Timestamp};
 
 /// One stream.

@@ -15,12 +15,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use intent_manager::domain::Intents;
-use mesh_bus::Stored;
+use mesh_core::Stored;
+use mesh_core::{Decider, Envelope, Key, ReadModel as _, Trigger, replica::Replica};
 use mesh_intent::{
     Bound,
     conflict::{self, Claim, Contender},
 };
-use mesh_kit::{Asked, Decider, Key, What, World as _, replica::Replica};
 use mesh_proto::{
     EventSet as _, FactSet as _, Timestamp,
     deciders::{intents as intent_facts, placements as planner, workloads},
@@ -91,7 +91,7 @@ pub fn states<D: Decider>(decider: &D, replica: &Replica<D>, bus: &MemoryBus) ->
         let last = value["last"].as_u64().unwrap_or(0);
         let saved: D::State = serde_json::from_value(value["state"].clone()).map_err(|error| error.to_string())?;
         let folded = folds.entry(last).or_insert_with(|| fold(decider, bus, last));
-        let found = folded.iter().find(|(key, _)| mesh_kit::replica::snapshot_key(key) == *name);
+        let found = folded.iter().find(|(key, _)| mesh_core::replica::snapshot_key(key) == *name);
         let expected = found.map_or_else(|| json(&decider.initial()), |(_, state)| json(state));
         if json(&saved) != expected {
             return Err(format!(
@@ -264,7 +264,7 @@ pub fn decided_again(bus: &MemoryBus) -> Result<(), String> {
 
 fn again<D: Decider>(decider: &D, bus: &MemoryBus) -> Result<(), String> {
     let mut states: BTreeMap<Key, (D::State, Timestamp)> = BTreeMap::new();
-    let (mut world, mut positions) = (D::World::default(), BTreeMap::<String, u64>::new());
+    let (mut world, mut positions) = (D::ReadModel::default(), BTreeMap::<String, u64>::new());
     let mut rest = bus.read(&D::Fact::AREA.to_uppercase());
     while let Some(first) = rest.first() {
         let key = key(first);
@@ -272,7 +272,7 @@ fn again<D: Decider>(decider: &D, bus: &MemoryBus) -> Result<(), String> {
         let (group, behind) = rest.split_at(same);
         rest = behind;
         if first.world.iter().any(|(stream, end)| positions.get(stream).is_some_and(|now| now > end)) {
-            (world, positions) = (D::World::default(), BTreeMap::new());
+            (world, positions) = (D::ReadModel::default(), BTreeMap::new());
         }
         for (stream, end) in &first.world {
             let position = positions.entry(stream.clone()).or_default();
@@ -287,7 +287,7 @@ fn again<D: Decider>(decider: &D, bus: &MemoryBus) -> Result<(), String> {
         let asked = if cause.stream.is_empty() {
             let due = decider.due(&state).ok_or_else(|| format!("{}: nothing was due", at(first)))?;
             let id = derived_id(&[&key.entity(D::Fact::AREA), "due", &due.to_string()]);
-            Asked { what: What::Due, at: due.max(time), id, sequence: 0, body: Default::default() }
+            Envelope { trigger: Trigger::Due, at: due.max(time), id, sequence: 0, body: Default::default() }
         } else {
             let stored = message(bus, &cause.stream, cause.sequence).ok_or("a cause that is not there")?;
             let mut input = D::Input::decode(&stored.message, &stored.body).map_err(|e| e.to_string())?;
@@ -295,7 +295,7 @@ fn again<D: Decider>(decider: &D, bus: &MemoryBus) -> Result<(), String> {
             command = input.any().is_command().then(|| stored.message.rsplit('.').next().unwrap_or("").to_owned());
             let at = if command.is_some() { stored.stored } else { stored.time };
             let (id, body) = (stored.id.clone(), stored.body.clone());
-            Asked { what: What::Event(input), at: at.max(time), id, sequence: stored.sequence, body }
+            Envelope { trigger: Trigger::Event(input), at: at.max(time), id, sequence: stored.sequence, body }
         };
         let facts = match (decider.decide(&key, &state, &world, &asked), &command) {
             (Ok(facts), _) => facts,

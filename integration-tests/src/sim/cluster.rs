@@ -7,7 +7,7 @@ use cluster_agent::{
     driver::{Driver as _, Event, model::Model, simulated::SimulatedDriver},
     meter::Meter,
 };
-use mesh_bus::{Cause, Outgoing};
+use mesh_core::{Cause, Outgoing};
 use mesh_proto::{
     Timestamp, assignment::AssignmentChanged, cluster::ClusterRegistered, derived_id, instance::InstanceStatusChanged,
     telemetry::InstanceSample, workload::InstancePhase,

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mesh_bus::{Decision, Stored};
-use mesh_kit::{
+use mesh_core::{
     Decider, Key,
     replica::{Counts, Index, Outcome, Replica, Step, snapshot_key},
 };
+use mesh_core::{Decision, Stored};
 use mesh_proto::{
     FactSet as _,
     contract::{DurableSpec, matches},
@@ -96,9 +96,9 @@ impl<D: Decider> Running<D> {
             match step {
                 Step::Load(key) => self.loads.push_back(key),
                 Step::Write { ticket, decision } => self.writes.push(Write { ticket, decision, unanswered: false }),
-                Step::Bury { ticket, input, reason } => {
+                Step::DeadLetter { ticket, input, reason } => {
                     bus.dead.push((D::NAME.to_owned(), *input, reason));
-                    self.replica.buried(ticket);
+                    self.replica.dead_lettered(ticket);
                 }
             }
         }

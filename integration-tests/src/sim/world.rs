@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use collector::domain::{Collector, Limits as CollectorLimits};
-use mesh_bus::{Decision, Outgoing};
-use mesh_kit::{Decider, Derived, Projector as _};
+use mesh_core::{Decider, Derived, Projector as _};
+use mesh_core::{Decision, Outgoing};
 use mesh_proto::{Timestamp, placement::ReportLiveness};
 use meta_orchestrator::{assignments::Assignments, placements::Limits};
 use prost::Message as _;

@@ -1,6 +1,6 @@
 //! The ledger over the running mesh: what ran is charged once, and whoever has the files can check it.
 
-use mesh_bus::Outgoing;
+use mesh_core::Outgoing;
 use mesh_proto::{
     Event as _,
     account::{AccountRefused, Entry, Outcome, Posted, TopUp},
@@ -120,7 +120,7 @@ async fn what_ran_is_charged_once_and_the_bill_is_checked_from_files_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_bill_cannot_and_what_makes_no_sense_is_refused_with_a_cure() {
+async fn who_may_not_bill_cannot_and_what_makes_no_sense_is_refused_with_a_hint() {
     let Some(mesh) = mesh().await else { return };
     let top_up = |account: &str, amount| TopUp { ledger: "main".into(), account: account.into(), amount };
     let cases = [
@@ -133,7 +133,7 @@ async fn who_may_not_bill_cannot_and_what_makes_no_sense_is_refused_with_a_cure(
     for (id, command, reason) in cases {
         let answer = mesh.ask(&command, &command_id(id)).await;
         let refused = answer.event::<AccountRefused>().unwrap().unwrap_or_else(|| panic!("{id}: {}", answer.subject));
-        assert!(refused.reason.contains(reason) && !refused.cure.is_empty(), "{id}: {refused:?}");
+        assert!(refused.reason.contains(reason) && !refused.hint.is_empty(), "{id}: {refused:?}");
     }
     // Neither a person nor another service can say what was used, or write an entry.
     let size = entries(&mesh).await.len();

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     anomaly::{AnomalyCleared, AnomalyDetected, Direction},
     derived_id,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use mesh_bus::{Outgoing, PublishError};
+use mesh_bus::PublishError;
+use mesh_core::Outgoing;
 use mesh_proto::{
     Event as _, derived_id,
     intent::{IntentRefused, IntentRejected, IntentSubmitted, IntentUnchanged, TerminateIntent, UpdateIntent},
@@ -69,7 +70,7 @@ async fn what_cannot_be_decoded_is_a_dead_letter_with_its_reason_and_holds_nobod
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_intent_that_is_not_well_formed_is_rejected_by_field_with_a_cure() {
+async fn an_intent_that_is_not_well_formed_is_rejected_by_field_with_a_hint() {
     let Some(mesh) = mesh().await else { return };
     let good = || intent("sleeper", &[("ramUsage", "500")]);
     let mut no_expectation = good();
@@ -88,11 +89,11 @@ async fn an_intent_that_is_not_well_formed_is_rejected_by_field_with_a_cure() {
         let problem = rejected.problems.iter().find(|p| p.path.contains(path));
         let problem = problem.unwrap_or_else(|| panic!("{id}: nothing about {path}: {:?}", rejected.problems));
         assert!(
-            !problem.cure.is_empty() && format!("{} {}", problem.reason, problem.cure).contains(said),
+            !problem.hint.is_empty() && format!("{} {}", problem.reason, problem.hint).contains(said),
             "{id}: {problem:?}"
         );
         let state = rejected.state.unwrap();
-        assert!(is_failed(&state) && !state.cure.is_empty(), "{id}: {state:?}");
+        assert!(is_failed(&state) && !state.hint.is_empty(), "{id}: {state:?}");
         // Put right, it runs.
         let update =
             UpdateIntent { owner: OWNER.into(), intent_id: id.into(), intent: Some(parse(good())), if_revision: 0 };
@@ -108,7 +109,7 @@ async fn an_intent_that_is_not_well_formed_is_rejected_by_field_with_a_cure() {
     if answer.subject.starts_with("workload.submitted.") {
         let filter = format!("workload.*.*.{OWNER}.wrong");
         let rejected = mesh.fact("workload", &filter, |fact| fact.event::<WorkloadRejected>().ok()?).await;
-        assert!(rejected.problems.iter().any(|p| p.path == "version" && !p.cure.is_empty()), "{:?}", rejected.problems);
+        assert!(rejected.problems.iter().any(|p| p.path == "version" && !p.hint.is_empty()), "{:?}", rejected.problems);
     } else {
         assert!(answer.subject.starts_with("workload.refused."), "{}", answer.subject);
     }
@@ -120,7 +121,7 @@ async fn what_cannot_run_says_so_in_its_intent() {
     mesh.register(document("absent", "no-such-program", &[], json!({"driver": "process"}))).await;
     mesh.send(&submit("missing-binary", intent("absent", &[("ramUsage", "500")])), &command_id("missing-binary")).await;
     let state = mesh.state("missing-binary", is_failed).await;
-    assert!(state.reason.contains("no-such-program") && !state.cure.is_empty(), "{state:?}");
+    assert!(state.reason.contains("no-such-program") && !state.hint.is_empty(), "{state:?}");
 
     // 900,000 mCPU where the largest cluster has 1,000.
     let mut giant = document("giant", "sleep", &["1"], json!({}));
@@ -129,7 +130,7 @@ async fn what_cannot_run_says_so_in_its_intent() {
     mesh.send(&submit("too-much", intent("giant", &[("ramUsage", "500")])), &command_id("too-much")).await;
     let state = mesh.state("too-much", |state| !state.reason.is_empty() && state.reason.contains("900000")).await;
     assert!(state.reason.contains("1000") || state.reason.contains("899000"), "by how much: {state:?}");
-    assert!(!state.cure.is_empty(), "{state:?}");
+    assert!(!state.hint.is_empty(), "{state:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +156,7 @@ async fn what_was_said_before_or_comes_too_late_is_answered_as_such() {
     mesh.ask(&terminate, "terminate-once").await;
     let suspend = mesh_proto::intent::SuspendIntent { owner: OWNER.into(), intent_id: "once".into(), if_revision: 0 };
     let refused = mesh.ask(&suspend, "suspend-once").await.event::<IntentRefused>().unwrap().expect("it is refused");
-    assert!(!refused.reason.is_empty() && !refused.cure.is_empty(), "{refused:?}");
+    assert!(!refused.reason.is_empty() && !refused.hint.is_empty(), "{refused:?}");
     // An update of what was never there.
     let update = UpdateIntent {
         owner: OWNER.into(),
@@ -164,7 +165,7 @@ async fn what_was_said_before_or_comes_too_late_is_answered_as_such() {
         if_revision: 0,
     };
     let refused = mesh.ask(&update, "update-never").await.event::<IntentRefused>().unwrap().expect("it is refused");
-    assert!(!refused.reason.is_empty() && !refused.cure.is_empty(), "{refused:?}");
+    assert!(!refused.reason.is_empty() && !refused.hint.is_empty(), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mesh_bus::{Outgoing, PublishError};
+use mesh_bus::PublishError;
+use mesh_core::Outgoing;
 use mesh_proto::{Event as _, intent::FulfilmentStatus, lifecycle::ServiceChanged};
 use serde_json::json;
 

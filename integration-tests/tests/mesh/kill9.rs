@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     contract::Kind,
     intent::{FulfilmentStatus, TerminateIntent},

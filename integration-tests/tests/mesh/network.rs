@@ -58,7 +58,7 @@ async fn the_network_is_measured_exposed_and_a_placement_follows_it() {
     let Some(mesh) = MeshRun::start("network", &[], &["--relays"]).await else { return };
     let map = measured(&mesh).await;
     let noted =
-        |fact: &mesh_bus::Stored| fact.event::<LatenciesNoted>().unwrap().filter(|noted| noted.links.len() == 6);
+        |fact: &mesh_core::Stored| fact.event::<LatenciesNoted>().unwrap().filter(|noted| noted.links.len() == 6);
     mesh.fact("placement", "placement.latencies_noted.v1.*", noted).await;
 
     // By ALTO, over real HTTP.
@@ -165,10 +165,10 @@ async fn hostile_samples_and_intents_change_nothing_and_are_told() {
         let network_id = format!("bad-{number}");
         let command =
             SubmitNetworkIntent { owner: OWNER.into(), network_id: network_id.clone(), intent: (*intent).to_owned() };
-        let message = mesh_bus::Outgoing::new(&command, network_id.clone(), now).unwrap();
+        let message = mesh_core::Outgoing::new(&command, network_id.clone(), now).unwrap();
         mesh.bus.publish(&message).await.unwrap();
         let refused = until::<NetworkRefused>(&mut networks, "a refusal", |r| r.network_id == network_id).await;
-        assert!(!refused.reason.is_empty() && !refused.cure.is_empty());
+        assert!(!refused.reason.is_empty() && !refused.hint.is_empty());
     }
     let file = crate::support::root().join("examples/network/l2sm.yaml");
     let closed = mesh_test::free_address();
@@ -179,7 +179,7 @@ async fn hostile_samples_and_intents_change_nothing_and_are_told() {
     assert!(!output.status.success() && text(&output).contains("not_connected"), "{}", text(&output));
     let failed =
         until::<ConnectivityChanged>(&mut networks, "the failure", |c| c.phase() == Connectivity::NotConnected).await;
-    assert!(failed.reason.contains(&closed.to_string()) && !failed.cure.is_empty(), "{failed:?}");
+    assert!(failed.reason.contains(&closed.to_string()) && !failed.hint.is_empty(), "{failed:?}");
     let facts = mesh_why::facts(&mesh.bus, "NETWORK", "network.>").await.unwrap();
     assert!(
         facts.iter().all(|f| !String::from_utf8_lossy(&f.body).contains("a.secret.token")),

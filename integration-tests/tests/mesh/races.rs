@@ -8,10 +8,8 @@ use std::{
     },
 };
 
-use mesh_bus::{
-    Bus, Cluster, Decision, Outgoing, ProvisionOptions, RenderOptions, Server, ServerOptions, Written, provision,
-    render,
-};
+use mesh_bus::{Bus, Cluster, ProvisionOptions, RenderOptions, Server, ServerOptions, Written, provision, render};
+use mesh_core::{Decision, Outgoing};
 use mesh_proto::{contract, intent::IntentUnchanged};
 
 use crate::support::{self, LIMIT, OWNER};

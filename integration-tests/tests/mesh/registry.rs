@@ -96,7 +96,7 @@ async fn a_chart_is_pushed_waits_for_a_cluster_that_runs_charts_and_shows_its_ma
         .await;
     let steps = view["report"]["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 4, "{view}");
-    assert!(steps.iter().all(|s| s["outcome"] == "CHECK_PASSED" || !s["cure"].as_str().unwrap().is_empty()), "{view}");
+    assert!(steps.iter().all(|s| s["outcome"] == "CHECK_PASSED" || !s["hint"].as_str().unwrap().is_empty()), "{view}");
     let again = told(&mesh, &["workload", "push", "examples/web-chart", "--ingress"]).await;
     assert_eq!(again[0]["result"], "unchanged", "{again}");
     // The same version with other content.
@@ -206,12 +206,12 @@ async fn what_is_no_chart_or_would_do_harm_is_refused_by_name_and_stores_nothing
         ("no-chart", tgz("web/readme.md", Regular, b"hello"), "Chart.yaml", "helm package"),
         ("wrong-chart", tgz("web/Chart.yaml", Regular, own), "no semantic version", "such as 1.0.0"),
     ];
-    for (what, archive, reason, cure) in bad {
+    for (what, archive, reason, hint) in bad {
         let path = mesh.folder().join(format!("{what}.tgz"));
         std::fs::write(&path, &archive).unwrap();
         for verb in ["push", "check"] {
             let text = refused(&mesh, &["workload", verb, path.to_str().unwrap()]).await;
-            assert!(text.contains(reason) && text.contains(cure), "{verb} {what}: {text}");
+            assert!(text.contains(reason) && text.contains(hint), "{verb} {what}: {text}");
         }
     }
     let large = mesh.folder().join("large.tgz");

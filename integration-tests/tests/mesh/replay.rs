@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mesh_bus::{Bus, Server, ServerOptions, Stored};
-use mesh_kit::{Asked, Decider, Key, What, World as _, replica::Replica};
+use mesh_bus::{Bus, Server, ServerOptions};
+use mesh_core::Stored;
+use mesh_core::{Decider, Envelope, Key, ReadModel as _, Trigger, replica::Replica};
 use mesh_proto::{
     EventSet as _, FactSet as _, Timestamp, derived_id,
     intent::{TerminateIntent, UpdateIntent},
@@ -160,14 +161,14 @@ impl<D: Decider> History<D> {
     /// Decides once more what was decided, and compares; then takes its facts in.
     fn again(&mut self, key: &Key, input: Option<&Stored>, decision: &[Stored]) {
         let first = &decision[0];
-        let mut world = D::World::default();
+        let mut world = D::ReadModel::default();
         for (name, position) in &first.world {
             let known = self.world.get(name).into_iter().flatten();
             known.take_while(|fact| fact.sequence <= *position).for_each(|fact| world.apply(fact));
         }
         let entity = key.entity(D::Fact::AREA);
         let (state, time) = self.entities.remove(key).unwrap_or_else(|| (self.decider.initial(), Timestamp::default()));
-        let asked = match input {
+        let envelope = match input {
             Some(stored) => {
                 let body = stored.protobuf().unwrap();
                 let mut event = D::Input::decode(&stored.message, &body).unwrap();
@@ -179,21 +180,21 @@ impl<D: Decider> History<D> {
                 );
                 let heard = if event.any().is_command() { stored.stored } else { stored.time };
                 let (id, sequence) = (stored.id.clone(), stored.sequence);
-                Asked { what: What::Event(event), at: heard.max(time), id, sequence, body }
+                Envelope { trigger: Trigger::Event(event), at: heard.max(time), id, sequence, body }
             }
             None => {
                 let due = self.decider.due(&state).expect("it was due");
                 assert_eq!(first.cause.as_ref().unwrap().id, format!("due:{due}"));
                 let id = derived_id(&[&entity, "due", &due.to_string()]);
-                Asked { what: What::Due, at: due.max(time), id, sequence: 0, body: bytes::Bytes::new() }
+                Envelope { trigger: Trigger::Due, at: due.max(time), id, sequence: 0, body: bytes::Bytes::new() }
             }
         };
-        let facts = match self.decider.decide(key, &state, &world, &asked) {
+        let facts = match self.decider.decide(key, &state, &world, &envelope) {
             Ok(facts) => facts,
             Err(refusal) => {
-                let What::Event(event) = &asked.what else { panic!("time is not refused: {refusal}") };
+                let Trigger::Event(event) = &envelope.trigger else { panic!("time is not refused: {refusal}") };
                 let name = event.any().message().rsplit('.').next().unwrap();
-                vec![D::Fact::refused(&key.0, &asked.id, name, &refusal).unwrap()]
+                vec![D::Fact::refused(&key.0, &envelope.id, name, &refusal).unwrap()]
             }
         };
         let shown = |facts: Vec<(String, bytes::Bytes)>| -> Vec<String> {
@@ -208,10 +209,10 @@ impl<D: Decider> History<D> {
         );
         assert!(now == then, "{entity} decided\n{:#?}\nand now would\n{:#?}", shown(then.clone()), shown(now.clone()));
         for (position, fact) in decision.iter().enumerate() {
-            assert_eq!(fact.id, derived_id(&[&asked.id, &entity, &position.to_string()]));
-            assert_eq!(fact.time, asked.at);
+            assert_eq!(fact.id, derived_id(&[&envelope.id, &entity, &position.to_string()]));
+            assert_eq!(fact.time, envelope.at);
         }
-        let state = facts.iter().fold(state, |state, fact| self.decider.evolve(state, fact, asked.at));
-        self.entities.insert(key.clone(), (state, asked.at));
+        let state = facts.iter().fold(state, |state, fact| self.decider.evolve(state, fact, envelope.at));
+        self.entities.insert(key.clone(), (state, envelope.at));
     }
 }

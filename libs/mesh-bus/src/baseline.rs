@@ -19,7 +19,8 @@ use futures::TryStreamExt as _;
 use mesh_proto::{Timestamp, derived_id, intent::IntentSubmitted};
 use tokio::task::JoinSet;
 
-use crate::{Bus, Cause, Decision, Outgoing, Pull, Seed, Written};
+use crate::{Bus, Pull, Seed, Written};
+use mesh_core::{Cause, Decision, Outgoing};
 
 /// Messages in a hand-written batch, and in a hand-written pull.
 pub const BATCH: usize = 1_000;

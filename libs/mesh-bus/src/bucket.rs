@@ -6,11 +6,12 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
 use crate::{
-    Log, LogError, PublishError, Stored,
+    Log, LogError, PublishError,
     bus::{Backoff, Link},
     parts::{self, Head},
     writer,
 };
+use mesh_core::Stored;
 
 /// A bucket was not read or written.
 #[derive(Debug, thiserror::Error)]

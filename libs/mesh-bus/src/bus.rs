@@ -25,11 +25,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Bucket, Log, Outgoing, Pull, PullError, Writer,
+    Bucket, Log, Pull, PullError, Writer,
     gather::Gatherer,
     headers,
     writer::{self, Core},
 };
+use mesh_core::Outgoing;
 
 /// How to reach the bus.
 #[derive(Clone)]

@@ -16,10 +16,11 @@ use futures::StreamExt as _;
 use tokio::sync::oneshot;
 
 use crate::{
-    Outgoing, PublishError,
+    PublishError,
     bus::{Link, ingest, lock},
     headers, writer,
 };
+use mesh_core::Outgoing;
 
 /// Commands of one stream in flight as plain publishes; those beyond it wait and are gathered.
 const PLAIN_IN_FLIGHT: usize = 8;

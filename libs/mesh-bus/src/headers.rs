@@ -7,7 +7,7 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 use mesh_proto::{Timestamp, contract};
 
-use crate::{Cause, Outgoing, Stored};
+use mesh_core::{Cause, Outgoing, Stored};
 
 static CE_ID: HeaderName = HeaderName::from_static("ce-id");
 static CE_TYPE: HeaderName = HeaderName::from_static("ce-type");

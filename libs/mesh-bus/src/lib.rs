@@ -18,7 +18,6 @@ mod bus;
 mod gather;
 mod headers;
 mod log;
-mod message;
 mod parts;
 mod provision;
 mod pull;
@@ -33,7 +32,6 @@ pub use bus::{
     Bus, ConnectError, Options, Plain, PublishError, RequestError, State, Stats, SubscribeError, Subscription, Tls,
 };
 pub use log::{Log, LogError, Tail};
-pub use message::{Cause, Outgoing, Stored};
 pub use provision::{ProvisionError, ProvisionOptions, Report, VERSION_MIN, probe, provision};
 pub use pull::{Pull, PullError, PullInfo};
 pub use render::{
@@ -45,4 +43,4 @@ pub use samples::{
     SamplesTls, samples_access,
 };
 pub use server::{Found, Search, Server, ServerError, ServerOptions, find_server};
-pub use writer::{Decision, WriteError, Writer, Written};
+pub use writer::{WriteError, Writer, Written};

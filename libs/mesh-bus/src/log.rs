@@ -13,10 +13,10 @@ use mesh_proto::{Timestamp, contract};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
-    Stored,
     bus::{AskError, Backoff, Link},
     headers,
 };
+use mesh_core::Stored;
 
 /// A stream was not read.
 #[derive(Debug, thiserror::Error)]

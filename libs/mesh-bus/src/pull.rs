@@ -22,10 +22,10 @@ use tokio::{
 };
 
 use crate::{
-    Stored,
     bus::{AskError, Backoff, Link, lock},
     headers,
 };
+use mesh_core::Stored;
 
 /// A durable is not read.
 #[derive(Debug, thiserror::Error)]

@@ -30,21 +30,11 @@ use tokio::{
 };
 
 use crate::{
-    Bus, Outgoing,
+    Bus,
     bus::{AskError, Backoff, Link, Said, code, ingest, lock, said},
     headers, log,
 };
-
-/// The facts that follow from one question to one entity: written all or none.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decision {
-    /// The entity's condition, for example `intent.*.*.local.my-intent`: one text per entity, always the same.
-    pub entity: String,
-    /// Sequence of the entity's last fact that the decision knew; 0 for none.
-    pub expected: u64,
-    /// Its facts: at least one, all of this entity and one stream, with their ids.
-    pub messages: Vec<Outgoing>,
-}
+use mesh_core::Decision;
 
 /// What became of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,8 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, Republish, SubjectTransform},
 };
 use bytes::Bytes;
-use mesh_bus::{Bus, Cause, ConnectError, Decision, Options, Outgoing, PublishError, PullError, WriteError, Written};
+use mesh_bus::{Bus, ConnectError, Options, PublishError, PullError, WriteError, Written};
+use mesh_core::{Cause, Decision, Outgoing};
 use mesh_proto::{Timestamp, derived_id};
 use tokio::time::{Instant, timeout};
 
@@ -198,11 +199,11 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// All that is stored, in order.
-async fn stored(bus: &Bus, stream: &str) -> Vec<mesh_bus::Stored> {
+async fn stored(bus: &Bus, stream: &str) -> Vec<mesh_core::Stored> {
     bus.log(stream).read(">", 1, usize::MAX).await.unwrap()
 }
 
-fn assert_dense(found: &[mesh_bus::Stored]) {
+fn assert_dense(found: &[mesh_core::Stored]) {
     let sequences: Vec<u64> = found.iter().map(|m| m.sequence).collect();
     assert_eq!(sequences, (1..=found.len() as u64).collect::<Vec<_>>());
 }

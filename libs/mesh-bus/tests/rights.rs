@@ -23,9 +23,10 @@ use async_nats::{
 };
 use futures::StreamExt as _;
 use mesh_bus::{
-    Bus, Cluster, Decision, Options, Outgoing, ProvisionError, ProvisionOptions, RenderOptions, Rendered, Report,
-    Server, ServerOptions, Tls, Written, find_server, provision, render,
+    Bus, Cluster, Options, ProvisionError, ProvisionOptions, RenderOptions, Rendered, Report, Server, ServerOptions,
+    Tls, Written, find_server, provision, render,
 };
+use mesh_core::{Decision, Outgoing};
 use mesh_proto::{
     Contract, Timestamp,
     contract::{EventSpec, matches},

@@ -121,7 +121,7 @@ fn tell(loser: &Contender, lost: &Claim, winner: &Contender, won: &Claim) -> (In
         instance_id: mine.instance_id.clone(),
         loses,
         reason: String::new(),
-        cure: String::new(),
+        hint: String::new(),
     };
     let loses = IntentConflict {
         reason: format!(
@@ -131,7 +131,7 @@ fn tell(loser: &Contender, lost: &Claim, winner: &Contender, won: &Claim) -> (In
             winner.intent_id,
             won.bound.words(unit),
         ),
-        cure: format!(
+        hint: format!(
             "terminate {}, or terminate this one and update it with bounds that leave a value or a priority above {}",
             winner.intent_id, winner.priority
         ),

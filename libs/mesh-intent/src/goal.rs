@@ -190,10 +190,10 @@ pub fn read(document: &Json) -> Result<Vec<Component>, Vec<Problem>> {
     let topology = document.get("topology_template").unwrap_or(document);
     let at = if topology.get("node_templates").is_some() { "node_templates." } else { "" };
     let nodes = topology.get("node_templates").unwrap_or(topology);
-    let problem = |path: String, reason: String, cure: &str| Problem { path, reason, cure: cure.into() };
+    let problem = |path: String, reason: String, hint: &str| Problem { path, reason, hint: hint.into() };
     let Some(nodes) = nodes.as_object() else {
-        let cure = "write components by name, each with properties.intent";
-        return Err(vec![problem(String::new(), "the document has no components".into(), cure)]);
+        let hint = "write components by name, each with properties.intent";
+        return Err(vec![problem(String::new(), "the document has no components".into(), hint)]);
     };
     if nodes.len() > COMPONENTS_MAX {
         let reason = format!("{} components; at most {COMPONENTS_MAX} are allowed", nodes.len());
@@ -209,13 +209,13 @@ pub fn read(document: &Json) -> Result<Vec<Component>, Vec<Problem>> {
             for (metric, expression) in metrics.as_object().into_iter().flatten() {
                 match read_goal(metric, expression) {
                     Ok(goal) => goals.push(goal),
-                    Err((reason, cure)) => problems.push(problem(format!("{path}.{category}.{metric}"), reason, cure)),
+                    Err((reason, hint)) => problems.push(problem(format!("{path}.{category}.{metric}"), reason, hint)),
                 }
             }
         }
         if goals.is_empty() && problems.is_empty() {
-            let cure = "write Application_Performance: {Total_Execution_Time: \"<= 200 ms\"}";
-            problems.push(problem(path, "it states no goal".into(), cure));
+            let hint = "write Application_Performance: {Total_Execution_Time: \"<= 200 ms\"}";
+            problems.push(problem(path, "it states no goal".into(), hint));
         }
         let figure = |key: &str| properties.get(key).and_then(Json::as_f64).filter(|v| v.is_finite() && *v > 0.0);
         let names = properties.get("accelerators").and_then(Json::as_array).into_iter().flatten();
@@ -229,8 +229,8 @@ pub fn read(document: &Json) -> Result<Vec<Component>, Vec<Problem>> {
         });
     }
     if components.is_empty() && problems.is_empty() {
-        let cure = "give a component properties.intent";
-        problems.push(problem(String::new(), "no component has an intent".into(), cure));
+        let hint = "give a component properties.intent";
+        problems.push(problem(String::new(), "no component has an intent".into(), hint));
     }
     if problems.is_empty() { Ok(components) } else { Err(problems) }
 }
@@ -241,11 +241,11 @@ fn read_goal(metric: &str, expression: &Json) -> Result<Goal, (String, &'static 
         "Total_Execution_Time" | "Execution_Time" => Metric::ExecutionTime,
         "Energy_Consumption" | "Total_Energy_Consumption" => Metric::Energy,
         _ => {
-            let cure = "use Total_Execution_Time or Energy_Consumption";
-            return Err((format!("{:?} is not known", metric.chars().take(64).collect::<String>()), cure));
+            let hint = "use Total_Execution_Time or Energy_Consumption";
+            return Err((format!("{:?} is not known", metric.chars().take(64).collect::<String>()), hint));
         }
     };
-    let cure = match metric {
+    let hint = match metric {
         Metric::ExecutionTime => "write minimum, or a bound such as \"<= 200 ms\"",
         Metric::Energy => "write minimum, or a bound such as \"<= 50 J\"",
     };
@@ -253,7 +253,7 @@ fn read_goal(metric: &str, expression: &Json) -> Result<Goal, (String, &'static 
     if matches!(text.to_ascii_lowercase().as_str(), "minimum" | "min" | "lowest") {
         return Ok(Goal::Minimum(metric));
     }
-    let wrong = || (format!("{:?} is neither minimum nor a bound", text.chars().take(64).collect::<String>()), cure);
+    let wrong = || (format!("{:?} is neither minimum nor a bound", text.chars().take(64).collect::<String>()), hint);
     let rest = ["</=", "<=", "≤", "<"].iter().find_map(|sign| text.strip_prefix(sign)).ok_or_else(wrong)?.trim();
     let split = rest.find(|c: char| c.is_alphabetic() && c != 'e' && c != 'E').unwrap_or(rest.len());
     let (number, unit) = rest.split_at(split);
@@ -382,7 +382,7 @@ mod tests {
         ] {
             let found = read(&document).unwrap_err();
             assert_eq!(found[0].path, path, "{document}");
-            assert!(!found[0].reason.is_empty() && !found[0].cure.is_empty());
+            assert!(!found[0].reason.is_empty() && !found[0].hint.is_empty());
         }
     }
 }

@@ -31,7 +31,7 @@ pub fn write_out(template: &Template) -> Result<Intent, Problem> {
     let problem = |reason: String| Problem {
         path: "intentType".into(),
         reason,
-        cure: format!("use one of {}", labels().collect::<Vec<_>>().join(", ")),
+        hint: format!("use one of {}", labels().collect::<Vec<_>>().join(", ")),
     };
     let head: String = template.intent_type.chars().take(64).collect();
     let Some(kind) = types::of_label(&template.intent_type) else {
@@ -87,7 +87,7 @@ mod tests {
     fn a_type_that_there_is_not_says_which_there_are() {
         let of = |intent_type: &str| Template { intent_type: intent_type.into(), ..Default::default() };
         let unknown = write_out(&of("Availability")).unwrap_err();
-        assert!(unknown.reason.contains("Availability") && unknown.cure.contains("SecureExecution"));
+        assert!(unknown.reason.contains("Availability") && unknown.hint.contains("SecureExecution"));
         assert!(write_out(&of("cloud_continuum")).unwrap_err().reason.contains("networks"));
     }
 }

@@ -7,7 +7,8 @@ use mesh_proto::{
     validation::IntentAccepted,
 };
 
-use crate::{Asked, Decider, Key, Mesh, What};
+use crate::Mesh;
+use mesh_core::{Decider, Envelope, Key, Trigger};
 
 /// Joins as a replica of the verdicts' decider that accepts everything.
 ///
@@ -24,7 +25,7 @@ impl Decider for Accepts {
     const NAME: &'static str = NAME;
     /// Accepted versions.
     type State = u64;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -39,8 +40,8 @@ impl Decider for Accepts {
         }
     }
 
-    fn decide(&self, key: &Key, accepted: &u64, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(Input::IntentSubmitted(_)) = &asked.what else { return Ok(vec![]) };
+    fn decide(&self, key: &Key, accepted: &u64, _: &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let Trigger::Event(Input::IntentSubmitted(_)) = &envelope.trigger else { return Ok(vec![]) };
         let (owner, intent_id) = (key.token(0).to_owned(), key.token(1).to_owned());
         Ok(vec![IntentAccepted { owner, intent_id, version: accepted + 1 }.into()])
     }

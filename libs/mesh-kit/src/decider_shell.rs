@@ -8,18 +8,21 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use mesh_bus::{Bucket, Bus, Outgoing, Stored, WriteError, Written};
+use mesh_bus::{Bucket, Bus, WriteError, Written};
+use mesh_core::{Outgoing, Stored};
 use mesh_proto::contract::{DurableSpec, matches};
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument as _;
 
 use crate::{
-    decide::{Decider, Key},
     mesh::Mesh,
     metrics,
     poison::{self, Note},
-    replica::{Counts, INDEX, Index, Outcome, Replica, Step},
     saved, telemetry,
+};
+use mesh_core::{
+    Decider, Key,
+    replica::{Counts, INDEX, Index, Outcome, Replica, Step},
 };
 
 /// Inputs that may be in hand, undone, before the shell stops taking more.
@@ -59,7 +62,7 @@ impl Mesh {
 /// What the shell's sources tell it.
 enum Arrival {
     Fact(Box<Stored>),
-    World(Box<Stored>),
+    ReadModel(Box<Stored>),
     Inputs(Vec<Stored>),
     /// The inputs that follow were another replica's until now; its facts end here.
     TakeOver(u64),
@@ -140,7 +143,7 @@ impl<D: Decider> Shell<D> {
                         stored = tail.next() => stored.context("read World")?,
                         () = stopping.cancelled() => return Ok(()),
                     };
-                    if sender.send(Arrival::World(Box::new(stored))).await.is_err() {
+                    if sender.send(Arrival::ReadModel(Box::new(stored))).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -263,7 +266,7 @@ impl<D: Decider> Shell<D> {
     fn arrive(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Fact(stored) => self.replica.fact(*stored),
-            Arrival::World(stored) => self.replica.world_fact(&stored),
+            Arrival::ReadModel(stored) => self.replica.world_fact(&stored),
             Arrival::TakeOver(own_end) => self.replica.take_over(own_end),
             Arrival::Skip(stream, sequence) => self.replica.skip_through(&stream, sequence),
             Arrival::Inputs(inputs) => {
@@ -303,7 +306,7 @@ impl<D: Decider> Shell<D> {
                 // The bus is being closed: the input is not acked and will be decided again.
                 tracing::warn!(decider = D::NAME, error = &error as &dyn std::error::Error, "decision not stored");
             }
-            Ended::Bury(ticket) => self.replica.buried(ticket),
+            Ended::Bury(ticket) => self.replica.dead_lettered(ticket),
             Ended::Save(result, index, keys) => {
                 self.saving = false;
                 match result {
@@ -348,7 +351,7 @@ impl<D: Decider> Shell<D> {
                 Step::Load(key) => {
                     let bucket = self.bucket.clone();
                     async move {
-                        let bytes = bucket.get(&crate::replica::snapshot_key(&key)).await;
+                        let bytes = bucket.get(&mesh_core::replica::snapshot_key(&key)).await;
                         Ended::Load(key, bytes.map_err(Into::into))
                     }
                     .boxed()
@@ -377,7 +380,7 @@ impl<D: Decider> Shell<D> {
                     .instrument(span)
                     .boxed()
                 }
-                Step::Bury { ticket, input, reason } => {
+                Step::DeadLetter { ticket, input, reason } => {
                     let mesh = self.mesh.clone();
                     async move {
                         bury(&mesh, &input, &reason).await;
@@ -435,7 +438,7 @@ impl Loader {
     async fn load<D: Decider>(&mut self, replica: &mut Replica<D>) -> anyhow::Result<()> {
         while let Some(step) = replica.next_step() {
             let Step::Load(key) = step else { continue };
-            let bytes = self.bucket.get(&crate::replica::snapshot_key(&key)).await.context("read snapshot")?;
+            let bytes = self.bucket.get(&mesh_core::replica::snapshot_key(&key)).await.context("read snapshot")?;
             replica.loaded(&key, bytes.as_deref()).with_context(|| format!("decode snapshot of {key}"))?;
         }
         Ok(())

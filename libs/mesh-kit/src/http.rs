@@ -128,7 +128,7 @@ pub struct Missing {
     /// Since when, RFC 3339.
     pub since: String,
     /// What helps.
-    pub cure: String,
+    pub hint: String,
 }
 
 impl Readiness {
@@ -158,7 +158,7 @@ impl Readiness {
                 condition: name.clone(),
                 reason: unmet.reason.clone(),
                 since: unmet.since.to_string(),
-                cure: "wait; the log of the process says more".into(),
+                hint: "wait; the log of the process says more".into(),
             })
             .collect();
         drop(conditions);
@@ -169,7 +169,7 @@ impl Readiness {
                 condition: "bus".into(),
                 reason: "disconnected".into(),
                 since: since.away.unwrap_or_else(self.now).to_string(),
-                cure: "start nats-server, or see why it cannot be reached; the connection comes back by itself".into(),
+                hint: "start nats-server, or see why it cannot be reached; the connection comes back by itself".into(),
             });
         }
         if let Some(stream) = bus.full {
@@ -177,7 +177,7 @@ impl Readiness {
                 condition: "stream".into(),
                 reason: format!("stream {stream} is full, its writes wait"),
                 since: since.full.unwrap_or_else(self.now).to_string(),
-                cure: format!("raise the size limit of {stream}, or free disk space of nats-server"),
+                hint: format!("raise the size limit of {stream}, or free disk space of nats-server"),
             });
         }
         missing

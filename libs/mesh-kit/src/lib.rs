@@ -4,7 +4,6 @@
 
 pub mod baseline;
 pub mod config;
-mod decide;
 mod decider_shell;
 mod http;
 mod mesh;
@@ -12,10 +11,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod peers;
 pub mod poison;
-mod project;
 mod projector_shell;
-pub mod query;
-pub mod replica;
 mod run;
 mod saved;
 pub mod secret;
@@ -28,12 +24,9 @@ pub mod telemetry;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub use config::Settings;
-pub use decide::{Asked, Decider, Key, What, World};
 pub use http::{Condition, Error as ServeError, Missing, REQUEST_BYTES_MAX, Readiness};
 pub use mesh::{Failure, Mesh};
 pub use metrics::Consumer;
-pub use project::{Derived, Projector};
 pub use projector_shell::{Sources, View};
-pub use replica::Saved;
 pub use run::{Running, StartError, Stopped, exit, join, run, run_with};
 pub use secret::Secret;

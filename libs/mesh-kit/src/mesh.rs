@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use mesh_bus::{Bus, Outgoing, Samples};
+use mesh_bus::{Bus, Samples};
+use mesh_core::Outgoing;
 use mesh_proto::{Timestamp, lifecycle::ServiceChanged};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -19,7 +19,7 @@ use opentelemetry::{
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder as _, TextEncoder};
 
-use crate::replica::Counts;
+use mesh_core::replica::Counts;
 
 /// Messages taken in.
 pub const RECEIVED: &str = "mesh_consumer_received_total";

@@ -5,7 +5,7 @@
 //! - Never: decides, keeps anything, or repeats the past.
 
 use anyhow::Context as _;
-use mesh_bus::Stored;
+use mesh_core::Stored;
 
 use crate::mesh::Mesh;
 

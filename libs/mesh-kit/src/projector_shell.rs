@@ -8,14 +8,12 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use mesh_bus::{Outgoing, Stored};
+use mesh_core::{Outgoing, Stored};
 use mesh_proto::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use crate::{
-    mesh::Mesh,
-    project::{Derived, Projector},
-};
+use crate::mesh::Mesh;
+use mesh_core::{Derived, Projector};
 
 /// Where a projector's view comes from.
 #[derive(Clone, Debug, Default)]

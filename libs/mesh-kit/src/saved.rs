@@ -4,9 +4,9 @@ use anyhow::Context as _;
 use mesh_bus::{Bucket, Bus};
 use tokio::sync::mpsc;
 
-use crate::{
-    decide::{Decider, Key},
-    mesh::Mesh,
+use crate::mesh::Mesh;
+use mesh_core::{
+    Decider, Key,
     replica::{INDEX, Index, Saved},
 };
 

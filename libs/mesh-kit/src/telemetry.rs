@@ -85,7 +85,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Is it something that another configuration would cure?
+    /// Is it something that another configuration would hint?
     pub(crate) fn is_usage(&self) -> bool {
         matches!(self, Self::Level(..) | Self::Endpoint { .. } | Self::Authority(_))
     }

@@ -94,7 +94,7 @@ impl IntentQueries for Queries {
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<IntentView>, Status> {
         let what = format!("intent {}", request.into_inner().id);
-        Err(mesh_kit::query::Error::not_found(what, "list intents").into())
+        Err(mesh_core::query::Error::not_found(what, "list intents").into())
     }
 
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<IntentList>, Status> {
@@ -172,7 +172,7 @@ async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
     assert!(body.contains(&format!("{}{labels} 3", metrics::RECEIVED)), "{body}");
     assert!(body.contains("\nmesh_bus_connected 1"), "{body}");
 
-    // gRPC: what is served is described; errors carry their cure; a request has a largest size.
+    // gRPC: what is served is described; errors carry their hint; a request has a largest size.
     assert_eq!(
         described(&endpoint).await,
         [
@@ -253,7 +253,7 @@ async fn readiness_follows_the_bus_down_and_up_again() {
     bus.server.kill().await.unwrap();
     let (_, body) = until("not ready", async || ready(&endpoint).await, |(status, _)| *status == 503).await;
     assert_eq!((unmet(&body), &body["unmet"][0]["reason"]), (vec!["bus"], &"disconnected".into()));
-    assert!(body["unmet"][0]["cure"].as_str().unwrap().contains("nats-server"));
+    assert!(body["unmet"][0]["hint"].as_str().unwrap().contains("nats-server"));
     let since = body["unmet"][0]["since"].clone();
     assert_eq!(told().await, Some(ServingStatus::NotServing));
     assert_eq!(page(&endpoint, "/livez").await.0, 200, "alive all the while");

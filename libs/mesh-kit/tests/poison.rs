@@ -4,9 +4,10 @@
 
 use std::{ffi::OsString, process::Stdio, time::Duration};
 
-use mesh_bus::{Decision, Outgoing};
+use mesh_core::{Decider, Envelope, Key, Trigger};
+use mesh_core::{Decision, Outgoing};
 use mesh_kit::{
-    Asked, Decider, Key, Mesh, What,
+    Mesh,
     poison::{DEATHS_MAX, STARTS_MAX},
 };
 use mesh_proto::{
@@ -27,7 +28,7 @@ struct Fragile;
 impl Decider for Fragile {
     const NAME: &'static str = NAME;
     type State = u64;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -42,8 +43,8 @@ impl Decider for Fragile {
         }
     }
 
-    fn decide(&self, key: &Key, accepted: &u64, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(Input::IntentSubmitted(_)) = &asked.what else { return Ok(vec![]) };
+    fn decide(&self, key: &Key, accepted: &u64, _: &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let Trigger::Event(Input::IntentSubmitted(_)) = &envelope.trigger else { return Ok(vec![]) };
         if key.token(1) == DEADLY {
             // What a stack overflow does: no unwinding, nobody to catch it.
             std::process::abort();

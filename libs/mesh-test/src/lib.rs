@@ -25,9 +25,9 @@ use std::{
 };
 
 use mesh_bus::{
-    Bus, Options, Outgoing, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server,
-    ServerOptions, Stored,
+    Bus, Options, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions,
 };
+use mesh_core::{Outgoing, Stored};
 use mesh_kit::{Secret, Settings};
 use mesh_proto::{AnyEvent, Timestamp, contract};
 use tokio::{

@@ -1,6 +1,6 @@
 //! One line for a person about any message of the contract.
 
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     Event as _, account, account_head, anomaly, assignment, chart, cluster, cost, identity, instance, intent, learning,
     lifecycle, network, object, observation, placement, remedy, report, storage, subscription, telemetry, twin, usage,
@@ -50,12 +50,12 @@ fn said(stored: &Stored) -> Option<String> {
     });
     of!(intent::IntentRemedyWanted, |m| format!("asks for a remedy: {}", m.reason));
     of!(intent::IntentRemedyUnwanted, |m| format!("wants no remedy any more: {}", m.reason));
-    of!(intent::IntentRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(intent::IntentRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.hint));
     of!(account::SetRegion, |m| format!("asks to set region {}", m.region.unwrap_or_default().name));
     of!(account::SetTariff, |_| "asks to set the tariff".to_owned());
     of!(account::TopUp, |m| format!("asks to top up {}", m.account));
     of!(account::Posted, |m| format!("entry {} posted", m.index));
-    of!(account::AccountRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(account::AccountRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.hint));
     of!(account_head::HeadSigned, |m| format!("head of {} entries signed", m.size));
     of!(usage::UsageClosed, |m| format!(
         "instance {} used {:.2} core s in {:.0} s on {}",
@@ -83,7 +83,7 @@ fn said(stored: &Stored) -> Option<String> {
     of!(chart::UploadChart, |m| format!("uploads a chart of {} bytes, sha256 {}", m.archive.len(), short(&m.sha256)));
     of!(chart::ChartStored, |m| format!("chart of {} bytes stored, sha256 {}", m.archive.len(), short(&m.sha256)));
     of!(chart::ChartUnchanged, |m| format!("chart {} is stored already", short(&m.sha256)));
-    of!(chart::ChartRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(chart::ChartRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.hint));
     of!(workload::AttachChart, |m| format!("asks to attach a chart to {}@{}", m.name, m.version));
     of!(workload::DropWorkload, |m| format!("asks to drop {}@{}", m.name, m.version));
     of!(workload::ReportChecks, |m| format!("reports on the chart {}@{}", m.name, m.version));
@@ -142,7 +142,7 @@ fn said(stored: &Stored) -> Option<String> {
         "instance {} cannot be made: {}; {}",
         short(&m.instance_id),
         m.reason,
-        m.cure
+        m.hint
     ));
     of!(workload::InstanceChanged, |m| {
         let place = if m.cluster_id.is_empty() { String::new() } else { format!(" on {}", m.cluster_id) };
@@ -150,7 +150,7 @@ fn said(stored: &Stored) -> Option<String> {
         let (id, phase) = (short(&m.instance_id), m.phase().as_str_name().to_lowercase());
         format!("instance {id} {phase}{place}, {}/{} running{reason}", m.replicas_running, m.replicas_wanted)
     });
-    of!(workload::WorkloadRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(workload::WorkloadRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.hint));
     of!(placement::PlacementDecided, |m| {
         let from = if m.from_cluster_id.is_empty() { String::new() } else { format!(" from {}", m.from_cluster_id) };
         format!(
@@ -213,7 +213,7 @@ fn said(stored: &Stored) -> Option<String> {
         if m.reason.is_empty() { "" } else { ": " },
         m.reason
     ));
-    of!(network::NetworkRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(network::NetworkRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.hint));
     of!(learning::LearningAdvised, |m| format!("advice for instance {}: {}", short(&m.instance_id), m.reason));
     of!(learning::PolicyAdopted, |m| format!("site {} uses another policy: {}", m.site, m.reason));
     of!(learning::RoundClosed, |m| format!("round {} of site {} by {}: {}", m.round, m.site, m.rule, m.reason));
@@ -234,7 +234,7 @@ fn said(stored: &Stored) -> Option<String> {
     of!(storage::BucketCreated, |m| format!("bucket {} created, policy {}", m.bucket, m.policy));
     of!(storage::BucketDeleted, |m| format!("bucket {} deleted", m.bucket));
     of!(storage::ScrubWanted, |m| format!("scrub {} wanted", m.scrub));
-    of!(storage::StorageRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(storage::StorageRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.hint));
     of!(object::ObjectStored, |m| format!("object {}/{} stored, {} bytes", m.bucket, m.key, m.size));
     of!(object::ObjectMoved, |m| format!("object {} of bucket {} moved: {}", short(&m.object), m.bucket, m.reason));
     of!(object::ObjectDeleted, |m| format!("object {}/{} deleted", m.bucket, m.key));
@@ -303,7 +303,7 @@ fn said(stored: &Stored) -> Option<String> {
         m.seconds,
         m.reason
     ));
-    of!(remedy::RemedyRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(remedy::RemedyRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.hint));
     of!(twin::TwinChanged, |m| format!("twin of {} {}", m.kind, short(&m.id)));
     of!(telemetry::Measured, |m| format!(
         "{} samples of instance {} on {}",
@@ -326,7 +326,7 @@ fn said(stored: &Stored) -> Option<String> {
     of!(identity::SessionOpened, |m| format!("session {} of account {} opened", short(&m.name), m.account));
     of!(identity::SessionRenewed, |m| format!("session {} renewed", short(&m.name)));
     of!(identity::SessionClosed, |m| format!("session {} closed: {}", short(&m.name), m.reason));
-    of!(identity::IdentityRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(identity::IdentityRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.hint));
     // An address of a callback may hold a secret: it is not told.
     of!(subscription::Subscribe, |m| format!("asks for subscription {}", short(&m.subscription_id)));
     of!(subscription::Unsubscribe, |m| format!("asks to end subscription {}", short(&m.subscription_id)));
@@ -353,7 +353,7 @@ fn said(stored: &Stored) -> Option<String> {
         format!("subscription {} delivered up to {}{failed}", short(&m.subscription_id), m.through)
     });
     of!(subscription::Unsubscribed, |m| format!("subscription {} ended: {}", short(&m.subscription_id), m.reason));
-    of!(subscription::SubscriptionRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.cure));
+    of!(subscription::SubscriptionRefused, |m| format!("{} refused: {}; {}", m.command, m.reason, m.hint));
     None
 }
 
@@ -404,7 +404,7 @@ fn state(state: Option<&intent::State>) -> String {
 }
 
 fn problems(problems: &[intent::Problem]) -> String {
-    problems.iter().map(|p| format!("{}: {} ({})", p.path, p.reason, p.cure)).collect::<Vec<_>>().join("; ")
+    problems.iter().map(|p| format!("{}: {} ({})", p.path, p.reason, p.hint)).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

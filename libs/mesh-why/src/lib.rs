@@ -6,7 +6,8 @@ pub mod describe;
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use mesh_bus::{Bus, LogError, Stored};
+use mesh_bus::{Bus, LogError};
+use mesh_core::Stored;
 use mesh_proto::{
     Event as _,
     intent::{IntentAcknowledged, IntentStateChanged},

@@ -1,6 +1,7 @@
 //! Synchronous questions about the ledger. Entries are read from the bus; what is proved of them comes from the view.
 
-use mesh_kit::{Mesh, View, query::Error};
+use mesh_core::query::Error;
+use mesh_kit::{Mesh, View};
 use mesh_proto::{
     Event as _,
     account::{Entry, Posted},

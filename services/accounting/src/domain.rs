@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use mesh_kit::{Asked, Decider, Key, What};
+use mesh_core::{Decider, Envelope, Key, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     account::{Entry, Posted},
@@ -24,7 +24,7 @@ pub struct Accounting;
 impl Decider for Accounting {
     const NAME: &'static str = NAME;
     type State = Ledger;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -42,19 +42,19 @@ impl Decider for Accounting {
         vec![Key::new([ledger])]
     }
 
-    fn decide(&self, key: &Key, state: &Ledger, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(input) = &asked.what else { return Ok(vec![]) };
+    fn decide(&self, key: &Key, state: &Ledger, _: &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let Trigger::Event(input) = &envelope.trigger else { return Ok(vec![]) };
         if key.token(0) != MAIN {
             let reason = format!("there is no ledger {:?}", key.token(0));
-            return Err(Refusal { reason, cure: format!("name the ledger {MAIN:?}") });
+            return Err(Refusal::not_found(reason, format!("name the ledger {MAIN:?}")));
         }
         let (mut facts, mut ledger) = (vec![], Cow::Borrowed(state));
         if ledger.size() == 0 {
-            let (opened, leaf) = posted(&ledger, &ledger.opening(tariff::default_tariff(), asked.at)?, "");
+            let (opened, leaf) = posted(&ledger, &ledger.opening(tariff::default_tariff(), envelope.at)?, "");
             ledger.to_mut().fold(&Entry::decode(opened.entry.clone()).unwrap_or_default(), leaf);
             facts.push(opened.into());
         }
-        let (entry, command) = about(&ledger, input, asked)?;
+        let (entry, command) = about(&ledger, input, envelope)?;
         if let Some(entry) = entry {
             facts.push(posted(&ledger, &entry, command).0.into());
         }
@@ -76,15 +76,19 @@ impl Decider for Accounting {
 }
 
 /// The entry that an input makes, and the command that it answers.
-fn about<'a>(ledger: &Ledger, input: &Input, asked: &'a Asked<Input>) -> Result<(Option<Entry>, &'a str), Refusal> {
-    let at = asked.at;
-    let lacks = |what: &str| Refusal { reason: format!("the command names no {what}"), cure: format!("name a {what}") };
+fn about<'a>(
+    ledger: &Ledger,
+    input: &Input,
+    envelope: &'a Envelope<Input>,
+) -> Result<(Option<Entry>, &'a str), Refusal> {
+    let at = envelope.at;
+    let lacks = |what: &str| Refusal::invalid(format!("the command names no {what}"), format!("name a {what}"));
     Ok(match input {
         Input::SetRegion(m) => {
-            (Some(ledger.region_set(m.region.clone().ok_or_else(|| lacks("region"))?, at)?), &asked.id)
+            (Some(ledger.region_set(m.region.clone().ok_or_else(|| lacks("region"))?, at)?), &envelope.id)
         }
-        Input::SetTariff(m) => (Some(ledger.tariff_set(m.tariff.ok_or_else(|| lacks("tariff"))?, at)?), &asked.id),
-        Input::TopUp(m) => (Some(ledger.top_up(&m.account, m.amount, at)?), &asked.id),
+        Input::SetTariff(m) => (Some(ledger.tariff_set(m.tariff.ok_or_else(|| lacks("tariff"))?, at)?), &envelope.id),
+        Input::TopUp(m) => (Some(ledger.top_up(&m.account, m.amount, at)?), &envelope.id),
         Input::WorkloadRegistered(m) => (ledger.registration(&service_account(&m.owner, &m.name), at)?, ""),
         Input::ClusterRegistered(m) => (ledger.registration(&cluster_account(&m.cluster_id), at)?, ""),
         Input::UsageClosed(m) => (ledger.window(m.clone(), at)?, ""),

@@ -35,16 +35,16 @@ impl Books {
 
     /// The entries that follow from an input.
     fn on(&mut self, input: impl Into<Input>) -> Result<Vec<Entry>, Refusal> {
-        let asked = Asked {
-            what: What::Event(input.into()),
+        let envelope = Envelope {
+            trigger: Trigger::Event(input.into()),
             at: Timestamp::from_millis(1_000_000_000),
             id: format!("id-{}", self.facts.len()),
             sequence: 1,
             body: Bytes::new(),
         };
-        let facts = Accounting.decide(&Key::new([MAIN]), &self.ledger, &(), &asked)?;
+        let facts = Accounting.decide(&Key::new([MAIN]), &self.ledger, &(), &envelope)?;
         for fact in &facts {
-            self.ledger = Accounting.evolve(std::mem::take(&mut self.ledger), fact, asked.at);
+            self.ledger = Accounting.evolve(std::mem::take(&mut self.ledger), fact, envelope.at);
             let Fact::Posted(posted) = fact else { panic!("{fact:?}") };
             assert_eq!(posted.root, self.ledger.tree.root().as_slice(), "a fact names the root after it");
         }
@@ -282,7 +282,7 @@ fn what_cannot_be_charged_says_why_and_moves_nothing() {
     let silent = |n| UsageClosed { samples: 0, cpu_ms: 0, gap_ms: 5_000, ..window(n) };
     assert_eq!(books.outcome(silent(3)), Outcome::NoTelemetry);
     let ahead = books.on(silent(40_000)).unwrap_err();
-    assert!(ahead.cure.contains("clock"), "{ahead:?}");
+    assert!(ahead.hint.contains("clock"), "{ahead:?}");
     let wrong = [
         UsageClosed { owner: String::new(), ..window(4) },
         UsageClosed { owner: "a.b".into(), ..window(4) },
@@ -304,7 +304,7 @@ fn what_cannot_be_charged_says_why_and_moves_nothing() {
 }
 
 #[test]
-fn commands_that_cannot_be_done_are_refused_with_a_cure() {
+fn commands_that_cannot_be_done_are_refused_with_a_hint() {
     let mut books = Books::new(Formula::Fair);
     books.on(workload()).unwrap();
     let wrong: Vec<Input> = vec![
@@ -324,18 +324,18 @@ fn commands_that_cannot_be_done_are_refused_with_a_cure() {
     let before = books.ledger.clone();
     for input in wrong {
         let refused = books.on(input.clone()).unwrap_err();
-        assert!(!refused.reason.is_empty() && !refused.cure.is_empty(), "{input:?}");
+        assert!(!refused.reason.is_empty() && !refused.hint.is_empty(), "{input:?}");
     }
     assert_eq!(books.ledger, before);
     let key = Key::new(["other"]);
-    let asked = Asked {
-        what: What::Event(Input::from(TopUp { ledger: "other".into(), ..top_up(SERVICE, 1) })),
+    let envelope = Envelope {
+        trigger: Trigger::Event(Input::from(TopUp { ledger: "other".into(), ..top_up(SERVICE, 1) })),
         at: Timestamp::default(),
         id: "i".into(),
         sequence: 1,
         body: Bytes::new(),
     };
-    assert!(Accounting.decide(&key, &Ledger::default(), &(), &asked).unwrap_err().cure.contains(MAIN));
+    assert!(Accounting.decide(&key, &Ledger::default(), &(), &envelope).unwrap_err().hint.contains(MAIN));
     // All of the treasury, to the last unit.
     books.on(top_up(SERVICE, TREASURY)).unwrap();
     assert_eq!(books.balance(TREASURY_ACCOUNT), 0);

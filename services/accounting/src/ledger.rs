@@ -148,11 +148,12 @@ impl Moves<'_> {
     }
 
     fn transfer(&mut self, from: &str, to: &str, amount: u64) -> Result<(), Refusal> {
-        let beyond = || refusal(format!("{amount} units from {from} to {to} are more than can be counted"), SPLIT);
+        let beyond =
+            || Refusal::invalid(format!("{amount} units from {from} to {to} are more than can be counted"), SPLIT);
         let signed = i64::try_from(amount).map_err(|_| beyond())?;
         let left = self.balance(from).checked_sub(signed).ok_or_else(beyond)?;
         if left < 0 && from != ISSUANCE {
-            return Err(refusal(
+            return Err(Refusal::exhausted(
                 format!("{from} has {} units, {amount} are asked of it", self.balance(from)),
                 "ask for less, or top it up first",
             ));
@@ -178,7 +179,7 @@ impl Moves<'_> {
         }
         let opened = self.balances.iter().filter(|(name, _)| !self.ledger.accounts.contains_key(name)).count();
         if self.ledger.accounts.len() + opened >= ACCOUNTS_MAX {
-            return Err(refusal(
+            return Err(Refusal::exhausted(
                 format!("the ledger holds {ACCOUNTS_MAX} accounts, and no more"),
                 "begin another ledger for further workloads",
             ));
@@ -229,10 +230,6 @@ impl Moves<'_> {
 
 const SPLIT: &str = "ask for less";
 
-fn refusal(reason: impl Into<String>, cure: impl Into<String>) -> Refusal {
-    Refusal { reason: reason.into(), cure: cure.into() }
-}
-
 impl Ledger {
     /// An account's balance, units; 0 if it is not open.
     pub fn balance(&self, account: &str) -> i64 {
@@ -280,7 +277,7 @@ impl Ledger {
         let grant = match account.split('/').collect::<Vec<_>>().as_slice() {
             ["service", owner, workload] if is_key(owner) && is_key(workload) => tariff.workload_grant,
             ["cluster", cluster] if is_key(cluster) => tariff.cluster_grant,
-            _ => return Err(refusal(format!("{account:?} is no account"), ACCOUNT_NAMES)),
+            _ => return Err(Refusal::invalid(format!("{account:?} is no account"), ACCOUNT_NAMES)),
         };
         if self.accounts.contains_key(account) {
             return Ok(None);
@@ -297,13 +294,13 @@ impl Ledger {
     /// A name that is none; too many regions.
     pub fn region_set(&self, region: Region, at: Timestamp) -> Result<Entry, Refusal> {
         if !is_key(&region.name) {
-            return Err(refusal(
+            return Err(Refusal::invalid(
                 format!("region name {:?} is not 1 to 64 letters, digits, `_` and `-`", head_of(&region.name)),
                 "name the region as the clusters' label `region` does",
             ));
         }
         if !self.regions.contains_key(&region.name) && self.regions.len() >= REGIONS_MAX {
-            return Err(refusal(
+            return Err(Refusal::exhausted(
                 format!("the ledger holds {REGIONS_MAX} regions, and no more"),
                 "set one that is there",
             ));
@@ -326,7 +323,7 @@ impl Ledger {
             None
         };
         match problem {
-            Some(problem) => Err(refusal(problem, "see `continuum account tariff --help`")),
+            Some(problem) => Err(Refusal::invalid(problem, "see `continuum account tariff --help`")),
             None => Ok(Entry { tariff: Some(tariff), ..self.entry(EntryKind::TariffSet, at) }),
         }
     }
@@ -337,20 +334,20 @@ impl Ledger {
     /// An account that is not open; a treasury that has not enough.
     pub fn top_up(&self, account: &str, amount: u64, at: Timestamp) -> Result<Entry, Refusal> {
         if !self.accounts.contains_key(account) || [ISSUANCE, TREASURY_ACCOUNT].contains(&account) {
-            return Err(refusal(
+            return Err(Refusal::invalid(
                 format!("there is no account {:?} to top up", head_of(account)),
                 format!("{ACCOUNT_NAMES}; list them with `continuum account list`"),
             ));
         }
         if amount == 0 {
-            return Err(refusal("nothing is asked for", "ask for at least one unit"));
+            return Err(Refusal::invalid("nothing is asked for", "ask for at least one unit"));
         }
         let tariff = self.tariff();
         let has = self.balance(TREASURY_ACCOUNT);
         // The printed contract never gives the last unit away.
         let least = if tariff.formula() == Formula::Faithful { amount.saturating_add(1) } else { amount };
         if !u64::try_from(has).is_ok_and(|has| has >= least) {
-            return Err(refusal(format!("the treasury has {has} units, {amount} are asked of it"), SPLIT));
+            return Err(Refusal::exhausted(format!("the treasury has {has} units, {amount} are asked of it"), SPLIT));
         }
         let mut moves = self.moves();
         moves.transfer(TREASURY_ACCOUNT, account, amount)?;
@@ -403,7 +400,10 @@ impl Ledger {
                     if owed == 0 {
                         (Outcome::Paid, String::new())
                     } else if self.debt(&service).checked_add(owed).is_none() {
-                        return Err(refusal(format!("{service} owes more than can be counted"), "top it up"));
+                        return Err(Refusal::exhausted(
+                            format!("{service} owes more than can be counted"),
+                            "top it up",
+                        ));
                     } else {
                         (Outcome::Owed, format!("{service} has not enough; the rest is owed"))
                     }
@@ -427,16 +427,19 @@ impl Ledger {
             && usage.gap_ms <= usage.window_ms
             && begin.is_some_and(|begin| usage.begin == Some(Timestamp::from_millis(begin)));
         let Some(end) = ends.filter(|end| sound && usage.end == Some(Timestamp::from_millis(*end))) else {
-            return Err(refusal("the window contradicts itself", "its publisher is at fault; see the collector's log"));
+            return Err(Refusal::invalid(
+                "the window contradicts itself",
+                "its publisher is at fault; see the collector's log",
+            ));
         };
         let old = || {
-            refusal(
+            Refusal::stale(
                 format!("window {} is too old to be told from one that was charged", usage.window),
                 "top up or correct by hand what it would have cost; see docs/accounting.md",
             )
         };
         if usage.samples == 0 && self.measured_ms > 0 && end - self.measured_ms > AHEAD_MAX_MS {
-            return Err(refusal(
+            return Err(Refusal::invalid(
                 format!("window {} has no samples and ends more than a day after anything measured", usage.window),
                 "set the collector's clock right",
             ));

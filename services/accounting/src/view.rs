@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Projector, query::Error};
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector, query::Error};
 use mesh_proto::{
     Timestamp,
     account::{Entry, EntryKind, Posted},

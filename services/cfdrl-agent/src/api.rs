@@ -1,6 +1,7 @@
 //! What others may ask: the policy in use with its card, its advice, its rounds.
 
-use mesh_kit::{View, query::Error};
+use mesh_core::query::Error;
+use mesh_kit::View;
 use mesh_proto::query::{
     AdviceList, AdviceRequest, PolicyReply, PolicyRequest, RoundList, RoundsRequest,
     learning_queries_server::LearningQueries,
@@ -36,8 +37,8 @@ impl LearningQueries for Api {
         let (advice, totals) =
             self.view.read(|view| (view.advice(&owner, &instance_id, &page_token, size), view.totals()));
         if advice.is_empty() && !instance_id.is_empty() {
-            let cure = "no plan was made for it since this policy advises; check the instance id and its owner";
-            return Err(Error::not_found(format!("advice about instance {owner}/{instance_id}"), cure).into());
+            let hint = "no plan was made for it since this policy advises; check the instance id and its owner";
+            return Err(Error::not_found(format!("advice about instance {owner}/{instance_id}"), hint).into());
         }
         let last = advice.last().filter(|_| advice.len() == size && instance_id.is_empty());
         let next_page_token = last.map(|a| a.instance_id.clone()).unwrap_or_default();

@@ -3,7 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use mesh_bus::{About, Outgoing, SampleStream, Samples};
+use mesh_bus::{About, SampleStream, Samples};
+use mesh_core::Outgoing;
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
     AnyEvent, Timestamp, derived_id,

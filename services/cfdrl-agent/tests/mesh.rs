@@ -15,7 +15,8 @@ use cfdrl_agent::{
         policy::Policy,
     },
 };
-use mesh_bus::{About, Decision, Outgoing};
+use mesh_bus::About;
+use mesh_core::{Decision, Outgoing};
 use mesh_kit::{Running, Settings, Stopped};
 use mesh_proto::{
     AnyEvent,

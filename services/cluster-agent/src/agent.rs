@@ -5,7 +5,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use mesh_bus::{About, LogError, Samples, SamplesError, Stored, Tail, WriteError};
+use mesh_bus::{About, LogError, Samples, SamplesError, Tail, WriteError};
+use mesh_core::Stored;
 use mesh_kit::{Condition, Mesh};
 use mesh_proto::{
     AnyEvent as _, DecodeError, Event as _, Timestamp, assignment::AssignmentChanged, cluster::ClusterRegistered,

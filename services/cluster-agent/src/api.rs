@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_kit::query::Error;
+use mesh_core::query::Error;
 use mesh_proto::query::{
     AgentState, AgentStateRequest, LogsReply, LogsRequest, ProcessView, agent_queries_server::AgentQueries,
 };

@@ -12,7 +12,8 @@ use futures::{
     future::BoxFuture,
     stream::{FuturesUnordered, StreamExt as _},
 };
-use mesh_bus::{Bus, Cause, Decision, Log, LogError, Outgoing, Stored, WriteError, Writer, Written};
+use mesh_bus::{Bus, Log, LogError, WriteError, Writer, Written};
+use mesh_core::{Cause, Decision, Outgoing, Stored};
 use mesh_proto::{
     DecodeError, Event, Timestamp, cluster::ClusterRegistered, derived_id, instance::InstanceRejected,
     instance::InstanceStatusChanged, workload::InstancePhase,

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mesh_bus::Cause;
+use mesh_core::Cause;
 use mesh_proto::{
     Timestamp,
     assignment::{Action as Assigned, AssignmentChanged},

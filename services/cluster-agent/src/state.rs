@@ -117,7 +117,7 @@ impl Folder {
 
 #[cfg(test)]
 mod tests {
-    use mesh_bus::Cause;
+    use mesh_core::Cause;
     use mesh_proto::assignment::{Action, AssignmentChanged};
 
     use super::*;

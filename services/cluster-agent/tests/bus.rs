@@ -5,7 +5,8 @@
 use std::time::Instant;
 
 use cluster_agent::Config;
-use mesh_bus::{Bus, Outgoing, Samples, SamplesMode, SamplesOptions, Stored};
+use mesh_bus::{Bus, Samples, SamplesMode, SamplesOptions};
+use mesh_core::{Outgoing, Stored};
 use mesh_kit::{Running, Settings};
 use mesh_proto::{
     Timestamp,

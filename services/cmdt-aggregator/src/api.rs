@@ -7,7 +7,8 @@ use std::{
 };
 
 use futures::Stream;
-use mesh_kit::{Mesh, View, query};
+use mesh_core::query;
+use mesh_kit::{Mesh, View};
 use mesh_proto::{
     Timestamp, is_key,
     query::{TwinList, TwinRequest, twin_queries_server::TwinQueries},
@@ -219,7 +220,7 @@ mod tests {
 
     use bytes::Bytes;
     use futures::{FutureExt as _, StreamExt as _, executor::block_on};
-    use mesh_kit::Projector as _;
+    use mesh_core::Projector as _;
     use mesh_proto::telemetry::ClusterSample;
 
     use super::*;

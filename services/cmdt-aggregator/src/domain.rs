@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Projector};
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector};
 use mesh_proto::{
     DecodeError, EventSet as _, Timestamp,
     deciders::{stream_cluster, stream_instance, stream_placement, stream_workload},
@@ -242,7 +242,7 @@ impl Twins {
                 let wanted = w.wanted.get_or_insert_default();
                 wanted.owner = fact.owner;
                 wanted.intent_id = fact.intent_id;
-                wanted.unavailable = format!("{}; {}", fact.reason, fact.cure);
+                wanted.unavailable = format!("{}; {}", fact.reason, fact.hint);
                 wanted.unwanted = None;
                 if !fact.workload.is_empty() {
                     wanted.workload = fact.workload;

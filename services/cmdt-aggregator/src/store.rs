@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_kit::Mesh;
 use mesh_proto::{
     Event as _, Timestamp,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use cmdt_aggregator::Config;
 use futures::StreamExt as _;
-use mesh_bus::{About, Decision, Outgoing};
+use mesh_bus::About;
+use mesh_core::{Decision, Outgoing};
 use mesh_kit::{Running, Stopped};
 use mesh_proto::{
     AnyEvent,

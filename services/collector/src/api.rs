@@ -10,7 +10,8 @@ use std::{
 };
 
 use futures::Stream;
-use mesh_kit::{View, query};
+use mesh_core::query;
+use mesh_kit::View;
 use mesh_proto::{
     Timestamp, is_key,
     query::{RangeReply, RangeRequest, StreamRequest, telemetry_queries_server::TelemetryQueries},
@@ -136,7 +137,7 @@ mod tests {
     use std::sync::Mutex;
 
     use futures::{FutureExt as _, StreamExt as _};
-    use mesh_kit::Projector as _;
+    use mesh_core::Projector as _;
     use prost::Message as _;
 
     use super::*;

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use mesh_bus::Stored;
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector};
 use mesh_intent::{Measure, types};
-use mesh_kit::{Derived, Projector};
 use mesh_proto::{
     DecodeError, Timestamp,
     cluster::ClusterRegistered,

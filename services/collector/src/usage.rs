@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_kit::Derived;
+use mesh_core::Derived;
 use mesh_proto::{
     Timestamp,
     cluster::ClusterRegistered,

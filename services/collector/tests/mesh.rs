@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use collector::Config;
 use futures::StreamExt as _;
-use mesh_bus::{About, Decision, Outgoing, Samples, Tail};
+use mesh_bus::{About, Samples, Tail};
+use mesh_core::{Decision, Outgoing};
 use mesh_kit::{Running, Stopped};
 use mesh_proto::{
     Event,

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Projector};
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector};
 use mesh_proto::identity::{AccountDefined, AccountRemoved};
 
 use crate::domain::identity::Account;

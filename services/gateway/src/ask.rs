@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use mesh_bus::{Outgoing, Stored};
+use mesh_core::{Outgoing, Stored};
 use mesh_kit::Mesh;
 use mesh_proto::{
     AnyEvent, Event as _, identity::IdentityRefused, intent::IntentRefused, subscription::SubscriptionRefused,
@@ -150,7 +150,7 @@ impl Answers {
             look = Instant::now() + LOOK_BACK;
         };
         match refusal(&answer) {
-            Some((reason, cure)) => Err(Problem::new(Kind::Conflict, reason, cure)),
+            Some((reason, hint)) => Err(Problem::new(Kind::Conflict, reason, hint)),
             None => Ok((answer, following)),
         }
     }
@@ -179,19 +179,19 @@ fn tell(followers: &Mutex<Followers>, stored: Stored) {
     }
 }
 
-/// Reason and cure, if the fact is a refusal.
+/// Reason and hint, if the fact is a refusal.
 fn refusal(stored: &Stored) -> Option<(String, String)> {
     if stored.message == IntentRefused::MESSAGE {
-        return stored.event::<IntentRefused>().ok().flatten().map(|r| (r.reason, r.cure));
+        return stored.event::<IntentRefused>().ok().flatten().map(|r| (r.reason, r.hint));
     }
     if stored.message == WorkloadRefused::MESSAGE {
-        return stored.event::<WorkloadRefused>().ok().flatten().map(|r| (r.reason, r.cure));
+        return stored.event::<WorkloadRefused>().ok().flatten().map(|r| (r.reason, r.hint));
     }
     if stored.message == IdentityRefused::MESSAGE {
-        return stored.event::<IdentityRefused>().ok().flatten().map(|r| (r.reason, r.cure));
+        return stored.event::<IdentityRefused>().ok().flatten().map(|r| (r.reason, r.hint));
     }
     if stored.message == SubscriptionRefused::MESSAGE {
-        return stored.event::<SubscriptionRefused>().ok().flatten().map(|r| (r.reason, r.cure));
+        return stored.event::<SubscriptionRefused>().ok().flatten().map(|r| (r.reason, r.hint));
     }
     None
 }

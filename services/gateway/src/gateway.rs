@@ -169,8 +169,8 @@ impl Gateway {
         self.limit(&format!("caller {}", caller.subject), self.rate())?;
         if caller.reach(action) == Reach::Nothing {
             let detail = format!("{} may not do that ({action:?})", caller.name);
-            let cure = format!("ask an administrator for one of the roles: {}", who_may(action));
-            return Err(Problem::new(Kind::Forbidden, detail, cure));
+            let hint = format!("ask an administrator for one of the roles: {}", who_may(action));
+            return Err(Problem::new(Kind::Forbidden, detail, hint));
         }
         Ok(caller)
     }
@@ -205,13 +205,13 @@ impl Gateway {
     ) -> Result<T, Problem> {
         use tonic::Code;
         answer.map(tonic::Response::into_inner).map_err(|status| {
-            let (what, cure) = status.message().rsplit_once("; ").unwrap_or((status.message(), "try again"));
+            let (what, hint) = status.message().rsplit_once("; ").unwrap_or((status.message(), "try again"));
             match status.code() {
-                Code::NotFound => Problem::new(Kind::NotFound, what, cure),
-                Code::InvalidArgument => Problem::new(Kind::Invalid, what, cure),
-                Code::FailedPrecondition => Problem::new(Kind::Conflict, what, cure),
+                Code::NotFound => Problem::new(Kind::NotFound, what, hint),
+                Code::InvalidArgument => Problem::new(Kind::Invalid, what, hint),
+                Code::FailedPrecondition => Problem::new(Kind::Conflict, what, hint),
                 Code::ResourceExhausted => {
-                    Problem { retry_after_s: Some(1), ..Problem::new(Kind::TooMany, what, cure) }
+                    Problem { retry_after_s: Some(1), ..Problem::new(Kind::TooMany, what, hint) }
                 }
                 Code::DeadlineExceeded | Code::Cancelled => {
                     Problem::new(Kind::Late, format!("{service} did not answer in time"), "try again")

@@ -13,8 +13,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
-use mesh_bus::Stored;
-use mesh_kit::{Decider as _, Derived, Key, Projector};
+use mesh_core::Stored;
+use mesh_core::{Decider as _, Derived, Key, Projector};
 use mesh_outbound::{Guard, Guarded, chain, listed};
 use mesh_proto::{
     EventSet as _, Timestamp,
@@ -143,7 +143,7 @@ impl Gateway {
     pub(crate) async fn subscribe(&self, asked: &mut Asked) -> Result<Response, Problem> {
         let (owner, key) = (asked.owner()?, asked.idempotency_key()?);
         let input: HubInput = forms::form(asked.json())?;
-        let wrong = |path: &str, refusal: mesh_proto::Refusal| Problem::field(path, refusal.reason, refusal.cure);
+        let wrong = |path: &str, refusal: mesh_proto::Refusal| Problem::field(path, refusal.reason, refusal.hint);
         if let Some(refusal) = subscriptions::callback_problem(&input.callback) {
             return Err(wrong("callback", refusal));
         }

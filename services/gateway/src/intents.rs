@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use axum::{body::Body, response::Response};
 use futures::stream;
 use http::{StatusCode, header};
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     AnyEvent, derived_id,
     intent::{
@@ -164,7 +164,7 @@ impl Gateway {
             if let Ok(Some(rejected)) = fact.event::<IntentRejected>()
                 && rejected.version == submitted.version
             {
-                let fault = |p: mesh_proto::intent::Problem| Fault { path: p.path, reason: p.reason, cure: p.cure };
+                let fault = |p: mesh_proto::intent::Problem| Fault { path: p.path, reason: p.reason, hint: p.hint };
                 return Err(Problem::faults(rejected.problems.into_iter().map(fault).collect()).at(instance));
             }
         }

@@ -197,8 +197,8 @@ impl Gateway {
         };
         if !caller.may_use(&route.owner, &route.expose.users) {
             let detail = format!("{} is not among the users of this workload", caller.subject);
-            let cure = format!("ask {owner} to name you in `expose.users` of its document");
-            return Err(Problem::new(Kind::Forbidden, detail, cure));
+            let hint = format!("ask {owner} to name you in `expose.users` of its document");
+            return Err(Problem::new(Kind::Forbidden, detail, hint));
         }
         let upstream = route.upstream.map_err(|why| Problem {
             retry_after_s: Some(1),

@@ -119,7 +119,7 @@ impl Gateway {
     ) -> Result<(WorkloadView, bool), Problem> {
         let id = format!("{name}@{version}");
         let faults = |problems: Vec<mesh_proto::intent::Problem>| {
-            let fault = |p: mesh_proto::intent::Problem| Fault { path: p.path, reason: p.reason, cure: p.cure };
+            let fault = |p: mesh_proto::intent::Problem| Fault { path: p.path, reason: p.reason, hint: p.hint };
             Problem::faults(problems.into_iter().map(fault).collect()).at(format!("/api/v1/workload/{id}/"))
         };
         let (answer, mut following) = self.inner.answers.ask(command, command_id, self.limit_of_commands()).await?;

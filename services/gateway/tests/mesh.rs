@@ -19,7 +19,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use mesh_bus::Outgoing;
+use mesh_core::Outgoing;
 use mesh_kit::{Running, Settings};
 use mesh_proto::workload::StopInstance;
 use mesh_test::{Land, is_full, soon, until};
@@ -304,7 +304,7 @@ async fn an_intent_is_submitted_read_changed_and_ended_over_rest_and_over_tmf921
     let wrong = world.ask(&token, "POST", "/api/v1/intent/", Some(intent("many"))).await;
     assert_eq!(wrong.status, 422, "{wrong:?}");
     assert!(wrong.body["errors"][0]["path"].as_str().unwrap().contains("targetValueRange"), "{wrong:?}");
-    assert!(!wrong.body["errors"][0]["cure"].as_str().unwrap().is_empty());
+    assert!(!wrong.body["errors"][0]["hint"].as_str().unwrap().is_empty());
     let checked = world.ask(&token, "POST", "/api/v1/intent/check/", Some(intent("many"))).await;
     assert_eq!((checked.status, checked.body["acceptable"].as_bool()), (200, Some(false)));
     let resumed = world.ask(&token, "PUT", "/api/v1/intent/plant/action/", Some(json!({"action": "RESUME"}))).await;
@@ -686,7 +686,7 @@ async fn what_cannot_be_read_is_refused_with_a_problem_document_that_says_where_
         assert_eq!(answer.status, status, "{shown}: {answer:?}");
         assert_eq!(answer.headers["content-type"], "application/problem+json", "{shown}");
         assert_eq!(answer.body["type"], format!("/problems/{slug}"), "{shown}: {answer:?}");
-        for field in ["title", "detail", "cure", "instance"] {
+        for field in ["title", "detail", "hint", "instance"] {
             assert!(answer.body[field].as_str().is_some_and(|text| !text.is_empty()), "{shown}: {field}: {answer:?}");
         }
         let path = answer.body["errors"][0]["path"].as_str().unwrap_or_default();

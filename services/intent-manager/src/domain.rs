@@ -3,7 +3,7 @@
 //! What holds:
 //! - a state follows another only along a row of the state table ([`Row`]); a decision that leads further writes one
 //!   fact per row;
-//! - every command is answered by one fact that names it, or refused with the state and a cure;
+//! - every command is answered by one fact that names it, or refused with the state and a hint;
 //! - an observation counts only for the version in force, for the placement that runs now, and for a period that began
 //!   after the instance did; each period counts once;
 //! - a missing measurement degrades, and never asks for a remedy;
@@ -27,7 +27,7 @@ pub(crate) mod tests;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mesh_kit::{Asked, Decider, Key, What};
+use mesh_core::{Decider, Envelope, Key, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::intents::{Fact, Input},
@@ -331,7 +331,7 @@ impl Entity {
 impl Decider for Intents {
     const NAME: &'static str = mesh_proto::deciders::intents::NAME;
     type State = Entity;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -368,9 +368,9 @@ impl Decider for Intents {
         ids.into_iter().filter(|id| is_key(owner) && is_key(id)).map(|id| Key::new([owner, id])).collect()
     }
 
-    fn decide(&self, key: &Key, entity: &Entity, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let case = Case { limits: &self.limits, key, entity, at: asked.at, id: &asked.id, body: &asked.body };
-        let What::Event(input) = &asked.what else { return Ok(case.due()) };
+    fn decide(&self, key: &Key, entity: &Entity, _: &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let case = Case { limits: &self.limits, key, entity, at: envelope.at, id: &envelope.id, body: &envelope.body };
+        let Trigger::Event(input) = &envelope.trigger else { return Ok(case.due()) };
         case.unmoved(input)?;
         match input {
             Input::SubmitIntent(_) => case.submit(),
@@ -404,7 +404,7 @@ impl Decider for Intents {
                 } else if matches!(entity.row(), Row::Failed | Row::Terminated) {
                     // What a person could do about it is done.
                     entity.state.waits_for = waits_for;
-                    entity.state.cure.clear();
+                    entity.state.hint.clear();
                 }
                 let content = IntentSubmitted {
                     owner: String::new(),

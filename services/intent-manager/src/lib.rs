@@ -14,7 +14,8 @@ pub mod domain;
 pub mod view;
 
 use anyhow::Context as _;
-use mesh_kit::{Mesh, Projector as _, Sources};
+use mesh_core::Projector as _;
+use mesh_kit::{Mesh, Sources};
 use mesh_proto::{Event as _, Timestamp, query::intent_queries_server::IntentQueriesServer, report::ReportPublished};
 
 use self::view::IntentsView;

@@ -7,9 +7,9 @@ pub(crate) mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use mesh_bus::Stored;
+use mesh_core::Stored;
+use mesh_core::{Decider as _, Derived, Key, Projector, Saved, query::Error};
 use mesh_intent::secret;
-use mesh_kit::{Decider as _, Derived, Key, Projector, Saved, query::Error};
 use mesh_proto::{
     EventSet as _, Timestamp,
     deciders::intents::Fact,

@@ -1,6 +1,7 @@
 //! Answers about clusters and plans.
 
-use mesh_kit::{View, query::Error};
+use mesh_core::query::Error;
+use mesh_kit::View;
 use mesh_proto::query::{
     ClusterList, ClusterView, ExplainReply, GetRequest, ListRequest, orchestrator_queries_server::OrchestratorQueries,
 };
@@ -33,8 +34,8 @@ impl OrchestratorQueries for Api {
             "available" => Some(true),
             "lost" => Some(false),
             other => {
-                let cure = "use `available`, `lost`, or none for all";
-                return Err(Error::invalid(format!("a cluster has no state {other:?}"), cure).into());
+                let hint = "use `available`, `lost`, or none for all";
+                return Err(Error::invalid(format!("a cluster has no state {other:?}"), hint).into());
             }
         };
         let size = match usize::try_from(page_size).unwrap_or(PAGE_SIZE_MAX) {
@@ -59,8 +60,8 @@ impl OrchestratorQueries for Api {
         let owner = if owner.is_empty() { "local".to_owned() } else { owner };
         let found = self.view.read(|view| view.explain(&owner, &id));
         let missing = || {
-            let cure = "no plan was made for it, or that is too long ago; check the instance id and its owner";
-            Error::not_found(format!("plan of instance {owner}/{id}"), cure)
+            let hint = "no plan was made for it, or that is too long ago; check the instance id and its owner";
+            Error::not_found(format!("plan of instance {owner}/{id}"), hint)
         };
         Ok(Response::new(found.ok_or_else(missing)?))
     }

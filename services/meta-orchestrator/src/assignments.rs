@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_kit::{Asked, Decider, Key, What};
+use mesh_core::{Decider, Envelope, Key, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     assignment::{Action, AssignmentChanged},
@@ -29,7 +29,7 @@ pub struct Assignments;
 impl Decider for Assignments {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -46,11 +46,11 @@ impl Decider for Assignments {
         [Some(one), other].into_iter().flatten().filter(|c| !c.is_empty()).map(|c| Key::new([c.as_str()])).collect()
     }
 
-    fn decide(&self, key: &Key, state: &State, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let changed = match &asked.what {
-            What::Event(Input::PlacementDecided(decided)) => on_decided(key.token(0), state, decided),
-            What::Event(Input::PlacementReleased(released)) => on_released(key.token(0), state, released),
-            What::Due => None,
+    fn decide(&self, key: &Key, state: &State, _: &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let changed = match &envelope.trigger {
+            Trigger::Event(Input::PlacementDecided(decided)) => on_decided(key.token(0), state, decided),
+            Trigger::Event(Input::PlacementReleased(released)) => on_released(key.token(0), state, released),
+            Trigger::Due => None,
         };
         Ok(changed.into_iter().map(Fact::from).collect())
     }
@@ -121,14 +121,14 @@ mod tests {
             if !Assignments.concerns(&input, &()).contains(&key) {
                 return vec!["not concerned".into()];
             }
-            let asked = Asked {
-                what: What::Event(input),
+            let envelope = Envelope {
+                trigger: Trigger::Event(input),
                 at: Timestamp::default(),
                 id: "i".into(),
                 sequence: 1,
                 body: Default::default(),
             };
-            let facts = Assignments.decide(&key, &self.1, &(), &asked).unwrap();
+            let facts = Assignments.decide(&key, &self.1, &(), &envelope).unwrap();
             let told = facts.iter().map(|Fact::AssignmentChanged(c)| {
                 assert_eq!(c.cluster_id, self.0);
                 format!("{} {} x{}", c.action().as_str_name(), c.generation, c.replicas)

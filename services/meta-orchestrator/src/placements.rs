@@ -56,7 +56,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_kit::{Asked, Decider, Key, What};
+use mesh_core::{Decider, Envelope, Key, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::placements::{Fact, Input, NAME},
@@ -235,7 +235,7 @@ impl Placements {
 impl Decider for Placements {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -254,23 +254,23 @@ impl Decider for Placements {
         }
     }
 
-    fn decide(&self, _: &Key, state: &State, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let mut draft = Draft::new(&self.limits, state, asked.at);
-        match &asked.what {
-            What::Event(Input::InstanceWanted(wanted)) => draft.wanted(wanted),
-            What::Event(Input::InstanceStatusChanged(status)) => draft.status(status),
-            What::Event(Input::InstanceRejected(rejected)) => draft.rejected(rejected),
-            What::Event(Input::ClusterRegistered(registered)) => draft.registered(registered),
-            What::Event(Input::IntentRemedyWanted(remedy)) => draft.remedy(remedy),
-            What::Event(Input::IntentRemedyUnwanted(remedy)) => draft.unwanted(remedy),
-            What::Event(Input::RemedyRequested(remedy)) => draft.requested(remedy),
-            What::Event(Input::ReportLiveness(report)) => draft.liveness(report),
-            What::Event(Input::LearningAdvised(advised)) => draft.advised(advised),
-            What::Event(Input::CostsChanged(costs)) => draft.costs(costs),
-            What::Event(Input::MigrationWanted(wanted)) => draft.migrate(wanted),
-            What::Due => draft.due(),
+    fn decide(&self, _: &Key, state: &State, _: &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let mut draft = Draft::new(&self.limits, state, envelope.at);
+        match &envelope.trigger {
+            Trigger::Event(Input::InstanceWanted(wanted)) => draft.wanted(wanted),
+            Trigger::Event(Input::InstanceStatusChanged(status)) => draft.status(status),
+            Trigger::Event(Input::InstanceRejected(rejected)) => draft.rejected(rejected),
+            Trigger::Event(Input::ClusterRegistered(registered)) => draft.registered(registered),
+            Trigger::Event(Input::IntentRemedyWanted(remedy)) => draft.remedy(remedy),
+            Trigger::Event(Input::IntentRemedyUnwanted(remedy)) => draft.unwanted(remedy),
+            Trigger::Event(Input::RemedyRequested(remedy)) => draft.requested(remedy),
+            Trigger::Event(Input::ReportLiveness(report)) => draft.liveness(report),
+            Trigger::Event(Input::LearningAdvised(advised)) => draft.advised(advised),
+            Trigger::Event(Input::CostsChanged(costs)) => draft.costs(costs),
+            Trigger::Event(Input::MigrationWanted(wanted)) => draft.migrate(wanted),
+            Trigger::Due => draft.due(),
         }
-        Ok(draft.finish(matches!(asked.what, What::Due)))
+        Ok(draft.finish(matches!(envelope.trigger, Trigger::Due)))
     }
 
     fn evolve(&self, mut state: State, fact: &Fact, at: Timestamp) -> State {

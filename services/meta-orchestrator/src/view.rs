@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use mesh_bus::Stored;
-use mesh_kit::{Decider as _, Derived, Projector};
+use mesh_core::Stored;
+use mesh_core::{Decider as _, Derived, Projector};
 use mesh_proto::{
     EventSet as _,
     cluster::ClusterRegistered,

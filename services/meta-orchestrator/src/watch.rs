@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mesh_bus::{AliveStream, Outgoing, Samples};
+use mesh_bus::{AliveStream, Samples};
+use mesh_core::Outgoing;
 use mesh_kit::{Mesh, View};
 use mesh_proto::placement::ReportLiveness;
 use tokio::time::MissedTickBehavior;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mesh_kit::{View, query};
+use mesh_core::query;
+use mesh_kit::View;
 use mesh_proto::query::{
     GetRequest, ListRequest, NetworkIntentList, NetworkIntentView, NetworkMapReply, NetworkMapRequest, TranslateReply,
     TranslateRequest, network_queries_server::NetworkQueries,
@@ -73,7 +74,7 @@ impl NetworkQueries for Api {
     async fn translate(&self, request: Request<TranslateRequest>) -> Result<Response<TranslateReply>, Status> {
         let text = request.into_inner().intent;
         let plan = parse(&text).and_then(|intent| self.catalogue.plan(&intent));
-        let plan = plan.map_err(|refusal| query::Error::invalid(refusal.reason, refusal.cure))?;
+        let plan = plan.map_err(|refusal| query::Error::invalid(refusal.reason, refusal.hint))?;
         Ok(Response::new(TranslateReply { calls: plan.told(), libraries: plan.libraries }))
     }
 }

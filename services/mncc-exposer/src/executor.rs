@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use mesh_bus::{Outgoing, Stored};
+use mesh_core::{Outgoing, Stored};
 use mesh_kit::Mesh;
 use mesh_proto::{
     Event as _, derived_id,
@@ -165,14 +165,14 @@ async fn carry_out(
         None if withdraws => accepted.intent.clone(),
         None => {
             report.reason = "the command with its secrets is not kept any more".into();
-            report.cure = "submit the intent again".into();
+            report.hint = "submit the intent again".into();
             return report;
         }
     };
     let plan = match parse(&text).and_then(|intent| catalogue.plan(&intent)) {
         Ok(plan) => plan,
         Err(refusal) => {
-            (report.reason, report.cure) = (refusal.reason, refusal.cure);
+            (report.reason, report.hint) = (refusal.reason, refusal.hint);
             return report;
         }
     };
@@ -185,7 +185,7 @@ async fn carry_out(
     let done = if withdraws { Connectivity::Withdrawn } else { Connectivity::Connected };
     match failed {
         None => report.phase = done.into(),
-        Some((reason, cure)) => (report.reason, report.cure) = (reason, cure),
+        Some((reason, hint)) => (report.reason, report.hint) = (reason, hint),
     }
     report
 }
@@ -252,7 +252,7 @@ async fn one(
     let order = Order { id, operation, target: &call.target, body };
     let made = match executioners.iter().find(|e| e.name() == call.executioner) {
         Some(executioner) => match tokio::time::timeout(CALL_LIMIT, executioner.call(&order)).await {
-            Ok(made) => made.map_err(|error| (error.to_string(), error.cure())),
+            Ok(made) => made.map_err(|error| (error.to_string(), error.hint())),
             Err(_) => {
                 Err((format!("no answer within {} s", CALL_LIMIT.as_secs()), "see whether it is reachable".into()))
             }
@@ -263,8 +263,8 @@ async fn one(
     };
     let (detail, failed) = match made {
         Ok(detail) => (detail, None),
-        Err((reason, cure)) => {
-            (reason.clone(), Some((format!("{} {operation} {}: {reason}", call.executioner, call.target), cure)))
+        Err((reason, hint)) => {
+            (reason.clone(), Some((format!("{} {operation} {}: {reason}", call.executioner, call.target), hint)))
         }
     };
     let result = CallResult {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Projector};
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector};
 use mesh_proto::{
     network::{Connectivity, ConnectivityChanged, NetworkAccepted},
     query::NetworkIntentView,
@@ -47,7 +47,7 @@ impl Projector for Networks {
         {
             view.phase = changed.phase;
             view.reason = changed.reason;
-            view.cure = changed.cure;
+            view.hint = changed.hint;
             view.took_ms = changed.took_ms;
             view.results = changed.results;
         }

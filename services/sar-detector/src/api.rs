@@ -3,7 +3,8 @@
 use std::{collections::VecDeque, pin::Pin};
 
 use futures::Stream;
-use mesh_kit::{Mesh, View, query::Error};
+use mesh_core::query::Error;
+use mesh_kit::{Mesh, View};
 use mesh_proto::{
     is_key,
     query::{

@@ -51,7 +51,7 @@ impl Config {
     /// # Errors
     /// Names the key that cannot be, and what would.
     pub fn limits(&self) -> Result<Limits, String> {
-        let wrong = |key: &str, cure: &str| Err(format!("{key} cannot be that; {cure}"));
+        let wrong = |key: &str, hint: &str| Err(format!("{key} cannot be that; {hint}"));
         if !(0.5..1.0).contains(&self.threshold) {
             return wrong("threshold", "use 0.5 to below 1");
         }

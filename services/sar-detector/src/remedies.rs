@@ -11,8 +11,8 @@
 
 use std::collections::BTreeMap;
 
-use mesh_bus::Stored;
-use mesh_kit::{Asked, Decider, Key, What, World};
+use mesh_core::Stored;
+use mesh_core::{Decider, Envelope, Key, ReadModel, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     anomaly::{AnomalyCleared, AnomalyDetected, Direction, Ending},
@@ -41,7 +41,7 @@ pub const SECONDS_MAX: u32 = 86_400;
 #[derive(Clone, Debug, Default)]
 pub struct Places(BTreeMap<(String, String), (String, u64)>);
 
-impl World for Places {
+impl ReadModel for Places {
     fn apply(&mut self, fact: &Stored) {
         let Ok(Some(changed)) = fact.event::<InstanceChanged>() else { return };
         self.hear(&changed);
@@ -118,7 +118,7 @@ fn settle_ms(policy: &RemedyPolicy) -> i64 {
 impl Decider for Remedies {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = Places;
+    type ReadModel = Places;
     type Input = Input;
     type Fact = Fact;
 
@@ -135,13 +135,19 @@ impl Decider for Remedies {
         vec![Key::new([owner])]
     }
 
-    fn decide(&self, key: &Key, state: &State, world: &Places, asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        match &asked.what {
-            What::Event(Input::SetRemedyPolicy(m)) => set(key, m, &asked.id),
-            What::Event(Input::AnomalyDetected(m)) if state.knows(&m.episode_id) => Ok(vec![]),
-            What::Event(Input::AnomalyDetected(m)) => Ok(vec![state.consider(wish(m), asked.at)]),
-            What::Event(Input::AnomalyCleared(m)) => Ok(state.cleared(m, asked.at)),
-            What::Due => Ok(state.due(world, asked.at)),
+    fn decide(
+        &self,
+        key: &Key,
+        state: &State,
+        world: &Places,
+        envelope: &Envelope<Input>,
+    ) -> Result<Vec<Fact>, Refusal> {
+        match &envelope.trigger {
+            Trigger::Event(Input::SetRemedyPolicy(m)) => set(key, m, &envelope.id),
+            Trigger::Event(Input::AnomalyDetected(m)) if state.knows(&m.episode_id) => Ok(vec![]),
+            Trigger::Event(Input::AnomalyDetected(m)) => Ok(vec![state.consider(wish(m), envelope.at)]),
+            Trigger::Event(Input::AnomalyCleared(m)) => Ok(state.cleared(m, envelope.at)),
+            Trigger::Due => Ok(state.due(world, envelope.at)),
         }
     }
 
@@ -306,14 +312,14 @@ impl State {
 
 fn set(key: &Key, m: &SetRemedyPolicy, command_id: &str) -> Result<Vec<Fact>, Refusal> {
     let Some(policy) = &m.policy else {
-        return Err(Refusal::new("the command holds no policy", "put it under `policy`"));
+        return Err(Refusal::invalid("the command holds no policy", "put it under `policy`"));
     };
     if policy.rules.len() > RULES_MAX {
         let reason = format!("the policy has {} rules", policy.rules.len());
-        return Err(Refusal::new(reason, format!("use at most {RULES_MAX}; the first that fits holds")));
+        return Err(Refusal::exhausted(reason, format!("use at most {RULES_MAX}; the first that fits holds")));
     }
     for (number, rule) in policy.rules.iter().enumerate() {
-        let wrong = |reason: String, cure: &str| Err(Refusal::new(format!("rule {}: {reason}", number + 1), cure));
+        let wrong = |reason: String, hint: &str| Err(Refusal::invalid(format!("rule {}: {reason}", number + 1), hint));
         if rule.actions.len() > ACTIONS_MAX {
             return wrong(format!("{} actions", rule.actions.len()), "use at most 8, tried in this order");
         }
@@ -337,10 +343,10 @@ fn set(key: &Key, m: &SetRemedyPolicy, command_id: &str) -> Result<Vec<Fact>, Re
         ("settleSeconds", policy.settle_seconds),
     ];
     if let Some((name, value)) = times.into_iter().find(|(_, value)| *value > SECONDS_MAX) {
-        return Err(Refusal::new(format!("{name} is {value}"), format!("use at most {SECONDS_MAX}, a day")));
+        return Err(Refusal::invalid(format!("{name} is {value}"), format!("use at most {SECONDS_MAX}, a day")));
     }
     if policy.rate_max > RATE_MAX {
-        return Err(Refusal::new(format!("rateMax is {}", policy.rate_max), format!("use at most {RATE_MAX}")));
+        return Err(Refusal::invalid(format!("rateMax is {}", policy.rate_max), format!("use at most {RATE_MAX}")));
     }
     let (owner, command_id) = (key.token(0).to_owned(), command_id.to_owned());
     Ok(vec![RemedyPolicySet { owner, policy: Some(policy.clone()), command_id }.into()])

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use mesh_bus::{About, Bus, Outgoing, Stored};
+use mesh_bus::{About, Bus};
+use mesh_core::{Outgoing, Stored};
 use mesh_kit::{Running, Settings, Stopped};
 use mesh_proto::{
     Timestamp,

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Projector};
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector};
 use mesh_proto::{
-    Refusal, Timestamp,
+    EventSet as _, Refusal, Timestamp,
     deciders::{stream_object::Event as Object, stream_storage::Event as Storage},
     object::{ObjectStored, ScrubEnded, UploadStarted},
 };
@@ -132,10 +132,7 @@ impl Catalogue {
     }
 
     fn storage(&mut self, event: Storage, id: String, at: Timestamp) {
-        let refusal = match &event {
-            Storage::StorageRefused(m) => Err(Refusal { reason: m.reason.clone(), cure: m.cure.clone() }),
-            _ => Ok(()),
-        };
+        let refusal = Refusal::of(event.any()).map_or(Ok(()), Err);
         self.answers.push_back((id, refusal));
         while self.answers.len() > ANSWERS_MAX {
             self.answers.pop_front();

@@ -17,7 +17,8 @@ use futures::{
     stream::{self, FuturesUnordered},
 };
 use md5::{Digest as _, Md5};
-use mesh_bus::{Decision, Outgoing, Written};
+use mesh_bus::Written;
+use mesh_core::{Decision, Outgoing};
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
     AnyEvent, Refusal, Timestamp,
@@ -84,7 +85,7 @@ pub enum Error {
     #[error(transparent)]
     Key(#[from] crate::seal::Error),
     /// The decider refused.
-    #[error("{}: {}", .0.reason, .0.cure)]
+    #[error("{}: {}", .0.reason, .0.hint)]
     Refused(Refusal),
     /// The caller's body broke off.
     #[error("the body broke off: {0}")]

@@ -5,7 +5,7 @@
 
 use http::{Extensions, HeaderMap, Method, StatusCode, Uri};
 use mesh_proto::{
-    Refusal,
+    Refusal, RefusalCode,
     storage::{Compression, DefinePolicy, DropPolicy, Encryption, Policy, Redundancy},
 };
 use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route, s3_error};
@@ -94,7 +94,7 @@ fn answer(status: StatusCode, body: &Value) -> S3Response<Body> {
 }
 
 fn refused(status: StatusCode, refusal: &Refusal) -> S3Response<Body> {
-    answer(status, &json!({"error": refusal.reason, "cure": refusal.cure}))
+    answer(status, &json!({"error": refusal.reason, "hint": refusal.hint}))
 }
 
 impl Routes {
@@ -105,9 +105,11 @@ impl Routes {
             .map(|named| match named {
                 Named::Name(name) => Ok(name),
                 Named::Number(id) => {
-                    known.iter().find(|(_, l)| l.id == id).map(|(name, _)| name.clone()).ok_or(Refusal {
-                        reason: format!("there is no location {id}"),
-                        cure: "see /edge_devices/ and /cloud_locations/".into(),
+                    known.iter().find(|(_, l)| l.id == id).map(|(name, _)| name.clone()).ok_or_else(|| {
+                        Refusal::not_found(
+                            format!("there is no location {id}"),
+                            "see /edge_devices/ and /cloud_locations/",
+                        )
                     })
                 }
             })
@@ -144,9 +146,11 @@ impl Routes {
     }
 
     fn read(&self, owner: &str, bytes: &[u8]) -> Result<Policy, Refusal> {
-        let body: PolicyBody = serde_json::from_slice(bytes).map_err(|error| Refusal {
-            reason: format!("the body is not a storage policy: {error}"),
-            cure: "send name, edge_devices, backends, redundancy, compression and encryption as JSON".into(),
+        let body: PolicyBody = serde_json::from_slice(bytes).map_err(|error| {
+            Refusal::invalid(
+                format!("the body is not a storage policy: {error}"),
+                "send name, edge_devices, backends, redundancy, compression and encryption as JSON",
+            )
         })?;
         let encryption = match body.encryption {
             None => None,
@@ -180,15 +184,15 @@ impl Routes {
         let name = policy.name.clone();
         if !mesh_proto::is_key(&name) {
             let reason = format!("the name {name:?} is not one");
-            let cure = "use 1 to 64 letters, digits, `_` and `-`".into();
-            return Ok(refused(StatusCode::BAD_REQUEST, &Refusal { reason, cure }));
+            let hint = "use 1 to 64 letters, digits, `_` and `-`";
+            return Ok(refused(StatusCode::BAD_REQUEST, &Refusal::invalid(reason, hint)));
         }
         let exists = self.policy(owner, &name).is_some();
         if exists != (made == StatusCode::OK) {
             let reason = format!("there is {} policy {name}", if exists { "already a" } else { "no" });
-            let cure = "POST makes a policy, PUT changes one".into();
+            let hint = "POST makes a policy, PUT changes one";
             let status = if exists { StatusCode::CONFLICT } else { StatusCode::NOT_FOUND };
-            return Ok(refused(status, &Refusal { reason, cure }));
+            return Ok(refused(status, &Refusal::state(reason, hint)));
         }
         let command = DefinePolicy { owner: owner.into(), policy: name.clone(), definition: Some(policy) };
         match self.0.ask(&command).await {
@@ -282,7 +286,7 @@ impl S3Route for Routes {
             ("storage_policy", Method::DELETE, policy) if mesh_proto::is_key(policy) => {
                 match self.0.ask(&DropPolicy { owner, policy: policy.into() }).await {
                     Err(Error::Refused(refusal)) => {
-                        let missing = refusal.reason.starts_with("there is no");
+                        let missing = refusal.code == RefusalCode::NotFound;
                         let status = if missing { StatusCode::NOT_FOUND } else { StatusCode::CONFLICT };
                         Ok(refused(status, &refusal))
                     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use mesh_proto::{
-    Refusal, derived_id,
+    Refusal, RefusalCode, derived_id,
     object::ObjectStored,
     storage::{CreateBucket, DeleteBucket},
 };
@@ -241,7 +241,7 @@ impl Gateway {
         let unique = crate::seal::to_hex(&crate::keys::random::<16>().map_err(|e| Error::Internal(e.to_string()))?);
         let id = derived_id(&["command", &unique]);
         let internal = |error: &dyn std::error::Error| Error::Internal(error.to_string());
-        let outgoing = mesh_bus::Outgoing::new(command, id.clone(), self.mesh.now()).map_err(|e| internal(&e))?;
+        let outgoing = mesh_core::Outgoing::new(command, id.clone(), self.mesh.now()).map_err(|e| internal(&e))?;
         self.mesh.bus().publish(&outgoing).await.map_err(|e| internal(&e))?;
         let mut changes = self.view.changes();
         let answered = async {
@@ -250,7 +250,7 @@ impl Gateway {
                     return answer;
                 }
                 if changes.changed().await.is_err() {
-                    return Err(Refusal { reason: "the gateway stops".into(), cure: "ask another".into() });
+                    return Err(Refusal::unavailable("the gateway stops", "ask another"));
                 }
             }
         };
@@ -322,14 +322,14 @@ impl S3 for Face {
         let bucket = bucket_token(&input.bucket);
         let made = self.0.ask(&CreateBucket { realm: BUCKET_REALM.into(), bucket, owner, policy }).await;
         match made {
-            Err(Error::Refused(r)) if r.reason.contains("is yours already") => {
+            Err(Error::Refused(r)) if r.code == RefusalCode::AlreadyOwned => {
                 return Err(s3_error!(BucketAlreadyOwnedByYou, "{}", r.reason));
             }
-            Err(Error::Refused(r)) if r.reason.contains("is taken") => {
+            Err(Error::Refused(r)) if r.code == RefusalCode::AlreadyExists => {
                 return Err(s3_error!(BucketAlreadyExists, "{}", r.reason));
             }
-            Err(Error::Refused(r)) if r.reason.contains("storage policy") => {
-                return Err(s3_error!(InvalidLocationConstraint, "{}: {}", r.reason, r.cure));
+            Err(Error::Refused(r)) if r.code == RefusalCode::NotFound => {
+                return Err(s3_error!(InvalidLocationConstraint, "{}: {}", r.reason, r.hint));
             }
             made => made?,
         }

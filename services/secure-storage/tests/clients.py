@@ -116,8 +116,8 @@ def policies():
                   dict(hybrid, name="x", redundancy={"scheme": "RLNC", "redundant_packets": 4}),
                   dict(hybrid, name="a/b"), dict(hybrid, name="x", compression={"scheme": "LZW", "level": 1})]:
         status, said = policy("POST", body=wrong)
-        assert status == 400 and "cure" in said, (wrong, status, said)
-    holds("S6 wrong policies are refused with a cure")
+        assert status == 400 and "hint" in said, (wrong, status, said)
+    holds("S6 wrong policies are refused with a hint")
 
 
 def buckets():

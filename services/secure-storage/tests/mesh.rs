@@ -15,7 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_bus::{Bus, Outgoing, Stored};
+use mesh_bus::Bus;
+use mesh_core::{Outgoing, Stored};
 use mesh_kit::Settings;
 use mesh_proto::{
     AnyEvent, Timestamp, derived_id,

@@ -97,7 +97,7 @@ impl ValidatorQueries for Api {
             let text = format!("the document has {} bytes; send at most {GOALS_BYTES_MAX}", document.len());
             return Err(Status::invalid_argument(text));
         }
-        let problem = |reason: String| Problem { path: String::new(), reason, cure: "correct it there".into() };
+        let problem = |reason: String| Problem { path: String::new(), reason, hint: "correct it there".into() };
         let read = serde_saphyr::from_str(&document)
             .map_err(|error| vec![problem(format!("it is neither YAML nor JSON: {error}"))])
             .and_then(|value: serde_json::Value| goal::read(&value));
@@ -144,7 +144,7 @@ fn all_types() -> IntentTypes {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use mesh_kit::World as _;
+    use mesh_core::ReadModel as _;
     use mesh_proto::{
         Event, Timestamp,
         cluster::ClusterRegistered,

@@ -93,8 +93,8 @@ pub fn check(intent: &Intent) -> Vec<Problem> {
     let kind = intent_type(&mut found, &intent.user_label);
     let expectations = &intent.intent_expectations;
     if expectations.is_empty() {
-        let cure = "add an expectation with its object and at least one target";
-        found.add("intentExpectations", "the intent expects nothing", cure);
+        let hint = "add an expectation with its object and at least one target";
+        found.add("intentExpectations", "the intent expects nothing", hint);
     }
     if expectations.len() > EXPECTATIONS_MAX {
         let reason = format!("{} expectations; at most {EXPECTATIONS_MAX} are allowed", expectations.len());
@@ -136,8 +136,8 @@ pub fn check(intent: &Intent) -> Vec<Problem> {
     optional(&mut found, "intentPreemptionCapability", &intent.intent_preemption_capability, &["TRUE", "FALSE"]);
     if intent.observation_period > OBSERVATION_PERIOD_MAX_SECONDS {
         let reason = format!("{} s is more than a day", intent.observation_period);
-        let cure = format!("use 1 to {OBSERVATION_PERIOD_MAX_SECONDS} seconds, or leave it out for 60");
-        found.add("observationPeriod", reason, cure);
+        let hint = format!("use 1 to {OBSERVATION_PERIOD_MAX_SECONDS} seconds, or leave it out for 60");
+        found.add("observationPeriod", reason, hint);
     }
     found.0
 }
@@ -176,11 +176,11 @@ fn expectation(found: &mut Problems, at: &str, item: &IntentExpectation, kind: O
             let named =
                 if network { network_name(&object.object_instance) } else { object_instance(&object.object_instance) };
             if let Err(reason) = named {
-                let cure = match network {
+                let hint = match network {
                     true => "name the network, in at most 253 letters, digits and signs",
                     false => "name a workload document, such as spinner@1.0.0, or the UUID of a running instance",
                 };
-                found.add(format!("{at}.objectInstance"), reason, cure);
+                found.add(format!("{at}.objectInstance"), reason, hint);
             }
             optional(found, format!("{at}.contextSelectivity"), &object.context_selectivity, SELECTIVITIES);
             let known = object_type.map_or(&[][..], |o: &ObjectType| o.object_contexts);
@@ -280,8 +280,8 @@ fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Optio
     let Some(kind) = kind else { return };
     let known: Vec<&str> = kind.targets.iter().map(|t| t.name).collect();
     if item.expectation_targets.is_empty() && kind.needs_target {
-        let cure = format!("add a target; {} allows {}", kind.label, known.join(" and "));
-        found.add(&at, "the expectation has no target", cure);
+        let hint = format!("add a target; {} allows {}", kind.label, known.join(" and "));
+        found.add(&at, "the expectation has no target", hint);
     }
     // With each name once there is no more to say; this bounds what a wrong document makes us write.
     let most = 2 * known.len();
@@ -301,8 +301,8 @@ fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Optio
             };
             found.add(format!("{at}.targetName"), reason, choices(name, &known));
         } else if !names.insert(name) {
-            let cure = "state each target once; for a lower and an upper bound use IS_WITHIN_RANGE";
-            found.add(format!("{at}.targetName"), format!("{name} is stated twice"), cure);
+            let hint = "state each target once; for a lower and an upper bound use IS_WITHIN_RANGE";
+            found.add(format!("{at}.targetName"), format!("{name} is stated twice"), hint);
         }
         if required(found, format!("{at}.targetCondition"), &target.target_condition, &Condition::NAMES)
             && let Err(reason) = bound(target, spec)
@@ -312,11 +312,11 @@ fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Optio
                 Some(Condition::OneOf | Condition::NotOneOf | Condition::AllOf) => "numbers, as [10, 20], each",
                 _ => "a number",
             };
-            let cure = match spec {
+            let hint = match spec {
                 Some(t) => format!("give {several} above 0 and up to {}, in {}", t.max, t.unit),
                 None => format!("give {several} above 0"),
             };
-            found.add(format!("{at}.targetValueRange"), reason, cure);
+            found.add(format!("{at}.targetValueRange"), reason, hint);
         }
         optional(found, format!("{at}.contextSelectivity"), &target.context_selectivity, SELECTIVITIES);
         let of_target: &[&str] = if spec.is_some_and(|t| t.measure == Measure::Handed) { &["profile"] } else { &[] };
@@ -370,12 +370,12 @@ fn contexts(
     if let Some((i, context)) = unknown {
         let reason = format!("{} does not act on the context {} here", kind.label, quoted(&context.context_attribute));
         let hint = "leave it out; to choose clusters by other labels, use clusterSelector in the workload document";
-        let cure = match nearest(&context.context_attribute, known) {
+        let hint = match nearest(&context.context_attribute, known) {
             None if kind.kind() == ObjectKind::Workload => hint.to_owned(),
             _ if known.is_empty() => "leave it out".to_owned(),
             _ => choices(&context.context_attribute, known),
         };
-        found.add(format!("{at}[{i}].contextAttribute"), reason, cure);
+        found.add(format!("{at}[{i}].contextAttribute"), reason, hint);
     }
     for (i, context) in given.iter().enumerate() {
         let at = format!("{at}[{i}]");
@@ -513,8 +513,8 @@ fn chart_problems(found: &mut Problems, document: &WorkloadDocument, process: bo
     let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if !chart.sha256.is_empty() && (chart.sha256.len() != 64 || !chart.sha256.bytes().all(is_digit)) {
         let reason = format!("{} is no SHA-256", quoted(&chart.sha256));
-        let cure = "give 64 lower-case hexadecimal digits, or leave it out until an archive is attached";
-        found.add("chart.sha256", reason, cure);
+        let hint = "give 64 lower-case hexadecimal digits, or leave it out until an archive is attached";
+        found.add("chart.sha256", reason, hint);
     }
     if chart.values.len() > VALUES_BYTES_MAX {
         let reason = format!("{} bytes; at most {VALUES_BYTES_MAX} are allowed", chart.values.len());
@@ -556,12 +556,12 @@ fn process_problems(found: &mut Problems, process: &ProcessSpec) {
 
 fn resource_problems(found: &mut Problems, resources: &Resources) {
     if resources.cpu_milli == 0 {
-        let cure = "reserve what one replica needs, in thousandths of a core, such as 100";
-        found.add("resources.cpuMilli", "no CPU is asked for", cure);
+        let hint = "reserve what one replica needs, in thousandths of a core, such as 100";
+        found.add("resources.cpuMilli", "no CPU is asked for", hint);
     }
     if resources.memory_bytes == 0 {
-        let cure = "reserve what one replica needs, in bytes, such as 64000000";
-        found.add("resources.memoryBytes", "no memory is asked for", cure);
+        let hint = "reserve what one replica needs, in bytes, such as 64000000";
+        found.add("resources.memoryBytes", "no memory is asked for", hint);
     }
     let mut limit = |path: &str, limit: u64, request: u64| {
         if limit != 0 && limit < request {
@@ -589,8 +589,8 @@ fn is_uuid(text: &str) -> bool {
 struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, path: impl Into<String>, reason: impl Into<String>, cure: impl Into<String>) {
-        self.0.push(Problem { path: path.into(), reason: reason.into(), cure: cure.into() });
+    fn add(&mut self, path: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) {
+        self.0.push(Problem { path: path.into(), reason: reason.into(), hint: hint.into() });
     }
 }
 
@@ -690,7 +690,7 @@ pub(crate) mod tests {
         first(intent).expectation_object.as_mut().unwrap()
     }
 
-    /// The problems of the good intent after a change, as `path: reason; cure`.
+    /// The problems of the good intent after a change, as `path: reason; hint`.
     fn after(change: impl FnOnce(&mut Intent)) -> Vec<String> {
         let mut intent = good();
         change(&mut intent);
@@ -705,9 +705,9 @@ pub(crate) mod tests {
 
     fn shown(problems: Vec<Problem>) -> Vec<String> {
         for problem in &problems {
-            assert!(!problem.reason.is_empty() && !problem.cure.is_empty(), "{problem:?}");
+            assert!(!problem.reason.is_empty() && !problem.hint.is_empty(), "{problem:?}");
         }
-        problems.into_iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.cure)).collect()
+        problems.into_iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.hint)).collect()
     }
 
     /// Exactly one problem, whose text begins with the first and holds the second.
@@ -1183,7 +1183,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        /// Whatever is written, checking it ends, says a bounded amount, and every problem has path, reason and cure.
+        /// Whatever is written, checking it ends, says a bounded amount, and every problem has path, reason and hint.
         #[test]
         fn any_content_gets_a_bounded_and_complete_answer(
             label in ".{0,80}", id in ".{0,70}", verb in ".{0,12}", instance in ".{0,200}",
@@ -1201,8 +1201,8 @@ pub(crate) mod tests {
                 let found = check(&intent);
                 prop_assert!(found.len() <= 32);
                 for problem in &found {
-                    prop_assert!(!problem.path.is_empty() && !problem.reason.is_empty() && !problem.cure.is_empty());
-                    prop_assert!(problem.reason.len() + problem.cure.len() <= 1_000, "{problem:?}");
+                    prop_assert!(!problem.path.is_empty() && !problem.reason.is_empty() && !problem.hint.is_empty());
+                    prop_assert!(problem.reason.len() + problem.hint.len() <= 1_000, "{problem:?}");
                 }
                 prop_assert_eq!(found, check(&intent));
             }

@@ -6,8 +6,8 @@
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
-use mesh_bus::Stored;
-use mesh_kit::{Asked, Decider, Key, What, World};
+use mesh_core::Stored;
+use mesh_core::{Decider, Envelope, Key, ReadModel, Trigger};
 use mesh_proto::{
     EventSet as _, Refusal, Timestamp,
     cluster::ClusterRegistered,
@@ -257,14 +257,14 @@ fn resource(id: &str, cluster: &Cluster) -> mesh_intent::goal::Resource {
     }
 }
 
-impl mesh_kit::Projector for Known {
-    fn apply(&mut self, fact: &Stored) -> Vec<mesh_kit::Derived> {
-        World::apply(self, fact);
+impl mesh_core::Projector for Known {
+    fn apply(&mut self, fact: &Stored) -> Vec<mesh_core::Derived> {
+        ReadModel::apply(self, fact);
         vec![]
     }
 }
 
-impl World for Known {
+impl ReadModel for Known {
     fn apply(&mut self, fact: &Stored) {
         self.now = self.now.max(fact.time);
         match stream_intent::Event::decode(&fact.message, &fact.body) {
@@ -345,7 +345,7 @@ impl<'a> Miss<'a> {
 impl Decider for Verdicts {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = Known;
+    type ReadModel = Known;
     type Input = Input;
     type Fact = Fact;
 
@@ -367,10 +367,16 @@ impl Decider for Verdicts {
         }
     }
 
-    fn decide(&self, key: &Key, state: &State, world: &Known, asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(input) = &asked.what else { return Ok(vec![]) };
+    fn decide(
+        &self,
+        key: &Key,
+        state: &State,
+        world: &Known,
+        envelope: &Envelope<Input>,
+    ) -> Result<Vec<Fact>, Refusal> {
+        let Trigger::Event(input) = &envelope.trigger else { return Ok(vec![]) };
         Ok(match input {
-            Input::IntentSubmitted(m) => vec![intent_verdict(m, asked.at)],
+            Input::IntentSubmitted(m) => vec![intent_verdict(m, envelope.at)],
             Input::IntentAcknowledged(_) | Input::IntentStateChanged(_) => {
                 conflicts(key, state, world).map(Fact::ConflictsChanged).into_iter().collect()
             }
@@ -459,7 +465,7 @@ fn undecodable(what: &str, error: &prost::DecodeError) -> Problem {
     Problem {
         path: String::new(),
         reason: format!("the document is not a protobuf {what}: {error}"),
-        cure: "encode it by the contract, or send JSON".into(),
+        hint: "encode it by the contract, or send JSON".into(),
     }
 }
 
@@ -508,20 +514,20 @@ mod tests {
             self.sequence += 1;
             self.world.apply(&stored(&event, self.sequence));
             let input = Input::from(event);
-            let asked = Asked {
+            let envelope = Envelope {
                 at: Timestamp::from_millis(self.sequence as i64),
                 id: self.sequence.to_string(),
                 sequence: self.sequence,
                 body: input.any().body(),
-                what: What::Event(input.clone()),
+                trigger: Trigger::Event(input.clone()),
             };
             let mut said = vec![];
             for key in Verdicts.concerns(&input, &self.world) {
                 let state = self.states.entry(key.clone()).or_default();
-                for fact in Verdicts.decide(&key, state, &self.world, &asked).expect("verdicts refuse nothing") {
+                for fact in Verdicts.decide(&key, state, &self.world, &envelope).expect("verdicts refuse nothing") {
                     let of_key = fact.any().keys().into_iter().eq(key.0.iter().map(String::as_str));
                     assert!(of_key, "{fact:?} is a fact of {key}");
-                    *state = Verdicts.evolve(state.clone(), &fact, asked.at);
+                    *state = Verdicts.evolve(state.clone(), &fact, envelope.at);
                     self.facts.push((key.clone(), fact.clone()));
                     said.push(fact);
                 }

@@ -3,7 +3,7 @@
 //! An entity is `[owner, SHA-256]`. Its state is whether the archive is there; the archive itself lies in the fact and
 //! nowhere else, so nothing that reads documents or instances ever carries it.
 
-use mesh_kit::{Asked, Decider, Key, What};
+use mesh_core::{Decider, Envelope, Key, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     chart::{ChartStored, ChartUnchanged},
@@ -26,7 +26,7 @@ pub struct State {
 impl Decider for Charts {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -39,24 +39,30 @@ impl Decider for Charts {
         vec![Key::new([&m.owner, &m.sha256])]
     }
 
-    fn decide(&self, key: &Key, state: &State, (): &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(Input::UploadChart(m)) = &asked.what else { return Ok(vec![]) };
-        let (owner, named, command_id) = (key.token(0).to_owned(), key.token(1).to_owned(), asked.id.clone());
+    fn decide(&self, key: &Key, state: &State, (): &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let Trigger::Event(Input::UploadChart(m)) = &envelope.trigger else { return Ok(vec![]) };
+        let (owner, named, command_id) = (key.token(0).to_owned(), key.token(1).to_owned(), envelope.id.clone());
         if !is_sha256(&named) {
             let reason = "its subject names no SHA-256";
-            return Err(Refusal::new(reason, "send it for the 64 lower-case hexadecimal digits of the archive"));
+            return Err(Refusal::invalid(reason, "send it for the 64 lower-case hexadecimal digits of the archive"));
         }
         if m.archive.len() > ARCHIVE_BYTES_MAX {
             let reason = format!("the archive has {} bytes; at most {ARCHIVE_BYTES_MAX} are allowed", m.archive.len());
-            return Err(Refusal::new(reason, "leave out what the chart does not need (see .helmignore)"));
+            return Err(Refusal::too_large(reason, "leave out what the chart does not need (see .helmignore)"));
         }
         if !m.archive.starts_with(&[0x1f, 0x8b]) {
-            return Err(Refusal::new("it is no gzip file", "upload the .tgz that `helm package` made"));
+            return Err(Refusal::invalid(
+                "the archive is not gzip-compressed",
+                "upload the .tgz that `helm package` made",
+            ));
         }
         let found = sha256(&m.archive);
         if found != named {
             let reason = format!("the archive's SHA-256 is {found}, the command is about {named}");
-            return Err(Refusal::new(reason, "upload it again; it was changed on its way, or the digest is another's"));
+            return Err(Refusal::invalid(
+                reason,
+                "upload it again; it was changed on its way, or the digest is another's",
+            ));
         }
         Ok(vec![match state.stored {
             true => ChartUnchanged { owner, sha256: named, command_id }.into(),
@@ -85,9 +91,10 @@ mod tests {
         let upload = UploadChart { owner: "local".into(), sha256: digest.into(), archive };
         let key = Charts.concerns(&upload.clone().into(), &()).remove(0);
         assert_eq!(key.0, upload.keys());
-        let what = What::Event(upload.into());
-        let asked = Asked { what, at: Timestamp::default(), id: "c".into(), sequence: 1, body: Bytes::new() };
-        Charts.decide(&key, &state, &(), &asked)
+        let what = Trigger::Event(upload.into());
+        let envelope =
+            Envelope { trigger: what, at: Timestamp::default(), id: "c".into(), sequence: 1, body: Bytes::new() };
+        Charts.decide(&key, &state, &(), &envelope)
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::{
     ops::Bound,
 };
 
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Projector, query::Error};
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector, query::Error};
 use mesh_proto::{
     EventSet as _, Timestamp,
     deciders::stream_workload::Event,
@@ -109,7 +109,7 @@ impl Catalogue {
                     });
                 if view.replicas_wanted == 0 && view.phase() == InstancePhase::Pending {
                     view.workload = m.workload;
-                    view.reason = format!("{}; {}", m.reason, m.cure);
+                    view.reason = format!("{}; {}", m.reason, m.hint);
                 }
             }
             Event::InstanceUnwanted(m) => {
@@ -232,11 +232,11 @@ impl Catalogue {
             None => versions.values().next_back(),
         });
         found.cloned().ok_or_else(|| {
-            let cure = match versions.and_then(|v| v.values().next_back()) {
+            let hint = match versions.and_then(|v| v.values().next_back()) {
                 Some(newest) => format!("its newest version is {}", newest.version),
                 None => "push it with `continuum workload push FILE`".into(),
             };
-            Error::not_found(format!("workload document {owner}/{}", request.id), cure)
+            Error::not_found(format!("workload document {owner}/{}", request.id), hint)
         })
     }
 
@@ -248,8 +248,8 @@ impl Catalogue {
         let owner = owner(&request.owner);
         let found = self.instances.get(&(owner.to_owned(), request.id.clone()));
         found.cloned().ok_or_else(|| {
-            let cure = "list them with `continuum workload list`";
-            Error::not_found(format!("instance {owner}/{}", request.id), cure)
+            let hint = "list them with `continuum workload list`";
+            Error::not_found(format!("instance {owner}/{}", request.id), hint)
         })
     }
 
@@ -447,7 +447,7 @@ mod tests {
             owner: "local".into(),
             instance_id: "n".into(),
             reason: "not registered".into(),
-            cure: "push it".into(),
+            hint: "push it".into(),
             workload: "spinner@1.0.0".into(),
             ..Default::default()
         };

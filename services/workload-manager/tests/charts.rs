@@ -7,7 +7,8 @@ mod support;
 
 use std::time::Duration;
 
-use mesh_bus::{Bus, Outgoing};
+use mesh_bus::Bus;
+use mesh_core::Outgoing;
 use mesh_kit::{Running, Stopped};
 use mesh_proto::{
     AnyEvent, Event as _,
@@ -49,7 +50,7 @@ impl World {
     }
 
     /// Sends a command; gives the message that answers it.
-    async fn ask(&self, command: &dyn AnyEvent, answer: &str) -> mesh_bus::Stored {
+    async fn ask(&self, command: &dyn AnyEvent, answer: &str) -> mesh_core::Stored {
         let id = derived_id(&["ask", &now().to_string()]);
         let log = self.person.log(&command.area().to_uppercase());
         let from = log.last_sequence().await.unwrap() + 1;
@@ -154,7 +155,7 @@ async fn a_chart_without_helm_is_accepted_and_says_what_was_not_checked() {
     );
     let template = step(&report, "template");
     assert!(template.reason.contains("helm is not installed"), "{}", template.reason);
-    assert!(template.cure.contains("infra/helm/install.sh"), "{}", template.cure);
+    assert!(template.hint.contains("infra/helm/install.sh"), "{}", template.hint);
     let request = GetRequest { owner: String::new(), id: "web".into() };
     let stored = world.queries().await.chart(request).await.unwrap().into_inner();
     assert_eq!(stored.archive, archive, "the archive is read back as it was uploaded");
@@ -301,7 +302,7 @@ async fn images_are_looked_up_in_their_registry_with_the_chart_s_pull_secret() {
         |password: &str| format!("pull: {{registry: \"{address}\", user: {}, password: {password}}}", support::USER);
     let denied = look(&there, "").await;
     assert_eq!(denied.outcome(), FAILED);
-    assert!(denied.problems[0].cure.contains("kubernetes.io/dockerconfigjson"), "{:?}", denied.problems);
+    assert!(denied.problems[0].hint.contains("kubernetes.io/dockerconfigjson"), "{:?}", denied.problems);
     assert!(denied.problems[0].path.contains("Deployment/"), "{:?}", denied.problems);
     let wrong = look(&there, &secret("guess")).await;
     assert!(wrong.problems[0].reason.contains("with the credentials given"), "{:?}", wrong.problems);

@@ -97,7 +97,7 @@ fn no_archive_takes_more_memory_than_a_few_times_what_may_be_unpacked() {
         let problems = match archive::read(&bomb) {
             Err(error) => vec![error.to_string()],
             Ok(files) => match structure::check(&files, None) {
-                Err(problems) => problems.iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.cure)).collect(),
+                Err(problems) => problems.iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.hint)).collect(),
                 Ok(_) => vec![],
             },
         };

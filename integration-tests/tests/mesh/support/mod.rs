@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_bus::{Bus, Options, Outgoing, Stored};
+use mesh_bus::{Bus, Options};
+use mesh_core::{Outgoing, Stored};
 use mesh_proto::{
     AnyEvent, derived_id,
     intent::{FulfilmentStatus, Intent, IntentStateChanged, NotFulfilledState, State, SubmitIntent},

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Projector};
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector};
 use mesh_proto::{
     Timestamp, derived_id,
     learning::{AdvisedOption, LearningAdvised, RoundClosed},

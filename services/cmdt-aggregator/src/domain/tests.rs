@@ -217,7 +217,7 @@ fn an_instance_that_cannot_be_made_says_why_and_ends_when_nobody_wants_it() {
         instance_id: "i".into(),
         intent_id: "intent-1".into(),
         reason: "spinner@2.0.0 is not registered".into(),
-        cure: "push it".into(),
+        hint: "push it".into(),
         workload: "spinner@2.0.0".into(),
         ..Default::default()
     };

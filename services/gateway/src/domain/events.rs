@@ -1,6 +1,6 @@
 //! Facts of intents as events of TMF921, each with the resource as it was then.
 
-use mesh_bus::Stored;
+use mesh_core::Stored;
 use mesh_proto::{
     EventSet as _,
     deciders::stream_intent::Event,

@@ -76,7 +76,7 @@ pub fn form<T: serde::de::DeserializeOwned>(value: Json) -> Result<T, Problem> {
         let text = error.to_string();
         // serde names the field between backticks.
         let path = text.split('`').nth(1).unwrap_or("body").to_owned();
-        Problem::faults(vec![Fault { path, reason: text, cure: "see the schema at /openapi.json".into() }])
+        Problem::faults(vec![Fault { path, reason: text, hint: "see the schema at /openapi.json".into() }])
     })
 }
 
@@ -96,7 +96,7 @@ fn message<M: prost::Message + Default>(name: &str, value: Json) -> Result<M, Pr
                 let (path, reason) = text.split_once(": ").unwrap_or(("body", text));
                 let path = if path.contains(' ') { "body" } else { path };
                 let reason = if path == "body" { text } else { reason };
-                Fault { path: path.into(), reason: reason.into(), cure: "see the schema at /openapi.json".into() }
+                Fault { path: path.into(), reason: reason.into(), hint: "see the schema at /openapi.json".into() }
             };
             Problem::faults(text.split("; ").take(64).map(fault).collect())
         }
@@ -265,7 +265,7 @@ impl IntentTemplate {
             end: time("service_end_time", self.service_end_time)?,
             targets: self.targets.into_iter().map(target).collect(),
         });
-        written.map_err(|problem| Problem::field("intent_type", problem.reason, problem.cure))
+        written.map_err(|problem| Problem::field("intent_type", problem.reason, problem.hint))
     }
 }
 
@@ -437,8 +437,8 @@ impl TemplateInput {
     pub fn release(&self, is_chart: bool) -> Result<Option<Release>, Problem> {
         let given = [("include_crds", self.include_crds), ("is_upgrade", self.is_upgrade), ("no_hooks", self.no_hooks)];
         if let Some((path, _)) = given.iter().find(|(_, given)| *given) {
-            let cure = "leave it out: definitions of resources and hooks are not applied; there is …/upgrade/";
-            return Err(Problem::field(path, "is not offered", cure));
+            let hint = "leave it out: definitions of resources and hooks are not applied; there is …/upgrade/";
+            return Err(Problem::field(path, "is not offered", hint));
         }
         if self.replicas > 100 {
             return Err(Problem::field("replicas", "is more than 100", "use 0 to 100"));
@@ -601,11 +601,11 @@ pub fn query(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (name, value) = (decoded(name)?, decoded(value)?);
         if !known.contains(&name.as_str()) {
-            let cure = if known.is_empty() { "leave it out".to_owned() } else { format!("use {}", known.join(", ")) };
+            let hint = if known.is_empty() { "leave it out".to_owned() } else { format!("use {}", known.join(", ")) };
             return Err(Problem::field(
                 &name.chars().take(64).collect::<String>(),
                 "is no parameter of this request",
-                cure,
+                hint,
             ));
         }
         found.entry(name).or_default().push(value);
@@ -719,7 +719,7 @@ mod tests {
             assert_eq!(changed.intent_expectations[0].expectation_targets[0].target_value_range, "30");
         }
         let unknown = update(json!("gpu")).unwrap_err();
-        assert!(unknown.cure.contains("a.ramUsage"), "{unknown:?}");
+        assert!(unknown.hint.contains("a.ramUsage"), "{unknown:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A refresh token is good once. Shown a second time it was stolen, by the first or by the second who showed it, and
 //! the whole session ends (RFC 9700 §4.14.2).
 
-use mesh_kit::{Asked, Decider, Key, What};
+use mesh_core::{Decider, Envelope, Key, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::identities::{Fact, Input, NAME},
@@ -71,20 +71,20 @@ impl From<&AccountDefined> for Account {
 fn define(state: &State, key: &Key, wanted: &DefineAccount, id: &str) -> Result<Fact, Refusal> {
     let name = key.token(1);
     if wanted.only_new && state.account.is_some() {
-        return Err(Refusal::new(format!("there is an account {name}"), "choose another name, or change this one"));
+        return Err(Refusal::exists(format!("there is an account {name}"), "choose another name, or change this one"));
     }
     if let Some(role) = wanted.roles.iter().find(|role| !ROLES.iter().any(|(_, known)| known == role)) {
         let known: Vec<&str> = ROLES.iter().map(|(_, name)| *name).collect();
-        return Err(Refusal::new(format!("{role:?} is not a role"), format!("use {}", known.join(", "))));
+        return Err(Refusal::invalid(format!("{role:?} is not a role"), format!("use {}", known.join(", "))));
     }
     let owner = if wanted.owner.is_empty() { name } else { &wanted.owner };
     if !is_key(owner) {
-        return Err(Refusal::new(format!("{owner:?} is not an owner"), "use 1 to 64 letters, digits, `_` and `-`"));
+        return Err(Refusal::invalid(format!("{owner:?} is not an owner"), "use 1 to 64 letters, digits, `_` and `-`"));
     }
     let kept = state.account.as_ref().map(|account| account.password_hash.clone()).unwrap_or_default();
     let hash = if wanted.password_hash.is_empty() { kept } else { wanted.password_hash.clone() };
     if !hash.starts_with("$argon2id$") || hash.len() > 512 {
-        return Err(Refusal::new("the password is not hashed with argon2id", "give a hash in PHC form"));
+        return Err(Refusal::invalid("the password is not hashed with argon2id", "give a hash in PHC form"));
     }
     let mut roles = wanted.roles.clone();
     roles.sort();
@@ -103,7 +103,7 @@ fn define(state: &State, key: &Key, wanted: &DefineAccount, id: &str) -> Result<
 
 fn open(state: &State, key: &Key, wanted: &OpenSession, id: &str) -> Result<Fact, Refusal> {
     if state.session.is_some() {
-        return Err(Refusal::new("this session was opened before", "sign in again"));
+        return Err(Refusal::exists("this session was opened before", "sign in again"));
     }
     Ok(SessionOpened {
         realm: SESSION.into(),
@@ -118,7 +118,7 @@ fn open(state: &State, key: &Key, wanted: &OpenSession, id: &str) -> Result<Fact
 }
 
 fn renew(state: &State, key: &Key, wanted: &RenewSession, at: Timestamp, id: &str) -> Result<Fact, Refusal> {
-    let over = |why: &str| Refusal::new(why, "sign in again");
+    let over = |why: &str| Refusal::denied(why, "sign in again");
     let session = state.session.as_ref().ok_or_else(|| over("there is no such session"))?;
     if session.token_hash.is_empty() {
         return Err(over("the session is closed"));
@@ -147,7 +147,7 @@ fn closed(key: &Key, reason: &str, id: &str) -> Fact {
 impl Decider for Identities {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -167,22 +167,27 @@ impl Decider for Identities {
         if realm == wanted && is_key(name) { vec![Key::new([realm, name])] } else { vec![] }
     }
 
-    fn decide(&self, key: &Key, state: &State, _: &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(input) = &asked.what else { return Ok(vec![]) };
-        let id = &asked.id;
+    fn decide(&self, key: &Key, state: &State, _: &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let Trigger::Event(input) = &envelope.trigger else { return Ok(vec![]) };
+        let id = &envelope.id;
         let fact = match input {
             Input::DefineAccount(wanted) => define(state, key, wanted, id)?,
             Input::RemoveAccount(_) if state.account.is_none() => {
-                return Err(Refusal::new(format!("there is no account {}", key.token(1)), "list the accounts"));
+                return Err(Refusal::not_found(format!("there is no account {}", key.token(1)), "list the accounts"));
             }
             Input::RemoveAccount(_) => {
                 AccountRemoved { realm: ACCOUNT.into(), name: key.token(1).into(), command_id: id.clone() }.into()
             }
             Input::OpenSession(wanted) => open(state, key, wanted, id)?,
-            Input::RenewSession(wanted) => renew(state, key, wanted, asked.at, id)?,
+            Input::RenewSession(wanted) => renew(state, key, wanted, envelope.at, id)?,
             Input::CloseSession(_) => match &state.session {
                 Some(session) if !session.token_hash.is_empty() => closed(key, "signed out", id),
-                _ => return Err(Refusal::new("there is no such session, or it is closed", "nothing is left to do")),
+                _ => {
+                    return Err(Refusal::not_found(
+                        "there is no such session, or it is closed",
+                        "nothing is left to do",
+                    ));
+                }
             },
         };
         Ok(vec![fact])
@@ -223,16 +228,16 @@ mod tests {
     const HASH: &str = "$argon2id$v=19$m=1,t=1,p=1$c2FsdHNhbHQ$aGFzaA";
 
     fn ask(state: &mut State, key: &Key, input: Input, at_ms: i64) -> Result<Vec<Fact>, Refusal> {
-        let asked = Asked {
-            what: What::Event(input),
+        let envelope = Envelope {
+            trigger: Trigger::Event(input),
             at: Timestamp::from_millis(at_ms),
             id: "c".into(),
             sequence: 1,
             body: bytes::Bytes::new(),
         };
-        let facts = Identities.decide(key, state, &(), &asked)?;
+        let facts = Identities.decide(key, state, &(), &envelope)?;
         for fact in &facts {
-            *state = Identities.evolve(std::mem::take(state), fact, asked.at);
+            *state = Identities.evolve(std::mem::take(state), fact, envelope.at);
         }
         Ok(facts)
     }

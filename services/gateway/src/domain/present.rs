@@ -68,7 +68,7 @@ pub fn intent(view: &IntentView) -> Json {
     fields.insert("not_fulfilled_state".into(), json!(not_fulfilled));
     fields.insert("reason".into(), json!(state.reason));
     fields.insert("waits_for".into(), json!(state.waits_for));
-    fields.insert("cure".into(), json!(state.cure));
+    fields.insert("hint".into(), json!(state.hint));
     if let Some(since) = view.since {
         fields.insert("since".into(), json!(since.to_string()));
     }
@@ -98,7 +98,7 @@ pub fn history(history: &IntentHistory) -> Json {
 /// What the verdict on an intent would be, and what would come of it.
 pub fn check(reply: &CheckReply) -> Json {
     let faults: Vec<Json> =
-        reply.problems.iter().map(|p| json!({"path": p.path, "reason": p.reason, "cure": p.cure})).collect();
+        reply.problems.iter().map(|p| json!({"path": p.path, "reason": p.reason, "hint": p.hint})).collect();
     let predictions: Vec<Json> =
         reply.predictions.iter().map(|p| message("continuum.query.v1.Prediction", p)).collect();
     let conflicts: Vec<Json> =

@@ -55,19 +55,19 @@ pub struct Fault {
     /// What is wrong.
     pub reason: String,
     /// What would be right.
-    pub cure: String,
+    pub hint: String,
 }
 
 /// A problem document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{detail}; {cure}")]
+#[error("{detail}; {hint}")]
 pub struct Problem {
     /// Its kind, which fixes type, title and status.
     pub kind: Kind,
     /// What happened this time.
     pub detail: String,
     /// What to do.
-    pub cure: String,
+    pub hint: String,
     /// Each fault of a document.
     pub faults: Vec<Fault>,
     /// Path of what it is about; empty for the request's own.
@@ -77,12 +77,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with its cure.
-    pub fn new(kind: Kind, detail: impl Into<String>, cure: impl Into<String>) -> Self {
+    /// A problem with its hint.
+    pub fn new(kind: Kind, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             kind,
             detail: detail.into(),
-            cure: cure.into(),
+            hint: hint.into(),
             faults: vec![],
             instance: String::new(),
             retry_after_s: None,
@@ -90,8 +90,8 @@ impl Problem {
     }
 
     /// The body cannot be read.
-    pub fn malformed(detail: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self::new(Kind::Malformed, detail, cure)
+    pub fn malformed(detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Kind::Malformed, detail, hint)
     }
 
     /// There is none, or none that the caller may know of.
@@ -100,18 +100,18 @@ impl Problem {
     }
 
     /// One field is wrong.
-    pub fn field(path: &str, reason: impl Into<String>, cure: impl Into<String>) -> Self {
-        let (reason, cure) = (reason.into(), cure.into());
-        let fault = Fault { path: path.into(), reason: reason.clone(), cure: cure.clone() };
-        Self { faults: vec![fault], ..Self::new(Kind::Invalid, format!("{path}: {reason}"), cure) }
+    pub fn field(path: &str, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        let (reason, hint) = (reason.into(), hint.into());
+        let fault = Fault { path: path.into(), reason: reason.clone(), hint: hint.clone() };
+        Self { faults: vec![fault], ..Self::new(Kind::Invalid, format!("{path}: {reason}"), hint) }
     }
 
     /// A document has these faults.
     pub fn faults(faults: Vec<Fault>) -> Self {
         let text = |of: fn(&Fault) -> String| faults.iter().map(of).collect::<Vec<_>>().join("; ");
         let detail = text(|f| format!("{}: {}", f.path, f.reason));
-        let cure = text(|f| f.cure.clone());
-        Self { faults, ..Self::new(Kind::Invalid, detail, cure) }
+        let hint = text(|f| f.hint.clone());
+        Self { faults, ..Self::new(Kind::Invalid, detail, hint) }
     }
 
     /// About this path.
@@ -136,7 +136,7 @@ impl Problem {
         let instance = if self.instance.is_empty() { path } else { &self.instance };
         let mut document = json!({
             "type": format!("/problems/{slug}"), "title": title, "status": status, "detail": self.detail,
-            "instance": instance, "cure": self.cure,
+            "instance": instance, "hint": self.hint,
         });
         if !self.faults.is_empty() {
             document["errors"] = json!(self.faults);
@@ -149,7 +149,7 @@ impl Problem {
 pub fn explain(slug: &str) -> Option<String> {
     let (_, _, title, status) = KINDS.iter().find(|(_, known, ..)| *known == slug)?;
     Some(format!(
-        "{title} (HTTP status {status}).\n\nThe document's `detail` says what happened, `cure` what to do, and `errors`, \
+        "{title} (HTTP status {status}).\n\nThe document's `detail` says what happened, `hint` what to do, and `errors`, \
          where there is it, each field that is wrong.\n"
     ))
 }
@@ -160,17 +160,17 @@ pub fn schema() -> serde_json::Value {
     json!({
         "type": "object",
         "description": "A problem document (RFC 9457).",
-        "required": ["type", "title", "status", "detail", "instance", "cure"],
+        "required": ["type", "title", "status", "detail", "instance", "hint"],
         "properties": {
             "type": text("Kind of problem, a path of this server that explains it."),
             "title": text("The kind in words."),
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
             "detail": text("What happened this time."),
             "instance": text("What it is about."),
-            "cure": text("What to do."),
+            "hint": text("What to do."),
             "errors": {"type": "array", "items": {
-                "type": "object", "required": ["path", "reason", "cure"],
-                "properties": {"path": text("The field."), "reason": text("What is wrong."), "cure": text("What would be right.")},
+                "type": "object", "required": ["path", "reason", "hint"],
+                "properties": {"path": text("The field."), "reason": text("What is wrong."), "hint": text("What would be right.")},
             }},
         },
     })
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn faults_name_their_fields_and_what_would_be_right() {
         let document = Problem::field("a.b", "is 7", "use 8").document("/x");
-        assert_eq!(document["errors"][0], json!({"path": "a.b", "reason": "is 7", "cure": "use 8"}));
+        assert_eq!(document["errors"][0], json!({"path": "a.b", "reason": "is 7", "hint": "use 8"}));
         assert_eq!((document["detail"].as_str(), document["instance"].as_str()), (Some("a.b: is 7"), Some("/x")));
         assert_eq!(Problem::not_found("x").at("/y").document("/x")["instance"], "/y");
     }

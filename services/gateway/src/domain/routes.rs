@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Key, Projector};
+use mesh_core::Stored;
+use mesh_core::{Derived, Key, Projector};
 use mesh_proto::{
     EventSet as _,
     cluster::ClusterRegistered,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_kit::{Asked, Decider, Key, What};
+use mesh_core::{Decider, Envelope, Key, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::subscriptions::{Fact, Input, NAME},
@@ -80,10 +80,10 @@ impl Live {
 /// When it is none that is understood.
 pub fn wanted(query: &str) -> Result<BTreeSet<Kind>, Refusal> {
     let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-    let cure = || format!("use eventType= with some of {}, divided by commas, or no query for all", known.join(", "));
+    let hint = || format!("use eventType= with some of {}, divided by commas, or no query for all", known.join(", "));
     let shown = |text: &str| text.chars().take(64).collect::<String>();
     if query.len() > QUERY_MAX {
-        return Err(Refusal::new(format!("the query has more than {QUERY_MAX} bytes"), cure()));
+        return Err(Refusal::too_large(format!("the query has more than {QUERY_MAX} bytes"), hint()));
     }
     let query = query.trim().trim_start_matches('?');
     if query.is_empty() {
@@ -92,11 +92,11 @@ pub fn wanted(query: &str) -> Result<BTreeSet<Kind>, Refusal> {
     let mut found = BTreeSet::new();
     for part in query.split('&') {
         let Some(names) = part.strip_prefix("eventType=") else {
-            return Err(Refusal::new(format!("the query {:?} is not understood", shown(part)), cure()));
+            return Err(Refusal::invalid(format!("the query {:?} is not understood", shown(part)), hint()));
         };
         for name in names.split(',') {
             let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == name.trim()) else {
-                return Err(Refusal::new(format!("{:?} is no type of event", shown(name)), cure()));
+                return Err(Refusal::invalid(format!("{:?} is no type of event", shown(name)), hint()));
             };
             found.insert(kind);
         }
@@ -106,9 +106,9 @@ pub fn wanted(query: &str) -> Result<BTreeSet<Kind>, Refusal> {
 
 /// What is wrong with a callback, as far as can be told without asking.
 pub fn callback_problem(callback: &str) -> Option<Refusal> {
-    let cure = "give an address that begins with https:// or http:// and names a host";
+    let hint = "give an address that begins with https:// or http:// and names a host";
     if callback.len() > CALLBACK_MAX {
-        return Some(Refusal::new(format!("the callback has more than {CALLBACK_MAX} bytes"), cure));
+        return Some(Refusal::too_large(format!("the callback has more than {CALLBACK_MAX} bytes"), hint));
     }
     let uri = callback.parse::<http::Uri>().ok();
     let good = uri.as_ref().is_some_and(|uri| {
@@ -117,7 +117,10 @@ pub fn callback_problem(callback: &str) -> Option<Refusal> {
             && uri.host().is_some_and(|host| !host.is_empty())
     });
     (!good).then(|| {
-        Refusal::new(format!("{:?} is no address for callbacks", callback.chars().take(64).collect::<String>()), cure)
+        Refusal::invalid(
+            format!("{:?} is no address for callbacks", callback.chars().take(64).collect::<String>()),
+            hint,
+        )
     })
 }
 
@@ -132,7 +135,7 @@ struct About<'a> {
 impl About<'_> {
     fn subscribe(self, state: &State, wanted_: &Subscribe) -> Result<Fact, Refusal> {
         if state.ended {
-            return Err(Refusal::new("this subscription has ended", "subscribe anew"));
+            return Err(Refusal::state("this subscription has ended", "subscribe anew"));
         }
         if let Some(problem) = callback_problem(&wanted_.callback) {
             return Err(problem);
@@ -141,7 +144,7 @@ impl About<'_> {
         let after = match &state.live {
             None => wanted_.after,
             Some(live) if live.callback == wanted_.callback && live.query == wanted_.query => live.through,
-            Some(_) => return Err(Refusal::new("this id has another subscription", "subscribe under another id")),
+            Some(_) => return Err(Refusal::exists("this id has another subscription", "subscribe under another id")),
         };
         Ok(Subscribed {
             owner: self.owner,
@@ -162,15 +165,18 @@ impl About<'_> {
     fn claim(self, live: &Live, claim: &ClaimDelivery) -> Result<Fact, Refusal> {
         let now_ms = self.at.as_millis();
         if !is_key(&claim.holder) {
-            return Err(Refusal::new("the holder has no name", "use 1 to 64 letters, digits, `_` and `-`"));
+            return Err(Refusal::invalid("the holder has no name", "use 1 to 64 letters, digits, `_` and `-`"));
         }
         if now_ms < live.retry_ms {
             let when = Timestamp::from_millis(live.retry_ms);
-            return Err(Refusal::new(format!("the last delivery failed; not before {when}"), "wait until then"));
+            return Err(Refusal::unavailable(
+                format!("the last delivery failed; not before {when}"),
+                "wait until then",
+            ));
         }
         if live.holder != claim.holder && !live.is_free(now_ms) {
             let when = Timestamp::from_millis(live.until_ms);
-            return Err(Refusal::new(format!("{} holds it until {when}", live.holder), "leave it to that one"));
+            return Err(Refusal::in_use(format!("{} holds it until {when}", live.holder), "leave it to that one"));
         }
         Ok(DeliveryClaimed {
             owner: self.owner,
@@ -184,7 +190,7 @@ impl About<'_> {
 
     fn report(self, live: &Live, report: &ReportDelivery) -> Result<Fact, Refusal> {
         if live.holder != report.holder || live.holder.is_empty() {
-            return Err(Refusal::new("another holds the claim, or nobody", "claim it first"));
+            return Err(Refusal::state("another holds the claim, or nobody", "claim it first"));
         }
         let through = live.through.max(report.through);
         let failure: String = report.failure.chars().take(FAILURE_MAX).collect();
@@ -211,7 +217,7 @@ impl About<'_> {
 impl Decider for Subscriptions {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -229,20 +235,20 @@ impl Decider for Subscriptions {
         vec![Key::new([owner, id])]
     }
 
-    fn decide(&self, key: &Key, state: &State, (): &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(input) = &asked.what else { return Ok(vec![]) };
+    fn decide(&self, key: &Key, state: &State, (): &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let Trigger::Event(input) = &envelope.trigger else { return Ok(vec![]) };
         let about = About {
             owner: key.token(0).to_owned(),
             subscription_id: key.token(1).to_owned(),
-            at: asked.at,
-            command_id: &asked.id,
+            at: envelope.at,
+            command_id: &envelope.id,
         };
         if let Input::Subscribe(m) = input {
             return about.subscribe(state, m).map(|fact| vec![fact]);
         }
         let Some(live) = &state.live else {
             let reason = format!("there is no subscription {}, or it has ended", about.subscription_id);
-            return Err(Refusal::new(reason, "subscribe first"));
+            return Err(Refusal::not_found(reason, "subscribe first"));
         };
         let fact = match input {
             Input::Unsubscribe(_) => about.end("unsubscribed".into()),
@@ -295,16 +301,16 @@ mod tests {
     const CALLBACK: &str = "https://listener.example/events";
 
     fn ask(state: &mut State, input: impl Into<Input>, at_ms: i64) -> Result<Fact, Refusal> {
-        let asked = Asked {
-            what: What::Event(input.into()),
+        let envelope = Envelope {
+            trigger: Trigger::Event(input.into()),
             at: Timestamp::from_millis(at_ms),
             id: "c".into(),
             sequence: 1,
             body: bytes::Bytes::new(),
         };
-        let mut facts = Subscriptions.decide(&Key::new(["local", "s"]), state, &(), &asked)?;
+        let mut facts = Subscriptions.decide(&Key::new(["local", "s"]), state, &(), &envelope)?;
         assert_eq!(facts.len(), 1);
-        *state = Subscriptions.evolve(std::mem::take(state), &facts[0], asked.at);
+        *state = Subscriptions.evolve(std::mem::take(state), &facts[0], envelope.at);
         Ok(facts.remove(0))
     }
 
@@ -350,11 +356,11 @@ mod tests {
         for bad in ["", "listener", "ftp://a/", "https:///x", "https://u:p@a/", "/path", &"x".repeat(3_000)] {
             let wanted = Subscribe { callback: bad.to_owned(), ..subscribe("") };
             let refusal = ask(&mut State::default(), wanted, 0).unwrap_err();
-            assert!(refusal.cure.contains("https://"), "{bad}: {refusal:?}");
+            assert!(refusal.hint.contains("https://"), "{bad}: {refusal:?}");
         }
         for bad in ["x", "eventType=Nothing", "eventType=", "eventType=IntentCreateEvent&a=b", &"e".repeat(600)] {
             let refusal = ask(&mut State::default(), subscribe(bad), 0).unwrap_err();
-            assert!(refusal.cure.contains("IntentStatusChangeEvent"), "{bad}: {refusal:?}");
+            assert!(refusal.hint.contains("IntentStatusChangeEvent"), "{bad}: {refusal:?}");
         }
         assert_eq!(wanted("").unwrap().len(), Kind::ALL.len());
         let two = wanted("eventType=IntentCreateEvent,IntentDeleteEvent").unwrap();

@@ -470,7 +470,7 @@ fn components() -> Json {
             object(
                 &["id", "owner", "version", "fulfilment_status", "not_fulfilled_state"],
                 json!({"id": text, "owner": text, "version": count, "user_label": text,
-                    "fulfilment_status": text, "not_fulfilled_state": text, "reason": text, "waits_for": text, "cure": text,
+                    "fulfilment_status": text, "not_fulfilled_state": text, "reason": text, "waits_for": text, "hint": text,
                     "since": {"type": "string", "format": "date-time"}, "intent_expectations": things,
                     "intent_contexts": things, "instances": things, "intent_report_reference": thing}),
             ),

@@ -89,7 +89,7 @@ pub fn hub(id: &str, callback: &str, query: &str) -> Json {
 pub fn probe(id: &str, name: &str, intent: &Intent, reply: &CheckReply) -> Json {
     let expression = mesh_proto::json::to_value("continuum.intent.v1.Intent", &intent.encode_to_vec());
     let told = mesh_proto::json::to_value("continuum.query.v1.CheckReply", &reply.encode_to_vec());
-    let reasons: Vec<String> = reply.problems.iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.cure)).collect();
+    let reasons: Vec<String> = reply.problems.iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.hint)).collect();
     let number = |name: &str, value: f64| json!({"@type": "NumberCharacteristic", "name": name, "valueType": "number", "value": value});
     json!({
         "@type": "ProbeIntent",
@@ -132,8 +132,8 @@ pub fn read(body: &Json) -> Result<(Creates, String, Option<String>, Intent), Pr
         return Err(Problem::field("body", "is not an object", "send an Intent of TMF921"));
     };
     let mut faults = vec![];
-    let mut missing = |path: &str, cure: &str| {
-        faults.push(Fault { path: path.into(), reason: "is missing".into(), cure: cure.into() });
+    let mut missing = |path: &str, hint: &str| {
+        faults.push(Fault { path: path.into(), reason: "is missing".into(), hint: hint.into() });
     };
     let name = fields.get("name").and_then(Json::as_str);
     if name.is_none() {
@@ -147,7 +147,7 @@ pub fn read(body: &Json) -> Result<(Creates, String, Option<String>, Intent), Pr
         Some(Some("ProbeIntent")) => Creates::Probe,
         Some(_) => {
             let (path, reason) = ("@type".into(), "is neither Intent nor ProbeIntent".into());
-            faults.push(Fault { path, reason, cure: "send an Intent, or a ProbeIntent for a prediction".into() });
+            faults.push(Fault { path, reason, hint: "send an Intent, or a ProbeIntent for a prediction".into() });
             Creates::Intent
         }
     };
@@ -200,8 +200,8 @@ fn expression(value: &Json) -> Result<Intent, Problem> {
     match value.get("@type").and_then(Json::as_str) {
         None | Some("JsonLdExpression") => {}
         Some(_) => {
-            let cure = "use JsonLdExpression with an intent after TS 28.312 as expressionValue";
-            return Err(Problem::field("expression.@type", "is an expression that is not understood", cure));
+            let hint = "use JsonLdExpression with an intent after TS 28.312 as expressionValue";
+            return Err(Problem::field("expression.@type", "is an expression that is not understood", hint));
         }
     }
     let Some(inner) = value.get("expressionValue").filter(|inner| inner.is_object()) else {

@@ -11,7 +11,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use mesh_bus::Outgoing;
+use mesh_core::Outgoing;
 use mesh_kit::{Running, Settings};
 use mesh_proto::identity::{AccountDefined, DefineAccount};
 use mesh_test::{Land, until};

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use mesh_bus::Outgoing;
+use mesh_core::Outgoing;
 use mesh_proto::subscription::{ClaimDelivery, ReportDelivery};
 use mesh_test::until;
 use serde_json::{Value as Json, json};

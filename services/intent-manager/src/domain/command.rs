@@ -1,10 +1,10 @@
 //! What people ask for, and what the validator says of it.
 
 use bytes::Bytes;
+use mesh_core::Decider as _;
 use mesh_intent::secret;
-use mesh_kit::Decider as _;
 use mesh_proto::{
-    Refusal,
+    Refusal, RefusalCode,
     deciders::intents::{Fact, Input},
     derived_id,
     intent::{
@@ -41,15 +41,15 @@ impl Case<'_> {
         wire::field(self.body, 3).unwrap_or_default()
     }
 
-    fn refusal(&self, what: &str, cure: &str) -> Refusal {
+    fn refusal(&self, code: RefusalCode, what: &str, hint: &str) -> Refusal {
         let state = &self.entity.state;
         let reason = if state.reason.is_empty() { String::new() } else { format!(" ({})", state.reason) };
         let text = format!("intent {} is {}{reason}; {what}", self.intent_id(), self.entity.row().name());
-        Refusal::new(text, cure)
+        Refusal::new(code, text, hint)
     }
 
     fn absent(&self) -> Refusal {
-        Refusal::new(
+        Refusal::not_found(
             format!("there is no intent {} of {}", self.intent_id(), self.owner()),
             "submit it, or list the intents that there are: continuum intent list",
         )
@@ -98,6 +98,7 @@ impl Case<'_> {
             return Ok(());
         }
         Err(self.refusal(
+            RefusalCode::Stale,
             &format!("it is at revision {revision}, and this was for revision {expected}"),
             "read it again, and decide again",
         ))
@@ -107,11 +108,14 @@ impl Case<'_> {
         let document = self.document();
         match &self.entity.submission {
             None => Ok(self.submitted(document, 0)),
-            Some(_) if self.entity.row() == Row::Terminated => {
-                Err(self.refusal("it cannot be submitted again", "update it: the update starts its next version"))
-            }
+            Some(_) if self.entity.row() == Row::Terminated => Err(self.refusal(
+                RefusalCode::WrongState,
+                "it cannot be submitted again",
+                "update it: the update starts its next version",
+            )),
             Some(last) if last.same(&document) => Ok(self.unchanged(last)),
             Some(_) => Err(self.refusal(
+                RefusalCode::AlreadyExists,
                 "it exists with other content",
                 "use update to change it, or submit this content under another id",
             )),
@@ -142,10 +146,12 @@ impl Case<'_> {
         let oldest = self.entity.history.first().unwrap_or(last).version();
         let versions = format!("versions {oldest} to {} can be gone back to", last.version());
         match self.entity.submitted(version) {
-            None => Err(self.refusal(&format!("it has no version {version}"), &versions)),
-            Some(found) if found.verdict == Verdict::Rejected => {
-                Err(self.refusal(&format!("its version {version} was rejected"), "go back to one that was accepted"))
-            }
+            None => Err(self.refusal(RefusalCode::NotFound, &format!("it has no version {version}"), &versions)),
+            Some(found) if found.verdict == Verdict::Rejected => Err(self.refusal(
+                RefusalCode::WrongState,
+                &format!("its version {version} was rejected"),
+                "go back to one that was accepted",
+            )),
             Some(found) => self.define(found.content.document.clone(), version),
         }
     }
@@ -162,11 +168,16 @@ impl Case<'_> {
         let what = "its definition may change only while it is ACKNOWLEDGED, FULFILMENTFAILED or TERMINATED";
         match row {
             Row::Acknowledged | Row::Failed | Row::Terminated => Ok(self.submitted(document, rolled_back_to)),
-            Row::Submitted => Err(self.refusal(what, "wait for the verdict, or terminate it and update it then")),
-            Row::Compliant | Row::Fulfilled | Row::Degraded | Row::Suspended => {
-                Err(self
-                    .refusal(what, "terminate it and update it then, or submit the new definition under another id"))
-            }
+            Row::Submitted => Err(self.refusal(
+                RefusalCode::WrongState,
+                what,
+                "wait for the verdict, or terminate it and update it then",
+            )),
+            Row::Compliant | Row::Fulfilled | Row::Degraded | Row::Suspended => Err(self.refusal(
+                RefusalCode::WrongState,
+                what,
+                "terminate it and update it then, or submit the new definition under another id",
+            )),
         }
     }
 
@@ -178,10 +189,13 @@ impl Case<'_> {
                 facts.extend(self.unwanted(in_force, |_| true, "it is suspended"));
                 Ok(facts)
             }
-            (_, Life::Terminated(_)) => {
-                Err(self.refusal("it can only be updated", "nothing is left to suspend; update it to start it again"))
-            }
+            (_, Life::Terminated(_)) => Err(self.refusal(
+                RefusalCode::WrongState,
+                "it can only be updated",
+                "nothing is left to suspend; update it to start it again",
+            )),
             (_, Life::Submitted | Life::Rejected) => Err(self.refusal(
+                RefusalCode::WrongState,
                 "only an acknowledged version can be suspended",
                 "suspend it once it is acknowledged, submit it with intentAdminState DEACTIVATED, or terminate it",
             )),
@@ -193,19 +207,26 @@ impl Case<'_> {
             (None, _) => Err(self.absent()),
             (_, Life::InForce(in_force)) if mesh_intent::conflict::loses(&in_force.conflicts) => {
                 let lost = in_force.conflicts.iter().find(|c| c.loses);
-                let cure = lost.map(|c| c.cure.as_str()).unwrap_or_default();
-                Err(self.refusal("it cannot be resumed while it gives way to another intent", cure))
+                let hint = lost.map(|c| c.hint.as_str()).unwrap_or_default();
+                Err(self.refusal(
+                    RefusalCode::WrongState,
+                    "it cannot be resumed while it gives way to another intent",
+                    hint,
+                ))
             }
             (_, Life::InForce(in_force)) if in_force.suspended => {
                 let mut now = InForce { suspended: false, ..in_force.clone() };
                 now.watch_again(self.at);
                 Ok(self.settle(now, self.id))
             }
-            (_, Life::Terminated(_)) => Err(self.refusal("it can only be updated", "update it to start it again")),
-            _ => {
-                Err(self
-                    .refusal("only a SUSPENDED intent can be resumed", "nothing is to be done: it is not suspended"))
+            (_, Life::Terminated(_)) => {
+                Err(self.refusal(RefusalCode::WrongState, "it can only be updated", "update it to start it again"))
             }
+            _ => Err(self.refusal(
+                RefusalCode::WrongState,
+                "only a SUSPENDED intent can be resumed",
+                "nothing is to be done: it is not suspended",
+            )),
         }
     }
 
@@ -351,12 +372,12 @@ impl Case<'_> {
         let text = problems.iter().map(words).collect::<Vec<_>>().join("; ");
         let state = match &self.entity.life {
             Life::Submitted | Life::Rejected => {
-                let cures = problems.iter().filter(|p| !p.cure.is_empty()).map(|p| match p.path.as_str() {
-                    "" => p.cure.clone(),
-                    path => format!("{path}: {}", p.cure),
+                let hints = problems.iter().filter(|p| !p.hint.is_empty()).map(|p| match p.path.as_str() {
+                    "" => p.hint.clone(),
+                    path => format!("{path}: {}", p.hint),
                 });
-                let cure = format!("update it with: {}", cures.collect::<Vec<_>>().join("; "));
-                Row::Failed.state(format!("version {version} was rejected: {text}"), "an update", cure)
+                let hint = format!("update it with: {}", hints.collect::<Vec<_>>().join("; "));
+                Row::Failed.state(format!("version {version} was rejected: {text}"), "an update", hint)
             }
             // The version in force goes on as it was.
             Life::InForce(in_force) => row::describe(in_force, self.entity.row()).state,

@@ -135,7 +135,7 @@ impl Definition {
     /// Every part that cannot be judged. An accepted document has none, unless validator and intent manager are of
     /// versions that do not agree.
     pub fn parse(document: &[u8]) -> Result<Self, Vec<Problem>> {
-        let problem = |path: String, reason: String, cure: &str| Problem { path, reason, cure: cure.into() };
+        let problem = |path: String, reason: String, hint: &str| Problem { path, reason, hint: hint.into() };
         let intent = Intent::decode(document)
             .map_err(|error| vec![problem(String::new(), format!("it is not an intent: {error}"), "send an intent")])?;
         let (mut targets, mut objects, mut problems) = (vec![], vec![], vec![]);
@@ -145,9 +145,9 @@ impl Definition {
             let path = format!("intentExpectations[{i}]");
             let object = expectation.expectation_object.as_ref().map_or("", |o| o.object_instance.as_str());
             if !network && !object.contains('@') && !is_key(object) {
-                let cure = "name a workload document as name@version, or a running instance";
+                let hint = "name a workload document as name@version, or a running instance";
                 let reason = format!("{object:?} names no instance");
-                problems.push(problem(format!("{path}.expectationObject.objectInstance"), reason, cure));
+                problems.push(problem(format!("{path}.expectationObject.objectInstance"), reason, hint));
             }
             objects.push(Object {
                 expectation: expectation.expectation_id.clone(),
@@ -174,8 +174,8 @@ impl Definition {
                     }),
                     Err(BoundError::Condition) => {
                         let reason = format!("the condition {:?} is not known here", target.target_condition);
-                        let cure = "use a condition of TS 28.312";
-                        problems.push(problem(format!("{path}.targetCondition"), reason, cure));
+                        let hint = "use a condition of TS 28.312";
+                        problems.push(problem(format!("{path}.targetCondition"), reason, hint));
                     }
                     Err(error) => {
                         problems.push(problem(format!("{path}.targetValueRange"), error.to_string(), "give numbers"));

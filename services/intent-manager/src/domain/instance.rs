@@ -35,7 +35,7 @@ pub struct Instance {
     /// What was said about its standing.
     pub reason: String,
     /// What a person can do about it.
-    pub cure: String,
+    pub hint: String,
     /// Periods that begin earlier do not judge it; `None` unless it runs.
     pub running_since: Option<Timestamp>,
     /// Why no other cluster would do; empty while a remedy may come.
@@ -134,7 +134,7 @@ impl Instance {
             cluster_id: self.cluster.clone(),
             generation: self.generation,
             reason: self.reason.clone(),
-            cure: self.cure.clone(),
+            hint: self.hint.clone(),
             running_since: self.running_since,
             stuck: self.stuck.clone(),
             to_cluster_id: self.to_cluster.clone(),
@@ -158,7 +158,7 @@ impl Instance {
             generation: fact.generation,
             to_cluster: fact.to_cluster_id.clone(),
             reason: fact.reason.clone(),
-            cure: fact.cure.clone(),
+            hint: fact.hint.clone(),
             running_since: fact.running_since,
             stuck: fact.stuck.clone(),
             selector: fact.cluster_selector.clone(),
@@ -173,7 +173,7 @@ impl Instance {
         self.generation = generation;
         self.running_since = Some(since);
         self.reason.clear();
-        self.cure.clear();
+        self.hint.clear();
         self.stuck.clear();
         self.to_cluster.clear();
     }
@@ -190,25 +190,25 @@ impl Case<'_> {
             Connectivity::NotConnected => Standing::Hopeless,
             Connectivity::Withdrawing | Connectivity::Withdrawn => Standing::Stopped,
         };
-        self.connectivity(standing, &report.reason, &report.cure)
+        self.connectivity(standing, &report.reason, &report.hint)
     }
 
     /// The network exposer cannot carry it out. Refusals of people's own commands are no concern.
     pub(super) fn network_refused(&self, refused: &NetworkRefused) -> Vec<Fact> {
         match refused.command.as_str() {
-            "IntentAcknowledged" => self.connectivity(Standing::Hopeless, &refused.reason, &refused.cure),
+            "IntentAcknowledged" => self.connectivity(Standing::Hopeless, &refused.reason, &refused.hint),
             _ => vec![],
         }
     }
 
-    fn connectivity(&self, standing: Standing, reason: &str, cure: &str) -> Vec<Fact> {
+    fn connectivity(&self, standing: Standing, reason: &str, hint: &str) -> Vec<Fact> {
         let Some(in_force) = self.entity.in_force() else { return vec![] };
         let mut now = in_force.clone();
         for instance in now.instances.iter_mut().filter(|i| i.network && i.standing != standing) {
             instance.standing = standing;
             instance.running_since = (standing == Standing::Running).then_some(self.at);
             instance.reason = reason.to_owned();
-            instance.cure = cure.to_owned();
+            instance.hint = hint.to_owned();
         }
         self.settle(now, "")
     }
@@ -236,7 +236,7 @@ impl Case<'_> {
                 instance.cluster.clone_from(&report.cluster_id);
                 instance.generation = report.generation;
                 instance.reason.clone_from(&report.reason);
-                instance.cure.clear();
+                instance.hint.clear();
                 instance.stuck.clear();
                 anew.push(instance.expectation.clone());
             }
@@ -259,7 +259,7 @@ impl Case<'_> {
                 selector: instance.selector.clone(),
                 standing: Standing::Unavailable,
                 reason: report.reason.clone(),
-                cure: report.cure.clone(),
+                hint: report.hint.clone(),
                 ..Instance::default()
             };
         }

@@ -66,14 +66,14 @@ impl Row {
     }
 
     /// The state of this row, told in these words.
-    pub fn state(self, reason: impl Into<String>, waits_for: impl Into<String>, cure: impl Into<String>) -> State {
+    pub fn state(self, reason: impl Into<String>, waits_for: impl Into<String>, hint: impl Into<String>) -> State {
         let (fulfilment, state) = self.values();
         State {
             fulfilment_status: fulfilment.into(),
             not_fulfilled_state: state.into(),
             reason: reason.into(),
             waits_for: waits_for.into(),
-            cure: cure.into(),
+            hint: hint.into(),
         }
     }
 }
@@ -132,7 +132,7 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
         for instance in now.instances.iter().filter(|i| of_standing(i.standing)) {
             if let Some(trouble) = trouble(instance) {
                 told.add(&of(instance, &trouble.reason), &trouble.waits_for);
-                told.cure(&trouble.cure);
+                told.hint(&trouble.hint);
             }
         }
     };
@@ -146,12 +146,12 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
                     &format!("suspended by a conflict: {}", lost.reason),
                     &format!("intent {} to end or to change", lost.conflicting_intent),
                 );
-                told.cure(&lost.cure);
+                told.hint(&lost.hint);
             }
             if now.suspended {
                 let text = "suspended: its targets are not watched, its instances are left as they are";
                 told.add(text, "its resumption");
-                told.cure("resume it");
+                told.hint("resume it");
             }
         }
         Row::Acknowledged if now.starts_at.is_some() => {
@@ -166,7 +166,7 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
             troubles(&mut told, |standing| standing == Standing::Hopeless);
             if let Some(text) = &infeasible {
                 told.add(text, "a cluster that is large enough");
-                told.cure("register a larger cluster, or update the intent to ask for less");
+                told.hint("register a larger cluster, or update the intent to ask for less");
             }
             told.otherwise("it can be met again", "the next look at its instances");
         }
@@ -202,7 +202,7 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
                 for target in targets().filter(|t| t.unmeasured > 0) {
                     let mark = format!("unmeasured {} {}", target.expectation, target.name);
                     told.marked(mark, of(instance, &format!("no measurement of {}", target.name)), "its measurement");
-                    told.cure("look whether the collector runs and the cluster's agent is reached");
+                    told.hint("look whether the collector runs and the cluster's agent is reached");
                 }
                 if missed && !instance.to_cluster.is_empty() {
                     told.add("a move is under way", &format!("its move to {}", instance.to_cluster));
@@ -211,7 +211,7 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
                         &format!("it stays on {}: {}", instance.cluster, instance.stuck),
                         "a cluster where every target holds",
                     );
-                    told.cure("add a cluster, free capacity, or terminate and update it with other targets");
+                    told.hint("add a cluster, free capacity, or terminate and update it with other targets");
                 } else if missed {
                     told.waits("a remedy");
                 }
@@ -229,7 +229,7 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
 struct Told {
     reasons: Vec<String>,
     waits: Vec<String>,
-    cures: Vec<String>,
+    hints: Vec<String>,
     mark: Vec<String>,
 }
 
@@ -256,16 +256,16 @@ impl Told {
         }
     }
 
-    fn cure(&mut self, cure: &str) {
-        if !cure.is_empty() && !self.cures.iter().any(|c| c == cure) {
-            self.cures.push(cure.to_owned());
+    fn hint(&mut self, hint: &str) {
+        if !hint.is_empty() && !self.hints.iter().any(|c| c == hint) {
+            self.hints.push(hint.to_owned());
         }
     }
 
     fn words(self, row: Row) -> Words {
         // Nothing is waited for once every target holds.
         let waits = if row == Row::Fulfilled { String::new() } else { self.waits.join("; ") };
-        Words { state: row.state(self.reasons.join("; "), waits, self.cures.join("; ")), mark: self.mark }
+        Words { state: row.state(self.reasons.join("; "), waits, self.hints.join("; ")), mark: self.mark }
     }
 }
 
@@ -273,7 +273,7 @@ impl Told {
 struct Trouble {
     reason: String,
     waits_for: String,
-    cure: String,
+    hint: String,
 }
 
 /// Why connectivity is not there.
@@ -289,7 +289,7 @@ fn connecting(instance: &Instance) -> Option<Trouble> {
         Standing::Stopped => (said("it is withdrawn"), "its connection"),
         _ => (said("waiting for the network exposer"), "the network exposer"),
     };
-    Some(Trouble { reason, waits_for: waits_for.into(), cure: instance.cure.clone() })
+    Some(Trouble { reason, waits_for: waits_for.into(), hint: instance.hint.clone() })
 }
 
 fn trouble(instance: &Instance) -> Option<Trouble> {
@@ -304,7 +304,7 @@ fn trouble(instance: &Instance) -> Option<Trouble> {
     let object = if instance.workload.is_empty() { &instance.id } else { &instance.workload };
     let because = |text: String| if said.is_empty() { text } else { format!("{text}: {said}") };
     let log = || format!("read its log: continuum workload logs {}", instance.id);
-    let (reason, waits_for, cure) = match instance.standing {
+    let (reason, waits_for, hint) = match instance.standing {
         Standing::Running => return None,
         Standing::Unheard if instance.workload.is_empty() => (
             format!("nothing is heard of instance {object} yet"),
@@ -314,14 +314,14 @@ fn trouble(instance: &Instance) -> Option<Trouble> {
         Standing::Unheard => ("waiting for a cluster".into(), format!("a cluster for {object}"), String::new()),
         Standing::Unavailable => {
             let reason = if said.is_empty() { format!("{object} cannot be made") } else { said.to_owned() };
-            (reason, format!("{object} to be there"), instance.cure.clone())
+            (reason, format!("{object} to be there"), instance.hint.clone())
         }
         Standing::Pending => {
             (because("waiting for a cluster".into()), format!("a cluster for {object}"), String::new())
         }
         Standing::Unplaced => {
-            let cure = "add a cluster, free capacity, or ask for less";
-            (because("no cluster can take it".into()), "capacity".into(), cure.into())
+            let hint = "add a cluster, free capacity, or ask for less";
+            (because("no cluster can take it".into()), "capacity".into(), hint.into())
         }
         Standing::Assigned => (format!("{cluster} is chosen"), format!("{cluster} to start it"), String::new()),
         Standing::Starting => {
@@ -332,13 +332,13 @@ fn trouble(instance: &Instance) -> Option<Trouble> {
         }
         Standing::Failed => (because(format!("it failed on {cluster}")), "another try".into(), log()),
         Standing::Hopeless => {
-            let cure = "correct the workload and push it as a new version, then update the intent";
-            (because("it cannot run anywhere".into()), "an update".into(), cure.into())
+            let hint = "correct the workload and push it as a new version, then update the intent";
+            (because("it cannot run anywhere".into()), "an update".into(), hint.into())
         }
         Standing::Stopped => (because(format!("it is stopped on {cluster}")), "its start".into(), String::new()),
         Standing::Lost => {
             (because(format!("{cluster} is lost")), "another cluster, or its return".into(), String::new())
         }
     };
-    Some(Trouble { reason, waits_for, cure })
+    Some(Trouble { reason, waits_for, hint })
 }

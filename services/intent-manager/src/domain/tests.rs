@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_kit::{Asked, Decider as _, Key, What};
+use mesh_core::{Decider as _, Envelope, Key, Trigger};
 use mesh_proto::{
     EventSet as _, FactSet as _, derived_id,
     intent::{
@@ -126,7 +126,7 @@ pub(crate) fn reject(version: u64) -> Input {
     let problems = vec![Problem {
         path: "intentExpectations[0].expectationTargets[0].targetName".into(),
         reason: "\"gpuUsage\" is not allowed".into(),
-        cure: "use cpuUsage or ramUsage".into(),
+        hint: "use cpuUsage or ramUsage".into(),
     }];
     let infeasible = String::new();
     validation::IntentRejected { owner: OWNER.into(), intent_id: ID.into(), version, problems, infeasible }.into()
@@ -160,7 +160,7 @@ fn unavailable(version: u64) -> Input {
         intent_id: ID.into(),
         intent_version: version,
         reason: "spinner@1.0.0 is not registered".into(),
-        cure: "push it: continuum workload push FILE".into(),
+        hint: "push it: continuum workload push FILE".into(),
         ..Default::default()
     }
     .into()
@@ -239,14 +239,14 @@ impl Bench {
     }
 
     fn ask(&self, input: Input) -> Result<Vec<Fact>, Refusal> {
-        let asked = Asked {
+        let envelope = Envelope {
             at: at(self.seconds),
             id: format!("input-{}", self.asked),
             sequence: self.asked,
             body: input.any().body(),
-            what: What::Event(input),
+            trigger: Trigger::Event(input),
         };
-        Intents::default().decide(&key(), &self.entity, &(), &asked)
+        Intents::default().decide(&key(), &self.entity, &(), &envelope)
     }
 
     /// Time is that of the input: an observation comes when its period is over.
@@ -268,14 +268,14 @@ impl Bench {
     pub(crate) fn pass(&mut self) -> Vec<Fact> {
         let mut said = vec![];
         while let Some(due) = Intents::default().due(&self.entity).filter(|due| *due <= at(self.seconds)) {
-            let asked = Asked {
+            let envelope = Envelope {
                 at: at(self.seconds),
                 id: format!("due-{due}"),
                 sequence: 0,
                 body: Bytes::new(),
-                what: What::Due,
+                trigger: Trigger::Due,
             };
-            let facts = Intents::default().decide(&key(), &self.entity, &(), &asked).expect("time is never refused");
+            let facts = Intents::default().decide(&key(), &self.entity, &(), &envelope).expect("time is never refused");
             assert!(!facts.is_empty(), "due, and nothing follows: {:?}", self.entity);
             for fact in facts {
                 self.entity = Intents::default().evolve(self.entity.clone(), &fact, at(self.seconds));
@@ -316,7 +316,7 @@ fn lines(decided: Result<Vec<Fact>, Refusal>) -> Vec<String> {
     match decided {
         Ok(facts) => facts.iter().map(line).collect(),
         Err(refusal) => {
-            assert!(!refusal.cure.is_empty(), "a refusal without a cure: {refusal}");
+            assert!(!refusal.hint.is_empty(), "a refusal without a hint: {refusal}");
             vec![format!("refused: {}", refusal.reason)]
         }
     }
@@ -379,8 +379,9 @@ fn a_document_is_kept_as_it_came_and_an_unknown_field_makes_other_content() {
     command.extend(&document);
     let mut bench = Bench::default();
     let input = Input::decode("continuum.intent.v1.SubmitIntent", &command).unwrap();
-    let asked = Asked { what: What::Event(input), at: at(0), id: "c".into(), sequence: 1, body: command.into() };
-    let facts = Intents::default().decide(&key(), &bench.entity, &(), &asked).unwrap();
+    let envelope =
+        Envelope { trigger: Trigger::Event(input), at: at(0), id: "c".into(), sequence: 1, body: command.into() };
+    let facts = Intents::default().decide(&key(), &bench.entity, &(), &envelope).unwrap();
     let [Fact::IntentSubmitted(submitted)] = facts.as_slice() else { panic!("{facts:?}") };
     assert_eq!(submitted.document, document);
     bench.entity = Intents::default().evolve(bench.entity, &facts[0], at(0));
@@ -417,7 +418,7 @@ fn a_rejected_first_version_fails_the_intent_with_its_problems() {
         bench.entity.state.reason,
         "version 1 was rejected: intentExpectations[0].expectationTargets[0].targetName: \"gpuUsage\" is not allowed"
     );
-    assert!(bench.entity.state.cure.ends_with("targetName: use cpuUsage or ramUsage"));
+    assert!(bench.entity.state.hint.ends_with("targetName: use cpuUsage or ramUsage"));
     assert_eq!(bench.entity.state.waits_for, "an update");
     let rejected = [submit(plain()), reject(1)];
     check(rejected.clone(), submit(plain()), &["unchanged v1 by input-3"]);
@@ -606,7 +607,7 @@ fn waiting_to_run_says_for_what() {
 }
 
 #[test]
-fn no_room_and_no_document_keep_it_acknowledged_with_the_reason_and_the_cure() {
+fn no_room_and_no_document_keep_it_acknowledged_with_the_reason_and_the_hint() {
     let bench = check(
         acknowledged(),
         unplaced(""),
@@ -615,7 +616,7 @@ fn no_room_and_no_document_keep_it_acknowledged_with_the_reason_and_the_cure() {
     assert_eq!(bench.entity.state.waits_for, "capacity");
     let bench =
         check(acknowledged(), unavailable(1), &["ACKNOWLEDGED -> ACKNOWLEDGED: spinner@1.0.0 is not registered"]);
-    assert_eq!(bench.entity.state.cure, "push it: continuum workload push FILE");
+    assert_eq!(bench.entity.state.hint, "push it: continuum workload push FILE");
     check(acknowledged(), unavailable(2), &[]);
     check(
         [acknowledged(), vec![unavailable(1)]].concat(),
@@ -1040,7 +1041,7 @@ fn lost_to(winner: &str) -> IntentConflict {
         conflicting_target: "cpuUsage".into(),
         loses: true,
         reason: format!("cpuUsage cannot be less than 20 % while intent {winner} wants it greater than 30 %"),
-        cure: format!("terminate {winner}"),
+        hint: format!("terminate {winner}"),
         ..Default::default()
     }
 }
@@ -1180,7 +1181,7 @@ fn a_network_intent_is_fulfilled_once_it_is_connected() {
             network_id: ID.into(),
             command: command.into(),
             reason: "no library knows it".into(),
-            cure: "use another object type".into(),
+            hint: "use another object type".into(),
             ..Default::default()
         }
         .into()
@@ -1525,7 +1526,7 @@ proptest! {
                     prop_assert!(others <= 4);
                 }
                 Err(refusal) => {
-                    prop_assert!(command && !refusal.reason.is_empty() && !refusal.cure.is_empty());
+                    prop_assert!(command && !refusal.reason.is_empty() && !refusal.hint.is_empty());
                     let fact = Fact::refused(&key().0, &id, "X", &refusal).unwrap();
                     prop_assert_eq!(&Intents::default().evolve(before.clone(), &fact, at(bench.seconds)), &before);
                 }

@@ -272,7 +272,7 @@ fn an_intent_of_which_only_commands_were_refused_is_not_there() {
 fn a_list_refuses_what_it_does_not_understand() {
     let (view, _) = view(fulfilled());
     let error = view.list(&ListRequest { state: "RUNNING".into(), ..Default::default() }).unwrap_err();
-    assert!(matches!(&error, Error::InvalidArgument { cure, .. } if cure.contains("FULFILMENTFAILED")), "{error}");
+    assert!(matches!(&error, Error::InvalidArgument { hint, .. } if hint.contains("FULFILMENTFAILED")), "{error}");
     let error = view.list(&ListRequest { page_token: "a.b".into(), ..Default::default() }).unwrap_err();
     assert!(matches!(error, Error::InvalidArgument { .. }));
 }

@@ -94,10 +94,10 @@ impl Domain {
         domain
     }
 
-    fn ask(&mut self, what: What<Input>) -> Vec<String> {
+    fn ask(&mut self, what: Trigger<Input>) -> Vec<String> {
         let key = Key::new(["default"]);
-        let asked = Asked { what, at: self.at, id: "id".into(), sequence: 1, body: Bytes::new() };
-        let facts = self.planner.decide(&key, &self.state, &(), &asked).unwrap();
+        let envelope = Envelope { trigger: what, at: self.at, id: "id".into(), sequence: 1, body: Bytes::new() };
+        let facts = self.planner.decide(&key, &self.state, &(), &envelope).unwrap();
         for fact in &facts {
             self.state = self.planner.evolve(std::mem::take(&mut self.state), fact, self.at);
             self.facts.push((fact.clone(), self.at));
@@ -107,7 +107,7 @@ impl Domain {
 
     fn hear(&mut self, input: impl Into<Input>) -> Vec<String> {
         self.at = self.at.plus_millis(1);
-        self.ask(What::Event(input.into()))
+        self.ask(Trigger::Event(input.into()))
     }
 
     /// Lets time pass; what fell due is decided at its time.
@@ -117,7 +117,7 @@ impl Domain {
         while let Some(due) = self.planner.due(&self.state).filter(|due| *due <= end) {
             assert!(due > self.state.last, "due rises");
             self.at = due;
-            let facts = self.ask(What::Due);
+            let facts = self.ask(Trigger::Due);
             assert!(!facts.is_empty(), "what fell due is answered");
             told.extend(facts);
         }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Projector};
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector};
 use mesh_proto::{
     Timestamp,
     cluster::ClusterRegistered,

@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
+use mesh_core::{Decider, Envelope, Key, Trigger};
 use mesh_intent::{ObjectKind, types};
-use mesh_kit::{Asked, Decider, Key, What};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::networks::{Fact, Input, NAME},
@@ -59,16 +59,16 @@ impl Networks {
         key: &Key,
         state: &State,
         command: &SubmitNetworkIntent,
-        asked: &Asked<Input>,
+        envelope: &Envelope<Input>,
     ) -> Result<Fact, Refusal> {
         let phase = state.phase();
         if matches!(phase, Connectivity::Executing | Connectivity::Connected | Connectivity::Withdrawing) {
-            return Err(Refusal {
-                reason: format!("network {} is {}", key.token(1), phase.as_str_name()),
-                cure: "withdraw it first, or submit under another id".into(),
-            });
+            return Err(Refusal::state(
+                format!("network {} is {}", key.token(1), phase.as_str_name()),
+                "withdraw it first, or submit under another id",
+            ));
         }
-        self.accept(key, state, &command.intent, asked, false)
+        self.accept(key, state, &command.intent, envelope, false)
     }
 
     /// An intent about networks is in force: what it wants is connected. What is connected as it wants it stays.
@@ -77,19 +77,19 @@ impl Networks {
         key: &Key,
         state: &State,
         fact: &IntentAcknowledged,
-        asked: &Asked<Input>,
+        envelope: &Envelope<Input>,
     ) -> Result<Option<Fact>, Refusal> {
         let Some(text) = document_of(fact) else { return Ok(None) };
         if fact.starts_at.is_some() {
             return Ok(None);
         }
         if matches!(state.phase(), Connectivity::Executing | Connectivity::Connected | Connectivity::Withdrawing) {
-            return Err(Refusal {
-                reason: format!("network {} is {} already", key.token(1), state.phase().as_str_name()),
-                cure: "withdraw it, then terminate and update the intent".into(),
-            });
+            return Err(Refusal::state(
+                format!("network {} is {} already", key.token(1), state.phase().as_str_name()),
+                "withdraw it, then terminate and update the intent",
+            ));
         }
-        self.accept(key, state, &text, asked, true).map(Some)
+        self.accept(key, state, &text, envelope, true).map(Some)
     }
 
     fn accept(
@@ -97,7 +97,7 @@ impl Networks {
         key: &Key,
         state: &State,
         text: &str,
-        asked: &Asked<Input>,
+        envelope: &Envelope<Input>,
         of_intent: bool,
     ) -> Result<Fact, Refusal> {
         let intent = parse(text)?;
@@ -110,9 +110,9 @@ impl Networks {
             intent: redact(&text).to_string(),
             libraries: plan.libraries.clone(),
             calls: plan.told(),
-            command_id: asked.id.clone(),
-            command_sequence: asked.sequence,
-            at: Some(asked.at),
+            command_id: envelope.id.clone(),
+            command_sequence: envelope.sequence,
+            at: Some(envelope.at),
             of_intent,
         }
         .into())
@@ -155,7 +155,7 @@ fn report(key: &Key, state: &State, report: &ReportConnectivity) -> Vec<Fact> {
     }
     let fact = ConnectivityChanged {
         reason: report.reason.clone(),
-        cure: report.cure.clone(),
+        hint: report.hint.clone(),
         took_ms: report.took_ms,
         results: report.results.iter().take(RESULTS_MAX).cloned().collect(),
         ..changed(key, state.version, report.phase())
@@ -166,7 +166,7 @@ fn report(key: &Key, state: &State, report: &ReportConnectivity) -> Vec<Fact> {
 impl Decider for Networks {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = ();
+    type ReadModel = ();
     type Input = Input;
     type Fact = Fact;
 
@@ -186,32 +186,35 @@ impl Decider for Networks {
         vec![Key::new([owner, network])]
     }
 
-    fn decide(&self, key: &Key, state: &State, (): &(), asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(input) = &asked.what else { return Ok(vec![]) };
+    fn decide(&self, key: &Key, state: &State, (): &(), envelope: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let Trigger::Event(input) = &envelope.trigger else { return Ok(vec![]) };
         match input {
-            Input::SubmitNetworkIntent(command) => Ok(vec![self.submit(key, state, command, asked)?]),
+            Input::SubmitNetworkIntent(command) => Ok(vec![self.submit(key, state, command, envelope)?]),
             Input::WithdrawNetworkIntent(_) => match state.phase() {
-                Connectivity::Unspecified | Connectivity::Withdrawn | Connectivity::Withdrawing => Err(Refusal {
-                    reason: format!("network {} is not there to be withdrawn", key.token(1)),
-                    cure: "list those that are with `continuum network list`".into(),
-                }),
+                Connectivity::Unspecified | Connectivity::Withdrawn | Connectivity::Withdrawing => {
+                    Err(Refusal::not_found(
+                        format!("network {} is not there to be withdrawn", key.token(1)),
+                        "list those that are with `continuum network list`",
+                    ))
+                }
                 _ => {
                     let fact = changed(key, state.version, Connectivity::Withdrawing);
-                    Ok(vec![ConnectivityChanged { command_id: asked.id.clone(), ..fact }.into()])
+                    Ok(vec![ConnectivityChanged { command_id: envelope.id.clone(), ..fact }.into()])
                 }
             },
             Input::ReportConnectivity(m) => Ok(report(key, state, m)),
             // It is no command, so the refusal is said here.
-            Input::IntentAcknowledged(m) => Ok(match self.acknowledged(key, state, m, asked) {
+            Input::IntentAcknowledged(m) => Ok(match self.acknowledged(key, state, m, envelope) {
                 Ok(fact) => fact.into_iter().collect(),
                 Err(refusal) => {
                     let refused = NetworkRefused {
                         owner: key.token(0).into(),
                         network_id: key.token(1).into(),
-                        command_id: asked.id.clone(),
+                        command_id: envelope.id.clone(),
                         command: "IntentAcknowledged".into(),
+                        code: refusal.code.into(),
                         reason: refusal.reason,
-                        cure: refusal.cure,
+                        hint: refusal.hint,
                     };
                     vec![refused.into()]
                 }
@@ -256,15 +259,15 @@ mod tests {
         let networks = Networks::new(Arc::new(standard()));
         let input = input.into();
         let key = networks.concerns(&input, &()).remove(0);
-        let asked = Asked {
-            what: What::Event(input),
+        let envelope = Envelope {
+            trigger: Trigger::Event(input),
             at: Timestamp::from_millis(1),
             id: "c".into(),
             sequence: 7,
             body: Bytes::new(),
         };
-        let facts = networks.decide(&key, state, &(), &asked)?;
-        let state = facts.iter().fold(state.clone(), |state, fact| networks.evolve(state, fact, asked.at));
+        let facts = networks.decide(&key, state, &(), &envelope)?;
+        let state = facts.iter().fold(state.clone(), |state, fact| networks.evolve(state, fact, envelope.at));
         Ok((facts, state))
     }
 
@@ -361,10 +364,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_carried_out_is_refused_with_its_cure() {
+    fn what_cannot_be_carried_out_is_refused_with_its_hint() {
         for text in ["", "- 1", "Intent: 7", "Intent: {intentExpectations: []}", "{", &"x".repeat(70_000)] {
             let refusal = ask(&State::default(), submit(text)).unwrap_err();
-            assert!(!refusal.reason.is_empty() && !refusal.cure.is_empty(), "{text:.20}");
+            assert!(!refusal.reason.is_empty() && !refusal.hint.is_empty(), "{text:.20}");
         }
     }
 }

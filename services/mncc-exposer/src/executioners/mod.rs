@@ -40,7 +40,7 @@ pub enum Error {
 
 impl Error {
     /// What to do about it.
-    pub fn cure(&self) -> String {
+    pub fn hint(&self) -> String {
         match self {
             Self::Invalid(_) => "correct the intent",
             Self::Unreachable(_) => "see whether the target runs and is reachable from here, then submit again",

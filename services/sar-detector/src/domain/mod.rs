@@ -14,8 +14,8 @@ pub mod watch;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mesh_bus::Stored;
-use mesh_kit::{Derived, Projector};
+use mesh_core::Stored;
+use mesh_core::{Derived, Projector};
 use mesh_proto::{
     Timestamp,
     anomaly::{AnomalyCleared, AnomalyDetected, Ending},

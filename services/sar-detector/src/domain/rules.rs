@@ -46,14 +46,14 @@ pub struct Row {
 
 /// Why a text is no rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("at character {at}: {problem}; {cure}")]
+#[error("at character {at}: {problem}; {hint}")]
 pub struct Error {
     /// Position in characters, from 1.
     pub at: usize,
     /// What is wrong.
     pub problem: String,
     /// What would be right.
-    pub cure: String,
+    pub hint: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +171,7 @@ impl Rule {
     pub fn parse(text: &str) -> Result<Self, Error> {
         if text.len() > TEXT_MAX {
             let problem = format!("the rule has {} bytes", text.len());
-            return Err(Error { at: 1, problem, cure: format!("use at most {TEXT_MAX}, or divide it into two") });
+            return Err(Error { at: 1, problem, hint: format!("use at most {TEXT_MAX}, or divide it into two") });
         }
         let mut parser = Parser { tokens: scan(text)?, next: 0, end: text.chars().count() + 1, depth: 0 };
         let name = match parser.take() {
@@ -350,7 +350,7 @@ fn scan(text: &str) -> Result<Vec<(usize, Token)>, Error> {
             let wrong = |problem: String| Error {
                 at: start + 1,
                 problem,
-                cure: "use a number such as 0.5, or a whole duration such as 500ms, 10s or 5m".into(),
+                hint: "use a number such as 0.5, or a whole duration such as 500ms, 10s or 5m".into(),
             };
             let token = if unit.is_empty() {
                 Token::Number(digits.parse().map_err(|_| wrong(format!("{digits} is no number")))?)
@@ -378,7 +378,7 @@ fn scan(text: &str) -> Result<Vec<(usize, Token)>, Error> {
             let rest: String = letters[at..].iter().take(2).collect();
             let Some(sign) = SIGNS.iter().find(|sign| rest.starts_with(**sign)) else {
                 let problem = format!("{letter:?} means nothing here");
-                return Err(Error { at: start + 1, problem, cure: "leave it out".into() });
+                return Err(Error { at: start + 1, problem, hint: "leave it out".into() });
             };
             at += sign.len();
             tokens.push((start + 1, Token::Sign(sign)));
@@ -419,15 +419,15 @@ impl Parser {
         Some(found)
     }
 
-    fn here(&self, problem: impl Into<String>, cure: impl Into<String>) -> Error {
+    fn here(&self, problem: impl Into<String>, hint: impl Into<String>) -> Error {
         let at = self.tokens.get(self.next).map_or(self.end, |(at, _)| *at);
-        Error { at, problem: problem.into(), cure: cure.into() }
+        Error { at, problem: problem.into(), hint: hint.into() }
     }
 
     /// An error at what was taken last.
-    fn back(&mut self, problem: impl Into<String>, cure: impl Into<String>) -> Error {
+    fn back(&mut self, problem: impl Into<String>, hint: impl Into<String>) -> Error {
         self.next = self.next.saturating_sub(1);
-        self.here(problem, cure)
+        self.here(problem, hint)
     }
 
     fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
@@ -564,23 +564,23 @@ impl Parser {
     }
 
     fn window(&mut self, over: Over, word: &str) -> Result<Number, Error> {
-        let cure = format!("write {word}(memory_mb, 30s)");
+        let hint = format!("write {word}(memory_mb, 30s)");
         if self.sign(&["("]).is_none() {
-            return Err(self.here(format!("{word} is a function"), cure));
+            return Err(self.here(format!("{word} is a function"), hint));
         }
         let field = match self.take() {
             Some(Token::Word(name)) => match field(&name) {
                 Some(field) => field,
                 None => return Err(self.unknown(&name)),
             },
-            _ => return Err(self.back(format!("{word} is of a field"), cure)),
+            _ => return Err(self.back(format!("{word} is of a field"), hint)),
         };
         let comma = self.sign(&[","]).is_some();
         match self.take() {
             Some(Token::Duration(millis)) if comma && millis > 0 && self.sign(&[")"]).is_some() => {
                 Ok(Number::Window(over, field, millis))
             }
-            _ => Err(self.back(format!("{word} is over a time"), cure)),
+            _ => Err(self.back(format!("{word} is over a time"), hint)),
         }
     }
 
@@ -668,7 +668,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rule_is_refused_with_place_and_cure() {
+    fn what_is_no_rule_is_refused_with_place_and_hint() {
         for (text, at, named) in [
             ("", 1, "name"),
             ("hot cpu_percent > 1 for 1s", 5, "`:`"),

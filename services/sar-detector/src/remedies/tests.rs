@@ -57,9 +57,9 @@ impl Owner {
         owner
     }
 
-    fn ask(&mut self, what: What<Input>) -> Result<Vec<String>, Refusal> {
-        let asked = Asked { what, at: self.at, id: "id".into(), sequence: 1, body: Bytes::new() };
-        let facts = Remedies.decide(&Key::new(["local"]), &self.state, &self.places, &asked)?;
+    fn ask(&mut self, what: Trigger<Input>) -> Result<Vec<String>, Refusal> {
+        let envelope = Envelope { trigger: what, at: self.at, id: "id".into(), sequence: 1, body: Bytes::new() };
+        let facts = Remedies.decide(&Key::new(["local"]), &self.state, &self.places, &envelope)?;
         for fact in &facts {
             self.state = Remedies.evolve(std::mem::take(&mut self.state), fact, self.at);
         }
@@ -69,7 +69,7 @@ impl Owner {
 
     fn hear(&mut self, input: impl Into<Input>) -> Vec<String> {
         self.at = self.at.plus_millis(1);
-        self.ask(What::Event(input.into())).unwrap()
+        self.ask(Trigger::Event(input.into())).unwrap()
     }
 
     fn pass(&mut self, seconds: i64) -> Vec<String> {
@@ -77,7 +77,7 @@ impl Owner {
         while let Some(due) = Remedies.due(&self.state).filter(|due| *due <= end) {
             assert!(due > self.state.at, "due rises");
             self.at = due;
-            told.extend(self.ask(What::Due).unwrap());
+            told.extend(self.ask(Trigger::Due).unwrap());
         }
         self.at = end;
         told
@@ -188,7 +188,7 @@ fn an_owner_has_no_more_remedies_than_the_rate_allows() {
 }
 
 #[test]
-fn a_policy_that_cannot_be_is_refused_with_its_cure() {
+fn a_policy_that_cannot_be_is_refused_with_its_hint() {
     let mut owner = Owner::new();
     let rule = |change: fn(&mut PolicyRule)| {
         let mut rule = PolicyRule::default();
@@ -206,7 +206,7 @@ fn a_policy_that_cannot_be_is_refused_with_its_cure() {
         (Some(RemedyPolicy { rules: vec![PolicyRule::default(); 65], ..Default::default() }), "65 rules"),
     ] {
         let set = SetRemedyPolicy { owner: "local".into(), policy };
-        let refusal = owner.ask(What::Event(set.into())).unwrap_err();
+        let refusal = owner.ask(Trigger::Event(set.into())).unwrap_err();
         assert!(refusal.to_string().contains(named), "{refusal}");
     }
 }

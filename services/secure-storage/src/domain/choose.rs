@@ -94,20 +94,20 @@ pub fn choose(goals: &Goals, locations: &BTreeMap<String, Location>) -> Result<C
     if scored.len() < min || min > max {
         let why = ruled_out.iter().map(|c| format!("{}: {}", c.location, c.ruled_out)).collect::<Vec<_>>();
         let found = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
-        return Err(Refusal {
-            reason: format!("{} of the {min} locations that are needed meet the goals{found}", scored.len()),
-            cure: "register more locations, or ask for less".into(),
-        });
+        return Err(Refusal::unsupported(
+            format!("{} of the {min} locations that are needed meet the goals{found}", scored.len()),
+            "register more locations, or ask for less",
+        ));
     }
     let best = (min..=max.min(scored.len()))
         .flat_map(|n| (0..=REDUNDANT_MAX.min(n - 1)).map(move |r| (n, r)))
         .filter_map(|(n, r)| weigh(goals, &scored, n, r))
         .min_by(|a, b| a.value.total_cmp(&b.value));
     let Some(best) = best else {
-        return Err(Refusal {
-            reason: "too many locations are of one provider and place".into(),
-            cure: "register locations of other providers or places".into(),
-        });
+        return Err(Refusal::unsupported(
+            "too many locations are of one provider and place",
+            "register locations of other providers or places",
+        ));
     };
     let of = |kind: &str| {
         let taken = best.taken.iter().map(|&i| &scored[i]);
@@ -139,10 +139,10 @@ fn check(goals: &Goals) -> Result<(), Refusal> {
     let weights = [goals.cost, goals.volatility, goals.availability, goals.latency];
     let placed = goals.lat.abs() <= 90.0 && goals.lng.abs() <= 180.0;
     if !placed || weights.iter().any(|w| !(0.0..=1.0).contains(w)) {
-        return Err(Refusal {
-            reason: "a weight or a coordinate of the goals is out of bounds".into(),
-            cure: "weights from 0 to 1, lat -90 to 90, lng -180 to 180".into(),
-        });
+        return Err(Refusal::invalid(
+            "a weight or a coordinate of the goals is out of bounds",
+            "weights from 0 to 1, lat -90 to 90, lng -180 to 180",
+        ));
     }
     Ok(())
 }

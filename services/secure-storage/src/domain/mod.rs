@@ -12,8 +12,8 @@ pub mod policy;
 
 use std::collections::BTreeMap;
 
-use mesh_bus::Stored;
-use mesh_kit::{Asked, Decider, Key, What, World};
+use mesh_core::Stored;
+use mesh_core::{Decider, Envelope, Key, ReadModel, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::storages::{Fact, Input, NAME},
@@ -120,7 +120,7 @@ pub(crate) fn event<E: mesh_proto::EventSet>(stored: &Stored) -> Option<E> {
     Some(event)
 }
 
-impl World for Known {
+impl ReadModel for Known {
     fn apply(&mut self, fact: &Stored) {
         if let Some(event) = event::<Event>(fact) {
             self.take(event);
@@ -128,14 +128,14 @@ impl World for Known {
     }
 }
 
-fn refusal<T>(reason: impl Into<String>, cure: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { reason: reason.into(), cure: cure.into() })
+fn refuse<T>(of: impl FnOnce(String, String) -> Refusal, reason: impl Into<String>, hint: &str) -> Result<T, Refusal> {
+    Err(of(reason.into(), hint.into()))
 }
 
 impl Decider for Storages {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = Known;
+    type ReadModel = Known;
     type Input = Input;
     type Fact = Fact;
 
@@ -155,9 +155,15 @@ impl Decider for Storages {
         }]
     }
 
-    fn decide(&self, key: &Key, state: &State, world: &Known, asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
-        let What::Event(input) = &asked.what else { return Ok(vec![]) };
-        let (owner, name, command_id) = (key.token(0).to_owned(), key.token(1).to_owned(), asked.id.clone());
+    fn decide(
+        &self,
+        key: &Key,
+        state: &State,
+        world: &Known,
+        envelope: &Envelope<Input>,
+    ) -> Result<Vec<Fact>, Refusal> {
+        let Trigger::Event(input) = &envelope.trigger else { return Ok(vec![]) };
+        let (owner, name, command_id) = (key.token(0).to_owned(), key.token(1).to_owned(), envelope.id.clone());
         let fact: Fact = match input {
             Input::DefinePolicy(m) => {
                 let definition = m.definition.clone().unwrap_or_default();
@@ -166,22 +172,38 @@ impl Decider for Storages {
             }
             Input::DropPolicy(_) => {
                 if state.policy.is_none() {
-                    return refusal(format!("there is no policy {name}"), "see `continuum storage policy list`");
+                    return refuse(
+                        Refusal::not_found,
+                        format!("there is no policy {name}"),
+                        "see `continuum storage policy list`",
+                    );
                 }
                 let user = world.buckets.iter().find(|(_, b)| b.owner == owner && b.policy == name);
                 if let Some((bucket, _)) = user {
-                    return refusal(format!("the bucket {bucket} uses the policy {name}"), "delete the bucket first");
+                    return refuse(
+                        Refusal::in_use,
+                        format!("the bucket {bucket} uses the policy {name}"),
+                        "delete the bucket first",
+                    );
                 }
                 PolicyDropped { owner, policy: name, command_id }.into()
             }
             Input::RegisterLocation(m) => {
                 let mut description = m.description.clone().unwrap_or_default();
                 if !description.name.is_empty() && description.name != name {
-                    return refusal(format!("the location is called {} and {name}", description.name), "use one name");
+                    return refuse(
+                        Refusal::invalid,
+                        format!("the location is called {} and {name}", description.name),
+                        "use one name",
+                    );
                 }
                 policy::check_location(&description)?;
                 if state.location.is_none() && world.locations_of(&owner).len() >= OF_OWNER_MAX {
-                    return refusal(format!("there are {OF_OWNER_MAX} locations"), "retire one first");
+                    return refuse(
+                        Refusal::exhausted,
+                        format!("there are {OF_OWNER_MAX} locations"),
+                        "retire one first",
+                    );
                 }
                 description.name = name.clone();
                 if description.id == 0 {
@@ -193,31 +215,44 @@ impl Decider for Storages {
             }
             Input::RetireLocation(_) => {
                 if state.location.is_none() {
-                    return refusal(format!("there is no location {name}"), "see `continuum storage location list`");
+                    return refuse(
+                        Refusal::not_found,
+                        format!("there is no location {name}"),
+                        "see `continuum storage location list`",
+                    );
                 }
                 let names = |p: &Policy| p.edge_devices.iter().chain(&p.backends).any(|l| *l == name);
                 let user =
                     world.policies.values().find(|p| p.owner == owner && p.definition.as_ref().is_some_and(names));
                 if let Some(policy) = user {
                     let reason = format!("the policy {} uses the location {name}", policy.policy);
-                    return refusal(reason, "define the policy without it first, and scrub with repair");
+                    return refuse(
+                        Refusal::in_use,
+                        reason,
+                        "define the policy without it first, and scrub with repair",
+                    );
                 }
                 LocationRetired { owner, location: name, command_id }.into()
             }
             Input::CreateBucket(m) => {
                 if owner != BUCKET_REALM {
-                    return refusal(format!("{owner} is not the realm of buckets"), "use the realm `bucket`");
+                    return refuse(
+                        Refusal::invalid,
+                        format!("{owner} is not the realm of buckets"),
+                        "use the realm `bucket`",
+                    );
                 }
                 if let Some(bucket) = &state.bucket {
-                    let reason = match bucket.owner == m.owner {
-                        true => format!("the bucket {name} is yours already"),
-                        false => format!("the bucket name {name} is taken"),
+                    return match bucket.owner == m.owner {
+                        true => refuse(Refusal::owned, format!("you already own the bucket {name}"), "use it as it is"),
+                        false => {
+                            refuse(Refusal::exists, format!("the bucket name {name} is taken"), "choose another name")
+                        }
                     };
-                    return refusal(reason, "choose another name");
                 }
                 if !world.policies.contains_key(&pair(&m.owner, &m.policy)) {
                     let reason = format!("{} has no storage policy {:?}", m.owner, m.policy);
-                    return refusal(reason, "define it, or say another as LocationConstraint");
+                    return refuse(Refusal::not_found, reason, "define it, or say another as LocationConstraint");
                 }
                 let (owner, policy, epoch) = (m.owner.clone(), m.policy.clone(), state.epoch + 1);
                 BucketCreated { realm: BUCKET_REALM.into(), bucket: name, owner, policy, epoch, command_id }.into()
@@ -227,11 +262,17 @@ impl Decider for Storages {
                     let owner = m.owner.clone();
                     BucketDeleted { realm: BUCKET_REALM.into(), bucket: name, owner, command_id }.into()
                 }
-                _ => return refusal(format!("{} has no bucket {name}", m.owner), "see the list of buckets"),
+                _ => {
+                    return refuse(
+                        Refusal::not_found,
+                        format!("{} has no bucket {name}", m.owner),
+                        "see the list of buckets",
+                    );
+                }
             },
             Input::RequestScrub(m) => {
                 if state.scrub {
-                    return refusal(format!("there is a scrub {name} already"), "use another id");
+                    return refuse(Refusal::exists, format!("there is a scrub {name} already"), "use another id");
                 }
                 ScrubWanted { owner, scrub: name, repair: m.repair, rewrap: m.rewrap, command_id }.into()
             }
@@ -264,11 +305,11 @@ impl Decider for Storages {
 /// Checks a policy, and chooses its locations if it gives goals instead.
 fn define(owner: &str, name: &str, mut policy: Policy, state: &State, world: &Known) -> Result<PolicyDefined, Refusal> {
     if !policy.name.is_empty() && policy.name != name {
-        return refusal(format!("the policy is called {} and {name}", policy.name), "use one name");
+        return refuse(Refusal::invalid, format!("the policy is called {} and {name}", policy.name), "use one name");
     }
     let of_owner = world.policies.keys().filter(|(o, _)| o == owner).count();
     if state.policy.is_none() && of_owner >= OF_OWNER_MAX {
-        return refusal(format!("there are {OF_OWNER_MAX} policies"), "drop one first");
+        return refuse(Refusal::exhausted, format!("there are {OF_OWNER_MAX} policies"), "drop one first");
     }
     policy.name = name.to_owned();
     let locations = world.locations_of(owner);
@@ -286,11 +327,19 @@ fn define(owner: &str, name: &str, mut policy: Policy, state: &State, world: &Kn
             match locations.get(location) {
                 Some(l) if l.kind == kind => {}
                 Some(l) => {
-                    return refusal(format!("{location} is of the kind {}, not {kind}", l.kind), "list it there");
+                    return refuse(
+                        Refusal::invalid,
+                        format!("{location} is of the kind {}, not {kind}", l.kind),
+                        "list it there",
+                    );
                 }
                 None => {
                     let reason = format!("there is no location {location}");
-                    return refusal(reason, "register it, or name another of `continuum storage location list`");
+                    return refuse(
+                        Refusal::not_found,
+                        reason,
+                        "register it, or name another of `continuum storage location list`",
+                    );
                 }
             }
         }

@@ -29,14 +29,14 @@ pub struct Recipe {
     pub acknowledge_at: usize,
 }
 
-fn refusal(reason: impl Into<String>, cure: impl Into<String>) -> Refusal {
-    Refusal { reason: reason.into(), cure: cure.into() }
+fn refusal(reason: impl Into<String>, hint: impl Into<String>) -> Refusal {
+    Refusal::invalid(reason, hint)
 }
 
 /// The recipe of a policy whose locations are chosen.
 ///
 /// # Errors
-/// What is wrong with it, and the cure.
+/// What is wrong with it, and the hint.
 pub fn recipe(policy: &Policy) -> Result<Recipe, Refusal> {
     for (field, text) in [("name", &policy.name), ("description", &policy.description)] {
         if text.len() > TEXT_MAX {
@@ -122,7 +122,7 @@ fn encrypted(encryption: Option<&Encryption>) -> Result<bool, Refusal> {
 /// What is wrong with a location, if anything.
 ///
 /// # Errors
-/// What, and the cure.
+/// What, and the hint.
 pub fn check_location(location: &Location) -> Result<(), Refusal> {
     let texts = [
         &location.url,
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_policies_are_refused_with_a_cure() {
+    fn impossible_policies_are_refused_with_a_hint() {
         let cases: [fn(&mut Policy); 7] = [
             |p| p.redundancy = Some(Redundancy { scheme: "RS".into(), redundant_packets: 4 }),
             |p| p.redundancy = Some(Redundancy { scheme: "LRC".into(), redundant_packets: 1 }),
@@ -242,7 +242,7 @@ mod tests {
             let mut policy = hybrid();
             spoil(&mut policy);
             let refusal = recipe(&policy).unwrap_err();
-            assert!(!refusal.reason.is_empty() && !refusal.cure.is_empty(), "{refusal:?}");
+            assert!(!refusal.reason.is_empty() && !refusal.hint.is_empty(), "{refusal:?}");
         }
     }
 

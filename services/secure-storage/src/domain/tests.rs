@@ -22,18 +22,18 @@ impl Mesh {
         let key = Storages.concerns(&input, &self.world).remove(0);
         let state = self.states.get(&key).cloned().unwrap_or_default();
         let (id, command) = (format!("c{}", self.asked), input.any().message());
-        let asked = Asked {
-            what: What::Event(input),
+        let envelope = Envelope {
+            trigger: Trigger::Event(input),
             at: Timestamp::from_millis(self.asked as i64),
             id: id.clone(),
             sequence: self.asked,
             body: bytes::Bytes::new(),
         };
-        let fact = match Storages.decide(&key, &state, &self.world, &asked) {
+        let fact = match Storages.decide(&key, &state, &self.world, &envelope) {
             Ok(mut facts) => facts.remove(0),
             Err(refusal) => Fact::refused(&key.0, &id, command, &refusal).unwrap(),
         };
-        self.states.insert(key, Storages.evolve(state, &fact, asked.at));
+        self.states.insert(key, Storages.evolve(state, &fact, envelope.at));
         self.world.take(Event::decode(fact.any().message(), &fact.any().body()).unwrap());
         fact
     }
@@ -72,7 +72,7 @@ fn two_and_one() -> Policy {
 fn refused(fact: &Fact) -> &str {
     match fact {
         Fact::StorageRefused(m) => {
-            assert!(!m.cure.is_empty() && !m.command_id.is_empty());
+            assert!(!m.hint.is_empty() && !m.command_id.is_empty());
             &m.reason
         }
         other => panic!("{other:?}"),

@@ -56,14 +56,14 @@ impl Files {
 
 /// Why an archive is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{reason}; {cure}", before(path))]
+#[error("{}{reason}; {hint}", before(path))]
 pub struct Error {
     /// Where: a path in the archive; empty for the whole.
     pub path: String,
     /// What is wrong.
     pub reason: String,
     /// What to do.
-    pub cure: String,
+    pub hint: String,
 }
 
 fn before(path: &str) -> String {
@@ -71,9 +71,9 @@ fn before(path: &str) -> String {
 }
 
 impl Error {
-    fn new(path: impl Into<String>, reason: impl Into<String>, cure: impl Into<String>) -> Self {
+    fn new(path: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) -> Self {
         let path: String = path.into();
-        Self { path: path.chars().take(128).collect(), reason: reason.into(), cure: cure.into() }
+        Self { path: path.chars().take(128).collect(), reason: reason.into(), hint: hint.into() }
     }
 }
 
@@ -318,7 +318,7 @@ pub(crate) mod tests {
 
     fn refused(archive: &[u8]) -> String {
         let error = read(archive).unwrap_err();
-        assert!(!error.reason.is_empty() && !error.cure.is_empty());
+        assert!(!error.reason.is_empty() && !error.hint.is_empty());
         format!("{}: {}", error.path, error.reason)
     }
 
@@ -442,10 +442,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_no_archive_is_refused_with_the_cure() {
+    fn what_is_no_archive_is_refused_with_the_hint() {
         for bad in [&b""[..], b"hello", b"PK\x03\x04 a zip", &[0x1f, 0x8b], &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0]] {
             let error = read(bad).unwrap_err();
-            assert!(error.cure.contains("helm package"), "{error}");
+            assert!(error.hint.contains("helm package"), "{error}");
         }
         assert!(refused(&gzip(b"no tar at all, but long enough")).contains("no readable gzipped tar file"));
         let whole = tgz(&[("web/Chart.yaml", "name: web")]);

@@ -49,8 +49,8 @@ pub fn check(manifests: &[Manifest]) -> Result<Vec<Exposed>, Vec<Problem>> {
             Some(Value::String(text)) if text == "true" => {}
             Some(Value::String(text)) if text == "false" => continue,
             Some(Value::Bool(_)) => {
-                let cure = "write \"true\" in quotes; Kubernetes takes no other annotation than text";
-                problems.push(problem(at(EXPOSE), "it is no text", cure));
+                let hint = "write \"true\" in quotes; Kubernetes takes no other annotation than text";
+                problems.push(problem(at(EXPOSE), "it is no text", hint));
                 continue;
             }
             Some(other) => {
@@ -61,13 +61,13 @@ pub fn check(manifests: &[Manifest]) -> Result<Vec<Exposed>, Vec<Problem>> {
         }
         match exposed(service, annotation) {
             Ok(exposed) => found.push(exposed),
-            Err((key, reason, cure)) => problems.push(problem(at(key), reason, cure)),
+            Err((key, reason, hint)) => problems.push(problem(at(key), reason, hint)),
         }
     }
     if found.is_empty() && problems.is_empty() {
         let reason = format!("the document says ingressSupport, and no Service carries the annotation {EXPOSE}");
-        let cure = format!("add `{EXPOSE}: \"true\"` to a Service, or leave ingressSupport out");
-        problems.push(problem("templates", reason, cure));
+        let hint = format!("add `{EXPOSE}: \"true\"` to a Service, or leave ingressSupport out");
+        problems.push(problem("templates", reason, hint));
     }
     if problems.is_empty() { Ok(found) } else { Err(problems) }
 }
@@ -145,7 +145,7 @@ mod tests {
     fn wrong(annotations: &str) -> String {
         let problems = check(&service(annotations)).unwrap_err();
         assert_eq!(problems.len(), 1, "{problems:?}");
-        assert!(!problems[0].cure.is_empty());
+        assert!(!problems[0].hint.is_empty());
         format!("{}: {}", problems[0].path, problems[0].reason)
     }
 

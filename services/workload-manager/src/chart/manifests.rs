@@ -38,8 +38,8 @@ pub fn read(text: &str) -> Result<Vec<Manifest>, Vec<Problem>> {
         return Err(vec![problem("templates", reason, "divide the chart")]);
     }
     let documents = yaml::documents(text).map_err(|error| {
-        let cure = "run `helm template` on it and correct the indentation of what it gives";
-        vec![problem("templates", format!("what was rendered is no YAML: {error}"), cure)]
+        let hint = "run `helm template` on it and correct the indentation of what it gives";
+        vec![problem("templates", format!("what was rendered is no YAML: {error}"), hint)]
     })?;
     let (mut found, mut problems) = (vec![], vec![]);
     for (index, document) in documents.into_iter().enumerate() {

@@ -42,8 +42,8 @@ pub fn values_problem(text: &str) -> Option<String> {
     }
 }
 
-fn problem(path: impl Into<String>, reason: impl Into<String>, cure: impl Into<String>) -> Problem {
-    Problem { path: path.into(), reason: reason.into(), cure: cure.into() }
+fn problem(path: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) -> Problem {
+    Problem { path: path.into(), reason: reason.into(), hint: hint.into() }
 }
 
 /// The first 96 characters, quoted: what somebody sent is repeated to them, but not without end.

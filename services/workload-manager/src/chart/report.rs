@@ -17,20 +17,20 @@ pub fn passed(name: &str, reason: impl Into<String>) -> CheckStep {
 
 /// A check that found what is wrong.
 pub fn failed(name: &str, reason: impl Into<String>, problems: Vec<Problem>) -> CheckStep {
-    let cure = problems.first().map(|p| p.cure.clone()).unwrap_or_default();
-    step(name, CheckOutcome::CheckFailed, reason, &cure, problems)
+    let hint = problems.first().map(|p| p.hint.clone()).unwrap_or_default();
+    step(name, CheckOutcome::CheckFailed, reason, &hint, problems)
 }
 
 /// A check that could not be made.
-pub fn not_checked(name: &str, reason: impl Into<String>, cure: &str) -> CheckStep {
-    step(name, CheckOutcome::NotChecked, reason, cure, vec![])
+pub fn not_checked(name: &str, reason: impl Into<String>, hint: &str) -> CheckStep {
+    step(name, CheckOutcome::NotChecked, reason, hint, vec![])
 }
 
 fn step(
     name: &str,
     outcome: CheckOutcome,
     reason: impl Into<String>,
-    cure: &str,
+    hint: &str,
     mut problems: Vec<Problem>,
 ) -> CheckStep {
     problems.truncate(PROBLEMS_MAX);
@@ -38,7 +38,7 @@ fn step(
         name: name.to_owned(),
         outcome: outcome.into(),
         reason: reason.into(),
-        cure: cure.to_owned(),
+        hint: hint.to_owned(),
         problems,
         took_ms: 0,
     }
@@ -59,8 +59,8 @@ pub fn objections(report: &CheckReport) -> Vec<Problem> {
     let mut found = vec![];
     for step in report.steps.iter().filter(|s| s.outcome() == CheckOutcome::CheckFailed) {
         if step.problems.is_empty() {
-            let (reason, cure) = (step.reason.clone(), step.cure.clone());
-            found.push(Problem { path: format!("chart.{}", step.name), reason, cure });
+            let (reason, hint) = (step.reason.clone(), step.hint.clone());
+            found.push(Problem { path: format!("chart.{}", step.name), reason, hint });
         }
         let each = step.problems.iter().cloned();
         found.extend(each.map(|p| Problem { path: format!("chart.{}: {}", step.name, p.path), ..p }));
@@ -68,8 +68,8 @@ pub fn objections(report: &CheckReport) -> Vec<Problem> {
     // A report without its first check speaks of no chart.
     let first = report.steps.first().map(CheckStep::outcome);
     if found.is_empty() && first != Some(CheckOutcome::CheckPassed) {
-        let (reason, cure) = ("its structure was not checked".to_owned(), "upload the chart again".to_owned());
-        found.push(Problem { path: "chart.structure".into(), reason, cure });
+        let (reason, hint) = ("its structure was not checked".to_owned(), "upload the chart again".to_owned());
+        found.push(Problem { path: "chart.structure".into(), reason, hint });
     }
     found.truncate(PROBLEMS_MAX);
     found
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(fine.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), STEPS);
         assert!(fine.steps[3].reason.contains("before the check template"));
         assert_eq!(objections(&fine), []);
-        let bad = Problem { path: "values.yaml".into(), reason: "r".into(), cure: "c".into() };
+        let bad = Problem { path: "values.yaml".into(), reason: "r".into(), hint: "c".into() };
         let found = objections(&report(vec![failed("structure", "1 problem", vec![bad])]));
         assert_eq!((found.len(), found[0].path.as_str()), (1, "chart.structure: values.yaml"));
         let found = objections(&report(vec![passed("structure", ""), failed("template", "it did not render", vec![])]));

@@ -56,7 +56,7 @@ pub fn check(files: &Files, expected: Option<(&str, &str)>) -> Result<Chart, Vec
     templates(&mut found, files);
     for (path, inner) in &files.archives {
         if let Err(problems) = check_part(inner) {
-            problems.into_iter().for_each(|p| found.add(format!("{path}: {}", p.path), p.reason, p.cure));
+            problems.into_iter().for_each(|p| found.add(format!("{path}: {}", p.path), p.reason, p.hint));
         }
     }
     let other = files.files.keys().filter(|path| is_yaml(path) && !is_template(path) && !is_known(path));
@@ -82,9 +82,9 @@ fn check_part(files: &Files) -> Result<Chart, Vec<Problem>> {
 struct Found(Vec<Problem>);
 
 impl Found {
-    fn add(&mut self, path: impl Into<String>, reason: impl Into<String>, cure: impl Into<String>) {
+    fn add(&mut self, path: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) {
         if self.0.len() < PROBLEMS_MAX {
-            self.0.push(problem(path, reason, cure));
+            self.0.push(problem(path, reason, hint));
         }
     }
 }
@@ -130,8 +130,8 @@ fn chart_yaml(found: &mut Found, files: &Files) -> Chart {
     if chart.name.is_empty() && text("name").is_ok() {
         found.add("Chart.yaml: name", "there is none", "give the chart a name");
     } else if !chart.name.is_empty() && !is_key(&chart.name) {
-        let cure = "use 1 to 64 letters, digits, `_` and `-`: it names the workload, too";
-        found.add("Chart.yaml: name", format!("{} is no name", quoted(&chart.name)), cure);
+        let hint = "use 1 to 64 letters, digits, `_` and `-`: it names the workload, too";
+        found.add("Chart.yaml: name", format!("{} is no name", quoted(&chart.name)), hint);
     }
     if chart.version.is_empty() && text("version").is_ok() {
         found.add("Chart.yaml: version", "there is none", "give a semantic version, such as 1.0.0");
@@ -254,7 +254,7 @@ pub(crate) mod tests {
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
         let read = archive::read(&tgz(&files)).unwrap();
         let shown = |problems: Vec<Problem>| {
-            let each = problems.into_iter().inspect(|p| assert!(!p.cure.is_empty(), "{p:?}"));
+            let each = problems.into_iter().inspect(|p| assert!(!p.hint.is_empty(), "{p:?}"));
             each.map(|p| format!("{}: {}", p.path, p.reason)).collect::<Vec<_>>()
         };
         check(&read, Some(("web", "1.2.3"))).map_err(shown)

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use mesh_bus::Outgoing;
+use mesh_core::Outgoing;
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
     Event as _,
@@ -111,8 +111,8 @@ async fn pause(mesh: &Mesh) -> bool {
 
 fn missing(sha256: &str) -> CheckReport {
     let reason = format!("no archive of SHA-256 {sha256} is stored");
-    let cure = "upload it, and push the document again".to_owned();
-    let problem = mesh_proto::intent::Problem { path: String::new(), reason: reason.clone(), cure };
+    let hint = "upload it, and push the document again".to_owned();
+    let problem = mesh_proto::intent::Problem { path: String::new(), reason: reason.clone(), hint };
     let steps = report::complete(vec![report::failed("structure", reason, vec![problem])]);
     CheckReport { sha256: sha256.to_owned(), steps, ..Default::default() }
 }

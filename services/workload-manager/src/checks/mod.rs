@@ -139,8 +139,8 @@ impl Checks {
             Ok(text) => text,
             Err(helm::Error::Away(reason)) => return (None, report::not_checked("template", reason, INSTALL)),
             Err(helm::Error::Refused(reason)) => {
-                let cure = "run `helm template` on the chart, and correct what it names".to_owned();
-                let problem = Problem { path: "templates".into(), reason, cure };
+                let hint = "run `helm template` on the chart, and correct what it names".to_owned();
+                let problem = Problem { path: "templates".into(), reason, hint };
                 return (None, report::failed("template", "it does not render with its default values", vec![problem]));
             }
         };
@@ -167,8 +167,8 @@ impl Checks {
             return report::passed("images", "it names no image");
         }
         if !self.config.images {
-            let cure = "set `images` of workload-manager";
-            return report::not_checked("images", "images are not looked up here", cure);
+            let hint = "set `images` of workload-manager";
+            return report::not_checked("images", "images are not looked up here", hint);
         }
         let keys = Arc::new(keys);
         let asked: Vec<(String, String)> = images.iter().map(|(name, at)| (name.clone(), at.clone())).collect();
@@ -177,8 +177,8 @@ impl Checks {
             async move {
                 let found = match Image::parse(&name) {
                     Err(reason) => {
-                        let cure = "name it as registry/repository:tag".to_owned();
-                        Err(registry::Error::Refused { reason, cure })
+                        let hint = "name it as registry/repository:tag".to_owned();
+                        Err(registry::Error::Refused { reason, hint })
                     }
                     Ok(image) => registries.look_up(&image, &keys).await,
                 };
@@ -195,9 +195,9 @@ impl Checks {
         for (name, at, found) in answers {
             match found {
                 Ok(()) => {}
-                Err(registry::Error::Refused { reason, cure }) => {
+                Err(registry::Error::Refused { reason, hint }) => {
                     let path = format!("{at} ({name})");
-                    problems.push(Problem { path, reason, cure });
+                    problems.push(Problem { path, reason, hint });
                 }
                 Err(registry::Error::Away(reason)) => away.push(reason),
             }
@@ -214,14 +214,14 @@ impl Checks {
     }
 
     fn unreachable(&self, reason: String) -> CheckStep {
-        let cure = "see that workload-manager can reach the registry";
+        let hint = "see that workload-manager can reach the registry";
         match self.config.refuse_unreachable {
             true => {
                 let path = "images".to_owned();
-                let problem = Problem { path, reason: reason.clone(), cure: cure.into() };
+                let problem = Problem { path, reason: reason.clone(), hint: hint.into() };
                 report::failed("images", reason, vec![problem])
             }
-            false => report::not_checked("images", reason, cure),
+            false => report::not_checked("images", reason, hint),
         }
     }
 
@@ -237,7 +237,7 @@ impl Checks {
         let archive = bytes.clone();
         let read = aside(move || archive::read(&archive).map_err(|error| vec![fault(error)]));
         let refused = |problems: Vec<Problem>| {
-            let told = problems.first().map(|p| format!("{}: {} ({})", p.path, p.reason, p.cure)).unwrap_or_default();
+            let told = problems.first().map(|p| format!("{}: {} ({})", p.path, p.reason, p.hint)).unwrap_or_default();
             Unrendered::Refused(told)
         };
         let files = read.await.map_err(refused)?;
@@ -281,7 +281,7 @@ fn structure(archive: &[u8], document: &WorkloadDocument) -> Result<(Files, stru
 }
 
 fn fault(error: archive::Error) -> Problem {
-    Problem { path: error.path, reason: error.reason, cure: error.cure }
+    Problem { path: error.path, reason: error.reason, hint: error.hint }
 }
 
 /// Work of up to seconds, done where it keeps nobody waiting: whoever made the chart chose how long it takes.
@@ -290,7 +290,7 @@ async fn aside<T: Send + 'static>(
 ) -> Result<T, Vec<Problem>> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         let reason = format!("it could not be looked at: {error}");
-        Err(vec![Problem { path: String::new(), reason, cure: "tell us, with the chart".into() }])
+        Err(vec![Problem { path: String::new(), reason, hint: "tell us, with the chart".into() }])
     })
 }
 

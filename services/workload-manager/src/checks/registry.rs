@@ -30,7 +30,7 @@ pub(crate) enum Error {
         /// What the registry says.
         reason: String,
         /// What to do.
-        cure: String,
+        hint: String,
     },
     /// The registry could not be asked.
     Away(String),
@@ -86,7 +86,7 @@ impl Registries {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(denied(image, key.is_some())),
             StatusCode::NOT_FOUND => {
                 let reason = format!("{host} has no {}:{}", image.repository, image.manifest());
-                Err(Error::Refused { reason, cure: "push the image, or correct its name and tag".into() })
+                Err(Error::Refused { reason, hint: "push the image, or correct its name and tag".into() })
             }
             other => Err(Error::Away(format!("{host} answers {other}"))),
         }
@@ -180,7 +180,7 @@ impl Registries {
 
 fn denied(image: &Image, known: bool) -> Error {
     let host = image.host();
-    let (reason, cure) = match known {
+    let (reason, hint) = match known {
         true => (
             format!("{host} denies access to {} with the credentials given", image.repository),
             "correct the pull secret, and see that it may read the repository",
@@ -190,7 +190,7 @@ fn denied(image: &Image, known: bool) -> Error {
             "correct the image's name, or give the chart a Secret of type kubernetes.io/dockerconfigjson",
         ),
     };
-    Error::Refused { reason, cure: cure.into() }
+    Error::Refused { reason, hint: hint.into() }
 }
 
 fn redirection(from: &Uri, status: StatusCode, headers: &HeaderMap) -> Option<Result<Uri, String>> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use mesh_kit::Key;
+use mesh_core::Key;
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::workloads::Fact,
@@ -60,7 +60,7 @@ pub(super) fn split(workload: &str) -> Option<(&str, &str)> {
 
 /// Problems in one line.
 pub(super) fn listed(problems: &[Problem]) -> String {
-    let texts: Vec<String> = problems.iter().map(|p| format!("{}: {} ({})", p.path, p.reason, p.cure)).collect();
+    let texts: Vec<String> = problems.iter().map(|p| format!("{}: {} ({})", p.path, p.reason, p.hint)).collect();
     texts.join("; ")
 }
 
@@ -80,25 +80,28 @@ pub(super) fn register(
 ) -> Result<Fact, Refusal> {
     let name = key.token(1);
     let (Some(document), Some(bytes)) = (&m.document, wire::field(body, 3)) else {
-        return Err(Refusal::new("the command holds no document", "put the workload document under `document`"));
+        return Err(Refusal::invalid("the command holds no document", "put the workload document under `document`"));
     };
     if super::is_uuid(name) {
-        return Err(Refusal::new(format!("{name} is a UUID; UUIDs name instances"), "give the document another name"));
+        return Err(Refusal::invalid(
+            format!("{name} is a UUID; UUIDs name instances"),
+            "give the document another name",
+        ));
     }
     if document.name != name {
         let reason = format!("the document is named {:?}, the command is about {name}", head(&document.name));
-        return Err(Refusal::new(reason, format!("send it for its own name, or name the document {name}")));
+        return Err(Refusal::invalid(reason, format!("send it for its own name, or name the document {name}")));
     }
     if bytes.len() > DOCUMENT_MAX_BYTES {
         let reason = format!("the document has {} bytes; at most {DOCUMENT_MAX_BYTES} are allowed", bytes.len());
-        return Err(Refusal::new(reason, "move data out of it, for example into a file that the process reads"));
+        return Err(Refusal::too_large(reason, "move data out of it, for example into a file that the process reads"));
     }
     let (owner, name, version) = (key.token(0).to_owned(), name.to_owned(), document.version.clone());
     let command_id = command_id.to_owned();
     match versions.get(&version) {
         None if versions.len() >= VERSIONS_MAX => {
             let reason = format!("{name} has {VERSIONS_MAX} versions already");
-            return Err(Refusal::new(reason, "go on under another name"));
+            return Err(Refusal::exhausted(reason, "go on under another name"));
         }
         // A rejected version never ran anywhere: it may be corrected, and the same again is told again why not.
         None | Some(Version { verdict: Verdict::Rejected, .. }) => {}
@@ -107,7 +110,7 @@ pub(super) fn register(
         }
         Some(_) => {
             let reason = format!("{name}@{version} exists with other content, and a document never changes");
-            return Err(Refusal::new(reason, "push the new content under a new version"));
+            return Err(Refusal::exists(reason, "push the new content under a new version"));
         }
     }
     Ok(WorkloadSubmitted { owner, name, version, document: bytes, command_id }.into())
@@ -140,22 +143,22 @@ pub(super) fn attach(key: &Key, versions: &Versions, m: &AttachChart, command_id
     let of = format!("{}@{}", key.token(1), head(&m.version));
     if !is_sha256(&m.sha256) {
         let reason = format!("{:?} is no SHA-256", head(&m.sha256));
-        return Err(Refusal::new(reason, "give 64 lower-case hexadecimal digits, those of the uploaded archive"));
+        return Err(Refusal::invalid(reason, "give 64 lower-case hexadecimal digits, those of the uploaded archive"));
     }
     if !is_chart(&known.submitted.document) {
-        return Err(Refusal::new(format!("{of} is no chart"), "push a document of kind chart"));
+        return Err(Refusal::state(format!("{of} is not a chart"), "push a document of kind chart"));
     }
     let (owner, name, version) = (key.token(0).to_owned(), key.token(1).to_owned(), m.version.clone());
     let (sha256, command_id) = (m.sha256.clone(), command_id.to_owned());
     if known.verdict == Verdict::Rejected {
-        return Err(Refusal::new(format!("{of} was rejected"), "push its document again, and then its archive"));
+        return Err(Refusal::state(format!("{of} was rejected"), "push its document again, and then its archive"));
     }
     if known.sha256 == m.sha256 {
         return Ok(vec![WorkloadUnchanged { owner, name, version, command_id }.into()]);
     }
     if !known.sha256.is_empty() {
         let reason = format!("{of} has another archive, and a document never changes");
-        return Err(Refusal::new(reason, "push the new archive under a new version"));
+        return Err(Refusal::exists(reason, "push the new archive under a new version"));
     }
     let attached = ChartAttached {
         owner: owner.clone(),
@@ -181,7 +184,7 @@ pub(super) fn drop_version(
 ) -> Result<Fact, Refusal> {
     let known = found(key, versions, &m.version)?;
     let of = format!("{}@{}", key.token(1), head(&m.version));
-    let (reason, cure) = match known.verdict {
+    let (reason, hint) = match known.verdict {
         Verdict::Rejected => return Ok(dropped(key, m, command_id)),
         Verdict::Onboarding if known.sha256.is_empty() => return Ok(dropped(key, m, command_id)),
         Verdict::Accepted => ("is registered, and a registered document never changes", "push a new version beside it"),
@@ -189,7 +192,7 @@ pub(super) fn drop_version(
         Verdict::Awaited => ("awaits its validation", "try again once it has its verdict"),
         Verdict::Onboarding => ("is being checked", "try again once it is checked"),
     };
-    Err(Refusal::new(format!("{of} {reason}"), cure))
+    Err(Refusal::state(format!("{of} {reason}"), hint))
 }
 
 fn dropped(key: &Key, m: &DropWorkload, command_id: &str) -> Fact {
@@ -239,11 +242,11 @@ fn found<'a>(key: &Key, versions: &'a Versions, version: &str) -> Result<&'a Ver
     versions.get(version).ok_or_else(|| {
         let reason = format!("there is no workload document {}@{}", key.token(1), head(version));
         let known: Vec<&str> = versions.keys().take(5).map(String::as_str).collect();
-        let cure = match known.is_empty() {
+        let hint = match known.is_empty() {
             true => "push it first".to_owned(),
             false => format!("push it first; its versions are {}", known.join(", ")),
         };
-        Refusal::new(reason, cure)
+        Refusal::not_found(reason, hint)
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mesh_kit::Key;
+use mesh_core::Key;
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::workloads::Fact,
@@ -129,22 +129,22 @@ pub(super) fn run(
 ) -> Result<Fact, Refusal> {
     let (owner, id) = (key.token(0), key.token(1));
     if !is_uuid(id) {
-        return Err(Refusal::new(format!("{id} is not a UUID, as an instance's id is"), "choose a UUID"));
+        return Err(Refusal::invalid(format!("{id} is not a UUID, as an instance's id is"), "choose a UUID"));
     }
     if m.replicas > REPLICAS_MAX {
         let reason = format!("{} replicas; at most {REPLICAS_MAX} are allowed", m.replicas);
-        return Err(Refusal::new(reason, "ask for fewer, or run several instances"));
+        return Err(Refusal::exhausted(reason, "ask for fewer, or run several instances"));
     }
     let old = instance.wanted.clone().unwrap_or_default();
     if is_governor(&old, &old.intent_id) {
         let reason = format!("intent {} made this instance", old.intent_id);
-        return Err(Refusal::new(reason, "update that intent, or run another instance under an id of its own"));
+        return Err(Refusal::state(reason, "update that intent, or run another instance under an id of its own"));
     }
     let document = match world.document(owner, &m.workload) {
         Some(Standing::Registered(document)) => document.clone(),
         other => {
-            let (reason, cure) = missing(world, owner, &m.workload, other);
-            return Err(Refusal::new(reason, cure));
+            let (reason, hint) = missing(world, owner, &m.workload, other);
+            return Err(Refusal::not_found(reason, hint));
         }
     };
     check_release(&document, m.release.as_ref())?;
@@ -167,12 +167,12 @@ pub(super) fn run(
 pub(super) fn stop(key: &Key, instance: &Instance, command_id: &str) -> Result<Fact, Refusal> {
     let Some(wanted) = &instance.wanted else {
         let reason = format!("there is no instance {}", head(key.token(1)));
-        return Err(Refusal::new(reason, "list the instances for the ids that there are"));
+        return Err(Refusal::not_found(reason, "list the instances for the ids that there are"));
     };
     if !wanted.governors.is_empty() {
         let intents: Vec<&str> = wanted.governors.iter().map(|g| g.intent_id.as_str()).collect();
         let reason = format!("it is governed by intent {}", intents.join(", "));
-        return Err(Refusal::new(reason, "terminate what governs it first"));
+        return Err(Refusal::state(reason, "terminate what governs it first"));
     }
     Ok(InstanceWanted { replicas: 0, command_id: command_id.to_owned(), ..wanted.clone() }.into())
 }
@@ -245,9 +245,9 @@ pub(super) fn document_registered(key: &Key, instance: &Instance, world: &Known,
 pub(super) fn document_rejected(instance: &Instance, m: &validation::WorkloadRejected) -> Vec<Fact> {
     let workload = format!("{}@{}", m.name, m.version);
     let waiting = instance.waiting.values().filter(|waits| waits.workload == workload);
-    let (reason, cure) = rejected(&workload, &listed(&m.problems));
+    let (reason, hint) = rejected(&workload, &listed(&m.problems));
     let untold = waiting.filter(|waits| waits.reason != reason);
-    untold.map(|w| InstanceUnavailable { reason: reason.clone(), cure: cure.clone(), ..w.clone() }.into()).collect()
+    untold.map(|w| InstanceUnavailable { reason: reason.clone(), hint: hint.clone(), ..w.clone() }.into()).collect()
 }
 
 /// When an instance that waits for a document looks again.
@@ -288,8 +288,8 @@ fn serve(instance: &Instance, world: &Known, ask: InstanceUnavailable) -> Vec<Fa
     if ask.workload.is_empty() {
         let Some(live) = instance.live() else {
             let reason = format!("there is no instance {} to govern", ask.instance_id);
-            let cure = "run it, or update the intent to name a workload document or another instance";
-            return unavailable(instance, ask, reason, cure.into());
+            let hint = "run it, or update the intent to name a workload document or another instance";
+            return unavailable(instance, ask, reason, hint.into());
         };
         let next = with_governor(live.clone(), governor);
         if instance.wanted.as_ref() == Some(&next) {
@@ -303,8 +303,8 @@ fn serve(instance: &Instance, world: &Known, ask: InstanceUnavailable) -> Vec<Fa
     let document = match world.document(&ask.owner, &ask.workload) {
         Some(Standing::Registered(document)) => with_labels(document, &ask.cluster_selector),
         other => {
-            let (reason, cure) = missing(world, &ask.owner, &ask.workload, other);
-            return unavailable(instance, ask, reason, cure);
+            let (reason, hint) = missing(world, &ask.owner, &ask.workload, other);
+            return unavailable(instance, ask, reason, hint);
         }
     };
     let wanted = InstanceWanted {
@@ -330,8 +330,8 @@ fn with_labels(document: &Bytes, labels: &BTreeMap<String, String>) -> Bytes {
     [document.as_ref(), more.encode_to_vec().as_slice()].concat().into()
 }
 
-fn unavailable(instance: &Instance, ask: InstanceUnavailable, reason: String, cure: String) -> Vec<Fact> {
-    let told = InstanceUnavailable { reason, cure, ..ask };
+fn unavailable(instance: &Instance, ask: InstanceUnavailable, reason: String, hint: String) -> Vec<Fact> {
+    let told = InstanceUnavailable { reason, hint, ..ask };
     if instance.waiting.get(&told.intent_id) == Some(&told) { vec![] } else { vec![told.into()] }
 }
 
@@ -364,8 +364,8 @@ pub(super) fn missing(world: &Known, owner: &str, workload: &str, standing: Opti
 }
 
 fn rejected(workload: &str, why: &str) -> (String, String) {
-    let cure = "correct the document and push it again";
-    (format!("workload document {workload} was rejected: {why}"), cure.into())
+    let hint = "correct the document and push it again";
+    (format!("workload document {workload} was rejected: {why}"), hint.into())
 }
 
 fn replicas(document: &Bytes) -> u32 {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use mesh_bus::Stored;
-use mesh_kit::World;
+use mesh_core::ReadModel;
+use mesh_core::Stored;
 use mesh_proto::{
     EventSet as _,
     deciders::stream_workload::Event,
@@ -146,7 +146,7 @@ fn drop_member(index: &mut BTreeMap<(String, String), BTreeSet<String>>, owner: 
     }
 }
 
-impl World for Known {
+impl ReadModel for Known {
     fn apply(&mut self, fact: &Stored) {
         // A fact of a later version of this service is no business of this one.
         let Ok(event) = Event::decode(&fact.message, &fact.body) else { return };

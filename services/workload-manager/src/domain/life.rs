@@ -9,7 +9,7 @@
 //! - that the planner has given it up where it is (it failed wherever it could be tried) outweighs what its agent said
 //!   before, and holds until it runs there after all or is planned anew.
 
-use mesh_kit::Key;
+use mesh_core::Key;
 use mesh_proto::{
     Timestamp,
     deciders::workloads::Fact,

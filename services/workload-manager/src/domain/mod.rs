@@ -17,7 +17,7 @@ mod known;
 mod life;
 mod releases;
 
-use mesh_kit::{Asked, Decider, Key, What};
+use mesh_core::{Decider, Envelope, Key, Trigger};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::workloads::{Fact, Input, NAME},
@@ -46,7 +46,7 @@ pub struct State {
 impl Decider for Workloads {
     const NAME: &'static str = NAME;
     type State = State;
-    type World = Known;
+    type ReadModel = Known;
     type Input = Input;
     type Fact = Fact;
 
@@ -98,41 +98,47 @@ impl Decider for Workloads {
         }
     }
 
-    fn decide(&self, key: &Key, state: &State, world: &Known, asked: &Asked<Input>) -> Result<Vec<Fact>, Refusal> {
+    fn decide(
+        &self,
+        key: &Key,
+        state: &State,
+        world: &Known,
+        envelope: &Envelope<Input>,
+    ) -> Result<Vec<Fact>, Refusal> {
         let instance = &state.instance;
-        let What::Event(input) = &asked.what else {
-            let facts = match life::unconfirmed(key, instance, asked.at) {
-                facts if facts.is_empty() => instances::recheck(key, instance, world, asked.at),
+        let Trigger::Event(input) = &envelope.trigger else {
+            let facts = match life::unconfirmed(key, instance, envelope.at) {
+                facts if facts.is_empty() => instances::recheck(key, instance, world, envelope.at),
                 facts => facts,
             };
             return Ok(releases::consequences(key, instance, world, facts));
         };
         let facts = match input {
             Input::RegisterWorkload(m) => {
-                vec![documents::register(key, &state.versions, m, &asked.id, &asked.body)?]
+                vec![documents::register(key, &state.versions, m, &envelope.id, &envelope.body)?]
             }
-            Input::RunInstance(m) => vec![instances::run(key, instance, world, m, &asked.id)?],
-            Input::StopInstance(_) => vec![instances::stop(key, instance, &asked.id)?],
+            Input::RunInstance(m) => vec![instances::run(key, instance, world, m, &envelope.id)?],
+            Input::StopInstance(_) => vec![instances::stop(key, instance, &envelope.id)?],
             Input::WorkloadAccepted(m) => documents::accepted(&state.versions, m),
             Input::WorkloadRejected(m) if key.token(1) == m.name => documents::rejected(&state.versions, m),
             Input::WorkloadRejected(m) => instances::document_rejected(instance, m),
             Input::WorkloadRegistered(m) => instances::document_registered(key, instance, world, m),
             Input::IntentAcknowledged(m) => instances::acknowledged(key, instance, world, m),
             Input::IntentStateChanged(m) => instances::ended(key, instance, &m.intent_id),
-            Input::PlacementDecided(m) => life::decided(key, instance, m, asked.at),
-            Input::PlacementUnplaced(m) => life::unplaced(key, instance, m, asked.at),
-            Input::PlacementReleased(m) => life::released(key, instance, m, asked.at),
-            Input::PlacementSettled(m) => life::settled(key, instance, m, asked.at),
-            Input::InstanceStatusChanged(m) => life::status(key, instance, m, asked.at),
+            Input::PlacementDecided(m) => life::decided(key, instance, m, envelope.at),
+            Input::PlacementUnplaced(m) => life::unplaced(key, instance, m, envelope.at),
+            Input::PlacementReleased(m) => life::released(key, instance, m, envelope.at),
+            Input::PlacementSettled(m) => life::settled(key, instance, m, envelope.at),
+            Input::InstanceStatusChanged(m) => life::status(key, instance, m, envelope.at),
             Input::RemedyRequested(_) => instances::scale(instance),
-            Input::AttachChart(m) => documents::attach(key, &state.versions, m, &asked.id)?,
-            Input::DropWorkload(m) => vec![documents::drop_version(key, &state.versions, m, &asked.id)?],
+            Input::AttachChart(m) => documents::attach(key, &state.versions, m, &envelope.id)?,
+            Input::DropWorkload(m) => vec![documents::drop_version(key, &state.versions, m, &envelope.id)?],
             Input::ReportChecks(m) => documents::checked(&state.versions, m),
-            Input::UpgradeInstance(m) => vec![releases::upgrade(key, instance, world, m, &asked.id)?],
-            Input::RollbackInstance(m) => vec![releases::roll_back(key, instance, world, m, &asked.id)?],
-            Input::MigrateInstance(m) => vec![releases::migrate(key, instance, m, &asked.id)?],
-            Input::DeleteInstance(_) => vec![releases::delete(key, instance, &asked.id)?],
-            Input::MigrationDeclined(m) => life::declined(key, instance, m, asked.at),
+            Input::UpgradeInstance(m) => vec![releases::upgrade(key, instance, world, m, &envelope.id)?],
+            Input::RollbackInstance(m) => vec![releases::roll_back(key, instance, world, m, &envelope.id)?],
+            Input::MigrateInstance(m) => vec![releases::migrate(key, instance, m, &envelope.id)?],
+            Input::DeleteInstance(_) => vec![releases::delete(key, instance, &envelope.id)?],
+            Input::MigrationDeclined(m) => life::declined(key, instance, m, envelope.at),
         };
         Ok(releases::consequences(key, instance, world, facts))
     }

@@ -3,7 +3,7 @@
 //! A revision is a document with a release. It rises by one with every change of either, whoever made it; going back
 //! makes the old content the newest revision. Documents never change, so a revision needs to name its own only.
 
-use mesh_kit::Key;
+use mesh_core::Key;
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::workloads::Fact,
@@ -74,7 +74,7 @@ pub(super) fn revised(mut next: InstanceWanted, instance: &Instance) -> Instance
 pub(super) fn check_release(document: &[u8], release: Option<&Release>) -> Result<(), Refusal> {
     let Some(release) = release else { return Ok(()) };
     let document = WorkloadDocument::decode(document).unwrap_or_default();
-    let refuse = |reason: String, cure: &str| Err(Refusal::new(reason, cure));
+    let refuse = |reason: String, hint: &str| Err(Refusal::invalid(reason, hint));
     if document.kind != CHART {
         let reason = format!("a release is of charts, and {} is of kind {}", document.name, head(&document.kind));
         return refuse(reason, "leave `release` out");
@@ -118,17 +118,17 @@ pub(super) fn upgrade(
     let name = |workload: &str| split(workload).map_or(workload.to_owned(), |(name, _)| name.to_owned());
     if name(&m.workload) != name(&old.workload) {
         let reason = format!("it runs {}, and {:?} is no version of that", old.workload, head(&m.workload));
-        return Err(Refusal::new(reason, "run another instance of the other document"));
+        return Err(Refusal::state(reason, "run another instance of the other document"));
     }
     if m.replicas > REPLICAS_MAX {
         let reason = format!("{} replicas; at most {REPLICAS_MAX} are allowed", m.replicas);
-        return Err(Refusal::new(reason, "ask for fewer, or run several instances"));
+        return Err(Refusal::exhausted(reason, "ask for fewer, or run several instances"));
     }
     let document = match world.document(key.token(0), &m.workload) {
         Some(Standing::Registered(document)) => document.clone(),
         other => {
-            let (reason, cure) = missing(world, key.token(0), &m.workload, other);
-            return Err(Refusal::new(reason, cure));
+            let (reason, hint) = missing(world, key.token(0), &m.workload, other);
+            return Err(Refusal::not_found(reason, hint));
         }
     };
     check_release(&document, m.release.as_ref())?;
@@ -178,17 +178,17 @@ fn to_revision(key: &Key, instance: &Instance, world: &Known, revision: u32) -> 
             0 => "there is no revision before the present one".to_owned(),
             given => format!("there is no revision {given}"),
         };
-        return Err(Refusal::new(reason, format!("its revisions are {}", numbers.join(", "))));
+        return Err(Refusal::not_found(reason, format!("its revisions are {}", numbers.join(", "))));
     };
     if target.revision == now {
-        return Err(Refusal::new(format!("revision {now} is the present one"), "name an earlier one"));
+        return Err(Refusal::state(format!("revision {now} is the present one"), "name an earlier one"));
     }
     // What was registered once stays so; a World that lags is one that has not heard of it yet.
     let document = match world.document(key.token(0), &target.workload) {
         Some(Standing::Registered(document)) => document.clone(),
         other => {
-            let (reason, cure) = missing(world, key.token(0), &target.workload, other);
-            return Err(Refusal::new(reason, cure));
+            let (reason, hint) = missing(world, key.token(0), &target.workload, other);
+            return Err(Refusal::not_found(reason, hint));
         }
     };
     let (workload, release) = (target.workload.clone(), target.release.clone());
@@ -207,18 +207,18 @@ pub(super) fn migrate(key: &Key, instance: &Instance, m: &MigrateInstance, comma
         return Err(unknown(key));
     }
     if changed.cluster_id.is_empty() {
-        return Err(Refusal::new("it is on no cluster yet", "ask `continuum why` for what it waits for"));
+        return Err(Refusal::state("it is on no cluster yet", "ask `continuum why` for what it waits for"));
     }
     if !changed.to_cluster_id.is_empty() {
         let reason = format!("it is moving to {}", changed.to_cluster_id);
-        return Err(Refusal::new(reason, "try again once it is there"));
+        return Err(Refusal::state(reason, "try again once it is there"));
     }
     if changed.phase() != InstancePhase::Running {
         let reason = format!("it is {}, and only what runs is moved", changed.phase().as_str_name());
-        return Err(Refusal::new(reason, "try again once it runs"));
+        return Err(Refusal::state(reason, "try again once it runs"));
     }
     if m.to_cluster_id == changed.cluster_id {
-        return Err(Refusal::new(format!("it runs on {}", changed.cluster_id), "name another cluster, or none"));
+        return Err(Refusal::state(format!("it runs on {}", changed.cluster_id), "name another cluster, or none"));
     }
     Ok(MigrationWanted {
         owner: key.token(0).to_owned(),
@@ -237,7 +237,7 @@ pub(super) fn delete(key: &Key, instance: &Instance, command_id: &str) -> Result
     if !wanted.governors.is_empty() {
         let intents: Vec<&str> = wanted.governors.iter().map(|g| g.intent_id.as_str()).collect();
         let reason = format!("it is governed by intent {}", intents.join(", "));
-        return Err(Refusal::new(reason, "terminate what governs it first"));
+        return Err(Refusal::state(reason, "terminate what governs it first"));
     }
     let begun = instance.changed.phase() != InstancePhase::Unspecified;
     if wanted.replicas == 0 && (!begun || instance.changed.phase() == InstancePhase::Stopped) {
@@ -283,12 +283,12 @@ fn own<'a>(key: &Key, instance: &'a Instance) -> Result<&'a InstanceWanted, Refu
     let wanted = instance.live().ok_or_else(|| unknown(key))?;
     if is_governor(wanted, &wanted.intent_id) {
         let reason = format!("intent {} made this instance", wanted.intent_id);
-        return Err(Refusal::new(reason, "update that intent to name another version"));
+        return Err(Refusal::state(reason, "update that intent to name another version"));
     }
     Ok(wanted)
 }
 
 fn unknown(key: &Key) -> Refusal {
     let reason = format!("no instance {} is wanted", head(key.token(1)));
-    Refusal::new(reason, "list the instances for the ids that there are, or run one")
+    Refusal::not_found(reason, "list the instances for the ids that there are, or run one")
 }

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mesh_bus::Stored;
-use mesh_kit::{Projector as _, World as _};
+use mesh_core::Stored;
+use mesh_core::{Projector as _, ReadModel as _};
 use mesh_proto::{
     Event, EventSet as _, FactSet as _,
     deciders::stream_workload,
@@ -57,7 +57,7 @@ impl Mesh {
         let keys: std::collections::BTreeSet<Key> = Workloads.concerns(&input, &self.world).into_iter().collect();
         let mut said = vec![];
         for key in keys {
-            said.extend(self.ask(&key, What::Event(input.clone()), &id, Timestamp::from_millis(seconds * 1_000)));
+            said.extend(self.ask(&key, Trigger::Event(input.clone()), &id, Timestamp::from_millis(seconds * 1_000)));
         }
         for registered in said.clone().iter().filter_map(|f| match f {
             Fact::WorkloadRegistered(m) => Some(m.clone()),
@@ -69,22 +69,22 @@ impl Mesh {
     }
 
     /// One entity decides, as the replica would let it.
-    fn ask(&mut self, key: &Key, what: What<Input>, id: &str, time: Timestamp) -> Vec<Fact> {
+    fn ask(&mut self, key: &Key, what: Trigger<Input>, id: &str, time: Timestamp) -> Vec<Fact> {
         let (state, last) = self.states.entry(key.clone()).or_default().clone();
         let body = match &what {
-            What::Event(input) => input.any().body(),
-            What::Due => Bytes::new(),
+            Trigger::Event(input) => input.any().body(),
+            Trigger::Due => Bytes::new(),
         };
         let command = match &what {
-            What::Event(input) if input.any().is_command() => input.any().message().rsplit('.').next().unwrap(),
+            Trigger::Event(input) if input.any().is_command() => input.any().message().rsplit('.').next().unwrap(),
             _ => "",
         };
-        let asked = Asked { what, at: time.max(last), id: id.into(), sequence: 1, body };
-        let facts = match Workloads.decide(key, &state, &self.world, &asked) {
+        let envelope = Envelope { trigger: what, at: time.max(last), id: id.into(), sequence: 1, body };
+        let facts = match Workloads.decide(key, &state, &self.world, &envelope) {
             Ok(facts) => facts,
             Err(refusal) => {
                 assert_ne!(command, "", "only commands are refused: {refusal}");
-                assert!(!refusal.reason.is_empty() && !refusal.cure.is_empty());
+                assert!(!refusal.reason.is_empty() && !refusal.hint.is_empty());
                 vec![Fact::refused(&key.0, id, command, &refusal).unwrap()]
             }
         };
@@ -93,15 +93,15 @@ impl Mesh {
             assert!(of_key, "{fact:?} is a fact of {key}");
             assert!(fact.any().subject().is_ok(), "{fact:?} has a subject");
             let entry = self.states.get_mut(key).unwrap();
-            entry.0 = Workloads.evolve(entry.0.clone(), fact, asked.at);
-            entry.1 = asked.at;
-            let stored = stored(fact, asked.at);
+            entry.0 = Workloads.evolve(entry.0.clone(), fact, envelope.at);
+            entry.1 = envelope.at;
+            let stored = stored(fact, envelope.at);
             self.view.apply(&stored);
             match &mut self.unseen {
                 Some(unseen) => unseen.push(stored),
                 None => self.world.apply(&stored),
             }
-            self.facts.push((key.clone(), fact.clone(), asked.at));
+            self.facts.push((key.clone(), fact.clone(), envelope.at));
         }
         facts
     }
@@ -117,7 +117,7 @@ impl Mesh {
     fn pass(&mut self, token: &str) -> Vec<Fact> {
         let key = Key::new(["local", token]);
         let due = self.states.get(&key).and_then(|(state, _)| Workloads.due(state));
-        due.map(|due| self.ask(&key, What::Due, "due", due)).unwrap_or_default()
+        due.map(|due| self.ask(&key, Trigger::Due, "due", due)).unwrap_or_default()
     }
 
     fn instance(&self, id: &str) -> &instances::Instance {
@@ -328,14 +328,14 @@ fn a_document_is_submitted_then_registered_as_it_came_in() {
     let mut body = vec![3 << 3 | 2, bytes.len() as u8];
     body.extend(&bytes);
     let key = Key::new(["local", "spinner"]);
-    let asked = Asked {
-        what: What::Event(register(&document("1.0.0")).into()),
+    let envelope = Envelope {
+        trigger: Trigger::Event(register(&document("1.0.0")).into()),
         at: Timestamp::default(),
         id: "c".into(),
         sequence: 1,
         body: body.into(),
     };
-    let facts = Workloads.decide(&key, &State::default(), &Known::default(), &asked).unwrap();
+    let facts = Workloads.decide(&key, &State::default(), &Known::default(), &envelope).unwrap();
     let submitted = WorkloadSubmitted {
         owner: "local".into(),
         name: "spinner".into(),
@@ -344,14 +344,14 @@ fn a_document_is_submitted_then_registered_as_it_came_in() {
         command_id: "c".into(),
     };
     assert_eq!(facts, [submitted.into()]);
-    let state = Workloads.evolve(State::default(), &facts[0], asked.at);
+    let state = Workloads.evolve(State::default(), &facts[0], envelope.at);
     let accepted = WorkloadAccepted { owner: "local".into(), name: "spinner".into(), version: "1.0.0".into() };
-    let asked = Asked { what: What::Event(accepted.into()), ..asked };
-    let facts = Workloads.decide(&key, &state, &Known::default(), &asked).unwrap();
+    let envelope = Envelope { trigger: Trigger::Event(accepted.into()), ..envelope };
+    let facts = Workloads.decide(&key, &state, &Known::default(), &envelope).unwrap();
     let [Fact::WorkloadRegistered(registered)] = facts.as_slice() else { panic!("{facts:?}") };
     assert_eq!(registered.document, bytes);
-    let state = Workloads.evolve(state, &facts[0], asked.at);
-    assert_eq!(Workloads.decide(&key, &state, &Known::default(), &asked), Ok(vec![]), "a verdict counts once");
+    let state = Workloads.evolve(state, &facts[0], envelope.at);
+    assert_eq!(Workloads.decide(&key, &state, &Known::default(), &envelope), Ok(vec![]), "a verdict counts once");
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn the_same_document_again_changes_nothing_and_another_of_its_version_is_refused
     let [Fact::WorkloadUnchanged(same)] = facts.as_slice() else { panic!("{facts:?}") };
     assert_eq!((same.version.as_str(), same.command_id.as_str()), ("1.0.0", "c2"));
     let facts = mesh.tell(register(&WorkloadDocument { replicas: 2, ..document("1.0.0") }));
-    assert!(refused(&facts).reason.contains("never changes") && refused(&facts).cure.contains("new version"));
+    assert!(refused(&facts).reason.contains("never changes") && refused(&facts).hint.contains("new version"));
     assert!(matches!(mesh.tell(register(&document("1.1.0")))[..], [Fact::WorkloadSubmitted(_)]));
     let pending = mesh.tell(register(&WorkloadDocument { replicas: 2, ..document("1.1.0") }));
     assert!(refused(&pending).reason.contains("1.1.0"), "not while its verdict is awaited either");
@@ -371,7 +371,7 @@ fn the_same_document_again_changes_nothing_and_another_of_its_version_is_refused
 #[test]
 fn a_rejected_document_says_why_and_may_be_corrected() {
     let mut mesh = Mesh::default();
-    let problems = vec![Problem { path: "kind".into(), reason: "unknown".into(), cure: "use process".into() }];
+    let problems = vec![Problem { path: "kind".into(), reason: "unknown".into(), hint: "use process".into() }];
     let verdict = || WorkloadRejected {
         owner: "local".into(),
         name: "spinner".into(),
@@ -392,12 +392,12 @@ fn a_rejected_document_says_why_and_may_be_corrected() {
 }
 
 #[test]
-fn a_registration_that_cannot_be_is_refused_with_a_cure() {
+fn a_registration_that_cannot_be_is_refused_with_a_hint() {
     let mut mesh = Mesh::default();
     let facts = mesh.tell(RegisterWorkload { document: None, ..register(&document("1.0.0")) });
     assert_eq!(refused(&facts).reason, "the command holds no document");
     let facts = mesh.tell(RegisterWorkload { name: "other".into(), ..register(&document("1.0.0")) });
-    assert!(refused(&facts).cure.contains("name the document other"));
+    assert!(refused(&facts).hint.contains("name the document other"));
     let named = WorkloadDocument { name: id(1), ..document("1.0.0") };
     assert!(refused(&mesh.tell(register(&named))).reason.contains("UUIDs name instances"));
     let large = WorkloadDocument { description: "x".repeat(DOCUMENT_MAX_BYTES), ..document("1.0.0") };
@@ -407,7 +407,7 @@ fn a_registration_that_cannot_be_is_refused_with_a_cure() {
     for n in 0..VERSIONS_MAX {
         mesh.tell(register(&document(&format!("1.0.{n}"))));
     }
-    assert!(refused(&mesh.tell(register(&document("2.0.0")))).cure.contains("another name"));
+    assert!(refused(&mesh.tell(register(&document("2.0.0")))).hint.contains("another name"));
 }
 
 // Instances that intents want.
@@ -439,7 +439,7 @@ fn an_instance_waits_for_its_document_and_is_wanted_once_that_is_registered() {
     let facts = mesh.tell(acknowledged("i", 1, &[(&id(1), "spinner@1.0.0", "20")]));
     let told = unavailable(&facts);
     assert_eq!(told.reason, "workload document \"spinner@1.0.0\" is not registered");
-    assert_eq!((told.cure.as_str(), told.intent_id.as_str()), ("push it", "i"));
+    assert_eq!((told.hint.as_str(), told.intent_id.as_str()), ("push it", "i"));
     assert!(mesh.shown(&id(1)).reason.contains("not registered"));
     mesh.tell(register(&document("1.0.0")));
     let facts = mesh.tell(WorkloadAccepted { owner: "local".into(), name: "spinner".into(), version: "1.0.0".into() });
@@ -454,13 +454,13 @@ fn a_missing_document_is_cured_by_the_version_or_name_that_was_probably_meant() 
     for version in ["1.9.0", "1.10.0"] {
         mesh.push(&document(version));
     }
-    let mut cure = |workload: &str| {
+    let mut hint = |workload: &str| {
         let facts = mesh.tell(acknowledged(&workload.replace(['@', '.'], "-"), 1, &[(&id(9), workload, "20")]));
-        unavailable(&facts).cure.clone()
+        unavailable(&facts).hint.clone()
     };
-    assert_eq!(cure("spinner@2.0.0"), "push it, or use spinner@1.10.0");
-    assert_eq!(cure("spiner@1.9.0"), "push it, or did you mean spinner?");
-    assert_eq!(cure("web@1.0.0"), "push it");
+    assert_eq!(hint("spinner@2.0.0"), "push it, or use spinner@1.10.0");
+    assert_eq!(hint("spiner@1.9.0"), "push it, or did you mean spinner?");
+    assert_eq!(hint("web@1.0.0"), "push it");
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn an_instance_that_waits_for_a_rejected_document_says_why() {
     mesh.tell(register(&document("1.0.0")));
     let facts = mesh.tell(acknowledged("i", 1, &[(&id(1), "spinner@1.0.0", "20")]));
     assert!(unavailable(&facts).reason.contains("waits for its validation"));
-    let problems = vec![Problem { path: "kind".into(), reason: "unknown".into(), cure: "use process".into() }];
+    let problems = vec![Problem { path: "kind".into(), reason: "unknown".into(), hint: "use process".into() }];
     let (owner, name, version) = ("local".to_owned(), "spinner".to_owned(), "1.0.0".to_owned());
     let facts = mesh.tell(WorkloadRejected { owner, name, version, problems });
     assert_eq!(facts.len(), 2, "{facts:?}");
@@ -626,16 +626,16 @@ fn a_remedy_adds_a_replica_up_to_what_the_document_allows() {
 }
 
 #[test]
-fn a_command_that_cannot_be_done_is_refused_with_a_cure() {
+fn a_command_that_cannot_be_done_is_refused_with_a_hint() {
     let mut mesh = Mesh::default();
     mesh.push(&document("1.0.0"));
     let facts = mesh.tell(RunInstance { instance_id: "a".into(), ..run(&document("1.0.0")) });
-    assert_eq!(refused(&facts).cure, "choose a UUID");
+    assert_eq!(refused(&facts).hint, "choose a UUID");
     let facts = mesh.tell(RunInstance { replicas: 101, ..run(&document("1.0.0")) });
     assert!(refused(&facts).reason.contains("at most 100"));
-    assert!(refused(&mesh.tell(run(&document("2.0.0")))).cure.contains("spinner@1.0.0"));
+    assert!(refused(&mesh.tell(run(&document("2.0.0")))).hint.contains("spinner@1.0.0"));
     let facts = mesh.tell(RunInstance { workload: "spinner".into(), ..run(&document("1.0.0")) });
-    assert!(refused(&facts).cure.contains("name@version"));
+    assert!(refused(&facts).hint.contains("name@version"));
     assert!(refused(&mesh.tell(stop())).reason.contains("there is no instance"));
     mesh.tell(acknowledged("i", 1, &[(&id(1), "spinner@1.0.0", "20")]));
     assert!(refused(&mesh.tell(run(&document("1.0.0")))).reason.contains("intent i made"));
@@ -942,7 +942,7 @@ fn report(sha256: &str, fine: bool) -> ReportChecks {
     let step = match fine {
         true => crate::chart::report::passed("structure", "fine"),
         false => {
-            let problem = Problem { path: "values.yaml".into(), reason: "r".into(), cure: "c".into() };
+            let problem = Problem { path: "values.yaml".into(), reason: "r".into(), hint: "c".into() };
             crate::chart::report::failed("structure", "1 problem", vec![problem])
         }
     };
@@ -996,7 +996,7 @@ fn a_chart_may_name_its_archive_or_have_it_attached_before_its_verdict() {
     assert!(matches!(&mesh.tell(accepted("1.0.0"))[..], [Fact::WorkloadOnboarding(m)] if m.sha256 == sha()));
     assert!(matches!(&mesh.tell(attach(&sha()))[..], [Fact::WorkloadUnchanged(_)]));
     let other = mesh.tell(attach(&"cd".repeat(32)));
-    assert!(refused(&other).cure.contains("new version"), "{other:?}");
+    assert!(refused(&other).hint.contains("new version"), "{other:?}");
 
     let mut mesh = Mesh::default();
     mesh.tell(register(&chart("")));
@@ -1013,7 +1013,7 @@ fn a_chart_that_failed_a_check_says_why_and_may_be_pushed_again() {
     let [Fact::WorkloadChecked(_), Fact::WorkloadRejected(m)] = &facts[..] else { panic!("{facts:?}") };
     assert_eq!(m.problems[0].path, "chart.structure: values.yaml");
     assert_eq!((mesh.document().status.as_str(), mesh.document().problems.len()), ("rejected", 1));
-    assert!(refused(&mesh.tell(attach(&sha()))).cure.contains("document again"));
+    assert!(refused(&mesh.tell(attach(&sha()))).hint.contains("document again"));
     assert!(matches!(&mesh.tell(register(&chart(&sha())))[..], [Fact::WorkloadSubmitted(_)]));
     assert!(mesh.document().report.is_none(), "what was found of the one before is no finding of this one");
     mesh.tell(accepted("1.0.0"));
@@ -1036,7 +1036,7 @@ fn an_archive_is_attached_to_a_known_chart_by_its_digest_only() {
 #[test]
 fn only_a_document_that_never_could_run_is_dropped() {
     let mut mesh = Mesh::default();
-    assert!(refused(&mesh.tell(drop_version("1.0.0"))).cure.contains("push it first"));
+    assert!(refused(&mesh.tell(drop_version("1.0.0"))).hint.contains("push it first"));
     mesh.tell(register(&chart("")));
     assert!(refused(&mesh.tell(drop_version("1.0.0"))).reason.contains("awaits its validation"));
     mesh.tell(accepted("1.0.0"));
@@ -1059,7 +1059,7 @@ fn a_release_is_of_charts_and_its_names_and_values_are_usable() {
     }
     assert!(refused(&with(Release { namespace: "a/b".into(), ..Default::default() })).reason.contains("namespace"));
     assert!(refused(&with(Release { values: "- 1".into(), ..Default::default() })).reason.contains("no mapping"));
-    assert!(refused(&with(Release { ingress: true, ..Default::default() })).cure.contains("ingressSupport"));
+    assert!(refused(&with(Release { ingress: true, ..Default::default() })).hint.contains("ingressSupport"));
     let fine = with(Release { values: "a: 2".into(), ..named("web") });
     assert_eq!(wanted(&fine).release.as_ref().unwrap().name, "web");
     let mut mesh = Mesh::with_run(&document("1.0.0"));
@@ -1143,28 +1143,28 @@ fn of_many_revisions_the_newest_are_kept() {
     }
     assert_eq!(mesh.shown(&id(1)).revisions.len(), REVISIONS_MAX);
     let refusal = mesh.tell(roll_back(1));
-    assert!(refused(&refusal).cure.starts_with("its revisions are 7, 8, "), "{refusal:?}");
+    assert!(refused(&refusal).hint.starts_with("its revisions are 7, 8, "), "{refusal:?}");
 }
 
 #[test]
-fn an_upgrade_or_a_way_back_that_cannot_be_is_refused_with_a_cure() {
+fn an_upgrade_or_a_way_back_that_cannot_be_is_refused_with_a_hint() {
     let mut mesh = Mesh::default();
     assert!(refused(&mesh.tell(upgrade(0, "1.0.0"))).reason.contains("no instance"));
     let mut mesh = running();
     assert!(refused(&mesh.tell(roll_back(0))).reason.contains("no revision before"));
     assert!(refused(&mesh.tell(roll_back(1))).reason.contains("present one"));
     assert!(refused(&mesh.tell(roll_back(9))).reason.contains("no revision 9"));
-    assert!(refused(&mesh.tell(upgrade(0, "9.9.9"))).cure.contains("use spinner@1.1.0"));
+    assert!(refused(&mesh.tell(upgrade(0, "9.9.9"))).hint.contains("use spinner@1.1.0"));
     let other = UpgradeInstance { workload: "other@1.0.0".into(), ..upgrade(0, "") };
-    assert!(refused(&mesh.tell(other)).cure.contains("another instance"));
+    assert!(refused(&mesh.tell(other)).hint.contains("another instance"));
     let many = UpgradeInstance { replicas: REPLICAS_MAX + 1, ..upgrade(0, "1.1.0") };
     assert!(refused(&mesh.tell(many)).reason.contains("at most 100"));
     let mut mesh = Mesh::default();
     mesh.push(&document("1.0.0"));
     mesh.tell(acknowledged("i", 1, &[(&id(1), "spinner@1.0.0", "20")]));
-    assert!(refused(&mesh.tell(upgrade(0, "1.0.0"))).cure.contains("update that intent"));
-    assert!(refused(&mesh.tell(roll_back(0))).cure.contains("update that intent"));
-    assert!(refused(&mesh.tell(delete())).cure.contains("terminate"));
+    assert!(refused(&mesh.tell(upgrade(0, "1.0.0"))).hint.contains("update that intent"));
+    assert!(refused(&mesh.tell(roll_back(0))).hint.contains("update that intent"));
+    assert!(refused(&mesh.tell(delete())).hint.contains("terminate"));
 }
 
 #[test]
@@ -1415,7 +1415,7 @@ impl Any {
                 WorkloadAccepted { owner: "local".into(), name: "spinner".into(), version: version(v) }.into()
             }
             Any::Verdict(v, false) => {
-                let problems = vec![Problem { path: "p".into(), reason: "r".into(), cure: "c".into() }];
+                let problems = vec![Problem { path: "p".into(), reason: "r".into(), hint: "c".into() }];
                 WorkloadRejected { owner: "local".into(), name: "spinner".into(), version: version(v), problems }.into()
             }
             Any::Run(i, v) => RunInstance { instance_id: instance_id(i), ..run(&document(&version(v))) }.into(),

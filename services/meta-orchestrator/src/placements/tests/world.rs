@@ -135,7 +135,7 @@ struct World {
     /// Facts already taken over into model and agents.
     seen: usize,
     model: Model,
-    asked: Vec<(What<Input>, Timestamp)>,
+    asked: Vec<(Trigger<Input>, Timestamp)>,
 }
 
 /// The second model: clusters and what they hold, by the plainest reading of the facts.
@@ -227,7 +227,7 @@ impl World {
     }
 
     fn say(&mut self, input: impl Into<Input>) -> Result<(), TestCaseError> {
-        let input = What::Event(input.into());
+        let input = Trigger::Event(input.into());
         self.asked.push((input.clone(), self.domain.at));
         self.domain.ask(input);
         self.follow()
@@ -237,8 +237,8 @@ impl World {
         let end = self.domain.at.plus_millis(millis);
         while let Some(due) = self.domain.planner.due(&self.domain.state).filter(|due| *due <= end) {
             self.domain.at = due;
-            self.asked.push((What::Due, due));
-            prop_assert!(!self.domain.ask(What::Due).is_empty(), "what fell due is answered");
+            self.asked.push((Trigger::Due, due));
+            prop_assert!(!self.domain.ask(Trigger::Due).is_empty(), "what fell due is answered");
             self.follow()?;
         }
         self.domain.at = end;
@@ -257,8 +257,13 @@ impl World {
             };
             for key in Assignments.concerns(&input, &()) {
                 let agent = self.agents.get_mut(key.token(0)).unwrap();
-                let asked =
-                    Asked { what: What::Event(input.clone()), at, id: "id".into(), sequence: 1, body: Bytes::new() };
+                let asked = Envelope {
+                    trigger: Trigger::Event(input.clone()),
+                    at,
+                    id: "id".into(),
+                    sequence: 1,
+                    body: Bytes::new(),
+                };
                 for fact in Assignments.decide(&key, &agent.assigned, &(), &asked).unwrap() {
                     agent.assigned = Assignments.evolve(std::mem::take(&mut agent.assigned), &fact, at);
                     let assignments::Fact::AssignmentChanged(changed) = fact;
@@ -467,8 +472,9 @@ impl World {
         let planner = &self.domain.planner;
         let (mut state, mut facts) = (planner.initial(), vec![]);
         for (n, (what, at)) in self.asked.iter().enumerate() {
-            let asked = Asked { what: what.clone(), at: *at, id: "id".into(), sequence: 1, body: Bytes::new() };
-            let decided = planner.decide(&Key::new(["default"]), &state, &(), &asked).unwrap();
+            let envelope =
+                Envelope { trigger: what.clone(), at: *at, id: "id".into(), sequence: 1, body: Bytes::new() };
+            let decided = planner.decide(&Key::new(["default"]), &state, &(), &envelope).unwrap();
             state = decided.iter().fold(state, |s, f| planner.evolve(s, f, *at));
             facts.extend(decided.into_iter().map(|f| (f, *at)));
             if n % 16 == 0 {

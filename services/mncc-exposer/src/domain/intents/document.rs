@@ -76,8 +76,8 @@ impl Expectation {
     }
 }
 
-pub(super) fn refusal(reason: impl Into<String>, cure: impl Into<String>) -> Refusal {
-    Refusal { reason: reason.into(), cure: cure.into() }
+pub(super) fn refusal(reason: impl Into<String>, hint: impl Into<String>) -> Refusal {
+    Refusal::invalid(reason, hint)
 }
 
 /// The documents of a text that divides them by lines of `---`; empty ones are left out.

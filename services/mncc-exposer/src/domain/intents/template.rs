@@ -50,11 +50,11 @@ impl Template {
     /// # Errors
     /// If it is none; says where.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let cure =
+        let hint =
             "a library has: library, userLabel, verb, objectTypes, call {executioner, operation, target, body}, undo";
-        let found: Self = serde_saphyr::from_str(text).map_err(|error| refusal(error.to_string(), cure))?;
+        let found: Self = serde_saphyr::from_str(text).map_err(|error| refusal(error.to_string(), hint))?;
         if found.library.is_empty() || found.object_types.is_empty() {
-            return Err(refusal("the library has no name or takes nothing", cure));
+            return Err(refusal("the library has no name or takes nothing", hint));
         }
         Ok(found)
     }

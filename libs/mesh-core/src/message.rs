@@ -31,7 +31,7 @@ pub struct Outgoing {
     pub cause: Option<Cause>,
     /// W3C trace context.
     pub traceparent: Option<String>,
-    /// Stream positions that the decision's World was folded to.
+    /// Stream positions that the decision's read model was folded to.
     pub world: Vec<(String, u64)>,
     /// Protobuf bytes.
     pub body: Bytes,
@@ -81,7 +81,7 @@ pub struct Stored {
     pub cause: Option<Cause>,
     /// W3C trace context.
     pub traceparent: Option<String>,
-    /// Stream positions that the decision's World was folded to.
+    /// Stream positions that the decision's read model was folded to.
     pub world: Vec<(String, u64)>,
     /// `ce-datacontenttype`, if given.
     pub content_type: Option<String>,
@@ -123,4 +123,15 @@ impl Stored {
     pub fn cause_of(&self) -> Cause {
         Cause { stream: self.stream.clone(), sequence: self.sequence, id: self.id.clone() }
     }
+}
+
+/// The facts that follow from one question to one entity: written all or none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The entity's condition, for example `intent.*.*.local.my-intent`: one text per entity, always the same.
+    pub entity: String,
+    /// Sequence of the entity's last fact that the decision knew; 0 for none.
+    pub expected: u64,
+    /// Its facts: at least one, all of this entity and one stream, with their ids.
+    pub messages: Vec<Outgoing>,
 }

@@ -6,36 +6,36 @@ use std::fmt;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such thing.
-    #[error("{what} not found; {cure}")]
+    #[error("{what} not found; {hint}")]
     NotFound {
         /// What was looked for, with its id.
         what: String,
         /// What to do.
-        cure: String,
+        hint: String,
     },
     /// The question itself is wrong.
-    #[error("{what}; {cure}")]
+    #[error("{what}; {hint}")]
     InvalidArgument {
         /// What is wrong with it.
         what: String,
         /// What to do.
-        cure: String,
+        hint: String,
     },
     /// It cannot be answered now, but may be later.
-    #[error("{what}; {cure}")]
+    #[error("{what}; {hint}")]
     Unavailable {
         /// What is missing.
         what: String,
         /// What to do.
-        cure: String,
+        hint: String,
     },
     /// A limit is reached.
-    #[error("{what}; {cure}")]
+    #[error("{what}; {hint}")]
     Exhausted {
         /// Which limit.
         what: String,
         /// What to do.
-        cure: String,
+        hint: String,
     },
     /// A fault of the service; its cause is logged, not told.
     #[error("internal error; see the log of the service")]
@@ -44,23 +44,23 @@ pub enum Error {
 
 impl Error {
     /// There is no such thing.
-    pub fn not_found(what: impl fmt::Display, cure: impl Into<String>) -> Self {
-        Self::NotFound { what: what.to_string(), cure: cure.into() }
+    pub fn not_found(what: impl fmt::Display, hint: impl Into<String>) -> Self {
+        Self::NotFound { what: what.to_string(), hint: hint.into() }
     }
 
     /// The question itself is wrong.
-    pub fn invalid(what: impl fmt::Display, cure: impl Into<String>) -> Self {
-        Self::InvalidArgument { what: what.to_string(), cure: cure.into() }
+    pub fn invalid(what: impl fmt::Display, hint: impl Into<String>) -> Self {
+        Self::InvalidArgument { what: what.to_string(), hint: hint.into() }
     }
 
     /// It cannot be answered now.
-    pub fn unavailable(what: impl fmt::Display, cure: impl Into<String>) -> Self {
-        Self::Unavailable { what: what.to_string(), cure: cure.into() }
+    pub fn unavailable(what: impl fmt::Display, hint: impl Into<String>) -> Self {
+        Self::Unavailable { what: what.to_string(), hint: hint.into() }
     }
 
     /// A limit is reached.
-    pub fn exhausted(what: impl fmt::Display, cure: impl Into<String>) -> Self {
-        Self::Exhausted { what: what.to_string(), cure: cure.into() }
+    pub fn exhausted(what: impl fmt::Display, hint: impl Into<String>) -> Self {
+        Self::Exhausted { what: what.to_string(), hint: hint.into() }
     }
 
     /// A fault of the service.
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_has_its_code_and_tells_the_cure() {
+    fn every_error_has_its_code_and_tells_the_hint() {
         let cases = [
             (Error::not_found("intent local/a", "list them with `continuum intent list`"), Code::NotFound),
             (Error::invalid("page_size -1", "use 1 to 1000"), Code::InvalidArgument),

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use bytes::Bytes;
-use mesh_bus::Stored;
 use mesh_proto::{EventSet, FactSet, Refusal, Timestamp};
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::Stored;
 
 /// Names an entity: the key tokens of its subjects, for example `["local", "my-intent"]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
@@ -34,20 +35,20 @@ impl fmt::Display for Key {
     }
 }
 
-/// What a decision is asked about: an input, or that its time has come.
+/// What a decision is about: an input, or that its time has come.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What<I> {
+pub enum Trigger<I> {
     /// An event of the contract.
     Event(I),
     /// The entity's `due` has passed.
     Due,
 }
 
-/// One question to a decider.
+/// What a decider is handed: what triggered it, with its time, id and place in its stream.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Asked<I> {
-    /// What is asked.
-    pub what: What<I>,
+pub struct Envelope<I> {
+    /// What triggered the decision.
+    pub trigger: Trigger<I>,
     /// The decision's time: the input's, never earlier than the entity's last fact.
     pub at: Timestamp,
     /// The input's id. Also a command's id.
@@ -59,12 +60,12 @@ pub struct Asked<I> {
 }
 
 /// A read-only view folded from other services' facts.
-pub trait World: Default + Send + Sync + 'static {
+pub trait ReadModel: Default + Send + Sync + 'static {
     /// Applies the next fact of one of its streams. Facts it does not know are ignored.
     fn apply(&mut self, fact: &Stored);
 }
 
-impl World for () {
+impl ReadModel for () {
     fn apply(&mut self, _: &Stored) {}
 }
 
@@ -75,7 +76,7 @@ pub trait Decider: Send + Sync + 'static {
     /// One entity's state: the fold of its facts.
     type State: Clone + PartialEq + fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static;
     /// What it knows of others; `()` for nothing.
-    type World: World;
+    type ReadModel: ReadModel;
     /// What it hears.
     type Input: EventSet + fmt::Debug;
     /// What it says.
@@ -85,15 +86,15 @@ pub trait Decider: Send + Sync + 'static {
     fn initial(&self) -> Self::State;
 
     /// Whose business this input is; each entity decides on its own.
-    fn concerns(&self, input: &Self::Input, world: &Self::World) -> Vec<Key>;
+    fn concerns(&self, input: &Self::Input, world: &Self::ReadModel) -> Vec<Key>;
 
     /// The facts that follow. A refusal is published as the area's refused fact. Empty: nothing to say.
     fn decide(
         &self,
         key: &Key,
         state: &Self::State,
-        world: &Self::World,
-        asked: &Asked<Self::Input>,
+        world: &Self::ReadModel,
+        envelope: &Envelope<Self::Input>,
     ) -> Result<Vec<Self::Fact>, Refusal>;
 
     /// The state after a fact of time `at`.

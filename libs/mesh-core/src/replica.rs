@@ -13,11 +13,10 @@ use std::{
     sync::Arc,
 };
 
-use mesh_bus::{Cause, Decision, Outgoing, Stored};
 use mesh_proto::{EventSet as _, FactSet as _, Timestamp, derived_id};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::decide::{Asked, Decider, Key, What, World as _};
+use crate::{Cause, Decider, Decision, Envelope, Key, Outgoing, ReadModel as _, Stored, Trigger};
 
 /// Ids of answered commands kept per entity: a command that comes again after so many others of the same entity
 /// is a new one.
@@ -35,9 +34,9 @@ pub enum Step {
         /// The write.
         decision: Decision,
     },
-    /// Publish the input as a dead letter, then call [`Replica::buried`] with the ticket.
-    Bury {
-        /// Names the burial in the answer.
+    /// Publish the input as a dead letter, then call [`Replica::dead_lettered`] with the ticket.
+    DeadLetter {
+        /// Names it in the answer.
         ticket: u64,
         /// The input.
         input: Box<Stored>,
@@ -54,7 +53,7 @@ pub enum Outcome {
     /// Not (or not provably by this write) stored: the entity's last fact has this sequence; decide again when
     /// the facts up to it have been read.
     Moved(u64),
-    /// It can never be stored: the input is buried.
+    /// It can never be stored: the input becomes a dead letter.
     Impossible,
 }
 
@@ -106,16 +105,16 @@ impl<I> Clone for Question<I> {
 struct Pending<I> {
     stored: Stored,
     body: bytes::Bytes,
-    /// `None` if it could not be decoded and is only to be buried.
+    /// `None` if it could not be decoded and only becomes a dead letter.
     input: Option<I>,
 }
 
-/// An input that waits until the World has seen it.
+/// An input that waits until the read model has seen it.
 struct Held<I> {
     pending: Arc<Pending<I>>,
-    /// Decisions up to this ticket, taken before the World had seen the input, must have ended: known once it has.
+    /// Decisions up to this ticket, taken before the read model had seen the input, must have ended: known once it has.
     barrier: Option<u64>,
-    /// Own facts up to here must be in the World; known once those decisions have ended.
+    /// Own facts up to here must be in the read model; known once those decisions have ended.
     need: Option<u64>,
     /// The own fact that it follows from, perhaps another replica's: who has not read it yet would find nothing to
     /// say about the input. 0 for none.
@@ -128,7 +127,7 @@ struct Progress<I> {
     fed: u64,
     /// Fed and not done: sequence -> entities that have not decided it yet.
     open: BTreeMap<u64, usize>,
-    /// Waiting until the World has seen them.
+    /// Waiting until the read model has seen them.
     held: VecDeque<Held<I>>,
 }
 
@@ -171,7 +170,7 @@ pub struct Counts {
     pub handled: u64,
     /// Decisions taken again because their entity had moved.
     pub retried: u64,
-    /// Inputs buried.
+    /// Inputs that became dead letters.
     pub dead: u64,
     /// Facts written.
     pub facts: u64,
@@ -184,7 +183,7 @@ pub struct Replica<D: Decider> {
     decider: D,
     area: &'static str,
     own_stream: String,
-    world: D::World,
+    world: D::ReadModel,
     world_positions: BTreeMap<String, u64>,
     entities: HashMap<Key, Entity<D::State, D::Input>>,
     /// Own facts up to here are folded.
@@ -221,7 +220,7 @@ impl<D: Decider> Replica<D> {
         Self {
             area: D::Fact::AREA,
             own_stream: D::Fact::AREA.to_uppercase(),
-            world: D::World::default(),
+            world: D::ReadModel::default(),
             world_positions: world,
             entities: HashMap::new(),
             position: index.position,
@@ -311,7 +310,7 @@ impl<D: Decider> Replica<D> {
     }
 
     /// The World as folded so far.
-    pub fn world(&self) -> &D::World {
+    pub fn world(&self) -> &D::ReadModel {
         &self.world
     }
 
@@ -354,8 +353,8 @@ impl<D: Decider> Replica<D> {
         }
     }
 
-    /// Routes the held inputs whose stream the World has seen far enough. An input from the own area also waits
-    /// until the World has seen what this replica was writing when it came.
+    /// Routes the held inputs whose stream the read model has seen far enough. An input from the own area also waits
+    /// until the read model has seen what this replica was writing when it came.
     fn release(&mut self) {
         loop {
             let first_flight = self.flights.keys().next().copied().unwrap_or(u64::MAX);
@@ -423,7 +422,7 @@ impl<D: Decider> Replica<D> {
             Question::Input(pending) => {
                 self.tickets += 1;
                 let input = Box::new(pending.stored.clone());
-                self.steps.push_back(Step::Bury { ticket: self.tickets, input, reason });
+                self.steps.push_back(Step::DeadLetter { ticket: self.tickets, input, reason });
                 let flight = Flight {
                     key,
                     question: Question::Input(pending),
@@ -459,7 +458,7 @@ impl<D: Decider> Replica<D> {
         self.release();
     }
 
-    /// Takes in the next fact of a World stream.
+    /// Takes in the next fact of a stream of the read model.
     pub fn world_fact(&mut self, stored: &Stored) {
         let Some(position) = self.world_positions.get_mut(&stored.stream) else { return };
         if stored.sequence > *position {
@@ -469,7 +468,7 @@ impl<D: Decider> Replica<D> {
         self.release();
     }
 
-    /// A World over the own area is folded with the own tail.
+    /// A read model over the own area is folded with the own tail.
     fn see_own(&mut self, stored: &Stored) {
         if let Some(position) = self.world_positions.get_mut(&self.own_stream)
             && stored.sequence > *position
@@ -479,7 +478,7 @@ impl<D: Decider> Replica<D> {
         }
     }
 
-    /// Streams that the World is folded from. If the own stream is one, it is to be read from its beginning.
+    /// Streams that the read model is folded from. If the own stream is one, it is to be read from its beginning.
     pub fn world_streams(&self) -> Vec<String> {
         self.world_positions.keys().cloned().collect()
     }
@@ -630,7 +629,7 @@ impl<D: Decider> Replica<D> {
 
     fn decide(&self, key: &Key, question: &Question<D::Input>) -> Verdict<D::Input, D::Fact> {
         let Some(folded) = self.entities.get(key).and_then(|e| e.folded.as_ref()) else { return Verdict::Nothing };
-        let (asked, cause, traceparent, command) = match question {
+        let (envelope, cause, traceparent, command) = match question {
             Question::Due(time) => {
                 if self.decider.due(&folded.state) != Some(*time) {
                     return Verdict::Nothing;
@@ -638,8 +637,8 @@ impl<D: Decider> Replica<D> {
                 let id = derived_id(&[&key.entity(self.area), "due", &time.to_string()]);
                 let cause = Cause { stream: String::new(), sequence: 0, id: format!("due:{time}") };
                 let body = bytes::Bytes::new();
-                let asked = Asked { what: What::Due, at: (*time).max(folded.time), id, sequence: 0, body };
-                (asked, cause, None, None)
+                let envelope = Envelope { trigger: Trigger::Due, at: (*time).max(folded.time), id, sequence: 0, body };
+                (envelope, cause, None, None)
             }
             Question::Input(pending) => {
                 let stored = &pending.stored;
@@ -652,23 +651,24 @@ impl<D: Decider> Replica<D> {
                 // A person's clock decides nothing: a command's time is when it was stored.
                 let command = input.any().is_command().then(|| input.any().message());
                 let time = if command.is_some() { stored.stored } else { stored.time };
-                let asked = Asked {
-                    what: What::Event(input),
+                let envelope = Envelope {
+                    trigger: Trigger::Event(input),
                     at: time.max(folded.time),
                     id: stored.id.clone(),
                     sequence: stored.sequence,
                     body: pending.body.clone(),
                 };
-                (asked, stored.cause_of(), stored.traceparent.clone(), command)
+                (envelope, stored.cause_of(), stored.traceparent.clone(), command)
             }
         };
-        let decided = catch_unwind(AssertUnwindSafe(|| self.decider.decide(key, &folded.state, &self.world, &asked)));
+        let decided =
+            catch_unwind(AssertUnwindSafe(|| self.decider.decide(key, &folded.state, &self.world, &envelope)));
         let facts = match (decided, command) {
             (Err(_), _) => return Verdict::Dead("the decider panicked on it".into()),
             (Ok(Ok(facts)), _) => facts,
             (Ok(Err(refusal)), Some(command)) => {
                 let name = command.rsplit('.').next().unwrap_or(command);
-                match D::Fact::refused(&key.0, &asked.id, name, &refusal) {
+                match D::Fact::refused(&key.0, &envelope.id, name, &refusal) {
                     Some(fact) => vec![fact],
                     None => return Verdict::Dead(refusal.to_string()),
                 }
@@ -681,8 +681,8 @@ impl<D: Decider> Replica<D> {
         let world: Vec<(String, u64)> = self.world_positions.iter().map(|(s, n)| (s.clone(), *n)).collect();
         let mut messages = Vec::with_capacity(facts.len());
         for (position, fact) in facts.iter().enumerate() {
-            let id = derived_id(&[&asked.id, &key.entity(self.area), &position.to_string()]);
-            let mut message = match Outgoing::new(fact.any(), id, asked.at) {
+            let id = derived_id(&[&envelope.id, &key.entity(self.area), &position.to_string()]);
+            let mut message = match Outgoing::new(fact.any(), id, envelope.at) {
                 Ok(message) => message,
                 Err(error) => return Verdict::Dead(format!("a fact has no subject: {error}")),
             };
@@ -694,7 +694,8 @@ impl<D: Decider> Replica<D> {
             message.world.clone_from(&world);
             messages.push(message);
         }
-        let flight = Flight { key: key.clone(), question: question.clone(), facts, at: asked.at, cause, burial: false };
+        let flight =
+            Flight { key: key.clone(), question: question.clone(), facts, at: envelope.at, cause, burial: false };
         Verdict::Write(flight, messages, folded.last)
     }
 
@@ -781,7 +782,7 @@ impl<D: Decider> Replica<D> {
     }
 
     /// A dead letter was published.
-    pub fn buried(&mut self, ticket: u64) {
+    pub fn dead_lettered(&mut self, ticket: u64) {
         let Some(flight) = self.flights.remove(&ticket) else { return };
         debug_assert!(flight.burial);
         self.done(&flight.key, &flight.question);
@@ -878,7 +879,7 @@ impl<S> Folded<S> {
 }
 
 /// Key of the index in the bucket of a decider's snapshot.
-pub(crate) const INDEX: &str = "index";
+pub const INDEX: &str = "index";
 /// What the keys of entities begin with there.
 const ENTITY: &str = "e.";
 

@@ -1,8 +1,9 @@
 //! The projector: a view over streams and samples, rebuildable, that may publish derived events.
 
 use bytes::Bytes;
-use mesh_bus::Stored;
 use mesh_proto::{AnyEvent, Timestamp};
+
+use crate::Stored;
 
 /// An event derived from a view, with an id derived from what it says, so that saying it twice is harmless.
 pub struct Derived {
