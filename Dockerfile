@@ -1,5 +1,5 @@
 # One image for any service: docker build --build-arg SERVICE=validator -t continuum/validator:0.1.0 .
-# SERVICE is a package of services/, or `continuum` for the command line (which also provisions and mirrors).
+# SERVICE is a package of services/, or `continuum` for the command line (which also provisions).
 ARG RUST=1.95
 FROM rust:${RUST}-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends cmake g++ make && rm -rf /var/lib/apt/lists/*

@@ -2,15 +2,15 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-full test-kill9 setup setup-test build lint docs clean
+.PHONY: demo test test-full test-kill9 setup setup-test build build-demo gen lint docs clean
 
 ## The story, end to end, with real processes and real measurements.
-demo: setup build
+demo: setup build-demo
 	target/debug/continuum demo
 
 ## Every test, against real servers and real processes.
 test: setup-test build
-	$(CARGO) test --workspace --locked
+	infra/test/run.sh --workspace --locked
 
 ## The long form of every harness: 50 processes killed during 2,000 intents, 5,000 seeds of the simulation, more made-up
 ## requests to the gateway.
@@ -31,6 +31,15 @@ setup-test: setup
 
 build:
 	$(CARGO) build --workspace --locked --bins
+
+## What the demo runs, and nothing else: every service is in `continuum`.
+build-demo:
+	$(CARGO) build --workspace --locked --bin continuum --bin continuum-demo --bin spinner
+
+## What follows from the contract: compose.yaml, k8s/, the table of services, schemas/, encodings of new events.
+gen:
+	$(CARGO) xtask gen
+	UPDATE_SCHEMAS=1 UPDATE_GOLDEN=1 $(CARGO) test --quiet -p mesh-proto --test schemas --test golden
 
 lint:
 	$(CARGO) fmt --all --check

@@ -1,14 +1,22 @@
 //! Compiles the contract and generates, beside the message types, what the options say: subjects, keys,
 //! and one typed enum of inputs and of facts per decider.
 
+#![expect(clippy::disallowed_methods, reason = "cargo tells a build script by the environment where to write")]
+
 #[path = "src/contract.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod contract;
+#[path = "src/summary.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod summary;
 
-use std::{env, fmt::Write as _, fs, path::PathBuf};
+use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::PathBuf};
 
 use contract::{Contract, EventSpec};
 use prost_reflect::{DescriptorPool, prost::Message as _};
+
+/// Number of `package` in a file's descriptor.
+const PACKAGE: i32 = 2;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -17,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     files.sort();
     println!("cargo:rerun-if-changed=continuum");
     println!("cargo:rerun-if-changed=src/contract.rs");
+    println!("cargo:rerun-if-changed=src/summary.rs");
 
     let mut compiler = protox::Compiler::new(["."])?;
     compiler.include_imports(true).include_source_info(true).open_files(&files)?;
@@ -56,7 +65,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     fs::write(out.join("events.rs"), events(&contract))?;
     fs::write(out.join("deciders.rs"), deciders(&contract))?;
+    fs::write(out.join("areas.rs"), areas(&pool)?)?;
+    fs::write(out.join("streams.rs"), streams(&contract))?;
     Ok(())
+}
+
+/// One module per package, documented by the comment before the `package` of the file that is named like it.
+fn areas(pool: &DescriptorPool) -> Result<String, String> {
+    let mut packages = BTreeMap::<String, String>::new();
+    for file in pool.files() {
+        let name = file.package_name().to_owned();
+        let Some(area) = name.strip_prefix("continuum.").and_then(|rest| rest.strip_suffix(".v1")) else { continue };
+        let doc = contract::comment(file.file_descriptor_proto(), &[PACKAGE]);
+        if doc.is_empty() {
+            return Err(format!("{}: say in a comment before `package` what it is about", file.name()));
+        }
+        let own = file.name().ends_with(&format!("/{area}.proto"));
+        if own || !packages.contains_key(area) {
+            packages.insert(area.to_owned(), doc);
+        }
+    }
+    let mut text = "/// Packages nested as the generated code expects them.\n#[allow(missing_docs, clippy::all, unreachable_pub)]\nmod continuum {\n".to_owned();
+    for area in packages.keys() {
+        let _ = writeln!(
+            text,
+            "    pub mod {area} {{ pub mod v1 {{ include!(concat!(env!(\"OUT_DIR\"), \"/continuum.{area}.v1.rs\")); }} }}"
+        );
+    }
+    text.push_str("}\n");
+    // What describes the bus itself is not an area: this crate re-exports what is needed of it.
+    for (area, doc) in packages.iter().filter(|(area, _)| *area != "mesh") {
+        let _ = writeln!(text, "#[doc = {doc:?}]\npub use continuum::{area}::v1 as {area};");
+    }
+    Ok(text)
 }
 
 fn collect(folder: &PathBuf, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -106,6 +147,18 @@ fn events(contract: &Contract) -> String {
 {refusal}}}
 ",
             event.message, event.stream, event.subject, event.area, event.command
+        );
+    }
+    text
+}
+
+fn streams(contract: &Contract) -> String {
+    let mut text = String::new();
+    for stream in &contract.streams {
+        let _ = writeln!(
+            text,
+            "#[doc = {:?}]\npub const {}: crate::Stream = crate::Stream {{ name: {:?}, all: {:?} }};",
+            stream.doc, stream.name, stream.name, stream.subject
         );
     }
     text
@@ -191,6 +244,7 @@ pub const NAME: &str = {:?};
             decider.area, decider.name
         );
     }
+    let mut of_stream = String::new();
     for stream in &contract.streams {
         let events: Vec<&EventSpec> = contract.events.iter().filter(|e| e.stream == stream.name).collect();
         if events.is_empty() {
@@ -200,7 +254,24 @@ pub const NAME: &str = {:?};
         let _ = writeln!(text, "/// Everything in the stream `{}`.\npub mod stream_{module} {{", stream.name);
         text.push_str(&event_enum("Event", &format!("Any event of `{}`.", stream.name), &events));
         text.push_str("}\n");
+        let _ = writeln!(of_stream, "{:?} => read(stream_{module}::Event::decode(message, body)?.any()),", stream.name);
     }
+    let _ = writeln!(
+        text,
+        "/// Decodes an event of a stream as the stream's own type, and reads it.
+pub fn of_stream<T>(
+    stream: &str,
+    message: &str,
+    body: &[u8],
+    read: impl FnOnce(&dyn crate::AnyEvent) -> T,
+) -> Result<T, crate::DecodeError> {{
+    use crate::EventSet as _;
+    Ok(match stream {{
+        {of_stream}
+        other => return Err(crate::DecodeError::Unexpected(other.to_owned())),
+    }})
+}}"
+    );
     text
 }
 

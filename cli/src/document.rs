@@ -9,8 +9,8 @@ use serde_json::Value as Json;
 /// Bytes of a file that are read at most.
 const SIZE_MAX: u64 = 4 * 1024 * 1024;
 
-/// Reads all documents of a file; `-` is standard input.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Json>> {
+/// Reads a file as text; `-` is standard input.
+fn text(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let name = path.display();
     let source: Box<dyn std::io::Read> = if path == Path::new("-") {
@@ -22,6 +22,38 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Json>> {
     if text.len() as u64 > SIZE_MAX {
         bail!("{name} is larger than {} MiB; split it", SIZE_MAX / 1024 / 1024);
     }
+    Ok(text)
+}
+
+/// Reads all documents of a file, each as the text that it is; `-` is standard input.
+pub fn texts(path: &Path) -> anyhow::Result<Vec<String>> {
+    let documents = split(&text(path)?);
+    if documents.is_empty() {
+        bail!("{} holds no document", path.display());
+    }
+    Ok(documents)
+}
+
+/// The documents of a text, divided by lines of `---`; empty ones are left out.
+fn split(text: &str) -> Vec<String> {
+    let mut documents = vec![String::new()];
+    for line in text.lines() {
+        if line.trim_end() == "---" {
+            documents.push(String::new());
+        } else if let Some(last) = documents.last_mut() {
+            last.push_str(line);
+            last.push('\n');
+        }
+    }
+    let empty = |text: &String| text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+    documents.retain(|text| !empty(text));
+    documents
+}
+
+/// Reads all documents of a file; `-` is standard input.
+pub fn read(path: &Path) -> anyhow::Result<Vec<Json>> {
+    let name = path.display();
+    let text = text(path)?;
     let documents: Vec<Json> =
         serde_saphyr::from_multiple(&text).map_err(|error| anyhow!("{name} is neither YAML nor JSON: {error}"))?;
     let documents: Vec<Json> = documents.into_iter().filter(|d| !d.is_null()).collect();
@@ -35,17 +67,17 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Json>> {
 }
 
 /// An intent with the id and owner that its file gives it, if any.
-pub(crate) struct IntentDocument {
+pub struct IntentDocument {
     /// Id, if given.
-    pub(crate) id: Option<String>,
+    pub id: Option<String>,
     /// Owner, if given.
-    pub(crate) owner: Option<String>,
+    pub owner: Option<String>,
     /// Protobuf bytes of `continuum.intent.v1.Intent`.
-    pub(crate) body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 /// Reads an intent: bare, or wrapped as `intent:` with `id` (or `intentId`) and `owner` beside it or inside it.
-pub(crate) fn intent(mut document: Json) -> anyhow::Result<IntentDocument> {
+pub fn intent(mut document: Json) -> anyhow::Result<IntentDocument> {
     let mut id = take(&mut document, &["id", "intentId", "intent_id"]);
     let mut owner = take(&mut document, &["owner"]);
     let mut inner = match document.as_object_mut().and_then(|o| o.remove("intent").or_else(|| o.remove("Intent"))) {
@@ -67,11 +99,16 @@ fn take(document: &mut Json, names: &[&str]) -> Option<String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use prost::Message as _;
 
     use super::*;
+
+    #[test]
+    fn documents_are_divided_by_lines_of_dashes_and_empty_ones_left_out() {
+        assert_eq!(split("a: 1\n---\n# nothing\n---  \nb: ---\n"), ["a: 1\n", "b: ---\n"]);
+        assert!(split("\n# nothing\n---\n").is_empty());
+    }
 
     #[test]
     fn both_spellings_give_the_same_intent() {

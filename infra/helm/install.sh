@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 need=3.14.0
 build=v3.22.0
-tools="$PWD/.tools"
+mkdir -p .tools
+tools="$(cd .tools && pwd -P)"
 mkdir -p "$tools"
 
 # In an empty environment, as the workload manager runs it.

@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 need=2.14.4
-tools="$PWD/.tools"
+mkdir -p .tools
+tools="$(cd .tools && pwd -P)"
 mkdir -p "$tools"
 
 version() { "$1" --version 2>/dev/null | sed -nE 's/.*v([0-9]+\.[0-9]+\.[0-9]+).*/\1/p' | head -n 1; }

@@ -22,7 +22,7 @@ done
 grep -q '^continuum is up' "$CONTINUUM_DATA_DIR/up.log" || { cat "$CONTINUUM_DATA_DIR/up.log" >&2; exit 1; }
 
 passed=0
-for document in README.md ARCHITECTURE.md docs/*.md; do
+for document in README.md ARCHITECTURE.md docs/*.md docs/*/*.md; do
   commands="$(awk '/^```sh$/ { run = 1; next } /^```/ { run = 0 } run' "$document")"
   while IFS= read -r command; do
     [ -n "$command" ] || continue

@@ -4,7 +4,9 @@
 # a registry of images.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-tools="$PWD/.tools"
+mkdir -p .tools
+# The folder itself, where it is a link into a cache: programs of Python know their place by its name.
+tools="$(cd .tools && pwd -P)"
 kustomize=v5.7.1
 mkdir -p "$tools"
 if ! command -v python3 >/dev/null; then

@@ -1,5 +1,7 @@
-//! The whole mesh in one thread, five hundred times (five thousand with `CONTINUUM_FULL`). A failing seed is told with the command that runs it again.
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! The whole mesh in one thread, five hundred times (five thousand with `CONTINUUM_FULL`). A failing seed is printed with the command that runs it again.
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
+#![allow(clippy::print_stdout)]
 
 use std::{
     panic::catch_unwind,
@@ -7,7 +9,7 @@ use std::{
     thread,
 };
 
-use integration_tests::sim::{Mutation, Totals, run};
+use integration_tests::sim::{Mutation, Totals, areas, run};
 
 const THREADS: usize = 2;
 
@@ -52,6 +54,9 @@ fn five_hundred_seeds_hold_every_invariant() {
                     sum.conflicts += totals.conflicts;
                     sum.timed += totals.timed;
                     sum.rollbacks += totals.rollbacks;
+                    for (kind, count) in totals.kinds {
+                        *sum.kinds.entry(kind).or_default() += count;
+                    }
                 }
                 Err(error) => failed.push(explained(seed, &error)),
             }
@@ -69,6 +74,13 @@ fn five_hundred_seeds_hold_every_invariant() {
     // The faults that this is about did happen.
     let sum = |of: fn(&Totals) -> u64| results.iter().map(|(sum, _)| of(sum)).sum::<u64>();
     assert!(sum(|t| t.crashes) > seeds && sum(|t| t.retried) > seeds && sum(|t| t.facts) > 50 * seeds);
+    let rare: Vec<String> = areas::all_kinds()
+        .into_iter()
+        .map(|kind| (results.iter().filter_map(|(sum, _)| sum.kinds.get(&kind)).sum::<u64>(), kind))
+        .filter(|(count, _)| *count < seeds / 50)
+        .map(|(count, kind)| format!("{kind}: {count}"))
+        .collect();
+    assert!(rare.is_empty(), "too rare among {seeds} seeds: {}", rare.join(", "));
     assert!(sum(|t| t.conflicts) > seeds / 2 && sum(|t| t.timed) > seeds && sum(|t| t.rollbacks) > seeds / 5);
 }
 

@@ -5,6 +5,8 @@
 
 use prost_reflect::{DescriptorPool, DynamicMessage, EnumDescriptor, Value};
 
+use crate::summary::Template;
+
 /// What a stream holds; fixes its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -72,9 +74,14 @@ pub struct EventSpec {
     pub command: bool,
     /// Is it the area's refusal?
     pub refusal: bool,
-    /// What it says.
+    /// What it means.
     pub doc: String,
+    /// One line about one of them, for a person.
+    pub summary: Template,
 }
+
+/// The summary of every refusal.
+const REFUSED: &str = "{command} refused: {reason}; {hint}";
 
 impl EventSpec {
     /// The subject with every key as `*`.
@@ -208,14 +215,19 @@ impl Contract {
                     found.full_name()
                 ));
             }
+            let refusal = spec.get_field_by_name("refusal").and_then(|v| v.as_bool()).unwrap_or(false);
+            let summary = if refusal { REFUSED.to_owned() } else { text(&spec, "summary") };
+            let summary =
+                Template::read(&summary, &found).map_err(|e| format!("{}: summary: {e}", found.full_name()))?;
             contract.events.push(EventSpec {
                 message: found.full_name().to_owned(),
                 stream,
                 keys,
                 area,
                 command,
-                refusal: spec.get_field_by_name("refusal").and_then(|v| v.as_bool()).unwrap_or(false),
+                refusal,
                 doc: comment(found.parent_file_descriptor_proto(), found.path()),
+                summary,
                 subject,
             });
         }
@@ -249,8 +261,34 @@ impl Contract {
                 doc: value.1,
             });
         }
+        contract.complete();
         contract.check()?;
         Ok(contract)
+    }
+
+    /// Fills in what the rows leave out: a decider takes every command of its area, and a package among what a service
+    /// relays stands for all commands in it that people send.
+    fn complete(&mut self) {
+        let sent: Vec<String> = self.services.iter().flat_map(|s| s.publishes.clone()).collect();
+        for service in &mut self.services {
+            for decider in &mut service.deciders {
+                let own = self.events.iter().filter(|e| e.command && e.area == decider.area);
+                let mut inputs: Vec<String> = own.map(|e| e.message.clone()).collect();
+                inputs.extend(decider.inputs.iter().filter(|i| !inputs.contains(i)).cloned().collect::<Vec<_>>());
+                decider.inputs = inputs;
+            }
+            let relays = service.relays.iter().flat_map(|relayed| match relayed.ends_with(".v1") {
+                false => vec![relayed.clone()],
+                true => self
+                    .events
+                    .iter()
+                    .filter(|e| e.command && !sent.contains(&e.message))
+                    .filter(|e| e.message.rsplit_once('.').is_some_and(|(package, _)| package == relayed))
+                    .map(|e| e.message.clone())
+                    .collect(),
+            });
+            service.relays = relays.collect();
+        }
     }
 
     fn check(&self) -> Result<(), String> {

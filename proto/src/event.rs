@@ -24,6 +24,28 @@ pub trait Event: prost::Message + Default + Clone + Send + Sync + 'static {
     fn refusal(&self) -> Option<(&str, Refusal)> {
         None
     }
+    /// Subject of those with these keys, in subject order; a key that is not given stands for any.
+    fn filter(keys: &[&str]) -> String {
+        let mut keys = keys.iter();
+        let token = |token| if str::starts_with(token, '{') { keys.next().copied().unwrap_or("*") } else { token };
+        Self::SUBJECT.split('.').map(token).collect::<Vec<_>>().join(".")
+    }
+}
+
+/// A stream of the contract: one of [`streams`](crate::streams).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Its name.
+    pub name: &'static str,
+    /// Everything in it, as readers see it.
+    pub all: &'static str,
+}
+
+impl Stream {
+    /// Every event with these keys, whatever its message: all that is known of an entity.
+    pub fn entity(&self, keys: &[&str]) -> String {
+        format!("{}*.*.{}", self.all.trim_end_matches('>'), keys.join("."))
+    }
 }
 
 /// An event whose type is not known statically.

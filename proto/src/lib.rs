@@ -11,96 +11,23 @@ mod id;
 pub mod json;
 pub mod refusal;
 pub mod rights;
+mod samples;
+pub mod summary;
 mod time;
 pub mod wire;
 
 pub use contract::Contract;
-pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, subject_keys};
+pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, Stream, subject_keys};
 pub use id::{Id, IdError, derived_id, is_key};
 pub use refusal::{Refusal, RefusalCode};
+pub use samples::{sample_key, sample_keys};
 pub use time::Timestamp;
 
 use std::sync::OnceLock;
 
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 
-macro_rules! areas {
-    ($($(#[$doc:meta])* $area:ident),* $(,)?) => {
-        /// Packages nested as the generated code expects them.
-        #[allow(missing_docs, clippy::all, unreachable_pub)]
-        mod continuum {
-            pub mod mesh {
-                pub mod v1 {
-                    include!(concat!(env!("OUT_DIR"), "/continuum.mesh.v1.rs"));
-                }
-            }
-            $(
-            pub mod $area {
-                pub mod v1 {
-                    include!(concat!(env!("OUT_DIR"), "/continuum.", stringify!($area), ".v1.rs"));
-                }
-            }
-        )*}
-        $($(#[$doc])* pub use continuum::$area::v1 as $area;)*
-    };
-}
-
-areas! {
-    /// Intents: documents, commands, facts.
-    intent,
-    /// Verdicts.
-    validation,
-    /// Workload documents and instances.
-    workload,
-    /// Archives of charts.
-    chart,
-    /// Plans.
-    placement,
-    /// What each cluster is to run.
-    assignment,
-    /// Clusters.
-    cluster,
-    /// What agents say of instances.
-    instance,
-    /// Measurements.
-    telemetry,
-    /// What targets achieved.
-    observation,
-    /// Learned policies, their advice, and rounds of federated learning.
-    learning,
-    /// Intent reports.
-    report,
-    /// Digital twins.
-    twin,
-    /// Storage policies, locations, buckets.
-    storage,
-    /// Objects, uploads and scrubs.
-    object,
-    /// Notices about services.
-    lifecycle,
-    /// What instances used.
-    usage,
-    /// The ledger.
-    account,
-    /// Signed heads of the ledger.
-    account_head,
-    /// Anomalies.
-    anomaly,
-    /// Remedies.
-    remedy,
-    /// Network costs.
-    cost,
-    /// Network intents.
-    network,
-    /// The link-layer network manager's interface.
-    l2sm,
-    /// Accounts and sessions of the built-in issuer.
-    identity,
-    /// Who is told of events by HTTP.
-    subscription,
-    /// gRPC queries.
-    query,
-}
+include!(concat!(env!("OUT_DIR"), "/areas.rs"));
 
 /// Typed inputs and facts of every decider, and typed events of every stream.
 #[allow(missing_docs, clippy::all)]
@@ -109,6 +36,11 @@ pub mod deciders {
 }
 
 include!(concat!(env!("OUT_DIR"), "/events.rs"));
+
+/// Every stream.
+pub mod streams {
+    include!(concat!(env!("OUT_DIR"), "/streams.rs"));
+}
 
 /// The compiled `.proto` files, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
@@ -131,4 +63,36 @@ pub fn pool() -> &'static DescriptorPool {
 pub fn contract() -> &'static Contract {
     static CONTRACT: OnceLock<Contract> = OnceLock::new();
     CONTRACT.get_or_init(|| Contract::read(pool()).expect("the build read this contract"))
+}
+
+/// One line for a person about an event as it is stored; `None` if the contract does not know it, or its body is not one.
+/// `messages` renders the formats of whole messages.
+pub fn summarize(
+    message: &str,
+    subject: &str,
+    body: &[u8],
+    messages: &dyn Fn(summary::Format, &[Vec<u8>]) -> String,
+) -> Option<String> {
+    let event = contract().event(message)?;
+    let mut found = DynamicMessage::decode(pool().get_message_by_name(message)?, body).ok()?;
+    // Keys may stand in the subject only.
+    for (field, key) in event.keys.iter().zip(subject_keys(&event.subject, subject).into_iter().flatten()) {
+        found.set_field_by_name(field, Value::String(key));
+    }
+    Some(event.summary.render(&found, messages))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_made_of_the_contract_and_of_keys() {
+        assert_eq!(streams::INTENT.entity(&["local", "a"]), "intent.*.*.local.a");
+        assert_eq!(streams::INTENT_ASK.entity(&["local", "a"]), "intent.ask.*.*.local.a");
+        assert_eq!((streams::DEAD.name, streams::DEAD.all), ("DEAD", "dead.>"));
+        assert_eq!(intent::IntentSubmitted::filter(&["local", "a"]), "intent.submitted.v1.local.a");
+        assert_eq!(intent::IntentSubmitted::filter(&["local"]), "intent.submitted.v1.local.*");
+        assert_eq!(intent::IntentSubmitted::filter(&[]), "intent.submitted.v1.*.*");
+    }
 }

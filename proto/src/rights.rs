@@ -234,7 +234,6 @@ impl Rights {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::contract::matches;

@@ -1,12 +1,14 @@
 //! Encodings of every event, kept: what was written once is read for ever, and written back as it was.
 //! `UPDATE_GOLDEN=1` adds the missing ones and changes none.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
+#![allow(missing_docs)]
 
 use std::{env, fs, path::PathBuf, sync::OnceLock};
 
 use bytes::Bytes;
-use mesh_proto::{DecodeError, EventSet, contract, deciders, json, pool, wire};
+use mesh_proto::{DecodeError, contract, deciders, json, pool, wire};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value, prost::Message as _};
 
 fn folder() -> PathBuf {
@@ -15,30 +17,7 @@ fn folder() -> PathBuf {
 
 /// Decodes a body as its stream's typed event and encodes it again.
 fn again(stream: &str, message: &str, body: &[u8]) -> Result<Bytes, DecodeError> {
-    macro_rules! by_stream {
-        ($($name:literal => $module:ident),* $(,)?) => {
-            match stream {
-                $($name => Ok(deciders::$module::Event::decode(message, body)?.any().body()),)*
-                other => panic!("add the stream {other} to this test"),
-            }
-        };
-    }
-    by_stream! {
-        "INTENT_ASK" => stream_intent_ask, "INTENT" => stream_intent, "VALIDATION" => stream_validation,
-        "WORKLOAD_ASK" => stream_workload_ask, "WORKLOAD" => stream_workload, "PLACEMENT_ASK" => stream_placement_ask,
-        "PLACEMENT" => stream_placement, "ASSIGNMENT" => stream_assignment, "CLUSTER" => stream_cluster,
-        "INSTANCE" => stream_instance, "TELEMETRY" => stream_telemetry, "OBSERVATION" => stream_observation,
-        "USAGE" => stream_usage, "ACCOUNT" => stream_account, "ACCOUNT_ASK" => stream_account_ask,
-        "ACCOUNT_HEAD" => stream_account_head,
-        "REPORT" => stream_report, "TWIN" => stream_twin, "LIFECYCLE" => stream_lifecycle,
-        "STORAGE" => stream_storage, "STORAGE_ASK" => stream_storage_ask, "OBJECT" => stream_object,
-        "LEARNING" => stream_learning,
-        "ANOMALY" => stream_anomaly, "REMEDY" => stream_remedy, "REMEDY_ASK" => stream_remedy_ask,
-        "NETWORK" => stream_network, "NETWORK_ASK" => stream_network_ask, "COST" => stream_cost,
-        "CHART" => stream_chart, "CHART_ASK" => stream_chart_ask,
-        "IDENTITY" => stream_identity, "IDENTITY_ASK" => stream_identity_ask,
-        "SUBSCRIPTION" => stream_subscription, "SUBSCRIPTION_ASK" => stream_subscription_ask,
-    }
+    deciders::of_stream(stream, message, body, |event| event.body())
 }
 
 /// A message with every field set, to something that depends on its place only.

@@ -6,35 +6,131 @@ use std::{
     process::ExitCode,
 };
 
-use accounting::{
-    files::{self, Proved},
-    ledger::{MAIN, service_account},
-    note::Verifier,
-    tariff, tree,
-};
 use anyhow::{Context as _, anyhow, bail};
+use clap::Subcommand;
+use ledger::{
+    MAIN,
+    files::{self, Proved},
+    note::Verifier,
+    service_account, tariff, tree,
+};
+use mesh_client::{ANSWER_WAIT, Client};
 use mesh_proto::{
     AnyEvent,
-    account::{Entry, EntryKind, Formula, Outcome, Region, SetRegion, SetTariff, Tariff, TopUp, Transfer},
-    query::{
-        AccountView, ConsistencyRequest, EntriesRequest, HeadRequest, InclusionRequest, ListRequest, StatementRequest,
+    account::{
+        AccountView, ConsistencyRequest, EntriesRequest, Entry, EntryKind, Formula, HeadRequest, InclusionRequest,
+        Outcome, Region, SetRegion, SetTariff, StatementRequest, Tariff, TopUp, Transfer,
         account_queries_client::AccountQueriesClient,
     },
+    query::ListRequest,
 };
 use serde_json::{Value as Json, json};
 use tonic::transport::Channel;
 
-use super::{Context, Shown, answer, date, refusal, show, to_json};
 use crate::{
-    args::AccountCommand,
-    client::{ANSWER_WAIT, Client},
-    output::{self, note},
+    context::{Context, Watch, answer, show, to_json},
+    output::{self, Shown, date, fields, note},
 };
+
+/// Subcommands of `account`.
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Accounts with their balances, in tokens.
+    List {
+        /// Only accounts whose names begin so, for example `cluster/`.
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// The bill: every entry that names an account.
+    Statement {
+        /// `service/<owner>/<workload>`, `cluster/<cluster>`, `treasury`, or a workload's name.
+        account: String,
+        /// Leave out entries before this one.
+        #[arg(long, default_value_t = 0, value_name = "INDEX")]
+        from: u64,
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Sets a region's rates; without them nothing is charged there.
+    Region {
+        /// The clusters' label `region`, or their site.
+        name: String,
+        /// Demand is high: every window costs this number of tokens more.
+        #[arg(long, value_name = "TOKENS", value_parser = parse_amount)]
+        high_demand: Option<u64>,
+        /// CPU per window up to which none is charged, millionths of core seconds.
+        #[arg(long, default_value_t = 0)]
+        cpu_threshold: u64,
+        /// Memory per window up to which none is charged, thousandths of megabyte seconds.
+        #[arg(long, default_value_t = 0)]
+        memory_threshold: u64,
+        /// What all of a cluster's CPU costs per window; 1 token without it.
+        #[arg(long, value_name = "TOKENS", value_parser = parse_amount)]
+        cpu_rate: Option<u64>,
+        /// What all of a cluster's memory costs per window; 1 token without it.
+        #[arg(long, value_name = "TOKENS", value_parser = parse_amount)]
+        memory_rate: Option<u64>,
+    },
+    /// Shows the ledger's tariff, or changes what is named of it.
+    Tariff {
+        /// The rules: `fair`, or `faithful` to the specification's contracts.
+        #[arg(long, value_parser = ["fair", "faithful"])]
+        formula: Option<String>,
+        /// Share of a fee, in 10^8.
+        #[arg(long)]
+        fee_rate: Option<u64>,
+        /// Grant of a workload.
+        #[arg(long, value_name = "TOKENS", value_parser = parse_amount)]
+        workload_grant: Option<u64>,
+        /// Grant of a cluster.
+        #[arg(long, value_name = "TOKENS", value_parser = parse_amount)]
+        cluster_grant: Option<u64>,
+    },
+    /// Gives an account tokens from the treasury; what it owes is paid from them first.
+    TopUp {
+        /// As in `statement`.
+        account: String,
+        /// Number of tokens, for example 2.5.
+        #[arg(value_parser = parse_amount)]
+        tokens: u64,
+    },
+    /// Writes a proof: that an entry is in the ledger, or that the ledger continues what it was.
+    #[command(group(clap::ArgGroup::new("what").required(true).args(["entry", "since"])))]
+    Prove {
+        /// Index of the entry.
+        #[arg(long, value_name = "INDEX")]
+        entry: Option<u64>,
+        /// Size of the ledger that was seen before.
+        #[arg(long, value_name = "SIZE")]
+        since: Option<u64>,
+        /// Where to; the signer's key is written beside it as `ledger.pub`.
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Checks a proof or an exported ledger. Needs the files and nothing else.
+    Verify {
+        /// The file.
+        file: PathBuf,
+        /// The signer's key or a file with it; `ledger.pub` beside the file without it.
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// Writes the whole ledger with its signed head.
+    Export {
+        /// Where to; the signer's key is written beside it as `ledger.pub`.
+        #[arg(long, default_value = "ledger.txt")]
+        file: PathBuf,
+    },
+}
 
 const ENTRY: &str = "continuum.account.v1.Entry";
 
 /// Runs a subcommand of `account`.
-pub(crate) async fn run(context: &Context<'_>, command: AccountCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: AccountCommand) -> anyhow::Result<ExitCode> {
     if let AccountCommand::Verify { file, key } = command {
         return verify(context, &file, key);
     }
@@ -60,7 +156,7 @@ pub(crate) async fn run(context: &Context<'_>, command: AccountCommand) -> anyho
                 cpu_base_rate: cpu_rate.unwrap_or_default(),
                 memory_base_rate: memory_rate.unwrap_or_default(),
             };
-            told(context, &client, &SetRegion { ledger: MAIN.into(), region: Some(region) }).await
+            send(context, &client, &SetRegion { ledger: MAIN.into(), region: Some(region) }).await
         }
         AccountCommand::Tariff { formula, fee_rate, workload_grant, cluster_grant } => {
             let now = client.accounts().await?.list(ListRequest { page_size: 1, ..ListRequest::default() }).await;
@@ -78,17 +174,17 @@ pub(crate) async fn run(context: &Context<'_>, command: AccountCommand) -> anyho
             };
             if wanted == now {
                 let value = to_json("continuum.account.v1.Tariff", &now);
-                let rows = super::fields(&value);
+                let rows = fields(&value);
                 return show(context, false, async || {
                     Ok(Shown::table(value.clone(), &["field", "value"], rows.clone()))
                 })
                 .await;
             }
-            told(context, &client, &SetTariff { ledger: MAIN.into(), tariff: Some(wanted) }).await
+            send(context, &client, &SetTariff { ledger: MAIN.into(), tariff: Some(wanted) }).await
         }
         AccountCommand::TopUp { account, tokens } => {
             let account = full_name(&account, &context.owner);
-            told(context, &client, &TopUp { ledger: MAIN.into(), account, amount: tokens }).await
+            send(context, &client, &TopUp { ledger: MAIN.into(), account, amount: tokens }).await
         }
         AccountCommand::Prove { entry, since, file } => match (entry, since) {
             (Some(index), _) => {
@@ -99,7 +195,7 @@ pub(crate) async fn run(context: &Context<'_>, command: AccountCommand) -> anyho
                 let (text, key) = consistency(&client, size).await?;
                 written(context, &text, &key, &file.unwrap_or_else(|| format!("since-{size}.proof").into()))
             }
-            (None, None) => bail!("say what to prove: --entry INDEX, or --since SIZE"),
+            (None, None) => bail!("name what to prove: --entry INDEX, or --since SIZE"),
         },
         AccountCommand::Export { file } => {
             let (text, key) = export(&client).await?;
@@ -127,7 +223,7 @@ async fn list(client: &Client, prefix: &str) -> anyhow::Result<Shown> {
             break;
         }
     }
-    let value = accounts.iter().map(|a| to_json("continuum.query.v1.AccountView", a)).collect();
+    let value = accounts.iter().map(|a| to_json("continuum.account.v1.AccountView", a)).collect();
     let row = |a: &AccountView| vec![a.account.clone(), amount(a.balance), owes(a), a.entries.to_string()];
     Ok(Shown::table(value, &["account", "balance", "owes", "entries"], accounts.iter().map(row).collect()))
 }
@@ -142,7 +238,7 @@ async fn statement(client: &Client, account: &str, from: u64) -> anyhow::Result<
     let mut queries = client.accounts().await?;
     let view = loop {
         let request = StatementRequest { account: account.to_owned(), from_index, page_size: 1_000 };
-        let page = answer("read the statement", queries.statement(request).await)?;
+        let page = answer("read the statement", queries.get_statement(request).await)?;
         entries.extend(page.entries);
         from_index = page.next_index;
         if from_index == 0 {
@@ -150,7 +246,7 @@ async fn statement(client: &Client, account: &str, from: u64) -> anyhow::Result<
         }
     };
     let value = json!({
-        "account": to_json("continuum.query.v1.AccountView", &view),
+        "account": to_json("continuum.account.v1.AccountView", &view),
         "entries": entries.iter().map(|e| to_json(ENTRY, e)).collect::<Vec<Json>>(),
     });
     let text = format!(
@@ -164,7 +260,7 @@ async fn statement(client: &Client, account: &str, from: u64) -> anyhow::Result<
 }
 
 /// The entries as a table for a person, from one account's side.
-pub(crate) fn bill(account: &str, entries: &[Entry]) -> String {
+pub fn bill(account: &str, entries: &[Entry]) -> String {
     let mut rows = vec![];
     for entry in entries {
         let at = entry.at.map(date).unwrap_or_default();
@@ -205,8 +301,10 @@ fn what(entry: &Entry) -> String {
             } else {
                 String::new()
             };
+            let source = mesh_intent::types::unmeasured(usage.provenance()).map(|source| format!(" ({source})"));
+            let source = source.unwrap_or_default();
             format!(
-                "{:.0} s on {}: {:.2} core s, {:.0} MB s{gap}; {outcome}",
+                "{:.0} s on {}: {:.2} core s, {:.0} MB s{source}{gap}; {outcome}",
                 f64::from(usage.window_ms) / 1e3,
                 usage.cluster_id,
                 usage.cpu_ms as f64 / 1e3,
@@ -218,14 +316,14 @@ fn what(entry: &Entry) -> String {
 }
 
 /// Units as tokens, without zeros at the end.
-pub(crate) fn amount(units: i64) -> String {
+pub fn amount(units: i64) -> String {
     let (whole, rest) = (units.unsigned_abs() / tariff::TOKEN, units.unsigned_abs() % tariff::TOKEN);
     let text = format!("{}{whole}.{rest:08}", if units < 0 { "-" } else { "" });
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Tokens with at most eight decimals, as units.
-pub(crate) fn parse_amount(text: &str) -> Result<u64, String> {
+pub fn parse_amount(text: &str) -> Result<u64, String> {
     let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     if (whole.is_empty() && rest.is_empty()) || !digits(whole) || !digits(rest) || rest.len() > 8 {
@@ -235,12 +333,9 @@ pub(crate) fn parse_amount(text: &str) -> Result<u64, String> {
     units.parse().map_err(|_| "more tokens than can be counted".to_owned())
 }
 
-async fn told(context: &Context<'_>, client: &Client, command: &dyn AnyEvent) -> anyhow::Result<ExitCode> {
+async fn send(context: &Context<'_>, client: &Client, command: &dyn AnyEvent) -> anyhow::Result<ExitCode> {
     let stored = client.ask(command, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
-    if let Some((reason, hint)) = refusal(&stored) {
-        bail!("{reason}; {hint}");
-    }
-    let posted = stored.event::<mesh_proto::account::Posted>()?.context("the answer is none of the ledger's")?;
+    let posted = stored.event::<mesh_proto::account::Posted>()?.context("the answer is not an entry of the ledger")?;
     let entry = <Entry as prost::Message>::decode(posted.entry).context("read the entry")?;
     let value = to_json(ENTRY, &entry);
     show(context, false, async || {
@@ -250,8 +345,8 @@ async fn told(context: &Context<'_>, client: &Client, command: &dyn AnyEvent) ->
 }
 
 /// A proof that an entry is in the ledger, as a file's text, and the signer's key.
-pub(crate) async fn inclusion(client: &Client, index: u64) -> anyhow::Result<(String, String)> {
-    let proof = client.accounts().await?.inclusion(InclusionRequest { index, size: 0 }).await;
+pub async fn inclusion(client: &Client, index: u64) -> anyhow::Result<(String, String)> {
+    let proof = client.accounts().await?.prove_inclusion(InclusionRequest { index, size: 0 }).await;
     let proof = answer("prove the entry", proof)?;
     let head = proof.head.context("the proof has no head")?;
     let path = tree::parted(&proof.path).context("the path is not one of hashes")?;
@@ -259,7 +354,7 @@ pub(crate) async fn inclusion(client: &Client, index: u64) -> anyhow::Result<(St
 }
 
 async fn consistency(client: &Client, from_size: u64) -> anyhow::Result<(String, String)> {
-    let proof = client.accounts().await?.consistency(ConsistencyRequest { from_size, to_size: 0 }).await;
+    let proof = client.accounts().await?.prove_consistency(ConsistencyRequest { from_size, to_size: 0 }).await;
     let proof = answer("prove the ledger", proof)?;
     let (from, to) = proof.from.zip(proof.to).context("the proof has no heads")?;
     let path = tree::parted(&proof.path).context("the path is not one of hashes")?;
@@ -267,9 +362,9 @@ async fn consistency(client: &Client, from_size: u64) -> anyhow::Result<(String,
 }
 
 /// The whole ledger as a file's text, and the signer's key.
-pub(crate) async fn export(client: &Client) -> anyhow::Result<(String, String)> {
+pub async fn export(client: &Client) -> anyhow::Result<(String, String)> {
     let mut queries = client.accounts().await?;
-    let head = answer("read the head", queries.head(HeadRequest { size: 0 }).await)?;
+    let head = answer("read the head", queries.get_head(HeadRequest { size: 0 }).await)?;
     let entries = entries(&mut queries, head.size).await?;
     Ok((files::ledger(entries.iter().map(AsRef::as_ref), &head.note), head.verifier_key))
 }
@@ -296,7 +391,7 @@ fn key_file(file: &Path) -> PathBuf {
 
 fn written(context: &Context<'_>, text: &str, key: &str, file: &Path) -> anyhow::Result<ExitCode> {
     let keys = key_file(file);
-    // A key that is trusted already is not replaced by whatever a service says.
+    // A key that is trusted already is not replaced by what a service sends.
     match fs::read_to_string(&keys) {
         Ok(known) if known.trim() != key => bail!(
             "{} holds another key than the ledger is signed with ({key}); if that is right, remove it and ask again",
@@ -316,7 +411,7 @@ fn written(context: &Context<'_>, text: &str, key: &str, file: &Path) -> anyhow:
 
 fn verify(context: &Context<'_>, file: &Path, key: Option<String>) -> anyhow::Result<ExitCode> {
     let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
-    let text = String::from_utf8(text).map_err(|_| anyhow!("{} is no text: it was changed", file.display()))?;
+    let text = String::from_utf8(text).map_err(|_| anyhow!("{} is not text: it was changed", file.display()))?;
     let key = match key {
         Some(key) if key.contains('+') => key,
         Some(path) => fs::read_to_string(&path).with_context(|| format!("read {path}"))?,
@@ -328,7 +423,7 @@ fn verify(context: &Context<'_>, file: &Path, key: Option<String>) -> anyhow::Re
     };
     let key = Verifier::parse(&key).context("read the signer's key")?;
     let proved = files::verify(&text, &key).with_context(|| format!("{} does not hold", file.display()))?;
-    let (value, said) = match &proved {
+    let (value, text) = match &proved {
         Proved::Ledger { head, ledger } => (
             json!({"holds": true, "kind": "ledger", "size": head.size, "root": hex(&head.root), "accounts": ledger.accounts}),
             format!(
@@ -352,7 +447,7 @@ fn verify(context: &Context<'_>, file: &Path, key: Option<String>) -> anyhow::Re
             format!("the ledger of {} entries continues that of {}; both signed by {key}", to.size, from.size),
         ),
     };
-    output::show(context.format, &value, &["holds"], || vec![vec![said]]);
+    output::show(context.format, &value, &["holds"], || vec![vec![text]]);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -361,7 +456,6 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -2,15 +2,54 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
-use mncc_exposer::executioners::http;
+use anyhow::bail;
+use clap::Subcommand;
+use http::Method;
+use mesh_client::Client;
 use serde_json::{Value as Json, json};
 
-use super::{Context, Shown, network, show};
-use crate::{args::AltoCommand, client::Client};
+use super::network;
+use crate::{
+    context::{Context, show},
+    http::request,
+    output::Shown,
+};
+
+/// Subcommands of `alto`.
+#[derive(Debug, Subcommand)]
+pub enum AltoCommand {
+    /// What the server offers, and where.
+    Directory,
+    /// PIDs and the addresses in them.
+    Map,
+    /// Costs between PIDs.
+    Cost {
+        /// For example `routingcost`, `delay-ow`, `lossrate`, `tput`.
+        #[arg(default_value = "routingcost")]
+        metric: String,
+        /// `numerical` or `ordinal`.
+        #[arg(long, default_value = "numerical", value_parser = ["numerical", "ordinal"])]
+        mode: String,
+    },
+    /// Costs between addresses; your own where a list is empty.
+    Endpoint {
+        /// Metric, as for `cost`.
+        #[arg(long, default_value = "routingcost")]
+        metric: String,
+        /// `numerical` or `ordinal`.
+        #[arg(long, default_value = "numerical", value_parser = ["numerical", "ordinal"])]
+        mode: String,
+        /// From these addresses.
+        #[arg(long, value_delimiter = ',')]
+        from: Vec<std::net::IpAddr>,
+        /// To these addresses.
+        #[arg(long, value_delimiter = ',')]
+        to: Vec<std::net::IpAddr>,
+    },
+}
 
 /// Runs a subcommand of `alto`.
-pub(crate) async fn run(context: &Context<'_>, command: AltoCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: AltoCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let root = root(&client).await?;
     show(context, false, async || match &command {
@@ -50,9 +89,9 @@ pub(crate) async fn run(context: &Context<'_>, command: AltoCommand) -> anyhow::
                 "cost-type": {"cost-mode": mode, "cost-metric": metric},
                 "endpoints": {"srcs": typed(from), "dsts": typed(to)},
             });
-            let kind = [("content-type", "application/alto-endpointcostparams+json")];
-            let answer = http::send("POST", &format!("{root}/endpointcost"), &kind, body.to_string()).await?;
-            let map = read(&answer)?;
+            let kind = "application/alto-endpointcostparams+json";
+            let answer = request(Method::POST, &format!("{root}/endpointcost"), None, kind, body.to_string()).await?;
+            let map = checked(answer)?;
             let rows = table(&map["endpoint-cost-map"]);
             Ok(Shown::table(map, &["from", "to", metric.as_str()], rows))
         }
@@ -67,25 +106,23 @@ async fn root(client: &Client) -> anyhow::Result<String> {
 }
 
 async fn get(root: &str, path: &str) -> anyhow::Result<Json> {
-    let answer = http::send("GET", &format!("{root}/{path}"), &[], "").await?;
-    read(&answer)
+    checked(request(Method::GET, &format!("{root}/{path}"), None, "", String::new()).await?)
 }
 
-fn read(answer: &http::Answer) -> anyhow::Result<Json> {
-    let text = String::from_utf8_lossy(&answer.body);
-    if !answer.status.is_success() {
-        bail!("the ALTO server says {}: {}", answer.status, text.trim());
+fn checked((status, answer): (u16, Json)) -> anyhow::Result<Json> {
+    if !(200..300).contains(&status) {
+        bail!("the ALTO server answered {status}: {answer}");
     }
-    serde_json::from_str(&text).context("read the answer of the ALTO server")
+    Ok(answer)
 }
 
 /// A resource of the mesh's ALTO server.
-pub(crate) async fn resource(client: &Client, path: &str) -> anyhow::Result<Json> {
+pub async fn resource(client: &Client, path: &str) -> anyhow::Result<Json> {
     get(&root(client).await?, path).await
 }
 
 /// The rows of a cost map.
-pub(crate) fn table(map: &Json) -> Vec<Vec<String>> {
+pub fn table(map: &Json) -> Vec<Vec<String>> {
     let rows = map.as_object().cloned().unwrap_or_default();
     let cells = |(from, row): (String, Json)| {
         let row = row.as_object().cloned().unwrap_or_default();

@@ -3,18 +3,59 @@
 use std::process::ExitCode;
 
 use anyhow::anyhow;
+use clap::Subcommand;
+use mesh_client::Client;
 use mesh_proto::{
-    anomaly::{AnomalyDetected, Contribution, Direction},
-    query::{AnomalyListRequest, AnomalyView, ExplainInstanceRequest, GetRequest},
+    anomaly::{AnomalyDetected, AnomalyListRequest, AnomalyView, Contribution, Direction, ExplainInstanceRequest},
+    query::GetRequest,
+};
+use mesh_why::describe::short;
+
+use crate::{
+    context::{Context, Watch, answer, show, to_json},
+    output::{self, Shown, clock, date, event, fields},
 };
 
-use super::{Context, Shown, answer, clock, date, event, fields, show, to_json};
-use crate::{args::AnomalyCommand, client::Client, describe::short, output};
+/// Subcommands of `anomaly`.
+#[derive(Debug, Subcommand)]
+pub enum AnomalyCommand {
+    /// Episodes, newest change first.
+    List {
+        /// Only of this instance.
+        #[arg(long)]
+        instance: Option<String>,
+        /// Only those that go on.
+        #[arg(long)]
+        open: bool,
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One episode, with every metric's part in it.
+    Get {
+        /// Its id, or the beginning of it.
+        id: String,
+    },
+    /// One line as each episode begins, and one as it ends.
+    Watch {
+        /// Only of this instance.
+        #[arg(long)]
+        instance: Option<String>,
+    },
+    /// How an instance stands now: its metrics beside what is usual for it.
+    Explain {
+        /// Instance id.
+        instance: String,
+    },
+}
 
-const VIEW: &str = "continuum.query.v1.AnomalyView";
+const VIEW: &str = "continuum.anomaly.v1.AnomalyView";
 
 /// Runs a subcommand of `anomaly`.
-pub(crate) async fn run(context: &Context<'_>, command: AnomalyCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: AnomalyCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         AnomalyCommand::List { instance, open, limit, watch } => {
@@ -54,7 +95,7 @@ pub(crate) async fn run(context: &Context<'_>, command: AnomalyCommand) -> anyho
             show(context, false, async || {
                 let request = ExplainInstanceRequest { instance_id: instance.clone() };
                 let model = answer("explain the instance", client.anomalies().await?.explain(request).await)?;
-                let value = to_json("continuum.query.v1.ModelView", &model);
+                let value = to_json("continuum.anomaly.v1.ModelView", &model);
                 let rows = model.metrics.iter().map(|m| {
                     let share = format!("{:.0} %", m.share * 100.0);
                     vec![
@@ -108,7 +149,7 @@ fn ended(view: &AnomalyView) -> String {
 }
 
 /// A metric with its share: `cpu_milli above (93 %)`.
-pub(crate) fn cause(contribution: &Contribution) -> String {
+pub fn cause(contribution: &Contribution) -> String {
     let way = match contribution.direction() {
         Direction::Above => " above",
         Direction::Below => " below",

@@ -1,25 +1,57 @@
 //! `workload push`, `check` and `manifests` of Helm charts.
 
-use std::{collections::BTreeMap, io::Read as _, path::Path, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use ::chart::{ARCHIVE_BYTES_MAX, archive, sha256, structure};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use clap::Args;
 use mesh_proto::{
     chart::UploadChart,
-    query::{CheckChartRequest, GetRequest},
-    workload::{ChartSpec, CheckOutcome, CheckReport, Release, WorkloadDocument},
+    query::GetRequest,
+    workload::{ChartSpec, CheckChartRequest, CheckOutcome, CheckReport, Release, WorkloadDocument},
 };
 use serde_json::json;
-use workload_manager::chart::{ARCHIVE_BYTES_MAX, archive, sha256, structure};
 
-use super::{
-    Context, Outcome, Shown, answer, conclude, show, to_json,
-    workload::{instance, problems, register},
-};
+use super::catalogue::{instance, problems, register};
 use crate::{
-    args::{ChartOptions, ReleaseOptions, Waiting},
-    output::{self, Format, table},
+    context::{Context, Waiting, answer, show, to_json},
+    outcome::{Outcome, conclude},
+    output::{self, Format, Shown, table},
 };
+
+/// What a chart's document holds beside its archive.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ChartOptions {
+    /// The chart can be exposed: a Service must carry `nemo.eu/ingress-expose`.
+    #[arg(long)]
+    pub ingress: bool,
+    /// YAML file that is laid over the chart's values.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub values: Option<PathBuf>,
+}
+
+/// How a chart is released.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ReleaseOptions {
+    /// Of a chart: YAML file that is laid over the document's values.
+    #[arg(long, value_name = "FILE")]
+    pub values: Option<PathBuf>,
+    /// Of a chart: name of the release.
+    #[arg(long)]
+    pub release: Option<String>,
+    /// Of a chart: Kubernetes namespace.
+    #[arg(long)]
+    pub namespace: Option<String>,
+    /// Of a chart: expose it.
+    #[arg(long)]
+    pub ingress: bool,
+}
 
 const REPORT: &str = "continuum.workload.v1.CheckReport";
 /// Bytes of a file with values.
@@ -32,7 +64,7 @@ const DEPTH_MAX: usize = 16;
 const FILE_BYTES_MAX: usize = archive::FILE_BYTES_MAX as usize;
 
 /// Is this a chart: an archive by its name, or a folder?
-pub(crate) fn is_chart(file: &Path) -> bool {
+pub fn is_chart(file: &Path) -> bool {
     let name = file.to_string_lossy();
     name.ends_with(".tgz") || name.ends_with(".tar.gz") || file.is_dir()
 }
@@ -53,7 +85,7 @@ fn archive(file: &Path) -> anyhow::Result<Bytes> {
     Ok(packed.into())
 }
 
-/// Everything below a folder that is no hidden file; links are not followed.
+/// Every file below a folder that is not hidden; links are not followed.
 fn gather(root: &Path, folder: &Path, depth: usize, files: &mut BTreeMap<String, Bytes>) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
         let (path, kind) = entry.and_then(|e| Ok((e.path(), e.file_type()?)))?;
@@ -63,7 +95,10 @@ fn gather(root: &Path, folder: &Path, depth: usize, files: &mut BTreeMap<String,
         if kind.is_dir() && depth < DEPTH_MAX {
             gather(root, &path, depth + 1, files)?;
         } else if !kind.is_file() {
-            bail!("{} is a link, lies too deep, or is no file; package the chart with `helm package`", path.display());
+            bail!(
+                "{} is a link, lies too deep, or is not a file; package the chart with `helm package`",
+                path.display()
+            );
         } else {
             let below = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
             files.insert(below, bounded(&path, FILE_BYTES_MAX)?.into());
@@ -82,13 +117,15 @@ fn gather(root: &Path, folder: &Path, depth: usize, files: &mut BTreeMap<String,
 }
 
 /// A chart's archive and its document.
-pub(crate) struct Chart {
-    pub(crate) archive: Bytes,
-    pub(crate) document: WorkloadDocument,
+pub struct Chart {
+    /// The archive.
+    pub archive: Bytes,
+    /// Its document.
+    pub document: WorkloadDocument,
 }
 
 /// Reads a chart that can be pushed.
-pub(crate) fn read(file: &Path, options: &ChartOptions) -> anyhow::Result<Chart> {
+pub fn read(file: &Path, options: &ChartOptions) -> anyhow::Result<Chart> {
     let archive = archive(file)?;
     let found = archive::read(&archive).map_err(anyhow::Error::from).and_then(|files| {
         structure::check(&files, None).map_err(|found| {
@@ -96,7 +133,7 @@ pub(crate) fn read(file: &Path, options: &ChartOptions) -> anyhow::Result<Chart>
             anyhow::anyhow!("{reason} ({hint})")
         })
     });
-    let found = found.with_context(|| format!("{} is no chart that can be pushed", file.display()))?;
+    let found = found.with_context(|| format!("{} is not a chart that can be pushed", file.display()))?;
     let values = options.values.as_deref().map(values).transpose()?.unwrap_or_default();
     let chart = ChartSpec { sha256: sha256(&archive), ingress_support: options.ingress, values };
     let document = WorkloadDocument {
@@ -122,15 +159,15 @@ fn bounded(file: &Path, most: usize) -> anyhow::Result<Vec<u8>> {
 
 fn values(file: &Path) -> anyhow::Result<String> {
     let text = String::from_utf8(bounded(file, VALUES_BYTES_MAX)?);
-    let text = text.map_err(|_| anyhow::anyhow!("{} is no UTF-8 text", file.display()))?;
-    match workload_manager::chart::values_problem(&text) {
-        Some(reason) => bail!("{} holds no values: {reason}", file.display()),
+    let text = text.map_err(|_| anyhow::anyhow!("{} is not UTF-8 text", file.display()))?;
+    match ::chart::values_problem(&text) {
+        Some(reason) => bail!("{} does not hold values: {reason}", file.display()),
         None => Ok(text),
     }
 }
 
-/// How a chart is to be released: what the options say, over what holds now; absent when they say nothing.
-pub(crate) fn release(options: &ReleaseOptions, now: Option<Release>) -> anyhow::Result<Option<Release>> {
+/// How a chart is to be released: the options over what holds now; `None` without options.
+pub fn release(options: &ReleaseOptions, now: Option<Release>) -> anyhow::Result<Option<Release>> {
     let ReleaseOptions { values: file, release, namespace, ingress } = options;
     if file.is_none() && release.is_none() && namespace.is_none() && !ingress {
         return Ok(None);
@@ -150,7 +187,7 @@ pub(crate) fn release(options: &ReleaseOptions, now: Option<Release>) -> anyhow:
 }
 
 /// Uploads a chart, registers its document, and waits for its checks.
-pub(crate) async fn push(
+pub async fn push(
     context: &Context<'_>,
     file: &Path,
     options: &ChartOptions,
@@ -161,14 +198,13 @@ pub(crate) async fn push(
     let digest = sha256(&archive);
     let id = || uuid::Uuid::now_v7().to_string();
     let upload = UploadChart { owner: context.owner.clone(), sha256: digest, archive };
-    let stored = client.ask(&upload, id(), waiting.limit()).await.context("upload the archive")?;
-    let mut outcome = Outcome { id: document.name.clone(), version: document.version.clone(), ..Outcome::default() };
-    if let Ok(Some(refused)) = stored.event::<mesh_proto::chart::ChartRefused>() {
-        (outcome.result, outcome.reason, outcome.hint) = ("refused".into(), refused.reason, refused.hint);
+    if let Err(error) = client.ask(&upload, id(), waiting.limit()).await {
+        let refusal = error.into_refusal().context("upload the archive")?;
+        let outcome = Outcome { version: document.version, ..Outcome::of(&document.name) }.refused(refusal);
         return Ok(conclude(context.format, "workload", &[outcome]));
     }
     let of = format!("{}@{}", document.name, document.version);
-    outcome = register(context, &client, document, id(), waiting).await?;
+    let outcome = register(context, &client, document, id(), waiting).await?;
     if !waiting.no_wait && context.format == Format::Table {
         let request = GetRequest { owner: context.owner.clone(), id: of };
         let view = answer("get the workload", client.workloads().await?.get_workload(request).await)?;
@@ -181,11 +217,11 @@ pub(crate) async fn push(
 }
 
 /// Makes the checks without storing anything.
-pub(crate) async fn check(context: &Context<'_>, file: &Path, options: &ChartOptions) -> anyhow::Result<ExitCode> {
+pub async fn check(context: &Context<'_>, file: &Path, options: &ChartOptions) -> anyhow::Result<ExitCode> {
     let archive = archive(file)?;
     let values = options.values.as_deref().map(values).transpose()?.unwrap_or_default();
     let chart = ChartSpec { ingress_support: options.ingress, values, ..ChartSpec::default() };
-    // Name and version are those of the chart: there is no document yet.
+    // Name and version are those of the chart: no document exists yet.
     let document = Some(WorkloadDocument { chart: Some(chart), ..WorkloadDocument::default() });
     let client = context.client().await?;
     let request = CheckChartRequest { archive, document };
@@ -197,7 +233,7 @@ pub(crate) async fn check(context: &Context<'_>, file: &Path, options: &ChartOpt
 }
 
 /// A report for people.
-pub(crate) fn steps(report: &CheckReport) -> String {
+pub fn steps(report: &CheckReport) -> String {
     let mut rows = vec![];
     for step in &report.steps {
         let outcome = match step.outcome() {
@@ -219,7 +255,7 @@ pub(crate) fn steps(report: &CheckReport) -> String {
     let asks = report
         .resources
         .as_ref()
-        .map(|r| format!("\nasks for {} mCPU and {}", r.cpu_milli, super::megabytes(r.memory_bytes)));
+        .map(|r| format!("\nasks for {} mCPU and {}", r.cpu_milli, output::megabytes(r.memory_bytes)));
     let images =
         if report.images.is_empty() { String::new() } else { format!("\nimages: {}", report.images.join(", ")) };
     let named = match report.chart_name.as_str() {
@@ -231,8 +267,8 @@ pub(crate) fn steps(report: &CheckReport) -> String {
     format!("{head}{}{images}\n{rows}", asks.unwrap_or_default())
 }
 
-/// Shows what an instance's cluster is told.
-pub(crate) async fn manifests(context: &Context<'_>, id: &str) -> anyhow::Result<ExitCode> {
+/// Shows what an instance's cluster receives.
+pub async fn manifests(context: &Context<'_>, id: &str) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let id = instance(context, &client, id).await?.instance_id;
     let request = GetRequest { owner: context.owner.clone(), id };

@@ -2,16 +2,36 @@
 
 use std::process::ExitCode;
 
-use mesh_proto::query::{AgentState, AgentStateRequest, ClusterView, GetRequest, ListRequest};
+use clap::Subcommand;
+use mesh_client::Client;
+use mesh_proto::{
+    instance::{AgentState, AgentStateRequest},
+    placement::ClusterView,
+    query::{GetRequest, ListRequest},
+};
 use serde_json::json;
 
-use super::{Context, Shown, answer, fields, megabytes, show, to_json};
-use crate::{args::ClusterCommand, client::Client, output::table};
+use crate::{
+    context::{Context, Watch, answer, show, to_json},
+    output::{Shown, fields, megabytes, table},
+};
 
-const VIEW: &str = "continuum.query.v1.ClusterView";
+/// Subcommands of `cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// All clusters that have registered.
+    List(Watch),
+    /// One cluster, with what runs on it.
+    Get {
+        /// Its id.
+        id: String,
+    },
+}
+
+const VIEW: &str = "continuum.placement.v1.ClusterView";
 
 /// Runs a subcommand of `cluster`.
-pub(crate) async fn run(context: &Context<'_>, command: ClusterCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: ClusterCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         ClusterCommand::List(watch) => show(context, watch.watch, async || Ok(shown(&all(&client).await?))).await,
@@ -20,7 +40,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClusterCommand) -> anyho
 }
 
 /// Every cluster.
-pub(crate) async fn all(client: &Client) -> anyhow::Result<Vec<ClusterView>> {
+pub async fn all(client: &Client) -> anyhow::Result<Vec<ClusterView>> {
     let (mut clusters, mut page_token) = (vec![], String::new());
     let mut queries = client.orchestrator().await?;
     loop {
@@ -59,7 +79,7 @@ async fn get(client: &Client, id: &str) -> anyhow::Result<Shown> {
     let view = answer("get the cluster", client.orchestrator().await?.get_cluster(request).await)?;
     let mut value = to_json(VIEW, &view);
     let mut text = table(&["field", "value"], fields(&value));
-    // What its agent says is extra: a lost cluster is shown without it.
+    // What its agent reports is extra: a lost cluster is shown without it.
     match processes(client, &view).await {
         Ok(state) => {
             let rows = state.processes.iter().map(|p| {
@@ -69,10 +89,10 @@ async fn get(client: &Client, id: &str) -> anyhow::Result<Shown> {
             });
             let header = ["instance", "replica", "generation", "pid", "restarts", "limits by"];
             text.push_str(&format!("\n\n{}", table(&header, rows.collect())));
-            value["processes"] = to_json("continuum.query.v1.AgentState", &state)["processes"].take();
+            value["processes"] = to_json("continuum.instance.v1.AgentState", &state)["processes"].take();
         }
         Err(error) => {
-            text.push_str(&format!("\n\nits agent does not say what runs: {error:#}"));
+            text.push_str(&format!("\n\nits agent cannot be asked what runs: {error:#}"));
             value["agentError"] = json!(format!("{error:#}"));
         }
     }

@@ -3,17 +3,43 @@
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
+use clap::Subcommand;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use mesh_client::{Client, now};
 use mesh_core::{Outgoing, Stored};
 use mesh_proto::{derived_id, rights::API_PREFIX, subject_keys};
+use mesh_why::{address, body, describe::describe};
 use serde_json::{Value as Json, json};
 
-use super::{Context, Outcome, Shown, address, body, conclude, date, fields, refusal, show};
 use crate::{
-    args::{DeadCommand, Waiting},
-    client::{Client, now},
-    describe::describe,
+    context::{Context, Waiting, show},
+    outcome::{Outcome, conclude},
+    output::{Shown, date, fields},
 };
+
+/// Subcommands of `dead`.
+#[derive(Debug, Subcommand)]
+pub enum DeadCommand {
+    /// The newest dead letters.
+    List {
+        /// Newest letters shown.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// One letter: headers, reason and body.
+    Show {
+        /// Its number.
+        number: u64,
+    },
+    /// Sends the body of a letter again where it came from, and shows what came of it.
+    Replay {
+        /// Its number.
+        number: u64,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
 
 const STREAM: &str = "DEAD";
 const PREFIX: &str = "dead.";
@@ -21,7 +47,7 @@ const READS: usize = 16;
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs a subcommand of `dead`.
-pub(crate) async fn run(context: &Context<'_>, command: DeadCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: DeadCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         DeadCommand::List { limit } => show(context, false, async || Ok(shown(&newest(&client, limit).await?))).await,
@@ -42,19 +68,19 @@ pub(crate) async fn run(context: &Context<'_>, command: DeadCommand) -> anyhow::
 }
 
 /// A dead letter.
-pub(crate) struct Letter {
+pub struct Letter {
     stored: Stored,
     headers: BTreeMap<String, String>,
 }
 
 impl Letter {
     /// Its number.
-    pub(crate) fn number(&self) -> u64 {
+    pub fn number(&self) -> u64 {
         self.stored.sequence
     }
 
     /// When it was given up.
-    pub(crate) fn given_up_at(&self) -> mesh_proto::Timestamp {
+    pub fn given_up_at(&self) -> mesh_proto::Timestamp {
         self.stored.stored
     }
 
@@ -63,7 +89,7 @@ impl Letter {
     }
 
     /// Why it could not be handled.
-    pub(crate) fn reason(&self) -> &str {
+    pub fn reason(&self) -> &str {
         self.headers.get("mesh-dead-reason").map_or("no reason given", String::as_str)
     }
 
@@ -119,8 +145,8 @@ impl Letter {
 }
 
 /// The newest letters, oldest of them first.
-pub(crate) async fn newest(client: &Client, limit: usize) -> anyhow::Result<Vec<Letter>> {
-    let log = client.bus.log(STREAM);
+pub async fn newest(client: &Client, limit: usize) -> anyhow::Result<Vec<Letter>> {
+    let log = client.bus().log(STREAM);
     let mut found: Vec<Stored> = vec![];
     loop {
         let from = found.last().map_or(1, |m| m.sequence + 1);
@@ -136,23 +162,23 @@ pub(crate) async fn newest(client: &Client, limit: usize) -> anyhow::Result<Vec<
 }
 
 /// Why a letter of the stream could not be handled.
-pub(crate) async fn reason(client: &Client, stored: &Stored) -> anyhow::Result<String> {
+pub async fn reason(client: &Client, stored: &Stored) -> anyhow::Result<String> {
     Ok(with_headers(client, stored.clone()).await?.reason().to_owned())
 }
 
 /// Was the command of a letter answered after all, by a replay?
-pub(crate) async fn is_settled(client: &Client, letter: &Letter) -> anyhow::Result<bool> {
+pub async fn is_settled(client: &Client, letter: &Letter) -> anyhow::Result<bool> {
     let Some(event) = mesh_proto::contract().event_on(letter.subject()).filter(|e| e.command) else { return Ok(false) };
     let Some(keys) = subject_keys(&event.subject, letter.subject()) else { return Ok(false) };
     let entity = format!("{}.*.*.{}", event.area, keys.join("."));
-    let facts = mesh_why::facts(&client.bus, &event.area.to_uppercase(), &entity).await.context("read the answers")?;
+    let facts = mesh_why::facts(client.bus(), &event.area.to_uppercase(), &entity).await.context("read the answers")?;
     let ids = [letter.command_id(), letter.replay_id()];
     Ok(facts.iter().filter_map(|f| f.cause.as_ref()).any(|cause| ids.contains(&cause.id)))
 }
 
 async fn read(client: &Client, number: u64) -> anyhow::Result<Letter> {
-    let stored = client.bus.log(STREAM).get(number).await.context("read the letter")?;
-    let stored = stored.with_context(|| format!("there is no dead letter {number}; see `continuum dead list`"))?;
+    let stored = client.bus().log(STREAM).get(number).await.context("read the letter")?;
+    let stored = stored.with_context(|| format!("no dead letter has number {number}; see `continuum dead list`"))?;
     with_headers(client, stored).await
 }
 
@@ -161,7 +187,7 @@ async fn with_headers(client: &Client, stored: Stored) -> anyhow::Result<Letter>
     let subject = format!("{API_PREFIX}.DIRECT.GET.{STREAM}");
     let question = serde_json::to_vec(&json!({"seq": stored.sequence}))?;
     let answer =
-        client.bus.request(&subject, question.into(), READ_LIMIT).await.context("read the letter's headers")?;
+        client.bus().request(&subject, question.into(), READ_LIMIT).await.context("read the letter's headers")?;
     Ok(Letter { stored, headers: answer.headers })
 }
 
@@ -189,11 +215,11 @@ async fn replay(client: &Client, letter: &Letter, waiting: &Waiting) -> anyhow::
     let message = letter.message();
     let contract = mesh_proto::contract();
     let Some(event) = contract.event_on(&message.subject) else {
-        bail!("{} is no subject of the contract: nobody would read it again", message.subject);
+        bail!("{} is not a subject of the contract: no service would read it", message.subject);
     };
     if !event.command {
         bail!(
-            "{} is a fact, and only its own service may say it again: it is still at {}; \
+            "{} is a fact, and only its own service may publish it: it is still at {}; \
              what `{}` could not do with it is in the reason: {}",
             event.message,
             letter.was(),
@@ -204,7 +230,7 @@ async fn replay(client: &Client, letter: &Letter, waiting: &Waiting) -> anyhow::
     let decoded = message.protobuf().and_then(|body| mesh_proto::json::to_value(&event.message, &body).map(|_| body));
     let body = match decoded {
         Ok(body) => body,
-        Err(error) => bail!("its body is no {}: {error}; correct it and send it as a new command", event.message),
+        Err(error) => bail!("its body is not a {}: {error}; correct it and send it as a new command", event.message),
     };
     let cause = message.cause.clone().unwrap_or_default();
     let mut id = letter.command_id();
@@ -220,30 +246,33 @@ async fn replay(client: &Client, letter: &Letter, waiting: &Waiting) -> anyhow::
         body,
     };
     let mut outcome = Outcome { id: letter.number().to_string(), ..Outcome::default() };
-    let facts = client.bus.log(&event.area.to_uppercase());
+    let facts = client.bus().log(&event.area.to_uppercase());
     let begun = facts.last_sequence().await.context("read the bus")? + 1;
-    let stored = client.bus.publish(&outgoing).await.context("send it again")?;
+    let stored = client.bus().publish(&outgoing).await.context("send it again")?;
     if stored <= cause.sequence {
         // The bus still remembers the id of the first sending, and takes this for the same.
         id = letter.replay_id();
         outgoing.id.clone_from(&id);
-        client.bus.publish(&outgoing).await.context("send it again")?;
+        client.bus().publish(&outgoing).await.context("send it again")?;
     }
     if waiting.no_wait {
         return Ok(Outcome { ok: true, result: "sent again".into(), ..outcome });
     }
     let deadline = tokio::time::Instant::now() + waiting.limit();
     let mut tail = facts.tail(&format!("{}.>", event.area), begun);
-    let mut deaths = client.bus.log(STREAM).tail(&format!("{PREFIX}{}", message.subject), letter.number() + 1);
+    let mut deaths = client.bus().log(STREAM).tail(&format!("{PREFIX}{}", message.subject), letter.number() + 1);
     loop {
         tokio::select! {
             fact = tail.next() => {
                 let fact = fact.context("wait for the answer")?;
                 if fact.cause.as_ref().is_some_and(|c| c.id == id) {
-                    let refused = refusal(&fact);
+                    let refused = mesh_client::refusal(&fact);
                     outcome.ok = refused.is_none();
                     outcome.result = if outcome.ok { "answered" } else { "refused" }.into();
-                    (outcome.reason, outcome.hint) = refused.unwrap_or_else(|| (format!("{}: {}", address(&fact), describe(&fact)), String::new()));
+                    (outcome.reason, outcome.hint) = match refused {
+                        Some(refusal) => (refusal.reason, refusal.hint),
+                        None => (format!("{}: {}", address(&fact), describe(&fact)), String::new()),
+                    };
                     return Ok(outcome);
                 }
             }
@@ -256,8 +285,8 @@ async fn replay(client: &Client, letter: &Letter, waiting: &Waiting) -> anyhow::
                 }
             }
             () = tokio::time::sleep_until(deadline) => {
-                outcome.result = format!("no answer within {} s", waiting.timeout);
-                outcome.hint = "it may have been answered before, or its service is away: see `continuum status`".into();
+                outcome.result = format!("timed out after {} s waiting for the answer", waiting.timeout);
+                outcome.hint = "it may have been answered before, or its service does not run: see `continuum status`".into();
                 return Ok(outcome);
             }
         }
@@ -292,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_is_listed_with_its_first_subject_its_reason_and_where_it_was() {
+    fn a_letter_is_listed_with_its_first_subject_and_its_reason() {
         let shown = shown(&[letter("intent.ask.suspend.v1.local.a", b"{}")]);
         let row = shown.text.lines().nth(1).unwrap_or_default();
         for part in ["7", "intent-manager", "INTENT_ASK:3", " intent.ask.suspend.v1.local.a", "not a message"] {
@@ -301,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letters_body_is_decoded_by_its_first_subject_or_said_to_be_undecodable() {
+    fn a_letter_is_decoded_by_its_first_subject_or_marked_undecodable() {
         let good = letter("intent.ask.suspend.v1.local.a", br#"{"intentId": "a"}"#);
         assert_eq!(good.to_json()["data"]["intentId"], "a");
         let bad = letter("intent.ask.suspend.v1.local.a", &[0xff, 0xff]);

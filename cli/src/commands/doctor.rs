@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use mesh_bus::{VERSION_MIN, free_disk_bytes};
+use mesh_admin::{VERSION_MIN, free_disk_bytes};
+use mesh_client::{Client, Endpoints, now};
 use mesh_proto::{Event as _, Timestamp, contract, lifecycle::ServiceChanged};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
@@ -12,10 +13,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Context, cluster, dead, megabytes, status};
+use super::{cluster, dead, status};
 use crate::{
-    client::{Client, Endpoints, now},
-    output::{self, Format, line},
+    context::Context,
+    output::{self, Format, line, megabytes},
 };
 
 /// Free disk below which trouble is near.
@@ -36,26 +37,27 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 struct Finding {
     what: String,
     ok: bool,
-    says: String,
+    #[serde(rename = "says")]
+    found: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     hint: String,
 }
 
-fn good(what: &str, says: impl Into<String>) -> Finding {
-    Finding { what: what.into(), ok: true, says: says.into(), hint: String::new() }
+fn good(what: &str, found: impl Into<String>) -> Finding {
+    Finding { what: what.into(), ok: true, found: found.into(), hint: String::new() }
 }
 
-fn bad(what: &str, says: impl Into<String>, hint: impl Into<String>) -> Finding {
-    Finding { what: what.into(), ok: false, says: says.into(), hint: hint.into() }
+fn bad(what: &str, found: impl Into<String>, hint: impl Into<String>) -> Finding {
+    Finding { what: what.into(), ok: false, found: found.into(), hint: hint.into() }
 }
 
 /// Looks at everything.
-pub(crate) async fn run(context: &Context<'_>) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>) -> anyhow::Result<ExitCode> {
     let findings = examine(context).await;
     let wrong = findings.iter().filter(|f| !f.ok).count();
     if context.format == Format::Table {
         for finding in &findings {
-            line(format!("{} {}: {}", if finding.ok { "✓" } else { "✗" }, finding.what, finding.says));
+            line(format!("{} {}: {}", if finding.ok { "✓" } else { "✗" }, finding.what, finding.found));
             if !finding.hint.is_empty() {
                 line(format!("    hint: {}", finding.hint));
             }
@@ -74,7 +76,7 @@ async fn examine(context: &Context<'_>) -> Vec<Finding> {
         Err(error) => {
             findings.push(bad(
                 "mesh",
-                format!("{error:#}"),
+                error.to_string(),
                 "start it with `continuum up`, or name its folder with --data-dir",
             ));
             return findings;
@@ -89,7 +91,7 @@ async fn examine(context: &Context<'_>) -> Vec<Finding> {
             "the mesh starts it again by itself; see `run/` in the data folder for its log",
         ),
     });
-    let client = match Client::connect(context.data_dir).await {
+    let client = match context.client().await {
         Ok(client) => client,
         Err(error) => {
             findings.push(bad("bus", format!("{error:#}"), "stop the mesh with `continuum down` and start it again"));
@@ -99,7 +101,7 @@ async fn examine(context: &Context<'_>) -> Vec<Finding> {
     match status::read(&client).await {
         Ok(mesh) => {
             let read_at = now();
-            // The same again, so that what stands still is told from what is busy.
+            // The same again, to distinguish what is stuck from what is busy.
             tokio::time::sleep(STALL).await;
             let later = status::read(&client).await.map(|m| m.consumers).unwrap_or_default();
             findings.extend(services(&mesh.services));
@@ -110,7 +112,7 @@ async fn examine(context: &Context<'_>) -> Vec<Finding> {
         Err(error) => findings.push(bad(
             "bus",
             format!("{error:#}"),
-            "see `continuum status`; start the mesh again if it stays so",
+            "see `continuum status`; start the mesh again if it does not recover",
         )),
     }
     findings.push(match service_clocks(&client).await {
@@ -130,7 +132,7 @@ async fn examine(context: &Context<'_>) -> Vec<Finding> {
                 .collect();
             let known =
                 |name: &String| clusters.iter().filter_map(|c| c.registered.as_ref()).any(|r| r.cluster_id == *name);
-            let absent: Vec<String> = client.endpoints.clusters.iter().filter(|name| !known(name)).cloned().collect();
+            let absent: Vec<String> = endpoints.clusters.iter().filter(|name| !known(name)).cloned().collect();
             if !absent.is_empty() {
                 findings.push(bad(
                     "clusters",
@@ -170,7 +172,7 @@ fn disk(context: &Context<'_>) -> Finding {
     }
 }
 
-/// What the server says of itself to whoever connects.
+/// What the server sends to everyone who connects.
 async fn server(url: &str) -> anyhow::Result<Json> {
     let address = url.split(',').next().unwrap_or(url).trim_start_matches("nats://");
     let greeting = async {
@@ -181,7 +183,7 @@ async fn server(url: &str) -> anyhow::Result<Json> {
     };
     let first =
         tokio::time::timeout(CONNECT_LIMIT, greeting).await.with_context(|| format!("{address} does not answer"))??;
-    let info = first.strip_prefix("INFO ").with_context(|| format!("{address} is no NATS server"))?;
+    let info = first.strip_prefix("INFO ").with_context(|| format!("{address} is not a NATS server"))?;
     serde_json::from_str(info.trim()).context("read its greeting")
 }
 
@@ -215,7 +217,7 @@ fn services(services: &[status::Service]) -> Vec<Finding> {
         .filter(|s| !s.ready)
         .map(|s| {
             let name = format!("service {}", s.name);
-            let hint = "start the mesh again if it does not mend itself; its log says more";
+            let hint = "restart the mesh if it does not recover by itself; its log has the details";
             bad(&name, if s.unmet.is_empty() { "not ready".to_owned() } else { s.unmet.join("; ") }, hint)
         })
         .collect();
@@ -234,10 +236,10 @@ fn streams(streams: &[status::Stream]) -> Vec<Finding> {
         if !stream.exists {
             wrong.push(bad(&name, "it is missing", "make it with `continuum provision`, or start the mesh again"));
         } else if stops && stream.bytes >= limit / 100 * FULL_PERCENT {
-            let says = format!("{} of {} used", megabytes(stream.bytes), megabytes(limit));
+            let found = format!("{} of {} used", megabytes(stream.bytes), megabytes(limit));
             wrong.push(bad(
                 &name,
-                says,
+                found,
                 "give it more disk: what is refused while it is full is sent again by its writers",
             ));
         }
@@ -256,8 +258,8 @@ fn consumers(before: &[status::Consumer], after: &[status::Consumer]) -> Vec<Fin
         if !consumer.exists {
             wrong.push(bad(&name, "it is missing", "make it with `continuum provision`, or start the mesh again"));
         } else if consumer.lag() > 0 && later.is_none_or(stands) {
-            let says = format!("{} messages wait, and none was settled in {} s", consumer.lag(), STALL.as_secs());
-            wrong.push(bad(&name, says, "see in `continuum status` whether its service is ready, and why not"));
+            let found = format!("{} messages wait, and none was settled in {} s", consumer.lag(), STALL.as_secs());
+            wrong.push(bad(&name, found, "run `continuum status` to see whether its service is ready, and why not"));
         }
     }
     let lag: u64 = before.iter().map(status::Consumer::lag).sum();
@@ -271,7 +273,7 @@ fn consumers(before: &[status::Consumer], after: &[status::Consumer]) -> Vec<Fin
 fn server_clock(streams: &[status::Stream], here: Timestamp) -> Finding {
     let server = streams.iter().filter_map(|s| s.server_time.parse::<Timestamp>().ok()).max();
     let Some(server) = server else {
-        return bad("server clock", "the server does not say its time", "use a newer nats-server");
+        return bad("server clock", "the server does not send its time", "use a newer nats-server");
     };
     let skew = here.millis_since(server);
     match skew.abs() <= SKEW_MAX_MS {
@@ -286,7 +288,7 @@ fn server_clock(streams: &[status::Stream], here: Timestamp) -> Finding {
 
 /// How far each service's clock was ahead of the server's when it last gave notice, milliseconds.
 async fn service_clocks(client: &Client) -> anyhow::Result<Vec<(String, i64)>> {
-    let log = client.bus.log(ServiceChanged::STREAM);
+    let log = client.bus().log(ServiceChanged::STREAM);
     let mut found = vec![];
     for service in &contract().services {
         let subject = ServiceChanged::SUBJECT.replace("{service}", &service.name);

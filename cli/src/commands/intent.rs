@@ -1,40 +1,141 @@
 //! `intent`: submit, list, get, watch, update, rollback, history, suspend, resume, terminate, check, types, objectives.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow, bail};
+use clap::{Args, Subcommand};
+use mesh_client::{Client, now};
 use mesh_core::Stored;
 use mesh_proto::{
     AnyEvent, EventSet as _,
     deciders::stream_intent,
     derived_id,
     intent::{
-        FulfilmentStatus, InstanceStanding, Intent, NotFulfilledState, Problem, ResumeIntent, RollbackIntent, State,
-        SubmitIntent, SuspendIntent, TargetState, TerminateIntent, UpdateIntent,
+        FulfilmentStatus, InstanceStanding, Intent, IntentView, NotFulfilledState, Problem, ResumeIntent,
+        RollbackIntent, State, SubmitIntent, SuspendIntent, TargetState, TerminateIntent, UpdateIntent,
     },
-    is_key,
-    query::{
-        CheckReply, CheckRequest, GetRequest, IntentTypesRequest, IntentView, ListRequest, ObjectivesRequest,
-        Prediction,
-    },
+    query::{GetRequest, ListRequest},
+    validation::{CheckReply, CheckRequest, IntentTypesRequest, Objective, ObjectivesRequest, Prediction},
 };
+use mesh_why::describe::{achieved, describe, state_name, value};
 use prost::Message as _;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Context, Outcome, Shown, answer, clock, conclude, event, refusal, show, to_json};
 use crate::{
-    args::{IntentCommand, IntentFile, IntentId, Until, Waiting},
-    client::{Client, now},
-    describe::{describe, state_name, value},
+    context::{Context, Waiting, Watch, answer, checked, show, to_json},
     document,
-    output::{self, table},
+    outcome::{Outcome, conclude},
+    output::{self, Shown, clock, date, event, table},
 };
 
-const VIEW: &str = "continuum.query.v1.IntentView";
+/// What `intent submit` and `update` wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Until {
+    /// The verdict on the document.
+    Accepted,
+    /// FULFILLED, or a state from which it does not get there by itself.
+    Fulfilled,
+}
+
+/// Subcommands of `intent`.
+#[derive(Debug, Subcommand)]
+pub enum IntentCommand {
+    /// Submits each intent of a file.
+    Submit(IntentFile),
+    /// Gives existing intents a new definition, each by its id.
+    Update(IntentFile),
+    /// Checks whether the intents of a file would be accepted, and predicts what would come of them; changes nothing.
+    Check {
+        /// YAML or JSON, documents divided by `---`; `-` is standard input.
+        file: PathBuf,
+    },
+    /// Every type of intent, with its targets.
+    Types,
+    /// Translates goals (a TOSCA topology, or its node templates) into objectives over the clusters that have registered.
+    Objectives {
+        /// YAML or JSON; `-` is standard input.
+        file: PathBuf,
+    },
+    /// The versions of an intent.
+    History {
+        /// Its id.
+        id: String,
+    },
+    /// Makes an earlier version the definition again, as a next version.
+    Rollback {
+        /// The intent.
+        #[command(flatten)]
+        which: IntentId,
+        /// The version to go back to.
+        #[arg(long)]
+        to: u64,
+    },
+    /// All intents.
+    List {
+        /// Only those in this state, for example `DEGRADED`.
+        #[arg(long)]
+        state: Option<String>,
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One intent with its targets and instances.
+    Get {
+        /// Its id.
+        id: String,
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One line at every change of an intent, until it is TERMINATED or you interrupt.
+    Watch {
+        /// Its id.
+        id: String,
+    },
+    /// Stops what an intent wants until it is resumed.
+    Suspend(IntentId),
+    /// Takes a suspended intent up again.
+    Resume(IntentId),
+    /// Ends an intent and what it runs.
+    Terminate(IntentId),
+}
+
+/// A file of intents.
+#[derive(Debug, Args)]
+pub struct IntentFile {
+    /// YAML or JSON, documents divided by `---`; `-` is standard input.
+    pub file: PathBuf,
+    /// Id of the intent, where its document does not name one.
+    #[arg(long)]
+    pub id: Option<String>,
+    /// What to wait for.
+    #[arg(long, value_enum, default_value = "accepted", conflicts_with = "no_wait")]
+    pub wait: Until,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// An intent.
+#[derive(Debug, Args)]
+pub struct IntentId {
+    /// Its id.
+    pub id: String,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+const VIEW: &str = "continuum.intent.v1.IntentView";
 
 /// Runs a subcommand of `intent`.
-pub(crate) async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow::Result<ExitCode> {
     match command {
         IntentCommand::Submit(file) => write(context, &file, false).await,
         IntentCommand::Update(file) => write(context, &file, true).await,
@@ -103,7 +204,7 @@ async fn write(context: &Context<'_>, file: &IntentFile, update: bool) -> anyhow
             let id = parsed.id.or_else(|| file.id.clone());
             let id = match id {
                 Some(id) => id,
-                None if update => bail!("the document names no intent; give it an `id`, or say --id"),
+                None if update => bail!("the document does not name an intent; give it an `id`, or use --id"),
                 None => derived_id(&["intent", &owner, &content]),
             };
             name.clone_from(&id);
@@ -148,14 +249,14 @@ async fn submit(
         return Ok(Outcome { id: id.to_owned(), ok: true, result: "sent".into(), ..Outcome::default() });
     }
     let deadline = Instant::now() + waiting.limit();
-    let answered = client.ask(command, command_id, waiting.limit()).await?;
-    if let Some((reason, hint)) = refusal(&answered) {
-        return Ok(Outcome { id: id.to_owned(), result: "refused".into(), reason, hint, ..Outcome::default() });
-    }
+    let answered = match client.ask(command, command_id, waiting.limit()).await {
+        Ok(answered) => answered,
+        Err(error) => return Ok(Outcome::of(id).refused(error.into_refusal()?)),
+    };
     let mut standing = Standing::default();
     standing.fold(&answered);
     standing.wanted = standing.version;
-    let (log, filter) = (client.bus.log("INTENT"), format!("intent.*.*.{owner}.{id}"));
+    let (log, filter) = (client.bus().log("INTENT"), format!("intent.*.*.{owner}.{id}"));
     let mut from = answered.sequence + 1;
     // First what is known already: a command that was answered long ago must not be judged by what it was then.
     loop {
@@ -174,7 +275,7 @@ async fn submit(
     Ok(standing.outcome(id, until))
 }
 
-/// What an intent's facts say of it.
+/// An intent as its facts describe it.
 #[derive(Debug, Default)]
 struct Standing {
     /// Version that was submitted.
@@ -244,7 +345,7 @@ impl Standing {
         let mut outcome = Outcome { id: id.to_owned(), version: self.version.to_string(), ..Outcome::default() };
         if let Some(state) = &self.state {
             outcome.state = state_name(state);
-            outcome.reason = said(state);
+            outcome.reason = reason_of(state);
             outcome.hint.clone_from(&state.hint);
         }
         if let Some(problems) = &self.rejected {
@@ -268,7 +369,7 @@ impl Standing {
         }
         .into();
         if !outcome.ok && self.in_state(&[Terminated]) && outcome.hint.is_empty() {
-            outcome.hint = "it has ended; submit it under another id, or change its definition and say `continuum intent update FILE`".into();
+            outcome.hint = "it has ended; submit it under another id, or change its definition and run `continuum intent update FILE`".into();
         }
         let measured: Vec<String> = self.targets.iter().filter(|t| t.measured).map(target).collect();
         if until == Until::Fulfilled && !measured.is_empty() {
@@ -288,7 +389,7 @@ impl Standing {
         outcome.ok = false;
         outcome.result = format!("{what} within {} s", limit.as_secs());
         if outcome.hint.is_empty() {
-            outcome.hint = format!("ask `continuum why {id}`; it goes on without you");
+            outcome.hint = format!("the intent is still being processed; run `continuum why {id}`");
         }
         outcome
     }
@@ -299,7 +400,7 @@ fn fulfilled(state: &State) -> bool {
 }
 
 /// A state's reason and what it waits for.
-fn said(state: &State) -> String {
+fn reason_of(state: &State) -> String {
     let waits = if state.waits_for.is_empty() { String::new() } else { format!("waits for {}", state.waits_for) };
     [state.reason.clone(), waits].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; ")
 }
@@ -312,15 +413,7 @@ fn target(target: &TargetState) -> String {
         "" => target.bound.to_string(),
         written => written.to_owned(),
     };
-    format!("{} ({condition} {bound}{verdict})", value(&target.target_name, target.achieved))
-}
-
-/// Fails unless the text can be part of a subject.
-pub(crate) fn checked(what: &str, text: &str) -> anyhow::Result<()> {
-    if is_key(text) {
-        return Ok(());
-    }
-    bail!("{what} {text:?} is not 1 to 64 letters, digits, `_` and `-`; choose another")
+    format!("{} ({condition} {bound}{verdict})", achieved(target))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -344,10 +437,9 @@ async fn change(
         let outcome = Outcome { id, ok: true, result: "sent".into(), ..Outcome::default() };
         return Ok(conclude(context.format, "intent", &[outcome]));
     }
-    let answered = client.ask(command, command_id, which.waiting.limit()).await?;
-    let outcome = match refusal(&answered) {
-        Some((reason, hint)) => Outcome { id, result: "refused".into(), reason, hint, ..Outcome::default() },
-        None => {
+    let outcome = match client.ask(command, command_id, which.waiting.limit()).await {
+        Err(error) => Outcome::of(&id).refused(error.into_refusal()?),
+        Ok(answered) => {
             let mut standing = Standing::default();
             standing.fold(&answered);
             let state = standing.state.as_ref().map(state_name).unwrap_or_default();
@@ -367,7 +459,7 @@ async fn change(
     Ok(conclude(context.format, "intent", &[outcome]))
 }
 
-/// What the validator would say, and what would come of it.
+/// The validator's verdict in advance, and what would come of it.
 async fn check(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
     let documents = document::read(file)?;
     let client = context.client().await?;
@@ -398,7 +490,7 @@ async fn check(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
     let shown: Vec<_> = found
         .iter()
         .map(|(name, reply)| {
-            let mut value = to_json("continuum.query.v1.CheckReply", reply);
+            let mut value = to_json("continuum.validation.v1.CheckReply", reply);
             value["id"] = json!(name);
             value["acceptable"] = json!(reply.problems.is_empty());
             value
@@ -428,7 +520,7 @@ fn prediction(prediction: &Prediction) -> String {
     let targets: Vec<String> = prediction.targets.iter().filter(|t| t.measured).map(target).collect();
     let reason = if prediction.reason.is_empty() { String::new() } else { format!("; {}", prediction.reason) };
     format!(
-        "{} on {}: {}{:.1} W, {:.1} credits a day{reason}",
+        "{} on {}: {}{:.1} W, {:.1} credits a day (modelled){reason}",
         prediction.feasibility,
         prediction.cluster_id,
         targets.iter().map(|t| format!("{t}, ")).collect::<String>(),
@@ -440,16 +532,23 @@ fn prediction(prediction: &Prediction) -> String {
 async fn types(context: &Context<'_>) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let reply = answer("list types of intents", client.validator().await?.types(IntentTypesRequest {}).await)?;
-    let value = to_json("continuum.query.v1.IntentTypes", &reply);
-    output::show(context.format, &value, &["type", "for", "verbs", "objects", "targets"], || {
-        let row = |t: &mesh_proto::query::IntentTypeView| {
-            let targets: Vec<String> = t.targets.iter().map(|t| format!("{} ({})", t.name, t.unit)).collect();
+    let value = to_json("continuum.validation.v1.IntentTypes", &reply);
+    output::show(context.format, &value, &["type", "for", "verbs", "objects", "targets", "without proof"], || {
+        let row = |t: &mesh_proto::validation::IntentTypeView| {
+            let source =
+                |t: &mesh_proto::validation::IntentTypeTarget| match mesh_intent::types::unmeasured(t.provenance()) {
+                    Some(source) => format!("; {source}"),
+                    None => String::new(),
+                };
+            let targets: Vec<String> =
+                t.targets.iter().map(|t| format!("{} ({}{})", t.name, t.unit, source(t))).collect();
             vec![
                 t.user_label.clone(),
                 t.description.clone(),
                 t.verbs.join(" "),
                 t.object_types.join(" "),
                 targets.join(", "),
+                if t.statement.is_empty() { "-".into() } else { t.statement.clone() },
             ]
         };
         reply.types.iter().map(row).collect()
@@ -463,8 +562,8 @@ async fn objectives(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCo
     let request = ObjectivesRequest { document };
     let reply = answer("translate goals", client.validator().await?.objectives(request).await)?;
     let bad = !reply.problems.is_empty();
-    let value = to_json("continuum.query.v1.ObjectivesReply", &reply);
-    output::show(context.format, &value, &["component", "goal", "alternatives", "hint"], || {
+    let value = to_json("continuum.validation.v1.ObjectivesReply", &reply);
+    output::show(context.format, &value, &["component", "goal", "alternatives (modelled)", "hint"], || {
         let problems =
             reply.problems.iter().map(|p| vec![p.path.clone(), p.reason.clone(), "-".into(), p.hint.clone()]);
         let objectives = reply.objectives.iter().map(|o| {
@@ -478,22 +577,33 @@ async fn objectives(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCo
             let ways = if ways.is_empty() { o.reason.clone() } else { ways.join(" or ") };
             vec![o.component.clone(), goal, ways, "-".into()]
         });
-        problems.chain(objectives).collect()
+        let assumptions = assumed(&reply.objectives).into_iter().map(|text| {
+            vec!["-".to_owned(), "assumed".to_owned(), text, "state it in the document or by the label".to_owned()]
+        });
+        problems.chain(objectives).chain(assumptions).collect()
     });
+    if !reply.statement.is_empty() && context.format == output::Format::Table {
+        output::line(format!("\n{}", reply.statement));
+    }
     Ok(ExitCode::from(u8::from(bad)))
+}
+
+/// What the alternatives of all objectives assume, each once.
+fn assumed(objectives: &[Objective]) -> BTreeSet<String> {
+    objectives.iter().flat_map(|o| &o.alternatives).flat_map(|a| a.assumptions.iter().cloned()).collect()
 }
 
 async fn history(context: &Context<'_>, id: String) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let request = GetRequest { owner: context.owner.clone(), id };
     let reply = answer("read the intent's history", client.intents().await?.history(request).await)?;
-    let value = to_json("continuum.query.v1.IntentHistory", &reply);
+    let value = to_json("continuum.intent.v1.IntentHistory", &reply);
     output::show(context.format, &value, &["version", "submitted", "verdict", "again", "problems"], || {
-        let row = |v: &mesh_proto::query::IntentVersion| {
+        let row = |v: &mesh_proto::intent::IntentVersion| {
             let again = if v.rolled_back_to == 0 { "-".to_owned() } else { format!("version {}", v.rolled_back_to) };
             let force = if v.version == reply.in_force { ", in force" } else { "" };
             let problems: Vec<&str> = v.problems.iter().map(|p| p.reason.as_str()).collect();
-            let at = v.submitted_at.map(super::date).unwrap_or_default();
+            let at = v.submitted_at.map(date).unwrap_or_default();
             vec![v.version.to_string(), at, format!("{}{force}", v.verdict), again, problems.join("; ")]
         };
         reply.versions.iter().map(row).collect()
@@ -518,9 +628,9 @@ async fn list(context: &Context<'_>, client: &Client, state: &str) -> anyhow::Re
     }
     let value = intents.iter().map(|view| to_json(VIEW, view)).collect();
     let rows = intents.iter().map(|view| {
-        let since = view.since.map(super::date).unwrap_or_default();
+        let since = view.since.map(date).unwrap_or_default();
         let label = view.intent.as_ref().map(|i| i.user_label.clone()).unwrap_or_default();
-        let reason = view.state.as_ref().map(said).unwrap_or_default();
+        let reason = view.state.as_ref().map(reason_of).unwrap_or_default();
         vec![view.intent_id.clone(), view.version.to_string(), label, name(view), since, measured(view), reason]
     });
     Ok(Shown::table(value, &["intent", "version", "label", "state", "since", "targets", "reason"], rows.collect()))
@@ -534,31 +644,42 @@ fn measured(view: &IntentView) -> String {
     view.targets.iter().filter(|t| t.measured).map(target).collect::<Vec<_>>().join(", ")
 }
 
+/// What the intent's status rests on besides measurements.
+fn remarks(view: &IntentView) -> Vec<String> {
+    let report = view.report.as_ref().and_then(|report| report.intent_fulfilment_report.as_ref());
+    let info = report.and_then(|report| report.intent_fulfilment_info.as_ref());
+    info.map(|info| info.remarks.clone()).unwrap_or_default()
+}
+
 /// An intent, for people.
 fn page(view: &IntentView) -> String {
     let mut text = format!("intent {} version {}: {}", view.intent_id, view.version, name(view));
     if let Some(since) = view.since {
-        text.push_str(&format!(" since {}", super::date(since)));
+        text.push_str(&format!(" since {}", date(since)));
     }
     if let Some(state) = &view.state {
-        for (what, said) in [("", said(state)), ("what helps: ", state.hint.clone())] {
-            if !said.is_empty() {
-                text.push_str(&format!("\n{what}{said}"));
+        for (what, text_of) in [("", reason_of(state)), ("what helps: ", state.hint.clone())] {
+            if !text_of.is_empty() {
+                text.push_str(&format!("\n{what}{text_of}"));
             }
         }
+    }
+    for remark in remarks(view) {
+        text.push_str(&format!("\nnote: {remark}"));
     }
     if !view.targets.is_empty() {
         let rows = view.targets.iter().map(|t| {
             let achieved = if t.measured { value(&t.target_name, t.achieved) } else { "not measured".into() };
+            let source = if t.measured { output::provenance(t.provenance()) } else { "-".into() };
             let verdict = match (t.measured, t.fulfilled) {
                 (false, _) => "unknown".to_owned(),
                 (true, true) => "held".to_owned(),
                 (true, false) => format!("missed {} period(s)", t.missed),
             };
             let condition = format!("{} {}", t.target_condition, t.bound);
-            vec![t.expectation_id.clone(), t.target_name.clone(), condition, achieved, verdict]
+            vec![t.expectation_id.clone(), t.target_name.clone(), condition, achieved, source, verdict]
         });
-        let header = ["expectation", "target", "condition", "achieved", "verdict"];
+        let header = ["expectation", "target", "condition", "achieved", "source", "verdict"];
         text.push_str(&format!("\n\n{}", table(&header, rows.collect())));
     }
     if !view.instances.is_empty() {
@@ -586,7 +707,7 @@ async fn follow(context: &Context<'_>, id: String) -> anyhow::Result<ExitCode> {
         };
         let Some(view) = view else { return Ok(ExitCode::SUCCESS) };
         event(context.format, &to_json(VIEW, &view), || {
-            let more: Vec<String> = [view.state.as_ref().map(said).unwrap_or_default(), measured(&view)]
+            let more: Vec<String> = [view.state.as_ref().map(reason_of).unwrap_or_default(), measured(&view)]
                 .into_iter()
                 .filter(|t| !t.is_empty())
                 .collect();
@@ -600,7 +721,6 @@ async fn follow(context: &Context<'_>, id: String) -> anyhow::Result<ExitCode> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use mesh_core::Stored;
     use mesh_proto::{

@@ -3,24 +3,23 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
-use cfdrl_agent::domain::{
+use clap::Subcommand;
+use learning::{
     dqn::Settings,
     evaluate::{HELD_OUT_FIRST, Score, difference, score_network, score_rules},
     policy::{FILE_BYTES_MAX, Policy},
 };
-use clap::Subcommand;
+use mesh_client::Client;
 use mesh_proto::{
-    learning::{LearningAdvised, ModelCard, RoundClosed},
-    query::{AdviceRequest, GetRequest, PolicyRequest, RoundsRequest},
+    learning::{AdviceRequest, LearningAdvised, ModelCard, PolicyRequest, RoundClosed, RoundsRequest},
+    query::GetRequest,
 };
-use mesh_world::episode::Profile;
+use mesh_scenes::episode::Profile;
 use serde_json::{Value as Json, json};
 
-use super::{Context, Shown, answer, clock, fields, show, to_json};
 use crate::{
-    args::Watch,
-    client::Client,
-    output::{line, note},
+    context::{Context, Watch, answer, show, to_json},
+    output::{self, Shown, clock, fields, line, note},
 };
 
 const ADVISED: &str = "continuum.learning.v1.LearningAdvised";
@@ -29,7 +28,7 @@ const ROUND: &str = "continuum.learning.v1.RoundClosed";
 
 /// Subcommands of `learn`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum LearnCommand {
+pub enum LearnCommand {
     /// The model card of the policy in use, or of a file.
     Policy {
         /// A policy file instead of the running learner's.
@@ -43,6 +42,7 @@ pub(crate) enum LearnCommand {
     Advice {
         /// Instance id; all when absent.
         instance: Option<String>,
+        /// Whether to show again at every change.
         #[command(flatten)]
         watch: Watch,
     },
@@ -51,6 +51,7 @@ pub(crate) enum LearnCommand {
         /// Newest rounds shown.
         #[arg(long, default_value_t = 20)]
         limit: u32,
+        /// Whether to show again at every change.
         #[command(flatten)]
         watch: Watch,
     },
@@ -84,7 +85,7 @@ pub(crate) enum LearnCommand {
 }
 
 /// Runs a subcommand of `learn`.
-pub(crate) async fn run(context: &Context<'_>, command: LearnCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: LearnCommand) -> anyhow::Result<ExitCode> {
     match command {
         LearnCommand::Policy { file: Some(file), .. } => show(context, false, async || card(&read(&file)?.card)).await,
         LearnCommand::Policy { file: None, save } => {
@@ -133,7 +134,7 @@ pub(crate) async fn run(context: &Context<'_>, command: LearnCommand) -> anyhow:
         LearnCommand::Evaluate { file, seeds } => {
             let policy = match file {
                 Some(file) => read(&file)?,
-                None => Policy::from_file(cfdrl_agent::BUILT_IN.as_bytes())?,
+                None => Policy::from_file(learning::BUILT_IN.as_bytes())?,
             };
             let scores = tokio::task::spawn_blocking(move || {
                 let profile = Profile::default();
@@ -213,7 +214,7 @@ async fn one(client: &Client, owner: &str, instance: &str) -> anyhow::Result<Sho
 }
 
 /// The options of an advice, for a person.
-pub(crate) fn options(advised: &LearningAdvised) -> String {
+pub fn options(advised: &LearningAdvised) -> String {
     let rows = advised.options.iter().map(|o| {
         let learned = o.cluster_id == advised.cluster_id && o.replicas == advised.replicas;
         let who = match (learned, o.planned) {
@@ -230,7 +231,7 @@ pub(crate) fn options(advised: &LearningAdvised) -> String {
             who.into(),
         ]
     });
-    crate::output::table(&["cluster", "replicas", "value", "next period", "choice of"], rows.collect())
+    output::table(&["cluster", "replicas", "value", "next period", "choice of"], rows.collect())
 }
 
 fn round(round: &RoundClosed) -> Vec<String> {
@@ -252,11 +253,9 @@ fn round(round: &RoundClosed) -> Vec<String> {
 }
 
 /// Scores beside the first of them.
-pub(crate) fn comparison(scores: &[Score]) -> Shown {
+pub fn comparison(scores: &[Score]) -> Shown {
     let value = scores.iter().map(|s| to_value(s, scores.first())).collect::<Json>();
-    let cell = |m: cfdrl_agent::domain::evaluate::Mean, digits: usize| {
-        format!("{:.digits$} ± {:.digits$}", m.mean, m.half_width)
-    };
+    let cell = |m: learning::evaluate::Mean, digits: usize| format!("{:.digits$} ± {:.digits$}", m.mean, m.half_width);
     let rows = scores.iter().enumerate().map(|(index, s)| {
         let ahead =
             scores.first().filter(|_| index > 0).map_or_else(String::new, |first| cell(difference(first, s), 3));
@@ -267,7 +266,7 @@ pub(crate) fn comparison(scores: &[Score]) -> Shown {
 }
 
 fn to_value(score: &Score, first: Option<&Score>) -> Json {
-    let mean = |m: cfdrl_agent::domain::evaluate::Mean| json!({"mean": m.mean, "halfWidth": m.half_width});
+    let mean = |m: learning::evaluate::Mean| json!({"mean": m.mean, "halfWidth": m.half_width});
     json!({
         "scheduler": score.name, "return": mean(score.points), "kept": mean(score.kept), "watts": mean(score.watts),
         "moves": mean(score.moves), "ahead": first.map(|first| mean(difference(first, score))), "seeds": score.returns.len(),

@@ -1,5 +1,5 @@
-//! `login`, `logout`, `token`: a person at the gateway. What was got is kept in the data folder, readable by its owner
-//! only, and renewed when it is nearly over.
+//! `login`, `logout`, `token`: a person at the gateway. The session is kept in the data folder, readable by its owner
+//! only, and renewed shortly before it ends.
 
 use std::{
     fs,
@@ -7,35 +7,43 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
-use http::{Method, Request, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::{client::legacy::Client as Http, rt::TokioExecutor};
+use clap::Args;
+use http::Method;
+use mesh_client::now;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::Context;
 use crate::{
-    args::LoginOptions,
-    client::now,
+    context::Context,
+    http::request,
     output::{Format, line},
 };
 
-/// Bytes of an answer at most.
-const ANSWER_MAX: usize = 16 << 20;
-/// How long an answer may take.
-const ANSWER_LIMIT: Duration = Duration::from_secs(35);
-/// A token is renewed so many seconds before it ends.
+/// Options of `login`.
+#[derive(Debug, Args)]
+pub struct LoginOptions {
+    /// Account.
+    #[arg(default_value = "admin")]
+    pub username: String,
+    /// File with the password, `-` for standard input. The first account of a mesh on this machine needs none.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Address of the gateway; that of the mesh on this machine when absent.
+    #[arg(long, value_name = "URL")]
+    pub gateway: Option<String>,
+}
+
+/// Seconds before its end at which a token is renewed.
 const EARLY_S: i64 = 30;
 
 /// What signing in gave.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Session {
+pub struct Session {
     /// Address of the gateway.
-    pub(crate) gateway: String,
+    pub gateway: String,
     username: String,
     token: String,
     refresh_token: String,
@@ -44,10 +52,10 @@ pub(crate) struct Session {
 }
 
 /// Where the gateway of a mesh on this machine answers.
-pub(crate) fn gateway_of(data_dir: &Path) -> anyhow::Result<String> {
+pub fn gateway_of(data_dir: &Path) -> anyhow::Result<String> {
     let path = data_dir.join("state/gateway/url");
     let text = fs::read_to_string(&path).with_context(|| {
-        format!("find the gateway of {} (start a mesh with `continuum up`, or say --gateway)", data_dir.display())
+        format!("find the gateway of {} (start a mesh with `continuum up`, or give --gateway)", data_dir.display())
     })?;
     Ok(text.trim().to_owned())
 }
@@ -56,35 +64,8 @@ fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("login.json")
 }
 
-/// One request over HTTP; status and body.
-pub(crate) async fn request(
-    method: Method,
-    url: &str,
-    token: Option<&str>,
-    kind: &str,
-    body: String,
-) -> anyhow::Result<(u16, Json)> {
-    let mut request = Request::builder().method(method).uri(url);
-    if !body.is_empty() {
-        request = request.header(header::CONTENT_TYPE, kind);
-    }
-    if let Some(token) = token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-    }
-    let request = request.body(Full::new(bytes::Bytes::from(body))).with_context(|| format!("read address {url}"))?;
-    let asked = async {
-        let client = Http::builder(TokioExecutor::new()).build_http();
-        let response = client.request(request).await.with_context(|| format!("ask {url}"))?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("read the answer of {url}: {error}"))?.to_bytes();
-        Ok((status, serde_json::from_slice(&body).unwrap_or(Json::Null)))
-    };
-    tokio::time::timeout(ANSWER_LIMIT, asked).await.with_context(|| format!("{url} does not answer"))?
-}
-
-/// What a refusal says.
-fn said(answer: &Json) -> String {
+/// The text of a refusal.
+fn detail(answer: &Json) -> String {
     let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
     match (text("detail"), text("hint")) {
         (detail, hint) if !detail.is_empty() => format!("{detail}; {hint}"),
@@ -112,24 +93,24 @@ fn keep(data_dir: &Path, gateway: &str, answer: &Json) -> anyhow::Result<Session
 }
 
 /// Signs in.
-pub(crate) async fn sign_in(data_dir: &Path, gateway: &str, name: &str, password: &str) -> anyhow::Result<Session> {
+pub async fn sign_in(data_dir: &Path, gateway: &str, name: &str, password: &str) -> anyhow::Result<Session> {
     let body = json!({"username": name, "password": password}).to_string();
     let url = format!("{gateway}/api/v1/auth/login/");
     let (status, answer) = request(Method::POST, &url, None, "application/json", body).await?;
     if status != 200 {
-        bail!("sign in as {name}: {}", said(&answer));
+        bail!("sign in as {name}: {}", detail(&answer));
     }
     keep(data_dir, gateway, &answer)
 }
 
 /// Password of the first account of a mesh on this machine.
-pub(crate) fn first_password(data_dir: &Path) -> anyhow::Result<String> {
+pub fn first_password(data_dir: &Path) -> anyhow::Result<String> {
     let file = data_dir.join("state/gateway/admin.password");
     fs::read_to_string(&file).map(|text| text.trim().to_owned()).with_context(|| format!("read {}", file.display()))
 }
 
 /// `login`.
-pub(crate) async fn login(context: &Context<'_>, options: LoginOptions) -> anyhow::Result<ExitCode> {
+pub async fn login(context: &Context<'_>, options: LoginOptions) -> anyhow::Result<ExitCode> {
     let gateway = match &options.gateway {
         Some(gateway) => gateway.trim_end_matches('/').to_owned(),
         None => gateway_of(context.data_dir)?,
@@ -156,10 +137,10 @@ pub(crate) async fn login(context: &Context<'_>, options: LoginOptions) -> anyho
 }
 
 /// The session, its token renewed if it is nearly over.
-pub(crate) async fn session(data_dir: &Path) -> anyhow::Result<Session> {
+pub async fn session(data_dir: &Path) -> anyhow::Result<Session> {
     let path = path(data_dir);
     let text =
-        fs::read(&path).with_context(|| format!("nobody is signed in ({}); say `continuum login`", path.display()))?;
+        fs::read(&path).with_context(|| format!("nobody is signed in ({}); run `continuum login`", path.display()))?;
     let session: Session = serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))?;
     if now().seconds + EARLY_S < session.expires {
         return Ok(session);
@@ -176,36 +157,36 @@ pub(crate) async fn session(data_dir: &Path) -> anyhow::Result<Session> {
     let url = format!("{}/oauth/token", session.gateway);
     let (status, answer) = request(Method::POST, &url, None, "application/x-www-form-urlencoded", body).await?;
     if status != 200 {
-        bail!("the session is over ({}); say `continuum login`", said(&answer));
+        bail!("the session has ended ({}); run `continuum login`", detail(&answer));
     }
     keep(data_dir, &session.gateway, &answer)
 }
 
 /// `token`.
-pub(crate) async fn print_token(context: &Context<'_>) -> anyhow::Result<ExitCode> {
+pub async fn print_token(context: &Context<'_>) -> anyhow::Result<ExitCode> {
     line(session(context.data_dir).await?.token);
     Ok(ExitCode::SUCCESS)
 }
 
 impl Session {
     /// A token that was good when this was read.
-    pub(crate) fn token(&self) -> &str {
+    pub fn token(&self) -> &str {
         &self.token
     }
 
     /// One request in this session.
-    pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<&Json>) -> anyhow::Result<(u16, Json)> {
+    pub async fn ask(&self, method: Method, path: &str, body: Option<&Json>) -> anyhow::Result<(u16, Json)> {
         let body = body.map(Json::to_string).unwrap_or_default();
         request(method, &format!("{}{path}", self.gateway), Some(&self.token), "application/json", body).await
     }
 }
 
 /// `logout`.
-pub(crate) async fn logout(context: &Context<'_>) -> anyhow::Result<ExitCode> {
+pub async fn logout(context: &Context<'_>) -> anyhow::Result<ExitCode> {
     let session = session(context.data_dir).await?;
     let (status, answer) = session.ask(Method::POST, "/api/v1/auth/logout/", None).await?;
     if status != 204 {
-        bail!("sign out: {}", said(&answer));
+        bail!("sign out: {}", detail(&answer));
     }
     fs::remove_file(path(context.data_dir)).context("forget the session")?;
     line("signed out");

@@ -1,31 +1,85 @@
 //! `network`: the network as it is measured, and network intents.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use mesh_client::Client;
 use mesh_core::Stored;
 use mesh_proto::{
     Event as _,
-    network::{Connectivity, ConnectivityChanged, NetworkRefused, SubmitNetworkIntent, WithdrawNetworkIntent},
-    query::{GetRequest, ListRequest, NetworkIntentView, NetworkMapReply, NetworkMapRequest, TranslateRequest},
+    network::{
+        Connectivity, ConnectivityChanged, NetworkIntentView, NetworkMapReply, NetworkMapRequest, SubmitNetworkIntent,
+        TranslateRequest, WithdrawNetworkIntent,
+    },
+    query::{GetRequest, ListRequest},
 };
+use mesh_why::describe::describe;
+use serde_json::Value as Json;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Context, Outcome, Shown, answer, conclude, intent::checked, show, to_json};
 use crate::{
-    args::{NetworkCommand, Waiting},
-    client::Client,
-    describe::describe,
+    context::{Context, Waiting, Watch, answer, checked, show, to_json},
+    document,
+    outcome::{Outcome, conclude},
+    output::Shown,
 };
 
-const MAP: &str = "continuum.query.v1.NetworkMapReply";
-const INTENT: &str = "continuum.query.v1.NetworkIntentView";
-const TRANSLATION: &str = "continuum.query.v1.TranslateReply";
-/// Bytes of a file that are read at most.
-const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Subcommands of `network`.
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Latency, jitter, loss, throughput and failures of every way between clusters.
+    Map {
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Submits network intents from a file; several are divided by `---`.
+    Submit {
+        /// YAML or JSON; `-` for standard input.
+        file: PathBuf,
+        /// Its id; the document's own when absent.
+        #[arg(long)]
+        id: Option<String>,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Shows what a network intent would be translated to; changes nothing.
+    Check {
+        /// YAML or JSON; `-` for standard input.
+        file: PathBuf,
+    },
+    /// All network intents.
+    List {
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One network intent, with the result of each of its calls.
+    Get {
+        /// Its id.
+        id: String,
+    },
+    /// Ends what a network intent made.
+    Withdraw {
+        /// Its id.
+        id: String,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+const MAP: &str = "continuum.network.v1.NetworkMapReply";
+const INTENT: &str = "continuum.network.v1.NetworkIntentView";
+const TRANSLATION: &str = "continuum.network.v1.TranslateReply";
 
 /// Runs a subcommand of `network`.
-pub(crate) async fn run(context: &Context<'_>, command: NetworkCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: NetworkCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         NetworkCommand::Map { watch } => {
@@ -39,10 +93,11 @@ pub(crate) async fn run(context: &Context<'_>, command: NetworkCommand) -> anyho
         NetworkCommand::Check { file } => {
             show(context, false, async || {
                 let (mut values, mut rows) = (vec![], vec![]);
-                for intent in documents(&file)? {
+                for intent in document::texts(&file)? {
                     let request = TranslateRequest { intent };
                     let reply = answer("translate", client.network().await?.translate(request).await)?;
                     values.push(to_json(TRANSLATION, &reply));
+                    reply.statements.iter().for_each(crate::output::note);
                     rows.extend(reply.calls.iter().map(|call| {
                         let libraries = reply.libraries.join(", ");
                         vec![
@@ -105,24 +160,24 @@ pub(crate) async fn run(context: &Context<'_>, command: NetworkCommand) -> anyho
                 client.send(&command, command_id).await?;
                 return Ok(conclude(context.format, "network", &[sent(&id)]));
             }
-            let answered = client.ask(&command, command_id, waiting.limit()).await?;
-            let outcome = ended(&client, &context.owner, &id, &answered, &waiting).await?;
+            let answered = client.ask(&command, command_id, waiting.limit()).await;
+            let outcome = ended(&client, &context.owner, &id, answered, &waiting).await?;
             Ok(conclude(context.format, "network", &[outcome]))
         }
     }
 }
 
 /// The network as it is measured now.
-pub(crate) async fn map(client: &Client) -> anyhow::Result<NetworkMapReply> {
+pub async fn map(client: &Client) -> anyhow::Result<NetworkMapReply> {
     answer("read the network", client.network().await?.map(NetworkMapRequest {}).await)
 }
 
 /// Columns of the latency map.
-pub(crate) const HEADER: [&str; 9] =
+pub const HEADER: [&str; 9] =
     ["from", "to", "state", "latency", "jitter", "loss", "throughput", "energy (model)", "failures"];
 
 /// Rows of the latency map.
-pub(crate) fn rows(map: &NetworkMapReply) -> Vec<Vec<String>> {
+pub fn rows(map: &NetworkMapReply) -> Vec<Vec<String>> {
     let row = |l: &mesh_proto::cost::LinkCost| {
         let measured = |text: String| if l.throughput_mbps < 0.0 { "-".to_owned() } else { text };
         vec![
@@ -144,27 +199,14 @@ fn sent(id: &str) -> Outcome {
     Outcome { id: id.to_owned(), ok: true, result: "sent".into(), ..Outcome::default() }
 }
 
-/// The intents of a file, each as the text that it is.
-fn documents(file: &Path) -> anyhow::Result<Vec<String>> {
-    let text = if file == Path::new("-") {
-        std::io::read_to_string(std::io::Read::take(std::io::stdin(), FILE_BYTES_MAX as u64 + 1))
-            .context("read standard input")?
-    } else {
-        std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?
-    };
-    if text.len() > FILE_BYTES_MAX {
-        bail!("{} is larger than {FILE_BYTES_MAX} bytes; split it", file.display());
-    }
-    let documents = mncc_exposer::domain::intents::split(&text);
-    if documents.is_empty() {
-        bail!("{} holds no intent", file.display());
-    }
-    Ok(documents)
-}
-
 /// An id as the bus takes it, from what a document calls itself.
 fn id_of(document: &str) -> Option<String> {
-    let id = mncc_exposer::domain::intents::parse(document).ok()?.id;
+    let value: Json = serde_saphyr::from_str(document).ok()?;
+    let inner = ["Intent", "intent"].iter().find_map(|name| value.get(name)).unwrap_or(&value);
+    let id = match inner.get("id")? {
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    };
     mesh_proto::is_key(&id).then_some(id)
 }
 
@@ -176,7 +218,7 @@ async fn submit(
     id: Option<String>,
     waiting: &Waiting,
 ) -> anyhow::Result<ExitCode> {
-    let documents = documents(file)?;
+    let documents = document::texts(file)?;
     if id.is_some() && documents.len() > 1 {
         bail!("{} holds {} intents; --id names one", file.display(), documents.len());
     }
@@ -191,8 +233,8 @@ async fn submit(
                 client.send(&command, command_id).await?;
                 return Ok(sent(&own));
             }
-            let answered = client.ask(&command, command_id, waiting.limit()).await?;
-            ended(client, &context.owner, &own, &answered, waiting).await
+            let answered = client.ask(&command, command_id, waiting.limit()).await;
+            ended(client, &context.owner, &own, answered, waiting).await
         }
         .await;
         outcomes.push(outcome.unwrap_or_else(|error: anyhow::Error| Outcome::failed(&own, &error)));
@@ -205,21 +247,21 @@ async fn ended(
     client: &Client,
     owner: &str,
     id: &str,
-    answered: &Stored,
+    answered: Result<Stored, mesh_client::Error>,
     waiting: &Waiting,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome { id: id.to_owned(), ..Outcome::default() };
-    if let Some(refused) = answered.event::<NetworkRefused>()? {
-        (outcome.result, outcome.reason, outcome.hint) = ("refused".into(), refused.reason, refused.hint);
-        return Ok(outcome);
-    }
+    let answered = match answered {
+        Ok(answered) => answered,
+        Err(error) => return Ok(outcome.refused(error.into_refusal()?)),
+    };
     let filter = format!("network.*.*.{owner}.{id}");
-    let mut tail = client.bus.log(ConnectivityChanged::STREAM).tail(&filter, answered.sequence);
+    let mut tail = client.bus().log(ConnectivityChanged::STREAM).tail(&filter, answered.sequence);
     let deadline = Instant::now() + waiting.limit();
     loop {
         let Ok(fact) = timeout_at(deadline, tail.next()).await else {
             outcome.result = "under way".into();
-            outcome.reason = describe(answered);
+            outcome.reason = describe(&answered);
             outcome.hint = format!("see `continuum network get {id}`");
             return Ok(outcome);
         };

@@ -1,25 +1,55 @@
 //! `remedy`: list, policy.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, anyhow, bail};
+use clap::Subcommand;
+use mesh_client::{ANSWER_WAIT, Client};
 use mesh_proto::{
-    query::{AnomalyListRequest, GetRequest, RemedyView},
-    remedy::{Action, RemedyPolicy, SetRemedyPolicy},
+    anomaly::AnomalyListRequest,
+    query::GetRequest,
+    remedy::{Action, RemedyPolicy, RemedyView, SetRemedyPolicy},
 };
+use mesh_why::describe::short;
 use prost::Message as _;
 
-use super::{Context, Shown, answer, clock, conclude, fields, refusal, show, to_json};
 use crate::{
-    args::RemedyCommand,
-    client::{ANSWER_WAIT, Client},
-    commands::Outcome,
-    describe::short,
+    context::{Context, Watch, answer, show, to_json},
     document,
+    outcome::{Outcome, conclude},
+    output::{Shown, clock, fields},
 };
 
+/// Subcommands of `remedy`.
+#[derive(Debug, Subcommand)]
+pub enum RemedyCommand {
+    /// Remedies, requested or withheld, newest first, and what came of them.
+    List {
+        /// Only of this instance.
+        #[arg(long)]
+        instance: Option<String>,
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Shows your policy, or sets it.
+    Policy {
+        /// YAML or JSON with the policy to set; `-` is standard input.
+        file: Option<PathBuf>,
+        /// Sets whether it only reports what it would do.
+        #[arg(long, value_name = "BOOL")]
+        dry_run: Option<bool>,
+    },
+}
+
 /// Runs a subcommand of `remedy`.
-pub(crate) async fn run(context: &Context<'_>, command: RemedyCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: RemedyCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         RemedyCommand::List { instance, limit, watch } => {
@@ -27,7 +57,7 @@ pub(crate) async fn run(context: &Context<'_>, command: RemedyCommand) -> anyhow
             let request = AnomalyListRequest { owner: context.owner.clone(), instance_id, limit, open: false };
             show(context, watch.watch, async || {
                 let remedies = answer("list remedies", client.remedies().await?.list(request.clone()).await)?.remedies;
-                let value = remedies.iter().map(|r| to_json("continuum.query.v1.RemedyView", r)).collect();
+                let value = remedies.iter().map(|r| to_json("continuum.remedy.v1.RemedyView", r)).collect();
                 let header = ["time", "instance", "action", "outcome", "why"];
                 Ok(Shown::table(value, &header, remedies.iter().map(row).collect()))
             })
@@ -37,7 +67,7 @@ pub(crate) async fn run(context: &Context<'_>, command: RemedyCommand) -> anyhow
             show(context, false, async || {
                 let request = GetRequest { owner: context.owner.clone(), ..GetRequest::default() };
                 let view = answer("get the policy", client.remedies().await?.policy(request).await)?;
-                let value = to_json("continuum.query.v1.RemedyPolicyView", &view);
+                let value = to_json("continuum.remedy.v1.RemedyPolicyView", &view);
                 let rows = fields(&value);
                 Ok(Shown::table(value, &["field", "value"], rows))
             })
@@ -61,14 +91,12 @@ pub(crate) async fn run(context: &Context<'_>, command: RemedyCommand) -> anyhow
 }
 
 /// Sets a policy, and waits for the answer.
-pub(crate) async fn set(client: &Client, owner: &str, policy: RemedyPolicy) -> anyhow::Result<Outcome> {
+pub async fn set(client: &Client, owner: &str, policy: RemedyPolicy) -> anyhow::Result<Outcome> {
     let command = SetRemedyPolicy { owner: owner.to_owned(), policy: Some(policy) };
-    let answer = client.ask(&command, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
-    let id = owner.to_owned();
-    Ok(match refusal(&answer) {
-        Some((reason, hint)) => Outcome { id, result: "refused".into(), reason, hint, ..Outcome::default() },
-        None => Outcome { id, ok: true, result: "set".into(), ..Outcome::default() },
-    })
+    match client.ask(&command, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await {
+        Ok(_) => Ok(Outcome { ok: true, result: "set".into(), ..Outcome::of(owner) }),
+        Err(error) => Ok(Outcome::of(owner).refused(error.into_refusal()?)),
+    }
 }
 
 fn read(file: &Path) -> anyhow::Result<RemedyPolicy> {

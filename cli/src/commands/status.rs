@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use mesh_client::Client;
 use mesh_proto::{contract, rights::API_PREFIX};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
@@ -12,95 +13,97 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Context, Shown, megabytes, show};
-use crate::{args::Watch, client::Client, output::table};
+use crate::{
+    context::{Context, Watch, show},
+    output::{Shown, megabytes, table},
+};
 
-/// How long services have to say that they are there.
+/// How long services have to answer.
 const PING_WAIT: Duration = Duration::from_millis(400);
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 const PAGE_BYTES_MAX: u64 = 64 * 1024;
 
 /// How the mesh stands.
 #[derive(Debug, Serialize)]
-pub(crate) struct Mesh {
+pub struct Mesh {
     /// Every process of every service.
-    pub(crate) services: Vec<Service>,
+    pub services: Vec<Service>,
     /// Every stream of the contract.
-    pub(crate) streams: Vec<Stream>,
+    pub streams: Vec<Stream>,
     /// Every durable consumer of the contract.
-    pub(crate) consumers: Vec<Consumer>,
+    pub consumers: Vec<Consumer>,
     /// Messages that were given up.
     #[serde(rename = "deadLetters")]
-    pub(crate) dead_letters: u64,
+    pub dead_letters: u64,
 }
 
 /// A process of a service.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Service {
+pub struct Service {
     /// Service.
-    pub(crate) name: String,
+    pub name: String,
     /// Process; empty if nobody answers.
-    pub(crate) process: String,
+    pub process: String,
     /// Version.
-    pub(crate) version: String,
+    pub version: String,
     /// Where it answers gRPC and HTTP.
-    pub(crate) endpoint: String,
+    pub endpoint: String,
     /// Does it have all that it needs?
-    pub(crate) ready: bool,
+    pub ready: bool,
     /// What it lacks, each with its hint.
-    pub(crate) unmet: Vec<String>,
+    pub unmet: Vec<String>,
 }
 
 /// A stream.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Stream {
+pub struct Stream {
     /// Name.
-    pub(crate) name: String,
+    pub name: String,
     /// Does it exist?
-    pub(crate) exists: bool,
+    pub exists: bool,
     /// Messages kept.
-    pub(crate) messages: u64,
+    pub messages: u64,
     /// Bytes kept.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Bytes that it may keep.
-    pub(crate) max_bytes: i64,
+    pub max_bytes: i64,
     /// Sequence of its last message.
-    pub(crate) last_sequence: u64,
+    pub last_sequence: u64,
     /// The server's clock when it answered, RFC 3339.
-    pub(crate) server_time: String,
+    pub server_time: String,
 }
 
 /// A durable consumer.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Consumer {
+pub struct Consumer {
     /// Stream that it reads.
-    pub(crate) stream: String,
+    pub stream: String,
     /// Name.
-    pub(crate) name: String,
+    pub name: String,
     /// Does it exist?
-    pub(crate) exists: bool,
+    pub exists: bool,
     /// Messages not yet delivered.
-    pub(crate) pending: u64,
+    pub pending: u64,
     /// Messages delivered and not yet settled.
-    pub(crate) ack_pending: u64,
+    pub ack_pending: u64,
     /// Messages delivered again.
-    pub(crate) redelivered: u64,
+    pub redelivered: u64,
     /// Everything up to this sequence is settled.
-    pub(crate) ack_floor: u64,
+    pub ack_floor: u64,
 }
 
 impl Consumer {
     /// Messages that wait for it.
-    pub(crate) fn lag(&self) -> u64 {
+    pub fn lag(&self) -> u64 {
         self.pending + self.ack_pending
     }
 }
 
 /// Shows how the mesh stands.
-pub(crate) async fn run(context: &Context<'_>, watch: Watch) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, watch: Watch) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     show(context, watch.watch, async || {
         let mesh = read(&client).await?;
@@ -110,7 +113,7 @@ pub(crate) async fn run(context: &Context<'_>, watch: Watch) -> anyhow::Result<E
 }
 
 /// Asks everybody.
-pub(crate) async fn read(client: &Client) -> anyhow::Result<Mesh> {
+pub async fn read(client: &Client) -> anyhow::Result<Mesh> {
     let (services, streams, consumers) = tokio::join!(services(client), streams(client), consumers(client));
     let (services, streams, consumers) = (services?, streams?, consumers?);
     let dead_letters = streams.iter().find(|s| s.name == "DEAD").map_or(0, |s| s.messages);
@@ -118,7 +121,7 @@ pub(crate) async fn read(client: &Client) -> anyhow::Result<Mesh> {
 }
 
 async fn services(client: &Client) -> anyhow::Result<Vec<Service>> {
-    let answers = client.bus.request_all("$SRV.PING", Bytes::new(), PING_WAIT).await.context("ask the services")?;
+    let answers = client.bus().request_all("$SRV.PING", Bytes::new(), PING_WAIT).await.context("ask the services")?;
     let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
     let found = answers.iter().filter_map(|a| serde_json::from_slice::<Json>(&a.body).ok()).map(|answer| Service {
         name: text(&answer["name"]),
@@ -149,7 +152,7 @@ async fn services(client: &Client) -> anyhow::Result<Vec<Service>> {
     Ok(services)
 }
 
-/// What a process says that it lacks, from its `/readyz`.
+/// What a process lacks, from its `/readyz`.
 async fn readiness(endpoint: &str) -> anyhow::Result<Vec<String>> {
     let host = endpoint.strip_prefix("http://").with_context(|| format!("ask {endpoint:?} over plain HTTP"))?;
     let host = host.trim_end_matches('/');
@@ -171,20 +174,20 @@ fn unmet(page: &str) -> anyhow::Result<Vec<String>> {
     let start = page.find('{').context("read /readyz: it holds no JSON")?;
     let end = page.rfind('}').context("read /readyz: it holds no JSON")?;
     let page: Json = serde_json::from_str(&page[start..=end]).context("read /readyz")?;
-    let say = |u: &Json| {
+    let text = |u: &Json| {
         let text = |name: &str| u[name].as_str().unwrap_or_default().to_owned();
         format!("{}: {} since {}; {}", text("condition"), text("reason"), text("since"), text("hint"))
     };
-    let unmet: Vec<String> = page["unmet"].as_array().map(|list| list.iter().map(say).collect()).unwrap_or_default();
+    let unmet: Vec<String> = page["unmet"].as_array().map(|list| list.iter().map(text).collect()).unwrap_or_default();
     Ok(match page["ready"] == true || !unmet.is_empty() {
         true => unmet,
-        false => vec!["not ready, and it does not say why".to_owned()],
+        false => vec!["not ready, without a reason".to_owned()],
     })
 }
 
 /// Asks the JetStream API; `None` if what is asked for does not exist.
 async fn api(client: &Client, call: &str) -> anyhow::Result<Option<Json>> {
-    let answer = client.bus.request(&format!("{API_PREFIX}.{call}"), Bytes::new(), ASK_LIMIT).await;
+    let answer = client.bus().request(&format!("{API_PREFIX}.{call}"), Bytes::new(), ASK_LIMIT).await;
     let answer: Json = serde_json::from_slice(&answer.with_context(|| format!("ask the bus for {call}"))?.body)?;
     match answer["error"]["code"].as_u64() {
         None => Ok(Some(answer)),
@@ -263,7 +266,6 @@ fn text(mesh: &Mesh) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_said_in_the_tables() {
+    fn the_tables_name_what_is_missing() {
         let mesh = Mesh {
             services: vec![Service { name: "validator".into(), ..Service::default() }],
             streams: vec![Stream { name: "INTENT".into(), ..Stream::default() }],

@@ -3,29 +3,153 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
+use clap::Subcommand;
+use mesh_client::{ANSWER_WAIT, Client};
 use mesh_proto::{
     AnyEvent,
     object::ScrubEnded,
-    query::{StorageHealth, StorageRequest},
     storage::{
-        DefinePolicy, DropPolicy, Location, Policy, RegisterLocation, RequestScrub, RetireLocation, StorageRefused,
+        DefinePolicy, DropPolicy, Location, Policy, RegisterLocation, RequestScrub, RetireLocation, StorageHealth,
+        StorageRequest,
     },
 };
-use secure_storage::place::{Client as S3, Credentials};
+use s3_client::{Client as S3, Credentials};
 use serde_json::json;
 
-use super::{Context, Outcome, Shown, answer, conclude, event, fields, megabytes, show, to_json};
 use crate::{
-    args::{StorageCommand, StorageLocationCommand, StorageObjectCommand, StoragePolicyCommand},
-    client::{ANSWER_WAIT, Client},
-    document, output,
+    context::{Context, Watch, answer, show, to_json},
+    document,
+    outcome::{Outcome, conclude},
+    output::{self, Shown, event, fields, megabytes},
 };
+
+/// Subcommands of `storage`.
+#[derive(Debug, Subcommand)]
+pub enum StorageCommand {
+    /// Storage policies.
+    #[command(subcommand)]
+    Policy(StoragePolicyCommand),
+    /// Where fragments rest.
+    #[command(subcommand)]
+    Location(StorageLocationCommand),
+    /// Objects, by the S3 interface.
+    #[command(subcommand)]
+    Object(StorageObjectCommand),
+    /// Reads and checks every fragment of every object.
+    Scrub {
+        /// Rewrite lost and rotten fragments, and remove those that belong to no object.
+        #[arg(long)]
+        repair: bool,
+        /// Wrap data keys under the present master key.
+        #[arg(long)]
+        rewrap: bool,
+        /// Seconds to wait for its report.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        timeout: u64,
+    },
+    /// The gateway: its S3 address, locations, objects, cache.
+    Health(Watch),
+}
+
+/// Subcommands of `storage policy`.
+#[derive(Debug, Subcommand)]
+pub enum StoragePolicyCommand {
+    /// Makes or replaces one, of a file: YAML or JSON with the fields of continuum.storage.v1.Policy.
+    Define {
+        /// The file.
+        file: std::path::PathBuf,
+    },
+    /// All policies.
+    List,
+    /// One policy; if it was chosen from goals, with every location that was considered.
+    Get {
+        /// Its name.
+        name: String,
+    },
+    /// Removes one that no bucket uses.
+    Drop {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Subcommands of `storage location`.
+#[derive(Debug, Subcommand)]
+pub enum StorageLocationCommand {
+    /// Registers one; again, when it was lost and starts empty.
+    Register {
+        /// Its name.
+        name: String,
+        /// `dir:<name>`, or an S3 bucket's address.
+        #[arg(long)]
+        url: Option<String>,
+        /// `edge` or `cloud`.
+        #[arg(long, default_value = "edge")]
+        kind: String,
+        /// Instead, a file: YAML or JSON with the fields of continuum.storage.v1.Location.
+        #[arg(long, conflicts_with_all = ["url"])]
+        file: Option<std::path::PathBuf>,
+    },
+    /// All locations, and whether they can be reached.
+    List,
+    /// Removes a location that no policy uses.
+    Retire {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Subcommands of `storage object`.
+#[derive(Debug, Subcommand)]
+pub enum StorageObjectCommand {
+    /// Makes a bucket.
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// Its storage policy.
+        #[arg(long, default_value = "default")]
+        policy: String,
+    },
+    /// Stores a file.
+    Put {
+        /// The file.
+        file: std::path::PathBuf,
+        /// Bucket.
+        bucket: String,
+        /// Key.
+        key: String,
+    },
+    /// Writes an object to a file, or to standard output.
+    Get {
+        /// Bucket.
+        bucket: String,
+        /// Key.
+        key: String,
+        /// The file.
+        file: Option<std::path::PathBuf>,
+    },
+    /// Objects of a bucket.
+    List {
+        /// Bucket.
+        bucket: String,
+        /// Only keys that begin so.
+        #[arg(default_value = "")]
+        prefix: String,
+    },
+    /// Deletes an object.
+    Delete {
+        /// Bucket.
+        bucket: String,
+        /// Key.
+        key: String,
+    },
+}
 
 /// How long one S3 request may take.
 const S3_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a subcommand of `storage`.
-pub(crate) async fn run(context: &Context<'_>, command: StorageCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: StorageCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         StorageCommand::Policy(command) => policy(context, &client, command).await,
@@ -40,7 +164,7 @@ pub(crate) async fn run(context: &Context<'_>, command: StorageCommand) -> anyho
         StorageCommand::Health(watch) => {
             show(context, watch.watch, async || {
                 let health = health(&client, &context.owner).await?;
-                let value = to_json("continuum.query.v1.StorageHealth", &health);
+                let value = to_json("continuum.storage.v1.StorageHealth", &health);
                 let away = health.locations.iter().filter(|l| !l.reachable).count();
                 let rows = vec![
                     vec!["S3".into(), health.s3_endpoint.clone()],
@@ -70,13 +194,13 @@ pub(crate) async fn run(context: &Context<'_>, command: StorageCommand) -> anyho
 }
 
 /// The gateway, as it is.
-pub(crate) async fn health(client: &Client, owner: &str) -> anyhow::Result<StorageHealth> {
+pub async fn health(client: &Client, owner: &str) -> anyhow::Result<StorageHealth> {
     let request = StorageRequest { owner: owner.to_owned() };
-    answer("ask the storage gateway", client.storage().await?.health(request).await)
+    answer("ask the storage gateway", client.storage().await?.probe(request).await)
 }
 
 /// Asks for a scrub and waits for its report.
-pub(crate) async fn scrub(
+pub async fn scrub(
     client: &Client,
     owner: &str,
     repair: bool,
@@ -84,8 +208,8 @@ pub(crate) async fn scrub(
     limit: Duration,
 ) -> anyhow::Result<ScrubEnded> {
     let scrub = uuid::Uuid::now_v7().to_string();
-    tell(client, &RequestScrub { owner: owner.into(), scrub: scrub.clone(), repair, rewrap }).await?;
-    let mut tail = client.bus.log("OBJECT").tail(&format!("object.scrub_ended.v1.{owner}.{scrub}"), 1);
+    send(client, &RequestScrub { owner: owner.into(), scrub: scrub.clone(), repair, rewrap }).await?;
+    let mut tail = client.bus().log("OBJECT").tail(&format!("object.scrub_ended.v1.{owner}.{scrub}"), 1);
     let ended = tokio::time::timeout(limit, tail.next())
         .await
         .map_err(|_| anyhow!("the scrub {scrub} goes on; its report will be in OBJECT"))?
@@ -93,16 +217,16 @@ pub(crate) async fn scrub(
     ended.event::<ScrubEnded>()?.context("read the report")
 }
 
-/// Sends a command; an error if it is refused.
-pub(crate) async fn tell(client: &Client, command: &dyn AnyEvent) -> anyhow::Result<()> {
-    let fact = client.ask(command, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
-    match fact.event::<StorageRefused>()? {
-        Some(refused) => bail!("{}; {}", refused.reason, refused.hint),
-        None => Ok(()),
-    }
+/// Sends a command and waits until it is done.
+///
+/// # Errors
+/// When it is refused, or not answered.
+pub async fn send(client: &Client, command: &dyn AnyEvent) -> anyhow::Result<()> {
+    client.ask(command, uuid::Uuid::now_v7().to_string(), ANSWER_WAIT).await?;
+    Ok(())
 }
 
-async fn told(
+async fn conclude_command(
     context: &Context<'_>,
     client: &Client,
     noun: &str,
@@ -110,7 +234,7 @@ async fn told(
     done: &str,
     command: &dyn AnyEvent,
 ) -> ExitCode {
-    let outcome = match tell(client, command).await {
+    let outcome = match send(client, command).await {
         Ok(()) => Outcome { id: id.into(), ok: true, result: done.into(), ..Outcome::default() },
         Err(error) => Outcome::failed(id, &error),
     };
@@ -134,15 +258,15 @@ async fn policy(context: &Context<'_>, client: &Client, command: StoragePolicyCo
                 bail!("{}: the policy has no name", file.display());
             }
             let command = DefinePolicy { owner, policy: policy.clone(), definition: Some(definition) };
-            Ok(told(context, client, "policy", &policy, "defined", &command).await)
+            Ok(conclude_command(context, client, "policy", &policy, "defined", &command).await)
         }
         StoragePolicyCommand::Drop { name } => {
             let command = DropPolicy { owner, policy: name.clone() };
-            Ok(told(context, client, "policy", &name, "dropped", &command).await)
+            Ok(conclude_command(context, client, "policy", &name, "dropped", &command).await)
         }
         StoragePolicyCommand::List => {
             let health = health(client, &owner).await?;
-            let value = health.policies.iter().map(|p| to_json("continuum.query.v1.StoragePolicyView", p)).collect();
+            let value = health.policies.iter().map(|p| to_json("continuum.storage.v1.StoragePolicyView", p)).collect();
             let rows = health.policies.iter().map(|view| {
                 let policy = view.definition.clone().unwrap_or_default();
                 let redundancy = policy.redundancy.unwrap_or_default();
@@ -164,10 +288,12 @@ async fn policy(context: &Context<'_>, client: &Client, command: StoragePolicyCo
         }
         StoragePolicyCommand::Get { name } => {
             let health = health(client, &owner).await?;
-            let is = |p: &&mesh_proto::query::StoragePolicyView| p.definition.as_ref().is_some_and(|d| d.name == name);
+            let is =
+                |p: &&mesh_proto::storage::StoragePolicyView| p.definition.as_ref().is_some_and(|d| d.name == name);
             let view = health.policies.iter().find(is);
-            let view = view.ok_or_else(|| anyhow!("there is no policy {name}; see `continuum storage policy list`"))?;
-            let value = to_json("continuum.query.v1.StoragePolicyView", view);
+            let view =
+                view.ok_or_else(|| anyhow!("no policy is called {name}; see `continuum storage policy list`"))?;
+            let value = to_json("continuum.storage.v1.StoragePolicyView", view);
             output::show(context.format, &value, &["field", "value"], || fields(&value));
             Ok(ExitCode::SUCCESS)
         }
@@ -183,15 +309,15 @@ async fn location(context: &Context<'_>, client: &Client, command: StorageLocati
                 None => Location { url: url.unwrap_or_else(|| format!("dir:{name}")), kind, ..Location::default() },
             };
             let command = RegisterLocation { owner, location: name.clone(), description: Some(description) };
-            Ok(told(context, client, "location", &name, "registered", &command).await)
+            Ok(conclude_command(context, client, "location", &name, "registered", &command).await)
         }
         StorageLocationCommand::Retire { name } => {
             let command = RetireLocation { owner, location: name.clone() };
-            Ok(told(context, client, "location", &name, "retired", &command).await)
+            Ok(conclude_command(context, client, "location", &name, "retired", &command).await)
         }
         StorageLocationCommand::List => {
             let health = health(client, &owner).await?;
-            let value = health.locations.iter().map(|l| to_json("continuum.query.v1.LocationView", l)).collect();
+            let value = health.locations.iter().map(|l| to_json("continuum.storage.v1.LocationView", l)).collect();
             let rows = health.locations.iter().map(|view| {
                 let l = view.description.clone().unwrap_or_default();
                 let state = if view.reachable { "reachable".to_owned() } else { format!("away: {}", view.reason) };
@@ -208,7 +334,7 @@ async fn location(context: &Context<'_>, client: &Client, command: StorageLocati
 }
 
 /// An S3 client of a bucket, with the keys that the gateway made on its first start.
-pub(crate) async fn bucket(client: &Client, data_dir: &Path, owner: &str, bucket: &str) -> anyhow::Result<S3> {
+pub async fn bucket(client: &Client, data_dir: &Path, owner: &str, bucket: &str) -> anyhow::Result<S3> {
     let path = data_dir.join("state/secure-storage/access.keys");
     let text = std::fs::read_to_string(&path).with_context(|| format!("read the S3 keys in {}", path.display()))?;
     let found = text.lines().find_map(|line| {

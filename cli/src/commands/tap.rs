@@ -3,21 +3,39 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use clap::Args;
 use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use mesh_bus::Tail;
 use mesh_core::Stored;
 use mesh_proto::contract::matches;
+use mesh_why::{address, body, describe::writer};
 use serde_json::{Value as Json, json};
 
-use super::{Context, address, body, clock, dead, event, plain};
+use super::dead;
 use crate::{
-    args::TapOptions,
-    describe::writer,
-    output::{self, Format},
+    context::Context,
+    output::{self, Format, clock, event, plain},
 };
 
+/// Options of `tap`.
+#[derive(Debug, Args)]
+pub struct TapOptions {
+    /// Subject, with `*` and `>` as in NATS.
+    #[arg(default_value = ">")]
+    pub subject: String,
+    /// Only messages in whose decoded body this field has this value, for example `targets.0.measured=true`; may be repeated.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub filter: Vec<String>,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub json_lines: bool,
+    /// End after this number of messages.
+    #[arg(long)]
+    pub count: Option<u64>,
+}
+
 /// Shows messages as they are stored, until interrupted or as many as asked for were seen.
-pub(crate) async fn run(context: &Context<'_>, options: TapOptions) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, options: TapOptions) -> anyhow::Result<ExitCode> {
     let filters: Vec<(String, String)> = options.filter.iter().map(|text| condition(text)).collect::<Result<_, _>>()?;
     let streams: Vec<_> = mesh_proto::contract()
         .streams
@@ -33,7 +51,7 @@ pub(crate) async fn run(context: &Context<'_>, options: TapOptions) -> anyhow::R
     let client = context.client().await?;
     let mut next = FuturesUnordered::new();
     for stream in &streams {
-        let log = client.bus.log(&stream.name);
+        let log = client.bus().log(&stream.name);
         let from = log.last_sequence().await.with_context(|| format!("read the end of {}", stream.name))? + 1;
         next.push(step(log.tail(&stream.subject, from)).boxed());
     }
@@ -141,7 +159,6 @@ fn text(stored: &Stored, data: &Json) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -2,15 +2,48 @@
 
 use std::process::ExitCode;
 
-use mesh_proto::{query::TwinRequest, twin::Twin};
+use clap::Subcommand;
+use mesh_client::Client;
+use mesh_proto::twin::{Twin, TwinRequest};
 
-use super::{Context, Shown, answer, fields, megabytes, show, to_json, workload::phase};
-use crate::{args::TwinCommand, client::Client};
+use super::catalogue::phase;
+use crate::{
+    context::{Context, Watch, answer, show, to_json},
+    output::{self, Shown, fields, megabytes},
+};
+
+/// Subcommands of `twin`.
+#[derive(Debug, Subcommand)]
+pub enum TwinCommand {
+    /// All twins.
+    List {
+        /// Only `workload`, `node` or `cluster`.
+        #[arg(long, value_parser = ["workload", "node", "cluster"])]
+        kind: Option<String>,
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One twin, now or as it was.
+    Get {
+        /// Instance id, node or cluster.
+        id: String,
+        /// Which kind, where an id is that of several.
+        #[arg(long, value_parser = ["workload", "node", "cluster"])]
+        kind: Option<String>,
+        /// As it was then, RFC 3339.
+        #[arg(long, value_name = "TIME", conflicts_with = "watch")]
+        at: Option<mesh_proto::Timestamp>,
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+}
 
 const TWIN: &str = "continuum.twin.v1.Twin";
 
 /// Runs a subcommand of `twin`.
-pub(crate) async fn run(context: &Context<'_>, command: TwinCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: TwinCommand) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     match command {
         TwinCommand::List { kind, watch } => {
@@ -43,7 +76,7 @@ async fn list(client: &Client, kind: &str) -> anyhow::Result<Shown> {
         }
     }
     let value = twins.iter().map(|t| to_json(TWIN, t)).collect();
-    let header = ["kind", "id", "cluster", "state", "cpu", "memory", "version", "of"];
+    let header = ["kind", "id", "cluster", "state", "cpu", "memory", "source", "version", "of"];
     Ok(Shown::table(value, &header, twins.iter().map(row).collect()))
 }
 
@@ -60,6 +93,7 @@ fn row(twin: &Twin) -> Vec<String> {
         state,
         format!("{:.1} %", twin.cpu_percent),
         megabytes(twin.memory_bytes),
+        output::provenance(twin.usage_provenance()),
         twin.version.to_string(),
         twin.workload.clone(),
     ]

@@ -3,23 +3,39 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use clap::Args;
 use mesh_bus::Bus;
 use mesh_core::Stored;
 use mesh_proto::placement::{Candidate, PlacementDecided, PlacementUnplaced};
+use mesh_why::{
+    address, body,
+    describe::{describe, value, writer},
+};
 use mesh_why::{cause, chain, gather, with_causes};
 use serde_json::{Value as Json, json};
 
-use super::{Context, address, body, clock, date};
 use crate::{
-    args::WhyOptions,
-    describe::{describe, value, writer},
-    output::{self, Format, line, table},
+    context::Context,
+    output::{self, Format, clock, date, line, table},
 };
 
+/// Options of `why`.
+#[derive(Debug, Args)]
+pub struct WhyOptions {
+    /// An intent, an instance, a workload (`name` or `name@version`), a cluster, or one message as `STREAM:SEQUENCE`.
+    pub id: String,
+    /// Only backwards from the last fact, cause by cause.
+    #[arg(long)]
+    pub chain: bool,
+    /// Newest steps shown.
+    #[arg(long, default_value_t = 200)]
+    pub steps: usize,
+}
+
 /// Tells why.
-pub(crate) async fn run(context: &Context<'_>, options: WhyOptions) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, options: WhyOptions) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
-    let (bus, id) = (&client.bus, options.id.as_str());
+    let (bus, id) = (client.bus(), options.id.as_str());
     let mut steps = match one(bus, id).await? {
         Some(fact) => {
             let mut steps = chain(bus, fact).await.context("read the causes")?;
@@ -29,7 +45,7 @@ pub(crate) async fn run(context: &Context<'_>, options: WhyOptions) -> anyhow::R
         None => {
             let gathered = gather(bus, &context.owner, id).await?;
             if options.chain {
-                // The last fact of its own; what others said later is beside the question.
+                // The last fact of its own; later facts of others are beside the question.
                 let last = gathered.into_iter().next_back().context("find its last fact")?;
                 let mut steps = chain(bus, last).await.context("read the causes")?;
                 steps.reverse();
@@ -49,14 +65,14 @@ pub(crate) async fn run(context: &Context<'_>, options: WhyOptions) -> anyhow::R
                     left_out + steps.len()
                 ));
             }
-            tell(&steps);
+            print(&steps);
         }
         format => output::show(format, &steps.iter().map(step).collect::<Json>(), &[], Vec::new),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The message of an address `STREAM:SEQUENCE`; `None` if the id is none.
+/// The message of an address `STREAM:SEQUENCE`; `None` for any other id.
 async fn one(bus: &Bus, id: &str) -> anyhow::Result<Option<Stored>> {
     let Some((name, sequence)) = id.split_once(':') else { return Ok(None) };
     let contract = mesh_proto::contract();
@@ -95,7 +111,7 @@ fn candidates(chosen: &str, candidates: &[Candidate]) -> String {
     table(&["cluster", "score", "parts", "predicted", "verdict"], rows.collect())
 }
 
-fn tell(steps: &[Stored]) {
+fn print(steps: &[Stored]) {
     let width = |text: fn(&Stored) -> String| steps.iter().map(|s| text(s).len()).max().unwrap_or_default();
     let (at, who) = (width(address), width(writer));
     let mut day = String::new();

@@ -1,49 +1,188 @@
 //! `workload`: push, check, list, get, logs, run, stop, upgrade, rollback, migrate, delete, manifests.
 
-use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use mesh_client::Client;
 use mesh_core::Stored;
 use mesh_proto::{
-    AnyEvent, Event as _, EventSet as _,
+    AnyEvent, EventSet as _,
     deciders::stream_workload,
     derived_id,
-    intent::Problem,
-    query::{GetRequest, InstanceView, ListRequest, LogLine, LogsRequest, WorkloadView},
+    instance::{LogLine, LogsRequest},
+    query::GetRequest,
     workload::{
-        DeleteInstance, DropWorkload, InstancePhase, MigrateInstance, RegisterWorkload, RollbackInstance, RunInstance,
-        StopInstance, UpgradeInstance, WorkloadDocument,
+        DeleteInstance, DropWorkload, InstancePhase, InstanceView, MigrateInstance, RollbackInstance, RunInstance,
+        StopInstance, UpgradeInstance, WorkloadDocument, WorkloadView,
     },
 };
+use mesh_why::describe::describe;
 use prost::Message as _;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
 use super::{
-    Context, Outcome, Shown, answer, chart, clock, conclude, event, fields, intent::checked, refusal, show, to_json,
+    catalogue,
+    chart::{self, ChartOptions, ReleaseOptions},
 };
 use crate::{
-    args::{Waiting, WorkloadCommand},
-    client::Client,
-    describe::describe,
+    context::{Context, Waiting, Watch, answer, checked, show, to_json},
     document,
-    output::{self, table},
+    outcome::{Outcome, conclude},
+    output::{self, Shown, clock, event, fields, table},
 };
 
-const DOCUMENT: &str = "continuum.query.v1.WorkloadView";
-const INSTANCE: &str = "continuum.query.v1.InstanceView";
+/// Subcommands of `workload`.
+#[derive(Debug, Subcommand)]
+pub enum WorkloadCommand {
+    /// Registers each document of a file, or a Helm chart; waits for the verdict.
+    Push {
+        /// YAML or JSON, documents divided by `---`; `-` is standard input. Or a chart: its archive, `.tgz`, or its folder.
+        file: PathBuf,
+        /// What the chart's document holds beside its archive.
+        #[command(flatten)]
+        chart: ChartOptions,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Documents and instances.
+    List {
+        /// Only instances in this phase, for example `RUNNING`.
+        #[arg(long)]
+        phase: Option<String>,
+        /// Whether to show again at every change.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// A document by `name` (newest version) or `name@version`, or an instance by its id.
+    Get {
+        /// Name, `name@version`, or instance id.
+        id: String,
+    },
+    /// The last lines that an instance's processes wrote.
+    Logs {
+        /// Instance id or its beginning, or the id of an intent with one instance.
+        id: String,
+        /// Newest lines.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        lines: u32,
+        /// Go on with new lines as they are written.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Runs an instance of a document without an intent.
+    Run {
+        /// Document, `name@version`.
+        workload: String,
+        /// Instance id, a UUID; a new one when absent.
+        #[arg(long)]
+        id: Option<String>,
+        /// Copies; as in the document when 0.
+        #[arg(long, default_value_t = 0)]
+        replicas: u32,
+        /// Wait until every copy runs.
+        #[arg(long, conflicts_with = "no_wait")]
+        wait: bool,
+        /// How the chart is released.
+        #[command(flatten)]
+        release: ReleaseOptions,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Stops an instance that was started without an intent.
+    Stop {
+        /// Instance id.
+        id: String,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Checks a chart in four steps (structure, template, images, ingress) without storing it.
+    Check {
+        /// The chart's archive, `.tgz`, or its folder.
+        file: PathBuf,
+        /// What the chart's document holds beside its archive.
+        #[command(flatten)]
+        chart: ChartOptions,
+    },
+    /// Gives an instance another version of its document, or a chart's instance other values.
+    Upgrade {
+        /// Instance id or its beginning.
+        id: String,
+        /// Document, `name@version`; the present one when absent.
+        workload: Option<String>,
+        /// Copies; as it has now when 0.
+        #[arg(long, default_value_t = 0)]
+        replicas: u32,
+        /// Goes back by itself if the new revision fails for good.
+        #[arg(long)]
+        atomic: bool,
+        /// How the chart is released.
+        #[command(flatten)]
+        release: ReleaseOptions,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Makes an earlier revision the newest.
+    Rollback {
+        /// Instance id or its beginning.
+        id: String,
+        /// Revision; the one before the present one when 0.
+        #[arg(default_value_t = 0)]
+        revision: u32,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Moves an instance to another cluster; waits until it is there or stays.
+    Migrate {
+        /// Instance id or its beginning.
+        id: String,
+        /// Cluster; the best other one when absent.
+        #[arg(long)]
+        to: Option<String>,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Ends an instance and forgets it; or removes a document that is pending or was rejected, `name@version`.
+    Delete {
+        /// Instance id or its beginning, or `name@version`.
+        id: String,
+        /// Whether and how long to wait.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// What an instance's cluster receives: a chart's rendered manifests, or the process' document.
+    Manifests {
+        /// Instance id or its beginning.
+        id: String,
+    },
+}
+
+const DOCUMENT: &str = "continuum.workload.v1.WorkloadView";
+const INSTANCE: &str = "continuum.workload.v1.InstanceView";
 /// How often new log lines are asked for.
 const LOGS_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs a subcommand of `workload`.
-pub(crate) async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyhow::Result<ExitCode> {
     match command {
         WorkloadCommand::Push { file, chart, waiting } => match chart::is_chart(&file) {
             true => chart::push(context, &file, &chart, &waiting).await,
             false if chart.ingress || chart.values.is_some() => {
                 bail!(
-                    "--ingress and --values are of charts (.tgz); of a document they are fields: chart.ingressSupport, chart.values"
+                    "--ingress and --values apply to charts (.tgz); in a document, set chart.ingressSupport and chart.values"
                 )
             }
             false => push(context, &file, &waiting).await,
@@ -52,18 +191,18 @@ pub(crate) async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyh
         WorkloadCommand::Manifests { id } => chart::manifests(context, &id).await,
         WorkloadCommand::Upgrade { id, workload, replicas, atomic, release, waiting } => {
             let client = context.client().await?;
-            let instance = instance(context, &client, &id).await?;
+            let instance = catalogue::instance(context, &client, &id).await?;
             let workload = workload.unwrap_or(instance.workload);
             let (owner, id) = (context.owner.clone(), instance.instance_id);
             let release = chart::release(&release, instance.release)?;
             let command = UpgradeInstance { owner, instance_id: id.clone(), workload, replicas, release, atomic };
-            tell(context, &client, &command, &id, "upgraded", &waiting).await
+            send(context, &client, &command, &id, "upgraded", &waiting).await
         }
         WorkloadCommand::Rollback { id, revision, waiting } => {
             let client = context.client().await?;
-            let id = instance(context, &client, &id).await?.instance_id;
+            let id = catalogue::instance(context, &client, &id).await?.instance_id;
             let command = RollbackInstance { owner: context.owner.clone(), instance_id: id.clone(), revision };
-            tell(context, &client, &command, &id, "rolled back", &waiting).await
+            send(context, &client, &command, &id, "rolled back", &waiting).await
         }
         WorkloadCommand::Migrate { id, to, waiting } => migrate(context, &id, to.unwrap_or_default(), &waiting).await,
         WorkloadCommand::Delete { id, waiting } => {
@@ -72,17 +211,17 @@ pub(crate) async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyh
                 checked("workload name", name)?;
                 let (owner, name, version) = (context.owner.clone(), name.to_owned(), version.to_owned());
                 let command = DropWorkload { owner, name, version };
-                return tell(context, &client, &command, &id, "dropped", &waiting).await;
+                return send(context, &client, &command, &id, "dropped", &waiting).await;
             }
-            let id = instance(context, &client, &id).await?.instance_id;
+            let id = catalogue::instance(context, &client, &id).await?.instance_id;
             let command = DeleteInstance { owner: context.owner.clone(), instance_id: id.clone() };
-            tell(context, &client, &command, &id, "deleted", &waiting).await
+            send(context, &client, &command, &id, "deleted", &waiting).await
         }
         WorkloadCommand::List { phase, watch } => {
             let client = context.client().await?;
             let phase = phase.unwrap_or_default().to_uppercase();
             show(context, watch.watch, async || {
-                let (documents, instances) = list(&client, &context.owner, &phase).await?;
+                let (documents, instances) = catalogue::list(&client, &context.owner, &phase).await?;
                 Ok(both(&documents, &instances))
             })
             .await
@@ -105,13 +244,13 @@ pub(crate) async fn run(context: &Context<'_>, command: WorkloadCommand) -> anyh
             checked("instance id", &id)?;
             let command = StopInstance { owner: context.owner.clone(), instance_id: id.clone() };
             let client = context.client().await?;
-            tell(context, &client, &command, &id, "stopped", &waiting).await
+            send(context, &client, &command, &id, "stopped", &waiting).await
         }
     }
 }
 
 /// Sends a command, and shows what answers it.
-async fn tell(
+async fn send(
     context: &Context<'_>,
     client: &Client,
     command: &dyn AnyEvent,
@@ -124,37 +263,48 @@ async fn tell(
         client.send(command, command_id).await?;
         return Ok(conclude(context.format, "instance", &[sent(id)]));
     }
-    let answered = client.ask(command, command_id, waiting.limit()).await?;
-    Ok(conclude(context.format, "instance", &[told(id, &answered, done)]))
+    let outcome = match client.ask(command, command_id, waiting.limit()).await {
+        Ok(answered) => answered_by(id, &answered, done),
+        Err(error) => Outcome::of(id).refused(error.into_refusal()?),
+    };
+    Ok(conclude(context.format, "instance", &[outcome]))
 }
 
 /// Moves an instance, and waits for what comes of it.
 async fn migrate(context: &Context<'_>, id: &str, to: String, waiting: &Waiting) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
-    let id = instance(context, &client, id).await?.instance_id;
+    let id = catalogue::instance(context, &client, id).await?.instance_id;
     let owner = context.owner.clone();
     let command = MigrateInstance { owner, instance_id: id.clone(), to_cluster_id: to };
     if waiting.no_wait {
-        return tell(context, &client, &command, &id, "moving", waiting).await;
+        return send(context, &client, &command, &id, "moving", waiting).await;
     }
     let deadline = Instant::now() + waiting.limit();
-    let answered = client.ask(&command, uuid::Uuid::now_v7().to_string(), waiting.limit()).await?;
-    let mut outcome = told(&id, &answered, "moving");
+    let answered = match client.ask(&command, uuid::Uuid::now_v7().to_string(), waiting.limit()).await {
+        Ok(answered) => answered,
+        Err(error) => {
+            let outcome = Outcome::of(&id).refused(error.into_refusal()?);
+            return Ok(conclude(context.format, "instance", &[outcome]));
+        }
+    };
+    let mut outcome = answered_by(&id, &answered, "moving");
     let entity = format!("workload.*.*.{}.{id}", context.owner);
-    let mut tail = client.bus.log("WORKLOAD").tail(&entity, answered.sequence + 1);
+    let mut tail = client.bus().log("WORKLOAD").tail(&entity, answered.sequence + 1);
+    let mut under_way = false;
     while outcome.ok && outcome.result == "moving" {
         let fact = match timeout_at(deadline, tail.next()).await {
             Ok(fact) => fact.context("follow the instance")?,
             Err(_) => {
                 outcome.ok = false;
-                outcome.result = format!("not moved within {} s", waiting.timeout);
-                outcome.hint = format!("ask `continuum why {id}`; it goes on without you");
+                outcome.result = format!("timed out after {} s waiting for the move", waiting.timeout);
+                outcome.hint = format!("the instance is still being processed; run `continuum why {id}`");
                 break;
             }
         };
         let event = stream_workload::Event::decode(&fact.message, &fact.body);
         let Ok(stream_workload::Event::InstanceChanged(changed)) = event else { continue };
         outcome.reason = describe(&fact);
+        let was_under_way = std::mem::replace(&mut under_way, !changed.to_cluster_id.is_empty());
         match changed.event.as_ref().map_or("", |event| event.r#type.as_str()) {
             "migrated" => outcome.result = format!("runs on {}", changed.cluster_id),
             "migration_declined" => {
@@ -163,12 +313,12 @@ async fn migrate(context: &Context<'_>, id: &str, to: String, waiting: &Waiting)
                 outcome.reason = changed.reason;
                 outcome.hint = "name another cluster, or make room there".into();
             }
-            // A move that came to nothing.
-            "" if changed.to_cluster_id.is_empty() && changed.reason.starts_with("stays on") => {
+            // The move was given up.
+            "" if was_under_way && !under_way => {
                 outcome.ok = false;
                 outcome.result = "stays".into();
                 outcome.reason = changed.reason;
-                outcome.hint = format!("ask `continuum why {id}`");
+                outcome.hint = format!("run `continuum why {id}`");
             }
             _ => {}
         }
@@ -180,12 +330,8 @@ fn sent(id: &str) -> Outcome {
     Outcome { id: id.to_owned(), ok: true, result: "sent".into(), ..Outcome::default() }
 }
 
-fn told(id: &str, answered: &Stored, done: &str) -> Outcome {
-    let id = id.to_owned();
-    match refusal(answered) {
-        Some((reason, hint)) => Outcome { id, result: "refused".into(), reason, hint, ..Outcome::default() },
-        None => Outcome { id, ok: true, result: done.into(), reason: describe(answered), ..Outcome::default() },
-    }
+fn answered_by(id: &str, answered: &Stored, done: &str) -> Outcome {
+    Outcome { ok: true, result: done.into(), reason: describe(answered), ..Outcome::of(id) }
 }
 
 /// Registers each document of a file.
@@ -209,7 +355,7 @@ async fn push(context: &Context<'_>, file: &Path, waiting: &Waiting) -> anyhow::
             checked("workload name", &document.name)?;
             let content: String = document.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect();
             let command_id = derived_id(&["register", &context.owner, &document.name, &content]);
-            register(context, &client, document, command_id, waiting).await
+            catalogue::register(context, &client, document, command_id, waiting).await
         }
         .await;
         outcomes.push(outcome.unwrap_or_else(|error: anyhow::Error| Outcome::failed(&name, &error)));
@@ -218,66 +364,6 @@ async fn push(context: &Context<'_>, file: &Path, waiting: &Waiting) -> anyhow::
 }
 
 const WORKLOAD_DOCUMENT: &str = "continuum.workload.v1.WorkloadDocument";
-
-pub(super) async fn register(
-    context: &Context<'_>,
-    client: &Client,
-    document: WorkloadDocument,
-    command_id: String,
-    waiting: &Waiting,
-) -> anyhow::Result<Outcome> {
-    let owner = &context.owner;
-    let (name, version) = (document.name.clone(), document.version.clone());
-    let command = RegisterWorkload { owner: owner.clone(), name: name.clone(), document: Some(document) };
-    let outcome = Outcome { id: name.clone(), version: version.clone(), ..Outcome::default() };
-    if waiting.no_wait {
-        client.send(&command, command_id).await?;
-        return Ok(Outcome { ok: true, result: "sent".into(), ..outcome });
-    }
-    let deadline = Instant::now() + waiting.limit();
-    let answered = client.ask(&command, command_id, waiting.limit()).await?;
-    if let Some((reason, hint)) = refusal(&answered) {
-        return Ok(Outcome { result: "refused".into(), reason, hint, ..outcome });
-    }
-    let mut unchanged = answered.message == mesh_proto::workload::WorkloadUnchanged::MESSAGE;
-    // The verdict on this version may be older than this answer.
-    let from = if unchanged { 1 } else { answered.sequence };
-    let mut tail = client.bus.log("WORKLOAD").tail(&format!("workload.*.*.{owner}.{name}"), from);
-    loop {
-        let fact = match timeout_at(deadline, tail.next()).await {
-            Ok(fact) => fact.context("follow the document")?,
-            Err(_) => {
-                let result = format!("no verdict within {} s", waiting.timeout);
-                return Ok(Outcome {
-                    result,
-                    hint: "see `continuum status`; it is judged once its service is back".into(),
-                    ..outcome
-                });
-            }
-        };
-        match stream_workload::Event::decode(&fact.message, &fact.body) {
-            Ok(stream_workload::Event::WorkloadRegistered(registered)) if registered.version == version => {
-                unchanged |= fact.sequence < answered.sequence;
-                let result = if unchanged { "unchanged" } else { "registered" };
-                return Ok(Outcome { ok: true, result: result.into(), state: "accepted".into(), ..outcome });
-            }
-            // One from before an answer that there is nothing new was outweighed since.
-            Ok(stream_workload::Event::WorkloadRejected(rejected))
-                if rejected.version == version && fact.sequence > answered.sequence =>
-            {
-                let (reason, hint) = problems(&rejected.problems);
-                return Ok(Outcome { result: "rejected".into(), state: "rejected".into(), reason, hint, ..outcome });
-            }
-            _ => {}
-        }
-    }
-}
-
-pub(super) fn problems(problems: &[Problem]) -> (String, String) {
-    let reasons: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.path, p.reason)).collect();
-    let hints: Vec<&str> = problems.iter().map(|p| p.hint.as_str()).collect();
-    (reasons.join("; "), hints.join("; "))
-}
 
 /// Starts an instance; if wished, waits until all of it runs.
 async fn start(
@@ -293,8 +379,11 @@ async fn start(
         return Ok(sent(id));
     }
     let deadline = Instant::now() + waiting.limit();
-    let answered = client.ask(command, command_id, waiting.limit()).await?;
-    let mut outcome = told(id, &answered, "wanted");
+    let answered = match client.ask(command, command_id, waiting.limit()).await {
+        Ok(answered) => answered,
+        Err(error) => return Ok(Outcome::of(id).refused(error.into_refusal()?)),
+    };
+    let mut outcome = answered_by(id, &answered, "wanted");
     if let Ok(Some(unavailable)) = answered.event::<mesh_proto::workload::InstanceUnavailable>() {
         outcome.ok = false;
         outcome.result = "unavailable".into();
@@ -303,14 +392,15 @@ async fn start(
     if !outcome.ok || !wait {
         return Ok(outcome);
     }
-    let mut tail = client.bus.log("WORKLOAD").tail(&format!("workload.*.*.{}.{id}", command.owner), answered.sequence);
+    let mut tail =
+        client.bus().log("WORKLOAD").tail(&format!("workload.*.*.{}.{id}", command.owner), answered.sequence);
     loop {
         let fact = match timeout_at(deadline, tail.next()).await {
             Ok(fact) => fact.context("follow the instance")?,
             Err(_) => {
                 outcome.ok = false;
-                outcome.result = format!("not running within {} s", waiting.timeout);
-                outcome.hint = format!("ask `continuum why {id}`; it goes on without you");
+                outcome.result = format!("timed out after {} s waiting for it to run", waiting.timeout);
+                outcome.hint = format!("the instance is still being processed; run `continuum why {id}`");
                 return Ok(outcome);
             }
         };
@@ -319,7 +409,7 @@ async fn start(
         else {
             continue;
         };
-        outcome.state = phase(changed.phase());
+        outcome.state = catalogue::phase(changed.phase());
         outcome.reason = describe(&fact);
         if changed.hopeless {
             outcome.ok = false;
@@ -334,35 +424,6 @@ async fn start(
     }
 }
 
-/// The name of a phase.
-pub(crate) fn phase(phase: InstancePhase) -> String {
-    match phase {
-        InstancePhase::Unspecified => "-".to_owned(),
-        other => other.as_str_name().to_owned(),
-    }
-}
-
-async fn list(client: &Client, owner: &str, state: &str) -> anyhow::Result<(Vec<WorkloadView>, Vec<InstanceView>)> {
-    let (mut documents, mut instances, mut page_token) = (vec![], vec![], String::new());
-    let mut queries = client.workloads().await?;
-    loop {
-        let request = ListRequest {
-            owner: owner.to_owned(),
-            page_size: 1_000,
-            page_token,
-            state: state.to_owned(),
-            ..ListRequest::default()
-        };
-        let page = answer("list workloads", queries.list(request).await)?;
-        documents.extend(page.workloads);
-        instances.extend(page.instances);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok((documents, instances));
-        }
-    }
-}
-
 fn both(documents: &[WorkloadView], instances: &[InstanceView]) -> Shown {
     let value = json!({
         "workloads": documents.iter().map(|d| to_json(DOCUMENT, d)).collect::<Vec<_>>(),
@@ -370,17 +431,17 @@ fn both(documents: &[WorkloadView], instances: &[InstanceView]) -> Shown {
     });
     let rows = documents.iter().map(|d| {
         let resources = d.document.as_ref().and_then(|d| d.resources.as_ref());
-        let asks = resources.map(|r| format!("{} mCPU, {}", r.cpu_milli, super::megabytes(r.memory_bytes)));
+        let asks = resources.map(|r| format!("{} mCPU, {}", r.cpu_milli, output::megabytes(r.memory_bytes)));
         let kind = d.document.as_ref().map(|d| d.kind.clone()).unwrap_or_default();
         let id = format!("{}@{}", d.name, d.version);
-        vec![id, kind, d.status.clone(), asks.unwrap_or_default(), problems(&d.problems).0]
+        vec![id, kind, d.status.clone(), asks.unwrap_or_default(), catalogue::problems(&d.problems).0]
     });
     let documents = table(&["workload", "kind", "status", "resources", "problems"], rows.collect());
     let rows = instances.iter().map(|i| {
         let cluster = if i.cluster_id.is_empty() { "-".to_owned() } else { i.cluster_id.clone() };
         let intent = if i.intent_id.is_empty() { "-".to_owned() } else { i.intent_id.clone() };
         let running = format!("{}/{}", i.replicas_running, i.replicas_wanted);
-        let (restarts, phase) = (i.restarts.to_string(), phase(i.phase()));
+        let (restarts, phase) = (i.restarts.to_string(), catalogue::phase(i.phase()));
         vec![i.instance_id.clone(), i.workload.clone(), intent, cluster, phase, running, restarts, i.reason.clone()]
     });
     let header = ["instance", "workload", "intent", "cluster", "phase", "running", "restarts", "reason"];
@@ -392,7 +453,7 @@ async fn get(context: &Context<'_>, client: &Client, id: &str) -> anyhow::Result
     let value = match client.workloads().await?.get_workload(request).await {
         Ok(view) => to_json(DOCUMENT, &view.into_inner()),
         Err(status) if matches!(status.code(), Code::NotFound | Code::InvalidArgument) => {
-            to_json(INSTANCE, &instance(context, client, id).await?)
+            to_json(INSTANCE, &catalogue::instance(context, client, id).await?)
         }
         Err(status) => return answer("get the workload", Err(status)),
     };
@@ -400,29 +461,11 @@ async fn get(context: &Context<'_>, client: &Client, id: &str) -> anyhow::Result
     Ok(Shown::table(value, &["field", "value"], rows))
 }
 
-/// An instance by its id or the beginning of it, or the only one of an intent.
-pub(crate) async fn instance(context: &Context<'_>, client: &Client, id: &str) -> anyhow::Result<InstanceView> {
-    let request = GetRequest { owner: context.owner.clone(), id: id.to_owned() };
-    match client.workloads().await?.get_instance(request).await {
-        Ok(view) => return Ok(view.into_inner()),
-        Err(status) if matches!(status.code(), Code::NotFound | Code::InvalidArgument) => {}
-        Err(status) => return answer("get the instance", Err(status)),
-    }
-    let (_, instances) = list(client, &context.owner, "").await?;
-    let mut found: Vec<InstanceView> =
-        instances.into_iter().filter(|i| i.instance_id.starts_with(id) || i.intent_id == id).collect();
-    match (found.pop(), found.len()) {
-        (Some(only), 0) => Ok(only),
-        (Some(_), others) => bail!("{id} is the beginning of {} instances; write more of it", others + 1),
-        (None, _) => bail!("no document, instance or intent is called {id}; see `continuum workload list`"),
-    }
-}
-
 async fn logs(context: &Context<'_>, id: &str, lines: u32, follow: bool) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let mut written: BTreeSet<(i128, u32, String)> = BTreeSet::new();
     loop {
-        let instance = instance(context, &client, id).await?;
+        let instance = catalogue::instance(context, &client, id).await?;
         let found = read_logs(&client, &instance, lines).await?;
         let mut keys = BTreeSet::new();
         for log in found {
@@ -433,7 +476,7 @@ async fn logs(context: &Context<'_>, id: &str, lines: u32, follow: bool) -> anyh
                     format!("{at}  {}  {}  {}", log.replica, log.stream, log.text)
                 };
                 if follow || context.format != output::Format::Table {
-                    event(context.format, &to_json("continuum.query.v1.LogLine", &log), text)?;
+                    event(context.format, &to_json("continuum.instance.v1.LogLine", &log), text)?;
                 } else {
                     output::line(text());
                 }
@@ -456,7 +499,7 @@ async fn logs(context: &Context<'_>, id: &str, lines: u32, follow: bool) -> anyh
 
 async fn read_logs(client: &Client, instance: &InstanceView, lines: u32) -> anyhow::Result<Vec<LogLine>> {
     if instance.cluster_id.is_empty() {
-        bail!("instance {} is on no cluster; `continuum why {}` says why", instance.instance_id, instance.instance_id);
+        bail!("instance {} is not on any cluster; run `continuum why {}`", instance.instance_id, instance.instance_id);
     }
     let request = GetRequest { owner: String::new(), id: instance.cluster_id.clone() };
     let cluster = answer("find the cluster", client.orchestrator().await?.get_cluster(request).await)?;

@@ -8,12 +8,13 @@
 //! - `--control`: a file with lines `load_milli=600` and `memory_mb=50`, read every 200 ms; a value in it replaces the
 //!   one given before. It may appear, change and go at any time.
 //! - `--faults`: a folder, looked at every 200 ms. A file there that is named as the instance (`CONTINUUM_INSTANCE`) holds
-//!   one fault: `hog 400` uses so many thousandths of a core more, `leak 5` holds so many more megabytes each second,
+//!   one fault: `hog 400` uses this many thousandths of a core more, `leak 5` holds this many more megabytes each second,
 //!   `stuck` does nothing any more and does not end on SIGTERM. The process takes the file away and has the fault until it
 //!   ends: as a real fault, it is cured by a new process.
 //!
 //! Prints one line at the start and one per change. Ends at once on SIGTERM.
 
+#![allow(clippy::disallowed_methods, reason = "a workload that measures its own load")]
 // Standard output is what a workload has to say.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -178,7 +179,7 @@ fn used() -> Option<Duration> {
     text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
-/// Holds so many megabytes, every page written to.
+/// Holds this many megabytes, every page written to.
 fn hold(memory: &mut Vec<Vec<u8>>, megabytes: u64) {
     memory.truncate(megabytes as usize);
     for n in memory.len()..megabytes as usize {

@@ -3,7 +3,8 @@
 # Needs Java 17 or newer and Maven, which fetches it from its central repository.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
-tools="$(cd "$here/../../.." && pwd)/.tools"
+mkdir -p "$here/../../../.tools"
+tools="$(cd "$here/../../../.tools" && pwd -P)"
 version=26.4.2
 sha256=2a30e4602d63d4501a4a8263bfa4e14cbd5970b4116c618ea28f339b16190233
 home="$tools/keycloak/keycloak-$version"

@@ -68,7 +68,7 @@ impl MemoryBus {
     }
 
     /// Stores an event now.
-    pub fn say(&mut self, event: &dyn AnyEvent, id: &str) -> u64 {
+    pub fn publish(&mut self, event: &dyn AnyEvent, id: &str) -> u64 {
         let message = Outgoing::new(event, id, self.now).expect("an event with a subject");
         self.append(&message)
     }

@@ -5,6 +5,7 @@
 //!   stream of facts; every fact's cause is a stored message; the state table is never left, and each fact goes on
 //!   from the state that the one before it left; generations of an instance strictly rise; no cluster has more
 //!   reserved than it has; nothing became a dead letter ([`streams`]).
+//! - The areas beside the life of an intent have models of their own ([`super::areas`]).
 //! - Deciding again, with the input at the cause's address, the World folded to the recorded positions and the entity
 //!   folded to the fact before, gives the same facts with the same ids and times ([`decided_again`]).
 //! - At rest every wanted instance runs on exactly one cluster, or its plan says why not; what is not wanted runs
@@ -35,8 +36,9 @@ use meta_orchestrator::{
 use prost::Message as _;
 
 use super::{
+    areas,
     bus::{MemoryBus, keys},
-    cluster::Site,
+    cluster::SimCluster,
     node::message,
 };
 
@@ -109,7 +111,7 @@ pub fn streams(bus: &MemoryBus) -> Result<(), String> {
     if let Some((decider, input, reason)) = bus.dead.first() {
         return Err(format!("{decider} buried {} of {}: {reason}", input.sequence, input.stream));
     }
-    for stream in DECIDED.into_iter().chain(["INSTANCE", "CLUSTER"]) {
+    for stream in DECIDED.into_iter().chain(areas::DECIDED).chain(["INSTANCE", "CLUSTER"]) {
         let mut ids = BTreeSet::new();
         for stored in bus.read(stream) {
             if !ids.insert(&stored.id) {
@@ -127,7 +129,7 @@ pub fn streams(bus: &MemoryBus) -> Result<(), String> {
     capacities(bus)
 }
 
-fn at(stored: &Stored) -> String {
+pub(super) fn at(stored: &Stored) -> String {
     format!("{}:{} {}", stored.stream, stored.sequence, stored.subject)
 }
 
@@ -259,7 +261,13 @@ pub fn decided_again(bus: &MemoryBus) -> Result<(), String> {
     again(&validator::domain::Verdicts, bus)?;
     again(&workload_manager::domain::Workloads, bus)?;
     again(&placements(), bus)?;
-    again(&Assignments, bus)
+    again(&Assignments, bus)?;
+    again(&areas::ledger::decider(), bus)?;
+    again(&areas::remedies::decider(), bus)?;
+    again(&areas::networks::decider(), bus)?;
+    again(&areas::storage::decider(), bus)?;
+    again(&areas::identities::decider(), bus)?;
+    again(&areas::subscriptions::decider(), bus)
 }
 
 fn again<D: Decider>(decider: &D, bus: &MemoryBus) -> Result<(), String> {
@@ -324,7 +332,7 @@ fn again<D: Decider>(decider: &D, bus: &MemoryBus) -> Result<(), String> {
     Ok(())
 }
 
-/// Why remedies are asked for without end, if so: of one instance at most so many since then as the back-off allows.
+/// Why remedies are requested without end, if they are: the back-off limits how many there may be of one instance.
 pub fn remedies(bus: &MemoryBus, since: Timestamp) -> Result<(), String> {
     let mut asked: BTreeMap<(String, String), u32> = BTreeMap::new();
     for stored in bus.read("INTENT").iter().filter(|m| m.time > since) {
@@ -342,7 +350,7 @@ pub fn remedies(bus: &MemoryBus, since: Timestamp) -> Result<(), String> {
 }
 
 /// Why the world at rest is not as wanted, if so.
-pub fn rest(bus: &MemoryBus, sites: &[Site], now: Timestamp) -> Result<(), String> {
+pub fn rest(bus: &MemoryBus, sites: &[SimCluster], now: Timestamp) -> Result<(), String> {
     let mut wanted: BTreeMap<String, u32> = BTreeMap::new();
     for stored in bus.read("WORKLOAD") {
         if let Ok(workloads::Fact::InstanceWanted(fact)) = workloads::Fact::decode(&stored.message, &stored.body) {
@@ -473,7 +481,7 @@ pub fn tail(bus: &MemoryBus) -> String {
         let messages = bus.read(stream);
         messages.iter().skip(messages.len().saturating_sub(4)).map(at).collect::<Vec<_>>()
     };
-    DECIDED.iter().flat_map(last).collect::<Vec<_>>().join("\n")
+    DECIDED.iter().chain(&areas::DECIDED).flat_map(last).collect::<Vec<_>>().join("\n")
 }
 
 /// A number made of everything stored (FNV-1a).

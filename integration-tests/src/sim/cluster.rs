@@ -9,8 +9,13 @@ use cluster_agent::{
 };
 use mesh_core::{Cause, Outgoing};
 use mesh_proto::{
-    Timestamp, assignment::AssignmentChanged, cluster::ClusterRegistered, derived_id, instance::InstanceStatusChanged,
-    telemetry::InstanceSample, workload::InstancePhase,
+    Timestamp,
+    assignment::AssignmentChanged,
+    cluster::ClusterRegistered,
+    derived_id,
+    instance::InstanceStatusChanged,
+    telemetry::{InstanceSample, Provenance},
+    workload::InstancePhase,
 };
 
 use super::bus::MemoryBus;
@@ -36,7 +41,7 @@ struct Life {
 }
 
 /// A cluster and its agent.
-pub struct Site {
+pub struct SimCluster {
     /// Its id.
     pub id: String,
     /// Thousandths of a core.
@@ -57,7 +62,7 @@ pub struct Site {
     lives: u64,
 }
 
-impl Site {
+impl SimCluster {
     /// A cluster that has not joined yet.
     pub fn new(id: &str, cpu_milli: u32, memory_bytes: u64) -> Self {
         Self {
@@ -105,7 +110,7 @@ impl Site {
             read: cluster.position(),
             cluster,
             driver: SimulatedDriver::new(Model { seed, mean_time_to_failure_ms: 0 }, self.cpu_milli),
-            meter: Meter::new(&self.id, self.cpu_milli),
+            meter: Meter::new(&self.id, self.cpu_milli, Provenance::Modelled),
             said: VecDeque::from([(fact, Known::Other)]),
             counter: 0,
             incarnation,
@@ -131,7 +136,7 @@ impl Site {
     }
 
     /// Reads its assignments and acts on them; `true` if there were any.
-    pub fn hear(&mut self, bus: &MemoryBus) -> bool {
+    pub fn observe(&mut self, bus: &MemoryBus) -> bool {
         let Some(life) = self.life.as_mut().filter(|_| !self.cut_off) else { return false };
         let learned = life.learn(bus, &self.id, &self.limits);
         for instance_id in &learned {
@@ -148,7 +153,7 @@ impl Site {
     }
 
     /// Stores the next thing it has to say; `false` if there is nothing.
-    pub fn say(&mut self, bus: &mut MemoryBus) -> bool {
+    pub fn report(&mut self, bus: &mut MemoryBus) -> bool {
         let Some(life) = self.life.as_mut().filter(|_| !self.cut_off) else { return false };
         let Some((fact, known)) = life.said.pop_front() else { return false };
         bus.append(&fact);

@@ -6,6 +6,7 @@
 //! fall silent. Then faults end and the world runs until nothing moves any more; [`check`] then holds it against what
 //! must be true of every run.
 
+pub mod areas;
 pub mod bus;
 pub mod check;
 pub mod cluster;

@@ -328,6 +328,7 @@ impl<D: Decider + Clone> Node for Deciding<D> {
                 let index: Index = serde_json::from_slice(&bucket.values["index"]).expect("an index");
                 running.saved = index.position;
                 running.revision = bucket.revision;
+                running.replica.overtaken(running.saved);
             }
         }
     }

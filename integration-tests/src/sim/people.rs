@@ -68,6 +68,7 @@ fn document(rng: &mut Rng) -> WorkloadDocument {
         name: (*rng.pick(&NAMES)).to_owned(),
         version: (*rng.pick(&VERSIONS)).to_owned(),
         kind: if bad { "elsewhere".into() } else { "process".into() },
+        driver: "simulated".into(),
         process: Some(ProcessSpec { command: "spinner".into(), environment, ..Default::default() }),
         resources: Some(Resources {
             cpu_milli: *rng.pick(&[100, 300, 600]),

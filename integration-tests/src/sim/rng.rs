@@ -24,7 +24,7 @@ impl Rng {
         (self.draw() % end as u64) as usize
     }
 
-    /// True in so many of a hundred cases.
+    /// True in this percentage of cases.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.draw() % 100 < percent
     }

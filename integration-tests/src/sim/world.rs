@@ -10,16 +10,19 @@ use meta_orchestrator::{assignments::Assignments, placements::Limits};
 use prost::Message as _;
 
 use super::{
+    areas::{self, Area, Asker},
     bus::MemoryBus,
     check,
-    cluster::Site,
+    cluster::SimCluster,
     node::{Deciding, Flaw, Node},
     people,
     rng::Rng,
 };
 
 /// Steps of the part with faults.
-const STEPS: usize = 1_500;
+const STEPS: usize = 1_800;
+/// In how many of a hundred steps something happens in an area beside the life of an intent.
+const AREA_PERCENT: u64 = 8;
 /// A silent cluster is lost after so long, milliseconds.
 const GRACE_MS: i64 = 5_000;
 /// Step of the part without faults, milliseconds.
@@ -44,7 +47,7 @@ pub enum Mutation {
 }
 
 /// What a run was made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Steps taken.
     pub steps: u64,
@@ -66,6 +69,8 @@ pub struct Totals {
     pub timed: u64,
     /// Earlier versions that were gone back to.
     pub rollbacks: u64,
+    /// How often each kind of fact of the areas beside the life of an intent was stored.
+    pub kinds: BTreeMap<String, u64>,
     /// A number made of everything that was stored: equal for equal runs.
     pub digest: u64,
 }
@@ -75,10 +80,12 @@ struct World {
     seed: u64,
     bus: MemoryBus,
     nodes: Vec<Box<dyn Node>>,
-    sites: Vec<Site>,
+    sites: Vec<SimCluster>,
     collector: Collector,
     collected: u64,
     sample_at: Timestamp,
+    areas: Vec<Box<dyn Area>>,
+    asker: Asker,
     orphans: Vec<Decision>,
     commands: u64,
     totals: Totals,
@@ -100,6 +107,10 @@ pub fn run(seed: u64, mutation: Mutation) -> Result<Totals, String> {
     check::decided_again(&world.bus)?;
     check::rest(&world.bus, &world.sites, now)?;
     check::conflicts(&world.bus)?;
+    for area in &world.areas {
+        areas::answers(&world.bus, area.name())?;
+        area.check(&world.bus)?;
+    }
     // And once more with what was saved.
     for node in &mut world.nodes {
         node.crash();
@@ -110,7 +121,8 @@ pub fn run(seed: u64, mutation: Mutation) -> Result<Totals, String> {
         node.check(&world.bus)?;
     }
     world.totals.messages = world.bus.total();
-    world.totals.facts = check::DECIDED.iter().map(|stream| world.bus.end(stream)).sum();
+    world.totals.kinds = areas::kinds(&world.bus);
+    world.totals.facts = check::DECIDED.iter().chain(&areas::DECIDED).map(|stream| world.bus.end(stream)).sum();
     world.totals.commands = world.commands;
     world.totals.digest = check::digest(&world.bus);
     (world.totals.conflicts, world.totals.timed, world.totals.rollbacks) = check::walked(&world.bus);
@@ -133,18 +145,21 @@ impl World {
         add(&mut nodes, &mut rng, workload_manager::domain::Workloads, flaw);
         add(&mut nodes, &mut rng, check::placements(), flaw);
         add(&mut nodes, &mut rng, Assignments, flaw);
+        let areas = areas::choose(seed, &mut rng, flaw, &mut nodes);
         for node in &mut nodes {
             node.start(&mut bus);
         }
         let sites = (0..1 + rng.below(3)).map(|n| {
             let cpu_milli = *rng.pick(&[500, 1_000, 2_000]);
-            Site::new(["cloud", "edge", "device"][n], cpu_milli, *rng.pick(&[300_000_000, 1_000_000_000]))
+            SimCluster::new(["cloud", "edge", "device"][n], cpu_milli, *rng.pick(&[300_000_000, 1_000_000_000]))
         });
         let sites = sites.collect();
         Self {
             collector: Collector::new(CollectorLimits::default()),
             collected: 0,
             sample_at: bus.now,
+            areas,
+            asker: Asker::new(seed),
             orphans: vec![],
             commands: 0,
             totals: Totals::default(),
@@ -161,6 +176,10 @@ impl World {
         self.totals.steps += 1;
         let ms = self.rng.below(40) as i64;
         self.pass(ms);
+        if self.rng.percent(AREA_PERCENT) {
+            let at = self.rng.below(self.areas.len());
+            self.areas[at].happen(&mut self.bus, &mut self.rng, &mut self.asker);
+        }
         match self.rng.below(100) {
             0..=69 => {
                 let at = self.rng.below(self.nodes.len());
@@ -171,9 +190,9 @@ impl World {
             70..=75 => {
                 let at = self.rng.below(self.sites.len());
                 let site = &mut self.sites[at];
-                site.hear(&self.bus);
+                site.observe(&self.bus);
                 site.work(self.bus.now);
-                while site.say(&mut self.bus) && self.rng.percent(70) {}
+                while site.report(&mut self.bus) && self.rng.percent(70) {}
             }
             76..=80 => self.ask(),
             81..=83 => {
@@ -229,10 +248,10 @@ impl World {
         let command = people::command(&mut self.rng, self.bus.now);
         self.commands += 1;
         let id = format!("command-{}-{}", self.seed, self.commands);
-        self.bus.say(command.as_ref(), &id);
+        self.bus.publish(command.as_ref(), &id);
         // Somebody who is not sure asks again.
         if self.rng.percent(20) {
-            self.bus.say(command.as_ref(), &id);
+            self.bus.publish(command.as_ref(), &id);
         }
     }
 
@@ -271,7 +290,7 @@ impl World {
             let report =
                 ReportLiveness { domain: Limits::default().domain, cluster_id: site.id.clone(), alive: !silent };
             let id = format!("liveness-{}-{}", site.id, self.bus.now.as_nanos());
-            self.bus.say(&report, &id);
+            self.bus.publish(&report, &id);
         }
     }
 
@@ -354,11 +373,14 @@ impl World {
                 any |= node.settle(&mut self.bus);
             }
             for site in &mut self.sites {
-                any |= site.hear(&self.bus);
+                any |= site.observe(&self.bus);
                 site.work(self.bus.now);
-                while site.say(&mut self.bus) {
+                while site.report(&mut self.bus) {
                     any = true;
                 }
+            }
+            for area in &mut self.areas {
+                any |= area.settle(&mut self.bus);
             }
             if !any {
                 return Ok(());
@@ -370,7 +392,7 @@ impl World {
     /// What must not grow any more at rest. Not plans: a target that is met and missed by turns, as its load varies, is
     /// asked about again ([`check::remedies`]).
     fn moving(&self) -> BTreeMap<&'static str, u64> {
-        ["VALIDATION", "ASSIGNMENT", "INSTANCE", "CLUSTER"]
+        ["VALIDATION", "ASSIGNMENT", "INSTANCE", "CLUSTER", "REMEDY"]
             .into_iter()
             .map(|stream| (stream, self.bus.end(stream)))
             .collect()
@@ -378,7 +400,7 @@ impl World {
 }
 
 /// One or two replicas of a decider.
-fn add<D: Decider + Clone>(nodes: &mut Vec<Box<dyn Node>>, rng: &mut Rng, decider: D, flaw: Flaw) {
+pub(super) fn add<D: Decider + Clone>(nodes: &mut Vec<Box<dyn Node>>, rng: &mut Rng, decider: D, flaw: Flaw) {
     for _ in 0..1 + rng.below(2) {
         nodes.push(Box::new(Deciding::new(decider.clone(), flaw)));
     }

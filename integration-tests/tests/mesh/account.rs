@@ -2,7 +2,7 @@
 
 use mesh_core::Outgoing;
 use mesh_proto::{
-    Event as _,
+    Event as _, RefusalCode,
     account::{AccountRefused, Entry, Outcome, Posted, TopUp},
     usage::UsageClosed,
 };
@@ -33,7 +33,7 @@ fn usage(entry: &Entry) -> Option<&UsageClosed> {
     entry.charge.as_ref()?.usage.as_ref()
 }
 
-/// Waits until so many windows are paid.
+/// Waits until this many windows are paid.
 async fn paid(mesh: &MeshRun, count: usize) -> Vec<Entry> {
     let is_paid = |e: &&Entry| e.charge.as_ref().is_some_and(|c| c.outcome() == Outcome::Paid);
     mesh.until("windows are paid", async || {
@@ -124,16 +124,18 @@ async fn who_may_not_bill_cannot_and_what_makes_no_sense_is_refused_with_a_hint(
     let Some(mesh) = mesh().await else { return };
     let top_up = |account: &str, amount| TopUp { ledger: "main".into(), account: account.into(), amount };
     let cases = [
-        ("nobody", top_up("service/local/nobody", 1), "no account"),
-        ("treasury", top_up("treasury", 1), "no account"),
-        ("too-much", top_up(ACCOUNT, u64::MAX), "the treasury has"),
-        ("nothing", top_up(ACCOUNT, 0), "nothing is asked for"),
-        ("elsewhere", TopUp { ledger: "other".into(), ..top_up(ACCOUNT, 1) }, "no ledger"),
+        ("nobody", top_up("service/local/nobody", 1), RefusalCode::NotFound, "service/local/nobody"),
+        ("treasury", top_up("treasury", 1), RefusalCode::NotFound, "treasury"),
+        ("too-much", top_up(ACCOUNT, u64::MAX), RefusalCode::Exhausted, "the treasury has"),
+        ("nothing", top_up(ACCOUNT, 0), RefusalCode::Invalid, ""),
+        ("elsewhere", TopUp { ledger: "other".into(), ..top_up(ACCOUNT, 1) }, RefusalCode::NotFound, "other"),
     ];
-    for (id, command, reason) in cases {
+    for (id, command, code, reason) in cases {
         let answer = mesh.ask(&command, &command_id(id)).await;
         let refused = answer.event::<AccountRefused>().unwrap().unwrap_or_else(|| panic!("{id}: {}", answer.subject));
-        assert!(refused.reason.contains(reason) && !refused.hint.is_empty(), "{id}: {refused:?}");
+        assert_eq!(refused.code(), code, "{id}: {refused:?}");
+        assert!(!refused.reason.is_empty() && refused.reason.contains(reason), "{id}: {refused:?}");
+        assert!(!refused.hint.is_empty(), "{id}: {refused:?}");
     }
     // Neither a person nor another service can say what was used, or write an entry.
     let size = entries(&mesh).await.len();

@@ -68,7 +68,7 @@ async fn facts<E: mesh_proto::Event>(mesh: &MeshRun, stream: &str) -> Vec<E> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn injected_faults_are_found_with_their_cause_and_repaired_and_the_quiet_are_left_alone() {
+async fn injected_faults_are_found_with_their_cause_and_repaired() {
     let Size { workloads, rounds, quiet } = size();
     let name = format!("sar-{}", std::process::id());
     let clusters = [cluster(&name, "process", 4_000, 4_000)];
@@ -197,7 +197,7 @@ async fn injected_faults_are_found_with_their_cause_and_repaired_and_the_quiet_a
     assert!(share(|o| o.found) >= 0.95, "found");
     assert!(share(|o| o.first) >= 0.9, "cause first");
     assert!(share(|o| o.effective) >= 0.9, "repaired");
-    // Beside other tests CPU is not to be had evenly, and what starved catches up: that is no false alarm there.
+    // Beside other tests, CPU is not shared evenly, and what starved catches up: that is not a false alarm there.
     let blames_cpu = |a: &&AnomalyDetected| a.contributions.first().is_some_and(|c| c.metric == "cpu_milli");
     let spared = if is_full() { 0 } else { alarms.iter().filter(blames_cpu).count() };
     assert!((alarms.len() - spared) as f64 <= (2.0 * hours).max(1.0), "false alarms");

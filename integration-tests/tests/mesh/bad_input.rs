@@ -46,7 +46,7 @@ async fn dead_letter(mesh: &MeshRun, subject: &str) -> (String, Vec<u8>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_decoded_is_a_dead_letter_with_its_reason_and_holds_nobody_up() {
+async fn what_cannot_be_decoded_is_a_dead_letter_and_blocks_nothing() {
     let Some(mesh) = mesh().await else { return };
     let cases: [(&str, Option<&str>, &[u8], &str); 5] = [
         ("undecodable", Some("application/protobuf"), &[0xff, 0xff, 0xff, 0xff, 0x01], "protobuf"),
@@ -227,9 +227,11 @@ async fn a_file_that_is_not_yaml_is_named_with_its_fault() {
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("clusters.yaml");
-    for (content, said) in
-        [("{]", "clusters.yaml"), ("- nam: x\n  cpu_milli: 1\n  memory_mb: 1\n", "name"), ("[]", "no cluster")]
-    {
+    for (content, said) in [
+        ("{]", "clusters.yaml"),
+        ("- nam: x\n  cpu_milli: 1\n  memory_mb: 1\n", "name"),
+        ("[]", "does not name any cluster"),
+    ] {
         std::fs::write(&file, content).unwrap();
         let output = support::cli(&folder.path().join("mesh"), &["up", "--clusters", file.to_str().unwrap()]).await;
         assert!(!output.status.success());

@@ -25,7 +25,7 @@ async fn facts(mesh: &MeshRun) -> BTreeMap<(String, u64), String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_disk_is_full_nothing_is_lost_whoever_asks_is_told_and_it_heals_once_there_is_room() {
+async fn a_full_disk_loses_nothing_is_reported_and_heals() {
     let clusters = [cluster("sim", "simulated", 100_000, 100_000)];
     let Some(mesh) = MeshRun::start_on_disk("full disk", DISK_BYTES, &clusters).await else { return };
     mesh.register(document("model", "sleep", &["1000000"], json!({"driver": "simulated"}))).await;
@@ -67,7 +67,7 @@ async fn when_the_disk_is_full_nothing_is_lost_whoever_asks_is_told_and_it_heals
     })
     .await;
     mesh.until("`up` says that nats-server cannot write", async || {
-        mesh.log().contains("nats-server cannot write, so writes wait").then_some(())
+        mesh.log().contains("nats-server cannot write, so all writes wait").then_some(())
     })
     .await;
 

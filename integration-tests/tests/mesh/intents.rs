@@ -42,7 +42,26 @@ fn governing(instance: &str, condition: &str, bound: &str, priority: u32) -> Jso
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_intents_that_no_value_satisfies_the_lower_priority_gives_way_until_the_other_ends() {
+async fn a_simulated_cluster_fulfils_only_what_allows_it_and_says_so() {
+    let Some(mesh) = mesh().await else { return };
+    mesh.fulfil("allowed", "sleeper").await;
+    let state = mesh.state("allowed", fulfilled).await;
+    assert!(state.reason.contains("is modelled, not measured"), "{state:?}");
+    let shown = mesh.cli(&["intent", "get", "allowed"]).await;
+    assert!(text(&shown).contains("is modelled, not measured"), "{}", text(&shown));
+    // What has to run is not fulfilled by a model of it.
+    let mut real = document("real", "sleep", &["100000"], json!({}));
+    real["driver"] = json!("process");
+    mesh.register(real).await;
+    mesh.ask(&submit("real", intent("real", &[("cpuUsage", "50")])), &command_id("real")).await;
+    let state = mesh.state("real", is_failed).await;
+    assert!(state.reason.contains("its driver is simulated"), "{state:?}");
+    let why = mesh.cli(&["why", "real"]).await;
+    assert!(text(&why).contains("its driver is simulated"), "{}", text(&why));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_conflicting_intents_the_lower_priority_gives_way() {
     let Some(mesh) = mesh().await else { return };
     mesh.fulfil("low", "sleeper").await;
     let instance = instance_of("low");

@@ -1,4 +1,5 @@
-//! Processes of the mesh are killed while intents are submitted: nothing accepted is lost, nothing is done twice.
+//! Processes of the mesh are killed while intents are submitted and every other area is commanded: nothing accepted is
+//! lost, nothing is done twice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,10 @@ use mesh_proto::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{self, MeshRun, OWNER, cluster, command_id, document, intent, submit};
+use crate::{
+    areas,
+    support::{self, MeshRun, OWNER, cluster, command_id, document, intent, submit},
+};
 
 /// Intents that run real processes; the others are simulated.
 const REAL: usize = 20;
@@ -34,9 +38,9 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
     let seed = number("CONTINUUM_SEED", u64::try_from(support::now().as_nanos()).unwrap());
     eprintln!("kill9: {cycles} cycles, {intents} intents, {REAL} of them real processes, CONTINUUM_SEED={seed}");
     let begun = Instant::now();
-    let plant = format!("plant-{}", std::process::id());
+    let host = format!("host-{}", std::process::id());
     let clusters = [
-        cluster(&plant, "process", 4_000, 4_000),
+        cluster(&host, "process", 4_000, 4_000),
         cluster("sim-a", "simulated", 1_000_000, 1_000_000),
         cluster("sim-b", "simulated", 1_000_000, 1_000_000),
     ];
@@ -49,6 +53,7 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
         if n.is_multiple_of((intents / REAL).max(1)) && n / (intents / REAL).max(1) < REAL { "real" } else { "model" }
     };
     let real: Vec<&String> = ids.iter().enumerate().filter(|(n, _)| workload(*n) == "real").map(|(_, id)| id).collect();
+    let mut commands = areas::Commands::default();
     let all: usize = support::children(mesh.pid()).len();
     let mut chance = seed | 1;
     let mut killed: BTreeMap<String, usize> = BTreeMap::new();
@@ -77,8 +82,9 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
             .await;
             replaced.push(since.elapsed());
         };
+        let commanding = commands.send(mesh, cycle);
         // The next one dies as soon as this one was replaced and the share was taken in: often before it is ready.
-        tokio::join!(submitting, killing);
+        tokio::join!(submitting, killing, commanding);
         if (cycle + 1).is_multiple_of(10) {
             eprintln!("kill9: {} of {cycles} cycles after {:.0} s", cycle + 1, begun.elapsed().as_secs_f64());
         }
@@ -124,6 +130,7 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
     }
     let unanswered: Vec<&String> = ids.iter().filter(|id| answers.get(command_id(id).as_str()) != Some(&1)).collect();
     assert!(unanswered.is_empty(), "not answered exactly once: {unanswered:?}");
+    let commanded = commands.check(&mesh).await;
     // No fact twice, in no stream.
     let mut read = 0;
     for stream in mesh_proto::contract().streams.iter().filter(|s| matches!(s.kind, Kind::Facts | Kind::Derived)) {
@@ -145,7 +152,7 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
     // What an agent that was killed last ran is started again by the next, which an intent need not have noticed.
     let running: Vec<String> = mesh
         .until("every wanted process runs, and none else", async || {
-            let running: Vec<String> = support::marked(&plant).into_iter().map(|(_, instance)| instance).collect();
+            let running: Vec<String> = support::marked(&host).into_iter().map(|(_, instance)| instance).collect();
             (running.iter().cloned().collect::<BTreeSet<_>>() == wanted).then_some(running)
         })
         .await;
@@ -155,7 +162,7 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
         let terminate = TerminateIntent { owner: OWNER.into(), intent_id: (*id).clone(), if_revision: 0 };
         mesh.send(&terminate, &mesh_proto::derived_id(&["terminate", id])).await;
     }
-    mesh.until("no process runs unwanted", async || support::marked(&plant).is_empty().then_some(())).await;
+    mesh.until("no process runs unwanted", async || support::marked(&host).is_empty().then_some(())).await;
     let before = support::descendants(mesh.pid());
     mesh.down().await;
     assert_eq!(before.into_iter().filter(|pid| support::runs(*pid)).count(), 0, "processes run after `down`");
@@ -169,6 +176,7 @@ async fn killing_any_process_at_any_time_loses_nothing_and_does_nothing_twice() 
         ("intents", format!("{intents}, {REAL} of them real processes")),
         ("all submitted, all FULFILLED", format!("{:.1} s, {:.1} s", submitted.as_secs_f64(), settled.as_secs_f64())),
         ("accepted commands lost", format!("0 of {}", ids.len())),
+        ("commands of other areas answered other than once", format!("0 of {commanded}")),
         ("facts twice", format!("0 of {read}")),
         ("intents in a wrong state", "0".into()),
         ("wanted processes not running exactly once", format!("0 of {REAL}")),

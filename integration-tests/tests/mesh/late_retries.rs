@@ -11,7 +11,7 @@ const COMMANDS: usize = 1_000;
 const WINDOW_NANOS: u64 = 1_000_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_commands_delivered_again_after_the_duplicate_window_are_not_applied_twice() {
+async fn a_thousand_late_repeats_of_commands_are_not_applied_twice() {
     let clusters = [cluster("sim", "simulated", 1_000_000, 1_000_000)];
     let Some(mesh) = MeshRun::start("late retries", &clusters, &[]).await else { return };
     for stream in ["INTENT_ASK", "INTENT", "VALIDATION", "WORKLOAD", "PLACEMENT", "ASSIGNMENT"] {

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use crate::support::{self, MeshRun, cluster, document, runs, text};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mesh_in_one_process_leaves_nothing_running_and_keeps_what_was_decided() {
+async fn a_mesh_in_one_process_stops_cleanly_and_keeps_its_decisions() {
     let name = format!("life-{}", std::process::id());
     let clusters = [cluster(&name, "process", 1_000, 1_000)];
     let Some(mut mesh) = MeshRun::start("life", &clusters, &[]).await else { return };
@@ -18,13 +18,13 @@ async fn a_mesh_in_one_process_leaves_nothing_running_and_keeps_what_was_decided
     assert!(all.len() >= 3, "up, nats-server and the workload run: {all:?}");
 
     let said = mesh.down().await;
-    assert!(said.contains("kept in") && said.contains(mesh.folder().to_str().unwrap()), "{said}");
+    assert!(said.contains("keeps the streams") && said.contains(mesh.folder().to_str().unwrap()), "{said}");
     let left: Vec<u32> = all.into_iter().filter(|pid| runs(*pid)).collect();
     assert_eq!(left, [0u32; 0], "processes run after `down`");
     assert_eq!(support::marked(&name), [], "a workload outlived its mesh");
     assert!(!mesh.folder().join("endpoints.json").exists());
 
-    // Down twice is no error, and says so.
+    // Down twice is not an error, and says so.
     let again = mesh.cli(&["down"]).await;
     assert!(again.status.success() && text(&again).contains("nothing runs"), "{}", text(&again));
 

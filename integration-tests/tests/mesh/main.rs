@@ -10,10 +10,13 @@
 //! | `CONTINUUM_INTENTS` | intents submitted meanwhile | 300, long form 2,000 |
 //! | `CONTINUUM_SEED` | which processes are killed, or get a fault | the time |
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
+#![allow(missing_docs, unreachable_pub)]
 
 mod account;
 mod anomalies;
+mod areas;
 mod bad_input;
 mod clients;
 mod full_disk;

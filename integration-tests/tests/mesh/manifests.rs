@@ -65,7 +65,7 @@ fn validate(python: &Path, folder: &Path, kustomize: bool) -> Output {
 }
 
 #[test]
-fn what_is_deployed_is_valid_and_confined_and_every_service_reads_its_settings() {
+fn manifests_are_valid_confined_and_hold_settings_that_services_read() {
     let Some(python) = python() else { return };
     if !root().join(".tools/go/kustomize").is_file() {
         eprintln!("SKIPPED: manifests with kustomize: it is not installed; resources are put together without it");

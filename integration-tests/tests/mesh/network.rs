@@ -9,7 +9,7 @@ use mesh_proto::{
     network::{Connectivity, ConnectivityChanged, NetworkRefused, SubmitNetworkIntent},
     placement::{LatenciesNoted, PlacementDecided, PlacementUnplaced},
 };
-use mncc_exposer::executioners::http;
+use mncc_exposer::adaptors::http;
 use prost::Message as _;
 use serde_json::{Value as Json, json};
 

@@ -8,7 +8,8 @@ use std::{
     },
 };
 
-use mesh_bus::{Bus, Cluster, ProvisionOptions, RenderOptions, Server, ServerOptions, Written, provision, render};
+use mesh_admin::{Cluster, ProvisionOptions, RenderOptions, Server, ServerOptions, provision, render};
+use mesh_bus::{Bus, Written};
 use mesh_core::{Decision, Outgoing};
 use mesh_proto::{contract, intent::IntentUnchanged};
 
@@ -18,7 +19,7 @@ const WRITERS: usize = 8;
 const ENTITIES: usize = 3;
 /// Updates that are acknowledged before the race ends.
 const UPDATES: usize = 600;
-/// Every so many acknowledged updates a writer is killed.
+/// A writer is killed each time after this many acknowledged updates.
 const KILL_EVERY: usize = 40;
 
 /// What writers were told.
@@ -174,7 +175,7 @@ async fn eight_killed_writers_on_three_entities_lose_no_update_on_one_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eight_killed_writers_on_three_entities_lose_no_update_on_three_servers_that_are_killed_too() {
+async fn killed_writers_and_servers_lose_no_update_of_three_entities() {
     let Some(program) = support::server("races").await else { return };
     mesh_bus::install_crypto();
     let folder = tempfile::tempdir().unwrap();

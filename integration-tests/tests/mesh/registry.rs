@@ -80,7 +80,7 @@ async fn an_instance_is_upgraded_moved_taken_back_and_deleted_by_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chart_is_pushed_waits_for_a_cluster_that_runs_charts_and_shows_its_manifests() {
+async fn a_pushed_chart_waits_for_a_cluster_and_shows_its_manifests() {
     let name = format!("reg-c-{}", std::process::id());
     let clusters = [cluster(&name, "simulated", 4_000, 4_000)];
     // No registry is asked: the names of this chart's are of the Internet.
@@ -88,12 +88,15 @@ async fn a_chart_is_pushed_waits_for_a_cluster_that_runs_charts_and_shows_its_ma
     let Some(mesh) = MeshRun::start("registry, charts", &clusters, &set).await else { return };
     let pushed = told(&mesh, &["workload", "push", "examples/web-chart", "--ingress"]).await;
     assert_eq!((&pushed[0]["ok"], &pushed[0]["state"]), (&json!(true), &json!("accepted")), "{pushed}");
+    let promised = "no agent of this release runs charts";
+    assert!(pushed[0]["reason"].as_str().is_some_and(|reason| reason.starts_with(promised)), "{pushed}");
     let view = mesh
         .until("the report of its checks is shown", async || {
             let view = told(&mesh, &["workload", "get", "web@1.0.0"]).await;
             view["report"]["steps"].is_array().then_some(view)
         })
         .await;
+    assert!(view["statement"].as_str().is_some_and(|statement| statement.starts_with(promised)), "{view}");
     let steps = view["report"]["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 4, "{view}");
     assert!(steps.iter().all(|s| s["outcome"] == "CHECK_PASSED" || !s["hint"].as_str().unwrap().is_empty()), "{view}");
@@ -179,7 +182,7 @@ fn tgz(path: &str, kind: tar::EntryType, content: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_chart_or_would_do_harm_is_refused_by_name_and_stores_nothing() {
+async fn invalid_or_harmful_charts_are_refused_and_store_nothing() {
     use tar::EntryType::{Regular, Symlink};
 
     let name = format!("reg-f-{}", std::process::id());
@@ -199,12 +202,12 @@ async fn what_is_no_chart_or_would_do_harm_is_refused_by_name_and_stores_nothing
         (
             "wrong-gzip",
             [&[0x1f, 0x8b, 8][..], b"no gzip at all, whatever it says"].concat(),
-            "no readable",
+            "not a readable",
             "helm package",
         ),
-        ("no-archive", b"{\"a\": 1}".to_vec(), "no gzip file", "helm package"),
+        ("no-archive", b"{\"a\": 1}".to_vec(), "not gzip-compressed", "helm package"),
         ("no-chart", tgz("web/readme.md", Regular, b"hello"), "Chart.yaml", "helm package"),
-        ("wrong-chart", tgz("web/Chart.yaml", Regular, own), "no semantic version", "such as 1.0.0"),
+        ("wrong-chart", tgz("web/Chart.yaml", Regular, own), "not a semantic version", "such as 1.0.0"),
     ];
     for (what, archive, reason, hint) in bad {
         let path = mesh.folder().join(format!("{what}.tgz"));

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mesh_bus::{Bus, Server, ServerOptions};
-use mesh_core::Stored;
-use mesh_core::{Decider, Envelope, Key, ReadModel as _, Trigger, replica::Replica};
+use mesh_admin::{Server, ServerOptions};
+use mesh_bus::Bus;
+use mesh_core::{Decider, Envelope, Key, ReadModel as _, Stored, Trigger, replica::Replica};
 use mesh_proto::{
     EventSet as _, FactSet as _, Timestamp, derived_id,
     intent::{TerminateIntent, UpdateIntent},

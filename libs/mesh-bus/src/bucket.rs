@@ -4,14 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
+use mesh_core::Stored;
 
 use crate::{
     Log, LogError, PublishError,
-    bus::{Backoff, Link},
+    backoff::Backoff,
+    batch::{self, BATCH_BYTES_MAX, BATCH_MAX},
+    link::Link,
     parts::{self, Head},
-    writer,
 };
-use mesh_core::Stored;
 
 /// A bucket was not read or written.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,7 @@ pub enum BucketError {
         #[source]
         source: LogError,
     },
-    /// The parts of a large value are not those that its head tells of, and stay so.
+    /// The parts of a large value do not match its head, and stay so.
     #[error("read {key} of bucket {bucket}: the parts of its value do not belong together; write it again")]
     Torn {
         /// The bucket.
@@ -68,11 +69,9 @@ static OPERATION: HeaderName = HeaderName::from_static("KV-Operation");
 static EXPECTED_LAST: HeaderName = HeaderName::from_static("Nats-Expected-Last-Subject-Sequence");
 /// Attempts at one atomic batch before its values are written one by one.
 const BATCH_ATTEMPTS: usize = 5;
-/// Bytes in one atomic batch, at most.
-const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Keys read at once.
 const PAGE_MAX: usize = 1_000;
-/// A large value that is replaced while it is read is read again so often.
+/// How often a large value is read again that is replaced while it is read.
 const TORN_ATTEMPTS: usize = 20;
 
 /// A key-value bucket. Cheap to clone.
@@ -154,9 +153,9 @@ impl Bucket {
     }
 
     /// Sets values and, with each atomic batch of them, the value of `fence` (`None` leaves it as it is), on condition
-    /// that the fence's revision is still `revision` (0: it has none). Gives the fence's new revision, or `None` if
-    /// another writer moved it (or the answer was lost: then its entry tells). Readers must allow that a part of the
-    /// values is newer than the fence when `None` is given.
+    /// that the fence's revision is still `revision` (0: it has none). Returns the fence's new revision, or `None` if
+    /// another writer moved it (or the answer was lost: then its entry shows which). After `None`, some of the values
+    /// may be newer than the fence, which readers must allow for.
     pub async fn put_all_if(
         &self,
         fence: (&str, Option<Bytes>),
@@ -176,13 +175,9 @@ impl Bucket {
         let mut rest = parts.as_slice();
         let mut revision = revision;
         loop {
-            let mut bytes = fence.len();
-            let fits = |(_, value): &&(String, Bytes)| {
-                bytes += value.len();
-                bytes <= BATCH_BYTES_MAX
-            };
-            let count = rest.iter().take(writer::BATCH_MAX - 1).take_while(fits).count();
-            let (chunk, behind) = rest.split_at(count.max(1).min(rest.len()));
+            let room = BATCH_BYTES_MAX.saturating_sub(fence.len());
+            let count = batch::fitting(rest.iter().map(|(_, value)| value), BATCH_MAX - 1, room);
+            let (chunk, behind) = rest.split_at(count);
             rest = behind;
             // Only the last part moves the fence's value: until then not everything it speaks of is there.
             let value = if rest.is_empty() { &fence } else { &before };
@@ -194,7 +189,7 @@ impl Bucket {
                     (fence_subject.clone(), headers, value.clone())
                 }
             };
-            match writer::commit_batch(&self.link, chunk.len() + 1, part).await {
+            match batch::commit(&self.link, chunk.len() + 1, part).await {
                 Some(stored) => revision = stored,
                 None => return Ok(None),
             }
@@ -233,17 +228,12 @@ impl Bucket {
         Ok((page, next))
     }
 
-    /// Sets values: in atomic batches, in order. An empty value is none: it deletes.
+    /// Sets values: in atomic batches, in order. An empty value deletes.
     pub async fn put_all(&self, values: Vec<(String, Bytes)>) -> Result<(), BucketError> {
         let parts = self.stored(values).await?;
         let mut rest = parts.as_slice();
         while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |(_, value): &&(String, Bytes)| {
-                bytes += value.len();
-                bytes <= BATCH_BYTES_MAX
-            };
-            let count = rest.iter().take(writer::BATCH_MAX).take_while(fits).count().max(1);
+            let count = batch::fitting(rest.iter().map(|(_, value)| value), BATCH_MAX, BATCH_BYTES_MAX);
             let (chunk, behind) = rest.split_at(count);
             self.put_chunk(chunk).await?;
             rest = behind;
@@ -267,7 +257,7 @@ impl Bucket {
                 let (subject, value): &(String, Bytes) = &chunk[index];
                 (subject.clone(), headers(value), value.clone())
             };
-            if writer::commit_batch(&self.link, chunk.len(), part).await.is_some() {
+            if batch::commit(&self.link, chunk.len(), part).await.is_some() {
                 return Ok(());
             }
             if self.link.pause(backoff.next()).await.is_err() {

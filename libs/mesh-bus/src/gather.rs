@@ -2,25 +2,36 @@
 //!
 //! - At rest a command is one publish, made by its caller.
 //! - While [`PLAIN_IN_FLIGHT`] of them are on their way, those that come wait, and travel in one atomic batch (ADR-50).
-//! - Commands carry no condition: a batch that is refused (one of its ids is known already) or unanswered is followed by
-//!   each of its commands alone, which is told by its id if it was stored before.
+//! - At most [`Options::gather_limit`](crate::Options::gather_limit) commands wait. Further callers wait for room, each
+//!   with its own command, and get [`PublishError::Busy`] if no room appears in time.
+//! - Commands carry no condition: after a batch that is refused (one of its ids is known already) or unanswered, each of
+//!   its commands is sent alone, and its id shows whether it was stored before.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::oneshot;
+use mesh_core::Outgoing;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 
 use crate::{
     PublishError,
-    bus::{Link, ingest, lock},
-    headers, writer,
+    batch::{self, BATCH_MAX},
+    headers,
+    link::Link,
+    publish::ingest,
 };
-use mesh_core::Outgoing;
 
 /// Commands of one stream in flight as plain publishes; those beyond it wait and are gathered.
 const PLAIN_IN_FLIGHT: usize = 8;
@@ -35,6 +46,8 @@ pub(crate) struct Gatherer {
     stream: String,
     /// Plain publishes in flight.
     plain: AtomicUsize,
+    /// One permit per command that waits or travels in a batch.
+    room: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
 }
 
@@ -50,6 +63,7 @@ struct Command {
     headers: HeaderMap,
     body: Bytes,
     answer: oneshot::Sender<Answer>,
+    _room: OwnedSemaphorePermit,
 }
 
 /// Counts a plain publish for as long as it lives.
@@ -64,57 +78,89 @@ impl Drop for Plain<'_> {
 impl Gatherer {
     pub(crate) fn new(link: Arc<Link>, stream: &str) -> Arc<Self> {
         let (plain, waiting) = (AtomicUsize::new(0), Mutex::default());
-        Arc::new(Self { link, stream: stream.to_owned(), plain, waiting })
+        let room = Arc::new(Semaphore::new(link.options.gather_limit.max(1)));
+        Arc::new(Self { link, stream: stream.to_owned(), plain, room, waiting })
     }
 
     /// Stores a command. Dropped before its end, it may or may not be stored.
     pub(crate) async fn publish(self: &Arc<Self>, message: &Outgoing) -> Answer {
         let subject = ingest(&self.stream, &message.subject);
         let headers = headers::of(message, &self.link.options.service);
-        let Some(answer) = self.wait(&subject, &headers, &message.body) else {
-            let _plain = Plain(&self.plain);
+        if let Some(_plain) = self.begin_plain() {
             return self.link.store(&self.stream, subject, headers, &message.body).await;
-        };
-        answer.await.unwrap_or(Err(PublishError::Closed))
+        }
+        let room = self.find_room(&subject).await?;
+        let (answer, answered) = oneshot::channel();
+        self.gather(Command { subject, headers, body: message.body.clone(), answer, _room: room });
+        // The channel is dropped unused only when the bus ends.
+        answered.await.unwrap_or(Err(PublishError::Closed))
     }
 
-    /// Lets a command wait if too many are on their way, else counts it as one of those.
-    fn wait(self: &Arc<Self>, subject: &str, headers: &HeaderMap, body: &Bytes) -> Option<oneshot::Receiver<Answer>> {
-        let mut waiting = lock(&self.waiting);
-        if !waiting.sending && self.plain.load(Relaxed) < PLAIN_IN_FLIGHT {
+    /// Counts a command as a plain publish, if few enough are on their way and no batch is.
+    fn begin_plain(&self) -> Option<Plain<'_>> {
+        let waiting = self.waiting.lock();
+        let is_plain = !waiting.sending && self.plain.load(Relaxed) < PLAIN_IN_FLIGHT;
+        is_plain.then(|| {
             self.plain.fetch_add(1, Relaxed);
-            return None;
+            Plain(&self.plain)
+        })
+    }
+
+    /// Waits until one more command may wait, at most as long as a publish is tried.
+    async fn find_room(&self, subject: &str) -> Result<OwnedSemaphorePermit, PublishError> {
+        if let Ok(room) = self.room.clone().try_acquire_owned() {
+            return Ok(room);
         }
-        let (answer, answered) = oneshot::channel();
-        waiting.commands.push(Command {
-            subject: subject.to_owned(),
-            headers: headers.clone(),
-            body: body.clone(),
-            answer,
-        });
-        if !std::mem::replace(&mut waiting.sending, true) {
-            let gatherer = self.clone();
-            let ended = self.link.ended.clone();
-            // Whoever waits is told that the bus is closed when its command falls.
-            self.link.tasks.spawn(async move {
-                tokio::select! {
-                    () = gatherer.send() => {}
-                    () = ended.cancelled() => {
-                        let left = std::mem::take(&mut *lock(&gatherer.waiting));
-                        drop(left);
-                    }
+        let link = &self.link;
+        link.stats.commands_held.fetch_add(1, Relaxed);
+        let limit_ms = link.options.publish_limit_ms;
+        tokio::select! {
+            room = timeout(Duration::from_millis(limit_ms), self.room.clone().acquire_owned()) => match room {
+                Ok(room) => room.map_err(|_| PublishError::Closed),
+                Err(_) => {
+                    link.stats.commands_refused.fetch_add(1, Relaxed);
+                    Err(PublishError::Busy {
+                        stream: self.stream.clone(),
+                        subject: subject.to_owned(),
+                        limit: link.options.gather_limit.max(1),
+                        waited_ms: limit_ms,
+                    })
                 }
-            });
+            },
+            () = link.ended.cancelled() => Err(PublishError::Closed),
         }
-        Some(answered)
+    }
+
+    /// Lets a command wait for the next batch, and sees to it that somebody sends that.
+    fn gather(self: &Arc<Self>, command: Command) {
+        self.link.stats.commands_gathered.fetch_add(1, Relaxed);
+        let mut waiting = self.waiting.lock();
+        waiting.commands.push(command);
+        if std::mem::replace(&mut waiting.sending, true) {
+            return;
+        }
+        drop(waiting);
+        let gatherer = self.clone();
+        let ended = self.link.ended.clone();
+        self.link.tasks.spawn(async move {
+            tokio::select! {
+                () = gatherer.send() => {}
+                () = ended.cancelled() => {
+                    // Callers get the error `Closed` when their commands are dropped.
+                    let left = std::mem::take(&mut *gatherer.waiting.lock());
+                    drop(left);
+                }
+            }
+        });
     }
 
     /// Sends what waits, until nothing does.
     async fn send(&self) {
         loop {
             let commands = {
-                let mut waiting = lock(&self.waiting);
-                let count = fitting(&waiting.commands);
+                let mut waiting = self.waiting.lock();
+                let bodies = waiting.commands.iter().map(|command| &command.body);
+                let count = batch::fitting(bodies, BATCH_MAX, BATCH_BYTES_MAX);
                 if count == 0 {
                     waiting.sending = false;
                     return;
@@ -127,14 +173,14 @@ impl Gatherer {
         }
     }
 
-    /// All in one batch; if that is not stored, each for itself.
+    /// Sends them in one batch; if that is not stored, each alone.
     async fn together(&self, commands: Vec<Command>) {
         if commands.len() > 1 {
             let part = |index: usize| {
                 let command: &Command = &commands[index];
                 (command.subject.clone(), command.headers.clone(), command.body.clone())
             };
-            if let Some(last) = writer::commit_batch(&self.link, commands.len(), part).await {
+            if let Some(last) = batch::commit(&self.link, commands.len(), part).await {
                 let first = last + 1 - commands.len() as u64;
                 for (command, sequence) in commands.into_iter().zip(first..) {
                     let _ = command.answer.send(Ok(sequence));
@@ -144,19 +190,9 @@ impl Gatherer {
         }
         futures::stream::iter(commands)
             .for_each_concurrent(PLAIN_IN_FLIGHT, |command| async move {
-                let Command { subject, headers, body, answer } = command;
+                let Command { subject, headers, body, answer, _room } = command;
                 let _ = answer.send(self.link.store(&self.stream, subject, headers, &body).await);
             })
             .await;
     }
-}
-
-/// How many of these make the next batch.
-fn fitting(commands: &[Command]) -> usize {
-    let mut bytes = 0;
-    let fits = |command: &&Command| {
-        bytes += command.body.len();
-        bytes <= BATCH_BYTES_MAX
-    };
-    commands.iter().take(writer::BATCH_MAX).take_while(fits).count().max(1).min(commands.len())
 }

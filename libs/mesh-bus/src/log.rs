@@ -1,22 +1,15 @@
-//! A stream read by sequence (direct get), and followed without a gap.
+//! A stream read by sequence (direct get).
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{Message, StatusCode};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
-use mesh_proto::{Timestamp, contract};
-use tokio::time::{Instant, sleep_until, timeout};
-
-use crate::{
-    bus::{AskError, Backoff, Link},
-    headers,
-};
 use mesh_core::Stored;
+use mesh_proto::{Timestamp, contract};
+use tokio::time::{Instant, timeout};
+
+use crate::{Tail, backoff::Backoff, error::AskError, headers, link::Link};
 
 /// A stream was not read.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +33,7 @@ pub enum LogError {
     Refused {
         /// The stream.
         stream: String,
-        /// The server's words.
+        /// The server's description.
         description: String,
     },
     /// The bus was closed.
@@ -52,18 +45,11 @@ pub enum LogError {
 }
 
 /// Messages that one request reads, at most.
-const PAGE_MAX: usize = 1_000;
+pub(crate) const PAGE_MAX: usize = 1_000;
 /// Bytes that one request reads, about.
 const PAGE_BYTES: usize = 8 << 20;
-/// One attempt at a read waits so long for the next message.
+/// How long one attempt at a read waits for the next message.
 const ATTEMPT: Duration = Duration::from_secs(3);
-/// A quiet stream is read so often, so that a lost last message is found.
-const QUIET: Duration = Duration::from_secs(1);
-/// A stream without republishing is read so often.
-const POLL: Duration = Duration::from_millis(100);
-/// A message was seen that a read did not give, because the replica that answered lags: so often it is read again
-/// before it is taken as deleted. Facts are never deleted.
-const LAGGING_ATTEMPTS: usize = 50;
 
 #[derive(serde::Serialize)]
 struct Get<'a> {
@@ -101,7 +87,7 @@ async fn get_once(link: &Link, stream: &str, get: &Get<'_>) -> Result<Result<Opt
         Some(StatusCode::NOT_FOUND) => Ok(Ok(None)),
         None | Some(StatusCode::OK) => match headers::from_direct_get(answer) {
             Some(found) => Ok(Ok(Some(found))),
-            None => Ok(Err("an answer without place".to_owned())),
+            None => Ok(Err("an answer without a sequence".to_owned())),
         },
         Some(status) => Ok(Err(format!("{status} {}", answer.description.unwrap_or_default()))),
     }
@@ -123,11 +109,11 @@ pub(crate) async fn last(link: &Link, stream: &str, filter: &str) -> Result<Opti
     }
 }
 
-/// What one request gave.
-struct Page {
-    messages: Vec<Stored>,
-    /// Is there more behind it?
-    more: bool,
+/// What one request returned.
+pub(crate) struct Page {
+    pub(crate) messages: Vec<Stored>,
+    /// Is there more after it?
+    pub(crate) more: bool,
 }
 
 /// One stream. Cheap to clone.
@@ -142,7 +128,7 @@ impl Log {
         Self { link, stream: stream.into() }
     }
 
-    /// Its name.
+    /// The stream's name.
     pub fn stream(&self) -> &str {
         &self.stream
     }
@@ -187,35 +173,11 @@ impl Log {
     /// Follows a filter from a sequence on: every message stored from there on, in order, without a gap. The whole
     /// stream and a single subject are followed as such; for any other filter the whole stream is, and filtered here.
     pub fn tail(&self, filter: &str, from: u64) -> Tail {
-        let spec = contract().stream(&self.stream);
-        let exact = !filter.contains(['*', '>']);
-        // Narrower than the area, so that commands, which others may publish, are not even delivered.
-        let subject = spec.filter(|s| s.has_write_prefix()).map(|s| match exact {
-            true => filter.to_owned(),
-            false => format!("{}.*.v1.>", s.subject.split('.').next().unwrap_or_default()),
-        });
-        Tail {
-            keeps_all: spec.is_some_and(|s| s.kind == contract::Kind::Facts),
-            log: self.clone(),
-            read: if exact { filter.to_owned() } else { ">".to_owned() },
-            filter: (!exact && !self.is_whole(filter)).then(|| filter.to_owned()),
-            subject,
-            exact,
-            position: from.max(1) - 1,
-            seen: 0,
-            lagging: 0,
-            buffer: VecDeque::new(),
-            live: None,
-            behind: true,
-            caught_up: false,
-            epoch: 0,
-            look_at: Instant::now(),
-        }
+        Tail::new(self, filter, from)
     }
 
-    /// Does this filter take in all that the stream holds?
-    fn is_whole(&self, filter: &str) -> bool {
-        filter == ">" || contract().stream(&self.stream).is_some_and(|s| s.subject == filter)
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
     }
 
     async fn one(&self, get: Get<'_>) -> Result<Option<Stored>, LogError> {
@@ -236,7 +198,7 @@ impl Log {
     }
 
     /// One page, tried again until something is read or the limit has passed.
-    async fn page(&self, filter: &str, from: u64, limit: usize) -> Result<Page, LogError> {
+    pub(crate) async fn page(&self, filter: &str, from: u64, limit: usize) -> Result<Page, LogError> {
         let deadline = Instant::now() + self.link.read_limit();
         let mut backoff = Backoff::new(10, 200);
         loop {
@@ -259,7 +221,7 @@ impl Log {
         let epoch = link.epoch();
         let get = Get {
             seq: from.max(1),
-            next_by_subj: (!self.is_whole(filter)).then_some(filter),
+            next_by_subj: (!is_whole(&self.stream, filter)).then_some(filter),
             batch: limit.min(PAGE_MAX) as u64,
             max_bytes: PAGE_BYTES as u64,
             ..Get::NONE
@@ -290,7 +252,7 @@ impl Log {
             match answer.status.map(|s| s.as_u16()) {
                 None | Some(200) => match headers::from_direct_get(answer) {
                     Some(message) => page.messages.push(message),
-                    None => break Err(PageError::Refused("an answer without place".to_owned())),
+                    None => break Err(PageError::Refused("an answer without a sequence".to_owned())),
                 },
                 Some(204) => {
                     let pending = answer.headers.as_ref().and_then(|h| h.get_last("Nats-Num-Pending"));
@@ -324,7 +286,7 @@ impl Log {
             AskError::Lost | AskError::TimedOut | AskError::NoResponders => Ok(()),
             AskError::Denied => Err(LogError::Denied { stream }),
             AskError::TooLarge { .. } | AskError::Subject => {
-                Err(LogError::Refused { stream, description: "not a stream's name".to_owned() })
+                Err(LogError::Refused { stream, description: "invalid stream name".to_owned() })
             }
             AskError::Closed => Err(LogError::Closed { stream }),
         }
@@ -339,6 +301,11 @@ impl Log {
     }
 }
 
+/// Does this filter match everything that the stream holds?
+pub(crate) fn is_whole(stream: &str, filter: &str) -> bool {
+    filter == ">" || contract().stream(stream).is_some_and(|s| s.subject == filter)
+}
+
 enum PageError {
     Ask(AskError),
     Refused(String),
@@ -347,166 +314,5 @@ enum PageError {
 impl From<AskError> for PageError {
     fn from(error: AskError) -> Self {
         Self::Ask(error)
-    }
-}
-
-/// A stream as it grows. What is stored is republished by the server, seen once and in order; what is missing
-/// between two messages, and after a quiet second, is read.
-pub struct Tail {
-    log: Log,
-    /// What is read.
-    read: String,
-    /// What is given of it; `None` for all.
-    filter: Option<String>,
-    /// Does the stream keep all it ever stored?
-    keeps_all: bool,
-    /// The live subject; `None` for streams that do not republish, which are polled.
-    subject: Option<String>,
-    /// Is one subject followed, and not the whole stream?
-    exact: bool,
-    /// All up to here was given, or does not match.
-    position: u64,
-    /// The highest sequence seen live and not taken.
-    seen: u64,
-    /// Reads in a row that did not give what was seen.
-    lagging: usize,
-    buffer: VecDeque<Stored>,
-    live: Option<Subscriber>,
-    /// Is there something to read?
-    behind: bool,
-    caught_up: bool,
-    /// The connection on which it last read up.
-    epoch: u64,
-    look_at: Instant,
-}
-
-/// What comes first.
-enum Turn {
-    Live(Option<Message>),
-    Look,
-}
-
-impl Tail {
-    /// The next message. Waits while there is none and while the bus is away. Dropped before its end, nothing is lost.
-    pub async fn next(&mut self) -> Result<Stored, LogError> {
-        loop {
-            while let Some(message) = self.buffer.pop_front() {
-                if self.take(&message) {
-                    return Ok(message);
-                }
-            }
-            if self.behind {
-                match self.catch_up().await {
-                    Err(LogError::Unanswered { .. }) => {
-                        tracing::warn!(stream = %self.log.stream, "stream does not answer; trying on");
-                    }
-                    other => other?,
-                }
-                continue;
-            }
-            let message = match self.turn().await? {
-                Turn::Look => {
-                    self.behind = true;
-                    continue;
-                }
-                Turn::Live(None) => {
-                    // The client ended this subscription; a new one is made after reading up.
-                    self.live = None;
-                    self.behind = true;
-                    continue;
-                }
-                Turn::Live(Some(message)) => message,
-            };
-            let Some(message) = headers::from_republished(message, &self.log.stream) else { continue };
-            self.look_at = Instant::now() + QUIET;
-            if message.sequence <= self.position {
-                continue;
-            }
-            if self.follows(&message) {
-                self.buffer.push_back(message);
-            } else {
-                tracing::debug!(stream = %self.log.stream, at = self.position, next = message.sequence, "gap");
-                self.log.link.stats.gaps_filled.fetch_add(1, Relaxed);
-                self.seen = self.seen.max(message.sequence);
-                (self.behind, self.caught_up) = (true, false);
-            }
-        }
-    }
-
-    /// Has it given all there was when it last looked?
-    pub fn is_caught_up(&self) -> bool {
-        self.caught_up && self.buffer.is_empty()
-    }
-
-    /// Sequence up to which all was given that matches.
-    pub fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// Moves on to a message; true if it is to be given.
-    fn take(&mut self, message: &Stored) -> bool {
-        if message.sequence <= self.position {
-            return false;
-        }
-        self.position = message.sequence;
-        self.filter.as_ref().is_none_or(|f| contract::matches(f, &message.subject))
-    }
-
-    /// Is this live message the next one?
-    fn follows(&self, message: &Stored) -> bool {
-        match self.exact {
-            true => message.previous_on_subject.is_some_and(|p| p <= self.position),
-            false => message.sequence == self.position + 1,
-        }
-    }
-
-    async fn turn(&mut self) -> Result<Turn, LogError> {
-        if let Some(message) = next_live(&mut self.live).now_or_never() {
-            return Ok(Turn::Live(message));
-        }
-        let link = &self.log.link;
-        tokio::select! {
-            biased;
-            () = link.ended.cancelled() => Err(LogError::Closed { stream: self.log.stream.to_string() }),
-            message = next_live(&mut self.live) => Ok(Turn::Live(message)),
-            () = link.reconnected(self.epoch) => Ok(Turn::Look),
-            () = sleep_until(self.look_at) => Ok(Turn::Look),
-        }
-    }
-
-    /// Reads on from the position. Once nothing is left, follows live and reads once more, so that nothing falls
-    /// between the two.
-    async fn catch_up(&mut self) -> Result<(), LogError> {
-        let link = self.log.link.clone();
-        let epoch = link.epoch();
-        let page = self.log.page(&self.read, self.position + 1, PAGE_MAX).await?;
-        let read_to = page.messages.last().map_or(self.position, |m| m.sequence);
-        self.buffer.extend(page.messages);
-        if page.more {
-            return Ok(());
-        }
-        if let (None, Some(subject)) = (&self.live, &self.subject) {
-            let closed = || LogError::Closed { stream: self.log.stream.to_string() };
-            let client = link.client().map_err(|_| closed())?;
-            self.live = Some(client.subscribe(subject.clone()).await.map_err(|_| closed())?);
-            return Ok(());
-        }
-        // Seen but not read: the replica that answered lags, or the message has been deleted since.
-        if read_to < self.seen && (self.keeps_all || self.lagging < LAGGING_ATTEMPTS) {
-            self.lagging += 1;
-            let _ = link.pause(Duration::from_millis(10)).await;
-            return Ok(());
-        }
-        (self.behind, self.caught_up, self.lagging, self.seen) = (false, true, 0, 0);
-        self.epoch = epoch;
-        self.look_at = Instant::now() + if self.subject.is_some() { QUIET } else { POLL };
-        Ok(())
-    }
-}
-
-async fn next_live(live: &mut Option<Subscriber>) -> Option<Message> {
-    match live {
-        Some(live) => live.next().await,
-        None => std::future::pending().await,
     }
 }

@@ -1,8 +1,8 @@
-//! Values larger than one message: cut into parts, told of by a head.
+//! Values larger than one message: cut into parts, described by a head.
 //!
 //! A head is the value of the key itself: [`MARK`], then JSON with the number of parts, their slot, and length and
 //! FNV-1a hash of the whole. Two slots alternate, so that the parts of a value that was not written to its end never
-//! overwrite those of the one that is still told of.
+//! overwrite those of the one that the head still describes.
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ pub(crate) const PART_BYTES: usize = 512 << 10;
 /// Bytes of a whole value, at most: what a reader is ready to hold.
 pub(crate) const WHOLE_BYTES_MAX: usize = 256 << 20;
 
-/// What a head tells.
+/// What a head describes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Head {
     parts: usize,
@@ -67,7 +67,7 @@ pub(crate) fn cut(key: &str, value: &Bytes, slot: u8) -> (Bytes, Vec<(String, By
     (head.value(), head.keys(key).zip(parts).collect())
 }
 
-/// FNV-1a, 64 bits: tells a torn value from a whole one, not a forged one.
+/// FNV-1a, 64 bits: detects a torn value, not a forged one.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -80,14 +80,14 @@ mod tests {
     fn a_large_value_is_cut_and_joined_and_a_torn_one_is_noticed() {
         let value: Bytes = (0..3 * PART_BYTES + 17).map(|i| (i / 7) as u8).collect();
         let (head, parts) = cut("e.local.a", &value, 1);
-        let told = Head::of(&head).unwrap();
-        assert_eq!((parts.len(), told.slot), (4, 1));
+        let head_read = Head::of(&head).unwrap();
+        assert_eq!((parts.len(), head_read.slot), (4, 1));
         assert!(parts.iter().all(|(key, _)| is_part(key)) && !is_part("e.local.a"));
         let mut bodies: Vec<Bytes> = parts.into_iter().map(|(_, body)| body).collect();
-        assert_eq!(told.join(&bodies).unwrap(), value);
+        assert_eq!(head_read.join(&bodies).unwrap(), value);
         bodies.swap(0, 1);
-        assert_eq!(told.join(&bodies), None);
-        assert_eq!(told.join(&bodies[..3]), None);
+        assert_eq!(head_read.join(&bodies), None);
+        assert_eq!(head_read.join(&bodies[..3]), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -16,16 +16,14 @@ use std::{
 use async_nats::{HeaderName, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
+use mesh_core::Stored;
+use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
 
-use crate::{
-    bus::{AskError, Backoff, Link, lock},
-    headers,
-};
-use mesh_core::Stored;
+use crate::{backoff::Backoff, error::AskError, headers, link::Link};
 
 /// A durable is not read.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +51,7 @@ pub enum PullError {
         stream: String,
         /// The durable.
         durable: String,
-        /// The server's words.
+        /// The server's description.
         description: String,
     },
     /// The server did not answer within the limit.
@@ -76,7 +74,7 @@ pub enum PullError {
     },
 }
 
-/// How a durable stands.
+/// The state of a durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PullInfo {
     /// Everything up to this sequence is acknowledged.
@@ -91,31 +89,31 @@ pub struct PullInfo {
 
 /// Messages asked for at once.
 const BATCH: usize = 1_000;
-/// A request for messages lives so long.
+/// How long a request for messages lives.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// So often the server says that it is there while nothing flows.
+/// How often the server sends a heartbeat while nothing flows.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Without a word for so long the request is taken as lost.
+/// Without a word from the server for this long, the request counts as lost.
 const SILENCE: Duration = Duration::from_millis(10_500);
-/// Acknowledgements are at least so far apart.
+/// Least time between acknowledgements.
 const ACK_EVERY: Duration = Duration::from_millis(5);
 /// Replies remembered for acknowledging; as many as a durable has in flight.
 const REPLIES_MAX: usize = 20_000;
-/// Ends of the inbox for words about requests for messages, and about renewals.
+/// Endings of the inbox for status messages about requests, and about renewals.
 const ASK: &str = ".ask";
 const RENEW: &str = ".renew";
 static PIN_ID: HeaderName = HeaderName::from_static("Nats-Pin-Id");
-/// Priority group of every durable.
-const GROUP: &str = "g";
+/// Priority group of every durable: each pull names it.
+pub const PULL_GROUP: &str = "g";
 
 /// A member of those who read a durable.
 pub struct Pull {
     shared: Arc<Shared>,
     answers: Subscriber,
-    /// Messages that were asked for and did not come yet.
+    /// Messages that were asked for and have not arrived.
     asked: usize,
     epoch: u64,
-    heard: Instant,
+    last_word: Instant,
     ask_not_before: Instant,
     backoff: Backoff,
 }
@@ -124,7 +122,7 @@ struct Shared {
     link: Arc<Link>,
     stream: String,
     durable: String,
-    /// Where answers come: messages, and words about requests under a token that tells which.
+    /// Where answers arrive: messages, and status messages under a token that shows what they are about.
     inbox: String,
     /// On which reply each delivered message is acknowledged.
     replies: Mutex<BTreeMap<u64, Subject>>,
@@ -216,7 +214,7 @@ impl Pull {
         let now = Instant::now();
         let epoch = shared.epoch_joined;
         let backoff = Backoff::new(20, 1_000);
-        Ok(Self { shared, answers, asked: 0, epoch, heard: now, ask_not_before: now, backoff })
+        Ok(Self { shared, answers, asked: 0, epoch, last_word: now, ask_not_before: now, backoff })
     }
 
     /// The next message. Waits while there is none, while another replica is pinned, and while the bus is away. What
@@ -236,7 +234,7 @@ impl Pull {
                     let link = &self.shared.link;
                     let look_at = match self.asked <= BATCH / 2 {
                         true => self.ask_not_before,
-                        false => self.heard + SILENCE,
+                        false => self.last_word + SILENCE,
                     };
                     tokio::select! {
                         biased;
@@ -257,13 +255,13 @@ impl Pull {
         }
     }
 
-    /// Acknowledges all up to a sequence. Returns at once; often called is seldom sent.
+    /// Acknowledges all up to a sequence. Returns at once; frequent calls are sent as few acknowledgements.
     pub fn ack_through(&self, sequence: u64) {
         self.shared.through.fetch_max(sequence, Relaxed);
         self.shared.acknowledge.notify_one();
     }
 
-    /// How the durable stands.
+    /// The state of the durable.
     pub async fn info(&self) -> Result<PullInfo, PullError> {
         let info = self.shared.info().await?;
         let pinned = info.priority_groups.into_iter().find_map(|g| g.pinned_client_id.filter(|id| !id.is_empty()));
@@ -275,7 +273,7 @@ impl Pull {
         })
     }
 
-    /// Is this the replica that gets the messages? True from its first message until the server says otherwise or
+    /// Is this the replica that gets the messages? True from its first message until the server unpins it or
     /// the connection breaks; after that, true again from the next message.
     pub fn is_pinned(&self) -> bool {
         self.shared.pinned.load(Relaxed)
@@ -283,13 +281,13 @@ impl Pull {
 
     /// The pin's id as this replica last had it.
     pub fn pin(&self) -> Option<String> {
-        lock(&self.shared.pin).clone()
+        self.shared.pin.lock().clone()
     }
 
     /// Asks for messages.
     async fn ask(&mut self) {
         if !self.shared.link.is_connected() {
-            // The new connection brings all this about again.
+            // A new connection starts over.
             self.ask_not_before = Instant::now() + Duration::from_millis(50);
             return;
         }
@@ -299,23 +297,23 @@ impl Pull {
         }
     }
 
-    /// A message if it is one; else a word about a request.
+    /// The message, unless it is a status message.
     fn take(&mut self, message: Message) -> Result<Option<Stored>, PullError> {
         let Some(status) = message.status.map(|s| s.as_u16()).filter(|s| *s != 200) else {
             return Ok(self.deliver(message));
         };
-        self.heard = Instant::now();
+        self.last_word = Instant::now();
         let left = message.headers.as_ref().and_then(|h| h.get("Nats-Pending-Messages"));
         let left = left.and_then(|l| l.as_str().parse().ok()).unwrap_or(BATCH);
         match status {
             // Heartbeat.
             100 => return Ok(None),
-            // We are not pinned any more: ask as anyone.
+            // We are no longer pinned: ask like everyone else.
             423 => self.shared.set_pin(None),
-            // Ended before its time: not in a hot loop.
+            // The request ended early: do not ask again in a hot loop.
             409 | 503 => self.hold(),
             400 => return Err(self.shared.refused(message.description.unwrap_or_default())),
-            // Ended in time, or nothing there: 404, 408.
+            // The request ended in time, or there is nothing: 404, 408.
             _ => {}
         }
         if !message.subject.ends_with(RENEW) {
@@ -334,33 +332,37 @@ impl Pull {
         let (message, reply) = headers::from_delivery(message)?;
         self.shared.remember(message.sequence, reply);
         if message.sequence <= self.shared.through.load(Relaxed) {
-            self.shared.acknowledge.notify_one(); // acknowledged already, and that was lost
+            self.shared.acknowledge.notify_one(); // acknowledged before, and that was lost
         }
         Some(message)
     }
 
-    /// Not at once again.
+    /// Waits before asking again.
     fn hold(&mut self) {
         self.ask_not_before = Instant::now() + self.backoff.next();
     }
 
-    /// After a silence the request is taken as lost; is the durable still there?
+    /// After a silence the request counts as lost; checks that the durable is still there.
     async fn check(&mut self) -> Result<(), PullError> {
-        if self.heard.elapsed() < SILENCE {
+        if self.last_word.elapsed() < SILENCE {
             return Ok(());
         }
-        tracing::debug!(stream = self.shared.stream, durable = self.shared.durable, "silent; asking anew");
+        tracing::debug!(
+            stream = self.shared.stream,
+            durable = self.shared.durable,
+            "no word from the server; asking again"
+        );
         match self.shared.info().await {
             Err(error @ (PullError::Missing { .. } | PullError::Denied { .. })) => return Err(error),
-            _ => (self.asked, self.heard) = (0, Instant::now()),
+            _ => (self.asked, self.last_word) = (0, Instant::now()),
         }
         Ok(())
     }
 
-    /// On a new connection nothing is asked for any more. Our pin may still hold: it is tried.
+    /// On a new connection every request is gone. Our pin may still hold, so it is tried.
     fn renewed(&mut self) {
         let now = Instant::now();
-        (self.epoch, self.asked, self.heard, self.ask_not_before) = (self.shared.link.epoch(), 0, now, now);
+        (self.epoch, self.asked, self.last_word, self.ask_not_before) = (self.shared.link.epoch(), 0, now, now);
         self.backoff = Backoff::new(20, 1_000);
     }
 }
@@ -407,7 +409,7 @@ impl Shared {
                 Ok(Err(AskError::Lost | AskError::TimedOut | AskError::NoResponders)) => {}
                 Ok(Err(AskError::Denied)) => return Err(PullError::Denied { stream, durable }),
                 Ok(Err(AskError::Closed)) => return Err(self.closed()),
-                Ok(Err(_)) => return Err(self.refused("not a durable's name".to_owned())),
+                Ok(Err(_)) => return Err(self.refused("invalid name of a durable".to_owned())),
                 Err(_) => {
                     let limit_ms = self.link.options.read_limit_ms;
                     return Err(PullError::Unanswered { stream, durable, limit_ms });
@@ -420,14 +422,14 @@ impl Shared {
     /// The reply of the highest delivered message that is to be acknowledged; forgets those below.
     fn due(&self) -> Option<Subject> {
         let through = self.through.load(Relaxed);
-        let mut replies = lock(&self.replies);
+        let mut replies = self.replies.lock();
         let above = replies.split_off(&through.saturating_add(1));
         let below = std::mem::replace(&mut *replies, above);
         below.into_values().next_back()
     }
 
     fn remember(&self, sequence: u64, reply: Subject) {
-        let mut replies = lock(&self.replies);
+        let mut replies = self.replies.lock();
         replies.insert(sequence, reply);
         if replies.len() > REPLIES_MAX {
             replies.pop_first();
@@ -435,7 +437,7 @@ impl Shared {
     }
 
     fn set_pin(&self, id: Option<&str>) {
-        let mut pin = lock(&self.pin);
+        let mut pin = self.pin.lock();
         if pin.as_deref() != id {
             *pin = id.map(str::to_owned);
         }
@@ -448,14 +450,14 @@ impl Shared {
 
     /// Asks for messages; or, to renew the pin, for what there is at once.
     async fn ask(&self, renewal: bool) -> Result<(), AskError> {
-        let pin = lock(&self.pin).clone();
+        let pin = self.pin.lock().clone();
         let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let ask = Ask {
             batch: if renewal { 1 } else { BATCH },
             expires: (!renewal).then(|| nanos(EXPIRES)),
             idle_heartbeat: (!renewal).then(|| nanos(HEARTBEAT)),
             no_wait: renewal,
-            group: GROUP,
+            group: PULL_GROUP,
             id: pin.as_deref(),
         };
         let body = serde_json::to_vec(&ask).unwrap_or_default();
@@ -481,13 +483,13 @@ impl Shared {
                     self.pinned.store(false, Relaxed);
                     // What was acknowledged last may have been lost with the connection.
                     if let Some(last) = last.take() {
-                        lock(&self.replies).entry(self.through.load(Relaxed)).or_insert(last);
+                        self.replies.lock().entry(self.through.load(Relaxed)).or_insert(last);
                         ack_due = true;
                     }
                 }
                 () = sleep_until(renew_at) => {
                     renew_at = Instant::now() + renew;
-                    let has_pin = lock(&self.pin).is_some();
+                    let has_pin = self.pin.lock().is_some();
                     if has_pin && link.is_connected() {
                         let _ = self.ask(true).await;
                     }

@@ -3,30 +3,30 @@
 //!
 //! Runs on a multi-threaded tokio runtime only, as Zenoh does.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
 use mesh_proto::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 use zenoh::{
     Session,
     bytes::Encoding,
     liveliness::LivelinessToken,
-    pubsub::Subscriber,
     qos::CongestionControl,
     sample::{Sample as Arrived, SampleKind},
 };
 
 use crate::Tls;
 
-/// Part that a Zenoh session plays.
+mod stream;
+
+pub use stream::{AliveStream, SampleStream};
+use stream::{End, Ring, Seen, SeenEnd};
+
+/// The role of a Zenoh session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SamplesMode {
     /// Connects to a router; what services are.
@@ -34,7 +34,7 @@ pub enum SamplesMode {
     Client,
     /// Others connect to it.
     Router,
-    /// Connects to others directly; only where no access control is wanted, as peers go round a router's.
+    /// Connects to others directly; only where no access control is wanted, as peers bypass a router's.
     Peer,
 }
 
@@ -44,7 +44,7 @@ pub type SamplesTls = Tls;
 /// How a Zenoh session is opened.
 #[derive(Clone, Debug)]
 pub struct SamplesOptions {
-    /// Part it plays.
+    /// Its role.
     pub mode: SamplesMode,
     /// Routers to connect to, as `tcp/host:port` or `tls/host:port`.
     pub connect: Vec<String>,
@@ -59,7 +59,7 @@ pub struct SamplesOptions {
     pub buffer_max: usize,
     /// Largest sample, bytes; a larger one is refused here and dropped by others.
     pub message_max_bytes: usize,
-    /// Access control of a router: see [`samples_access`]. Everything is allowed when absent.
+    /// Access control of a router: `mesh_admin::samples_access` makes it from the contract. Everything is allowed when absent.
     pub access: Option<Value>,
 }
 
@@ -136,7 +136,7 @@ pub enum SamplesError {
     },
 }
 
-/// What a sample says about itself, the CloudEvents attributes.
+/// CloudEvents attributes of a sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct About {
@@ -175,7 +175,7 @@ pub struct Sample {
     pub key: String,
     /// Body, mostly protobuf.
     pub body: Bytes,
-    /// What it says about itself; absent if it came without, or with something else.
+    /// Its attributes; absent if it arrived without any, or with others.
     pub about: Option<About>,
 }
 
@@ -200,7 +200,7 @@ impl Samples {
             return Err(SamplesError::NoRouter);
         }
         crate::install_crypto();
-        // Zenoh does not tell which port it was given, so one is chosen first; another process may take it in between.
+        // Zenoh does not report the port it was given, so one is chosen first; another process may take it in between.
         let mut attempts = if options.listen.iter().any(|l| l.ends_with(":0")) { 5 } else { 1 };
         loop {
             attempts -= 1;
@@ -224,7 +224,7 @@ impl Samples {
         &self.inner.listening
     }
 
-    /// Is it connected to a router, or one itself? Samples published while it is not reach nobody elsewhere.
+    /// Is it connected to a router, or a router itself? Samples published while it is not reach nobody elsewhere.
     pub async fn is_connected(&self) -> bool {
         self.inner.options.mode == SamplesMode::Router || self.inner.session.info().routers_zid().await.next().is_some()
     }
@@ -249,7 +249,7 @@ impl Samples {
         Ok(())
     }
 
-    /// Hears every sample whose key matches, from now on.
+    /// Subscribes to every sample whose key matches, from now on.
     pub async fn subscribe(&self, key: &str) -> Result<SampleStream, SamplesError> {
         let ring = Arc::new(Ring::new(self.inner.options.buffer_max.max(1), self.inner.dropped.clone()));
         let end = End(ring.clone());
@@ -268,7 +268,7 @@ impl Samples {
         Ok(AliveToken { _token: token.map_err(|source| refused("declare alive", key, source))? })
     }
 
-    /// Sees what lives: first all that do, then each that begins or ends to.
+    /// Watches signs of life: first everything that lives now, then each that appears or disappears.
     pub async fn watch_alive(&self, key: &str) -> Result<AliveStream, SamplesError> {
         let seen = Arc::new(Seen::default());
         let end = SeenEnd(seen.clone());
@@ -298,150 +298,9 @@ fn read(arrived: &Arrived) -> Sample {
     }
 }
 
-/// Samples of one subscription, oldest first.
-pub struct SampleStream {
-    ring: Arc<Ring>,
-    _subscriber: Subscriber<()>,
-}
-
-impl SampleStream {
-    /// The next sample; `None` once the session is closed and all is read.
-    pub async fn next(&mut self) -> Option<Sample> {
-        loop {
-            let arrived = self.ring.arrived.notified();
-            {
-                let mut queue = self.ring.queue();
-                if let Some(sample) = queue.samples.pop_front() {
-                    return Some(sample);
-                }
-                if queue.ended {
-                    return None;
-                }
-            }
-            arrived.await;
-        }
-    }
-
-    /// Samples that were dropped because it was full.
-    pub fn dropped(&self) -> u64 {
-        self.ring.dropped.load(Ordering::Relaxed)
-    }
-}
-
-/// A bounded queue that drops its oldest.
-struct Ring {
-    queue: Mutex<Queue>,
-    limit: usize,
-    arrived: Notify,
-    dropped: AtomicU64,
-    dropped_by_all: Arc<AtomicU64>,
-}
-
-#[derive(Default)]
-struct Queue {
-    samples: VecDeque<Sample>,
-    ended: bool,
-}
-
-impl Ring {
-    fn new(limit: usize, dropped_by_all: Arc<AtomicU64>) -> Self {
-        Self { queue: Mutex::default(), limit, arrived: Notify::new(), dropped: AtomicU64::new(0), dropped_by_all }
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, sample: Sample) {
-        let mut queue = self.queue();
-        if queue.samples.len() >= self.limit {
-            queue.samples.pop_front();
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            self.dropped_by_all.fetch_add(1, Ordering::Relaxed);
-        }
-        queue.samples.push_back(sample);
-        drop(queue);
-        self.arrived.notify_one();
-    }
-}
-
-/// Held by the callback: when Zenoh drops it, the stream ends.
-struct End(Arc<Ring>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.queue().ended = true;
-        self.0.arrived.notify_one();
-    }
-}
-
 /// Shows that something lives for as long as it exists.
 pub struct AliveToken {
     _token: LivelinessToken,
-}
-
-/// What lives, key by key. A key that changes again before it was read is given once, as it then is.
-pub struct AliveStream {
-    seen: Arc<Seen>,
-    _subscriber: Subscriber<()>,
-}
-
-impl AliveStream {
-    /// The next key and whether it lives; `None` once the session is closed and all is read.
-    pub async fn next(&mut self) -> Option<(String, bool)> {
-        loop {
-            let changed = self.seen.changed.notified();
-            {
-                let mut state = self.seen.state();
-                if let Some(key) = state.order.pop_front() {
-                    let alive = state.waiting.remove(&key).unwrap_or(false);
-                    return Some((key, alive));
-                }
-                if state.ended {
-                    return None;
-                }
-            }
-            changed.await;
-        }
-    }
-}
-
-/// The newest state of each key that waits to be read: bounded by the number of keys.
-#[derive(Default)]
-struct Seen {
-    state: Mutex<SeenState>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct SeenState {
-    order: VecDeque<String>,
-    waiting: BTreeMap<String, bool>,
-    ended: bool,
-}
-
-impl Seen {
-    fn state(&self) -> MutexGuard<'_, SeenState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, key: String, alive: bool) {
-        let mut state = self.state();
-        if state.waiting.insert(key.clone(), alive).is_none() {
-            state.order.push_back(key);
-        }
-        drop(state);
-        self.changed.notify_one();
-    }
-}
-
-struct SeenEnd(Arc<Seen>);
-
-impl Drop for SeenEnd {
-    fn drop(&mut self) {
-        self.0.state().ended = true;
-        self.0.changed.notify_one();
-    }
 }
 
 /// `tcp/127.0.0.1:0` with a port that is free now.
@@ -469,11 +328,11 @@ fn config(options: &SamplesOptions, listening: &[String]) -> Result<zenoh::Confi
     set("connect/timeout_ms", json!({"client": options.connect_ms, "router": -1, "peer": -1}))?;
     set("connect/retry", json!({"period_init_ms": 50, "period_max_ms": 1_000, "period_increase_factor": 2}))?;
     set("listen/endpoints", json!(listening))?;
-    // Who is found by scouting goes round access control.
+    // Peers that are found by scouting bypass access control.
     set("scouting/multicast/enabled", json!(false))?;
     set("scouting/gossip/enabled", json!(false))?;
     set("transport/unicast/compression/enabled", json!(false))?;
-    // Headroom for the key and what the sample says about itself.
+    // Headroom for the key and the attributes.
     set("transport/link/rx/max_message_size", json!(options.message_max_bytes + 64 * 1024))?;
     if let Some(tls) = &options.tls {
         let (ca, cert, key) = (tls.ca.to_string_lossy(), tls.cert.to_string_lossy(), tls.key.to_string_lossy());
@@ -490,71 +349,4 @@ fn config(options: &SamplesOptions, listening: &[String]) -> Result<zenoh::Confi
         set("access_control", access.clone())?;
     }
     Ok(config)
-}
-
-/// Access control for a router with mutual TLS: each service, known by its certificate's common name, may write and
-/// read the keys that the contract gives it; `readers` (common names) may read them all; everything else is denied.
-pub fn samples_access(contract: &mesh_proto::Contract, readers: &[String]) -> Value {
-    let (mut rules, mut subjects, mut policies) = (vec![], vec![], vec![]);
-    let written: Vec<&String> = contract.services.iter().flat_map(|s| &s.samples_out).collect();
-    let mut grant = |identity: &str, put: Vec<&String>, hear: Vec<&String>| {
-        let mut names = vec![];
-        // What one writes the router takes in; what one reads it gives out, and takes the wish to read it in.
-        let wishes = ["declare_subscriber", "declare_liveliness_subscriber", "liveliness_query"];
-        let writes = ["put", "delete", "liveliness_token"];
-        let parts = [
-            ("writes", &put, &writes[..], "ingress"),
-            ("wishes", &hear, &wishes[..], "ingress"),
-            ("hears", &hear, &writes[..], "egress"),
-            // A router tells a writer what is wished for.
-            ("told", &put, &wishes[..], "egress"),
-        ];
-        for (part, keys, messages, flow) in parts {
-            if !keys.is_empty() {
-                let id = format!("{identity} {part}");
-                rules.push(json!({
-                    "id": id, "permission": "allow", "flows": [flow], "messages": messages, "key_exprs": keys,
-                }));
-                names.push(id);
-            }
-        }
-        if !names.is_empty() {
-            subjects.push(json!({"id": identity, "cert_common_names": [identity]}));
-            policies.push(json!({"rules": names, "subjects": [identity]}));
-        }
-    };
-    for service in &contract.services {
-        grant(&service.name, service.samples_out.iter().collect(), service.samples_in.iter().collect());
-    }
-    for reader in readers {
-        grant(reader, vec![], written.clone());
-    }
-    json!({
-        "enabled": true, "default_permission": "deny", "rules": rules, "subjects": subjects, "policies": policies,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_subscription_drops_its_oldest_and_counts() {
-        let all = Arc::new(AtomicU64::new(0));
-        let ring = Ring::new(2, all.clone());
-        for key in ["a", "b", "c", "d"] {
-            ring.push(Sample { key: key.into(), body: Bytes::new(), about: None });
-        }
-        let left: Vec<String> = ring.queue().samples.iter().map(|s| s.key.clone()).collect();
-        assert_eq!(left, ["c", "d"]);
-        assert_eq!((ring.dropped.load(Ordering::Relaxed), all.load(Ordering::Relaxed)), (2, 2));
-    }
-
-    #[test]
-    fn access_control_is_a_configuration_that_zenoh_takes() {
-        let access = samples_access(mesh_proto::contract(), &["person".to_owned()]);
-        let options = SamplesOptions { mode: SamplesMode::Router, access: Some(access.clone()), ..Default::default() };
-        config(&options, &[]).unwrap();
-        assert_eq!(access["default_permission"], "deny");
-    }
 }

@@ -9,10 +9,9 @@
 //!   and we send again, or it has moved and whoever asked decides again.
 
 use std::{
-    collections::{HashMap, VecDeque},
     future::Future,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{
             AtomicBool,
             Ordering::{Relaxed, SeqCst},
@@ -22,8 +21,9 @@ use std::{
 };
 
 use async_nats::HeaderMap;
-use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use mesh_core::Decision;
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     time::Instant,
@@ -31,10 +31,18 @@ use tokio::{
 
 use crate::{
     Bus,
-    bus::{AskError, Backoff, Link, Said, code, ingest, lock, said},
-    headers, log,
+    answer::{Answer, code},
+    backoff::Backoff,
+    batch::{self, BATCH_MAX},
+    error::AskError,
+    headers,
+    link::Link,
+    log,
+    publish::{SILENT_MIN, ingest},
+    writer::queue::{CROWD, Entry, InFlight, Next, PLAIN_IN_FLIGHT, Queue},
 };
-use mesh_core::Decision;
+
+mod queue;
 
 /// What became of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +69,9 @@ pub enum WriteError {
         stream: String,
     },
     /// A message is larger than the server takes, or there are more than a batch holds.
-    #[error("write to {stream}: the decision for {entity} is too large: {size} bytes or messages, of at most {limit}")]
+    #[error(
+        "write to {stream}: the decision for {entity} is too large: {size} bytes or messages; the limit is {limit}"
+    )]
     TooLarge {
         /// The stream.
         stream: String,
@@ -89,7 +99,7 @@ pub enum WriteError {
         entity: String,
         /// JetStream's error code.
         code: u64,
-        /// JetStream's words.
+        /// JetStream's description.
         description: String,
     },
     /// The bus was closed.
@@ -100,32 +110,14 @@ pub enum WriteError {
     },
 }
 
-/// Messages in an atomic batch, at most (ADR-50).
-pub(crate) const BATCH_MAX: usize = 1_000;
-/// Bytes in an atomic batch, at most, bodies only.
-const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Batches in flight at once: while one is stored the next is on its way.
-const BATCHES_IN_FLIGHT: usize = 2;
-/// A second batch sets out only when so many messages wait; fewer collect further.
-const SECOND_BATCH_MIN: usize = 128;
-/// Decisions of one fact in flight as plain publishes; more make a batch.
-const PLAIN_IN_FLIGHT: usize = 16;
-/// From so many messages on, a batch is faster than plain publishes.
-pub(crate) const BATCH_WORTH: usize = 16;
-/// From so many decisions on, a batch is one of a crowd: another is expected to follow, and is worth waiting for.
-const CROWD: usize = 4;
-/// After a batch of a crowd the next one waits so long, unless [`CROWD_MESSAGES`] are there: every batch costs the
-/// server a store of its own and four syncs, whatever it holds.
+/// How long the next batch waits after one of a crowd, unless enough is there already: every batch costs the server a
+/// store of its own and four syncs, whatever it holds.
 const GATHER: Duration = Duration::from_millis(2);
-/// So many messages are not waited with.
-const CROWD_MESSAGES: usize = 96;
-/// A merged batch without an answer is sent again so often before its decisions go one by one.
+/// How often a batch without an answer is sent before its decisions go one by one.
 const BATCH_ATTEMPTS: usize = 3;
-/// A refusal of a decision whose entity has not moved is retried for so long.
+/// How long a refused decision is retried whose entity has not moved.
 const REFUSED_LIMIT: Duration = Duration::from_secs(20);
-/// Writes in a row without an answer, on a connection that stands, after which the stream's disk is taken as full.
-pub(crate) const SILENT_MIN: u32 = 2;
-/// Reads that show an entity older than the decision knew it, from a replica that lags, are repeated so often.
+/// How often a read is repeated that shows an entity older than the decision knew it, from a replica that lags.
 const BEHIND_ATTEMPTS: usize = 50;
 
 /// Writes decisions to one stream. Cheap to clone.
@@ -166,41 +158,11 @@ pub(crate) struct Core {
     stream: String,
     /// One permit per decision that waits or is in flight.
     room: Arc<Semaphore>,
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue<Pending>>,
+    /// Has the bus ended? Nothing is written any more.
+    closed: AtomicBool,
     nudge: Notify,
     full: AtomicBool,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// Decisions whose entity has nothing in flight, in the order they came.
-    ready: VecDeque<Pending>,
-    /// Messages in `ready`.
-    messages: usize,
-    /// Decisions of several facts in `ready`.
-    several: usize,
-    /// Entities with a decision ready or in flight, each with those that wait behind it.
-    busy: HashMap<String, VecDeque<Pending>>,
-    /// Decisions being written by their callers.
-    direct: usize,
-    /// Is a batch of several decisions in flight, or was it a moment ago? What comes meanwhile is for the next.
-    gathering: bool,
-    closed: bool,
-}
-
-impl Queue {
-    fn push(&mut self, pending: Pending) {
-        self.messages += pending.decision.messages.len();
-        self.several += usize::from(pending.decision.messages.len() > 1);
-        self.ready.push_back(pending);
-    }
-
-    fn pop(&mut self) -> Option<Pending> {
-        let pending = self.ready.pop_front()?;
-        self.messages -= pending.decision.messages.len();
-        self.several -= usize::from(pending.decision.messages.len() > 1);
-        Some(pending)
-    }
 }
 
 /// A decision that waits for its turn or answer.
@@ -218,8 +180,8 @@ struct Flight {
 }
 
 impl Flight {
-    fn new(core: Arc<Core>, pending: Vec<Pending>) -> Self {
-        let entities = pending.iter().map(|p| p.decision.entity.clone()).collect();
+    fn new(core: Arc<Core>, entries: Vec<Entry<Pending>>) -> Self {
+        let (entities, pending) = entries.into_iter().map(|entry| (entry.entity, entry.item)).unzip();
         Self { core, pending, entities }
     }
 }
@@ -239,7 +201,7 @@ struct Direct {
 
 impl Drop for Direct {
     fn drop(&mut self) {
-        lock(&self.core.queue).direct -= 1;
+        self.core.queue.lock().end_direct();
         self.core.release(std::slice::from_ref(&self.decision.entity));
     }
 }
@@ -249,14 +211,7 @@ enum Admitted {
     Queued(oneshot::Receiver<Result<Written, WriteError>>),
 }
 
-/// What the batcher does next.
-enum Next {
-    Plain(Pending),
-    Batch(Vec<Pending>),
-    Nothing,
-}
-
-/// What has ended, however it ended.
+/// What has ended, with success or without.
 enum Landed {
     Plain,
     Batch {
@@ -267,7 +222,7 @@ enum Landed {
 
 /// Why an attempt did not store.
 enum Failed {
-    /// The stream said no.
+    /// The stream refused.
     Refused {
         code: u64,
         description: String,
@@ -304,6 +259,7 @@ impl Core {
             stream: stream.to_owned(),
             queue: Mutex::default(),
             nudge: Notify::new(),
+            closed: AtomicBool::new(false),
             full: AtomicBool::new(false),
             link,
         });
@@ -333,108 +289,49 @@ impl Core {
         }
     }
 
-    /// Lets a decision in: to be written by its caller if nothing stands before it, else into the queue.
+    /// Lets a decision in: to be written by its caller if nothing is ahead of it, else into the queue.
     fn admit(self: &Arc<Self>, decision: Decision, room: OwnedSemaphorePermit) -> Result<Admitted, WriteError> {
-        let mut queue = lock(&self.queue);
-        if queue.closed || self.link.closing.is_cancelled() {
+        let mut queue = self.queue.lock();
+        if self.closed.load(SeqCst) || self.link.closing.is_cancelled() {
             return Err(self.closed());
         }
-        let at_rest = decision.messages.len() == 1
-            && queue.ready.is_empty()
-            && !queue.gathering
-            && queue.direct < PLAIN_IN_FLIGHT
-            && !self.full.load(Relaxed)
-            && !queue.busy.contains_key(&decision.entity);
-        if at_rest {
-            queue.busy.insert(decision.entity.clone(), VecDeque::new());
-            queue.direct += 1;
+        if !self.full.load(Relaxed) && queue.begin_direct(&decision.entity, decision.messages.len()) {
             return Ok(Admitted::Direct(Direct { core: self.clone(), decision, _room: room }));
         }
         let (answer, answered) = oneshot::channel();
-        let entity = decision.entity.clone();
-        let pending = Pending { decision, answer, _room: room };
-        match queue.busy.get_mut(&entity) {
-            Some(waiting) => waiting.push_back(pending),
-            None => {
-                queue.busy.insert(entity, VecDeque::new());
-                queue.push(pending);
-                drop(queue);
-                self.nudge.notify_one();
-            }
+        let ready = queue.add(Entry {
+            entity: decision.entity.clone(),
+            messages: decision.messages.len(),
+            bytes: decision.messages.iter().map(|message| message.body.len()).sum(),
+            item: Pending { decision, answer, _room: room },
+        });
+        drop(queue);
+        if ready {
+            self.nudge.notify_one();
         }
         Ok(Admitted::Queued(answered))
     }
 
-    /// Their decisions are done: the next of each entity is ready.
+    /// The decisions of these entities are done: the next of each is ready.
     fn release(&self, entities: &[String]) {
-        let mut queue = lock(&self.queue);
-        for entity in entities {
-            let next = queue.busy.get_mut(entity).and_then(VecDeque::pop_front);
-            match next {
-                Some(next) => queue.push(next),
-                None => {
-                    queue.busy.remove(entity);
-                }
-            }
-        }
-        let waiting = !queue.ready.is_empty();
-        drop(queue);
-        if waiting {
+        let ready = self.queue.lock().release(entities);
+        if ready {
             self.nudge.notify_one();
         }
     }
 
-    /// Chooses what sets out next.
-    fn next(&self, plain: usize, batches: usize, pausing: bool) -> Next {
-        let mut queue = lock(&self.queue);
-        let plain = plain + queue.direct;
-        if queue.ready.is_empty() {
-            queue.gathering &= batches > 0 || pausing;
-            return Next::Nothing;
-        }
-        if self.full.load(Relaxed) {
-            // One decision alone tries whether there is room again.
-            return if plain + batches > 0 { Next::Nothing } else { queue.pop().map_or(Next::Nothing, Next::Plain) };
-        }
-        if pausing && queue.messages < CROWD_MESSAGES {
-            return Next::Nothing;
-        }
-        let many = if queue.gathering { CROWD } else { BATCH_WORTH + 1 };
-        if batches == 0 && queue.several == 0 && queue.ready.len() < many {
-            queue.gathering = false;
-            return match plain < PLAIN_IN_FLIGHT {
-                true => queue.pop().map_or(Next::Nothing, Next::Plain),
-                false => Next::Nothing,
-            };
-        }
-        if batches >= BATCHES_IN_FLIGHT || (batches > 0 && queue.messages < SECOND_BATCH_MIN) {
-            return Next::Nothing;
-        }
-        let (mut chosen, mut messages, mut bytes) = (vec![], 0, 0);
-        while let Some(first) = queue.ready.front() {
-            let size: usize = first.decision.messages.iter().map(|m| m.body.len()).sum();
-            let count = first.decision.messages.len();
-            if !chosen.is_empty() && (messages + count > BATCH_MAX || bytes + size > BATCH_BYTES_MAX) {
-                break;
-            }
-            (messages, bytes) = (messages + count, bytes + size);
-            chosen.extend(queue.pop());
-        }
-        queue.gathering |= chosen.len() >= CROWD;
-        Next::Batch(chosen)
-    }
-
     async fn batch(self: Arc<Self>) {
         let mut flights = FuturesUnordered::new();
-        let (mut plain, mut batches) = (0_usize, 0_usize);
+        let mut in_flight = InFlight::default();
         let mut pause = Instant::now();
         loop {
             let pausing = loop {
                 let pausing = Instant::now() < pause;
-                match self.next(plain, batches, pausing) {
+                let next = self.queue.lock().next(in_flight, pausing, self.full.load(Relaxed));
+                match next {
                     Next::Nothing => break pausing,
                     Next::Plain(one) => {
-                        plain += 1;
+                        in_flight.plain += 1;
                         let flight = Flight::new(self.clone(), vec![one]);
                         flights.push(self.link.tasks.spawn(async move {
                             flight.one_by_one().await;
@@ -442,7 +339,7 @@ impl Core {
                         }));
                     }
                     Next::Batch(many) => {
-                        batches += 1;
+                        in_flight.batches += 1;
                         let crowd = many.len() >= CROWD;
                         let flight = Flight::new(self.clone(), many);
                         flights.push(self.link.tasks.spawn(async move {
@@ -455,17 +352,17 @@ impl Core {
             tokio::select! {
                 Some(landed) = flights.next() => match landed {
                     Ok(Landed::Batch { crowd }) => {
-                        batches -= 1;
+                        in_flight.batches -= 1;
                         if crowd {
                             pause = Instant::now() + GATHER;
                         }
                     }
-                    Ok(Landed::Plain) => plain -= 1,
-                    // Its entities were released and its callers told when it fell; which kind it was is not known,
-                    // so all that is left is waited for and counted anew.
+                    Ok(Landed::Plain) => in_flight.plain -= 1,
+                    // It panicked: its entities were released and its callers got an error when it was dropped. Which
+                    // kind it was is unknown, so the count starts again once everything else has ended.
                     Err(_) => {
                         while flights.next().await.is_some() {}
-                        (plain, batches) = (0, 0);
+                        in_flight = InFlight::default();
                     }
                 },
                 () = self.nudge.notified() => {}
@@ -474,16 +371,14 @@ impl Core {
         }
     }
 
-    /// Nobody is written any more; all who wait are told.
+    /// Nothing is written any more; everyone who waits gets an error.
     fn end(&self) {
-        let mut queue = lock(&self.queue);
-        queue.closed = true;
-        let ready = std::mem::take(&mut queue.ready);
-        let waiting: Vec<_> = queue.busy.values_mut().flat_map(std::mem::take).collect();
-        (queue.messages, queue.several) = (0, 0);
+        let mut queue = self.queue.lock();
+        self.closed.store(true, SeqCst);
+        let waiting = queue.drain();
         drop(queue);
         self.room.close();
-        drop((ready, waiting));
+        drop(waiting);
     }
 
     /// Returns when nothing waits or is in flight.
@@ -521,21 +416,20 @@ impl Core {
             let message = &decision.messages[position];
             (ingest(&self.stream, &message.subject), self.headers(decision, position), message.body.clone())
         };
-        let answer = send_batch(&self.link, count, part).await?;
+        let answer = batch::send(&self.link, count, part).await?;
         let last = self.stored(&answer, count)?;
-        self.link.stats.batches.fetch_add(1, Relaxed);
-        self.link.stats.batch_messages.fetch_add(count as u64, Relaxed);
+        batch::count_batch(&self.link, count);
         Ok(last)
     }
 
     fn stored(&self, answer: &async_nats::Message, count: usize) -> Result<u64, Failed> {
-        match said(answer) {
-            Some(Said::Stored(last)) => {
+        match Answer::parse(answer) {
+            Some(Answer::Stored(last)) => {
                 self.link.stats.published.fetch_add(count as u64, Relaxed);
                 self.takes_writes();
                 Ok(last)
             }
-            Some(Said::Refused { code, description }) => Err(Failed::Refused { code, description }),
+            Some(Answer::Refused { code, description }) => Err(Failed::Refused { code, description }),
             None => Err(Failed::Unknown),
         }
     }
@@ -547,7 +441,7 @@ impl Core {
         }
     }
 
-    /// Writes one decision, whatever it takes.
+    /// Writes one decision, with as many attempts as it takes.
     async fn settle(&self, decision: &Decision) -> Result<Written, WriteError> {
         let mut resend = Backoff::new(2, 250);
         let mut room = Backoff::new(100, 1_000);
@@ -569,7 +463,7 @@ impl Core {
                 Err(Failed::Unknown) => {}
                 Err(Failed::Silent) => {
                     silent += 1;
-                    // A server whose disk is full says nothing at all to a write.
+                    // A server whose disk is full does not answer a write at all.
                     if silent >= SILENT_MIN {
                         self.full.store(true, SeqCst);
                         self.link.mark_full(&self.stream, true);
@@ -608,7 +502,7 @@ impl Core {
         }
     }
 
-    /// What became of a decision, by reading its entity; `None` if it is not stored and the entity has not moved.
+    /// Finds out by reading its entity what became of a decision; `None` if it is not stored and the entity has not moved.
     async fn look(&self, decision: &Decision) -> Result<Option<Written>, WriteError> {
         self.link.stats.settled.fetch_add(1, Relaxed);
         let ours = decision.messages.len();
@@ -705,7 +599,7 @@ impl Flight {
                 Err(Failed::Unknown | Failed::Silent) => {}
                 Err(_) => break,
             }
-            // The batch is stored whole or not at all: its first decision tells for all.
+            // The batch is stored whole or not at all: its first decision stands for all.
             let Ok(found) = core.look(decisions[0]).await else { break };
             match found {
                 Some(Written::Stored { last }) => {
@@ -728,53 +622,4 @@ impl Flight {
             last -= count;
         }
     }
-}
-
-/// A message of a batch: where it is published, its headers, its body.
-pub(crate) type Part = (String, HeaderMap, Bytes);
-
-/// Sends the messages of a batch; returns the answer to its commit.
-async fn send_batch(
-    link: &Link,
-    count: usize,
-    part: impl Fn(usize) -> Part + Send,
-) -> Result<async_nats::Message, AskError> {
-    link.connected().await?;
-    let (epoch, denials) = (link.epoch(), link.denials());
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    for index in 0..count.saturating_sub(1) {
-        let (subject, mut headers, body) = part(index);
-        headers::batch(&mut headers, &id, index + 1, false);
-        link.send(subject, Some(headers), body).await?;
-    }
-    let (subject, mut headers, body) = part(count - 1);
-    headers::batch(&mut headers, &id, count, true);
-    if link.epoch() != epoch {
-        return Err(AskError::Lost);
-    }
-    let answer = link.ask(subject, Some(headers), body, link.ack_timeout()).await;
-    let refused = match &answer {
-        Err(AskError::TimedOut) => true,
-        Ok(answer) => matches!(said(answer), Some(Said::Refused { .. })),
-        Err(_) => false,
-    };
-    if refused && link.denials() > denials && (0..count).any(|index| link.was_denied(&part(index).0, denials)) {
-        return Err(AskError::Denied);
-    }
-    answer
-}
-
-/// Messages of one stream as an atomic batch, in one attempt: the last one's sequence if it is stored.
-pub(crate) async fn commit_batch(link: &Link, count: usize, part: impl Fn(usize) -> Part + Send) -> Option<u64> {
-    let answer = send_batch(link, count, part).await.ok()?;
-    let stored = match said(&answer) {
-        Some(Said::Stored(sequence)) => Some(sequence),
-        _ => None,
-    };
-    if stored.is_some() {
-        link.stats.published.fetch_add(count as u64, Relaxed);
-        link.stats.batches.fetch_add(1, Relaxed);
-        link.stats.batch_messages.fetch_add(count as u64, Relaxed);
-    }
-    stored
 }

@@ -1,7 +1,9 @@
 //! The core of the bus against a real nats-server of the test's own: what is acknowledged is stored once, in order, whatever
 //! happens to the server or to others who write.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
+#![allow(missing_docs)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -186,6 +188,25 @@ fn fact(key: &str, id: &str, body: &str) -> Outgoing {
     }
 }
 
+/// The stream of commands.
+fn commands() -> Config {
+    Config {
+        subjects: vec!["intent.ask.>".to_owned()],
+        subject_transform: None,
+        republish: None,
+        ..facts("INTENT_ASK")
+    }
+}
+
+fn command(number: usize) -> Outgoing {
+    Outgoing {
+        stream: "INTENT_ASK".to_owned(),
+        subject: format!("intent.ask.submit.v1.local.{number}"),
+        message: "continuum.intent.v1.SubmitIntent".to_owned(),
+        ..fact("a", &format!("command-{number}"), &number.to_string())
+    }
+}
+
 fn entity(key: &str) -> String {
     format!("intent.*.*.local.{key}")
 }
@@ -277,7 +298,7 @@ async fn eight_writers_on_three_entities_lose_no_update() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eight_writers_on_three_replicas_lose_no_update_when_the_leader_is_killed() {
+async fn eight_writers_lose_no_update_when_the_leader_is_killed() {
     let Some(mut servers) = cluster() else { return };
     let urls = servers.iter().map(Server::url).collect::<Vec<_>>().join(",");
     let jetstream = servers[0].jetstream().await;
@@ -326,7 +347,7 @@ fn cluster() -> Option<Vec<Server>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_is_stored_once_when_the_server_is_killed_under_load() {
+async fn what_was_acknowledged_is_stored_once_if_the_server_is_killed() {
     let Some(mut server) = Server::start("") else { return };
     server.jetstream().await.create_stream(facts("INTENT")).await.unwrap();
     let bus = server.bus("load").await;
@@ -547,7 +568,7 @@ async fn two_decisions_of_one_entity_are_never_both_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_rest_a_decision_is_one_publish_and_in_a_deep_queue_many_are_one_batch() {
+async fn at_rest_a_decision_is_one_publish_and_in_a_queue_many_are_one_batch() {
     let Some(server) = Server::start("") else { return };
     server.jetstream().await.create_stream(facts("INTENT")).await.unwrap();
     let bus = server.bus("shape").await;
@@ -565,6 +586,36 @@ async fn at_rest_a_decision_is_one_publish_and_in_a_deep_queue_many_are_one_batc
     let (batches, messages) = (bus.stats().batches.load(SeqCst), bus.stats().batch_messages.load(SeqCst));
     assert!(messages > 4_900, "{messages} of 5,000 travelled in batches");
     assert!(messages / batches >= 50, "{messages} messages in {batches} batches");
+    assert_dense(&stored(&bus, "INTENT").await);
+}
+
+/// Callers that each write one decision after the other: never more than there are callers wait at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_decisions_are_gathered_into_few_batches() {
+    const CALLERS: usize = 64;
+    const ROUNDS: usize = 60;
+    let Some(server) = Server::start("") else { return };
+    server.jetstream().await.create_stream(facts("INTENT")).await.unwrap();
+    let bus = server.bus("load").await;
+    let callers = (0..CALLERS).map(|caller| {
+        let writer = bus.writer("INTENT");
+        tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                let id = format!("{caller}-{round}");
+                let written = writer.write(decision(&id, 0, &[&id])).await.unwrap();
+                assert!(matches!(written, Written::Stored { .. }));
+            }
+        })
+    });
+    let callers = futures::future::join_all(callers.collect::<Vec<_>>());
+    for caller in within("the callers", callers).await {
+        caller.unwrap();
+    }
+    let written = (CALLERS * ROUNDS) as u64;
+    let (batches, gathered) = (bus.stats().batches.load(SeqCst), bus.stats().batch_messages.load(SeqCst));
+    eprintln!("{gathered} of {written} decisions in {batches} batches");
+    assert!(gathered * 10 >= written * 9, "{gathered} of {written} decisions travelled in batches");
+    assert!(gathered / batches >= CALLERS as u64 / 2, "{gathered} decisions in {batches} batches");
     assert_dense(&stored(&bus, "INTENT").await);
 }
 
@@ -603,7 +654,7 @@ async fn an_unanswered_write_is_settled_by_reading() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_stream_waits_says_so_and_goes_on() {
+async fn a_full_stream_is_reported_and_its_writes_wait() {
     let Some(server) = Server::start("") else { return };
     let jetstream = server.jetstream().await;
     let small = Config { max_bytes: 64 << 10, ..facts("INTENT") };
@@ -760,7 +811,7 @@ async fn a_reader_that_stalls_keeps_its_pin_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_without_condition_is_stored_once_however_often_it_is_published() {
+async fn an_unconditional_message_is_stored_once_however_often_published() {
     let Some(server) = Server::start("") else { return };
     let jetstream = server.jetstream().await;
     jetstream.create_stream(facts("INTENT")).await.unwrap();
@@ -795,23 +846,11 @@ async fn a_message_without_condition_is_stored_once_however_often_it_is_publishe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_that_come_at_once_travel_together_and_each_is_told_where_it_is() {
+async fn commands_that_come_at_once_travel_together_and_each_gets_its_place() {
     let Some(server) = Server::start("") else { return };
     let jetstream = server.jetstream().await;
-    let asked = Config {
-        subjects: vec!["intent.ask.>".to_owned()],
-        subject_transform: None,
-        republish: None,
-        ..facts("INTENT_ASK")
-    };
-    jetstream.create_stream(asked).await.unwrap();
+    jetstream.create_stream(commands()).await.unwrap();
     let bus = server.bus("publisher").await;
-    let command = |n: usize| Outgoing {
-        stream: "INTENT_ASK".to_owned(),
-        subject: format!("intent.ask.submit.v1.local.{n}"),
-        message: "continuum.intent.v1.SubmitIntent".to_owned(),
-        ..fact("a", &format!("command-{n}"), &n.to_string())
-    };
     let publish = |numbers: Vec<usize>| {
         let bus = bus.clone();
         async move {
@@ -846,7 +885,63 @@ async fn commands_that_come_at_once_travel_together_and_each_is_told_where_it_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_identity_may_not_write_is_denied_and_said_so() {
+async fn commands_beyond_the_limit_wait_for_room_and_are_stored_once() {
+    let Some(server) = Server::start("") else { return };
+    server.jetstream().await.create_stream(commands()).await.unwrap();
+    let options = Options { gather_limit: 10, ..server.options("publisher") };
+    let bus = Bus::connect(options).await.unwrap();
+    let publish = |n| {
+        let bus = bus.clone();
+        async move { bus.publish(&command(n)).await }
+    };
+    let places = within("the commands", futures::future::try_join_all((0..300).map(publish))).await.unwrap();
+    let places: BTreeSet<u64> = places.into_iter().collect();
+    assert_eq!(places, (1..=300).collect());
+    let stats = bus.stats();
+    assert!(stats.commands_held.load(SeqCst) > 0, "more came than may wait");
+    assert_eq!(stats.commands_refused.load(SeqCst), 0);
+    // None of its batches could hold more than may wait.
+    assert!(stats.batch_messages.load(SeqCst) <= 10 * stats.batches.load(SeqCst));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_without_room_is_refused_as_busy_after_the_limit() {
+    const LIMIT_MS: u64 = 300;
+    let Some(server) = Server::start("") else { return };
+    server.jetstream().await.create_stream(commands()).await.unwrap();
+    let options =
+        Options { gather_limit: 2, publish_limit_ms: LIMIT_MS, ack_timeout_ms: 5_000, ..server.options("publisher") };
+    let bus = Bus::connect(options).await.unwrap();
+    server.signal("-STOP");
+    // Eight are on their way, two wait to be gathered, five wait for room.
+    let each = (0..15).map(|n| {
+        let bus = bus.clone();
+        async move { (n, bus.publish(&command(n)).await) }
+    });
+    let all = tokio::spawn(futures::future::join_all(each.collect::<Vec<_>>()));
+    within("the refusals", async {
+        while bus.stats().commands_refused.load(SeqCst) < 5 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.signal("-CONT");
+    for (n, result) in within("the commands", all).await.unwrap() {
+        match (n, result) {
+            (0..8, Err(PublishError::Unanswered { limit_ms: LIMIT_MS, .. })) | (8..10, _) => {}
+            (10.., Err(PublishError::Busy { stream, limit: 2, waited_ms: LIMIT_MS, .. })) if stream == "INTENT_ASK" => {
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(bus.stats().commands_held.load(SeqCst), 5);
+    // There is room again for those that come later.
+    within("a later command", bus.publish(&command(99))).await.unwrap();
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_without_the_right_is_denied() {
     let pair = |seed: u8| nkeys::KeyPair::new_from_raw(nkeys::KeyPairType::User, [seed; 32]).unwrap();
     let (admin, service) = (pair(1), pair(2));
     let configuration = format!(

@@ -1,16 +1,15 @@
 //! Samples over a real Zenoh router in this process: what travels, what is dropped, and what is seen to live.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-
-mod certificates;
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
+#![allow(missing_docs)]
 
 use std::time::Duration;
 
-use certificates::Authority;
-use mesh_bus::{
-    About, AliveStream, SampleStream, Samples, SamplesError, SamplesMode, SamplesOptions, SamplesTls, samples_access,
-};
+use mesh_admin::samples_access;
+use mesh_bus::{About, AliveStream, SampleStream, Samples, SamplesError, SamplesMode, SamplesOptions};
 use mesh_proto::Timestamp;
+use mesh_test::Authority;
 use tokio::time::{Instant, timeout};
 
 /// Every step ends within this, or the test fails.
@@ -39,8 +38,8 @@ fn about(id: &str) -> About {
     }
 }
 
-/// Publishes until the subscription, which the router learns of in its own time, hears it.
-async fn until_heard(from: &Samples, key: &str, stream: &mut SampleStream) {
+/// Publishes until the subscription, which the router learns of in its own time, receives it.
+async fn until_received(from: &Samples, key: &str, stream: &mut SampleStream) {
     let deadline = Instant::now() + LIMIT;
     while Instant::now() < deadline {
         from.publish(key, "probe", &About::default()).await.unwrap();
@@ -48,7 +47,7 @@ async fn until_heard(from: &Samples, key: &str, stream: &mut SampleStream) {
             return;
         }
     }
-    panic!("nothing published on {key} is heard");
+    panic!("nothing published on {key} is received");
 }
 
 async fn until_alive(stream: &mut AliveStream, key: &str, wanted: bool) {
@@ -68,13 +67,13 @@ async fn a_sample_arrives_with_its_key_body_and_what_it_says_about_itself() {
     let router = router("tcp/127.0.0.1:0").await;
     let (agent, collector) = (client(&router).await, client(&router).await);
     assert!(agent.is_connected().await);
-    let mut heard = collector.subscribe("continuum/*/*/instance/*").await.unwrap();
-    until_heard(&agent, "continuum/s/n/instance/probe", &mut heard).await;
+    let mut received = collector.subscribe("continuum/*/*/instance/*").await.unwrap();
+    until_received(&agent, "continuum/s/n/instance/probe", &mut received).await;
     agent.publish("continuum/s/n/cluster/c", "not asked for", &about("0")).await.unwrap();
     agent.publish("continuum/s/n/instance/i", "body", &about("1")).await.unwrap();
     let sample = timeout(LIMIT, async {
         loop {
-            let sample = heard.next().await.unwrap();
+            let sample = received.next().await.unwrap();
             if sample.key != "continuum/s/n/instance/probe" {
                 return sample;
             }
@@ -93,19 +92,19 @@ async fn a_slow_reader_loses_the_oldest_and_every_loss_is_counted() {
     let router = router("tcp/127.0.0.1:0").await;
     let agent = client(&router).await;
     let slow = Samples::open(SamplesOptions { buffer_max: 10, ..client_options(&router) }).await.unwrap();
-    let mut heard = slow.subscribe("continuum/**").await.unwrap();
-    until_heard(&agent, "continuum/a", &mut heard).await;
+    let mut received = slow.subscribe("continuum/**").await.unwrap();
+    until_received(&agent, "continuum/a", &mut received).await;
     // Written one by one, seen to have gone through by a second subscription of the same session.
     let mut witness = slow.subscribe("continuum/last").await.unwrap();
     for number in 0..100 {
         agent.publish("continuum/a", number.to_string(), &About::default()).await.unwrap();
     }
-    until_heard(&agent, "continuum/last", &mut witness).await;
+    until_received(&agent, "continuum/last", &mut witness).await;
     let (_, dropped) = slow.counts();
     assert!(dropped >= 90, "{dropped}");
-    assert_eq!(heard.dropped() + witness.dropped(), dropped);
+    assert_eq!(received.dropped() + witness.dropped(), dropped);
     let mut kept = vec![];
-    while let Ok(Some(sample)) = timeout(Duration::from_millis(200), heard.next()).await {
+    while let Ok(Some(sample)) = timeout(Duration::from_millis(200), received.next()).await {
         if sample.key == "continuum/a" && sample.body != "probe" {
             kept.push(String::from_utf8(sample.body.to_vec()).unwrap().parse::<u32>().unwrap());
         }
@@ -164,9 +163,9 @@ async fn when_the_router_comes_back_samples_and_signs_of_life_do_too() {
     let key = "continuum/s/n/alive/edge";
     let _token = agent.declare_alive(key).await.unwrap();
     let mut seen = watcher.watch_alive(key).await.unwrap();
-    let mut heard = watcher.subscribe("continuum/a").await.unwrap();
+    let mut received = watcher.subscribe("continuum/a").await.unwrap();
     until_alive(&mut seen, key, true).await;
-    until_heard(&agent, "continuum/a", &mut heard).await;
+    until_received(&agent, "continuum/a", &mut received).await;
     first.close().await.unwrap();
     drop(first);
     until_alive(&mut seen, key, false).await;
@@ -179,11 +178,11 @@ async fn when_the_router_comes_back_samples_and_signs_of_life_do_too() {
     let out_until = Instant::now() + Duration::from_millis(1_500);
     while Instant::now() < out_until {
         agent.publish("continuum/a", "lost", &About::default()).await.unwrap();
-        let _ = timeout(Duration::from_millis(50), heard.next()).await;
+        let _ = timeout(Duration::from_millis(50), received.next()).await;
     }
     let _second = router(&address).await;
     until_alive(&mut seen, key, true).await;
-    until_heard(&agent, "continuum/a", &mut heard).await;
+    until_received(&agent, "continuum/a", &mut received).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,20 +201,17 @@ async fn what_cannot_work_is_an_error_that_says_so() {
 
 /// A client with a certificate in this name.
 async fn named(router: &Samples, authority: &Authority, name: &str) -> Samples {
-    let files = authority.sign(name);
-    let tls = Some(SamplesTls { ca: files.ca, cert: files.cert, key: files.key });
-    Samples::open(SamplesOptions { tls, ..client_options(router) }).await.unwrap()
+    Samples::open(SamplesOptions { tls: Some(authority.sign(name)), ..client_options(router) }).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_certificates_each_service_writes_and_reads_what_its_contract_says_and_nothing_else() {
+async fn with_certificates_a_service_writes_and_reads_only_by_its_contract() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "authority");
-    let files = authority.sign("router");
     let router = Samples::open(SamplesOptions {
         mode: SamplesMode::Router,
         listen: vec!["tls/127.0.0.1:0".to_owned()],
-        tls: Some(SamplesTls { ca: files.ca, cert: files.cert, key: files.key }),
+        tls: Some(authority.sign("router")),
         access: Some(samples_access(mesh_proto::contract(), &["person".to_owned()])),
         ..Default::default()
     });
@@ -229,18 +225,18 @@ async fn with_certificates_each_service_writes_and_reads_what_its_contract_says_
     let instance = "continuum/s/n/instance/i";
 
     let mut collected = collector.subscribe("continuum/*/*/instance/*").await.unwrap();
-    until_heard(&agent, instance, &mut collected).await;
-    // A session hears itself whatever the router says, so the judge is one that publishes nothing.
-    let mut heard = twins.subscribe("continuum/*/*/instance/*").await.unwrap();
-    until_heard(&agent, instance, &mut heard).await;
+    until_received(&agent, instance, &mut collected).await;
+    // A session receives itself whatever the router says, so the judge is one that publishes nothing.
+    let mut received = twins.subscribe("continuum/*/*/instance/*").await.unwrap();
+    until_received(&agent, instance, &mut received).await;
     let mut watched = person.subscribe("continuum/*/*/cluster/*").await.unwrap();
-    until_heard(&agent, "continuum/s/n/cluster/c", &mut watched).await;
+    until_received(&agent, "continuum/s/n/cluster/c", &mut watched).await;
     let key = "continuum/s/n/alive/edge";
     let mut seen = orchestrator.watch_alive("continuum/*/*/alive/*").await.unwrap();
     let _token = agent.declare_alive(key).await.unwrap();
     until_alive(&mut seen, key, true).await;
 
-    // Who may not write is heard by nobody; who may not read hears nothing.
+    // Who may not write is received by nobody; who may not read hears nothing.
     let outsider = named(&router, &authority, "workload-manager").await;
     let mut deaf = outsider.subscribe("continuum/**").await.unwrap();
     let _forged = validator.declare_alive("continuum/s/n/alive/forged").await.unwrap();
@@ -253,7 +249,7 @@ async fn with_certificates_each_service_writes_and_reads_what_its_contract_says_
     agent.publish(instance, "last", &About::default()).await.unwrap();
     let last = timeout(LIMIT, async {
         loop {
-            let sample = heard.next().await.unwrap();
+            let sample = received.next().await.unwrap();
             assert_ne!(sample.body, "forged", "{}", sample.key);
             if sample.body == "last" {
                 break;
@@ -268,7 +264,7 @@ async fn with_certificates_each_service_writes_and_reads_what_its_contract_says_
     // A stranger's certificate opens nothing.
     let other = tempfile::tempdir().unwrap();
     let files = Authority::new(other.path(), "stranger").sign("cluster-agent");
-    let tls = Some(SamplesTls { ca: files.ca, cert: files.cert, key: files.key });
+    let tls = Some(files);
     let stranger = Samples::open(SamplesOptions { tls, connect_ms: 1_000, ..client_options(&router) }).await;
     assert!(stranger.is_err());
 }

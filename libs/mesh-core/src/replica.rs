@@ -795,7 +795,13 @@ impl<D: Decider> Replica<D> {
 
     /// Entities whose snapshots are out of date, at most `max`, as bucket key and bytes; then the index to store
     /// with them, unless some are left: then the last index stays true. `None` if there is nothing to save.
+    ///
+    /// A replica that has not read as far as `saved` saves nothing: its entities would replace newer snapshots of another
+    /// replica, which counts on them.
     pub fn snapshot(&mut self, max: usize, saved: u64) -> Option<Snapshot> {
+        if self.position < saved {
+            return None;
+        }
         let mut entries = vec![];
         let mut left = false;
         for (key, entity) in &mut self.entities {
@@ -828,6 +834,14 @@ impl<D: Decider> Replica<D> {
         let keys: BTreeSet<String> = keys.into_iter().collect();
         for (key, entity) in &mut self.entities {
             entity.dirty |= keys.contains(&snapshot_key(key));
+        }
+    }
+
+    /// Another replica has saved since this one did, with an index of this position. Its snapshots of entities hold the
+    /// facts up to there, and may have replaced newer ones of this replica: what goes beyond is to be saved again.
+    pub fn overtaken(&mut self, position: u64) {
+        for entity in self.entities.values_mut() {
+            entity.dirty |= entity.folded.as_ref().is_some_and(|folded| folded.last > position);
         }
     }
 
@@ -924,4 +938,104 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::{
+        Refusal,
+        deciders::verdicts::{Fact, Input, NAME},
+        validation::IntentAccepted,
+    };
+
+    use super::*;
+
+    /// Counts the facts of each intent.
+    struct Counts;
+
+    impl Decider for Counts {
+        const NAME: &'static str = NAME;
+        type State = u64;
+        type ReadModel = ();
+        type Input = Input;
+        type Fact = Fact;
+
+        fn initial(&self) -> u64 {
+            0
+        }
+
+        fn concerns(&self, _: &Input, (): &()) -> Vec<Key> {
+            vec![]
+        }
+
+        fn decide(&self, _: &Key, _: &u64, (): &(), _: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+            Ok(vec![])
+        }
+
+        fn evolve(&self, count: u64, _: &Fact, _: Timestamp) -> u64 {
+            count + 1
+        }
+
+        fn due(&self, _: &u64) -> Option<Timestamp> {
+            None
+        }
+    }
+
+    fn fact(intent: &str, sequence: u64) -> Stored {
+        let fact = IntentAccepted { owner: "local".into(), intent_id: intent.into(), version: 1 };
+        let message = Outgoing::new(&fact, format!("f{sequence}"), Timestamp::default()).unwrap();
+        Stored {
+            stream: message.stream,
+            sequence,
+            subject: message.subject,
+            id: message.id,
+            message: message.message,
+            time: message.time,
+            stored: message.time,
+            cause: None,
+            traceparent: None,
+            world: vec![],
+            content_type: None,
+            source: None,
+            previous_on_subject: None,
+            delivered: 1,
+            body: message.body,
+        }
+    }
+
+    fn replica(facts: &[(&str, u64)]) -> Replica<Counts> {
+        let mut replica = Replica::new(Counts, None);
+        for (intent, sequence) in facts {
+            replica.fact(fact(intent, *sequence));
+        }
+        replica
+    }
+
+    fn names(snapshot: Option<Snapshot>) -> Vec<String> {
+        let mut names: Vec<String> =
+            snapshot.into_iter().flat_map(|(entries, _)| entries).map(|(key, _)| key).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_replica_that_is_behind_what_is_saved_saves_nothing() {
+        let mut behind = replica(&[("a", 1)]);
+        assert_eq!(behind.snapshot(usize::MAX, 2), None, "its entity would replace a newer one");
+        behind.fact(fact("a", 2));
+        assert_eq!(names(behind.snapshot(usize::MAX, 2)), ["e.local.a"], "nothing was forgotten meanwhile");
+    }
+
+    #[test]
+    fn what_another_replica_may_have_replaced_is_saved_again() {
+        let mut ahead = replica(&[("a", 1), ("b", 2), ("a", 3)]);
+        assert_eq!(names(ahead.snapshot(usize::MAX, 0)), ["e.local.a", "e.local.b"]);
+        assert_eq!(names(ahead.snapshot(usize::MAX, 3)), [""; 0], "all of it is saved");
+        // The other replica's snapshots hold the facts up to 2: its `a` lacks the third.
+        ahead.overtaken(2);
+        let (entries, index) = ahead.snapshot(usize::MAX, 2).unwrap();
+        assert_eq!(entries.len(), 1);
+        assert_eq!(Saved::<u64>::read(&entries[0].0, &entries[0].1).unwrap().unwrap().1.last, 3);
+        assert_eq!(index.unwrap().position, 3);
+    }
 }

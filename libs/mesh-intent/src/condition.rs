@@ -113,7 +113,7 @@ pub enum BoundError {
     /// There is no value.
     #[error("the target has no bound")]
     Missing,
-    /// A value is no number.
+    /// A value is not a number.
     #[error("{0:?} is not a decimal number")]
     Number(String),
     /// Too few or too many values.

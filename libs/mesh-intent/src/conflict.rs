@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_way_stands_in_nobody_s_way() {
+    fn an_intent_that_gives_way_conflicts_with_none() {
         let high = contender("high", 9, 1, &[("IS_GREATER_THAN", "50")]);
         let mid = contender("mid", 5, 2, &[("IS_LESS_THAN", "10")]);
         let low = contender("low", 1, 3, &[("IS_GREATER_THAN", "40")]);

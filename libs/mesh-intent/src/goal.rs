@@ -1,4 +1,5 @@
-//! Goals of people ("as fast as possible", "within 200 ms", "with the least energy") become objectives for the planner.
+//! Goals of people ("as fast as possible", "within 200 ms", "with the least energy") become objectives. They are printed,
+//! not planned by: nothing places or moves a workload because of a goal yet ([`STATEMENT`]).
 //!
 //! A goal is about one component: how much work it is and what it can use. A resource does the work in a time and with
 //! an energy that follow from its cores, their speed, its power, and accelerators with their own speed-up and power. The
@@ -14,14 +15,23 @@
 //!
 //! Model: time = work / (speed · min(cores, parallelism)), divided by the accelerator's speed-up if the component can use
 //! it; energy = watts · time, with the accelerator's power in place of its host's cores.
+//!
+//! Every figure that goes in is stated by the document or declared by a cluster's labels, or else assumed; none is
+//! measured. Each alternative lists what it assumes. The specification gives bounds (200 ms) and names a device (U50), but
+//! neither how much work a component is nor how fast a device does it: those figures in the tests are assumptions too.
 
 use std::collections::BTreeMap;
 
 use mesh_proto::{
     intent::Problem,
-    query::{Alternative, Objective},
+    telemetry::Provenance,
+    validation::{Alternative, Objective},
 };
 use serde_json::Value as Json;
+
+/// What holds of every objective.
+pub const STATEMENT: &str = "objectives are printed, not planned by: no placement depends on them; every prediction is \
+                             modelled from stated, declared or assumed figures";
 
 /// Components in a document.
 pub const COMPONENTS_MAX: usize = 256;
@@ -33,7 +43,7 @@ const EQUAL_SHARE: f64 = 1e-9;
 pub enum Goal {
     /// As little as possible.
     Minimum(Metric),
-    /// At most so much, in the metric's unit.
+    /// At most this value, in the metric's unit.
     AtMost(Metric, f64),
 }
 
@@ -77,6 +87,8 @@ pub struct Component {
     pub accelerators: Vec<String>,
     /// Its goals.
     pub goals: Vec<Goal>,
+    /// What the document does not state of it, in words.
+    pub assumed: Vec<String>,
 }
 
 /// What can do work.
@@ -98,6 +110,8 @@ pub struct Resource {
     pub memory_bytes: u64,
     /// Its accelerator, if it has one.
     pub accelerator: Option<Accelerator>,
+    /// Where its speed and its power come from, in words.
+    pub assumed: Vec<String>,
 }
 
 /// A device that does some work faster.
@@ -109,15 +123,30 @@ pub struct Accelerator {
     pub speedup: f64,
     /// Watts while it works.
     pub watts: f64,
+    /// Where its speed-up and its power come from, in words.
+    pub assumed: String,
 }
 
 impl Resource {
+    /// Its accelerator, if the component has a kernel for it.
+    fn accelerator_for(&self, component: &Component) -> Option<&Accelerator> {
+        let own = self.accelerator.as_ref()?;
+        component.accelerators.contains(&own.name).then_some(own)
+    }
+
+    /// What a prediction here assumes, in words.
+    fn assumptions(&self, component: &Component) -> Vec<String> {
+        let accelerator = self.accelerator_for(component).map(|a| a.assumed.clone());
+        let all = component.assumed.iter().chain(&self.assumed).cloned().chain(accelerator);
+        all.filter(|text| !text.is_empty()).collect()
+    }
+
     /// Milliseconds and joules that the component takes here; `None` if it cannot run here.
     pub fn predict(&self, component: &Component) -> Option<(f64, f64)> {
         if component.memory_bytes > self.memory_bytes || self.cores <= 0.0 || self.speed <= 0.0 {
             return None;
         }
-        let used = component.accelerators.iter().find_map(|a| self.accelerator.as_ref().filter(|own| own.name == *a));
+        let used = self.accelerator_for(component);
         let (seconds, watts) = match used {
             Some(accelerator) if accelerator.speedup > 0.0 => {
                 (component.work_core_seconds / accelerator.speedup, self.idle_watts + accelerator.watts)
@@ -158,6 +187,8 @@ fn objective(component: &Component, goal: Goal, resources: &[Resource]) -> Objec
             resource: resource.name.clone(),
             cluster_selector: resource.selector.clone(),
             predicted: value,
+            provenance: Provenance::Modelled.into(),
+            assumptions: resource.assumptions(component),
         })
         .collect();
     let reason = match (&best, alternatives.is_empty()) {
@@ -218,6 +249,10 @@ pub fn read(document: &Json) -> Result<Vec<Component>, Vec<Problem>> {
             problems.push(problem(path, "it states no goal".into(), hint));
         }
         let figure = |key: &str| properties.get(key).and_then(Json::as_f64).filter(|v| v.is_finite() && *v > 0.0);
+        let missing =
+            [("work_core_seconds", "1"), ("parallelism", "1")].into_iter().filter(|(key, _)| figure(key).is_none());
+        let assumed =
+            missing.map(|(key, value)| format!("{key} = {value}, which the document does not state")).collect();
         let names = properties.get("accelerators").and_then(Json::as_array).into_iter().flatten();
         components.push(Component {
             name: name.clone(),
@@ -226,6 +261,7 @@ pub fn read(document: &Json) -> Result<Vec<Component>, Vec<Problem>> {
             memory_bytes: properties.get("memory_bytes").and_then(Json::as_u64).unwrap_or_default(),
             accelerators: names.filter_map(Json::as_str).map(str::to_owned).collect(),
             goals,
+            assumed,
         });
     }
     if components.is_empty() && problems.is_empty() {
@@ -287,10 +323,14 @@ mod tests {
             watts_per_core,
             memory_bytes: 64 * GB,
             accelerator: None,
+            assumed: vec![format!("speed {speed} of a core of {name}")],
         }
     }
 
-    /// What a platform of edge, HPC and accelerated nodes offers.
+    // The specification states the goals, the bound of 200 ms and the device U50. How much work a component is, and how
+    // fast and how hungry each resource is, are assumptions of these tests.
+
+    /// What a platform of edge, HPC and accelerated nodes offers, by assumption.
     fn platform() -> Vec<Resource> {
         let edge = resource("edge", 4.0, 1.0, 8.0, 10.0);
         let hpc = resource("hpc", 64.0, 2.0, 200.0, 8.0);
@@ -305,11 +345,16 @@ mod tests {
         objectives.remove(0)
     }
 
+    /// A training of 12 core-seconds, by assumption.
     fn trainer(goal: &str) -> Json {
+        training(12.0, goal)
+    }
+
+    fn training(work_core_seconds: f64, goal: &str) -> Json {
         json!({"topology_template": {"node_templates": {"PositionClassifierTrainer": {
             "type": "serrano.nodes.PositionClassifierTrainer",
             "properties": {
-                "work_core_seconds": 12.0, "parallelism": 64, "memory_bytes": 2 * GB,
+                "work_core_seconds": work_core_seconds, "parallelism": 64, "memory_bytes": 2 * GB,
                 "intent": {"Application_Performance": {"Total_Execution_Time": goal}},
             },
         }}}})
@@ -330,16 +375,34 @@ mod tests {
     fn golden_case_2_a_bound_is_met_by_hpc_or_a_suitable_edge_as_alternatives() {
         let mut platform = platform();
         platform.push(resource("small-edge", 1.0, 1.0, 4.0, 6.0));
-        let objective = one(&trainer("</= 4 s"), &platform);
+        // 0.6 core-seconds, by assumption: 150 ms on the four cores of the edge, 600 ms on the one of the small edge.
+        let objective = one(&training(0.6, "</= 200 ms"), &platform);
         assert_eq!((objective.kind.as_str(), named(&objective)), ("bound", vec!["hpc", "edge"]));
-        assert_eq!(objective.bound, 4_000.0);
-        assert!(objective.alternatives.iter().all(|a| a.predicted <= 4_000.0 && !a.cluster_selector.is_empty()));
+        assert_eq!(objective.bound, 200.0);
+        assert!(objective.alternatives.iter().all(|a| a.predicted <= 200.0 && !a.cluster_selector.is_empty()));
+        let objective = one(&trainer("</= 4 s"), &platform);
+        assert_eq!((named(&objective), objective.bound), (vec!["hpc", "edge"], 4_000.0), "in seconds as well");
+        assert!(objective.alternatives.iter().all(|a| a.predicted <= 4_000.0));
     }
 
     #[test]
-    fn golden_case_3_lowest_energy_of_the_market_analysis_is_the_u50_accelerator() {
+    fn an_alternative_names_what_it_assumes() {
+        let document = json!({"a": {"properties": {
+            "work_core_seconds": 2, "intent": {"Energy": {"Energy_Consumption": "minimum"}},
+        }}});
+        let objective = one(&document, &platform()[..1]);
+        let [only] = objective.alternatives.as_slice() else { panic!("{objective:?}") };
+        let assumed = ["parallelism = 1, which the document does not state", "speed 1 of a core of edge"];
+        assert_eq!(only.assumptions, assumed);
+        assert_eq!(only.provenance(), Provenance::Modelled);
+    }
+
+    #[test]
+    fn golden_case_3_the_u50_accelerator_has_the_lowest_energy() {
         let mut platform = platform();
-        let u50 = Accelerator { name: "u50".into(), speedup: 40.0, watts: 50.0 };
+        // Its speed-up and its power are assumptions; the specification gives none.
+        let assumed = "a speed-up of 40 and 50 W of the u50".to_owned();
+        let u50 = Accelerator { name: "u50".into(), speedup: 40.0, watts: 50.0, assumed: assumed.clone() };
         platform.push(Resource { accelerator: Some(u50), ..resource("u50", 8.0, 1.0, 30.0, 10.0) });
         let document = json!({"MarketAnalysis": {"properties": {
             "work_core_seconds": 12.0, "parallelism": 8, "accelerators": ["u50"],
@@ -348,6 +411,7 @@ mod tests {
         let objective = one(&document, &platform);
         assert_eq!((objective.metric.as_str(), named(&objective)), ("energy", vec!["u50"]));
         assert_eq!(objective.alternatives[0].predicted, 24.0);
+        assert!(objective.alternatives[0].assumptions.contains(&assumed));
     }
 
     #[test]

@@ -5,8 +5,6 @@
 //!   of [`types::TYPES`].
 //! - Never: knows an intent's state.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 pub mod condition;
 pub mod conflict;
 pub mod goal;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_proto::intent::IntentExpectation;
+use mesh_proto::{intent::IntentExpectation, telemetry::Provenance};
 
 /// A type of intent.
 #[derive(Debug, PartialEq)]
@@ -25,6 +25,8 @@ pub struct IntentType {
     pub needs_target: bool,
     /// Labels that a cluster must carry for it.
     pub selector: &'static [(&'static str, &'static str)],
+    /// What an intent of this type rests on without proof; its reports say it in these words. Empty when there is nothing.
+    pub statement: &'static str,
 }
 
 /// A kind of object that expectations are about.
@@ -81,6 +83,27 @@ pub enum Measure {
     Handed,
 }
 
+impl Measure {
+    /// Where a value comes from if the load of its instance comes from `load`; unspecified for what is handed on.
+    pub fn provenance(self, load: Provenance) -> Provenance {
+        match self {
+            Self::CpuPercent | Self::MemoryMb => load,
+            Self::Joules | Self::JoulesPerCoreSecond => Provenance::Modelled,
+            Self::GreenPercent => Provenance::Declared,
+            Self::Handed => Provenance::Unspecified,
+        }
+    }
+}
+
+/// How a provenance is put in a sentence: `modelled`; nothing for what is measured or not stated.
+pub fn unmeasured(provenance: Provenance) -> Option<&'static str> {
+    match provenance {
+        Provenance::Measured | Provenance::Unspecified => None,
+        Provenance::Modelled => Some("modelled"),
+        Provenance::Declared => Some("declared"),
+    }
+}
+
 const fn target(name: &'static str, unit: &'static str, sign: &'static str, max: f64, measure: Measure) -> TargetType {
     TargetType { name, unit, sign, max, measure }
 }
@@ -124,27 +147,25 @@ pub const TYPES: &[IntentType] = &[
         targets: &[CPU, RAM],
         needs_target: true,
         selector: &[],
+        statement: "",
     },
     IntentType {
         label: "CloudContinuumNetwork",
         aliases: &["cloud_continuum", "Cloud_continuum", "CloudContinuum"],
         about: "sites and clusters are connected",
-        verbs: &["DELIVER", "ENSURE", "CREATE"],
+        // Of the specification's other words no library takes ENSURE, CREATE, 5G_SLICE_FLOW and BGP_SESSION: they are
+        // refused, not accepted and left undone.
+        verbs: &["DELIVER"],
         objects: &[
             network("K8S_L2_NETWORK", &["name", "providerName", "domain"], &["url"]),
             network("K8S_CLUSTER_CONFIG", &["name", "bearer_token", "api_key"], &["k8s_l2_network", "url"]),
             network("L2VPN", &["nodeSrc", "nodeDst", "endpointSrc", "endpointDst", "vlanId", "niName"], &["url"]),
-            network(
-                "5G_SLICE_FLOW",
-                &["ip4Address", "type", "portNumber", "portType"],
-                &["url", "startTime", "stopTime"],
-            ),
+            // Taken where a library file for it is installed; none comes with the exposer.
             network(
                 "SLICE_SERVICE_SDP",
                 &["slo-sle-policy", "sdp-id", "node-id", "sdp-ip-address", "niName"],
                 &["url"],
             ),
-            network("BGP_SESSION", &["localAsn", "peerAsn", "localIp", "peerType", "md5"], &["location", "url"]),
             network(
                 "LINUX_L2_SEGMENT",
                 &["vni", "nodeSrc", "nodeDst", "endpointSrc", "endpointDst", "ipSrc", "ipDst"],
@@ -161,31 +182,36 @@ pub const TYPES: &[IntentType] = &[
         ],
         needs_target: false,
         selector: &[],
+        statement: "",
     },
     IntentType {
         label: "SecureExecution",
         aliases: &["secure_execution"],
-        about: "a workload runs on a cluster that is a secure execution environment",
+        about: "a workload runs on a cluster that declares itself a secure execution environment",
         verbs: &["DELIVER", "ENSURE"],
         objects: &[WORKLOAD],
         targets: &[CPU, RAM],
         needs_target: false,
         selector: &[("secure-execution", "true")],
+        statement: "nothing attests a secure execution environment: the cluster is selected by the label \
+                    secure-execution=true, which it declares itself",
     },
     IntentType {
         label: "FederatedLearning",
         aliases: &["federated_learning"],
-        about: "a learning workload runs on a cluster that takes part in federated learning",
+        about: "a learning workload runs on a cluster that declares itself part of federated learning",
         verbs: &["DELIVER", "ENSURE"],
         objects: &[WORKLOAD],
         targets: &[CPU, RAM],
         needs_target: false,
         selector: &[("federated-learning", "true")],
+        statement: "nothing runs federated learning for the workload: its cluster is selected by the label \
+                    federated-learning=true, which it declares itself",
     },
     IntentType {
         label: "EnergyCarbonEfficiency",
         aliases: &["energy_carbon_efficiency"],
-        about: "a workload's energy stays within bounds",
+        about: "a workload's modelled energy and declared green share stay within bounds",
         verbs: &["DELIVER", "ENSURE"],
         objects: &[WORKLOAD],
         targets: &[
@@ -209,6 +235,7 @@ pub const TYPES: &[IntentType] = &[
         ],
         needs_target: true,
         selector: &[],
+        statement: "",
     },
 ];
 
@@ -287,6 +314,27 @@ mod tests {
             let same = target_of(found.name).unwrap();
             assert_eq!((same.measure, same.unit, same.max), (found.measure, found.unit, found.max), "{}", found.name);
         }
+    }
+
+    #[test]
+    fn a_type_that_trusts_a_label_states_that_nothing_proves_it() {
+        for found in TYPES {
+            assert_eq!(found.selector.is_empty(), found.statement.is_empty(), "{}", found.label);
+            for (label, value) in found.selector {
+                assert!(found.statement.contains(&format!("{label}={value}")), "{}", found.statement);
+                assert!(found.statement.contains("declares itself"), "{}", found.statement);
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_is_read_from_the_load_can_be_measured() {
+        let measured = |name: &str| measure_of(name).unwrap().provenance(Provenance::Measured);
+        assert_eq!([measured("cpuUsage"), measured("ramUsage")], [Provenance::Measured; 2]);
+        let energy = ["compEnergyConsumption", "compEnergyEfficiency"];
+        assert_eq!(energy.map(measured), [Provenance::Modelled; 2]);
+        assert_eq!(measured("greenEnergyConsumptionRate"), Provenance::Declared);
+        assert_eq!(Measure::CpuPercent.provenance(Provenance::Modelled), Provenance::Modelled, "a simulated load");
     }
 
     #[test]

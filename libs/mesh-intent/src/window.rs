@@ -40,7 +40,7 @@ impl Window {
     /// The window of an intent, from its own contexts and its expectations'.
     ///
     /// # Errors
-    /// Every context that is no time, or differs from one before it, and a start that is not before the end.
+    /// Every context that is not a time, or differs from one before it, and a start that is not before the end.
     pub fn of(intent: &Intent) -> Result<Self, Vec<Wrong>> {
         let (mut window, mut wrong) = (Self::default(), vec![]);
         let own = intent.intent_contexts.iter().enumerate().map(|(i, c)| (format!("intentContexts[{i}]"), c));
@@ -77,7 +77,7 @@ impl Window {
                 let window = json::value_of(text);
                 let at = |name: &str| window.as_ref().and_then(|w| w.get(name)).and_then(|v| v.as_str());
                 if at("startTime").is_none() && at("endTime").is_none() {
-                    return Err("it is no time window".into());
+                    return Err("it is not a time window".into());
                 }
                 at("startTime").map_or(Ok(()), |text| set(&mut self.start, text, "start"))?;
                 at("endTime").map_or(Ok(()), |text| set(&mut self.end, text, "end"))

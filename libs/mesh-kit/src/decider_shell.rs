@@ -76,6 +76,8 @@ enum Ended {
     Write(u64, Result<Outcome, WriteError>),
     Bury(u64),
     Save(anyhow::Result<u64>, Option<Index>, Vec<String>),
+    /// After a refused save: the revision of the index and the index that another replica has saved.
+    Overtaken(u64, Index),
 }
 
 struct Shell<D: Decider> {
@@ -326,6 +328,14 @@ impl<D: Decider> Shell<D> {
                     }
                 }
             }
+            Ended::Overtaken(revision, index) => {
+                self.saving = false;
+                self.save_at = tokio::time::Instant::now() + SAVE_EVERY;
+                self.saved = index.position;
+                self.revision = revision;
+                self.replica.overtaken(self.saved);
+                self.replica.evict(ENTITIES_MAX, self.saved);
+            }
         }
         Ok(())
     }
@@ -340,7 +350,7 @@ impl<D: Decider> Shell<D> {
             let index = entry.as_ref().and_then(|(bytes, _)| serde_json::from_slice::<Index>(bytes).ok());
             let index = index.unwrap_or_else(|| Index { position: saved, ..Index::default() });
             let revision = entry.map_or(revision, |(_, revision)| revision);
-            Ended::Save(Ok(revision), Some(index), vec![])
+            Ended::Overtaken(revision, index)
         }
         .boxed()
     }

@@ -341,7 +341,7 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 fn watch_bus(metrics: &Metrics, bus: &Bus) {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     type Read = fn(&mesh_bus::Stats) -> &AtomicU64;
-    let counters: [(&'static str, &'static str, Read); 8] = [
+    let counters: [(&'static str, &'static str, Read); 11] = [
         ("mesh_bus_published_total", "messages stored without condition", |s| &s.published),
         ("mesh_bus_batches_total", "atomic batches stored", |s| &s.batches),
         ("mesh_bus_batch_messages_total", "messages stored in atomic batches", |s| &s.batch_messages),
@@ -349,6 +349,9 @@ fn watch_bus(metrics: &Metrics, bus: &Bus) {
         ("mesh_bus_settled_total", "decisions settled by reading their entity", |s| &s.settled),
         ("mesh_bus_resent_total", "writes sent again", |s| &s.resent),
         ("mesh_bus_reconnects_total", "connections after the first", |s| &s.reconnects),
+        ("mesh_bus_commands_gathered_total", "commands that waited for a batch", |s| &s.commands_gathered),
+        ("mesh_bus_commands_held_total", "commands that waited for room to wait", |s| &s.commands_held),
+        ("mesh_bus_commands_refused_total", "commands that found no room in time", |s| &s.commands_refused),
         ("mesh_bus_gaps_filled_total", "gaps that tails found and filled", |s| &s.gaps_filled),
     ];
     for (name, description, read) in counters {

@@ -1,6 +1,7 @@
 //! How a process lives, on a real nats-server with the accounts, rights and streams of the contract.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
 use std::{
     collections::BTreeMap,
@@ -16,17 +17,21 @@ use futures::{Stream, StreamExt as _};
 use mesh_bus::Bus;
 use mesh_kit::{Mesh, Running, Secret, Settings, Stopped, exit, metrics};
 use mesh_proto::{
-    lifecycle::ServiceChanged,
-    query::{
-        CheckReply, CheckRequest, GetRequest, IntentHistory, IntentList, IntentTypes, IntentTypesRequest, IntentView,
-        ListRequest, ObjectivesReply, ObjectivesRequest, TemplateReply, TemplateRequest,
+    intent::{
+        IntentHistory, IntentList, IntentView,
         intent_queries_client::IntentQueriesClient,
         intent_queries_server::{IntentQueries, IntentQueriesServer},
+    },
+    lifecycle::ServiceChanged,
+    query::{GetRequest, ListRequest},
+    validation::{
+        CheckReply, CheckRequest, IntentTypes, IntentTypesRequest, ObjectivesReply, ObjectivesRequest, TemplateReply,
+        TemplateRequest,
         validator_queries_client::ValidatorQueriesClient,
         validator_queries_server::{ValidatorQueries, ValidatorQueriesServer},
     },
 };
-use mesh_test::{Land, PATIENCE, until};
+use mesh_test::{PATIENCE, TestBus, until};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -37,8 +42,8 @@ use tokio::{
 use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-async fn land(test: &str) -> Option<Land> {
-    Land::start(&format!("mesh-kit life, {test}")).await
+async fn test_bus(test: &str) -> Option<TestBus> {
+    TestBus::start(&format!("mesh-kit life, {test}")).await
 }
 
 /// Status and body of a page that is there.
@@ -125,7 +130,7 @@ async fn phases(bus: &Bus) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
-    let Some(bus) = land("how it is").await else { return };
+    let Some(bus) = test_bus("how it is").await else { return };
     let met = Arc::new(Mutex::new(None));
     let keep = met.clone();
     let start = async move |mesh: Mesh, (): ()| {
@@ -139,7 +144,7 @@ async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
     };
     let running = mesh_kit::join("validator", bus.settings("validator"), (), start).await.unwrap();
     let endpoint = running.endpoint();
-    let person = bus.bus("person").await;
+    let person = bus.connect("person").await;
 
     // Alive, but not ready, and it says what is missing.
     assert_eq!(page(&endpoint, "/livez").await.0, 200);
@@ -152,7 +157,7 @@ async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
         let asked = HealthCheckRequest { service: service.into() };
         health.check(asked).await.map(|answer| answer.into_inner().status())
     };
-    for service in ["", "continuum.query.v1.ValidatorQueries", "continuum.query.v1.IntentQueries"] {
+    for service in ["", "continuum.validation.v1.ValidatorQueries", "continuum.intent.v1.IntentQueries"] {
         assert_eq!(checked(service).await.unwrap(), ServingStatus::NotServing, "{service}");
     }
     assert_eq!(checked("no.such.Service").await.unwrap_err().code(), Code::NotFound);
@@ -176,8 +181,8 @@ async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
     assert_eq!(
         described(&endpoint).await,
         [
-            "continuum.query.v1.IntentQueries",
-            "continuum.query.v1.ValidatorQueries",
+            "continuum.intent.v1.IntentQueries",
+            "continuum.validation.v1.ValidatorQueries",
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection"
         ]
@@ -223,7 +228,7 @@ async fn described(endpoint: &str) -> Vec<String> {
     let asked = |request| ServerReflectionRequest { host: String::new(), message_request: Some(request) };
     let requests = [
         asked(MessageRequest::ListServices(String::new())),
-        asked(MessageRequest::FileContainingSymbol("continuum.query.v1.ValidatorQueries".into())),
+        asked(MessageRequest::FileContainingSymbol("continuum.validation.v1.ValidatorQueries".into())),
     ];
     let mut answers = client.server_reflection_info(futures::stream::iter(requests)).await.unwrap().into_inner();
     let Some(MessageResponse::ListServicesResponse(list)) = answers.message().await.unwrap().unwrap().message_response
@@ -241,7 +246,7 @@ async fn described(endpoint: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_follows_the_bus_down_and_up_again() {
-    let Some(mut bus) = land("down and up").await else { return };
+    let Some(mut bus) = test_bus("down and up").await else { return };
     let running = mesh_kit::join("validator", bus.settings("validator"), (), idle).await.unwrap();
     let endpoint = running.endpoint();
     assert_eq!(ready(&endpoint).await.0, 200);
@@ -275,7 +280,7 @@ async fn readiness_follows_the_bus_down_and_up_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bus_that_is_away_does_not_keep_an_idle_service_from_a_clean_end() {
-    let Some(mut bus) = land("end without bus").await else { return };
+    let Some(mut bus) = test_bus("end without bus").await else { return };
     let settings = Settings { drain_limit_ms: 6_000, ..bus.settings("validator") };
     let running = mesh_kit::join("validator", settings, (), idle).await.unwrap();
     bus.server.kill().await.unwrap();
@@ -287,7 +292,7 @@ async fn a_bus_that_is_away_does_not_keep_an_idle_service_from_a_clean_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_are_served_over_mutual_tls_and_a_changed_certificate_is_taken_up() {
-    let Some(bus) = land("tls").await else { return };
+    let Some(bus) = test_bus("tls").await else { return };
     let made = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
     let (cert, key) = (bus.folder().join("tls.pem"), bus.folder().join("tls.key"));
     let put = |server: &str| {
@@ -332,7 +337,7 @@ async fn queries_are_served_over_mutual_tls_and_a_changed_certificate_is_taken_u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_settles_what_is_in_hand() {
-    let Some(bus) = land("settles").await else { return };
+    let Some(bus) = test_bus("settles").await else { return };
     let queries = Queries::default();
     let (asked, go_on) = (queries.asked.clone(), queries.go_on.clone());
     let (settled, mut was_settled) = mpsc::channel(1);
@@ -365,7 +370,7 @@ async fn what_does_not_settle_is_cut_off_within_the_limit() {
             let _ = self.0.send("dropped");
         }
     }
-    let Some(bus) = land("cut off").await else { return };
+    let Some(bus) = test_bus("cut off").await else { return };
     let (told, mut dropped) = mpsc::unbounded_channel();
     let start = async move |mesh: Mesh, (): ()| {
         mesh.serve(IntentQueriesServer::new(Queries::default()));
@@ -391,7 +396,7 @@ async fn what_does_not_settle_is_cut_off_within_the_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_fails_or_panics_is_told_as_the_end_of_the_service() {
-    let Some(bus) = land("fails").await else { return };
+    let Some(bus) = test_bus("fails").await else { return };
     let start = async |mesh: Mesh, (): ()| {
         let first = mesh.condition("never met");
         first.unmet("waiting");
@@ -424,7 +429,7 @@ async fn a_task_that_fails_or_panics_is_told_as_the_end_of_the_service() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_services_live_in_one_process_and_stop_alone() {
-    let Some(bus) = land("two services").await else { return };
+    let Some(bus) = test_bus("two services").await else { return };
     let one = mesh_kit::join("validator", bus.settings("validator"), (), idle).await.unwrap();
     let settings = Settings { bus_seed_file: Some(Secret::at(bus.key("collector"))), ..bus.settings("validator") };
     let other = mesh_kit::join("collector", settings, (), idle).await.unwrap();
@@ -432,7 +437,7 @@ async fn two_services_live_in_one_process_and_stop_alone() {
     other.mesh().consumer("samples").received(1);
     let pages = [page(&one.endpoint(), "/metrics").await.1, page(&other.endpoint(), "/metrics").await.1];
     assert!(!pages[0].contains("samples") && pages[1].contains("samples"), "each shows its own");
-    let person = bus.bus("person").await;
+    let person = bus.connect("person").await;
     let answers = async || person.request_all("$SRV.PING", Bytes::new(), Duration::from_millis(300)).await.unwrap();
     until("both answer", answers, |answers| answers.len() == 2).await;
     assert_eq!(one.stop().await, Stopped::Settled);
@@ -442,7 +447,7 @@ async fn two_services_live_in_one_process_and_stop_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn samples_are_opened_when_first_used_and_counted() {
-    let Some(bus) = land("samples").await else { return };
+    let Some(bus) = test_bus("samples").await else { return };
     let settings = Settings {
         samples_mode: mesh_kit::config::SamplesMode::Router,
         samples_listen: vec!["tcp/127.0.0.1:0".into()],
@@ -606,7 +611,7 @@ async fn a_bus_that_is_not_there_ends_the_process_with_69() {
 
 #[tokio::test]
 async fn signals_and_failures_end_a_process_as_documented() {
-    let Some(bus) = land("signals").await else { return };
+    let Some(bus) = test_bus("signals").await else { return };
     let settings = Settings { log_format: mesh_kit::config::LogFormat::Json, ..bus.settings("validator") };
 
     let mut process = Process::start("idle", &[], Some(&settings));
@@ -675,7 +680,7 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<(String, Bytes)>) {
 
 #[tokio::test]
 async fn traces_metrics_and_logs_are_sent_before_the_process_ends() {
-    let Some(bus) = land("telemetry").await else { return };
+    let Some(bus) = test_bus("telemetry").await else { return };
     let (endpoint, mut received) = collector().await;
     let settings = Settings { otlp_endpoint: Some(endpoint), otlp_interval_ms: 600_000, ..bus.settings("validator") };
     let mut process = Process::start("traced", &[], Some(&settings));
@@ -700,7 +705,7 @@ async fn traces_metrics_and_logs_are_sent_before_the_process_ends() {
 
 #[tokio::test]
 async fn a_collector_that_does_not_answer_holds_no_process_up() {
-    let Some(bus) = land("silent collector").await else { return };
+    let Some(bus) = test_bus("silent collector").await else { return };
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let settings = Settings { otlp_endpoint: Some(endpoint), drain_limit_ms: 3_000, ..bus.settings("validator") };
@@ -715,7 +720,7 @@ async fn a_collector_that_does_not_answer_holds_no_process_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_the_bus_does_not_know_is_told_apart_from_a_bus_that_is_away() {
-    let Some(bus) = land("identity").await else { return };
+    let Some(bus) = test_bus("identity").await else { return };
     let seed = mesh_bus::Seed::generate().unwrap();
     let path = bus.folder().join("stranger.nk");
     std::fs::write(&path, seed.expose()).unwrap();

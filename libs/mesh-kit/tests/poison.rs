@@ -1,6 +1,7 @@
 //! An input that ends the process that decides it, on a real nats-server and real processes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
 use std::{ffi::OsString, process::Stdio, time::Duration};
 
@@ -16,7 +17,7 @@ use mesh_proto::{
     intent::IntentSubmitted,
     validation::IntentAccepted,
 };
-use mesh_test::{Land, PATIENCE, now};
+use mesh_test::{PATIENCE, TestBus, now};
 use tokio::process::{Child, Command};
 
 const ARGUMENTS: &str = "POISON_ARGUMENTS";
@@ -72,8 +73,8 @@ fn child() {
     std::process::exit(mesh_kit::run_with("validator", arguments, &environment, start).into());
 }
 
-fn service(land: &Land) -> Child {
-    let arguments = mesh_kit::config::arguments(&land.settings("validator")).unwrap();
+fn service(test_bus: &TestBus) -> Child {
+    let arguments = mesh_kit::config::arguments(&test_bus.settings("validator")).unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture"])
         .env(ARGUMENTS, arguments.join("\n"))
@@ -86,8 +87,8 @@ fn service(land: &Land) -> Child {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_input_that_ends_the_process_is_counted_across_restarts_and_buried_and_all_others_are_decided_once() {
-    let Some(land) = Land::start("mesh-kit, deadly input").await else { return };
-    let (intents, person) = (land.bus("intent-manager").await, land.bus("person").await);
+    let Some(test_bus) = TestBus::start("mesh-kit, deadly input").await else { return };
+    let (intents, person) = (test_bus.connect("intent-manager").await, test_bus.connect("person").await);
     let names: Vec<String> = (0..30).map(|n| if n == 17 { DEADLY.to_owned() } else { format!("i-{n}") }).collect();
     for name in &names {
         let fact = IntentSubmitted { owner: "local".into(), intent_id: name.clone(), ..Default::default() };
@@ -102,7 +103,7 @@ async fn an_input_that_ends_the_process_is_counted_across_restarts_and_buried_an
     let mut ended = 0;
     let lives = tokio::time::timeout(PATIENCE, async {
         loop {
-            let mut child = service(&land);
+            let mut child = service(&test_bus);
             let settled = async {
                 while decided().await.len() < others {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -137,7 +138,7 @@ async fn an_input_that_ends_the_process_is_counted_across_restarts_and_buried_an
 
     // A next life does not meet it again.
     child.kill().await.unwrap();
-    let mut child = service(&land);
+    let mut child = service(&test_bus);
     let fact = IntentSubmitted { owner: "local".into(), intent_id: "later".into(), ..Default::default() };
     let message = Outgoing::new(&fact as &dyn AnyEvent, "submitted-later", now()).unwrap();
     let entity = "intent.*.*.local.later".to_owned();

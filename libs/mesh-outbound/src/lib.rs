@@ -3,8 +3,6 @@
 //! None of them is trusted. Every connection goes to a public address, unless the configuration lists that host; the
 //! address that was looked at is the one that is connected to. Redirections are not followed here.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 use std::{
     collections::BTreeSet,
     io,
@@ -247,7 +245,7 @@ mod tests {
             async move { Resolver(guard).call("localhost".parse().unwrap()).await }
         };
         assert!(refused("").await.unwrap_err().to_string().contains("localhost has a private address"));
-        // Numbers that are none to a URI, and are to the system.
+        // Addresses to the system, though not to a URI.
         for odd in ["127.1", "0x7f.1", "2130706433"] {
             let resolved = Resolver(Guard::default()).call(odd.parse().unwrap()).await;
             assert!(resolved.is_err(), "{odd}");

@@ -7,8 +7,6 @@
 //!   to bytes. [`suite`] says how every engine must behave; a database that passes it can take the place of another.
 //! - Never: a decision. A decider's state is the fold of its facts and is not kept here.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod documents;
 mod follow;
 mod history;
@@ -78,9 +76,9 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
     /// A page token that no page ended with.
-    #[error("{0:?} is no page token; list again from the first page")]
+    #[error("{0:?} is not a page token; list again from the first page")]
     Token(String),
-    /// Bytes that are no snapshot of this kind of store.
+    /// The bytes are not a snapshot of this kind of store.
     #[error("read snapshot")]
     Snapshot(#[source] prost::DecodeError),
     /// A URL whose scheme names no engine.

@@ -25,7 +25,7 @@ pub struct Range {
     pub from: Timestamp,
     /// Up to and with this time.
     pub to: Timestamp,
-    /// At most so many, the newest kept.
+    /// At most this many; the newest are kept.
     pub limit: usize,
 }
 

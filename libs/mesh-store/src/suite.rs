@@ -399,7 +399,7 @@ fn version(version: u64, at: i64) -> Version {
 /// One step of a script for histories.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HistoryStep {
-    /// A fact that appends the thing's next version, so many numbers on, so many milliseconds later.
+    /// A fact that appends the thing's next version, with this offset of its number, this many milliseconds later.
     Append {
         /// Number of the thing.
         key: u8,

@@ -25,8 +25,8 @@ impl Disk {
         match tried {
             Ok(output) if output.status.success() => Some(disk),
             Ok(output) => {
-                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                eprintln!("SKIPPED: {suite}: no file system of the test's own: {said}");
+                let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                eprintln!("SKIPPED: {suite}: no file system of the test's own: {reason}");
                 None
             }
             Err(error) => {
@@ -59,7 +59,7 @@ impl Disk {
     /// Writes a file that takes all the room that is left.
     ///
     /// # Errors
-    /// What keeps the file from being made; that there is no room left is what this is for.
+    /// The file cannot be created; a full disk is not an error here.
     pub fn fill(folder: &Path) -> std::io::Result<PathBuf> {
         let path = folder.join("filler");
         let mut file = File::create(&path)?;
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_disk_fills_up_takes_writes_again_once_there_is_room_and_is_seen_by_its_own_processes_only() {
+    async fn a_full_disk_takes_writes_again_once_there_is_room() {
         let folder = tempfile::tempdir().unwrap();
         let Some(disk) = Disk::new("mesh-test, a full disk", folder.path(), 1 << 20) else { return };
         let marker = folder.path().join("made");

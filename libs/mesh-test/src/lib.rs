@@ -1,19 +1,21 @@
-//! What tests of services stand on: a bus as `continuum provision` makes it, with the accounts, rights, streams and
+//! What tests of services run on: a bus as `continuum provision` makes it, with the accounts, rights, streams and
 //! durables of the contract on a real nats-server of the test's own; a Zenoh router beside it; waiting that names
-//! what it waits for. For tests only: what goes wrong here is a panic that says what.
+//! what it waits for. For tests only: a failure here is a panic with its reason.
 //!
 //! ```no_run
 //! # async fn example() {
-//! let Some(land) = mesh_test::Land::start("collector, usage windows").await else { return };
-//! let land = land.with_router().await;
-//! let agent = land.bus("cluster-agent").await;
-//! let settings = land.settings("collector");
+//! let Some(bus) = mesh_test::TestBus::start("collector, usage windows").await else { return };
+//! let bus = bus.with_router().await;
+//! let agent = bus.connect("cluster-agent").await;
+//! let settings = bus.settings("collector");
 //! # drop((agent, settings));
 //! # }
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "test servers are started, watched and waited for")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod certificates;
 mod full;
 
 use std::{
@@ -24,9 +26,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_bus::{
-    Bus, Options, ProvisionOptions, RenderOptions, Samples, SamplesMode, SamplesOptions, Server, ServerOptions,
-};
+use mesh_admin::{ProvisionOptions, RenderOptions, Server, ServerOptions, find_server, provision, render};
+use mesh_bus::{Bus, Options, Samples, SamplesMode, SamplesOptions};
 use mesh_core::{Outgoing, Stored};
 use mesh_kit::{Secret, Settings};
 use mesh_proto::{AnyEvent, Timestamp, contract};
@@ -35,13 +36,13 @@ use tokio::{
     net::TcpStream,
 };
 
-pub use crate::full::Disk;
+pub use crate::{certificates::Authority, full::Disk};
 
-/// Longest that anything may take before a test says that it does not happen.
+/// How long a test waits for anything before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A bus of the test's own, and a folder. Everything ends and is removed when it is dropped.
-pub struct Land {
+pub struct TestBus {
     /// The nats-server: tests may kill, stop and start it again.
     pub server: Server,
     router: Option<Samples>,
@@ -49,17 +50,17 @@ pub struct Land {
     folder: tempfile::TempDir,
 }
 
-impl Land {
-    /// Starts one. `None`, with a line that names the suite, where there is no nats-server 2.14.4 or newer.
+impl TestBus {
+    /// Starts one. `None`, with a line that names the suite, if no nats-server 2.14.4 or newer is found.
     pub async fn start(suite: &str) -> Option<Self> {
         Self::start_with(suite, |options| options.sync_always = false).await
     }
 
-    /// Starts one whose bus is rendered otherwise, for example with `sync_always` or another `store_dir`.
+    /// Starts one with other options, for example with `sync_always` or another `store_dir`.
     pub async fn start_with(suite: &str, change: impl FnOnce(&mut RenderOptions)) -> Option<Self> {
         let program = server(suite).await?;
         mesh_bus::install_crypto();
-        let folder = tempfile::Builder::new().prefix("continuum-land-").tempdir().unwrap();
+        let folder = tempfile::Builder::new().prefix("continuum-test-").tempdir().unwrap();
         let mut options = RenderOptions {
             listen: format!("{}:-1", loopback()),
             store_dir: folder.path().join("jetstream"),
@@ -67,16 +68,16 @@ impl Land {
             ..RenderOptions::default()
         };
         change(&mut options);
-        let rendered = mesh_bus::render(contract(), &options).unwrap();
+        let rendered = render(contract(), &options).unwrap();
         let files = rendered.write(folder.path()).unwrap();
         let server = Server::start(ServerOptions::new(program, &files.nats_conf, folder.path())).await.unwrap();
         let seed = rendered.keys.get("provisioner").cloned();
         let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
-        mesh_bus::provision(contract(), &options).await.unwrap();
+        provision(contract(), &options).await.unwrap();
         Some(Self { server, router: None, keys: files.keys, folder })
     }
 
-    /// The same with a Zenoh router, which [`Land::settings`] then names to services.
+    /// The same with a Zenoh router, which [`TestBus::settings`] then names to services.
     pub async fn with_router(mut self) -> Self {
         let listen = vec!["tcp/127.0.0.1:0".to_owned()];
         let options = SamplesOptions { mode: SamplesMode::Router, listen, ..SamplesOptions::default() };
@@ -92,9 +93,9 @@ impl Land {
     /// The Zenoh router.
     ///
     /// # Panics
-    /// Without [`Land::with_router`].
+    /// Without [`TestBus::with_router`].
     pub fn router(&self) -> &Samples {
-        self.router.as_ref().expect("this land has no Zenoh router: call `with_router`")
+        self.router.as_ref().expect("this bus has no Zenoh router: call `with_router`")
     }
 
     /// File that holds an identity's seed.
@@ -103,14 +104,14 @@ impl Land {
     }
 
     /// A connection with the rights of an identity and no others.
-    pub async fn bus(&self, identity: &str) -> Bus {
+    pub async fn connect(&self, identity: &str) -> Bus {
         let seed = std::fs::read_to_string(self.key(identity)).unwrap().trim().to_owned();
         let options =
             Options { url: self.server.url(), service: identity.to_owned(), seed: Some(seed), ..Options::default() };
         Bus::connect(options).await.unwrap()
     }
 
-    /// What a service is told so that it lives here.
+    /// The settings of a service that runs on this bus.
     pub fn settings(&self, identity: &str) -> Settings {
         Settings {
             bus_url: self.server.url(),
@@ -122,9 +123,9 @@ impl Land {
     }
 }
 
-/// The nats-server that tests run against. `None`, with a line that names the suite, where there is none.
+/// The nats-server that tests run against. `None`, with a line that names the suite, if none is found.
 pub async fn server(suite: &str) -> Option<PathBuf> {
-    match mesh_bus::find_server().await {
+    match find_server().await {
         Ok(found) => Some(found.path),
         Err(error) => {
             eprintln!("SKIPPED: {suite}: {error}");
@@ -133,15 +134,15 @@ pub async fn server(suite: &str) -> Option<PathBuf> {
     }
 }
 
-/// What a future gives, or a panic that names what does not happen within [`PATIENCE`].
+/// The output of a future; panics with what it waits for if that takes longer than [`PATIENCE`].
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
-        Err(_) => panic!("{what} does not happen within {} s", PATIENCE.as_secs()),
+        Err(_) => panic!("timed out after {} s: {what}", PATIENCE.as_secs()),
     }
 }
 
-/// Asks until the answer fits; says what came last if it does not within [`PATIENCE`].
+/// Asks until the answer fits; panics with the last answer if that takes longer than [`PATIENCE`].
 pub async fn until<T: std::fmt::Debug>(what: &str, mut ask: impl AsyncFnMut() -> T, fits: impl Fn(&T) -> bool) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -149,20 +150,23 @@ pub async fn until<T: std::fmt::Debug>(what: &str, mut ask: impl AsyncFnMut() ->
         if fits(&answer) {
             return answer;
         }
-        assert!(Instant::now() < deadline, "{what} does not happen; last: {answer:?}");
+        assert!(
+            Instant::now() < deadline,
+            "timed out after {} s: {what}; the last answer: {answer:?}",
+            PATIENCE.as_secs()
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Is the long form of every harness asked for, by `CONTINUUM_FULL`? `make test-full` does. What takes over a minute has
-/// two forms: the same checks on more.
+/// Is the long form of every harness requested, by `CONTINUUM_FULL`? `make test-full` does. What takes over a minute has
+/// two forms: the same checks on more data.
 pub fn is_full() -> bool {
     std::env::var_os("CONTINUUM_FULL").is_some_and(|value| value != "0" && !value.is_empty())
 }
 
-/// A loopback address of this call's own. A server that listens there keeps its port when it is killed: nobody else is
-/// given a port of that address meanwhile, as happens on 127.0.0.1, neither a server of another test nor, as the port
-/// it comes from, a client that tries to reach the one that is gone.
+/// A loopback address of this call's own. A server that listens there can have its port back after it was killed: on
+/// 127.0.0.1 the port might be given to a server of another test, or to a client that tries to reach the one that is gone.
 pub fn loopback() -> Ipv4Addr {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     let [b, c, d] = host(std::process::id(), CALLS.fetch_add(1, Relaxed));
@@ -170,7 +174,7 @@ pub fn loopback() -> Ipv4Addr {
 }
 
 /// An address of this call's own where nobody listens, and nobody else will: for servers that must know it before they
-/// start, and for those that shall not be there.
+/// start, and for servers that are to be missing.
 pub fn free_address() -> SocketAddr {
     std::net::TcpListener::bind((loopback(), 0)).unwrap().local_addr().unwrap()
 }
@@ -186,14 +190,14 @@ fn host(process: u32, number: u32) -> [u8; 3] {
     [part(1 + place / (256 * 254)), part(place / 254 % 256), part(1 + place % 254)]
 }
 
-/// An event as read from its stream at this place, when it was stored at this time and said of it; its id is
+/// An event as read from its stream at this sequence; it happened and was stored at this time. Its id is
 /// `<stream>-<sequence>`.
 pub fn stored(event: &dyn AnyEvent, sequence: u64, time: Timestamp) -> Stored {
     let id = format!("{}-{sequence}", event.stream());
     read(&Outgoing::new(event, id, time).unwrap(), sequence, time)
 }
 
-/// A message as read from its stream at this place, when it was stored at this time.
+/// A message as read from its stream at this sequence; it was stored at this time.
 pub fn read(message: &Outgoing, sequence: u64, stored: Timestamp) -> Stored {
     Stored {
         stream: message.stream.clone(),

@@ -9,8 +9,9 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_bus::{Bus, LogError};
 use mesh_core::Stored;
 use mesh_proto::{
-    Event as _,
+    Event as _, Stream,
     intent::{IntentAcknowledged, IntentStateChanged},
+    streams,
     workload::WorkloadSubmitted,
 };
 use serde_json::{Value as Json, json};
@@ -102,14 +103,16 @@ fn unread(stream: &str) -> impl Fn(LogError) -> WhyError {
 /// an instance by its id, which may be another owner's: of that one nothing is gathered.
 ///
 /// # Errors
-/// When it is no id, or a stream cannot be read.
+/// When it is not an id, or a stream cannot be read.
 pub async fn of_owner(bus: &Bus, owner: &str, id: &str) -> Result<Vec<Stored>, WhyError> {
     let key = id.split('@').next().unwrap_or(id);
     if !mesh_proto::is_key(key) {
         return Err(WhyError::NotAnId(id.chars().take(64).collect()));
     }
-    let of = async |stream: &str, entity: String| facts(bus, stream, &entity).await.map_err(unread(stream));
-    let mut found = of("INTENT", format!("intent.*.*.{owner}.{key}")).await?;
+    let of = async |stream: Stream, keys: &[&str]| {
+        facts(bus, stream.name, &stream.entity(keys)).await.map_err(unread(stream.name))
+    };
+    let mut found = of(streams::INTENT, &[owner, key]).await?;
     let mut instances: BTreeSet<String> = BTreeSet::new();
     for fact in &found {
         if let Ok(Some(acknowledged)) = fact.event::<IntentAcknowledged>() {
@@ -119,18 +122,18 @@ pub async fn of_owner(bus: &Bus, owner: &str, id: &str) -> Result<Vec<Stored>, W
         }
     }
     if !found.is_empty() {
-        found.extend(of("VALIDATION", format!("validation.*.*.{owner}.{key}")).await?);
+        found.extend(of(streams::VALIDATION, &[owner, key]).await?);
     }
-    let workload = of("WORKLOAD", format!("workload.*.*.{owner}.{key}")).await?;
+    let workload = of(streams::WORKLOAD, &[owner, key]).await?;
     if workload.iter().any(|f| f.message == WorkloadSubmitted::MESSAGE) {
-        found.extend(of("VALIDATION", format!("validation.*.*.{owner}.{key}")).await?);
+        found.extend(of(streams::VALIDATION, &[owner, key]).await?);
         found.extend(document(workload, id));
     } else if !workload.is_empty() {
         instances.insert(key.to_owned());
     }
     let mut own: BTreeSet<String> = BTreeSet::new();
     for instance in instances {
-        let told = of("WORKLOAD", format!("workload.*.*.{owner}.{instance}")).await?;
+        let told = of(streams::WORKLOAD, &[owner, &instance]).await?;
         if !told.is_empty() {
             found.extend(told);
             own.insert(instance);
@@ -144,13 +147,13 @@ pub async fn of_owner(bus: &Bus, owner: &str, id: &str) -> Result<Vec<Stored>, W
         text("owner") == Some(owner) && text("instanceId").is_some_and(|id| own.contains(id))
     };
     for instance in &own {
-        found.extend(of("INSTANCE", format!("instance.*.*.*.{instance}")).await?.into_iter().filter(&is_own));
+        found.extend(of(streams::INSTANCE, &["*", instance]).await?.into_iter().filter(&is_own));
     }
     if !own.is_empty() {
         let (placements, clusters) = placements(bus, &is_own).await?;
         found.extend(placements);
         for cluster in clusters {
-            let assigned = of("ASSIGNMENT", format!("assignment.*.*.{cluster}")).await?;
+            let assigned = of(streams::ASSIGNMENT, &[&cluster]).await?;
             found.extend(assigned.into_iter().filter(&is_own));
         }
     }
@@ -160,15 +163,17 @@ pub async fn of_owner(bus: &Bus, owner: &str, id: &str) -> Result<Vec<Stored>, W
 /// All facts about an entity, as [`of_owner`] has them, or about a cluster.
 ///
 /// # Errors
-/// When it is no id, nothing is known of it, or a stream cannot be read.
+/// When it is not an id, nothing is known about it, or a stream cannot be read.
 pub async fn gather(bus: &Bus, owner: &str, id: &str) -> Result<Vec<Stored>, WhyError> {
     let mut found = of_owner(bus, owner, id).await?;
     let key = id.split('@').next().unwrap_or(id);
-    let of = async |stream: &str, entity: String| facts(bus, stream, &entity).await.map_err(unread(stream));
-    let registered = of("CLUSTER", format!("cluster.*.*.{key}")).await?;
+    let of = async |stream: Stream, keys: &[&str]| {
+        facts(bus, stream.name, &stream.entity(keys)).await.map_err(unread(stream.name))
+    };
+    let registered = of(streams::CLUSTER, &[key]).await?;
     if !registered.is_empty() {
         found.extend(registered);
-        found.extend(of("ASSIGNMENT", format!("assignment.*.*.{key}")).await?);
+        found.extend(of(streams::ASSIGNMENT, &[key]).await?);
         let about = |fact: &Stored| {
             field(fact, "clusterId").as_deref() == Some(key) || field(fact, "fromClusterId").as_deref() == Some(key)
         };
@@ -192,12 +197,12 @@ fn document(facts: Vec<Stored>, id: &str) -> Vec<Stored> {
 
 /// Facts of PLACEMENT that matter, and the clusters that they name.
 async fn placements(bus: &Bus, matters: impl Fn(&Stored) -> bool) -> Result<(Vec<Stored>, BTreeSet<String>), WhyError> {
-    let log = bus.log("PLACEMENT");
-    let last = log.last_sequence().await.map_err(unread("PLACEMENT"))?;
+    let log = bus.log(streams::PLACEMENT.name);
+    let last = log.last_sequence().await.map_err(unread(streams::PLACEMENT.name))?;
     let mut from = last.saturating_sub(PLACEMENT_SEARCHED) + 1;
     let (mut found, mut clusters) = (vec![], BTreeSet::new());
     while from <= last {
-        let read = log.read("placement.*.*.*", from, PAGE).await.map_err(unread("PLACEMENT"))?;
+        let read = log.read(streams::PLACEMENT.all, from, PAGE).await.map_err(unread(streams::PLACEMENT.name))?;
         let Some(end) = read.last() else { break };
         from = end.sequence + 1;
         for fact in read.into_iter().filter(&matters) {

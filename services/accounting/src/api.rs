@@ -4,19 +4,17 @@ use mesh_core::query::Error;
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
     Event as _,
-    account::{Entry, Posted},
-    query::{
-        AccountList, Consistency, ConsistencyRequest, EntriesReply, EntriesRequest, Head, HeadRequest, Inclusion,
-        InclusionRequest, ListRequest, Statement, StatementRequest, account_queries_server::AccountQueries,
+    account::{
+        AccountList, Consistency, ConsistencyRequest, EntriesReply, EntriesRequest, Entry, Head, HeadRequest,
+        Inclusion, InclusionRequest, Posted, Statement, StatementRequest, account_queries_server::AccountQueries,
     },
+    query::ListRequest,
 };
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
-use crate::{
-    ledger::MAIN,
-    view::{Books, PAGE_DEFAULT, PAGE_MAX, page},
-};
+use crate::domain::books::{Books, PAGE_DEFAULT, PAGE_MAX, page};
+use ledger::MAIN;
 
 /// Answers `AccountQueries`.
 pub(crate) struct Api {
@@ -39,7 +37,7 @@ impl AccountQueries for Api {
         Ok(Response::new(self.view.read(|books| books.list(request.get_ref()))))
     }
 
-    async fn statement(&self, request: Request<StatementRequest>) -> Result<Response<Statement>, Status> {
+    async fn get_statement(&self, request: Request<StatementRequest>) -> Result<Response<Statement>, Status> {
         let asked = request.get_ref();
         let limit = page(asked.page_size, PAGE_DEFAULT);
         let (account, (sequences, next_index)) = self.view.read(|books| {
@@ -53,11 +51,11 @@ impl AccountQueries for Api {
         Ok(Response::new(Statement { account: Some(account), entries, next_index }))
     }
 
-    async fn head(&self, request: Request<HeadRequest>) -> Result<Response<Head>, Status> {
+    async fn get_head(&self, request: Request<HeadRequest>) -> Result<Response<Head>, Status> {
         Ok(Response::new(self.view.read(|books| books.head(request.get_ref().size))?))
     }
 
-    async fn inclusion(&self, request: Request<InclusionRequest>) -> Result<Response<Inclusion>, Status> {
+    async fn prove_inclusion(&self, request: Request<InclusionRequest>) -> Result<Response<Inclusion>, Status> {
         let InclusionRequest { index, size } = *request.get_ref();
         let proved = |books: &Books| Ok::<_, Error>((books.inclusion(index, size)?, books.sequence(index)));
         let ((path, head), sequence) = self.view.read(proved)?;
@@ -65,7 +63,7 @@ impl AccountQueries for Api {
         Ok(Response::new(Inclusion { index, entry, path: path.into(), head: Some(head) }))
     }
 
-    async fn consistency(&self, request: Request<ConsistencyRequest>) -> Result<Response<Consistency>, Status> {
+    async fn prove_consistency(&self, request: Request<ConsistencyRequest>) -> Result<Response<Consistency>, Status> {
         let ConsistencyRequest { from_size, to_size } = *request.get_ref();
         Ok(Response::new(self.view.read(|books| books.consistency(from_size, to_size))?))
     }

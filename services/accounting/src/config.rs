@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// File with the key that signs heads, in the form of a C2SP signed note's signer. Without it the key rests in the
-    /// data folder, and is made there the first time; without that too, it is made anew at each start.
+    /// data folder, and is made there the first time; without that too, a new one is made at each start.
     pub signing_key_file: Option<PathBuf>,
     /// Least time between two heads that are published, milliseconds.
     pub head_every_ms: u64,

@@ -1,5 +1,7 @@
 //! Decides what is posted: one entry per registration, rate, window or command, each a leaf of the ledger's tree.
 
+pub mod books;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -11,11 +13,7 @@ use mesh_proto::{
 };
 use prost::Message as _;
 
-use crate::{
-    ledger::{Ledger, MAIN, cluster_account, service_account},
-    tariff,
-    tree::leaf_hash,
-};
+use ledger::{Ledger, MAIN, cluster_account, service_account, tariff, tree::leaf_hash};
 
 /// The decider of the ledger.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,7 +94,7 @@ fn about<'a>(
 }
 
 /// An entry as a fact, with the hash of its leaf.
-fn posted(ledger: &Ledger, entry: &Entry, command_id: &str) -> (Posted, crate::tree::Hash) {
+fn posted(ledger: &Ledger, entry: &Entry, command_id: &str) -> (Posted, ledger::tree::Hash) {
     let body = Bytes::from(entry.encode_to_vec());
     let leaf = leaf_hash(&body);
     let root = Bytes::copy_from_slice(&ledger.tree.root_after(leaf));
@@ -106,5 +104,4 @@ fn posted(ledger: &Ledger, entry: &Entry, command_id: &str) -> (Posted, crate::t
 }
 
 #[cfg(test)]
-#[path = "domain_tests.rs"]
 mod tests;

@@ -6,24 +6,17 @@
 //! - Owns: balances, debts, rates, which windows were charged, the Merkle tree over all of it.
 //! - Never: measures anything, stops anybody who does not pay.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
 mod config;
 pub mod domain;
-pub mod files;
-pub mod key;
-pub mod ledger;
-pub mod note;
-pub mod tariff;
-pub mod tree;
-pub mod view;
+pub mod shell;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::account_queries_server::AccountQueriesServer;
+use mesh_proto::account::account_queries_server::AccountQueriesServer;
 
 pub use config::Config;
+pub use shell::key;
 
 /// How often it is seen whether a head is to be published, milliseconds.
 const TICK_MS: u64 = 500;
@@ -33,15 +26,16 @@ const TICK_MS: u64 = 500;
 /// # Errors
 /// A key file that cannot be used; a bus that does not let it join.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
-    let signer = key::signer(config.signing_key_file.as_deref(), mesh.data_dir()).context("find the signing key")?;
+    let signer =
+        shell::key::signer(config.signing_key_file.as_deref(), mesh.data_dir()).context("find the signing key")?;
     tracing::info!(key = %signer.verifier(), "heads are signed");
     let sources = Sources { streams: vec!["ACCOUNT"], tick_ms: Some(TICK_MS), ..Sources::default() };
-    let view = mesh.project("books", view::Books::new(signer, config.head_every_ms), sources).await?;
+    let view = mesh.project("books", domain::books::Books::new(signer, config.head_every_ms), sources).await?;
     let of = view.clone();
     let faults = mesh.meter().u64_observable_counter("accounting_faults_total");
     faults
         .with_description("entries that are not what the ledger's rules make of what they are about")
-        .with_callback(move |counter| counter.observe(of.read(view::Books::faults), &[]))
+        .with_callback(move |counter| counter.observe(of.read(domain::books::Books::faults), &[]))
         .build();
     let of = view.clone();
     let size = mesh.meter().u64_observable_gauge("accounting_entries");

@@ -1,7 +1,7 @@
 //! Ledgers and proofs checked by programs that share no code with this project: Go's `sumdb/note` and `sumdb/tlog`, and
 //! Python's `pymerkle` and `cryptography`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![cfg(test)]
 
 use std::{
     fs,
@@ -9,9 +9,8 @@ use std::{
     process::{Command, Output},
 };
 
-use accounting::{
-    files,
-    ledger::Ledger,
+use ledger::{
+    Ledger, files,
     note::{Checkpoint, Signer},
     tariff,
     tree::{Tree, leaf_hash},
@@ -33,7 +32,7 @@ fn tool(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// A ledger of so many entries, by its own rules.
+/// A ledger of this many entries, by its own rules.
 fn entries(count: u64) -> Vec<Vec<u8>> {
     let (mut ledger, mut entries) = (Ledger::default(), vec![]);
     for number in 0..count {

@@ -2,7 +2,7 @@
 
 use mesh_core::query::Error;
 use mesh_kit::View;
-use mesh_proto::query::{
+use mesh_proto::learning::{
     AdviceList, AdviceRequest, PolicyReply, PolicyRequest, RoundList, RoundsRequest,
     learning_queries_server::LearningQueries,
 };

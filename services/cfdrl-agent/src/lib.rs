@@ -5,26 +5,21 @@
 //! - Owns: its policy, with its model card.
 //! - Never: places anything. The planner may act on advice, if it is told to.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
 mod config;
 pub mod domain;
-mod learn;
-mod metrics;
+mod shell;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::learning_queries_server::LearningQueriesServer;
+use mesh_proto::{learning::learning_queries_server::LearningQueriesServer, sample_keys};
 
 pub use config::Config;
 use domain::{
     live::Advisor,
     policy::{Current, FILE_BYTES_MAX, Policy},
 };
-
-/// The policy that a new site begins with, as `continuum learn train --seed 1 --episodes 240` wrote it.
-pub const BUILT_IN: &str = include_str!("../policies/base.json");
+use learning::BUILT_IN;
 
 /// Joins the mesh; returns once it advises.
 ///
@@ -34,14 +29,16 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     config.check()?;
     let current = Current::new(first(&mesh, &config)?);
     let federation = config.federation(current.get().network.widths())?;
+    let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
+    let instances = rights.samples_in.iter().map(String::as_str).filter(|key| key.contains("/instance/")).collect();
     let sources = Sources {
         streams: vec!["PLACEMENT", "LEARNING"],
-        samples: vec!["continuum/*/*/instance/*"],
+        samples: instances,
         tick_ms: Some(u64::from(config.advise_ms.max(100))),
         ..Sources::default()
     };
     let view = mesh.project("advice", Advisor::new(config.limits(), current.clone()), sources).await?;
-    metrics::show(&mesh, &view);
+    shell::metrics::show(&mesh, &view);
     mesh.serve(LearningQueriesServer::new(api::Api { view: view.clone(), current: current.clone() }));
     if config.round_ms == 0 {
         return Ok(());
@@ -59,15 +56,19 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
                 config.site
             );
             let samples = mesh.samples().await?;
-            let updates = samples.subscribe(learn::UPDATES).await.context("hear the other members")?;
-            Some(learn::Together { federation, keys, samples, updates })
+            let updates =
+                samples.subscribe(&sample_keys(shell::learn::UPDATES)).await.context("hear the other members")?;
+            Some(shell::learn::Together { federation, keys, samples, updates })
         }
     };
-    mesh.spawn("learn", learn::learn(learn::Learner { mesh: mesh.clone(), config, current, view, together }));
+    mesh.spawn(
+        "learn",
+        shell::learn::learn(shell::learn::Learner { mesh: mesh.clone(), config, current, view, together }),
+    );
     Ok(())
 }
 
-/// The policy to begin with: the file named, or the one of before, or the one built in.
+/// The first policy: the configured file, else the saved one, else the built-in one.
 fn first(mesh: &Mesh, config: &Config) -> anyhow::Result<Policy> {
     let read = |path: &std::path::Path| {
         let long = std::fs::metadata(path).with_context(|| format!("read policy file {}", path.display()))?.len();
@@ -78,10 +79,13 @@ fn first(mesh: &Mesh, config: &Config) -> anyhow::Result<Policy> {
     if !config.policy_file.as_os_str().is_empty() {
         return read(&config.policy_file);
     }
-    if let Some(path) = learn::snapshot(mesh).filter(|path| path.exists()) {
+    if let Some(path) = shell::learn::snapshot(mesh).filter(|path| path.exists()) {
         match read(&path) {
             Ok(policy) => return Ok(policy),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "the policy of before is not taken; begin anew"),
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "ignoring the saved policy; starting from the built-in one"
+            ),
         }
     }
     Policy::from_file(BUILT_IN.as_bytes()).context("read the policy that was built in")

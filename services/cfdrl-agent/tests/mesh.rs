@@ -1,6 +1,7 @@
 //! The learner on a real bus and a real Zenoh router, with no other rights than the contract's.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,23 +21,26 @@ use mesh_core::{Decision, Outgoing};
 use mesh_kit::{Running, Settings, Stopped};
 use mesh_proto::{
     AnyEvent,
-    learning::{LearningAdvised, PolicyAdopted, RoundClosed},
+    learning::{
+        AdviceRequest, LearningAdvised, PolicyAdopted, PolicyRequest, RoundClosed, RoundsRequest,
+        learning_queries_client::LearningQueriesClient,
+    },
     placement::{ClusterJoined, PlacementDecided},
-    query::{AdviceRequest, PolicyRequest, RoundsRequest, learning_queries_client::LearningQueriesClient},
     workload::{Resources, WorkloadDocument},
 };
-use mesh_test::{Land, now, soon, until};
+use mesh_test::{TestBus, now, soon, until};
 use prost::Message as _;
 use tonic::Code;
 
-async fn learner(land: &Land, config: Config) -> Running {
-    let settings = Settings { data_dir: Some(land.folder().join(&config.site)), ..land.settings("cfdrl-agent") };
+async fn learner(test_bus: &TestBus, config: Config) -> Running {
+    let settings =
+        Settings { data_dir: Some(test_bus.folder().join(&config.site)), ..test_bus.settings("cfdrl-agent") };
     mesh_kit::join("cfdrl-agent", settings, config, cfdrl_agent::start).await.unwrap()
 }
 
 /// None, loudly, where there is no nats-server.
-async fn land(test: &str) -> Option<Land> {
-    Some(Land::start(&format!("cfdrl-agent, {test}")).await?.with_router().await)
+async fn test_bus(test: &str) -> Option<TestBus> {
+    Some(TestBus::start(&format!("cfdrl-agent, {test}")).await?.with_router().await)
 }
 
 fn facts() -> Vec<Box<dyn AnyEvent>> {
@@ -46,6 +50,7 @@ fn facts() -> Vec<Box<dyn AnyEvent>> {
         cpu_milli,
         memory_bytes: 1 << 30,
         labels: BTreeMap::from([("tier".to_owned(), id.to_owned())]),
+        driver: "process".into(),
     };
     let resources = Resources { cpu_milli: 100, memory_bytes: 1 << 20, cpu_limit_milli: 150, ..Default::default() };
     let document = WorkloadDocument { resources: Some(resources), ..Default::default() };
@@ -63,10 +68,10 @@ fn facts() -> Vec<Box<dyn AnyEvent>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn advice_stands_on_the_bus_beside_the_planner_s_decision_and_can_be_asked_for() {
-    let Some(land) = land("advice").await else { return };
-    let running = learner(&land, Config::default()).await;
-    let planner = land.bus("meta-orchestrator").await;
+async fn advice_is_published_beside_the_decision_and_can_be_queried() {
+    let Some(test_bus) = test_bus("advice").await else { return };
+    let running = learner(&test_bus, Config::default()).await;
+    let planner = test_bus.connect("meta-orchestrator").await;
     let mut tail = planner.log("LEARNING").tail("learning.advised.v1.>", 1);
     let messages =
         facts().into_iter().zip(0..).map(|(f, n)| Outgoing::new(f.as_ref(), format!("f{n}"), now()).unwrap());
@@ -91,11 +96,11 @@ async fn advice_stands_on_the_bus_beside_the_planner_s_decision_and_can_be_asked
     assert_eq!(running.stop().await, Stopped::Settled);
 
     // A site whose policy file was changed does not begin with it, and says why.
-    let path = land.folder().join("changed.json");
+    let path = test_bus.folder().join("changed.json");
     let text = String::from_utf8(policy.file.to_vec()).unwrap();
     let id = &advised.policy_id;
     std::fs::write(&path, text.replace(id.as_str(), "0bad0bad-0000-5000-8000-000000000000")).unwrap();
-    let settings = land.settings("cfdrl-agent");
+    let settings = test_bus.settings("cfdrl-agent");
     let config = Config { policy_file: path, ..Config::default() };
     let refused = mesh_kit::join("cfdrl-agent", settings, config, cfdrl_agent::start).await;
     let error = format!("{:#}", refused.err().unwrap());
@@ -104,7 +109,7 @@ async fn advice_stands_on_the_bus_beside_the_planner_s_decision_and_can_be_asked
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() {
-    let Some(land) = land("federation").await else { return };
+    let Some(test_bus) = test_bus("federation").await else { return };
     let names = ["a", "b", "c", "liar"];
     let keys: Vec<nkeys::KeyPair> = names.iter().map(|_| nkeys::KeyPair::new_user()).collect();
     let members: BTreeMap<String, String> =
@@ -112,7 +117,7 @@ async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() 
     let written = members.iter().map(|(name, key)| format!("{name}={key}")).collect::<Vec<_>>().join(",");
     let mut running = vec![];
     for (name, key) in names.iter().zip(&keys).take(3) {
-        let key_file = land.folder().join(format!("{name}.key"));
+        let key_file = test_bus.folder().join(format!("{name}.key"));
         std::fs::write(&key_file, key.seed().unwrap()).unwrap();
         let config = Config {
             site: (*name).to_owned(),
@@ -126,16 +131,16 @@ async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() 
             gate_seeds: 0,
             ..Config::default()
         };
-        running.push(learner(&land, config).await);
+        running.push(learner(&test_bus, config).await);
     }
-    let bus = land.bus("cfdrl-agent").await;
+    let bus = test_bus.connect("cfdrl-agent").await;
     let mut tail = bus.log("LEARNING").tail("learning.round_closed.v1.>", 1);
     // What a stranger, a forger and a member gone bad send, all the while.
-    let widths: Vec<usize> = Policy::from_file(cfdrl_agent::BUILT_IN.as_bytes()).unwrap().network.widths().to_vec();
+    let widths: Vec<usize> = Policy::from_file(learning::BUILT_IN.as_bytes()).unwrap().network.widths().to_vec();
     let size = cfdrl_agent::domain::network::size(&widths);
     let federation =
         Federation { name: "f".into(), members, own: "liar".into(), rule: RuleKind::Median, hostile_max: 1, widths };
-    let (router, liar) = (land.router().clone(), nkeys::KeyPair::from_seed(&keys[3].seed().unwrap()).unwrap());
+    let (router, liar) = (test_bus.router().clone(), nkeys::KeyPair::from_seed(&keys[3].seed().unwrap()).unwrap());
     let hostile = tokio::spawn(async move {
         let stranger = nkeys::KeyPair::new_user();
         loop {
@@ -186,6 +191,6 @@ async fn sites_learn_together_over_zenoh_and_strangers_and_liars_do_not_count() 
         assert_eq!(service.stop().await, Stopped::Settled);
     }
     // What was learned outlives the process.
-    let kept = std::fs::read(land.folder().join("a/policy.json")).unwrap();
+    let kept = std::fs::read(test_bus.folder().join("a/policy.json")).unwrap();
     assert!(Policy::from_file(&kept).is_ok());
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use mesh_core::query::Error;
-use mesh_proto::query::{
+use mesh_proto::instance::{
     AgentState, AgentStateRequest, LogsReply, LogsRequest, ProcessView, agent_queries_server::AgentQueries,
 };
 use tonic::{Request, Response, Status};
 
-use crate::driver::Journal;
+use crate::shell::driver::Journal;
 
 /// Lines of an answer at most.
 const LINES_MAX: u32 = 1_000;
@@ -62,7 +62,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::driver::{
+    use crate::shell::driver::{
         ReplicaId,
         journal::{Output, Running},
     };

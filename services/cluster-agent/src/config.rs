@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::Limits,
-    driver::{cgroup, model::Model, process},
-    probe,
+    shell::{
+        driver::{cgroup, model::Model, process},
+        probe,
+    },
 };
 
 /// One cluster and how its agent treats what runs there.
@@ -191,7 +193,7 @@ impl Config {
 
     /// Key of a sample or token.
     pub fn key(&self, signal: &str, id: &str) -> String {
-        format!("continuum/{}/{}/{signal}/{id}", self.site(), self.node())
+        mesh_proto::sample_key(self.site(), self.node(), signal, id)
     }
 
     /// Labels by name.

@@ -6,6 +6,9 @@
 //!   below a stopped one is never started; an assignment applied twice changes nothing.
 //! - Time is an argument; nothing here waits, reads a clock or talks to anyone.
 
+pub mod meter;
+pub mod replica;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mesh_core::Cause;
@@ -18,7 +21,7 @@ use mesh_proto::{
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use crate::driver::{Event, Fails, ReplicaId, ReplicaSpec};
+use self::replica::{Event, Fails, ReplicaId, ReplicaSpec};
 
 /// Stopped instances whose generation is remembered, so that an older assignment is still refused.
 const REMEMBERED_MAX: usize = 10_000;
@@ -91,7 +94,7 @@ pub enum Fact {
 
 /// A fact with the assignment that it answers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Said {
+pub struct Report {
     /// What is said.
     pub fact: Fact,
     /// The assignment in force.
@@ -104,7 +107,7 @@ pub struct Outcome {
     /// For the driver, in order.
     pub actions: Vec<Action>,
     /// For the bus, in order.
-    pub said: Vec<Said>,
+    pub said: Vec<Report>,
 }
 
 /// What shall run of one instance.
@@ -470,7 +473,7 @@ impl Cluster {
     fn reconcile_one(&mut self, id: &str, now: Timestamp, limits: &Limits, outcome: &mut Outcome) {
         let Some(instance) = self.instances.get_mut(id) else { return };
         instance.act(id, now, limits, outcome);
-        instance.say(&self.cluster_id, id, now, limits, outcome);
+        instance.publish(&self.cluster_id, id, now, limits, outcome);
         let due = instance.next(limits, now);
         if due != instance.due {
             if let Some(old) = instance.due {
@@ -573,10 +576,10 @@ impl Instance {
     }
 
     /// Says what has changed since it last spoke.
-    fn say(&mut self, cluster_id: &str, id: &str, now: Timestamp, limits: &Limits, outcome: &mut Outcome) {
+    fn publish(&mut self, cluster_id: &str, id: &str, now: Timestamp, limits: &Limits, outcome: &mut Outcome) {
         if let Some(rejected) = self.rejected.as_ref().filter(|r| !r.known && r.generation > self.said_rejected) {
             self.said_rejected = rejected.generation;
-            outcome.said.push(Said {
+            outcome.said.push(Report {
                 fact: Fact::Rejected(InstanceRejected {
                     cluster_id: cluster_id.to_owned(),
                     instance_id: id.to_owned(),
@@ -600,7 +603,7 @@ impl Instance {
         if self.said.as_ref() == Some(&summary) {
             return;
         }
-        outcome.said.push(Said {
+        outcome.said.push(Report {
             fact: Fact::Status(InstanceStatusChanged {
                 cluster_id: cluster_id.to_owned(),
                 instance_id: id.to_owned(),
@@ -667,11 +670,10 @@ fn runnable(wanted: &Wanted) -> Result<&WorkloadDocument, String> {
     Ok(document)
 }
 
-/// Wait before the restart that follows so many others.
+/// Wait before a restart, by the number of restarts before it.
 fn backoff_ms(attempts: u32, limits: &Limits) -> i64 {
     limits.backoff_first_ms.saturating_mul(1i64 << attempts.min(40)).min(limits.backoff_max_ms)
 }
 
 #[cfg(test)]
-#[path = "domain_tests.rs"]
 mod tests;

@@ -5,27 +5,22 @@
 //! - Owns: the processes of its cluster, and what is said of them.
 //! - Never: chooses what runs where.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
-pub mod agent;
 pub mod api;
-pub mod author;
 pub mod config;
 pub mod domain;
-pub mod driver;
-pub mod meter;
-pub mod probe;
-pub mod state;
+pub mod shell;
 
 use anyhow::Context as _;
 use mesh_kit::Mesh;
-use mesh_proto::{derived_id, query::agent_queries_server::AgentQueriesServer};
+use mesh_proto::{derived_id, instance::agent_queries_server::AgentQueriesServer};
 
 pub use config::Config;
+pub use domain::meter;
+pub use shell::driver;
 
-use agent::{Agent, Parts};
 use config::Kind;
-use driver::{Driver, process::ProcessDriver, simulated::SimulatedDriver};
+use shell::agent::{Agent, Parts};
+use shell::driver::{Driver, process::ProcessDriver, simulated::SimulatedDriver};
 
 /// Joins the mesh with one cluster. Returns once everything that an earlier agent of the cluster left has ended; the
 /// cluster is then declared, and what is assigned to it is started.
@@ -35,7 +30,7 @@ use driver::{Driver, process::ProcessDriver, simulated::SimulatedDriver};
 /// end, or the samples' session does not open.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let kind = config.check()?;
-    let folder = state::Folder::open(&config.folder(mesh.data_dir()), &config.cluster_id)?;
+    let folder = shell::state::Folder::open(&config.folder(mesh.data_dir()), &config.cluster_id)?;
     let driver: Box<dyn Driver> = match kind {
         Kind::Simulated => Box::new(SimulatedDriver::new(config.model(), config.cpu_milli)),
         Kind::Process => {
@@ -57,7 +52,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
             responder.run(stopping).await;
             Ok(())
         });
-        let prober = probe::Prober::new(mesh.clone(), samples.clone(), config.clone(), config.probing());
+        let prober = shell::probe::Prober::new(mesh.clone(), samples.clone(), config.clone(), config.probing());
         mesh.spawn("prober", prober.run());
     }
     let agent = Agent::new(mesh.clone(), Parts { config, driver, samples, folder, registration })?;
@@ -66,14 +61,14 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
 }
 
 /// What answers probes, and where others reach it; none if this agent takes no part.
-async fn responder(mesh: &Mesh, config: &Config) -> anyhow::Result<Option<(probe::Responder, String)>> {
+async fn responder(mesh: &Mesh, config: &Config) -> anyhow::Result<Option<(shell::probe::Responder, String)>> {
     let (endpoint, listen) = (mesh.endpoint(), &mesh.settings().listen);
     let address = match config.probe_listen.as_str() {
         "off" => return Ok(None),
         "" => format!("{}:0", listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host)),
         address => address.to_owned(),
     };
-    let responder = probe::Responder::bind(&address, &config.cluster_id).await?;
+    let responder = shell::probe::Responder::bind(&address, &config.cluster_id).await?;
     let bound = responder.address();
     let reached = if !config.probe_advertise.is_empty() {
         config.probe_advertise.clone()

@@ -1,6 +1,7 @@
 //! Whole agents on a real nats-server, with the accounts, rights and streams of the contract.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
 use std::time::Instant;
 
@@ -13,28 +14,30 @@ use mesh_proto::{
     assignment::{Action, AssignmentChanged},
     cluster::ClusterRegistered,
     derived_id,
-    instance::{InstanceRejected, InstanceStatusChanged},
-    query::{AgentStateRequest, LogsRequest, agent_queries_client::AgentQueriesClient},
+    instance::{
+        AgentStateRequest, InstanceRejected, InstanceStatusChanged, LogsRequest,
+        agent_queries_client::AgentQueriesClient,
+    },
     telemetry::{ClusterSample, InstanceSample},
     workload::{InstancePhase, ProcessSpec, Resources, WorkloadDocument},
 };
-use mesh_test::{Land, until};
+use mesh_test::{TestBus, until};
 use prost::Message as _;
 
 const CLUSTER: &str = "edge";
 
 /// A bus, and those who talk to the agent.
-struct Plant {
-    land: Land,
+struct TestMesh {
+    test_bus: TestBus,
     orchestrator: Bus,
     person: Bus,
 }
 
-impl Plant {
+impl TestMesh {
     async fn start(test: &str) -> Option<Self> {
-        let land = Land::start(&format!("cluster-agent bus, {test}")).await?;
-        let (orchestrator, person) = (land.bus("meta-orchestrator").await, land.bus("person").await);
-        Some(Self { land, orchestrator, person })
+        let test_bus = TestBus::start(&format!("cluster-agent bus, {test}")).await?;
+        let (orchestrator, person) = (test_bus.connect("meta-orchestrator").await, test_bus.connect("person").await);
+        Some(Self { test_bus, orchestrator, person })
     }
 
     fn config(&self, driver: &str) -> Config {
@@ -46,7 +49,7 @@ impl Plant {
             driver: driver.into(),
             site: "plant".into(),
             node: "n1".into(),
-            data_dir: self.land.folder().join("agent").to_string_lossy().into(),
+            data_dir: self.test_bus.folder().join("agent").to_string_lossy().into(),
             sample_ms: 100,
             ..Config::default()
         }
@@ -56,7 +59,7 @@ impl Plant {
         let settings = Settings {
             samples_mode: mesh_kit::config::SamplesMode::Router,
             samples_listen: vec!["tcp/127.0.0.1:0".into()],
-            ..self.land.settings("cluster-agent")
+            ..self.test_bus.settings("cluster-agent")
         };
         mesh_kit::join("cluster-agent", settings, config, cluster_agent::start).await.unwrap()
     }
@@ -130,7 +133,7 @@ fn simulated(instance: &str, generation: u64, action: Action, environment: &[(&s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_assignment_is_enforced_measured_and_answered() {
-    let Some(plant) = Plant::start("enforced").await else { return };
+    let Some(plant) = TestMesh::start("enforced").await else { return };
     let agent = plant.agent(plant.config("simulated")).await;
     let samples = plant.samples(&agent).await;
     let mut heard = samples.subscribe("continuum/*/*/instance/*").await.unwrap();
@@ -180,8 +183,8 @@ async fn an_assignment_is_enforced_measured_and_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_restart_what_is_assigned_runs_again_and_what_was_undone_meanwhile_never_starts() {
-    let Some(plant) = Plant::start("restart").await else { return };
+async fn after_a_restart_only_what_is_still_assigned_runs() {
+    let Some(plant) = TestMesh::start("restart").await else { return };
     let agent = plant.agent(plant.config("simulated")).await;
     plant.assign(&simulated("stays", 1, Action::Run, &[])).await;
     plant.assign(&simulated("gone", 1, Action::Run, &[])).await;
@@ -196,7 +199,7 @@ async fn after_a_restart_what_is_assigned_runs_again_and_what_was_undone_meanwhi
     plant.assign(&simulated("new", 1, Action::Run, &[])).await;
     for from_the_beginning in [false, true] {
         if from_the_beginning {
-            std::fs::remove_file(plant.land.folder().join("agent/edge/state.json")).unwrap();
+            std::fs::remove_file(plant.test_bus.folder().join("agent/edge/state.json")).unwrap();
         }
         let before = plant.statuses("stays").await.len();
         let agent = plant.agent(plant.config("simulated")).await;
@@ -219,20 +222,20 @@ async fn after_a_restart_what_is_assigned_runs_again_and_what_was_undone_meanwhi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_bus_is_away_it_goes_on_and_says_afterwards_where_things_stand() {
-    let Some(mut plant) = Plant::start("away").await else { return };
+async fn without_the_bus_it_continues_and_reports_afterwards() {
+    let Some(mut plant) = TestMesh::start("away").await else { return };
     let config = Config { backoff_max_ms: 200, restarts_max: 1_000_000, ..plant.config("simulated") };
     let agent = plant.agent(config).await;
     plant.assign(&simulated("frail", 1, Action::Run, &[("SIM_FAIL_AFTER_MS", "300"), ("SIM_START_MS", "5")])).await;
     plant.reaches("frail", 1, InstancePhase::Running).await;
-    plant.land.server.kill().await.unwrap();
+    plant.test_bus.server.kill().await.unwrap();
     let mut queries = AgentQueriesClient::connect(agent.endpoint()).await.unwrap();
     let mut restarts = async || {
         let state = queries.state(AgentStateRequest {}).await.unwrap().into_inner();
         state.processes.first().map_or(0, |p| p.restarts)
     };
     let away = until("it is restarted without a bus", &mut restarts, |restarts| *restarts >= 8).await;
-    plant.land.server.restart().await.unwrap();
+    plant.test_bus.server.restart().await.unwrap();
     let last = async || plant.statuses("frail").await.pop().unwrap().restarts;
     until("it is said", last, |restarts| *restarts >= away).await;
     let said = plant.statuses("frail").await;
@@ -244,7 +247,7 @@ async fn while_the_bus_is_away_it_goes_on_and_says_afterwards_where_things_stand
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_process_is_restarted_when_it_dies_and_ended_when_it_is_told() {
-    let Some(plant) = Plant::start("real process").await else { return };
+    let Some(plant) = TestMesh::start("real process").await else { return };
     let agent = plant.agent(Config { cpu_milli: 1_000, ..plant.config("process") }).await;
     let process = ProcessSpec {
         command: "sh".into(),
@@ -292,7 +295,7 @@ async fn a_real_process_is_restarted_when_it_dies_and_ended_when_it_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_instances_run_on_one_simulated_cluster() {
-    let Some(plant) = Plant::start("a thousand").await else { return };
+    let Some(plant) = TestMesh::start("a thousand").await else { return };
     let agent = plant.agent(plant.config("simulated")).await;
     let begun = Instant::now();
     let messages = (0..1_000).map(|n| {

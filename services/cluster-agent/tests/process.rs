@@ -1,6 +1,7 @@
 //! The process driver against real processes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
 use std::{
     collections::BTreeMap,
@@ -116,7 +117,7 @@ impl Bench {
         })
     }
 
-    /// Load over so many seconds, in thousandths of a core, and memory at the end.
+    /// Load over this many seconds, in thousandths of a core, and memory at the end.
     fn load_milli(&mut self, seconds: u64) -> (f64, u64) {
         let (from, before) = self.measure();
         let mut last = (from, before.clone());

@@ -11,8 +11,7 @@ use mesh_core::query;
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
     Timestamp, is_key,
-    query::{TwinList, TwinRequest, twin_queries_server::TwinQueries},
-    twin::Twin,
+    twin::{Twin, TwinList, TwinRequest, twin_queries_server::TwinQueries},
 };
 use mesh_store::{Error, Query};
 use prost::Message as _;
@@ -22,7 +21,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     domain::{Kind, Twins},
-    store::{self, Stores},
+    shell::store::{self, Stores},
 };
 
 /// The aggregator's answers.
@@ -226,7 +225,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::Limits,
-        store::tests::{stores, twin, write},
+        shell::store::tests::{stores, twin, write},
     };
 
     fn asking(kind: &str, id: &str) -> TwinRequest {
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_sees_what_is_there_then_every_change_and_ends_with_the_process() {
+    async fn a_watcher_sees_the_present_then_every_change() {
         let twins = Arc::new(Mutex::new(Twins::new(Limits::default())));
         let cluster = |id: &str| {
             let event =

@@ -5,6 +5,8 @@
 //! instances on a cluster or node. Versions are the milliseconds since 1970 of the publication, or one more
 //! than the version before if that is later, so that they rise across restarts without asking anybody.
 
+pub(crate) mod parts;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -22,7 +24,7 @@ use mesh_proto::{
 };
 use prost::Message as _;
 
-use crate::parts::{Cluster, Wanted, Workload, node_twin};
+use self::parts::{Cluster, Wanted, Workload, node_twin};
 
 /// What a twin is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +80,7 @@ impl Default for Limits {
 pub struct Counts {
     /// Facts that this version cannot decode.
     pub undecodable: u64,
-    /// Samples that are none: undecodable, of another thing than their key says, not finite, negative.
+    /// Invalid samples: undecodable, of another thing than their key names, not finite, negative.
     pub invalid: u64,
     /// Samples from too far ahead of the aggregator's clock.
     pub ahead: u64,
@@ -328,7 +330,7 @@ impl Twins {
         let (now, keep_ms) = (self.now, self.limits.ended_keep_ms);
         let is_over = |w: &Workload| match w.is_known() {
             true => w.ended().is_some_and(|at| now.millis_since(at) >= keep_ms),
-            false => w.heard().is_none_or(|at| now.millis_since(at) >= STRANGER_MS),
+            false => w.last_seen().is_none_or(|at| now.millis_since(at) >= STRANGER_MS),
         };
         let over: Vec<String> = self.workloads.iter().filter(|(_, w)| is_over(w)).map(|(id, _)| id.clone()).collect();
         for id in over {
@@ -384,6 +386,7 @@ fn status_of(twin: &Twin) -> Twin {
         memory_bytes: 0,
         io_read_rate: 0.0,
         io_write_rate: 0.0,
+        usage_provenance: 0,
         sample_age_seconds: 0.0,
         instances: vec![],
         ..twin.clone()
@@ -396,6 +399,7 @@ fn has_moved(from: &Twin, to: &Twin) -> bool {
         || (from.io_read_rate - to.io_read_rate).abs() > 1e6
         || (from.io_write_rate - to.io_write_rate).abs() > 1e6
         || (from.sample_age_seconds < 0.0) != (to.sample_age_seconds < 0.0)
+        || from.usage_provenance != to.usage_provenance
         || from.instances != to.instances
 }
 

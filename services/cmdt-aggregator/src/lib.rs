@@ -5,18 +5,14 @@
 //! - Owns: twins, their versions and their history.
 //! - Never: decides anything about what a twin is of.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
 mod config;
 pub mod domain;
-mod metrics;
-mod parts;
-mod store;
+mod shell;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::twin_queries_server::TwinQueriesServer;
+use mesh_proto::twin::twin_queries_server::TwinQueriesServer;
 use mesh_store::memory::{DocumentLimits, WindowLimits};
 
 pub use config::Config;
@@ -34,7 +30,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     };
     let documents = mesh_store::open(&config.documents).context("open document store")?;
     let history = mesh_store::open(&config.history).context("open history store")?;
-    let stores = store::Stores {
+    let stores = shell::store::Stores {
         documents: documents.documents("twins", document_limits),
         history: history.history("twins", history_limits),
     };
@@ -51,9 +47,9 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         ..Sources::default()
     };
     let view = mesh.project("twins", domain::Twins::new(limits), sources).await?;
-    metrics::show(&mesh, &view);
+    shell::metrics::show(&mesh, &view);
     mesh.serve(TwinQueriesServer::new(api::Api { mesh: mesh.clone(), view, stores: stores.clone() }));
-    let keep = store::Keep { history_ms: config.history_ms.into(), ended_ms: config.ended_keep_ms.into() };
-    mesh.spawn("history", store::keep(mesh.clone(), stores, keep));
+    let keep = shell::store::Retention { history_ms: config.history_ms.into(), ended_ms: config.ended_keep_ms.into() };
+    mesh.spawn("history", shell::store::keep(mesh.clone(), stores, keep));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The twin aggregator on a real bus and a real Zenoh router, with no other rights than the contract's.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg(test)]
 
 use std::time::Duration;
 
@@ -12,27 +12,28 @@ use mesh_kit::{Running, Stopped};
 use mesh_proto::{
     AnyEvent,
     cluster::ClusterRegistered,
-    query::{TwinRequest, twin_queries_client::TwinQueriesClient},
     telemetry::ClusterSample,
-    twin::Twin,
+    twin::{Twin, TwinRequest, twin_queries_client::TwinQueriesClient},
 };
-use mesh_test::{Land, now, soon};
+use mesh_test::{TestBus, now, soon};
 use prost::Message as _;
 use tonic::Code;
 
-async fn land(test: &str) -> Option<Land> {
-    Some(Land::start(&format!("cmdt-aggregator, {test}")).await?.with_router().await)
+async fn test_bus(test: &str) -> Option<TestBus> {
+    Some(TestBus::start(&format!("cmdt-aggregator, {test}")).await?.with_router().await)
 }
 
-async fn aggregator(land: &Land) -> Running {
+async fn aggregator(test_bus: &TestBus) -> Running {
     let config = Config { tick_ms: 50, measured_ms: 100, ..Config::default() };
-    mesh_kit::join("cmdt-aggregator", land.settings("cmdt-aggregator"), config, cmdt_aggregator::start).await.unwrap()
+    mesh_kit::join("cmdt-aggregator", test_bus.settings("cmdt-aggregator"), config, cmdt_aggregator::start)
+        .await
+        .unwrap()
 }
 
-async fn measure(land: &Land, cpu_percent: f64) {
+async fn measure(test_bus: &TestBus, cpu_percent: f64) {
     let sample = ClusterSample { cluster_id: "edge".into(), at: Some(now()), cpu_percent, ..Default::default() };
     let about = About { time: now(), ..About::default() };
-    land.router().publish("continuum/s/n/cluster/edge", sample.encode_to_vec(), &about).await.unwrap();
+    test_bus.router().publish("continuum/s/n/cluster/edge", sample.encode_to_vec(), &about).await.unwrap();
 }
 
 fn registered(cpu_milli: u32) -> ClusterRegistered {
@@ -52,8 +53,8 @@ fn asking(kind: &str, id: &str) -> TwinRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
-    let Some(land) = land("twins").await else { return };
-    let agent = land.bus("cluster-agent").await;
+    let Some(test_bus) = test_bus("twins").await else { return };
+    let agent = test_bus.connect("cluster-agent").await;
     let write = async |cpu_milli: u32, expected: u64| {
         let fact = Outgoing::new(&registered(cpu_milli) as &dyn AnyEvent, format!("fact-{cpu_milli}"), now()).unwrap();
         let entity = "cluster.*.*.edge".to_owned();
@@ -62,7 +63,7 @@ async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
     };
     write(1_000, 0).await;
     // The fact came before the aggregator: it reads the past first.
-    let running = aggregator(&land).await;
+    let running = aggregator(&test_bus).await;
     let mut client = TwinQueriesClient::connect(running.endpoint()).await.unwrap();
     let found = client.get(asking("", "edge")).await.unwrap().into_inner();
     assert_eq!((found.kind.as_str(), found.capacity_cpu_milli, found.available), ("cluster", 1_000, true));
@@ -90,7 +91,7 @@ async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
         let mut ticks = tokio::time::interval(Duration::from_millis(100));
         loop {
             ticks.tick().await;
-            measure(&land, 40.0).await;
+            measure(&test_bus, 40.0).await;
         }
     };
     let third = tokio::select! {
@@ -119,7 +120,7 @@ async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
     assert_eq!(client.get(then.clone()).await.unwrap().into_inner(), second);
     assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
 
-    let again = aggregator(&land).await;
+    let again = aggregator(&test_bus).await;
     let mut client = TwinQueriesClient::connect(again.endpoint()).await.unwrap();
     let longer = async {
         loop {

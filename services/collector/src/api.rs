@@ -14,15 +14,17 @@ use mesh_core::query;
 use mesh_kit::View;
 use mesh_proto::{
     Timestamp, is_key,
-    query::{RangeReply, RangeRequest, StreamRequest, telemetry_queries_server::TelemetryQueries},
-    telemetry::InstanceSample,
+    telemetry::{InstanceSample, RangeReply, RangeRequest, StreamRequest, telemetry_queries_server::TelemetryQueries},
 };
 use mesh_store::{Range, Series};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::{domain::Collector, feed::Cursor, store};
+use crate::{
+    domain::{Collector, feed::Cursor},
+    shell::store,
+};
 
 /// Samples in an answer when the question names no limit.
 const RANGE_DEFAULT: usize = 1_000;

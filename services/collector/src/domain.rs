@@ -5,6 +5,10 @@
 //! and after the collector started, so that every judged period was watched from end to end. What a period
 //! says does not depend on the order in which its samples came.
 
+pub(crate) mod feed;
+pub(crate) mod period;
+pub mod usage;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -18,16 +22,16 @@ use mesh_proto::{
     intent::{GovernedInstance, Intent, IntentAcknowledged, IntentStateChanged, NotFulfilledState, State},
     is_key,
     observation::{ObservedTarget, TargetObserved},
-    telemetry::{InstanceSample, Measured},
+    telemetry::{InstanceSample, Measured, Provenance},
     workload::{InstanceChanged, InstanceWanted},
 };
-use mesh_world::tariff::Tariff;
+use mesh_scenes::tariff::Tariff;
 use prost::Message as _;
 
-use crate::{
+use self::{
     feed::{Cursor, Feed},
-    period::{self, Period},
-    usage::{self, Usage},
+    period::Period,
+    usage::Usage,
 };
 
 /// Limits of the collector.
@@ -82,7 +86,7 @@ pub struct Counts {
     pub duplicate: u64,
     /// Samples from too far ahead of the collector's clock.
     pub ahead: u64,
-    /// Samples that are none: undecodable, of another instance than their key says, not finite, negative.
+    /// Invalid samples: undecodable, of another instance than their key names, not finite, negative.
     pub invalid: u64,
     /// Samples before the collector knew the time.
     pub early: u64,
@@ -409,7 +413,7 @@ impl Watch {
     }
 }
 
-/// What one target achieved. A target that this version cannot measure has no samples.
+/// What one target achieved, and where the value comes from. A target that has no value has no samples.
 fn achieved(
     expectation_id: &str,
     target_name: &str,
@@ -418,7 +422,8 @@ fn achieved(
     seconds: f64,
 ) -> ObservedTarget {
     let cores = f64::from(measured.load_milli()) / 1_000.0;
-    let value = match types::measure_of(target_name) {
+    let measure = types::measure_of(target_name);
+    let value = match measure {
         Some(Measure::CpuPercent) => Some(measured.cpu_percent()),
         Some(Measure::MemoryMb) => Some(measured.memory_bytes as f64 / 1e6),
         Some(Measure::Joules) => power.map(|p| p.watts(measured) * seconds),
@@ -431,6 +436,10 @@ fn achieved(
         expectation_id: expectation_id.to_owned(),
         target_name: target_name.to_owned(),
         samples: value.map_or(0, |_| measured.samples),
+        provenance: measure
+            .filter(|_| value.is_some() && measured.samples > 0)
+            .map_or(Provenance::Unspecified, |measure| measure.provenance(measured.provenance()))
+            .into(),
         value: value.unwrap_or_default(),
     }
 }

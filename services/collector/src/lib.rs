@@ -7,26 +7,21 @@
 //! - Owns: what was observed; a recent window of samples; the streaming-telemetry channel.
 //! - Never: judges an intent, prices anything.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
 mod config;
 pub mod domain;
-mod feed;
-mod metrics;
-mod period;
-mod store;
-pub mod usage;
+mod shell;
 
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::telemetry_queries_server::TelemetryQueriesServer;
+use mesh_proto::telemetry::telemetry_queries_server::TelemetryQueriesServer;
 use mesh_store::memory::WindowLimits;
 
 pub use config::Config;
-pub use feed::Cursor;
+pub use domain::feed::Cursor;
+pub use domain::usage;
 
 /// Joins the mesh; returns once every subscription is live.
 ///
@@ -37,7 +32,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         late_ms: config.late_ms.into(),
         flush_ms: config.flush_ms.into(),
         instances_max: config.instances_max,
-        usage: usage::Limits {
+        usage: domain::usage::Limits {
             window_ms: config.usage_window_ms,
             grace_ms: config.usage_grace_ms.into(),
             instances_max: config.instances_max,
@@ -62,9 +57,9 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     };
     let view = mesh.project("observations", domain::Collector::new(limits), sources).await?;
     let dropped = Arc::default();
-    metrics::show(&mesh, &view, Arc::clone(&dropped));
+    shell::metrics::show(&mesh, &view, Arc::clone(&dropped));
     let (stopping, of) = (mesh.stopping(), series.clone());
     mesh.serve(TelemetryQueriesServer::new(api::Api { view, series: of, stopping, dropped }));
-    mesh.spawn("window", store::keep(mesh.clone(), series, config.window_ms.into()));
+    mesh.spawn("window", shell::store::keep(mesh.clone(), series, config.window_ms.into()));
     Ok(())
 }

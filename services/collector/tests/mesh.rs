@@ -1,6 +1,6 @@
 //! The collector on a real bus and a real Zenoh router, with no other rights than the contract's.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg(test)]
 
 use std::time::Duration;
 
@@ -15,19 +15,20 @@ use mesh_proto::{
         ExpectationTarget, GovernedInstance, Intent, IntentAcknowledged, IntentExpectation, NotFulfilledState, State,
     },
     observation::TargetObserved,
-    query::{RangeRequest, StreamRequest, telemetry_queries_client::TelemetryQueriesClient},
-    telemetry::{InstanceSample, Measured},
+    telemetry::{
+        InstanceSample, Measured, RangeRequest, StreamRequest, telemetry_queries_client::TelemetryQueriesClient,
+    },
 };
-use mesh_test::{Land, now, soon};
+use mesh_test::{TestBus, now, soon};
 use prost::Message as _;
 
-async fn land(test: &str) -> Option<Land> {
-    Some(Land::start(&format!("collector, {test}")).await?.with_router().await)
+async fn test_bus(test: &str) -> Option<TestBus> {
+    Some(TestBus::start(&format!("collector, {test}")).await?.with_router().await)
 }
 
-async fn collector(land: &Land) -> Running {
+async fn collector(test_bus: &TestBus) -> Running {
     let config = Config { flush_ms: 200, ..Config::default() };
-    mesh_kit::join("collector", land.settings("collector"), config, collector::start).await.unwrap()
+    mesh_kit::join("collector", test_bus.settings("collector"), config, collector::start).await.unwrap()
 }
 
 async fn next_of<E: Event>(tail: &mut Tail) -> E {
@@ -83,21 +84,21 @@ async fn measure(samples: &Samples) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn samples_become_observations_telemetry_and_answers_and_outlive_a_restart() {
-    let Some(land) = land("samples").await else { return };
-    let running = collector(&land).await;
+async fn samples_become_observations_and_outlive_a_restart() {
+    let Some(test_bus) = test_bus("samples").await else { return };
+    let running = collector(&test_bus).await;
     let fact = Outgoing::new(&acknowledged(), "fact-1", now()).unwrap();
     let entity = "intent.*.*.local.intent-1".to_owned();
     let decision = Decision { entity, expected: 0, messages: vec![fact] };
-    land.bus("intent-manager").await.writer("INTENT").write(decision).await.unwrap();
+    test_bus.connect("intent-manager").await.writer("INTENT").write(decision).await.unwrap();
 
-    let person = land.bus("person").await;
+    let person = test_bus.connect("person").await;
     let mut client = TelemetryQueriesClient::connect(running.endpoint()).await.unwrap();
     let request = StreamRequest { instance_id: "instance-1".into() };
     let mut channel = client.stream(request).await.unwrap().into_inner();
     let mut observations = person.log(TargetObserved::STREAM).tail("observation.>", 1);
     let mut telemetry = person.log(Measured::STREAM).tail("telemetry.>", 1);
-    let agent = measure(land.router());
+    let agent = measure(test_bus.router());
     tokio::pin!(agent);
 
     let story = async {
@@ -134,7 +135,7 @@ async fn samples_become_observations_telemetry_and_answers_and_outlive_a_restart
     let packed = person.log(Measured::STREAM).read("telemetry.>", 1, 1_000).await.unwrap();
     let packed: usize = packed.iter().map(|m| m.event::<Measured>().unwrap().unwrap().samples.len()).sum();
     assert!(packed > 0);
-    let again = collector(&land).await;
+    let again = collector(&test_bus).await;
     let mut client = TelemetryQueriesClient::connect(again.endpoint()).await.unwrap();
     let read_again = async {
         loop {

@@ -20,7 +20,7 @@ use mesh_proto::{
     EventSet as _, Timestamp,
     deciders::subscriptions::Fact,
     derived_id,
-    query::IntentView,
+    intent::IntentView,
     subscription::{ClaimDelivery, ReportDelivery, Subscribe, Subscribed, Unsubscribe},
 };
 use opentelemetry::KeyValue;

@@ -9,13 +9,11 @@ use mesh_core::Stored;
 use mesh_proto::{
     AnyEvent, derived_id,
     intent::{
-        Intent, IntentAcknowledged, IntentRejected, IntentSubmitted, ResumeIntent, RollbackIntent, SubmitIntent,
-        SuspendIntent, TerminateIntent, UpdateIntent,
+        Intent, IntentAcknowledged, IntentRejected, IntentSubmitted, IntentView, ResumeIntent, RollbackIntent,
+        SubmitIntent, SuspendIntent, TerminateIntent, UpdateIntent, intent_queries_client::IntentQueriesClient,
     },
-    query::{
-        CheckReply, CheckRequest, GetRequest, IntentTypesRequest, IntentView, ListRequest,
-        intent_queries_client::IntentQueriesClient, validator_queries_client::ValidatorQueriesClient,
-    },
+    query::{GetRequest, ListRequest},
+    validation::{CheckReply, CheckRequest, IntentTypesRequest, validator_queries_client::ValidatorQueriesClient},
 };
 use prost::Message as _;
 use serde_json::{Value as Json, json};

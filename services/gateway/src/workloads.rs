@@ -8,14 +8,12 @@ use mesh_proto::{
     AnyEvent, Event as _,
     chart::UploadChart,
     derived_id,
-    query::{
-        ClusterView, GetRequest, InstanceView, ListRequest, WorkloadView,
-        orchestrator_queries_client::OrchestratorQueriesClient, workload_queries_client::WorkloadQueriesClient,
-    },
+    placement::{ClusterView, orchestrator_queries_client::OrchestratorQueriesClient},
+    query::{GetRequest, ListRequest},
     workload::{
-        AttachChart, ChartSpec, DropWorkload, InstancePhase, MigrateInstance, RegisterWorkload, RollbackInstance,
-        RunInstance, StopInstance, UpgradeInstance, WorkloadDocument, WorkloadRegistered, WorkloadRejected,
-        WorkloadUnchanged,
+        AttachChart, ChartSpec, DropWorkload, InstancePhase, InstanceView, MigrateInstance, RegisterWorkload,
+        RollbackInstance, RunInstance, StopInstance, UpgradeInstance, WorkloadDocument, WorkloadRegistered,
+        WorkloadRejected, WorkloadUnchanged, WorkloadView, workload_queries_client::WorkloadQueriesClient,
     },
 };
 use prost::Message as _;
@@ -399,7 +397,7 @@ impl Gateway {
             token = page.next_page_token;
             if instances {
                 let fits = |i: &&InstanceView| {
-                    one("release_name", i.workload.split('@').next().unwrap_or_default())
+                    one("release_name", &i.release_name)
                         && one("cluster_name", &i.cluster_id)
                         && one("workload_document", &i.workload)
                 };
@@ -451,8 +449,8 @@ impl Gateway {
         Ok(gateway::json(StatusCode::OK, &present::cluster(&self.cluster(&asked.id(0)).await?)))
     }
 
-    /// A cluster declares itself, by its agent: nobody else can know what it has. Who registers one by hand is told
-    /// whether it is there.
+    /// Checks that a cluster is there and has what is asked for. It registers nothing: a cluster's agent declares it, since
+    /// nobody else can know what it has.
     pub(crate) async fn confirm_cluster(&self, asked: &mut Asked) -> Result<Response, Problem> {
         let input: ClusterInput = forms::form(asked.json())?;
         if !mesh_proto::is_key(&input.cluster_name) {
@@ -470,7 +468,7 @@ impl Gateway {
                     "cluster {} has {} thousandths of a CPU and {} bytes of memory",
                     has.cluster_id, has.cpu_milli, has.memory_bytes
                 );
-                Err(Problem::new(Kind::Conflict, detail, "register what it has, or start its agent with more"))
+                Err(Problem::new(Kind::Conflict, detail, "state what it has, or start its agent with more"))
             }
             Err(problem) if problem.kind == Kind::NotFound => Err(Problem::new(
                 Kind::Conflict,

@@ -1,6 +1,7 @@
 //! Gateways before a real mesh: a real nats-server, the real services beside them, and hostile clients in front.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
 #[path = "mesh/accounts.rs"]
 mod accounts;
@@ -22,7 +23,7 @@ use hyper_util::{
 use mesh_core::Outgoing;
 use mesh_kit::{Running, Settings};
 use mesh_proto::workload::StopInstance;
-use mesh_test::{Land, is_full, soon, until};
+use mesh_test::{TestBus, is_full, soon, until};
 use serde_json::{Value as Json, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -34,7 +35,7 @@ type Parts<'a> = &'a [(&'a str, &'a [u8])];
 
 /// A mesh with gateways.
 struct World {
-    land: Land,
+    test_bus: TestBus,
     running: Vec<Running>,
     urls: Vec<String>,
     http: Client<HttpConnector, Full<Bytes>>,
@@ -59,27 +60,32 @@ impl World {
         change: impl Fn(&mut gateway::Config),
         own_issuer: bool,
     ) -> Option<Self> {
-        let land = Land::start(suite).await?.with_router().await;
+        let test_bus = TestBus::start(suite).await?.with_router().await;
         let mut running = vec![];
-        let own = |land: &Land, name: &str| Settings {
-            data_dir: Some(land.folder().join("state").join(name)),
-            ..land.settings(name)
+        let own = |test_bus: &TestBus, name: &str| Settings {
+            data_dir: Some(test_bus.folder().join("state").join(name)),
+            ..test_bus.settings(name)
         };
         let join = "join";
         running.push(
-            mesh_kit::join("intent-manager", own(&land, "intent-manager"), Default::default(), intent_manager::start)
-                .await
-                .expect(join),
+            mesh_kit::join(
+                "intent-manager",
+                own(&test_bus, "intent-manager"),
+                Default::default(),
+                intent_manager::start,
+            )
+            .await
+            .expect(join),
         );
         running.push(
-            mesh_kit::join("validator", own(&land, "validator"), Default::default(), validator::start)
+            mesh_kit::join("validator", own(&test_bus, "validator"), Default::default(), validator::start)
                 .await
                 .expect(join),
         );
         running.push(
             mesh_kit::join(
                 "workload-manager",
-                own(&land, "workload-manager"),
+                own(&test_bus, "workload-manager"),
                 Default::default(),
                 workload_manager::start,
             )
@@ -89,7 +95,7 @@ impl World {
         running.push(
             mesh_kit::join(
                 "meta-orchestrator",
-                own(&land, "meta-orchestrator"),
+                own(&test_bus, "meta-orchestrator"),
                 Default::default(),
                 meta_orchestrator::start,
             )
@@ -99,19 +105,19 @@ impl World {
         let cluster =
             cluster_agent::Config { cluster_id: "edge".into(), driver: "simulated".into(), ..Default::default() };
         running.push(
-            mesh_kit::join("cluster-agent", own(&land, "cluster-agent"), cluster, cluster_agent::start)
+            mesh_kit::join("cluster-agent", own(&test_bus, "cluster-agent"), cluster, cluster_agent::start)
                 .await
                 .expect(join),
         );
         let mut world = Self {
-            land,
+            test_bus,
             running,
             urls: vec![],
             http: Client::builder(TokioExecutor::new()).build_http(),
             password: String::new(),
         };
         for number in 0..gateways {
-            let folder = world.land.folder().join("state").join(format!("gateway-{number}"));
+            let folder = world.test_bus.folder().join("state").join(format!("gateway-{number}"));
             let mut config = gateway::Config {
                 issuer_keys_file: (number > 0).then(|| world.first().join("issuer.keys")),
                 // A verdict that is late is no answer that these tests are about.
@@ -119,7 +125,7 @@ impl World {
                 ..quick()
             };
             change(&mut config);
-            let settings = Settings { data_dir: Some(folder.clone()), ..world.land.settings("gateway") };
+            let settings = Settings { data_dir: Some(folder.clone()), ..world.test_bus.settings("gateway") };
             let joined = mesh_kit::join("gateway", settings, config, gateway::start).await.expect(join);
             ready(&joined).await;
             world.running.push(joined);
@@ -132,7 +138,7 @@ impl World {
     }
 
     fn first(&self) -> PathBuf {
-        self.land.folder().join("state/gateway-0")
+        self.test_bus.folder().join("state/gateway-0")
     }
 
     async fn raw(
@@ -260,8 +266,14 @@ async fn a_thousand_clients_that_submit_the_same_through_three_gateways_make_one
     let statuses: BTreeSet<u16> = answers.iter().map(|a| a.status).collect();
     assert_eq!(ids.len(), 1, "{ids:?} {statuses:?}");
     assert!(statuses.iter().all(|status| [200, 201].contains(status)), "{statuses:?}");
-    let facts =
-        world.land.bus("gateway").await.log("INTENT").read("intent.submitted.v1.local.*", 1, 1_000).await.unwrap();
+    let facts = world
+        .test_bus
+        .connect("gateway")
+        .await
+        .log("INTENT")
+        .read("intent.submitted.v1.local.*", 1, 1_000)
+        .await
+        .unwrap();
     assert_eq!(facts.len(), 1, "one intent was made");
     until(
         "the one is listed",
@@ -509,7 +521,7 @@ async fn charts_are_uploaded_as_forms_and_documents_are_dropped() {
                 Bytes::from("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}\ndata: {}\n"),
             ),
         ];
-        workload_manager::chart::archive::pack("echo", &files.into()).unwrap()
+        chart::archive::pack("echo", &files.into()).unwrap()
     };
     let archive = chart("1.0.0");
     let made = send(&[("file", &archive), ("name", b"echo"), ("version", b"1.0.0")]).await;
@@ -568,7 +580,7 @@ async fn an_instance_is_upgraded_taken_back_and_asked_to_move() {
     let Some(world) = World::start("gateway, instances", 1, |_| {}).await else { return };
     let token = world.admin().await;
     for version in ["1.0.0", "1.1.0"] {
-        let document = json!({"name": "echo", "version": version, "kind": "process", "process": {"command": "true"},
+        let document = json!({"name": "echo", "version": version, "kind": "process", "driver": "simulated", "process": {"command": "true"},
             "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1});
         let made = world.ask(&token, "POST", "/api/v1/workload/", Some(document)).await;
         assert_eq!((made.status, made.body["status"].as_str()), (201, Some("accepted")), "{made:?}");
@@ -616,7 +628,7 @@ async fn an_intent_that_names_another_owners_instance_is_told_nothing_of_it() {
     let Some(world) = World::start("gateway, why", 1, |_| {}).await else { return };
     let admin = world.admin().await;
     let (ada, eve) = (world.account(&admin, "ada", &["owner"]).await, world.account(&admin, "eve", &["owner"]).await);
-    let document = json!({"name": "echo", "version": "1.0.0", "kind": "process", "process": {"command": "true"},
+    let document = json!({"name": "echo", "version": "1.0.0", "kind": "process", "driver": "simulated", "process": {"command": "true"},
         "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1});
     let made = world.ask(&ada, "POST", "/api/v1/workload/", Some(document)).await;
     assert_eq!(made.status, 201, "{made:?}");
@@ -641,7 +653,7 @@ async fn an_intent_that_names_another_owners_instance_is_told_nothing_of_it() {
     let made = world.ask(&eve, "POST", "/api/v1/intent/", Some(json!({"id": "curious", "intent": named}))).await;
     assert_eq!(made.status, 201, "{made:?}");
     // A refused command leaves a fact of her own about it in WORKLOAD.
-    let bus = world.land.bus("gateway").await;
+    let bus = world.test_bus.connect("gateway").await;
     let stop = StopInstance { owner: "eve".into(), instance_id: instance.clone() };
     bus.publish(&Outgoing::new(&stop, "stop-anothers", mesh_test::now()).unwrap()).await.unwrap();
     let refused = format!("workload.refused.v1.eve.{instance}");
@@ -979,7 +991,7 @@ async fn schemathesis_finds_no_fault_of_ours_and_no_answer_that_is_not_in_the_do
     let examples = std::env::var("CONTINUUM_EXAMPLES").unwrap_or_else(|_| "25".into());
     // Two processes with one worker each: with two threads, Python 3.11 now and then fails at its own parser.
     let run = async |which: &str, operations: &[&str], phases: &str| {
-        let folder = world.land.folder().join(which);
+        let folder = world.test_bus.folder().join(which);
         std::fs::create_dir(&folder).unwrap();
         let run = tokio::process::Command::new(&program)
             .arg("run")
@@ -1057,7 +1069,7 @@ async fn an_exposed_workload_is_reached_by_its_users_only_and_never_sees_their_t
         world.account(&admin, "eve", &["owner"]).await,
         world.account(&admin, "bob", &["viewer"]).await,
     );
-    let document = json!({"name": "echo", "version": "1.0.0", "kind": "process", "process": {"command": "true"},
+    let document = json!({"name": "echo", "version": "1.0.0", "kind": "process", "driver": "simulated", "process": {"command": "true"},
         "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1,
         "expose": {"port": port, "path": "/app", "users": ["bob"]}});
     let made = world.ask(&ada, "POST", "/api/v1/workload/", Some(document)).await;
@@ -1126,7 +1138,7 @@ async fn bodies_go_through_as_they_come_over_http1_and_http2_on_either_side() {
     let port = echo().await;
     let token = world.admin().await;
     for (name, protocol, behind) in [("one", "http1", "HTTP/1.1"), ("two", "h2", "HTTP/2.0")] {
-        let document = json!({"name": name, "version": "1.0.0", "kind": "process", "process": {"command": "true"},
+        let document = json!({"name": name, "version": "1.0.0", "kind": "process", "driver": "simulated", "process": {"command": "true"},
             "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1,
             "expose": {"port": port, "protocol": protocol}});
         let made = world.ask(&token, "POST", "/api/v1/workload/", Some(document)).await;

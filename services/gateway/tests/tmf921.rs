@@ -1,15 +1,15 @@
 //! What is sent as TMF921 is valid by its published components.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![cfg(test)]
 
 use std::path::PathBuf;
 
 use gateway::domain::{events, tmf};
 use mesh_proto::{
     Timestamp,
-    intent::{FulfilmentStatus, Intent, IntentSubmitted, NotFulfilledState, State},
-    query::{CheckReply, IntentView, Prediction},
+    intent::{FulfilmentStatus, Intent, IntentSubmitted, IntentView, NotFulfilledState, State},
     report::{FulfilmentInfo, IntentFulfilmentReport, ReportPublished},
+    validation::{CheckReply, Prediction},
 };
 use prost::Message as _;
 use serde_json::{Value as Json, json};
@@ -58,6 +58,7 @@ fn view() -> IntentView {
         fulfilment_status: FulfilmentStatus::NotFulfilled.into(),
         not_fulfilled_state: NotFulfilledState::Degraded.into(),
         not_fulfilled_reasons: vec!["cpuUsage is 34 %".into()],
+        remarks: vec!["cpuUsage is modelled, not measured".into()],
     };
     IntentView {
         owner: "local".into(),

@@ -4,14 +4,15 @@ use std::pin::Pin;
 
 use futures::{Stream, stream};
 use mesh_kit::View;
-use mesh_proto::query::{
-    GetRequest, IntentHistory, IntentList, IntentView, ListRequest, intent_queries_server::IntentQueries,
+use mesh_proto::{
+    intent::{IntentHistory, IntentList, IntentView, intent_queries_server::IntentQueries},
+    query::{GetRequest, ListRequest},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::view::{Follow, IntentsView};
+use crate::domain::view::{Follow, IntentsView};
 
 /// Answers `IntentQueries` from the view.
 pub(crate) struct Api {

@@ -16,6 +16,8 @@
 //!   time terminates it;
 //! - an intent that loses a conflict is suspended until the conflict is over, and nobody but its end can resume it.
 
+pub mod view;
+
 mod command;
 mod definition;
 mod instance;
@@ -68,7 +70,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Milliseconds before the next remedy after so many that did not help for long: a cool-down, doubling with each, at
+    /// Milliseconds before the next remedy after this many that did not help for long: a cool-down, doubling with each, at
     /// most [`COOLDOWNS_MAX`] of them.
     pub fn wait_ms(&self, asked: u32) -> i64 {
         let cooldowns = 1i64.checked_shl(asked.saturating_sub(1).min(62)).unwrap_or(COOLDOWNS_MAX).min(COOLDOWNS_MAX);
@@ -161,9 +163,9 @@ pub struct InForce {
     pub targets: Vec<Target>,
     /// One instance for each expectation, in document order.
     pub instances: Vec<Instance>,
-    /// Why no registered cluster is large enough; empty while one is.
+    /// Why no registered cluster can take it; empty while one can.
     pub infeasible: String,
-    /// Is it not to be watched, by command or by its document?
+    /// Is watching it suspended, by command or by its document?
     pub suspended: bool,
     /// Conflicts with other intents, won and lost; who loses one is not watched either.
     #[serde(default)]
@@ -204,7 +206,7 @@ impl InForce {
         }
     }
 
-    /// Is it not watched, for whatever reason?
+    /// Is it unwatched, for any reason?
     pub fn is_suspended(&self) -> bool {
         self.suspended || mesh_intent::conflict::loses(&self.conflicts)
     }
@@ -306,7 +308,7 @@ impl Entity {
         self.history.iter().chain(&self.submission).find(|s| s.content.version == version)
     }
 
-    fn tell(&mut self, state: State, at: Timestamp) {
+    fn set_state(&mut self, state: State, at: Timestamp) {
         if Row::of(&state) != self.row() {
             self.since = at;
         }
@@ -358,13 +360,13 @@ impl Decider for Intents {
                 (&m.owner, m.governed_by.iter().chain([&m.intent_id]).map(String::as_str).collect())
             }
             Input::InstanceUnavailable(m) => (&m.owner, vec![&m.intent_id]),
-            // Who asked for a remedy hears that there is none, also without having made the instance.
+            // The answer to a request for a remedy arrives even if the intent did not create the instance.
             Input::PlacementUnplaced(m) => {
                 (&m.owner, m.asked_by.iter().chain([&m.intent_id]).map(String::as_str).collect())
             }
             Input::TargetObserved(m) => (&m.owner, vec![&m.intent_id]),
         };
-        // An instance without an intent names none; whose key is none has no intent.
+        // An instance without an intent names none; an invalid key means no intent.
         ids.into_iter().filter(|id| is_key(owner) && is_key(id)).map(|id| Key::new([owner, id])).collect()
     }
 
@@ -436,7 +438,7 @@ impl Decider for Intents {
                     next.conflicts.clone_from(&before.conflicts);
                 }
                 entity.life = Life::InForce(next);
-                entity.tell(fact.state.clone().unwrap_or_default(), at);
+                entity.set_state(fact.state.clone().unwrap_or_default(), at);
             }
             Fact::IntentRejected(fact) => {
                 entity.settle(Verdict::Rejected);
@@ -447,7 +449,7 @@ impl Decider for Intents {
                 if entity.life == Life::Submitted {
                     entity.life = Life::Rejected;
                 }
-                entity.tell(fact.state.clone().unwrap_or_default(), at);
+                entity.set_state(fact.state.clone().unwrap_or_default(), at);
             }
             Fact::IntentStateChanged(fact) => {
                 let to = fact.to.clone().unwrap_or_default();

@@ -7,18 +7,15 @@
 //! - Owns: an intent's state.
 //! - Never: judges content, places anything, asks an agent, or reads a measurement that no period holds.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
 pub mod domain;
-pub mod view;
 
 use anyhow::Context as _;
 use mesh_core::Projector as _;
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::{Event as _, Timestamp, query::intent_queries_server::IntentQueriesServer, report::ReportPublished};
+use mesh_proto::{Event as _, Timestamp, intent::intent_queries_server::IntentQueriesServer, report::ReportPublished};
 
-use self::view::IntentsView;
+use self::domain::view::IntentsView;
 
 /// Settings of the intent manager. What a state means is the contract's, not a deployment's.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]

@@ -2,12 +2,13 @@
 
 use mesh_core::query::Error;
 use mesh_kit::View;
-use mesh_proto::query::{
-    ClusterList, ClusterView, ExplainReply, GetRequest, ListRequest, orchestrator_queries_server::OrchestratorQueries,
+use mesh_proto::{
+    placement::{ClusterList, ClusterView, ExplainReply, orchestrator_queries_server::OrchestratorQueries},
+    query::{GetRequest, ListRequest},
 };
 use tonic::{Request, Response, Status};
 
-use crate::view::Orchestrator;
+use crate::domain::view::Orchestrator;
 
 /// Clusters in a list when the question does not say how many, and at most.
 const PAGE_SIZE: usize = 100;

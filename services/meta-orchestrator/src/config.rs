@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{placements, plan};
+use crate::{domain::placements, plan};
 
 /// Settings of the meta-orchestrator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,27 +8,23 @@
 //! - Owns: which cluster runs an instance, in which generation, and which clusters answer.
 //! - Never: judges an intent, starts or stops anything, spends a capacity twice.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
-pub mod assignments;
 mod config;
-pub mod liveness;
-pub mod placements;
-pub mod view;
-mod watch;
+pub mod domain;
+mod shell;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::orchestrator_queries_server::OrchestratorQueriesServer;
+use mesh_proto::placement::orchestrator_queries_server::OrchestratorQueriesServer;
 
-pub use mesh_world::plan;
+pub use mesh_planner as plan;
 
 pub use crate::config::Config;
-use crate::{assignments::Assignments, placements::Placements, view::Orchestrator};
+use crate::domain::{assignments::Assignments, placements::Placements, view::Orchestrator};
+pub use domain::{assignments, liveness, placements};
 
-/// Where agents show that they live: `continuum/<site>/<node>/alive/<cluster>`.
-const ALIVE: &str = "continuum/*/*/alive/*";
+/// Signal by which agents show that they are alive.
+const ALIVE: &str = "alive";
 
 /// Joins the mesh; returns once it plans, answers and watches.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
@@ -38,7 +34,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let view = mesh.project("orchestrator", Orchestrator::new(config.limits()), sources).await?;
     mesh.serve(OrchestratorQueriesServer::new(api::Api::new(view.clone())));
     let samples = mesh.samples().await?;
-    let alive = samples.watch_alive(ALIVE).await.context("watch which clusters live")?;
-    mesh.spawn("liveness", watch::watch(mesh.clone(), config, view, samples, alive));
+    let alive = samples.watch_alive(&mesh_proto::sample_keys(ALIVE)).await.context("watch which clusters live")?;
+    mesh.spawn("liveness", shell::watch::watch(mesh.clone(), config, view, samples, alive));
     Ok(())
 }

@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use mesh_core::query;
 use mesh_kit::View;
-use mesh_proto::query::{
-    GetRequest, ListRequest, NetworkIntentList, NetworkIntentView, NetworkMapReply, NetworkMapRequest, TranslateReply,
-    TranslateRequest, network_queries_server::NetworkQueries,
+use mesh_proto::{
+    network::{
+        NetworkIntentList, NetworkIntentView, NetworkMapReply, NetworkMapRequest, TranslateReply, TranslateRequest,
+        network_queries_server::NetworkQueries,
+    },
+    query::{GetRequest, ListRequest},
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
+    domain::view::Networks,
     domain::{
         costs::Costs,
         intents::{Catalogue, parse},
+        statements::statements,
     },
-    view::Networks,
 };
 
 /// Owner when none is named.
@@ -75,6 +79,8 @@ impl NetworkQueries for Api {
         let text = request.into_inner().intent;
         let plan = parse(&text).and_then(|intent| self.catalogue.plan(&intent));
         let plan = plan.map_err(|refusal| query::Error::invalid(refusal.reason, refusal.hint))?;
-        Ok(Response::new(TranslateReply { calls: plan.told(), libraries: plan.libraries }))
+        let calls = plan.told();
+        let statements = statements(calls.iter().map(|call| call.executioner.as_str()));
+        Ok(Response::new(TranslateReply { calls, libraries: plan.libraries, statements }))
     }
 }

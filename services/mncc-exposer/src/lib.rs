@@ -6,24 +6,19 @@
 //! - Owns: what the network costs; ALTO maps; the life of network intents.
 //! - Never: probes (agents do), or decides where anything runs.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
 mod config;
 pub mod domain;
-pub mod executioners;
-mod executor;
-mod face;
-mod metrics;
-pub mod view;
+pub mod shell;
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::network_queries_server::NetworkQueriesServer;
+use mesh_proto::network::network_queries_server::NetworkQueriesServer;
 
 pub use config::Config;
+pub use shell::adaptors;
 
 /// Joins the mesh; returns once its views, its decider and its ALTO server run.
 ///
@@ -40,15 +35,15 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     };
     let costs = mesh.project("costs", domain::costs::Costs::new(config.limits()), sources).await?;
     let sources = Sources { streams: vec!["NETWORK"], ..Sources::default() };
-    let networks = mesh.project("network intents", view::Networks::default(), sources).await?;
-    metrics::show(&mesh, &costs);
-    mesh.serve_http(face::pages(&mesh, costs.clone(), users(&config)?));
+    let networks = mesh.project("network intents", domain::view::Networks::default(), sources).await?;
+    shell::metrics::show(&mesh, &costs);
+    mesh.serve_http(shell::alto_http::pages(&mesh, costs.clone(), users(&config)?));
     let url = format!("{}{}", mesh.endpoint(), domain::alto::ROOT);
     let api = api::Api { costs, networks, catalogue: catalogue.clone(), url };
     mesh.serve(NetworkQueriesServer::new(api));
     mesh.decide(domain::networks::Networks::new(catalogue.clone())).await?;
-    let executioners = executioners::standard(&config.netns_dir);
-    mesh.spawn("executor", executor::Executor::new(mesh.clone(), catalogue, executioners).run());
+    let adaptors = shell::adaptors::standard(&config.netns_dir);
+    mesh.spawn("executor", shell::executor::Executor::new(mesh.clone(), catalogue, adaptors).run());
     Ok(())
 }
 

@@ -6,17 +6,18 @@ use futures::Stream;
 use mesh_core::query::Error;
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
-    is_key,
-    query::{
+    anomaly::{
         AnomalyList, AnomalyListRequest, AnomalyView, DetectorsReply, DetectorsRequest, ExplainInstanceRequest,
-        GetRequest, ModelView, RemedyList, RemedyPolicyView, RuleView, anomaly_queries_server::AnomalyQueries,
-        remedy_queries_server::RemedyQueries,
+        ModelView, RuleView, anomaly_queries_server::AnomalyQueries,
     },
+    is_key,
+    query::GetRequest,
+    remedy::{RemedyList, RemedyPolicyView, remedy_queries_server::RemedyQueries},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::{domain::Sar, view};
+use crate::domain::{Sar, remedy_list as view};
 
 /// Items of a list when the question does not say how many, and at most.
 const LIMIT: usize = 100;

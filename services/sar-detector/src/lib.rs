@@ -6,19 +6,16 @@
 //! - Owns: episodes and their explanation; remedy policies, and whether a remedy helped.
 //! - Never: touches an instance. The orchestrator carries remedies out, within its own cool-down.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
 mod config;
 pub mod domain;
-mod keep;
-mod metrics;
-pub mod remedies;
-pub mod view;
+mod shell;
 
 use anyhow::{Context as _, anyhow};
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::{anomaly_queries_server::AnomalyQueriesServer, remedy_queries_server::RemedyQueriesServer};
+use mesh_proto::{
+    anomaly::anomaly_queries_server::AnomalyQueriesServer, remedy::remedy_queries_server::RemedyQueriesServer,
+};
 
 pub use config::Config;
 
@@ -30,7 +27,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let limits = config.limits().map_err(|problem| anyhow!(problem)).context("read the limits")?;
     let rules = domain::rules::read(&config.rules).map_err(|problem| anyhow!(problem)).context("read the rules")?;
     let mut sar = domain::Sar::new(limits, rules);
-    keep::restore(&mesh, &mut sar);
+    shell::checkpoint::restore(&mesh, &mut sar);
     let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
     let sources = Sources {
         streams: vec!["WORKLOAD", "ANOMALY", "TELEMETRY"],
@@ -39,13 +36,13 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         ..Sources::default()
     };
     let anomalies = mesh.project("anomalies", sar, sources).await?;
-    metrics::show(&mesh, &anomalies);
+    shell::metrics::show(&mesh, &anomalies);
     let sources = Sources { streams: vec!["REMEDY"], ..Sources::default() };
-    let remedies = mesh.project("remedy-list", view::Remedies::default(), sources).await?;
+    let remedies = mesh.project("remedy-list", domain::remedy_list::Remedies::default(), sources).await?;
     mesh.serve(AnomalyQueriesServer::new(api::Anomalies::new(&mesh, anomalies.clone())));
     mesh.serve(RemedyQueriesServer::new(api::Remedies::new(remedies)));
     if config.snapshot_ms > 0 {
-        mesh.spawn("snapshots", keep::keep(mesh.clone(), anomalies, config.snapshot_ms.into()));
+        mesh.spawn("snapshots", shell::checkpoint::keep(mesh.clone(), anomalies, config.snapshot_ms.into()));
     }
-    mesh.decide(remedies::Remedies).await
+    mesh.decide(domain::remedies::Remedies).await
 }

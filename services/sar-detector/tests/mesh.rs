@@ -1,6 +1,6 @@
 //! The detector on a real bus and a real Zenoh router, with no other rights than the contract's.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![cfg(test)]
 
 use std::time::Duration;
 
@@ -9,26 +9,29 @@ use mesh_core::{Outgoing, Stored};
 use mesh_kit::{Running, Settings, Stopped};
 use mesh_proto::{
     Timestamp,
-    anomaly::{AnomalyCleared, AnomalyDetected},
-    query::{
-        AnomalyListRequest, ExplainInstanceRequest, GetRequest, anomaly_queries_client::AnomalyQueriesClient,
+    anomaly::{
+        AnomalyCleared, AnomalyDetected, AnomalyListRequest, ExplainInstanceRequest,
+        anomaly_queries_client::AnomalyQueriesClient,
+    },
+    query::GetRequest,
+    remedy::{
+        RemedyPolicy, RemedyPolicySet, RemedyRefused, RemedyWithheld, SetRemedyPolicy, Withheld,
         remedy_queries_client::RemedyQueriesClient,
     },
-    remedy::{RemedyPolicy, RemedyPolicySet, RemedyRefused, RemedyWithheld, SetRemedyPolicy, Withheld},
     telemetry::InstanceSample,
 };
-use mesh_test::{Land, now, soon, until};
+use mesh_test::{TestBus, now, soon, until};
 use prost::Message as _;
 use sar_detector::Config;
 use tonic::{Code, transport::Channel};
 
-async fn detector(land: &Land) -> Running {
-    let settings = Settings { data_dir: Some(land.folder().join("state")), ..land.settings("sar-detector") };
+async fn detector(test_bus: &TestBus) -> Running {
+    let settings = Settings { data_dir: Some(test_bus.folder().join("state")), ..test_bus.settings("sar-detector") };
     let config = Config { tick_ms: 50, warm_samples: 16, calm_samples: 2, snapshot_ms: 60_000, ..Config::default() };
     mesh_kit::join("sar-detector", settings, config, sar_detector::start).await.unwrap()
 }
 
-async fn measure(land: &Land, at: Timestamp, cpu_milli: f64) {
+async fn measure(test_bus: &TestBus, at: Timestamp, cpu_milli: f64) {
     let sample = InstanceSample {
         cluster_id: "edge".into(),
         instance_id: "i".into(),
@@ -42,7 +45,7 @@ async fn measure(land: &Land, at: Timestamp, cpu_milli: f64) {
         ..InstanceSample::default()
     };
     let about = About { time: now(), ..About::default() };
-    land.router().publish("continuum/s/n/instance/i", sample.encode_to_vec(), &about).await.unwrap();
+    test_bus.router().publish("continuum/s/n/instance/i", sample.encode_to_vec(), &about).await.unwrap();
 }
 
 /// Waits for an event of a stream, from its beginning.
@@ -60,10 +63,10 @@ async fn heard<T>(bus: &Bus, stream: &str, mut look: impl FnMut(&Stored) -> Opti
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
-    let Some(land) = Land::start("sar-detector, anomalies").await else { return };
-    let land = land.with_router().await;
-    let person = land.bus("person").await;
-    let running = detector(&land).await;
+    let Some(test_bus) = TestBus::start("sar-detector, anomalies").await else { return };
+    let test_bus = test_bus.with_router().await;
+    let person = test_bus.connect("person").await;
+    let running = detector(&test_bus).await;
     let mut client = AnomalyQueriesClient::connect(running.endpoint()).await.unwrap();
     // Samples ten milliseconds apart, each taken in before the next.
     let mut at = now().plus_millis(-20_000);
@@ -73,7 +76,7 @@ async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
         let cpu = cpu + f64::from(steps % 7);
         let taken = async {
             loop {
-                measure(&land, at, cpu).await;
+                measure(&test_bus, at, cpu).await;
                 let asked = ExplainInstanceRequest { instance_id: "i".into() };
                 if let Ok(model) = client.explain(asked).await
                     && model.get_ref().at == Some(at)
@@ -104,11 +107,11 @@ async fn an_anomaly_is_told_once_across_a_restart_that_keeps_its_models() {
     let before = step(&mut client, 500.0).await;
     assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
 
-    let again = detector(&land).await;
+    let again = detector(&test_bus).await;
     let mut client = AnomalyQueriesClient::connect(again.endpoint()).await.unwrap();
     open(&mut client, 1).await;
     let after = step(&mut client, 500.0).await;
-    assert_eq!(after.learned, before.learned, "its model is the one of before, and an anomaly is not learned");
+    assert_eq!(after.learned, before.learned, "its model is unchanged, and an anomaly is not learned");
     for _ in 0..8 {
         step(&mut client, 60.0).await;
     }

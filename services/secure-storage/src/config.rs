@@ -1,4 +1,4 @@
-//! What the gateway can be told.
+//! The configuration of the gateway.
 
 use std::path::PathBuf;
 
@@ -6,38 +6,38 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where S3 and the storage policy API are answered; port 0 for any.
+    /// Address of S3 and the storage policy API; port 0 for a free one.
     pub s3_listen: String,
-    /// Access keys, a line each: `<access key> <secret key> <owner>`. Made in the data folder when not given.
+    /// Access keys, a line each: `<access key> <secret key> <owner>`. Made in the data folder if unset.
     pub access_keys_file: Option<PathBuf>,
-    /// Master keys, a line each: `<name> <64 hexadecimal digits>`, the last for new objects. Made when not given.
+    /// Master keys, a line each: `<name> <64 hexadecimal digits>`, the last for new objects. Made if unset.
     pub master_keys_file: Option<PathBuf>,
     /// Keys for S3 locations, a line each: `<name> <access key> <secret key>`.
     pub location_keys_file: Option<PathBuf>,
-    /// Folder below which `dir:` locations are; in the data folder when not given.
+    /// Folder of the `dir:` locations; in the data folder if unset.
     pub locations_dir: Option<PathBuf>,
     /// Plain bytes per extent, a file per fragment.
     pub extent_bytes: u32,
-    /// Plain bytes per piece, the least that is read.
+    /// Plain bytes per piece, the smallest unit that is read.
     pub piece_bytes: u32,
     /// Plain bytes of objects kept in memory.
     pub cache_bytes: u64,
-    /// How long a location may take for one fragment, milliseconds.
+    /// A location must read or write a fragment within this time, milliseconds.
     pub location_limit_ms: u32,
-    /// After so many milliseconds of silence a read asks one more location.
+    /// A read that gets no answer for this long asks one more location, milliseconds.
     pub hedge_ms: u32,
-    /// Extents in memory at once, over all requests.
+    /// Extents in memory at once, of all requests together.
     pub extents_max: u32,
-    /// Objects that the gateway lists at most; puts of new ones are refused beyond.
+    /// Objects in the listings at most; beyond, puts of new keys are refused.
     pub objects_max: u64,
-    /// Fragments of replaced objects stay so long for those who still read them, milliseconds.
+    /// The fragments of a replaced object stay this long for those who still read them, milliseconds.
     pub linger_ms: u64,
-    /// A fragment that belongs to nothing is removed by a scrub when it is older, milliseconds. A put may take half
-    /// as long.
+    /// A scrub with repair removes fragments that belong to nothing and are older than this, milliseconds. A put may
+    /// take half as long.
     pub orphan_ms: u64,
-    /// A scrub whose gateway said nothing for so long is taken over, milliseconds.
+    /// Another gateway takes over a scrub whose claim was not renewed for this long, milliseconds.
     pub scrub_claim_ms: u64,
-    /// Between measurements of the locations, milliseconds; 0 for none.
+    /// Time between measurements of the locations, milliseconds; 0 to measure none.
     pub probe_ms: u64,
 }
 

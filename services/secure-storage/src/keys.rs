@@ -1,4 +1,4 @@
-//! The files with keys: read, or made on the first start.
+//! The key files: read at start, or made on the first start.
 
 use std::{
     collections::BTreeMap,
@@ -11,13 +11,9 @@ use std::{
 use anyhow::{Context as _, bail};
 use mesh_kit::Mesh;
 
-use crate::{
-    config::Config,
-    place::Credentials,
-    seal::{Keyring, to_hex},
-};
+use crate::{backend::Credentials, blob::seal::Keyring, config::Config};
 
-/// Everything secret that a gateway holds.
+/// All secrets of a gateway.
 pub struct Keys {
     /// Owner and credentials by access key.
     pub access: BTreeMap<String, (String, Credentials)>,
@@ -40,14 +36,14 @@ pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 /// Reads the keys.
 ///
 /// # Errors
-/// When a file cannot be read or holds something else.
+/// When a file cannot be read or is malformed.
 pub(crate) fn read(mesh: &Mesh, config: &Config) -> anyhow::Result<Keys> {
     let folder = mesh.data_dir().map(Path::to_path_buf);
     let masters = text(config.master_keys_file.as_ref(), folder.as_deref(), "master.keys", || {
-        Ok(format!("master-1 {}\n", to_hex(&random::<32>()?)))
+        Ok(format!("master-1 {}\n", hex::encode(random::<32>()?)))
     })?;
     let access = text(config.access_keys_file.as_ref(), folder.as_deref(), "access.keys", || {
-        Ok(format!("CONTINUUM{} {} local\n", to_hex(&random::<6>()?).to_uppercase(), to_hex(&random::<20>()?)))
+        Ok(format!("CONTINUUM{} {} local\n", hex::encode(random::<6>()?).to_uppercase(), hex::encode(random::<20>()?)))
     })?;
     let locations = match &config.location_keys_file {
         Some(path) => fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?,
@@ -80,8 +76,8 @@ fn lines(text: &str, what: &str) -> anyhow::Result<Vec<[String; 3]>> {
     Ok(found)
 }
 
-/// The text of a file that was given, or of the one in the data folder, made if it is not there. Two gateways with one
-/// folder make it once.
+/// The text of the configured file, or of the one in the data folder, which is made if it does not exist. Of several
+/// gateways with one folder, one makes it.
 fn text(
     given: Option<&PathBuf>,
     folder: Option<&Path>,
@@ -94,17 +90,17 @@ fn text(
             let path = folder.join(name);
             if !path.exists() {
                 fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-                let staged = folder.join(format!(".{name}.{}", to_hex(&random::<8>()?)));
+                let staged = folder.join(format!(".{name}.{}", hex::encode(random::<8>()?)));
                 let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
                 file.write_all(make()?.as_bytes())?;
                 file.sync_all()?;
-                // A link fails if another was first; then its keys hold.
+                // The link fails if another gateway was first; its keys hold then.
                 let _lost_the_race = fs::hard_link(&staged, &path);
                 fs::remove_file(&staged)?;
             }
             path
         }
-        (None, None) => bail!("say where the {name} are, or give a data_dir"),
+        (None, None) => bail!("the file {name} is not configured; set its path, or a data_dir to make it in"),
     };
     fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }

@@ -2,35 +2,32 @@
 //!
 //! - Consumes: `DefinePolicy`, `DropPolicy`, `RegisterLocation`, `RetireLocation`, `CreateBucket`, `DeleteBucket`,
 //!   `RequestScrub`; S3 requests.
-//! - Publishes: what is decided of policies, locations and buckets; `ObjectStored`, `-Moved`, `-Deleted`; uploads and
-//!   their parts; scrubs and what they found.
-//! - Owns: objects, whose bytes rest as coded, sealed fragments in the locations.
-//! - Never: keeps plain bytes on disk; acknowledges what is not on disk.
+//! - Publishes: facts about policies, locations and buckets; `ObjectStored`, `-Moved`, `-Deleted`; uploads and their
+//!   parts; scrubs and their reports.
+//! - Owns: objects, whose bytes are stored as coded, sealed fragments in the locations.
+//! - Never: writes plain bytes to disk, unless a policy says `NONE`; acknowledges what is not on disk.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "objects are streamed by tasks, keys and nonces are drawn; xtask tidy keeps this out of domain"
+)]
 
 mod api;
-pub mod cache;
-pub mod catalogue;
-pub mod code;
+pub mod backend;
+pub mod blob;
 mod config;
 pub mod domain;
-pub mod fragment;
-pub mod gateway;
 pub mod keys;
-pub mod multipart;
-pub mod place;
-mod routes;
+mod locations;
+pub mod objects;
 mod s3;
-mod scrub;
-pub mod seal;
-mod serve;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::storage_queries_server::StorageQueriesServer;
+use mesh_proto::storage::storage_queries_server::StorageQueriesServer;
 
 pub use config::Config;
+pub use objects::ObjectStore;
 pub use s3::DEFAULT_POLICY;
 
 /// Joins the mesh; returns once its decider and its view run and S3 is answered.
@@ -42,20 +39,22 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let root = match (&config.locations_dir, mesh.data_dir()) {
         (Some(root), _) => root.clone(),
         (None, Some(folder)) => folder.join("locations"),
-        (None, None) => anyhow::bail!("say where `dir:` locations are: locations_dir, or a data_dir"),
+        (None, None) => anyhow::bail!("no folder for `dir:` locations; set locations_dir, or a data_dir"),
     };
-    // Buckets before objects, so that those of past epochs are passed over.
+    // Buckets before objects, so that objects of past epochs are skipped.
     let sources = Sources { streams: vec!["STORAGE", "OBJECT"], ..Sources::default() };
-    let view = mesh.project("catalogue", catalogue::Catalogue::default(), sources).await?;
-    let (listener, endpoint) = serve::listen(&config.s3_listen).await.context("start S3")?;
-    let probing = config.probe_ms > 0;
-    let gateway = gateway::Gateway::new(mesh.clone(), view, keys, config, root);
-    mesh.serve(StorageQueriesServer::new(api::Api { gateway: gateway.clone(), endpoint: endpoint.clone() }));
-    mesh.spawn("scrubs", gateway.clone().scrubs());
+    let view = mesh.project("catalogue", objects::catalogue::Catalogue::default(), sources).await?;
+    let (listener, endpoint) = s3::listen(&config.s3_listen).await.context("start S3")?;
+    let (probing, probe_every) = (config.probe_ms > 0, std::time::Duration::from_millis(config.probe_ms));
+    let store = ObjectStore::new(mesh.clone(), view, keys, config, root);
+    mesh.serve(StorageQueriesServer::new(api::Api { store: store.clone(), endpoint: endpoint.clone() }));
+    mesh.spawn("scrubs", store.clone().scrubs());
+    mesh.spawn("uploads", store.clone().finish_uploads());
     if probing {
-        mesh.spawn("probes", gateway.clone().probes());
+        let store = store.clone();
+        mesh.spawn("probes", async move { store.locations.probe_all(probe_every).await });
     }
-    mesh.spawn("s3", serve::serve(gateway, listener));
-    tracing::info!(endpoint, "S3");
-    mesh.decide(domain::Storages).await
+    mesh.spawn("s3", s3::serve(store, listener));
+    tracing::info!(endpoint, "answering S3");
+    mesh.decide(domain::storages::Storages).await
 }

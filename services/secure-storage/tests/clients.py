@@ -10,8 +10,11 @@ import json
 import random
 import re
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
+from http.client import HTTPConnection
 
 import boto3
 import boto3.s3.transfer
@@ -115,8 +118,8 @@ def policies():
     for wrong in [b"{", b"[]", b"{}", dict(hybrid, name="x", backends=[99]), dict(hybrid, name="x", unknown=1),
                   dict(hybrid, name="x", redundancy={"scheme": "RLNC", "redundant_packets": 4}),
                   dict(hybrid, name="a/b"), dict(hybrid, name="x", compression={"scheme": "LZW", "level": 1})]:
-        status, said = policy("POST", body=wrong)
-        assert status == 400 and "hint" in said, (wrong, status, said)
+        status, printed = policy("POST", body=wrong)
+        assert status == 400 and "hint" in printed, (wrong, status, printed)
     holds("S6 wrong policies are refused with a hint")
 
 
@@ -169,7 +172,7 @@ def objects():
     holds("S2 conditions hold", get(ODD) == b"odd")
     get("size/1000000")
     again = get("size/1000000")
-    holds("S11 a repeated read is the same", again == data(1_000_000, 1_000_000))
+    holds("S2 a repeated read is the same", again == data(1_000_000, 1_000_000))
 
 
 def signatures():
@@ -237,6 +240,105 @@ def multipart():
     holds("S5 aborted, nothing is left", not S3.list_multipart_uploads(Bucket="plant").get("Uploads"))
 
 
+def slow_part(at, number, body):
+    """Sends half of a part; what it returns sends the rest and gives status and answer."""
+    url = S3.generate_presigned_url("upload_part", Params={**at, "PartNumber": number}, ExpiresIn=60)
+    connection = HTTPConnection(ENDPOINT.removeprefix("http://"), timeout=60)
+    connection.putrequest("PUT", url.removeprefix(ENDPOINT))
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders()
+    connection.send(body[:len(body) // 2])
+    time.sleep(0.5)  # The gateway has found the upload, and reads.
+
+    def finish():
+        connection.send(body[len(body) // 2:])
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    return finish
+
+
+def begin(key, parts):
+    at = {"Bucket": "plant", "Key": key, "UploadId": S3.create_multipart_upload(Bucket="plant", Key=key)["UploadId"]}
+    return at, {n: S3.upload_part(**at, PartNumber=n, Body=body)["ETag"] for n, body in parts.items()}
+
+
+def named(tags):
+    return {"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in sorted(tags.items())]}
+
+
+def races():
+    one, two = data(6 << 20, 21), data(1_000_000, 22)
+    at, tags = begin("race/slow", {1: one})
+    finish = slow_part(at, 1, one)
+    S3.complete_multipart_upload(**at, MultipartUpload=named(tags))
+    status, text = finish()
+    holds("S5 a part that ends after Complete is NoSuchUpload", status == 404 and "<Code>NoSuchUpload</Code>" in text)
+    at, tags = begin("race/aborted", {1: one})
+    finish = slow_part(at, 1, one)
+    S3.abort_multipart_upload(**at)
+    status, text = finish()
+    holds("S5 and after Abort", status == 404 and "<Code>NoSuchUpload</Code>" in text)
+    refused("NoSuchKey", 404, S3.get_object, Bucket="plant", Key="race/aborted")
+    for turn in range(6):
+        key = f"race/two/{turn}"
+        at, tags = begin(key, {1: one, 2: two})
+        lists, answers = [tags, {1: tags[1]}], {}
+
+        def complete(index):
+            try:
+                answers[index] = S3.complete_multipart_upload(**at, MultipartUpload=named(lists[index]))["ETag"]
+            except botocore.exceptions.ClientError as error:
+                assert error.response["Error"]["Code"] == "NoSuchUpload", error
+        threads = [threading.Thread(target=complete, args=(index,)) for index in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        [(won, etag)] = answers.items()
+        assert S3.head_object(Bucket="plant", Key=key)["ETag"] == etag
+    time.sleep(0.5)
+    holds("S5 of two lists that complete an upload at once one wins",
+          all(get(f"race/two/{turn}") in (one, one + two) for turn in range(6)))
+    holds("S5 and the object of a slow part is whole", get("race/slow") == one)
+    at, tags = begin("race/same", {1: one, 2: two})
+    for _ in range(2):
+        S3.complete_multipart_upload(**at, MultipartUpload=named(tags))
+    S3.put_object(Bucket="plant", Key="race/same", Body=b"newer")
+    S3.complete_multipart_upload(**at, MultipartUpload=named(tags))
+    holds("S5 a repeated Complete does not bring back what was replaced", get("race/same") == b"newer")
+
+
+def conditions():
+    etag = S3.put_object(Bucket="plant", Key="if", Body=b"first")["ETag"]
+    refused("PreconditionFailed", 412, S3.delete_object, Bucket="plant", Key="if", IfMatch='"nope"')
+    refused("InvalidArgument", 400, S3.delete_object, Bucket="plant", Key="if", VersionId="abc")
+    refused("InvalidArgument", 400, S3.get_object, Bucket="plant", Key="if", VersionId="abc")
+    many = S3.delete_objects(Bucket="plant", Delete={"Objects": [
+        {"Key": "if", "ETag": '"nope"'}, {"Key": "if", "VersionId": "abc"}, {"Key": "not-there"}]})
+    codes = sorted(error["Code"] for error in many["Errors"])
+    holds("S2 a delete holds its conditions", codes == ["InvalidArgument", "PreconditionFailed"]
+          and [d["Key"] for d in many["Deleted"]] == ["not-there"] and get("if") == b"first")
+    S3.put_object(Bucket="plant", Key="from", Body=b"second")
+
+    def copy(**headers):
+        headers = {"x-amz-copy-source": "plant/from"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        return http("PUT", "/plant/if", b"", signed("PUT", "/plant/if", b"", headers))[0]
+
+    assert copy(if_none_match="*") == 412 and copy(if_match='"nope"') == 412
+    assert copy(x_amz_copy_source_if_match='"nope"') == 412
+    assert copy(x_amz_copy_source_if_none_match="*") == 412
+    holds("S2 so does a copy", get("if") == b"first")
+    assert copy(if_match=etag) == 200
+    holds("S2 and is done if they hold", get("if") == b"second")
+    at, tags = begin("if", {1: b"third"})
+    complete = S3.complete_multipart_upload
+    refused("PreconditionFailed", 412, complete, **at, MultipartUpload=named(tags), IfNoneMatch="*")
+    holds("S5 so does Complete", get("if") == b"second")
+    S3.delete_object(Bucket="plant", Key="if", IfMatch=S3.head_object(Bucket="plant", Key="if")["ETag"])
+    complete(**at, MultipartUpload=named(tags), IfNoneMatch="*")
+    holds("S5 and it can complete later", get("if") == b"third")
+
+
 def listings():
     for n in range(25):
         S3.put_object(Bucket="with.dots", Key=f"a/{n:02}", Body=b"x")
@@ -260,12 +362,15 @@ def acceptance():
     signatures()
     ranges()
     multipart()
+    races()
+    conditions()
     listings()
     S3.create_bucket(Bucket="open", CreateBucketConfiguration={"LocationConstraint": "plain-edge"})
     S3.put_object(Bucket="open", Key="open", Body=b"nothing secret here. " * 1000)
     holds("S12 both kinds work", get("open", "open") == b"nothing secret here. " * 1000)
     S3.put_object(Bucket="plant", Key="secret", Body=b"something secret here. " * 1000)
     S3.put_object(Bucket="plant", Key="kept", Body=data(3_000_000, 5))
+    S3.put_object(Bucket="plant", Key="unread", Body=data(3_000_000, 6))
 
 
 def large():
@@ -301,13 +406,20 @@ def read():
     holds("every object is as it was")
 
 
+def cached():
+    """With no location left: what was read before comes from the cache, and nothing else comes at all."""
+    assert get("kept") == data(3_000_000, 5)
+    refused("ServiceUnavailable", 503, S3.get_object, Bucket="plant", Key="unread")
+    holds("S11 a second read comes from the cache, without a location")
+
+
 def lost():
-    said = refused("ServiceUnavailable", 503, S3.get_object, Bucket="plant", Key="kept")
-    holds("a clean error: " + said, "good fragments are needed" in said)
+    printed = refused("ServiceUnavailable", 503, S3.get_object, Bucket="plant", Key="kept")
+    holds("a clean error: " + printed, "good fragments are needed" in printed)
 
 
 def writer():
-    """Puts objects until it is killed or the gateway is gone; says each one that was acknowledged."""
+    """Puts objects until it is killed or the gateway stops; prints each one that was acknowledged."""
     begin = int(sys.argv[5])
     for n in range(begin, begin + 100_000):
         body = data(random.Random(n).choice([10, 70_000, 900_000, 9_000_000]), n)
@@ -321,7 +433,7 @@ def writer():
 
 
 def check():
-    """Of what writers said: every acknowledged object is whole, and every visible one is one that was sent."""
+    """Of what the writers printed: every acknowledged object is whole, and every visible one is one that was sent."""
     lines = [line.split() for line in open(sys.argv[5]) if line.startswith(("sent", "acked"))]
     sent = {n: digest for _, n, digest in lines}
     acked = {n for what, n, _ in lines if what == "acked"}
@@ -336,4 +448,4 @@ def check():
     holds(f"{len(acked)} acknowledged objects are whole, of {len(seen)} that are visible")
 
 
-{f.__name__: f for f in (acceptance, large, second, read, lost, writer, check)}[SUITE]()
+{f.__name__: f for f in (acceptance, large, second, read, cached, lost, writer, check)}[SUITE]()

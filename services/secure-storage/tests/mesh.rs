@@ -6,7 +6,8 @@
 //! | `CONTINUUM_CYCLES` | gateways killed while they write | 6 |
 //! | `CONTINUUM_LARGE_BYTES` | size of the largest object | 40,000,000 |
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
 use std::{
     io::Write as _,
@@ -23,13 +24,13 @@ use mesh_proto::{
     object::{ObjectStored, ScrubEnded},
     storage::{Location, LocationRegistered, RegisterLocation, RequestScrub, RetireLocation},
 };
-use mesh_test::Land;
+use mesh_test::TestBus;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
 };
 
-/// Longest that anything may take here before a test says that it does not happen.
+/// A test waits for anything at most this long.
 const PATIENCE: Duration = Duration::from_secs(120);
 const OWNER: &str = "local";
 
@@ -48,7 +49,7 @@ fn python() -> Option<PathBuf> {
 
 /// A bus, a person on it, and the data folder that the gateways of one site share.
 struct Site {
-    land: Land,
+    test_bus: TestBus,
     person: Bus,
     asked: std::sync::atomic::AtomicU64,
 }
@@ -59,16 +60,16 @@ struct Gateway {
 }
 
 impl Site {
-    /// None, loudly, where there is no nats-server or no client. Every write is synced: what is acknowledged is kept.
+    /// `None`, with a printed line, without a nats-server or clients. Every write is synced: what is acknowledged is kept.
     async fn start(test: &str) -> Option<Self> {
         python()?;
-        let land = Land::start_with(&format!("secure-storage, {test}"), |_| {}).await?;
-        let person = land.bus("person").await;
-        Some(Self { land, person, asked: 0.into() })
+        let test_bus = TestBus::start_with(&format!("secure-storage, {test}"), |_| {}).await?;
+        let person = test_bus.connect("person").await;
+        Some(Self { test_bus, person, asked: 0.into() })
     }
 
     fn data(&self) -> PathBuf {
-        self.land.folder().join("storage")
+        self.test_bus.folder().join("storage")
     }
 
     fn location(&self, name: &str) -> PathBuf {
@@ -81,14 +82,14 @@ impl Site {
             data_dir: Some(self.data()),
             log_level: "warn".into(),
             drain_limit_ms: Settings::default().drain_limit_ms,
-            ..self.land.settings("secure-storage")
+            ..self.test_bus.settings("secure-storage")
         };
         let address = mesh_test::free_address().to_string();
         let mut arguments = mesh_kit::config::arguments(&settings).unwrap();
         for pair in [format!("s3_listen={address}").as_str()].iter().chain(set) {
             arguments.extend(["--set".to_owned(), (*pair).to_owned()]);
         }
-        let log = std::fs::File::options().create(true).append(true).open(self.land.folder().join("log")).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(self.test_bus.folder().join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_secure-storage"))
             .args(arguments)
             // The gateway's own configuration comes by such variables, too.
@@ -109,7 +110,7 @@ impl Site {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self.land.folder().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.test_bus.folder().join("log")).unwrap_or_default()
     }
 
     /// Sends a command and gives the one fact that answers it.
@@ -170,10 +171,10 @@ impl Site {
     async fn holds(&self, gateway: &Gateway, suite: &str, argument: &str) -> String {
         let output = tokio::time::timeout(PATIENCE * 5, self.client(gateway, suite, argument).output()).await;
         let output = output.expect("the clients end").unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         let wrong = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{suite}:\n{said}{wrong}\n{}", self.log());
-        said
+        assert!(output.status.success(), "{suite}:\n{printed}{wrong}\n{}", self.log());
+        printed
     }
 
     async fn objects(&self) -> Vec<ObjectStored> {
@@ -190,7 +191,7 @@ fn fragments(location: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_cost_nothing_up_to_r() {
+async fn two_s3_clients_work_and_losing_up_to_r_locations_costs_nothing() {
     let Some(site) = Site::start("acceptance").await else { return };
     let gateway = site.gateway(&["linger_ms=0", "location_limit_ms=3000"]).await;
     site.locations().await;
@@ -202,7 +203,7 @@ async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_
     // S8: stored bytes of three and one. Of 3,000,000 bytes, headers and tags are less than a hundredth.
     let objects = site.objects().await;
     let kept = objects.iter().rfind(|o| o.key == "kept").unwrap();
-    let blob: String = kept.parts[0].blob.iter().map(|b| format!("{b:02x}")).collect();
+    let blob = hex::encode(&kept.parts[0].blob);
     let all = ["e1", "e2", "e3", "c1"].map(|name| site.location(name));
     let files: Vec<PathBuf> =
         all.iter().flat_map(|l| fragments(l)).filter(|f| f.display().to_string().contains(&blob)).collect();
@@ -216,8 +217,18 @@ async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_
         assert!(!bytes.windows(16).any(|w| w == b"something secret"), "{}", file.display());
     }
 
-    // S7: any one location may be gone, as a mount that vanished; of two, an error that says so. A gateway that has
-    // nothing in its cache, so that all is read from locations.
+    // S11: a second read comes from the cache. No location is left to read from; one that was never read fails.
+    site.holds(&gateway, "read", "").await;
+    for gone in &all {
+        std::fs::rename(gone, gone.with_extension("aside")).unwrap();
+    }
+    print!("{}", site.holds(&gateway, "cached", "").await);
+    for gone in &all {
+        std::fs::rename(gone.with_extension("aside"), gone).unwrap();
+    }
+
+    // S7: any one location may be missing, like a mount that vanished; without two, a clean error. This gateway caches
+    // nothing, so that everything is read from locations.
     drop(gateway);
     let gateway = site.gateway(&["cache_bytes=0", "location_limit_ms=3000"]).await;
     for gone in &all {
@@ -250,24 +261,31 @@ async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_
     let clean = site.scrub("clean", false, false).await;
     assert_eq!((clean.rotten, clean.missing, clean.degraded), (0, 0, 0), "{clean:?}");
 
-    // A location that is destroyed is away until it is registered again; then a repair fills it.
+    // A location that is destroyed is unavailable until it is registered again; then a repair fills it.
     std::fs::remove_dir_all(&all[2]).unwrap();
     site.holds(&gateway, "read", "").await;
-    let away = site.scrub("away", true, false).await;
-    assert!(away.missing > 0 && away.repaired == 0 && away.degraded > 0 && away.lost == 0, "{away:?}");
+    let unavailable = site.scrub("away", true, false).await;
+    assert!(
+        unavailable.missing > 0 && unavailable.repaired == 0 && unavailable.degraded > 0 && unavailable.lost == 0,
+        "{unavailable:?}"
+    );
     site.register("e3", "edge", "dir:e3").await;
     let filled = site.scrub("filled", true, false).await;
-    assert_eq!((filled.missing, filled.repaired, filled.degraded), (away.missing, away.missing, 0), "{filled:?}");
+    assert_eq!(
+        (filled.missing, filled.repaired, filled.degraded),
+        (unavailable.missing, unavailable.missing, 0),
+        "{filled:?}"
+    );
     std::fs::rename(&all[0], all[0].with_extension("aside")).unwrap();
     site.holds(&gateway, "read", "").await;
     std::fs::rename(all[0].with_extension("aside"), &all[0]).unwrap();
 
-    // What is in use is not retired.
+    // A location in use is not retired.
     let refused = site.ask(&RetireLocation { owner: OWNER.into(), location: "e1".into() }).await;
     assert!(refused.subject.starts_with("storage.refused."), "{}", refused.subject);
 
-    // The master key rotates: old objects are read, wrapped anew, and then without the old key; a wrong key is an
-    // error and no bytes.
+    // The master key rotates: old objects are read, wrapped again, and then read without the old key. With a wrong key a
+    // read is an error without bytes.
     let masters = site.data().join("master.keys");
     let old = std::fs::read_to_string(&masters).unwrap();
     let new = format!("master-2 {}\n", "5a".repeat(32));
@@ -285,20 +303,20 @@ async fn two_clients_of_other_makers_find_s3_as_they_know_it_and_lost_locations_
     std::fs::write(&masters, format!("master-3 {}\n", "5b".repeat(32))).unwrap();
     let keyless = site.gateway(&["cache_bytes=0"]).await;
     let output = site.client(&keyless, "read", "").output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("no master key named"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && printed.contains("no master key named"), "{printed}");
 }
 
 /// S10, and crashes: of two gateways one is killed again and again while clients write through both.
 #[tokio::test(flavor = "multi_thread")]
-async fn gateways_that_are_killed_while_they_write_lose_nothing_and_show_no_half_object() {
+async fn gateways_killed_while_writing_lose_nothing_and_show_no_half_object() {
     let Some(site) = Site::start("kill").await else { return };
     let cycles = variable("CONTINUUM_CYCLES", 6);
     let other = site.gateway(&[]).await;
     site.locations().await;
     site.holds(&other, "acceptance", "").await;
-    let path = site.land.folder().join("said");
-    let mut said = std::fs::File::create(&path).unwrap();
+    let path = site.test_bus.folder().join("printed");
+    let mut printed = std::fs::File::create(&path).unwrap();
     for cycle in 0..cycles {
         let mut victim = site.gateway(&[]).await;
         let mut writers = vec![];
@@ -310,7 +328,7 @@ async fn gateways_that_are_killed_while_they_write_lose_nothing_and_show_no_half
         for lines in &mut lines {
             // Until each has been acknowledged something; then somewhere in the middle of a put.
             while let Some(line) = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap() {
-                writeln!(said, "{line}").unwrap();
+                writeln!(printed, "{line}").unwrap();
                 if line.starts_with("acked") {
                     break;
                 }
@@ -322,11 +340,11 @@ async fn gateways_that_are_killed_while_they_write_lose_nothing_and_show_no_half
         victim.child.wait().await.unwrap();
         for lines in &mut lines {
             while let Some(line) = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap() {
-                writeln!(said, "{line}").unwrap();
+                writeln!(printed, "{line}").unwrap();
             }
         }
     }
-    said.sync_all().unwrap();
+    printed.sync_all().unwrap();
     let found = site.holds(&other, "check", path.to_str().unwrap()).await;
     println!("{cycles} gateways killed: {found}");
     assert!(found.contains("acknowledged objects are whole") && !found.contains("ok 0 "), "{found}");
@@ -347,15 +365,15 @@ async fn gateways_that_are_killed_while_they_write_lose_nothing_and_show_no_half
 /// What a location in an S3 bucket has to hold, whoever serves it. Gives the gateway's site and the gateway, all there.
 async fn holds_with_a_location_at(url: &str, access: &str, secret: &str) -> Option<(Site, Gateway)> {
     let near = Site::start("s3 location").await?;
-    std::fs::write(near.land.folder().join("location.keys"), format!("other {access} {secret}\n")).unwrap();
-    let keys = format!("location_keys_file={}", near.land.folder().join("location.keys").display());
+    std::fs::write(near.test_bus.folder().join("location.keys"), format!("other {access} {secret}\n")).unwrap();
+    let keys = format!("location_keys_file={}", near.test_bus.folder().join("location.keys").display());
     let gateway = near.gateway(&[&keys, "cache_bytes=0", "location_limit_ms=5000"]).await;
     for name in ["e1", "e2", "e3"] {
         near.register(name, "edge", &format!("dir:{name}")).await;
     }
     near.register("c1", "cloud", url).await;
     near.holds(&gateway, "acceptance", "").await;
-    // Read from the S3 location, for an edge is gone.
+    // Without one edge, a read needs the S3 location.
     std::fs::rename(near.location("e1"), near.location("e1").with_extension("aside")).unwrap();
     near.holds(&gateway, "read", "").await;
     std::fs::rename(near.location("e1").with_extension("aside"), near.location("e1")).unwrap();
@@ -374,7 +392,7 @@ async fn a_location_may_be_a_bucket_of_another_gateway() {
     let (access, secret) = far.access();
     let url = format!("{}/open/of-another", server.endpoint);
     let Some((near, gateway)) = holds_with_a_location_at(&url, &access, &secret).await else { return };
-    // The server is away: the edges suffice.
+    // Without the server, the edges suffice.
     drop(server);
     near.holds(&gateway, "read", "").await;
 }

@@ -10,14 +10,15 @@ use mesh_proto::{
     derived_id,
     intent::{GovernedInstance, Intent, Problem},
     is_key,
-    query::{
+    telemetry::Provenance,
+    validation::{
         CheckReply, CheckRequest, IntentTypeTarget, IntentTypeView, IntentTypes, IntentTypesRequest, ObjectivesReply,
         ObjectivesRequest, TemplateReply, TemplateRequest, validator_queries_server::ValidatorQueries,
     },
 };
 use tonic::{Request, Response, Status};
 
-use crate::{content, domain::Known, predict::predict};
+use crate::domain::{Known, content, predict::predict};
 
 /// Owner when a question names none.
 const OWNER_DEFAULT: &str = "local";
@@ -105,9 +106,10 @@ impl ValidatorQueries for Api {
             Ok(components) => {
                 let resources = self.view.read(Known::resources);
                 let objectives = components.iter().flat_map(|component| goal::translate(component, &resources));
-                ObjectivesReply { objectives: objectives.collect(), problems: vec![] }
+                let objectives = objectives.collect();
+                ObjectivesReply { objectives, problems: vec![], statement: goal::STATEMENT.into() }
             }
-            Err(problems) => ObjectivesReply { objectives: vec![], problems },
+            Err(problems) => ObjectivesReply { problems, ..Default::default() },
         }))
     }
 }
@@ -128,6 +130,7 @@ fn all_types() -> IntentTypes {
                 unit: t.unit.into(),
                 max: t.max,
                 measured: t.measure != Measure::Handed,
+                provenance: t.measure.provenance(Provenance::Measured).into(),
             })
             .collect(),
         contexts: {
@@ -137,6 +140,7 @@ fn all_types() -> IntentTypes {
             all.dedup();
             all
         },
+        statement: kind.statement.into(),
     };
     IntentTypes { types: types::TYPES.iter().map(one).collect(), conditions: texts(&Condition::NAMES) }
 }
@@ -153,16 +157,16 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::content::tests::{good, good_workload, target};
+    use crate::domain::content::tests::{good, good_workload, target};
 
-    fn told<E: Event>(known: &mut Known, event: &E) {
+    fn apply<E: Event>(known: &mut Known, event: &E) {
         known.apply(&mesh_test::stored(event, 1, Timestamp::default()));
     }
 
     fn cluster(known: &mut Known, id: &str, cpu_milli: u32, labels: &[(&str, &str)]) {
         let labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         let cluster_id = id.to_owned();
-        told(
+        apply(
             known,
             &ClusterRegistered { cluster_id, cpu_milli, memory_bytes: 8_000_000_000, labels, ..Default::default() },
         );
@@ -175,7 +179,7 @@ mod tests {
         cluster(&mut known, "edge", 1_000, &[("tier", "edge"), ("green-percent", "80")]);
         let document = Bytes::from(good_workload().encode_to_vec());
         let (owner, name, version) = ("local".into(), "spinner".into(), "1.0.0".into());
-        told(&mut known, &WorkloadRegistered { owner, name, version, document });
+        apply(&mut known, &WorkloadRegistered { owner, name, version, document });
         known
     }
 
@@ -206,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn energy_targets_are_predicted_with_the_cluster_s_own_figures() {
+    fn energy_targets_are_predicted_with_figures_of_the_cluster() {
         let mut intent = good();
         intent.user_label = "EnergyCarbonEfficiency".into();
         intent.intent_expectations[0].expectation_targets = vec![
@@ -218,10 +222,16 @@ mod tests {
         let figures: Vec<(f64, bool)> = reply.predictions[0].targets.iter().map(|t| (t.achieved, t.measured)).collect();
         // The cloud: 6 W over 60 s, by half a core; it does not say how green it is.
         assert_eq!(figures, [(360.0, true), (12.0, true), (0.0, false)]);
+        let sources: Vec<Provenance> = reply.predictions[0].targets.iter().map(|t| t.provenance()).collect();
+        assert_eq!(sources, [Provenance::Modelled, Provenance::Modelled, Provenance::Unspecified]);
+        assert_eq!(
+            (reply.predictions[0].provenance(), reply.provenance()),
+            (Provenance::Modelled, Provenance::Modelled)
+        );
     }
 
     #[test]
-    fn what_does_not_fit_now_waits_and_what_never_fits_is_infeasible_with_the_nearest_miss() {
+    fn what_never_fits_is_infeasible_with_the_nearest_miss() {
         let mut known = known();
         let document: Bytes = good_workload().encode_to_vec().into();
         let taken = InstanceWanted {
@@ -238,17 +248,17 @@ mod tests {
             phase: InstancePhase::Running.into(),
             ..Default::default()
         };
-        told(&mut known, &taken);
-        told(&mut known, &runs("cloud", "n"));
-        told(&mut known, &InstanceWanted { instance_id: "m".into(), replicas: 2, ..taken.clone() });
-        told(&mut known, &runs("edge", "m"));
+        apply(&mut known, &taken);
+        apply(&mut known, &runs("cloud", "n"));
+        apply(&mut known, &InstanceWanted { instance_id: "m".into(), replicas: 2, ..taken.clone() });
+        apply(&mut known, &runs("edge", "m"));
         let reply = ask(&known, &good());
         assert_eq!(
             (reply.predictions[0].feasibility.as_str(), reply.predicted_state.as_str()),
             ("WAITING", "ACKNOWLEDGED")
         );
         assert!(reply.predictions[0].reason.contains("nearest miss"), "{reply:?}");
-        told(&mut known, &InstanceWanted { replicas: 0, ..taken });
+        apply(&mut known, &InstanceWanted { replicas: 0, ..taken });
         assert_eq!(ask(&known, &good()).predicted_state, "FULFILLED", "room is free again");
 
         let mut secure = good();
@@ -269,8 +279,17 @@ mod tests {
 
     #[test]
     fn every_type_is_told_with_its_targets() {
-        let told = all_types();
-        assert_eq!((told.types.len(), told.conditions.len()), (5, 10));
-        assert!(told.types.iter().all(|t| !t.verbs.is_empty() && !t.object_types.is_empty()));
+        let all = all_types();
+        assert_eq!((all.types.len(), all.conditions.len()), (5, 10));
+        assert!(all.types.iter().all(|t| !t.verbs.is_empty() && !t.object_types.is_empty()));
+        let by_label = |label: &str| all.types.iter().find(|t| t.user_label == label).unwrap();
+        assert!(by_label("SecureExecution").statement.contains("nothing attests"));
+        assert!(by_label("FederatedLearning").statement.contains("nothing runs federated learning"));
+        assert_eq!(by_label("DeliverComputingWorkload").statement, "");
+        let energy = &by_label("EnergyCarbonEfficiency").targets;
+        let source = |name: &str| energy.iter().find(|t| t.name == name).unwrap().provenance();
+        assert_eq!(source("compEnergyConsumption"), Provenance::Modelled);
+        assert_eq!(source("greenEnergyConsumptionRate"), Provenance::Declared);
+        assert_eq!(source("cpuUsage"), Provenance::Measured);
     }
 }

@@ -4,10 +4,15 @@
 //! World: what each intent wants (WORKLOAD) and asks of instances (INTENT), and the clusters there are (CLUSTER); the
 //! entity remembers only what it last said, so that only a turn is a fact.
 
+pub(crate) mod contenders;
+pub mod content;
+pub(crate) mod predict;
+
 use std::{cmp::Ordering, collections::BTreeMap};
 
 use mesh_core::Stored;
 use mesh_core::{Decider, Envelope, Key, ReadModel, Trigger};
+use mesh_planner::{self as plan, Snapshot, Spec};
 use mesh_proto::{
     EventSet as _, Refusal, Timestamp,
     cluster::ClusterRegistered,
@@ -25,11 +30,10 @@ use mesh_proto::{
         InstanceChanged, InstancePhase, InstanceWanted, WorkloadDocument, WorkloadRegistered, WorkloadSubmitted,
     },
 };
-use mesh_world::plan::{self, Snapshot, Spec};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use crate::{contenders::Contenders, content};
+use self::contenders::Contenders;
 
 /// The decider of verdicts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +78,21 @@ struct Cluster {
     cpu_milli: u64,
     memory_bytes: u64,
     labels: BTreeMap<String, String>,
+    driver: String,
+}
+
+impl Cluster {
+    /// The cluster as the planner looks at it, empty and with an agent that answers.
+    fn planned(&self) -> plan::Cluster {
+        plan::Cluster {
+            cpu_milli: u32::try_from(self.cpu_milli).unwrap_or(u32::MAX),
+            memory_bytes: self.memory_bytes,
+            labels: self.labels.clone(),
+            driver: self.driver.clone(),
+            available: true,
+            ..Default::default()
+        }
+    }
 }
 
 /// What an instance asks of one cluster, all replicas together.
@@ -85,6 +104,7 @@ struct Request {
     cpu_milli: u64,
     memory_bytes: u64,
     selector: BTreeMap<String, String>,
+    driver: plan::Driver,
 }
 
 /// What all replicas of a document together ask for.
@@ -122,7 +142,7 @@ impl Known {
         intent: &Intent,
         instances: &[GovernedInstance],
     ) -> Vec<IntentConflict> {
-        let contender = crate::contenders::contender(intent_id, intent, instances, u64::MAX);
+        let contender = crate::domain::contenders::contender(intent_id, intent, instances, u64::MAX);
         self.contenders.with(owner, &contender)
     }
 
@@ -131,14 +151,7 @@ impl Known {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for (id, cluster) in &self.clusters {
-            let cluster = plan::Cluster {
-                cpu_milli: u32::try_from(cluster.cpu_milli).unwrap_or(u32::MAX),
-                memory_bytes: cluster.memory_bytes,
-                labels: cluster.labels.clone(),
-                available: true,
-                ..Default::default()
-            };
-            snapshot.clusters.insert(id.clone(), cluster);
+            snapshot.clusters.insert(id.clone(), cluster.planned());
         }
         for held in self.instances.values() {
             let cluster = held.cluster_id.as_ref().and_then(|id| snapshot.clusters.get_mut(id));
@@ -170,8 +183,12 @@ impl Known {
     }
 
     fn cluster_registered(&mut self, fact: ClusterRegistered) {
-        let cluster =
-            Cluster { cpu_milli: fact.cpu_milli.into(), memory_bytes: fact.memory_bytes, labels: fact.labels };
+        let cluster = Cluster {
+            cpu_milli: fact.cpu_milli.into(),
+            memory_bytes: fact.memory_bytes,
+            labels: fact.labels,
+            driver: fact.driver,
+        };
         self.clusters.insert(fact.cluster_id, cluster);
     }
 
@@ -203,6 +220,7 @@ impl Known {
             replicas: fact.replicas,
             cpu_milli: u64::from(fact.replicas) * u64::from(resources.cpu_milli),
             memory_bytes: u64::from(fact.replicas).saturating_mul(resources.memory_bytes),
+            driver: plan::Driver::of(&document),
             selector: document.cluster_selector,
         };
         self.intents.insert(instance, fact.intent_id.clone());
@@ -238,18 +256,32 @@ fn resource(id: &str, cluster: &Cluster) -> mesh_intent::goal::Resource {
         let value = cluster.labels.get(name).and_then(|text| text.trim().parse::<f64>().ok());
         value.filter(|value| value.is_finite() && *value > 0.0)
     };
+    let assumed = |what: &str, label: &str, value: f64| match figure(label) {
+        Some(_) => format!("{what} {value} of {id}, which its label {label} declares"),
+        None => format!("{what} {value} of {id}, which no label {label} declares"),
+    };
     let cpu_milli = u32::try_from(cluster.cpu_milli).unwrap_or(u32::MAX);
-    let tariff = mesh_world::tariff::Tariff::of(&cluster.labels, cpu_milli);
-    let accelerator = cluster.labels.get("accelerator").map(|name| mesh_intent::goal::Accelerator {
-        name: name.clone(),
-        speedup: figure("accelerator-speedup").unwrap_or(1.0),
-        watts: figure("accelerator-watts").unwrap_or(tariff.watts_per_core),
+    let tariff = mesh_scenes::tariff::Tariff::of(&cluster.labels, cpu_milli);
+    let accelerator = cluster.labels.get("accelerator").map(|name| {
+        let speedup = figure("accelerator-speedup").unwrap_or(1.0);
+        mesh_intent::goal::Accelerator {
+            name: name.clone(),
+            speedup,
+            watts: figure("accelerator-watts").unwrap_or(tariff.watts_per_core),
+            assumed: assumed("accelerator speed-up", "accelerator-speedup", speedup),
+        }
     });
+    let speed = figure("speed").unwrap_or(1.0);
     mesh_intent::goal::Resource {
         name: id.to_owned(),
         selector: cluster.labels.clone(),
         cores: f64::from(cpu_milli) / 1_000.0,
-        speed: figure("speed").unwrap_or(1.0),
+        speed,
+        assumed: vec![
+            assumed("core speed", "speed", speed),
+            assumed("power in W when idle", "idle-watts", tariff.idle_watts),
+            assumed("power in W per busy core", "watts-per-core", tariff.watts_per_core),
+        ],
         idle_watts: tariff.idle_watts,
         watts_per_core: tariff.watts_per_core,
         memory_bytes: cluster.memory_bytes,
@@ -290,6 +322,7 @@ impl ReadModel for Known {
 
 /// By how much a request misses a cluster.
 struct Miss<'a> {
+    driver: Option<String>,
     labels: Vec<(&'a String, &'a String)>,
     cpu_milli: u64,
     memory_bytes: u64,
@@ -298,6 +331,7 @@ struct Miss<'a> {
 impl<'a> Miss<'a> {
     fn of(request: &'a Request, cluster: &Cluster) -> Self {
         Self {
+            driver: request.driver.ruled_out(&cluster.planned()),
             labels: request.selector.iter().filter(|(k, v)| cluster.labels.get(*k) != Some(v)).collect(),
             cpu_milli: request.cpu_milli.saturating_sub(cluster.cpu_milli),
             memory_bytes: request.memory_bytes.saturating_sub(cluster.memory_bytes),
@@ -305,21 +339,22 @@ impl<'a> Miss<'a> {
     }
 
     fn is_none(&self) -> bool {
-        self.labels.is_empty() && self.cpu_milli == 0 && self.memory_bytes == 0
+        self.driver.is_none() && self.labels.is_empty() && self.cpu_milli == 0 && self.memory_bytes == 0
     }
 
-    /// Nearer first: fewer missing labels, then the smaller share of what is asked for that is missing.
+    /// Nearer first: with the right driver, then fewer missing labels, then the smaller share of what is asked for that is missing.
     fn compare(&self, other: &Self, request: &Request) -> Ordering {
         let share = |miss: &Self| {
             let cpu = miss.cpu_milli as f64 / request.cpu_milli.max(1) as f64;
             let memory = miss.memory_bytes as f64 / request.memory_bytes.max(1) as f64;
             cpu.max(memory)
         };
-        self.labels.len().cmp(&other.labels.len()).then(share(self).total_cmp(&share(other)))
+        let lacks = |miss: &Self| (miss.driver.is_some(), miss.labels.len());
+        lacks(self).cmp(&lacks(other)).then(share(self).total_cmp(&share(other)))
     }
 
     fn text(&self, request: &Request, id: &str, cluster: &Cluster) -> String {
-        let mut short = vec![];
+        let mut short: Vec<String> = self.driver.iter().map(|why| format!("cannot run it ({why})")).collect();
         if !self.labels.is_empty() {
             let labels: Vec<String> = self.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
             short.push(format!("lacks the label {}", labels.join(" and ")));
@@ -358,7 +393,7 @@ impl Decider for Verdicts {
             Input::IntentSubmitted(m) => vec![Key::new([&m.owner, &m.intent_id])],
             Input::WorkloadSubmitted(m) => vec![Key::new([&m.owner, &m.name])],
             Input::IntentAcknowledged(m) => met(world, &m.owner, &m.intent_id, m.instances.iter().chain(&m.released)),
-            // Whether its targets hold is no matter of conflicts.
+            // Whether its targets hold is not a matter of conflicts.
             Input::IntentStateChanged(m) if !takes_part(m.from.as_ref(), m.to.as_ref()) => vec![],
             Input::IntentStateChanged(m) => met(world, &m.owner, &m.intent_id, m.instances.iter()),
             Input::InstanceWanted(m) if m.intent_id.is_empty() => vec![],
@@ -494,7 +529,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::content::tests::{good, good_workload};
+    use crate::domain::content::tests::{good, good_workload};
 
     /// The decider with its World and entities, as a shell would hold them.
     #[derive(Default)]
@@ -639,7 +674,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_no_cluster_is_infeasible_with_the_nearest_miss_until_one_joins_that_is_large_enough() {
+    fn infeasible_names_the_nearest_miss_until_a_large_cluster_joins() {
         let mut mesh = Mesh::default();
         mesh.tell(cluster("cloud", 4_000, 8_000_000_000, &[]));
         mesh.tell(cluster("device", 1_000, 1_000_000_000, &[]));
@@ -652,6 +687,22 @@ mod tests {
         assert_eq!(turn(&facts), Some((1, true, "")), "large enough now");
         let facts = mesh.tell(cluster("edge", 6_000, 1_999_999_999, &[]));
         assert_eq!(turn(&facts).map(|t| (t.0, t.1)), Some((1, false)), "a cluster can shrink");
+    }
+
+    #[test]
+    fn a_cluster_that_only_simulates_makes_nothing_feasible_that_must_run() {
+        let mut mesh = Mesh::default();
+        let sim = ClusterRegistered { driver: "simulated".into(), ..cluster("sim", 64_000, 64_000_000_000, &[]) };
+        mesh.tell(sim);
+        let facts = mesh.tell(wanted("i", 1, 1, 100, 1_000));
+        let why = "sim, cannot run it (its driver is simulated, which runs nothing; the workload needs driver process)";
+        assert!(turn(&facts).unwrap().2.ends_with(why), "{facts:?}");
+        let facts = mesh.tell(cluster("real", 100, 1_000, &[]));
+        assert_eq!(turn(&facts), Some((1, true, "")));
+        let mut allowed = wanted("j", 1, 1, 200, 1_000);
+        let document = WorkloadDocument::decode(allowed.document).unwrap();
+        allowed.document = WorkloadDocument { driver: "any".into(), ..document }.encode_to_vec().into();
+        assert_eq!(mesh.tell(allowed), [], "the real one is too small, and a simulation is allowed");
     }
 
     #[test]
@@ -720,7 +771,7 @@ mod tests {
         intent.intent_priority = priority;
         let expectation = &mut intent.intent_expectations[0];
         expectation.expectation_object.as_mut().unwrap().object_instance = SHARED.into();
-        expectation.expectation_targets = vec![crate::content::tests::target("cpuUsage", condition, bound)];
+        expectation.expectation_targets = vec![crate::domain::content::tests::target("cpuUsage", condition, bound)];
         IntentAcknowledged {
             owner: "local".into(),
             intent_id: id.into(),
@@ -788,7 +839,7 @@ mod tests {
         let facts = mesh.tell(moved_to("c", NotFulfilledState::Acknowledged, ""));
         assert_eq!(told(&facts), [("a", Some(true)), ("c", Some(false))]);
         let degraded = moved_to("c", NotFulfilledState::Degraded, "");
-        assert_eq!(Verdicts.concerns(&degraded.clone().into(), &mesh.world), [], "a missed target is no conflict");
+        assert_eq!(Verdicts.concerns(&degraded.clone().into(), &mesh.world), [], "a missed target is not a conflict");
         assert_eq!(told(&mesh.tell(degraded)), []);
         assert_eq!(told(&mesh.tell(moved_to("c", NotFulfilledState::Terminated, ""))), [("a", None)]);
     }

@@ -7,17 +7,12 @@
 //! - Owns: the verdict.
 //! - Never: changes an intent's state or a document, places anything.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
-mod contenders;
-pub mod content;
 pub mod domain;
-mod predict;
 
 use anyhow::Context as _;
 use mesh_kit::Sources;
-use mesh_proto::query::validator_queries_server::ValidatorQueriesServer;
+use mesh_proto::validation::validator_queries_server::ValidatorQueriesServer;
 
 /// The validator has nothing to set: what is allowed is the contract's, not a deployment's.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
     json,
-    query::{
-        ChartReply, CheckChartRequest, GetRequest, InstanceView, ListRequest, ManifestsReply, WorkloadList,
+    query::{GetRequest, ListRequest},
+    workload::{
+        ChartReply, CheckChartRequest, CheckReport, InstanceView, ManifestsReply, WorkloadDocument, WorkloadList,
         WorkloadView, workload_queries_server::WorkloadQueries,
     },
-    workload::{CheckReport, WorkloadDocument},
 };
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
+use chart::ARCHIVE_BYTES_MAX;
+
 use crate::{
-    chart::ARCHIVE_BYTES_MAX,
-    checks::{Checks, Unrendered, archive_of},
-    domain::CHART,
-    view::Catalogue,
+    domain::{CHART, catalogue::Catalogue},
+    shell::checks::{Checks, Unrendered, archive_of},
 };
 
 /// Answers `WorkloadQueries` from the view, and from the archives.

@@ -10,20 +10,15 @@
 //! - Owns: documents, immutable per name and version; archives; instances and their revisions.
 //! - Never: judges what a document asks for, chooses a cluster, starts a process of a workload.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
 mod api;
-pub mod chart;
-pub mod charts;
-mod checks;
 mod config;
 pub mod domain;
-pub mod view;
+mod shell;
 
 use std::sync::Arc;
 
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::query::workload_queries_server::WorkloadQueriesServer;
+use mesh_proto::workload::workload_queries_server::WorkloadQueriesServer;
 
 pub use config::Config;
 
@@ -32,13 +27,13 @@ pub use config::Config;
 /// # Errors
 /// When the bus does not let it join, or its file of registries cannot be read.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
-    let checks = Arc::new(checks::Checks::new(&config)?);
+    let checks = Arc::new(shell::checks::Checks::new(&config)?);
     let sources = Sources { streams: vec!["WORKLOAD"], ..Sources::default() };
-    let view = mesh.project("workloads", view::Catalogue::default(), sources).await?;
+    let view = mesh.project("workloads", domain::catalogue::Catalogue::default(), sources).await?;
     let api = api::Api { mesh: mesh.clone(), view: view.clone(), checks: checks.clone() };
     mesh.serve(WorkloadQueriesServer::new(api));
     mesh.decide(domain::Workloads).await?;
-    mesh.decide(charts::Charts).await?;
-    mesh.spawn("checks", checks::follow(mesh.clone(), view, checks));
+    mesh.decide(domain::charts::Charts).await?;
+    mesh.spawn("checks", shell::checks::follow(mesh.clone(), view, checks));
     Ok(())
 }

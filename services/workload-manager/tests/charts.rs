@@ -1,12 +1,15 @@
 //! Charts on a real bus, rendered by the real helm, with images looked up in a real registry (the CNCF distribution).
 //! The validator's and the planner's parts are played here, with their own rights.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, unreachable_pub, missing_docs)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
+#![allow(unreachable_pub, missing_docs)]
 
 mod support;
 
 use std::time::Duration;
 
+use chart::sha256;
 use mesh_bus::Bus;
 use mesh_core::Outgoing;
 use mesh_kit::{Running, Stopped};
@@ -14,23 +17,22 @@ use mesh_proto::{
     AnyEvent, Event as _,
     chart::{ChartRefused, ChartStored, ChartUnchanged, UploadChart},
     derived_id,
-    query::{
-        CheckChartRequest, GetRequest, ManifestsReply, WorkloadView, workload_queries_client::WorkloadQueriesClient,
-    },
+    query::GetRequest,
     validation::WorkloadAccepted,
     workload::{
-        AttachChart, ChartSpec, CheckOutcome, CheckReport, InstanceWanted, RegisterWorkload, Release, RunInstance,
-        WorkloadDocument, WorkloadRefused,
+        AttachChart, ChartSpec, CheckChartRequest, CheckOutcome, CheckReport, InstanceWanted, ManifestsReply,
+        RegisterWorkload, Release, RunInstance, WorkloadDocument, WorkloadRefused, WorkloadView,
+        workload_queries_client::WorkloadQueriesClient,
     },
 };
-use mesh_test::{Land, now, soon, until};
+use mesh_test::{TestBus, now, soon, until};
 use support::{Registry, Tokens, chart, chart_with, tool};
 use tonic::transport::Channel;
-use workload_manager::{Config, chart::sha256};
+use workload_manager::Config;
 
 /// The manager on a bus of its own.
 struct World {
-    land: Land,
+    test_bus: TestBus,
     manager: Running,
     person: Bus,
     validator: Bus,
@@ -38,11 +40,11 @@ struct World {
 
 impl World {
     async fn start(suite: &str, config: Config) -> Option<Self> {
-        let land = Land::start(suite).await?;
-        let settings = land.settings("workload-manager");
+        let test_bus = TestBus::start(suite).await?;
+        let settings = test_bus.settings("workload-manager");
         let manager = mesh_kit::join("workload-manager", settings, config, workload_manager::start).await.unwrap();
-        let (person, validator) = (land.bus("person").await, land.bus("validator").await);
-        Some(Self { land, manager, person, validator })
+        let (person, validator) = (test_bus.connect("person").await, test_bus.connect("validator").await);
+        Some(Self { test_bus, manager, person, validator })
     }
 
     async fn queries(&self) -> WorkloadQueriesClient<Channel> {
@@ -113,7 +115,7 @@ impl World {
 
     async fn stop(self) {
         assert_eq!(self.manager.stop().await, Stopped::Settled);
-        drop(self.land);
+        drop(self.test_bus);
     }
 }
 
@@ -163,9 +165,9 @@ async fn a_chart_without_helm_is_accepted_and_says_what_was_not_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chart_that_is_none_is_rejected_with_every_fault_and_hostile_archives_change_nothing() {
+async fn an_invalid_chart_is_rejected_with_every_fault() {
     let Some(world) = World::start("charts, rejected", Config::default()).await else { return };
-    // Another name than its document's, no values.yaml, a values file that is no YAML.
+    // Another name than its document's, no values.yaml, a values file that is not YAML.
     let bad = support::tgz(&[
         ("web/Chart.yaml", "apiVersion: v2\nname: other\nversion: 1.2.3\n"),
         ("web/templates/a.yaml", "a: 1"),
@@ -189,7 +191,7 @@ async fn a_chart_that_is_none_is_rejected_with_every_fault_and_hostile_archives_
         assert_eq!(structure.outcome(), FAILED, "{why}");
         assert!(structure.problems[0].reason.contains(why), "{:?}", structure.problems);
     }
-    let large = vec![0x1f; workload_manager::chart::ARCHIVE_BYTES_MAX + 1];
+    let large = vec![0x1f; chart::ARCHIVE_BYTES_MAX + 1];
     let answer = world.ask(&upload(&sha256(&large), &large), "a large upload is answered").await;
     assert!(answer.event::<ChartRefused>().unwrap().unwrap().reason.contains("at most"));
     let answer = world.ask(&upload(&"0".repeat(64), &bad), "a wrong digest is answered").await;
@@ -279,7 +281,7 @@ async fn manifests_of_an_instance_are_rendered_with_its_values_and_carry_its_id(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn images_are_looked_up_in_their_registry_with_the_chart_s_pull_secret() {
+async fn images_are_looked_up_with_the_pull_secret_of_the_chart() {
     let Some(helm) = tool("charts, images", "helm") else { return };
     let Some(registry) = Registry::start("charts, images").await else { return };
     registry.push("team/app", "1.0").await;
@@ -330,7 +332,7 @@ async fn images_are_looked_up_in_their_registry_with_the_chart_s_pull_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_sends_for_a_token_is_answered_with_one_and_only_from_servers_that_may_be_asked() {
+async fn registry_tokens_come_only_from_servers_that_may_be_asked() {
     let Some(helm) = tool("charts, tokens", "helm") else { return };
     let tokens = Tokens::start().await;
     let Some(registry) = Registry::start_with_tokens("charts, tokens", &tokens).await else { return };
@@ -366,9 +368,9 @@ async fn a_registry_that_sends_for_a_token_is_answered_with_one_and_only_from_se
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chart_that_was_being_checked_when_the_manager_stopped_is_checked_by_the_next() {
+async fn a_chart_whose_check_was_interrupted_is_checked_again() {
     let Some(world) = World::start("charts, restarted", Config::default()).await else { return };
-    let World { land, manager, person, validator } = world;
+    let World { test_bus, manager, person, validator } = world;
     assert_eq!(manager.stop().await, Stopped::Settled);
     // What comes while nobody is there.
     let archive = chart("registry.invalid/app:1");
@@ -385,10 +387,10 @@ async fn a_chart_that_was_being_checked_when_the_manager_stopped_is_checked_by_t
         let id = derived_id(&["late", &number.to_string()]);
         person.publish(&Outgoing::new(command, id, now()).unwrap()).await.unwrap();
     }
-    let settings = land.settings("workload-manager");
+    let settings = test_bus.settings("workload-manager");
     let config = Config { helm: "/nowhere/helm".into(), ..Config::default() };
     let manager = mesh_kit::join("workload-manager", settings, config, workload_manager::start).await.unwrap();
-    let world = World { land, manager, person, validator };
+    let world = World { test_bus, manager, person, validator };
     let submitted = async || {
         let request = GetRequest { owner: String::new(), id: "web".into() };
         world.queries().await.get_workload(request).await.is_ok()

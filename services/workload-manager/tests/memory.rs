@@ -1,18 +1,19 @@
 //! What hostile archives cost at most, measured: the peak of this process' resident memory, with nothing else in it.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
 use std::{collections::BTreeMap, io::Write as _, time::Instant};
 
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
-use tar::{EntryType, Header};
-use workload_manager::chart::{
+use chart::{
     ARCHIVE_BYTES_MAX,
     archive::{self, FILE_BYTES_MAX, UNPACKED_BYTES_MAX},
     structure,
 };
+use flate2::{Compression, write::GzEncoder};
+use tar::{EntryType, Header};
 
 /// More than what may be unpacked, its copy as text, and what the allocator keeps of buffers that grew.
 const PEAK_BYTES_MAX: u64 = 3 * UNPACKED_BYTES_MAX;
@@ -104,6 +105,6 @@ fn no_archive_takes_more_memory_than_a_few_times_what_may_be_unpacked() {
         let (peak, seconds) = (peak_bytes().saturating_sub(before), begun.elapsed().as_secs_f64());
         assert!(peak <= PEAK_BYTES_MAX, "{what}: {peak} bytes of memory, in {seconds:.1} s: {problems:?}");
         assert!(seconds <= SECONDS_MAX, "{what}: {seconds:.1} s, in {peak} bytes of memory: {problems:?}");
-        assert!(!problems.is_empty(), "{what} is no chart that can be pushed");
+        assert!(!problems.is_empty(), "{what} is not a chart that can be pushed");
     }
 }

@@ -336,6 +336,8 @@ pub fn document(name: &str, command: &str, arguments: &[&str], selector: Json) -
         "name": name, "version": "1.0.0", "kind": "process",
         "process": {"command": command, "arguments": arguments},
         "resources": {"cpuMilli": 10, "memoryBytes": "10000000"},
+        // May be simulated, unless it selects clusters of one driver.
+        "driver": selector["driver"].as_str().unwrap_or("any"),
         "clusterSelector": selector,
     })
 }

@@ -170,7 +170,7 @@ impl Documents {
     /// What a snapshot holds. Limits apply to what is put from now on.
     ///
     /// # Errors
-    /// [`Error::Snapshot`] if the bytes are none.
+    /// [`Error::Snapshot`] if the bytes are not a snapshot.
     pub fn restore(bytes: &[u8], limits: DocumentLimits) -> Result<Self, Error> {
         let read = snapshot::Documents::decode(bytes).map_err(Error::Snapshot)?;
         let mut restored = Self::new(limits);

@@ -90,7 +90,7 @@ impl History {
     /// What a snapshot holds, as far as the limits allow.
     ///
     /// # Errors
-    /// [`Error::Snapshot`] if the bytes are none.
+    /// [`Error::Snapshot`] if the bytes are not a snapshot.
     pub fn restore(bytes: &[u8], limits: WindowLimits) -> Result<Self, Error> {
         let read = snapshot::History::decode(bytes).map_err(Error::Snapshot)?;
         let mut restored = Self::new(limits);

@@ -46,10 +46,10 @@ pub enum Refused {
     /// Larger than any update of this shape.
     #[error("oversized")]
     Oversized,
-    /// It does not decode, or has another shape, or a number that is none.
+    /// It does not decode, has another shape, or holds a value that is not a number.
     #[error("malformed")]
     Malformed,
-    /// Its key is no member's.
+    /// Its key is not a member's.
     #[error("not a member")]
     NotAMember,
     /// Its signature is not its key's, or it names another member or federation than its key's.
@@ -269,12 +269,12 @@ mod tests {
 
     use super::*;
 
-    struct Land {
+    struct Scenario {
         keys: Vec<KeyPair>,
         federation: Federation,
     }
 
-    fn land(members: usize) -> Land {
+    fn land(members: usize) -> Scenario {
         let keys: Vec<KeyPair> = (0..members).map(|_| KeyPair::new_user()).collect();
         let named = keys.iter().enumerate().map(|(n, k)| (format!("m{n}"), k.public_key())).collect();
         let federation = Federation {
@@ -285,11 +285,11 @@ mod tests {
             hostile_max: 1,
             widths: vec![2, 1],
         };
-        Land { keys, federation }
+        Scenario { keys, federation }
     }
 
-    impl Land {
-        fn said(&self, member: usize, round: u64, weights: &[f32]) -> Vec<u8> {
+    impl Scenario {
+        fn signed(&self, member: usize, round: u64, weights: &[f32]) -> Vec<u8> {
             let federation = Federation { own: format!("m{member}"), ..self.federation.clone() };
             sign(&federation, &self.keys[member], round, weights, 1).unwrap()
         }
@@ -304,12 +304,12 @@ mod tests {
         let land = land(6);
         let mut round = Round::new(land.federation.clone(), 7);
         round.own(vec![1.0, 1.0, 1.0]);
-        assert_eq!(round.offer(&land.said(1, 7, &[2.0, 2.0, 2.0])), Ok(()));
-        assert_eq!(round.offer(&land.said(1, 7, &[2.0, 2.0, 2.0])), Ok(()), "again is the same");
-        assert_eq!(round.offer(&land.said(2, 7, &[3.0, 3.0, 3.0])), Ok(()));
-        assert_eq!(round.offer(&land.said(3, 6, &[9.0, 9.0, 9.0])), Err(Refused::Late));
-        assert_eq!(round.offer(&land.said(4, 8, &[5.0, 5.0, 5.0])), Ok(()), "a clock that is ahead");
-        assert_eq!(round.offer(&land.said(4, 9, &[5.0, 5.0, 5.0])), Err(Refused::FromTheFuture));
+        assert_eq!(round.offer(&land.signed(1, 7, &[2.0, 2.0, 2.0])), Ok(()));
+        assert_eq!(round.offer(&land.signed(1, 7, &[2.0, 2.0, 2.0])), Ok(()), "again is the same");
+        assert_eq!(round.offer(&land.signed(2, 7, &[3.0, 3.0, 3.0])), Ok(()));
+        assert_eq!(round.offer(&land.signed(3, 6, &[9.0, 9.0, 9.0])), Err(Refused::Late));
+        assert_eq!(round.offer(&land.signed(4, 8, &[5.0, 5.0, 5.0])), Ok(()), "a clock that is ahead");
+        assert_eq!(round.offer(&land.signed(4, 9, &[5.0, 5.0, 5.0])), Err(Refused::FromTheFuture));
         let closed = round.close(8);
         assert_eq!(closed.joined.as_ref().unwrap().weights, [2.0; 3]);
         assert_eq!(
@@ -330,9 +330,9 @@ mod tests {
     fn two_stories_in_one_round_are_none() {
         let land = land(3);
         let mut round = Round::new(land.federation.clone(), 1);
-        assert_eq!(round.offer(&land.said(1, 1, &[1.0; 3])), Ok(()));
-        assert_eq!(round.offer(&land.said(1, 1, &[2.0; 3])), Err(Refused::Equivocated));
-        assert_eq!(round.offer(&land.said(1, 1, &[1.0; 3])), Err(Refused::Equivocated));
+        assert_eq!(round.offer(&land.signed(1, 1, &[1.0; 3])), Ok(()));
+        assert_eq!(round.offer(&land.signed(1, 1, &[2.0; 3])), Err(Refused::Equivocated));
+        assert_eq!(round.offer(&land.signed(1, 1, &[1.0; 3])), Err(Refused::Equivocated));
         let closed = round.close(2);
         assert!(matches!(closed.joined, Err(aggregate::Error::TooFew { came: 0, .. })));
         assert_eq!(outcomes(&closed)[1], ("m1", "equivocated"));
@@ -342,7 +342,7 @@ mod tests {
     fn nobody_is_blamed_for_what_others_forge() {
         let land = land(3);
         let mut round = Round::new(land.federation.clone(), 1);
-        let good = land.said(1, 1, &[1.0; 3]);
+        let good = land.signed(1, 1, &[1.0; 3]);
         assert_eq!(round.offer(&good), Ok(()));
         // Another signature under the member's key.
         let mut forged = SignedUpdate::decode(good.as_slice()).unwrap();
@@ -357,7 +357,7 @@ mod tests {
         let said = sign(&stranger, &land.keys[2], 1, &[8.0; 3], 1).unwrap();
         assert_eq!(round.offer(&said), Err(Refused::Forged));
         // Somebody replays what this very member said.
-        assert_eq!(round.offer(&land.said(0, 1, &[1.0; 3])), Err(Refused::Own));
+        assert_eq!(round.offer(&land.signed(0, 1, &[1.0; 3])), Err(Refused::Own));
         assert_eq!(round.came(), 1);
         let closed = round.close(2);
         assert_eq!(outcomes(&closed)[2], ("m2", "forged"));
@@ -368,9 +368,9 @@ mod tests {
     fn misshapen_not_finite_and_oversized_updates_do_not_count() {
         let land = land(2);
         let mut round = Round::new(land.federation.clone(), 1);
-        assert_eq!(round.offer(&land.said(1, 1, &[1.0; 4])), Err(Refused::Malformed));
-        assert_eq!(round.offer(&land.said(1, 1, &[f32::NAN, 0.0, 0.0])), Err(Refused::Malformed));
-        assert_eq!(round.offer(&land.said(1, 1, &vec![0.0; 100_000])), Err(Refused::Oversized));
+        assert_eq!(round.offer(&land.signed(1, 1, &[1.0; 4])), Err(Refused::Malformed));
+        assert_eq!(round.offer(&land.signed(1, 1, &[f32::NAN, 0.0, 0.0])), Err(Refused::Malformed));
+        assert_eq!(round.offer(&land.signed(1, 1, &vec![0.0; 100_000])), Err(Refused::Oversized));
         assert_eq!(outcomes(&round.close(2))[1], ("m1", "malformed"));
     }
 
@@ -389,7 +389,7 @@ mod tests {
         #[test]
         fn a_turned_bit_is_found(position in 0usize..10_000, bit in 0u8..8) {
             let land = land(2);
-            let mut said = land.said(1, 1, &[1.0, 2.0, 3.0]);
+            let mut said = land.signed(1, 1, &[1.0, 2.0, 3.0]);
             let at = position % said.len();
             said[at] ^= 1 << bit;
             let mut round = Round::new(land.federation.clone(), 1);

@@ -2,13 +2,14 @@
 //!
 //! Placement facts say where everything is, samples what it uses. When the planner decides, the policy is asked the same
 //! question about the same moment, and what it would have done is published beside the decision, with its regret. While
-//! things run, the policy is asked again every so often, and speaks only when it would do something else by a margin.
+//! things run, the policy is asked again at intervals, and advises only when it would do something else by a margin.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use mesh_core::Stored;
 use mesh_core::{Derived, Projector};
+use mesh_planner::{self as plan, CPU_USAGE, RAM_USAGE, Spec, Topology};
 use mesh_proto::{
     Timestamp, derived_id,
     learning::{AdvisedOption, LearningAdvised, RoundClosed},
@@ -19,9 +20,8 @@ use mesh_proto::{
     telemetry::InstanceSample,
     workload::{TargetBound, WorkloadDocument},
 };
-use mesh_world::{
+use mesh_scenes::{
     episode::Profile,
-    plan::{self, CPU_USAGE, RAM_USAGE, Spec, Ways},
     scene::{Act, Cluster, Place, REPLICAS_MAX, Scene, Workload},
     schedulers::modelled,
 };
@@ -88,7 +88,7 @@ pub struct Advisor {
     limits: Limits,
     current: Current,
     clusters: BTreeMap<String, plan::Cluster>,
-    ways: Ways,
+    topology: Topology,
     instances: BTreeMap<String, Instance>,
     /// Newest advice, by owner and instance.
     advice: BTreeMap<(String, String), LearningAdvised>,
@@ -112,8 +112,8 @@ pub struct Totals {
 impl Advisor {
     /// A view of an empty mesh, advised by the policy in use.
     pub fn new(limits: Limits, current: Current) -> Self {
-        let (clusters, ways, instances, advice, rounds, totals, looked, room) = Default::default();
-        Self { limits, current, clusters, ways, instances, advice, rounds, totals, looked, room }
+        let (clusters, topology, instances, advice, rounds, totals, looked, room) = Default::default();
+        Self { limits, current, clusters, topology, instances, advice, rounds, totals, looked, room }
     }
 
     /// Newest advice of instances after `(owner, id)`, in their order; of one owner, or one instance.
@@ -160,7 +160,7 @@ impl Advisor {
     /// The mesh as a scene; the instance of this id is as given, and the first workload.
     fn scene(&self, id: &str, own: &Instance, now: Timestamp) -> Scene {
         let clusters = self.clusters.iter().map(|(id, plan)| Cluster::empty(id.clone(), plan.clone())).collect();
-        let mut scene = Scene { clusters, workloads: vec![], ways: self.ways.clone() };
+        let mut scene = Scene { clusters, workloads: vec![], topology: self.topology.clone() };
         let index: BTreeMap<&String, usize> = self.clusters.keys().zip(0..).collect();
         let mut moving: Vec<(usize, u64, u64)> = vec![];
         let others = self.instances.iter().filter(|(other, _)| *other != id).map(|(id, i)| (id.as_str(), i));
@@ -276,10 +276,10 @@ impl Advisor {
         self.totals.agreed += u64::from(advised.regret == 0.0);
         self.totals.regret += advised.regret;
         let id = derived_id(&["advice", &advised.instance_id, &advised.generation.to_string(), &advised.policy_id]);
-        vec![self.say(advised, id, at)]
+        vec![self.publish(advised, id, at)]
     }
 
-    fn say(&mut self, advised: LearningAdvised, id: String, at: Timestamp) -> Derived {
+    fn publish(&mut self, advised: LearningAdvised, id: String, at: Timestamp) -> Derived {
         self.advice.insert((advised.owner.clone(), advised.instance_id.clone()), advised.clone());
         Derived::new(advised, id, at)
     }
@@ -312,7 +312,7 @@ impl Advisor {
             if let Some(instance) = self.instances.get_mut(&id) {
                 instance.said = Some(same);
             }
-            said.push(self.say(advised, id_of, now));
+            said.push(self.publish(advised, id_of, now));
         }
         said
     }
@@ -355,7 +355,7 @@ fn workload(id: &str, instance: &Instance, place: Option<Place>, now: Timestamp)
         memory_bytes: instance.replica.memory_bytes as f64 * f64::from(replicas),
         ..Measured::default()
     });
-    let since = now.millis_since(instance.placed).max(0) / mesh_world::scene::PERIOD_MS;
+    let since = now.millis_since(instance.placed).max(0) / mesh_scenes::scene::PERIOD_MS;
     Workload {
         id: id.to_owned(),
         replica: instance.replica.clone(),
@@ -390,13 +390,13 @@ impl Projector for Advisor {
         } else if let Ok(Some(fact)) = stored.event::<ClusterJoined>() {
             let cluster = self.clusters.entry(fact.cluster_id).or_default();
             (cluster.cpu_milli, cluster.memory_bytes) = (fact.cpu_milli, fact.memory_bytes);
-            (cluster.labels, cluster.available) = (fact.labels, true);
+            (cluster.labels, cluster.driver, cluster.available) = (fact.labels, fact.driver, true);
         } else if let Ok(Some(fact)) = stored.event::<ClusterLost>() {
             self.clusters.entry(fact.cluster_id).or_default().available = false;
         } else if let Ok(Some(fact)) = stored.event::<ClusterReturned>() {
             self.clusters.entry(fact.cluster_id).or_default().available = true;
         } else if let Ok(Some(fact)) = stored.event::<LatenciesNoted>() {
-            self.ways = Ways::from(&fact);
+            self.topology = Topology::from(&fact);
         } else if let Ok(Some(closed)) = stored.event::<RoundClosed>()
             && closed.site == self.limits.site
         {

@@ -5,6 +5,7 @@ use mesh_proto::{
     cluster::ClusterRegistered,
     instance::InstanceRejected,
     placement::{ClusterLost, ClusterReturned, PlacementDecided, PlacementReleased, PlacementUnplaced},
+    telemetry::Provenance,
     workload::{InstanceChanged, InstanceUnavailable, InstanceUnwanted, InstanceWanted},
 };
 use proptest::prelude::*;
@@ -113,7 +114,14 @@ fn instance_sample(id: &str, cluster: &str, millis: i64, cpu_percent: f64, memor
 
 fn cluster_sample(cluster: &str, millis: i64, cpu_percent: f64) -> ClusterSample {
     let cluster_id = cluster.into();
-    ClusterSample { cluster_id, at: Some(at(millis)), cpu_percent, memory_bytes: 100, instances: 1 }
+    ClusterSample {
+        cluster_id,
+        at: Some(at(millis)),
+        cpu_percent,
+        memory_bytes: 100,
+        instances: 1,
+        ..Default::default()
+    }
 }
 
 fn give(twins: &mut Twins, sample: &InstanceSample) {
@@ -187,7 +195,7 @@ fn a_workloads_twin_follows_its_life() {
 }
 
 #[test]
-fn during_a_move_the_twin_is_where_the_instance_runs_and_then_where_it_went() {
+fn a_twin_follows_its_instance_through_a_move() {
     let mut twins = started();
     apply!(twins, 0, wanted("i", 2), decided("i", "edge", 1, ""), changed("i", "edge", 1, InstancePhase::Running));
     apply!(twins, 10, decided("i", "cloud", 2, "edge"), status("i", "cloud", 2, InstancePhase::Starting, 0));
@@ -198,6 +206,21 @@ fn during_a_move_the_twin_is_where_the_instance_runs_and_then_where_it_went() {
     apply!(twins, 30, changed("i", "cloud", 2, InstancePhase::Running), released("i", "edge", 1, false));
     let found = twin(&twins, "i");
     assert_eq!((found.cluster_id.as_str(), found.generation, found.cpu_percent), ("cloud", 2, 1.0));
+}
+
+#[test]
+fn a_twin_states_whether_its_usage_was_measured_or_modelled() {
+    let mut twins = started();
+    apply!(twins, 0, wanted("i", 1), decided("i", "edge", 1, ""), changed("i", "edge", 1, InstancePhase::Running));
+    assert_eq!(twin(&twins, "i").usage_provenance(), Provenance::Unspecified, "no sample yet");
+    let modelled =
+        InstanceSample { provenance: Provenance::Modelled.into(), ..instance_sample("i", "edge", 20, 60.0, 1) };
+    give(&mut twins, &modelled);
+    assert_eq!(twin(&twins, "i").usage_provenance(), Provenance::Modelled);
+    let measured =
+        InstanceSample { provenance: Provenance::Measured.into(), ..instance_sample("i", "edge", 30, 60.0, 1) };
+    give(&mut twins, &measured);
+    assert_eq!(twin(&twins, "i").usage_provenance(), Provenance::Measured);
 }
 
 #[test]
@@ -284,7 +307,7 @@ fn clusters_and_nodes_know_what_is_placed_on_them_and_whether_they_answer() {
 }
 
 #[test]
-fn a_changed_status_is_published_at_once_and_moved_measurements_once_a_second() {
+fn status_is_published_at_once_and_measurements_once_a_second() {
     let mut twins = started();
     apply!(twins, 0, wanted("i", 2), decided("i", "edge", 1, ""));
     assert_eq!(published(twins.tick(at(100))).len(), 1);
@@ -348,7 +371,7 @@ fn what_ended_long_ago_is_forgotten_and_never_published_again() {
 }
 
 #[test]
-fn samples_of_instances_that_no_fact_speaks_of_make_no_twin_and_are_bounded() {
+fn samples_of_unknown_instances_make_no_twin_and_are_bounded() {
     let mut twins = Twins::new(Limits { strangers_max: 2, ..Limits::default() });
     twins.tick(at(0));
     for id in ["a", "b", "c", "d"] {

@@ -164,7 +164,7 @@ fn no_period_is_judged_twice_however_often_a_version_is_acknowledged() {
 }
 
 #[test]
-fn a_suspended_or_terminated_intent_is_not_watched_and_a_resumed_one_is_again() {
+fn suspended_intents_are_not_watched_and_resumed_ones_are() {
     let mut collector = watching(1);
     collector.apply(&stored(&changed(NotFulfilledState::Suspended), at(100)));
     assert_eq!((observed(collector.tick(at(3_300))), collector.watched()), (vec![], 0));
@@ -294,6 +294,37 @@ fn a_target_that_cannot_be_measured_has_no_samples() {
 }
 
 #[test]
+fn every_value_states_where_it_comes_from() {
+    let mut collector = watching(1);
+    let cluster = ClusterRegistered {
+        cluster_id: "edge".into(),
+        cpu_milli: 2_000,
+        labels: BTreeMap::from([("green-percent".to_owned(), "80".to_owned())]),
+        ..Default::default()
+    };
+    collector.apply(&stored(&cluster, at(0)));
+    let mut fact = acknowledged(2, 1);
+    let mut intent = Intent::decode(fact.document.clone()).unwrap();
+    let names = ["cpuUsage", "compEnergyConsumption", "greenEnergyConsumptionRate", "powerUsage"];
+    let first = intent.intent_expectations[0].expectation_targets[0].clone();
+    intent.intent_expectations[0].expectation_targets =
+        names.map(|name| ExpectationTarget { target_name: name.into(), ..first.clone() }).to_vec();
+    fact.document = intent.encode_to_vec().into();
+    collector.apply(&stored(&fact, at(0)));
+    let sources = |collector: &mut Collector, second: i64, provenance: Provenance| {
+        give(collector, &InstanceSample { provenance: provenance.into(), ..sample(second * 1_000 + 500, 10.0) });
+        let found = observed(collector.tick(at(second * 1_000 + 1_300))).remove(0);
+        names.map(|name| target(&found, name).provenance())
+    };
+    use Provenance::{Declared, Measured as Metered, Modelled, Unspecified};
+    assert_eq!(sources(&mut collector, 0, Metered), [Metered, Modelled, Declared, Unspecified]);
+    assert_eq!(sources(&mut collector, 1, Modelled), [Modelled, Modelled, Declared, Unspecified], "a simulated load");
+    assert_eq!(sources(&mut collector, 2, Unspecified)[0], Metered, "its sender measured it, in an earlier release");
+    let silent = observed(collector.tick(at(4_300))).remove(0);
+    assert_eq!(target(&silent, "cpuUsage").provenance(), Unspecified, "no value, no source");
+}
+
+#[test]
 fn after_time_jumped_only_the_newest_periods_are_judged() {
     let mut collector = watching(1);
     let found = observed(collector.tick(at(3_600_300)));
@@ -356,7 +387,7 @@ fn any_samples() -> impl Strategy<Value = Vec<InstanceSample>> {
     })
 }
 
-/// What is observed when each sample comes so many milliseconds after its time, some of them twice.
+/// What is observed when each sample comes this many milliseconds after its time, some of them twice.
 fn play(samples: &[InstanceSample], delays: &[i64], period_s: u32) -> Vec<TargetObserved> {
     let mut collector = watching(period_s);
     let mut arrivals = BTreeMap::<i64, Vec<&InstanceSample>>::new();

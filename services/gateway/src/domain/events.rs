@@ -4,8 +4,7 @@ use mesh_core::Stored;
 use mesh_proto::{
     EventSet as _,
     deciders::stream_intent::Event,
-    intent::{Intent, State},
-    query::IntentView,
+    intent::{Intent, IntentView, State},
 };
 use prost::Message as _;
 use serde_json::{Value as Json, json};

@@ -2,10 +2,14 @@
 
 use mesh_proto::{
     Timestamp,
-    intent::{FulfilmentStatus, Intent, IntentAcknowledged, IntentSubmitted, NotFulfilledState, State},
+    intent::{
+        FulfilmentStatus, Intent, IntentAcknowledged, IntentHistory, IntentSubmitted, IntentView, NotFulfilledState,
+        State,
+    },
     json,
-    query::{CheckReply, ClusterView, InstanceView, IntentHistory, IntentTypes, IntentView, WorkloadView},
-    workload::InstancePhase,
+    placement::ClusterView,
+    validation::{CheckReply, IntentTypes},
+    workload::{InstancePhase, InstanceView, WorkloadView},
 };
 use prost::Message;
 use serde_json::{Map, Value as Json, json};
@@ -91,7 +95,7 @@ pub fn report(view: &IntentView) -> Option<Json> {
 
 /// An intent's versions.
 pub fn history(history: &IntentHistory) -> Json {
-    let version = |version: &mesh_proto::query::IntentVersion| message("continuum.query.v1.IntentVersion", version);
+    let version = |version: &mesh_proto::intent::IntentVersion| message("continuum.intent.v1.IntentVersion", version);
     json!({"in_force": history.in_force, "versions": history.versions.iter().map(version).collect::<Vec<_>>()})
 }
 
@@ -100,7 +104,7 @@ pub fn check(reply: &CheckReply) -> Json {
     let faults: Vec<Json> =
         reply.problems.iter().map(|p| json!({"path": p.path, "reason": p.reason, "hint": p.hint})).collect();
     let predictions: Vec<Json> =
-        reply.predictions.iter().map(|p| message("continuum.query.v1.Prediction", p)).collect();
+        reply.predictions.iter().map(|p| message("continuum.validation.v1.Prediction", p)).collect();
     let conflicts: Vec<Json> =
         reply.conflicts.iter().map(|c| message("continuum.intent.v1.IntentConflict", c)).collect();
     json!({
@@ -112,16 +116,20 @@ pub fn check(reply: &CheckReply) -> Json {
         "watts": reply.watts,
         "joules_per_day": reply.joules_per_day,
         "credits_per_day": reply.credits_per_day,
+        "provenance": reply.provenance().as_str_name(),
     })
 }
 
 /// Every type of intent, as the validator has them.
 pub fn types(types: &IntentTypes) -> Json {
-    let one = |one: &mesh_proto::query::IntentTypeView| {
+    let one = |one: &mesh_proto::validation::IntentTypeView| {
         let targets: Vec<Json> = one
             .targets
             .iter()
-            .map(|t| json!({"target_name": t.name, "unit": t.unit, "max": t.max, "measured": t.measured}))
+            .map(|t| {
+                json!({"target_name": t.name, "unit": t.unit, "max": t.max, "measured": t.measured,
+                "provenance": t.provenance().as_str_name()})
+            })
             .collect();
         json!({
             "user_label": one.user_label,
@@ -131,6 +139,7 @@ pub fn types(types: &IntentTypes) -> Json {
             "object_types": one.object_types,
             "targets": targets,
             "contexts": one.contexts,
+            "statement": one.statement,
             "conditions": types.conditions,
         })
     };
@@ -200,6 +209,7 @@ pub fn workload(view: &WorkloadView) -> Json {
             || document.chart.as_ref().is_some_and(|chart| chart.ingress_support),
         "enabled": view.status == "accepted",
         "rejection_reason": reasons.join("; "),
+        "statement": view.statement,
         "schema": message("continuum.workload.v1.WorkloadDocument", &document),
     });
     if let Some(report) = &view.report {
@@ -215,7 +225,7 @@ pub fn instance(view: &InstanceView) -> Json {
     json!({
         "id": view.instance_id,
         "instance_id": view.instance_id,
-        "release_name": view.workload.split('@').next().unwrap_or_default(),
+        "release_name": view.release_name,
         "workload_document": view.workload,
         "intent_id": view.intent_id,
         "status": phase(view.phase()),
@@ -226,7 +236,7 @@ pub fn instance(view: &InstanceView) -> Json {
         "restarts": view.restarts,
         "lifecycle_events": events,
         "revision": view.revision,
-        "revisions": view.revisions.iter().map(|r| message("continuum.query.v1.RevisionView", r)).collect::<Vec<_>>(),
+        "revisions": view.revisions.iter().map(|r| message("continuum.workload.v1.RevisionView", r)).collect::<Vec<_>>(),
     })
 }
 
@@ -246,6 +256,7 @@ pub fn cluster(view: &ClusterView) -> Json {
         "cpus": f64::from(registered.cpu_milli) / 1_000.0,
         "memory": registered.memory_bytes as f64 / 1e9,
         "endpoint": registered.endpoint,
+        "driver": registered.driver,
         "labels": registered.labels,
         "available": view.available,
         "cpu_milli_reserved": view.cpu_milli_reserved,
@@ -309,7 +320,12 @@ impl IntentFilter {
 
 #[cfg(test)]
 mod tests {
-    use mesh_proto::intent::{ExpectationObject, IntentExpectation};
+    use mesh_proto::{
+        cluster::ClusterRegistered,
+        intent::{ExpectationObject, IntentExpectation},
+        telemetry::Provenance,
+        validation::IntentTypeView,
+    };
 
     use super::*;
 
@@ -338,6 +354,27 @@ mod tests {
             }),
             ..IntentView::default()
         }
+    }
+
+    #[test]
+    fn what_is_not_proven_is_shown_beside_what_is_accepted() {
+        let view =
+            WorkloadView { status: "accepted".into(), statement: "no agent runs charts".into(), ..Default::default() };
+        assert_eq!(workload(&view)["statement"], "no agent runs charts");
+        let chart =
+            InstanceView { workload: "web@1.0.0".into(), release_name: "web-0190aa".into(), ..Default::default() };
+        assert_eq!(instance(&chart)["release_name"], "web-0190aa", "not the name of its document");
+        let process = InstanceView { workload: "web@1.0.0".into(), ..Default::default() };
+        assert_eq!(instance(&process)["release_name"], "", "a process has no release");
+        let registered = ClusterRegistered { driver: "simulated".into(), ..Default::default() };
+        assert_eq!(cluster(&ClusterView { registered: Some(registered), ..Default::default() })["driver"], "simulated");
+        let types = IntentTypes {
+            types: vec![IntentTypeView { statement: "nothing attests it".into(), ..Default::default() }],
+            ..Default::default()
+        };
+        assert_eq!(self::types(&types)[0]["statement"], "nothing attests it");
+        let predicted = CheckReply { provenance: Provenance::Modelled.into(), ..Default::default() };
+        assert_eq!(check(&predicted)["provenance"], "MODELLED");
     }
 
     #[test]

@@ -159,7 +159,7 @@ pub const ROUTES: &[Route] = &[
     route!("GET" "/api/v1/workload/{id}/" GetWorkload, Some(ReadWorkloads), "A document by `name` (its newest version) or `name@version`", &OWNER, "", &[(200, "Workload")]),
     route!("DELETE" "/api/v1/workload/{id}/" DropWorkload, Some(WriteWorkloads), "Remove a document that is pending or was rejected", &OWNER, "", &[(204, "")]),
     route!("POST" "/api/v1/workload/{id}/template/" RunInstance, Some(WriteWorkloads), "Make an instance, with intents about it", &OWNER, "TemplateInput", &[(201, "Instance")]),
-    route!("POST" "/api/v1/cluster/register/" RegisterCluster, Some(WriteClusters), "Confirm a cluster; its agent is what declares it", &[], "ClusterInput", &[(204, "")]),
+    route!("POST" "/api/v1/cluster/register/" RegisterCluster, Some(WriteClusters), "Check that an agent has declared a cluster; registers nothing", &[], "ClusterInput", &[(204, "")]),
     route!("GET" "/api/v1/cluster/retrieve/" ListClusters, Some(ReadClusters), "List clusters", &[], "", &[(200, "[Cluster]")]),
     route!("GET" "/api/v1/cluster/retrieve/{id}/" GetCluster, Some(ReadClusters), "A cluster as it stands", &[], "", &[(200, "Cluster")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent" TmfList, Some(ReadIntents), "List intents (TMF921)", &["fields", "offset", "limit"], "", &[(200, "[TmfIntent]")]),
@@ -204,7 +204,7 @@ fn parameter(name: &str) -> (Json, &'static str) {
         "fields" => (text(), "Fields to show, divided by commas"),
         "name" => (text(), "Name of the document"),
         "version" => (text(), "Version of the document"),
-        "release_name" => (text(), "Name of the instance's document"),
+        "release_name" => (text(), "Helm's name of the release of a chart"),
         "cluster_name" => (text(), "Cluster that it runs on"),
         "workload_document" => (text(), "Document that it runs, `name@version`"),
         _ => (

@@ -3,8 +3,8 @@
 //! The intent itself, after TS 28.312, is the value of a `JsonLdExpression`; the resource around it is TMF921's.
 
 use mesh_proto::{
-    intent::Intent,
-    query::{CheckReply, IntentView},
+    intent::{Intent, IntentView},
+    validation::CheckReply,
 };
 use prost::Message as _;
 use serde_json::{Map, Value as Json, json};
@@ -88,7 +88,7 @@ pub fn hub(id: &str, callback: &str, query: &str) -> Json {
 /// What would come of an intent, as a probe with its report. Nothing of it is kept, so it has no address.
 pub fn probe(id: &str, name: &str, intent: &Intent, reply: &CheckReply) -> Json {
     let expression = mesh_proto::json::to_value("continuum.intent.v1.Intent", &intent.encode_to_vec());
-    let told = mesh_proto::json::to_value("continuum.query.v1.CheckReply", &reply.encode_to_vec());
+    let told = mesh_proto::json::to_value("continuum.validation.v1.CheckReply", &reply.encode_to_vec());
     let reasons: Vec<String> = reply.problems.iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.hint)).collect();
     let number = |name: &str, value: f64| json!({"@type": "NumberCharacteristic", "name": name, "valueType": "number", "value": value});
     json!({

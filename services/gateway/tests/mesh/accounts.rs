@@ -14,7 +14,7 @@ use hyper_util::{
 use mesh_core::Outgoing;
 use mesh_kit::{Running, Settings};
 use mesh_proto::identity::{AccountDefined, DefineAccount};
-use mesh_test::{Land, until};
+use mesh_test::{TestBus, until};
 
 use super::{login, quick, ready};
 
@@ -25,8 +25,8 @@ fn client() -> Client<HttpConnector, Full<Bytes>> {
 }
 
 /// A gateway alone, whose data is in a folder if it is given one.
-async fn join(land: &Land, folder: Option<&Path>, config: gateway::Config) -> Running {
-    let settings = Settings { data_dir: folder.map(Into::into), ..land.settings("gateway") };
+async fn join(test_bus: &TestBus, folder: Option<&Path>, config: gateway::Config) -> Running {
+    let settings = Settings { data_dir: folder.map(Into::into), ..test_bus.settings("gateway") };
     mesh_kit::join("gateway", settings, config, gateway::start).await.unwrap()
 }
 
@@ -36,10 +36,10 @@ fn text(path: &Path) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_is_ready_once_somebody_can_sign_in_there() {
-    let Some(land) = Land::start("gateway, readiness").await else { return };
+    let Some(test_bus) = TestBus::start("gateway, readiness").await else { return };
     let random = aws_lc_rs::rand::SystemRandom::new();
     let key = STANDARD.encode(Ed25519KeyPair::generate_pkcs8(&random).unwrap());
-    let keys = land.folder().join("issuer.keys");
+    let keys = test_bus.folder().join("issuer.keys");
     std::fs::write(&keys, format!("sign {key}\npepper {}\n", STANDARD.encode([7; 32]))).unwrap();
     // It can keep no password, so it makes no account. Its port is free: nobody else has this address.
     let held = std::net::TcpListener::bind((mesh_test::loopback(), 0)).unwrap();
@@ -47,7 +47,7 @@ async fn a_gateway_is_ready_once_somebody_can_sign_in_there() {
     drop(held);
     let url = format!("http://{rest_listen}");
     let shared = || gateway::Config { issuer_keys_file: Some(keys.clone()), ..quick() };
-    let waiting = join(&land, None, gateway::Config { rest_listen, ..shared() }).await;
+    let waiting = join(&test_bus, None, gateway::Config { rest_listen, ..shared() }).await;
     let missing = until(
         "an account is all that it waits for",
         async || waiting.mesh().readiness().missing(),
@@ -62,8 +62,8 @@ async fn a_gateway_is_ready_once_somebody_can_sign_in_there() {
     assert_eq!(early.status, 503, "its password is not called wrong: {early:?}");
     assert!(early.headers.contains_key(header::RETRY_AFTER));
 
-    let folder = land.folder().join("other");
-    let other = join(&land, Some(&folder), shared()).await;
+    let folder = test_bus.folder().join("other");
+    let other = join(&test_bus, Some(&folder), shared()).await;
     ready(&other).await;
     ready(&waiting).await;
     let password = text(&folder.join("admin.password"));
@@ -77,11 +77,11 @@ async fn a_gateway_is_ready_once_somebody_can_sign_in_there() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_file_stays_while_its_password_holds_and_goes_with_anothers() {
-    let Some(land) = Land::start("gateway, first account").await else { return };
-    let folder = land.folder().join("gateway");
-    let first = join(&land, Some(&folder), quick()).await;
+    let Some(test_bus) = TestBus::start("gateway, first account").await else { return };
+    let folder = test_bus.folder().join("gateway");
+    let first = join(&test_bus, Some(&folder), quick()).await;
     ready(&first).await;
-    let stored = land.bus("gateway").await.log("IDENTITY").last(FIRST).await.unwrap().unwrap();
+    let stored = test_bus.connect("gateway").await.log("IDENTITY").last(FIRST).await.unwrap().unwrap();
     let made = stored.event::<AccountDefined>().unwrap().unwrap();
     first.stop().await;
     let (password, keys) = (text(&folder.join("admin.password")), text(&folder.join("issuer.keys")));
@@ -89,8 +89,8 @@ async fn a_password_file_stays_while_its_password_holds_and_goes_with_anothers()
     // Killed after it had asked, it starts again on the same folder, and its earlier command is answered before the new
     // one. Or another gateway's command is.
     for (kept, holds) in [(password.as_str(), true), ("what another gateway had drawn", false)] {
-        let land = Land::start("gateway, first account asked for before").await.unwrap();
-        let folder = land.folder().join("gateway");
+        let test_bus = TestBus::start("gateway, first account asked for before").await.unwrap();
+        let folder = test_bus.folder().join("gateway");
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("issuer.keys"), &keys).unwrap();
         std::fs::write(folder.join("admin.password"), kept).unwrap();
@@ -104,10 +104,10 @@ async fn a_password_file_stays_while_its_password_holds_and_goes_with_anothers()
             only_new: true,
         };
         let before = Outgoing::new(&before, "asked-before", mesh_test::now()).unwrap();
-        land.bus("gateway").await.publish(&before).await.unwrap();
-        let gateway = join(&land, Some(&folder), quick()).await;
+        test_bus.connect("gateway").await.publish(&before).await.unwrap();
+        let gateway = join(&test_bus, Some(&folder), quick()).await;
         ready(&gateway).await;
-        let stored = land.bus("gateway").await.log("IDENTITY").last(FIRST).await.unwrap().unwrap();
+        let stored = test_bus.connect("gateway").await.log("IDENTITY").last(FIRST).await.unwrap().unwrap();
         assert_eq!(stored.cause.unwrap().id, "asked-before", "the first command made it");
         assert_eq!(folder.join("admin.password").exists(), holds, "{kept}");
         let answer = login(&http, &text(&folder.join("url")), "admin", &password).await;

@@ -157,7 +157,7 @@ async fn what_a_lost_gateway_had_claimed_another_delivers_once_the_claim_has_run
     assert_eq!(made.status, 201, "{made:?}");
     let id = made.body["id"].as_str().unwrap().to_owned();
     // A gateway that claims, and is heard of no more.
-    let bus = world.land.bus("gateway").await;
+    let bus = world.test_bus.connect("gateway").await;
     let claim = ClaimDelivery { owner: "local".into(), subscription_id: id.clone(), holder: "gone".into() };
     bus.publish(&Outgoing::new(&claim, "claim-of-the-lost", mesh_test::now()).unwrap()).await.unwrap();
     let claimed = format!("subscription.delivery_claimed.v1.local.{id}");

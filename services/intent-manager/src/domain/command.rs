@@ -159,7 +159,7 @@ impl Case<'_> {
     fn define(&self, document: Bytes, rolled_back_to: u64) -> Result<Vec<Fact>, Refusal> {
         let Some(last) = &self.entity.submission else { return Err(self.absent()) };
         let row = self.entity.row();
-        // The same content again starts anew what has ended or failed, and changes nothing otherwise.
+        // The same content again restarts what has ended or failed, and changes nothing otherwise.
         let alive = last.verdict == Verdict::Awaited
             || (last.verdict == Verdict::Accepted && !matches!(row, Row::Failed | Row::Terminated));
         if alive && last.same(&document) {

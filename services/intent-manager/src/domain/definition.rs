@@ -7,6 +7,7 @@ use mesh_proto::{
     Timestamp,
     intent::{Intent, Problem, TargetState},
     is_key,
+    telemetry::Provenance,
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,10 @@ pub struct Target {
     /// Value of the last recorded period, in the target's unit; meaningless without `measured`.
     #[serde(with = "as_text")]
     pub achieved: f64,
-    /// Was the last recorded period measured?
+    /// Where that value comes from, a [`Provenance`]; 0 when not stated.
+    #[serde(default)]
+    pub provenance: i32,
+    /// Did the last recorded period have a value?
     pub measured: bool,
     /// Did it hold in the last recorded period?
     pub fulfilled: bool,
@@ -49,6 +53,11 @@ impl Target {
 
     /// Is this standing news against an earlier one? A new value alone is not.
     pub fn differs(&self, before: &Self) -> bool {
+        // Also not news: the first statement of where the value comes from, after facts of an earlier release.
+        let sources = [self.provenance, before.provenance];
+        if sources[0] != sources[1] && !sources.contains(&0) {
+            return true;
+        }
         let standing = |t: &Self| (t.measured, t.fulfilled, t.missed, t.unmeasured);
         // Which period was missed first tells whether the next one is in a row with it.
         let open = self.missed > 0 && self.missed < MISSED_MAX;
@@ -70,15 +79,27 @@ impl Target {
             period: self.period,
             unmeasured: self.unmeasured,
             missed_since: self.missed_since,
+            provenance: self.provenance,
         }
     }
 
-    /// Takes over how it stood from a fact. A value that is no number counts as 0.
+    /// Takes over how it stood from a fact. A value that is not a number counts as 0.
     pub fn adopt(&mut self, fact: &TargetState) {
         self.achieved = if fact.achieved.is_finite() { fact.achieved } else { 0.0 };
         (self.measured, self.fulfilled) = (fact.measured, fact.fulfilled);
         (self.missed, self.unmeasured, self.period) = (fact.missed, fact.unmeasured, fact.period);
         self.missed_since = fact.missed_since;
+        self.provenance = fact.provenance;
+    }
+
+    /// `modelled` or `declared` if its value was not measured.
+    pub fn unmeasured_source(&self) -> Option<&'static str> {
+        types::unmeasured(Provenance::try_from(self.provenance).unwrap_or_default()).filter(|_| self.measured)
+    }
+
+    /// `compEnergyConsumption is modelled, not measured`, of a value that is not measured.
+    pub fn remark(&self) -> Option<String> {
+        self.unmeasured_source().map(|source| format!("{} is {source}, not measured", self.name))
     }
 
     /// `cpuUsage must be less than 20 %`
@@ -86,9 +107,10 @@ impl Target {
         format!("must be {}", self.bound.words(sign(&self.name)))
     }
 
-    /// `cpuUsage is 34.2 %, must be less than 20 %`
+    /// `cpuUsage is 34.2 %, must be less than 20 %`; of a value that is not measured `34.2 % (modelled)`.
     pub fn figures(&self) -> String {
-        format!("{} is {}, {}", self.name, figure(self.achieved, sign(&self.name)), self.demand())
+        let source = self.unmeasured_source().map(|source| format!(" ({source})")).unwrap_or_default();
+        format!("{} is {}{source}, {}", self.name, figure(self.achieved, sign(&self.name)), self.demand())
     }
 }
 
@@ -165,6 +187,7 @@ impl Definition {
                         name: target.target_name.clone(),
                         bound,
                         achieved: 0.0,
+                        provenance: 0,
                         measured: false,
                         fulfilled: false,
                         missed_since: None,

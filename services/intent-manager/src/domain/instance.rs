@@ -217,14 +217,14 @@ impl Case<'_> {
         let Some(in_force) = self.entity.in_force() else { return vec![] };
         let Some(standing) = Standing::reported(report) else { return vec![] };
         let mut now = in_force.clone();
-        let mut anew = vec![];
+        let mut renewed = vec![];
         for instance in now.instances.iter_mut().filter(|i| !i.network && i.id == report.instance_id) {
             let same_place = instance.generation == report.generation && instance.cluster == report.cluster_id;
             if standing == Standing::Running {
                 let event = report.event.as_ref().map_or("", |event| event.r#type.as_str());
                 if !same_place || instance.standing != Standing::Running || matches!(event, "migrated" | "restarted") {
                     instance.run(&report.cluster_id, report.generation, self.at);
-                    anew.push(instance.expectation.clone());
+                    renewed.push(instance.expectation.clone());
                 }
                 if !report.to_cluster_id.is_empty() {
                     // Somewhere would do better after all; should that come to nothing, it may be asked for again.
@@ -238,11 +238,11 @@ impl Case<'_> {
                 instance.reason.clone_from(&report.reason);
                 instance.hint.clear();
                 instance.stuck.clear();
-                anew.push(instance.expectation.clone());
+                renewed.push(instance.expectation.clone());
             }
             instance.to_cluster.clone_from(&report.to_cluster_id);
         }
-        anew.iter().for_each(|expectation| now.reset_targets(expectation));
+        renewed.iter().for_each(|expectation| now.reset_targets(expectation));
         self.settle(now, "")
     }
 

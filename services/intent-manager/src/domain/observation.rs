@@ -195,6 +195,7 @@ fn judge(target: &mut Target, generation: u64, observation: &TargetObserved) -> 
     }
     target.period = observation.period;
     target.achieved = found.value;
+    target.provenance = found.provenance;
     (target.measured, target.unmeasured) = (true, 0);
     target.fulfilled = target.bound.holds(found.value);
     if target.fulfilled {

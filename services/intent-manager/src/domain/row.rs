@@ -2,7 +2,7 @@
 
 use mesh_proto::intent::{FulfilmentStatus, NotFulfilledState, State};
 
-use super::{InForce, Instance, MISSED_MAX, Standing, UNMEASURED_MAX};
+use super::{InForce, Instance, MISSED_MAX, Standing, Target, UNMEASURED_MAX};
 
 /// A state without its words: fulfilmentStatus and notFulfilledState in one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,7 +137,7 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
         }
     };
     let infeasible =
-        (!now.infeasible.is_empty()).then(|| format!("no registered cluster is large enough: {}", now.infeasible));
+        (!now.infeasible.is_empty()).then(|| format!("no registered cluster can take it: {}", now.infeasible));
     match row {
         Row::Submitted | Row::Terminated => {}
         Row::Suspended => {
@@ -165,8 +165,8 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
         Row::Failed => {
             troubles(&mut told, |standing| standing == Standing::Hopeless);
             if let Some(text) = &infeasible {
-                told.add(text, "a cluster that is large enough");
-                told.hint("register a larger cluster, or update the intent to ask for less");
+                told.add(text, "a cluster that can take it");
+                told.hint("register a cluster that can take it, or update the intent to ask for less");
             }
             told.otherwise("it can be met again", "the next look at its instances");
         }
@@ -180,7 +180,9 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
                 told.marked(mark, format!("{} was not measured in the last period", target.name), "");
             }
             if row == Row::Fulfilled {
-                told.otherwise("every target holds", "");
+                let remarks: Vec<String> = now.targets.iter().filter_map(Target::remark).collect();
+                let separator = if remarks.is_empty() { "" } else { "; " };
+                told.otherwise(&format!("every target holds{separator}{}", remarks.join("; ")), "");
             } else {
                 told.otherwise("all replicas run", "");
                 told.waits("one whole period in which every target holds");

@@ -12,6 +12,7 @@ use mesh_proto::{
     network::{Connectivity, ConnectivityChanged, NetworkRefused},
     observation::{ObservedTarget, TargetObserved},
     placement::PlacementUnplaced,
+    telemetry::Provenance,
     validation,
     workload::{InstanceChanged, InstancePhase, InstanceUnavailable, LifecycleEvent},
 };
@@ -191,6 +192,7 @@ pub(crate) fn observed(period: u64, generation: u64, values: Option<(f64, f64)>)
         target_name: name.into(),
         value,
         samples,
+        provenance: if samples > 0 { Provenance::Measured.into() } else { 0 },
     };
     TargetObserved {
         owner: OWNER.into(),
@@ -463,7 +465,7 @@ fn a_definition_changes_only_in_the_states_that_the_table_names() {
 }
 
 #[test]
-fn an_update_with_the_same_content_starts_anew_only_what_has_ended_or_failed() {
+fn an_update_with_the_same_content_restarts_only_ended_or_failed() {
     check(fulfilled(), update(plain()), &["unchanged v1 by input-5"]);
     check(acknowledged(), update(plain()), &["unchanged v1 by input-3"]);
     let ended = [acknowledged(), vec![terminate()]].concat();
@@ -607,7 +609,7 @@ fn waiting_to_run_says_for_what() {
 }
 
 #[test]
-fn no_room_and_no_document_keep_it_acknowledged_with_the_reason_and_the_hint() {
+fn without_room_or_document_it_stays_acknowledged_with_a_hint() {
     let bench = check(
         acknowledged(),
         unplaced(""),
@@ -629,7 +631,7 @@ fn no_room_and_no_document_keep_it_acknowledged_with_the_reason_and_the_hint() {
 }
 
 #[test]
-fn a_fault_that_goes_with_the_document_fails_the_intent_and_an_update_heals_it() {
+fn a_fault_of_the_document_fails_the_intent_until_an_update() {
     let mut report = changed(InstancePhase::Failed, "edge", 1);
     report.hopeless = true;
     report.reason = "no such file: /bin/nothing".into();
@@ -665,10 +667,10 @@ fn a_failure_that_may_pass_elsewhere_does_not_fail_the_intent() {
 }
 
 #[test]
-fn infeasible_fails_what_does_not_run_yet_and_feasible_again_acknowledges_it() {
-    let large = "no registered cluster is large enough: cloud has 4000 mCPU, 5000 are asked for: 1000 short";
+fn infeasible_fails_what_does_not_run_and_feasible_acknowledges() {
+    let large = "no registered cluster can take it: cloud has 4000 mCPU, 5000 are asked for: 1000 short";
     let bench = check(acknowledged(), feasible(1, false), &[&format!("ACKNOWLEDGED -> FULFILMENTFAILED: {large}")]);
-    assert_eq!(bench.entity.state.waits_for, "a cluster that is large enough");
+    assert_eq!(bench.entity.state.waits_for, "a cluster that can take it");
     check(acknowledged(), feasible(2, false), &[]);
     let failed = [acknowledged(), vec![feasible(1, false)]].concat();
     check(failed, feasible(1, true), &["FULFILMENTFAILED -> ACKNOWLEDGED: waiting for a cluster"]);
@@ -680,7 +682,7 @@ fn infeasible_fails_what_does_not_run_yet_and_feasible_again_acknowledges_it() {
 }
 
 #[test]
-fn an_instance_that_is_lost_degrades_and_a_held_period_elsewhere_fulfils_again() {
+fn a_lost_instance_degrades_and_a_held_period_elsewhere_fulfils() {
     let mut lost = changed(InstancePhase::Lost, "edge", 1);
     lost.reason = "silent for 10 s".into();
     let given = [fulfilled(), vec![lost.clone().into()]].concat();
@@ -708,6 +710,19 @@ fn one_whole_period_in_which_every_target_holds_fulfils() {
     let mut early = observed(1, 1, Some((10.0, 50.0)));
     early.begin = Some(at(-1));
     check(compliant(), early.into(), &[]);
+}
+
+#[test]
+fn fulfilment_by_a_value_that_no_meter_read_says_so() {
+    let mut modelled = observed(1, 1, Some((10.0, 50.0)));
+    modelled.targets[0].provenance = Provenance::Modelled.into();
+    modelled.targets[1].provenance = Provenance::Declared.into();
+    let remarks = "cpuUsage is modelled, not measured; ramUsage is declared, not measured";
+    let fulfilled = format!("COMPLIANT -> FULFILLED: every target holds; {remarks}");
+    check(compliant(), modelled.clone().into(), &[&fulfilled]);
+    // Values that come from somewhere else are news, although they hold as before.
+    let given = [compliant(), vec![modelled.into()]].concat();
+    check(given, held(2), &["FULFILLED -> FULFILLED: every target holds"]);
 }
 
 #[test]
@@ -756,7 +771,7 @@ fn two_missed_periods_in_a_row_degrade_and_ask_for_a_remedy() {
     );
 }
 
-/// Seconds at which remedies are asked for, of so many missed periods in a row.
+/// Seconds at which remedies are requested during this many missed periods in a row.
 fn asked_at(bench: &mut Bench, periods: std::ops::Range<u64>, generation: u64, cpu: f64) -> Vec<i64> {
     let mut asked = vec![];
     for period in periods {
@@ -775,8 +790,8 @@ fn a_remedy_that_does_not_help_is_asked_for_ever_less_often() {
     assert_eq!(asked_at(&mut bench, 2..400, 1, 34.0), [40, 100, 220, 460, 940, 1_900, 2_860, 3_820]);
     let facts = bench.facts.len();
     asked_at(&mut bench, 400..450, 1, 90.0);
-    assert_eq!(bench.facts.len(), facts, "a missed period more is no news");
-    // Once the targets have held for long, the waits begin anew.
+    assert_eq!(bench.facts.len(), facts, "a missed period more is not news");
+    // Once the targets have held for long, the waits start again from one.
     bench.when(held(450)).unwrap();
     assert_eq!(asked_at(&mut bench, 574..650, 1, 34.0), [5_760, 5_820, 5_940, 6_180]);
 }
@@ -807,7 +822,7 @@ fn after_a_move_the_cool_down_counts_from_when_it_runs() {
 }
 
 #[test]
-fn where_the_planner_found_nothing_better_it_is_asked_again_only_after_a_change_by_more_than_a_tenth() {
+fn the_planner_is_asked_again_only_after_a_change_above_a_tenth() {
     let mut bench = Bench::given([degraded(), vec![unplaced("edge")]].concat());
     let facts = bench.facts.len();
     assert_eq!(asked_at(&mut bench, 4..100, 1, 34.0), Vec::<i64>::new());
@@ -819,7 +834,7 @@ fn where_the_planner_found_nothing_better_it_is_asked_again_only_after_a_change_
     let facts = lines(bench.when(load(101, 700)));
     assert_eq!(facts, ["remedy wanted on edge generation 1: cpuUsage is 34 %, must be less than 20 % on edge"]);
     assert_eq!(bench.when(load(102, 900)).unwrap(), vec![], "it was asked for a moment ago");
-    // The planner's new answer, with its figures, is news; the same is none.
+    // A new answer of the planner, with its figures, is news; the same answer is not.
     let mut report = PlacementUnplaced { asked_by: vec![ID.into()], intent_id: "maker".into(), ..no_place("edge") };
     report.reason = "nearest miss is edge: 400 mCPU short".into();
     let heard: BTreeSet<Key> = Intents::default().concerns(&report.clone().into(), &()).into_iter().collect();
@@ -830,7 +845,7 @@ fn where_the_planner_found_nothing_better_it_is_asked_again_only_after_a_change_
 }
 
 #[test]
-fn a_move_that_comes_to_nothing_may_be_asked_for_again_where_nothing_was_better_before() {
+fn a_failed_move_may_be_asked_for_again() {
     let mut bench = Bench::given([degraded(), vec![unplaced("edge")]].concat());
     let mut moving = changed(InstancePhase::Running, "edge", 1);
     (moving.to_cluster_id, moving.to_generation) = ("cloud".into(), 2);
@@ -1589,7 +1604,7 @@ proptest! {
 
     /// Against a second, simpler model of one target: the list of all that was observed of it.
     #[test]
-    fn a_remedy_is_wanted_after_two_missed_periods_in_a_row_and_then_ever_less_often(
+    fn a_remedy_is_wanted_after_two_misses_and_then_less_often(
         periods in proptest::collection::vec((prop_oneof![1 => Just(0u8), 12 => Just(1), 1 => Just(2)], prop_oneof![9 => Just(1u64), 1 => Just(2)]), 1..160)
     ) {
         let mut bench = Bench::given(vec![submit(other()), accept(1), running("edge", 1)]);

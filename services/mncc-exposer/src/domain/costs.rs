@@ -21,6 +21,7 @@ use mesh_proto::{
         NetworkMetricsBody, NetworkMetricsPublished, ProbeSample,
     },
     derived_id,
+    telemetry::Provenance,
 };
 use prost::Message as _;
 
@@ -85,7 +86,7 @@ pub struct Counts {
     pub accepted: u64,
     /// Undecodable, not finite, out of range, of another link than their key says.
     pub invalid: u64,
-    /// Of who is no member, or says to be another.
+    /// From a stranger, or under the name of another member.
     pub strangers: u64,
     /// From the future, or older than what is known.
     pub untimely: u64,
@@ -113,7 +114,7 @@ struct Link {
     count: u32,
 }
 
-type Way = (String, String);
+type LinkKey = (String, String);
 
 /// The view of all costs.
 #[derive(Debug, Default)]
@@ -122,9 +123,9 @@ pub struct Costs {
     counts: Counts,
     now: Timestamp,
     members: BTreeMap<String, Member>,
-    links: BTreeMap<Way, Link>,
+    links: BTreeMap<LinkKey, Link>,
     version: u64,
-    published: BTreeMap<Way, LinkCost>,
+    published: BTreeMap<LinkKey, LinkCost>,
     published_at: Timestamp,
     metrics_at: Timestamp,
     metrics: Option<NetworkMetricsPublished>,
@@ -196,7 +197,7 @@ impl Costs {
         Maps::new(&nodes, &links)
     }
 
-    fn cost(&self, way: &Way) -> Option<LinkCost> {
+    fn cost(&self, way: &LinkKey) -> Option<LinkCost> {
         let (link, from, to) = (self.links.get(way)?, self.members.get(&way.0)?, self.members.get(&way.1)?);
         let newest = link.probes.back()?;
         let answered: Vec<&ProbeSample> = link.probes.iter().rev().filter(|p| p.answered > 0).take(MEDIAN_OF).collect();
@@ -221,6 +222,7 @@ impl Costs {
             loss_percent: if sent == 0 { 0.0 } else { lost as f64 * 100.0 / sent as f64 },
             throughput_mbps,
             energy_watts: throughput_mbps.max(0.0) * WATTS_PER_MBPS,
+            energy_provenance: Provenance::Modelled.into(),
             failures: link.failures,
             up: !newest.failed && !link.silent,
             probes: link.count,
@@ -319,7 +321,7 @@ impl Costs {
         self.published_at = self.now;
         let domain = self.limits.domain.clone();
         let fact = CostsChanged { domain, version: self.version, links, changes, at: Some(self.now) };
-        self.published = by_way(&fact);
+        self.published = by_link(&fact);
         let id = derived_id(&["costs", &fact.domain, &self.version.to_string()]);
         Some(Derived::new(fact, id, self.now))
     }
@@ -388,7 +390,7 @@ fn untimely(counts: &mut Counts) -> &mut u64 {
     &mut counts.untimely
 }
 
-fn by_way(fact: &CostsChanged) -> BTreeMap<Way, LinkCost> {
+fn by_link(fact: &CostsChanged) -> BTreeMap<LinkKey, LinkCost> {
     fact.links.iter().map(|l| ((l.from_cluster.clone(), l.to_cluster.clone()), l.clone())).collect()
 }
 
@@ -414,7 +416,7 @@ impl Projector for Costs {
             && changed.version > self.version
         {
             self.version = changed.version;
-            self.published = by_way(&changed);
+            self.published = by_link(&changed);
         }
         vec![]
     }

@@ -1,7 +1,7 @@
 //! The life of each network intent: accepted with its calls, executed, connected or not, withdrawn.
 //!
 //! An entity is one network intent, `[owner, network id]`. Facts hold no secrets: the calls in `NetworkAccepted` show
-//! fingerprints, and executioners read the secrets in the command that it names. What executioners achieve comes back as
+//! fingerprints, and adaptors read the secrets in the command that it names. What adaptors achieve comes back as
 //! a command of the exposer's own. An intent about networks that is acknowledged is carried out under its own id, and withdrawn
 //! when it ends. A report about another version, or about something that is not under way, is not heard.
 
@@ -203,7 +203,7 @@ impl Decider for Networks {
                 }
             },
             Input::ReportConnectivity(m) => Ok(report(key, state, m)),
-            // It is no command, so the refusal is said here.
+            // It is not a command, so the refusal is published here.
             Input::IntentAcknowledged(m) => Ok(match self.acknowledged(key, state, m, envelope) {
                 Ok(fact) => fact.into_iter().collect(),
                 Err(refusal) => {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledged_intent_about_networks_is_carried_out_and_withdrawn_at_its_end() {
+    fn a_network_intent_is_carried_out_and_withdrawn_at_its_end() {
         let value: serde_json::Value = serde_saphyr::from_str(L2SM).unwrap();
         let mut intent = value["Intent"].clone();
         intent["userLabel"] = "CloudContinuumNetwork".into();

@@ -7,7 +7,7 @@
 //!   it is the *expected* depth at which the point would be cut off were it inserted (the insertion rule of robust
 //!   random cut forests, Guha et al. 2016, with the feature drawn evenly so that no unit matters): in a node whose box
 //!   the point leaves by `out` beside a side of `len`, that feature cuts it off with probability `out / (len + out)`.
-//! - **Grain.** What differs by less than a feature's grain is the same: a constant that wavers is no anomaly.
+//! - **Grain.** What differs by less than a feature's grain is the same: a constant that wavers is not an anomaly.
 //! - **Contributions** are Shapley values of the expected depth of that very point: exact, over all subsets of
 //!   features; a feature outside the subset never cuts, and at its splits both sides count by their points.
 //!
@@ -57,7 +57,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The shape measured best on Shuttle in stream order, for points of so many features.
+    /// The shape measured best on Shuttle in stream order, for points of this many features.
     pub fn of(features: usize) -> Self {
         Self { features, trees: 64, points: 16, window: 256, turnover: 16 }
     }
@@ -198,7 +198,7 @@ fn split(rows: &mut [&[f64]], features: usize, rng: &mut Rng, nodes: &mut Vec<No
     at as u32
 }
 
-/// Mean depth of a search that fails in a random tree of so many points.
+/// Mean depth of a search that fails in a random tree of this many points.
 fn usual_depth(points: f64) -> f64 {
     const EULER: f64 = 0.577_215_664_901_532_9;
     match points {
@@ -249,7 +249,7 @@ impl Forest {
     }
 
     /// How anomalous a point is: near 1 if it is cut off at once, about 0.5 and less if it is one of many. 0.5 before
-    /// there are trees, and for what is no point (another number of features, or a value that is not finite).
+    /// there are trees, and for what is not a point (another number of features, or a value that is not finite).
     pub fn score(&self, point: &[f64]) -> f64 {
         if self.trees.is_empty() || !self.is_point(point) {
             return 0.5;
@@ -258,7 +258,7 @@ impl Forest {
         (-sum / self.trees.len() as f64 / usual_depth(self.shape.points as f64)).exp2()
     }
 
-    /// Takes a point in. What is no point is left out.
+    /// Takes a point in. What is not a point is left out.
     pub fn learn(&mut self, point: &[f64]) {
         if !self.is_point(point) {
             return;
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_far_beyond_scores_higher_than_what_is_near_and_both_higher_than_what_is_usual() {
+    fn the_further_from_the_usual_the_higher_the_score() {
         let (forest, mut rng) = taught(500);
         let usual = (0..100).map(|_| forest.score(&quiet(&mut rng))).fold(0.0, f64::max);
         let (near, far) = (forest.score(&[11.5, 102.0, 7.0]), forest.score(&[40.0, 102.0, 7.0]));

@@ -44,7 +44,7 @@ pub struct Row {
     pub values: [f64; FIELDS.len()],
 }
 
-/// Why a text is no rule.
+/// Why a text is not a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("at character {at}: {problem}; {hint}")]
 pub struct Error {
@@ -136,7 +136,7 @@ pub struct Standing {
 pub enum Turn {
     /// It is an anomaly now, and these comparisons say so.
     Fired(Vec<Evidence>),
-    /// It is none any more.
+    /// It is no longer one.
     Cleared,
 }
 
@@ -353,18 +353,20 @@ fn scan(text: &str) -> Result<Vec<(usize, Token)>, Error> {
                 hint: "use a number such as 0.5, or a whole duration such as 500ms, 10s or 5m".into(),
             };
             let token = if unit.is_empty() {
-                Token::Number(digits.parse().map_err(|_| wrong(format!("{digits} is no number")))?)
+                Token::Number(digits.parse().map_err(|_| wrong(format!("{digits} is not a number")))?)
             } else {
                 let scale = match unit.as_str() {
                     "ms" => 1,
                     "s" => 1_000,
                     "m" => 60_000,
-                    _ => return Err(wrong(format!("{unit:?} is no unit of time"))),
+                    _ => return Err(wrong(format!("{unit:?} is not a unit of time"))),
                 };
                 let millis = digits.parse::<i64>().ok().and_then(|n| n.checked_mul(scale));
                 match millis.filter(|ms| *ms <= DURATION_MAX_MS) {
                     Some(millis) => Token::Duration(millis),
-                    None => return Err(wrong(format!("{digits}{unit} is no whole duration of at most ten minutes"))),
+                    None => {
+                        return Err(wrong(format!("{digits}{unit} is not a whole duration of at most ten minutes")));
+                    }
                 }
             };
             tokens.push((start + 1, token));
@@ -680,7 +682,7 @@ mod tests {
             ("hot: cpu_percent > 1 for 1s more", 29, "goes on"),
             ("hot: rate(cpu_percent) > 1 for 1s", 22, "over a time"),
             ("hot: cpu_percent > § for 1s", 20, "means nothing"),
-            ("hot: 1.2.3 > 1 for 1s", 6, "no number"),
+            ("hot: 1.2.3 > 1 for 1s", 6, "not a number"),
             ("hot: (cpu_percent > 1 for 1s", 19, "`)`"),
         ] {
             let error = Rule::parse(text).unwrap_err();

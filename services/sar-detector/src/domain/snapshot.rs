@@ -118,7 +118,7 @@ pub(super) fn read(bytes: &[u8], rules: usize, instances_max: usize) -> Result<B
         let id = instance.instance_id;
         let unsound = |problem| Error::Unsound { instance_id: id.chars().take(64).collect(), problem };
         if !is_key(&id) {
-            return Err(unsound("its id is none"));
+            return Err(unsound("its id is empty"));
         }
         let forest = unpack(instance.forest.unwrap_or_default()).map_err(unsound)?;
         if forest.shape().features != FEATURES {
@@ -162,11 +162,11 @@ fn pack(forest: &Forest) -> StoredForest {
 }
 
 fn unpack(stored: StoredForest) -> Result<Forest, &'static str> {
-    let [features, trees, points, window, turnover] = stored.shape[..] else { return Err("its shape is none") };
+    let [features, trees, points, window, turnover] = stored.shape[..] else { return Err("its shape is incomplete") };
     let [features, trees, points, window, turnover] = [features, trees, points, window, turnover].map(|n| n as usize);
     let shape = Shape { features, trees, points, window, turnover };
     if !shape.is_sound() {
-        return Err("its shape is none that a forest can have");
+        return Err("its shape is impossible for a forest");
     }
     let all = |values: &[f64]| values.iter().all(|v| v.is_finite());
     if stored.grain.len() != features || !all(&stored.grain) {

@@ -112,7 +112,7 @@ fn the_same_sample_by_both_ways_counts_once() {
 }
 
 #[test]
-fn history_teaches_and_tells_nothing_and_what_goes_on_is_told_with_the_first_live_sample() {
+fn history_trains_silently_and_the_first_live_sample_reports() {
     let (mut sar, mut rng) = (Sar::new(Limits::default(), vec![]), Rng(5));
     let mut past: Vec<_> = (0..100).map(|second| quiet(&mut rng, second)).collect();
     past.extend((100..110).map(|second| sample(second, 500.0)));

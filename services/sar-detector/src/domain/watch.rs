@@ -11,8 +11,7 @@ use std::collections::VecDeque;
 
 use mesh_proto::{
     Timestamp,
-    anomaly::{Contribution, Direction, Ending},
-    query::ModelMetric,
+    anomaly::{Contribution, Direction, Ending, ModelMetric},
     telemetry::InstanceSample,
 };
 

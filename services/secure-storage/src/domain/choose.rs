@@ -1,15 +1,16 @@
-//! Chooses a policy's locations and redundancy from its goals: filter, score, choose; every candidate says why.
+//! Chooses the locations and the redundancy of a policy from its goals: filter, score, choose. Every candidate carries
+//! its reason.
 //!
-//! Each location gets a score, lower is better, of four terms weighed by the goals:
+//! Each location gets a score, lower is better, of four terms weighted by the goals:
 //!
 //! - cost: price of a GB-month and of a GB read, over the dearest candidate's (an unknown price counts as the mean);
-//! - read and write time: distance in km over 20,000, half the earth, as a stand-in for time until it is measured,
-//!   and the write time again by volatility;
-//! - availability: its share of time away, and its errors of the last 12 months (100 weigh as much as 1 % away).
+//! - read and write time: distance in km over 20,000, half the circumference of the earth, as a stand-in for time
+//!   (round trips are measured, but not used here); the write time again, weighted by volatility;
+//! - availability: its declared share of time unavailable, and its declared errors of the last 12 months (100 weigh as much as 1 %).
 //!
-//! Then every n within bounds and every r is weighed: the n best by score, the stored share n/k for its cost, and the
-//! probability that more than r of them are away at once (independent by assumption; Poisson binomial) for its risk.
-//! Locations of one provider and place count as one risk: at most r of them are taken.
+//! Then every n within bounds is weighed with every r: the n best by score, the stored share n/k for the cost, and the
+//! probability that more than r of them are unavailable at once (independent by assumption; Poisson binomial) for the
+//! risk. Locations of one provider and place count as one risk: at most r of them are taken.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ use mesh_proto::{
     storage::{Candidate, Goals, Location, Term},
 };
 
-use crate::code::SHARDS_MAX;
+use crate::blob::code::SHARDS_MAX;
 
 /// What was chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,8 +96,8 @@ pub fn choose(goals: &Goals, locations: &BTreeMap<String, Location>) -> Result<C
         let why = ruled_out.iter().map(|c| format!("{}: {}", c.location, c.ruled_out)).collect::<Vec<_>>();
         let found = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
         return Err(Refusal::unsupported(
-            format!("{} of the {min} locations that are needed meet the goals{found}", scored.len()),
-            "register more locations, or ask for less",
+            format!("only {} of at least {min} locations meet the goals{found}", scored.len()),
+            "register more locations, or relax the goals",
         ));
     }
     let best = (min..=max.min(scored.len()))
@@ -105,8 +106,8 @@ pub fn choose(goals: &Goals, locations: &BTreeMap<String, Location>) -> Result<C
         .min_by(|a, b| a.value.total_cmp(&b.value));
     let Some(best) = best else {
         return Err(Refusal::unsupported(
-            "too many locations are of one provider and place",
-            "register locations of other providers or places",
+            "too many locations share one provider and place",
+            "register locations with other providers or in other places",
         ));
     };
     let of = |kind: &str| {
@@ -116,7 +117,8 @@ pub fn choose(goals: &Goals, locations: &BTreeMap<String, Location>) -> Result<C
     let (edge, cloud) = (of("edge"), of("cloud"));
     let (n, r) = (best.taken.len(), best.redundant);
     let reason = format!(
-        "{n} locations with {r} redundant: {:.0} % of the size stored, unreadable with probability {:.1e}",
+        "{n} locations with {r} redundant: {:.0} % of the size stored, unreadable with probability {:.1e}; \
+         nearness is distance on the map, and no round trip was measured for it",
         100.0 * n as f64 / (n - r) as f64,
         best.unreadable
     );
@@ -141,7 +143,7 @@ fn check(goals: &Goals) -> Result<(), Refusal> {
     if !placed || weights.iter().any(|w| !(0.0..=1.0).contains(w)) {
         return Err(Refusal::invalid(
             "a weight or a coordinate of the goals is out of bounds",
-            "weights from 0 to 1, lat -90 to 90, lng -180 to 180",
+            "use weights from 0 to 1, lat from -90 to 90, lng from -180 to 180",
         ));
     }
     Ok(())
@@ -152,7 +154,7 @@ fn rule_out(goals: &Goals, location: &Location, min: usize) -> Option<String> {
         return Some("does not comply with the GDPR".into());
     }
     if !goals.countrycodes.is_empty() && !goals.countrycodes.contains(&location.countrycode) {
-        return Some(format!("is in {:?}, not in {}", location.countrycode, goals.countrycodes.join(", ")));
+        return Some(format!("is in country {:?}, not in {}", location.countrycode, goals.countrycodes.join(", ")));
     }
     // With n locations and r redundant each holds 1/(n - r); at most all, at least a share of the fewest.
     let share = goals.data_size / min.max(1) as u64;
@@ -173,7 +175,7 @@ struct Weighed {
     unreadable: f64,
 }
 
-/// The n best with r redundant; `None` if they cannot be taken without too many of one place.
+/// The n best with r redundant; `None` if that takes too many of one place.
 fn weigh(goals: &Goals, scored: &[Scored<'_>], n: usize, redundant: usize) -> Option<Weighed> {
     let mut of_place: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
     let mut taken = vec![];
@@ -194,7 +196,7 @@ fn weigh(goals: &Goals, scored: &[Scored<'_>], n: usize, redundant: usize) -> Op
     if taken.len() < n {
         return None;
     }
-    // How many are away at once.
+    // Probability by the number that is unavailable at once.
     let mut away = vec![1.0];
     for &index in &taken {
         let p = unavailability(scored[index].location);
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_it_near_gets_the_edge_and_who_wants_it_safe_gets_more_redundancy() {
+    fn low_latency_chooses_the_edge_and_availability_more_redundancy() {
         let near = choose(&Goals { latency: 1.0, locations_max: 3, ..goals() }, &world()).unwrap();
         assert_eq!(names(&near), ["edge-1", "edge-2", "edge-3"]);
         let safe = choose(&Goals { availability: 1.0, ..goals() }, &world()).unwrap();
@@ -281,7 +283,7 @@ mod tests {
             assert_eq!(candidate.chosen, names(&choice).contains(&candidate.location));
         }
         let few = choose(&Goals { countrycodes: vec!["AT".into()], ..goals() }, &world()).unwrap_err();
-        assert!(few.reason.contains("0 of the 3") && few.reason.contains("frankfurt"), "{few:?}");
+        assert!(few.code == mesh_proto::RefusalCode::Unsupported && !few.hint.is_empty(), "{few:?}");
         assert!(choose(&Goals { cost: f64::NAN, ..goals() }, &world()).is_err());
     }
 

@@ -1,11 +1,11 @@
-//! What a policy means: its locations and its code, or what is wrong with it.
+//! The recipe of a policy, its locations and its code; and the checks of policies and locations.
 
 use mesh_proto::{
     Refusal,
     storage::{Encryption, Location, Policy, Redundancy},
 };
 
-use crate::code::{Code, SHARDS_MAX, Scheme};
+use crate::blob::code::{Code, SHARDS_MAX, Scheme};
 
 /// Bytes of text that a policy or a location may hold in one field.
 const TEXT_MAX: usize = 1_024;
@@ -23,7 +23,7 @@ pub struct Recipe {
     pub locations: Vec<String>,
     /// DEFLATE level; 0 for none.
     pub deflate_level: u32,
-    /// AES-256-GCM, or nothing.
+    /// Sealed with AES-256-GCM?
     pub encrypted: bool,
     /// Fragments on disk before a write is acknowledged.
     pub acknowledge_at: usize,
@@ -36,7 +36,7 @@ fn refusal(reason: impl Into<String>, hint: impl Into<String>) -> Refusal {
 /// The recipe of a policy whose locations are chosen.
 ///
 /// # Errors
-/// What is wrong with it, and the hint.
+/// When the policy is impossible.
 pub fn recipe(policy: &Policy) -> Result<Recipe, Refusal> {
     for (field, text) in [("name", &policy.name), ("description", &policy.description)] {
         if text.len() > TEXT_MAX {
@@ -46,28 +46,31 @@ pub fn recipe(policy: &Policy) -> Result<Recipe, Refusal> {
     let locations: Vec<String> = policy.edge_devices.iter().chain(&policy.backends).cloned().collect();
     let shards = locations.len();
     if shards == 0 {
-        return Err(refusal("the policy names no location", "give edge_devices or backends, or goals to choose by"));
+        return Err(refusal("the policy names no location", "name edge_devices or backends, or give goals"));
     }
     if shards > SHARDS_MAX {
         return Err(refusal(format!("the policy names {shards} locations"), format!("name at most {SHARDS_MAX}")));
     }
     if let Some(twice) = locations.iter().enumerate().find_map(|(i, l)| locations[..i].contains(l).then_some(l)) {
         return Err(refusal(
-            format!("the location {twice} is named twice, and its loss would cost two fragments"),
+            format!("the policy names location {twice} twice; its loss would cost two fragments"),
             "name each location once",
         ));
     }
     let none = Redundancy::default();
     let redundancy = policy.redundancy.as_ref().unwrap_or(&none);
     let Some(scheme) = Scheme::named(&redundancy.scheme) else {
-        return Err(refusal(format!("there is no scheme {:?}", redundancy.scheme), "use RS, RLNC or REPLICATION"));
+        return Err(refusal(
+            format!("unknown redundancy scheme {:?}", redundancy.scheme),
+            "use RS, RLNC or REPLICATION",
+        ));
     };
     let mut redundant = redundancy.redundant_packets as usize;
     if scheme == Scheme::Replication {
         if redundant != 0 && redundant != shards - 1 {
             return Err(refusal(
                 format!("REPLICATION keeps a copy in each of {shards} locations, which is {} redundant", shards - 1),
-                format!("leave redundant_packets out, or say {}", shards - 1),
+                format!("leave redundant_packets out, or set it to {}", shards - 1),
             ));
         }
         redundant = shards - 1;
@@ -85,7 +88,7 @@ pub fn recipe(policy: &Policy) -> Result<Recipe, Refusal> {
         Some(c) if c.scheme == "DEFLATE" && (1..=9).contains(&c.level) => c.level,
         Some(c) => {
             return Err(refusal(
-                format!("there is no compression {:?} of level {}", c.scheme, c.level),
+                format!("unknown compression {:?} with level {}", c.scheme, c.level),
                 "use DEFLATE with a level from 1 to 9, or leave compression out",
             ));
         }
@@ -96,7 +99,7 @@ pub fn recipe(policy: &Policy) -> Result<Recipe, Refusal> {
         at if (data..=shards).contains(&at) => at,
         at => {
             return Err(refusal(
-                format!("acknowledge_at is {at}, and {data} fragments are needed of {shards}"),
+                format!("acknowledge_at is {at}; an object has {shards} fragments and needs {data} of them"),
                 format!("use {data} to {shards}"),
             ));
         }
@@ -113,16 +116,16 @@ fn encrypted(encryption: Option<&Encryption>) -> Result<bool, Refusal> {
             Ok(true)
         }
         Some(e) => Err(refusal(
-            format!("there is no cipher {:?} with {} bits in mode {:?}", e.scheme, e.key_size, e.block_mode),
+            format!("unknown cipher {:?} with {} bits in mode {:?}", e.scheme, e.key_size, e.block_mode),
             "use AES with 256 bits in mode GCM, leave encryption out for the same, or NONE",
         )),
     }
 }
 
-/// What is wrong with a location, if anything.
+/// Checks a location.
 ///
 /// # Errors
-/// What, and the hint.
+/// When the location is impossible.
 pub fn check_location(location: &Location) -> Result<(), Refusal> {
     let texts = [
         &location.url,
@@ -139,10 +142,10 @@ pub fn check_location(location: &Location) -> Result<(), Refusal> {
         &location.node,
     ];
     if texts.iter().any(|text| text.len() > TEXT_MAX) {
-        return Err(refusal("a text is too long", format!("use at most {TEXT_MAX} bytes")));
+        return Err(refusal("a text of the location is too long", format!("use at most {TEXT_MAX} bytes")));
     }
     if !matches!(&*location.kind, "edge" | "cloud") {
-        return Err(refusal(format!("there is no kind {:?}", location.kind), "use edge or cloud"));
+        return Err(refusal(format!("unknown kind of location {:?}", location.kind), "use edge or cloud"));
     }
     let folder = location.url.strip_prefix("dir:");
     let server = location.url.strip_prefix("http://").or_else(|| location.url.strip_prefix("https://"));
@@ -150,7 +153,7 @@ pub fn check_location(location: &Location) -> Result<(), Refusal> {
         (Some(folder), _) if mesh_proto::is_key(folder) => {}
         (Some(folder), _) => {
             return Err(refusal(
-                format!("{folder:?} is not a folder below the gateway's own"),
+                format!("invalid folder name {folder:?}"),
                 "use dir:<name> of letters, digits, `_` and `-`",
             ));
         }
@@ -164,13 +167,16 @@ pub fn check_location(location: &Location) -> Result<(), Refusal> {
             }
             if location.credentials.is_empty() {
                 return Err(refusal(
-                    "an S3 location names no credentials",
-                    "put the keys into the gateway's location_keys_file and say their name here",
+                    "the S3 location names no credentials",
+                    "put the keys into the gateway's location_keys_file and give their name here",
                 ));
             }
         }
         (None, None) => {
-            return Err(refusal(format!("{:?} is no location", location.url), "use dir:<name> or http(s)://…/bucket"));
+            return Err(refusal(
+                format!("invalid location URL {:?}", location.url),
+                "use dir:<name> or http(s)://…/bucket",
+            ));
         }
     }
     let numbers = [location.lat, location.lng, location.unavailability]
@@ -185,7 +191,7 @@ pub fn check_location(location: &Location) -> Result<(), Refusal> {
     {
         return Err(refusal(
             "a coordinate, price or probability is out of bounds",
-            "lat -90 to 90, lng -180 to 180, prices from 0, unavailability 0 to 1",
+            "use lat from -90 to 90, lng from -180 to 180, prices from 0, unavailability from 0 to 1",
         ));
     }
     Ok(())

@@ -21,7 +21,7 @@ use mesh_proto::{
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use crate::chart::{is_sha256, report};
+use chart::{is_sha256, report};
 
 /// Bytes of the largest document.
 pub const DOCUMENT_MAX_BYTES: usize = 64 * 1024;
@@ -142,7 +142,7 @@ pub(super) fn attach(key: &Key, versions: &Versions, m: &AttachChart, command_id
     let known = found(key, versions, &m.version)?;
     let of = format!("{}@{}", key.token(1), head(&m.version));
     if !is_sha256(&m.sha256) {
-        let reason = format!("{:?} is no SHA-256", head(&m.sha256));
+        let reason = format!("{:?} is not a SHA-256", head(&m.sha256));
         return Err(Refusal::invalid(reason, "give 64 lower-case hexadecimal digits, those of the uploaded archive"));
     }
     if !is_chart(&known.submitted.document) {
@@ -222,7 +222,7 @@ pub(super) fn checked(versions: &Versions, m: &ReportChecks) -> Vec<Fact> {
 
 /// The document with what its checks found out: which archive it means, and what it asks for if it does not say.
 ///
-/// Appended rather than written anew: protobuf merges a message that comes again into the first, and fields that nobody
+/// Appended rather than rewritten: protobuf merges a message that comes again into the first, and fields that nobody
 /// here knows stay as they came in.
 fn completed(document: &Bytes, report: &CheckReport) -> Bytes {
     let known = WorkloadDocument::decode(document.clone()).unwrap_or_default();

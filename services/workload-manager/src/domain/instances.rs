@@ -10,114 +10,24 @@ use mesh_proto::{
     intent::{Intent, IntentAcknowledged},
     validation,
     workload::{
-        Governor, InstanceChanged, InstancePhase, InstanceUnavailable, InstanceUnwanted, InstanceWanted, RunInstance,
-        TargetBound, WorkloadDocument, WorkloadRegistered,
+        Governor, InstanceUnavailable, InstanceUnwanted, InstanceWanted, RunInstance, TargetBound, WorkloadDocument,
+        WorkloadRegistered,
     },
 };
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
 
 use super::{
-    documents::{head, listed, split},
+    documents::{head, listed},
+    instance::{Instance, REPLICAS_MAX, is_governor, revised},
     is_uuid,
-    known::{Known, Standing},
+    known::{Known, Standing, missing, rejected},
     life,
-    releases::{self, Revision, check_release, revised},
+    releases::check_release,
 };
 
-/// Replicas of one instance.
-pub const REPLICAS_MAX: u32 = 100;
 /// An instance that waits for a document looks once more after so long: when it began to wait, the fact that ended
 /// the wait may have been on its way already.
 pub const RECHECK_MS: i64 = 2_000;
-
-/// One instance: what is wanted of it, who waits for it, and how it fares.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Instance {
-    /// What was last wanted; `None` if it never was.
-    pub(super) wanted: Option<InstanceWanted>,
-    /// By intent: what it cannot have yet.
-    waiting: BTreeMap<String, InstanceUnavailable>,
-    /// Since when the newest of those waits.
-    waiting_since: Option<Timestamp>,
-    /// How it was last said to fare, without the event.
-    pub(super) changed: InstanceChanged,
-    /// Since when it is in this phase under this generation.
-    pub(super) phase_since: Timestamp,
-    /// Placements up to here are over, but for the one it is on.
-    pub(super) ended: u64,
-    /// Where it last ran, until it runs again.
-    pub(super) left: String,
-    /// Since when its cluster is to confirm that it stopped.
-    pub(super) stopping_since: Option<Timestamp>,
-    /// Did somebody ask for a move of which nothing came yet?
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) asked_to_move: bool,
-    /// What it was, newest last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) revisions: Vec<Revision>,
-    /// Placements up to here are of revisions before the present one.
-    #[serde(default)]
-    pub(super) revised_at: u64,
-}
-
-impl Instance {
-    /// What is wanted, while something is.
-    pub(super) fn live(&self) -> Option<&InstanceWanted> {
-        self.wanted.as_ref().filter(|w| w.replicas > 0)
-    }
-
-    /// After what is wanted of it changed.
-    pub(super) fn want(&mut self, fact: &InstanceWanted, at: Timestamp) {
-        let served = |intent: &str| fact.governors.iter().find(|g| g.intent_id == intent).map(|g| g.intent_version);
-        self.waiting.retain(|intent, waits| served(intent).is_none_or(|version| version < waits.intent_version));
-        self.forget_wait();
-        let over = matches!(self.changed.phase(), InstancePhase::Unspecified | InstancePhase::Stopped);
-        if fact.replicas > 0 {
-            self.stopping_since = None;
-            if over {
-                self.ended = self.ended.max(self.changed.generation).max(self.changed.to_generation);
-                self.left.clear();
-                self.changed = InstanceChanged {
-                    phase: InstancePhase::Pending.into(),
-                    generation: self.changed.generation,
-                    ..Default::default()
-                };
-            }
-        }
-        let revision = |wanted: &InstanceWanted| wanted.revision.max(1);
-        if self.wanted.as_ref().is_none_or(|old| revision(old) < revision(fact)) {
-            self.revised_at = self.newest().max(self.ended);
-        }
-        releases::remember(&mut self.revisions, fact, at);
-        self.wanted = Some(InstanceWanted { command_id: String::new(), ..fact.clone() });
-    }
-
-    /// After it was deleted: nothing but the generations that are over, and who waits for one of its id.
-    pub(super) fn forget(&mut self) {
-        let ended = self.ended.max(self.changed.generation).max(self.changed.to_generation);
-        let waiting = std::mem::take(&mut self.waiting);
-        *self = Self { ended, waiting, waiting_since: self.waiting_since, ..Self::default() };
-    }
-
-    /// After an intent was told that it cannot have it.
-    pub(super) fn wait(&mut self, fact: &InstanceUnavailable, at: Timestamp) {
-        self.waiting.insert(fact.intent_id.clone(), fact.clone());
-        self.waiting_since = Some(at);
-    }
-
-    /// After an intent stopped waiting.
-    pub(super) fn wait_no_more(&mut self, intent_id: &str) {
-        self.waiting.remove(intent_id);
-        self.forget_wait();
-    }
-
-    fn forget_wait(&mut self) {
-        if self.waiting.is_empty() {
-            self.waiting_since = None;
-        }
-    }
-}
 
 /// Answers `RunInstance`.
 pub(super) fn run(
@@ -335,45 +245,8 @@ fn unavailable(instance: &Instance, ask: InstanceUnavailable, reason: String, hi
     if instance.waiting.get(&told.intent_id) == Some(&told) { vec![] } else { vec![told.into()] }
 }
 
-/// Why a document cannot run, and what to do.
-pub(super) fn missing(world: &Known, owner: &str, workload: &str, standing: Option<&Standing>) -> (String, String) {
-    match standing {
-        Some(Standing::Pending | Standing::Registered(_)) => (
-            format!("workload document {workload} waits for its validation"),
-            "wait for the validator's verdict".into(),
-        ),
-        Some(Standing::Rejected(why)) => rejected(workload, why),
-        None => {
-            let reason = format!("workload document {:?} is not registered", head(workload));
-            let Some((name, _)) = split(workload) else {
-                return (reason, "name it as name@version, such as spinner@1.0.0".into());
-            };
-            let versions = world.registered(owner, name);
-            if let Some(newest) =
-                versions.iter().max_by_key(|w| semver::Version::parse(split(w).map_or("", |s| s.1)).ok())
-            {
-                return (reason, format!("push it, or use {newest}"));
-            }
-            let distance = |known: &&str| strsim::levenshtein(known, &head(name));
-            match world.names(owner).min_by_key(distance).filter(|known| distance(known) <= 3.max(known.len() / 3)) {
-                Some(nearest) => (reason, format!("push it, or did you mean {nearest}?")),
-                None => (reason, "push it".into()),
-            }
-        }
-    }
-}
-
-fn rejected(workload: &str, why: &str) -> (String, String) {
-    let hint = "correct the document and push it again";
-    (format!("workload document {workload} was rejected: {why}"), hint.into())
-}
-
 fn replicas(document: &Bytes) -> u32 {
     WorkloadDocument::decode(document.clone()).map_or(1, |d| d.replicas.clamp(1, REPLICAS_MAX))
-}
-
-pub(super) fn is_governor(wanted: &InstanceWanted, intent_id: &str) -> bool {
-    wanted.governors.iter().any(|g| g.intent_id == intent_id)
 }
 
 fn with_governor(mut wanted: InstanceWanted, governor: Governor) -> InstanceWanted {

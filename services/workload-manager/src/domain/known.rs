@@ -11,7 +11,7 @@ use mesh_proto::{
     workload::{InstanceUnavailable, InstanceUnwanted, InstanceWanted},
 };
 
-use super::documents::{listed, split};
+use super::documents::{head, listed, split};
 
 /// Documents and who waits for them, and which intent has to do with which instance.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -148,7 +148,7 @@ fn drop_member(index: &mut BTreeMap<(String, String), BTreeSet<String>>, owner: 
 
 impl ReadModel for Known {
     fn apply(&mut self, fact: &Stored) {
-        // A fact of a later version of this service is no business of this one.
+        // A fact of a later version of this service is ignored here.
         let Ok(event) = Event::decode(&fact.message, &fact.body) else { return };
         match event {
             Event::WorkloadSubmitted(m) => self.stands(m.owner, m.name, m.version, Standing::Pending),
@@ -175,4 +175,38 @@ impl ReadModel for Known {
             | Event::MigrationWanted(_) => {}
         }
     }
+}
+
+/// Why a document cannot run, and what to do.
+pub(super) fn missing(world: &Known, owner: &str, workload: &str, standing: Option<&Standing>) -> (String, String) {
+    match standing {
+        Some(Standing::Pending | Standing::Registered(_)) => (
+            format!("workload document {workload} waits for its validation"),
+            "wait for the validator's verdict".into(),
+        ),
+        Some(Standing::Rejected(why)) => rejected(workload, why),
+        None => {
+            let reason = format!("workload document {:?} is not registered", head(workload));
+            let Some((name, _)) = split(workload) else {
+                return (reason, "name it as name@version, such as spinner@1.0.0".into());
+            };
+            let versions = world.registered(owner, name);
+            if let Some(newest) =
+                versions.iter().max_by_key(|w| semver::Version::parse(split(w).map_or("", |s| s.1)).ok())
+            {
+                return (reason, format!("push it, or use {newest}"));
+            }
+            let distance = |known: &&str| strsim::levenshtein(known, &head(name));
+            match world.names(owner).min_by_key(distance).filter(|known| distance(known) <= 3.max(known.len() / 3)) {
+                Some(nearest) => (reason, format!("push it, or did you mean {nearest}?")),
+                None => (reason, "push it".into()),
+            }
+        }
+    }
+}
+
+/// Why a rejected document cannot run, and what to do.
+pub(super) fn rejected(workload: &str, why: &str) -> (String, String) {
+    let hint = "correct the document and push it again";
+    (format!("workload document {workload} was rejected: {why}"), hint.into())
 }

@@ -7,7 +7,7 @@
 //! - of a placement that was released nothing is heard any more;
 //! - that a cluster is lost and that an instance runs on it may concern the same generation: then the later word holds;
 //! - that the planner has given it up where it is (it failed wherever it could be tried) outweighs what its agent said
-//!   before, and holds until it runs there after all or is planned anew.
+//!   before, and holds until it runs there after all or is planned again.
 
 use mesh_core::Key;
 use mesh_proto::{
@@ -18,70 +18,10 @@ use mesh_proto::{
     workload::{InstanceChanged, InstancePhase, InstanceWanted, LifecycleEvent},
 };
 
-use super::instances::Instance;
+use super::instance::{DECLINED, Instance, STOPPING};
 
 /// A cluster that has to stop an instance and says nothing for so long is not waited for any more.
 pub const STOP_CONFIRM_MS: i64 = 60_000;
-
-/// The event that begins the wait for a cluster's word that it stopped.
-const STOPPING: &str = "stopping";
-/// The event of a move that somebody asked for and the planner does not make.
-const DECLINED: &str = "migration_declined";
-
-impl Instance {
-    /// After it was said how it fares.
-    pub(super) fn change(&mut self, fact: &InstanceChanged, at: Timestamp) {
-        let old = std::mem::replace(&mut self.changed, InstanceChanged { event: None, ..fact.clone() });
-        let new = &self.changed;
-        let moved = new.cluster_id != old.cluster_id;
-        if new.cluster_id.is_empty() && moved {
-            self.ended = self.ended.max(old.generation).max(new.generation);
-        }
-        // A move that led nowhere.
-        if old.to_generation != new.to_generation && old.to_generation != new.generation {
-            self.ended = self.ended.max(old.to_generation);
-        }
-        let ran = matches!(
-            old.phase(),
-            InstancePhase::Running | InstancePhase::Restarting | InstancePhase::Failed | InstancePhase::Lost
-        );
-        if moved && ran && !old.cluster_id.is_empty() {
-            self.left.clone_from(&old.cluster_id);
-        }
-        if matches!(new.phase(), InstancePhase::Running | InstancePhase::Stopped) {
-            self.left.clear();
-        }
-        let event = fact.event.as_ref().map_or("", |e| e.r#type.as_str());
-        // Lost still or again: what its agent said in between is outweighed too.
-        let lost_again = new.phase() == InstancePhase::Lost && matches!(event, "lost" | "unplaced");
-        if new.phase != old.phase || new.generation != old.generation || lost_again {
-            self.phase_since = at;
-        }
-        // It runs: what may happen to it later is no failure of the upgrade any more.
-        let begun = new.phase() == InstancePhase::Running && new.generation > self.revised_at;
-        if let Some(wanted) = self.wanted.as_mut().filter(|_| begun) {
-            wanted.atomic = false;
-        }
-        if event == DECLINED || moved || new.to_generation != old.to_generation {
-            self.asked_to_move = false;
-        }
-        if event == STOPPING {
-            self.stopping_since = Some(at);
-        } else if new.phase() == InstancePhase::Stopped {
-            self.stopping_since = None;
-        }
-    }
-
-    /// The newest generation that it is on or moves to.
-    pub(super) fn newest(&self) -> u64 {
-        self.changed.generation.max(self.changed.to_generation)
-    }
-
-    /// Is nothing wanted of it, and nothing left of it?
-    fn is_over(&self) -> bool {
-        self.wanted.as_ref().is_none_or(|w| w.replicas == 0) && self.changed.phase() == InstancePhase::Stopped
-    }
-}
 
 /// The story's next step in the making.
 struct Next<'a> {
@@ -91,14 +31,14 @@ struct Next<'a> {
     changed: InstanceChanged,
     event: Option<LifecycleEvent>,
     /// Is it news that it is as it was?
-    anew: bool,
+    again: bool,
 }
 
 impl<'a> Next<'a> {
     /// `None` if it was never wanted, or is over: then nothing that is still said of it matters.
     fn of(key: &'a Key, instance: &'a Instance) -> Option<Self> {
         let wanted = instance.wanted.as_ref().filter(|_| !instance.is_over())?;
-        Some(Self { key, instance, wanted, changed: labelled(key, instance, wanted), event: None, anew: false })
+        Some(Self { key, instance, wanted, changed: labelled(key, instance, wanted), event: None, again: false })
     }
 
     fn old(&self) -> &'a InstanceChanged {
@@ -162,7 +102,7 @@ impl<'a> Next<'a> {
         self.place("", self.changed.generation);
     }
 
-    /// Placed anew: waits for its cluster, and stays lost until it runs if it was.
+    /// Placed again: waits for its cluster, and stays lost until it runs if it was.
     fn assign(&mut self, cluster_id: &str, generation: u64, reason: &str, lost: bool) {
         let from = match self.old().cluster_id.as_str() {
             "" => self.instance.left.clone(),
@@ -195,7 +135,7 @@ impl<'a> Next<'a> {
 
     /// The fact, if it says anything new.
     fn facts(self, at: Timestamp) -> Vec<Fact> {
-        if !self.anew && self.changed == labelled(self.key, self.instance, self.wanted) {
+        if !self.again && self.changed == labelled(self.key, self.instance, self.wanted) {
             return vec![];
         }
         self.told(at)
@@ -280,7 +220,7 @@ pub(super) fn unplaced(key: &Key, instance: &Instance, m: &PlacementUnplaced, at
         if weighed && at <= instance.phase_since {
             return vec![];
         }
-        next.anew = true;
+        next.again = true;
         next.changed.replicas_running = 0;
         next.enter(InstancePhase::Lost, &m.reason);
         next.event(if old.phase() == InstancePhase::Lost { "unplaced" } else { "lost" });
@@ -339,7 +279,7 @@ pub(super) fn declined(key: &Key, instance: &Instance, m: &MigrationDeclined, at
     next.changed.reason = format!("stays on {}: {}", m.cluster_id, m.reason);
     next.migration(DECLINED, &m.cluster_id, &m.to_cluster_id);
     // Asked for again it is declined again, and told so.
-    next.anew = true;
+    next.again = true;
     next.facts(at)
 }
 

@@ -5,7 +5,7 @@
 
 use mesh_core::Key;
 use mesh_proto::{
-    Refusal, Timestamp,
+    Refusal,
     deciders::workloads::Fact,
     workload::{
         InstanceChanged, InstanceDeleted, InstancePhase, InstanceWanted, MigrateInstance, MigrationWanted, Release,
@@ -13,62 +13,18 @@ use mesh_proto::{
     },
 };
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
 
 use super::{
     documents::{CHART, head, split},
-    instances::{Instance, REPLICAS_MAX, is_governor, missing},
-    known::{Known, Standing},
+    instance::{Instance, REPLICAS_MAX, is_governor, revised},
+    known::{Known, Standing, missing},
 };
-use crate::chart::values_problem;
+use chart::values_problem;
 
-/// Revisions that an instance can go back to: the newest.
-pub const REVISIONS_MAX: usize = 20;
 /// Bytes of the values of one release.
 pub const RELEASE_VALUES_BYTES_MAX: usize = 64 * 1024;
 /// Helm's limit of a release's name.
 const RELEASE_NAME_MAX: usize = 53;
-
-/// What an instance was once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Revision {
-    pub(super) revision: u32,
-    workload: String,
-    replicas: u32,
-    release: Option<Release>,
-    at: Timestamp,
-}
-
-/// Keeps what is wanted now, if it is another revision than the last.
-pub(super) fn remember(revisions: &mut Vec<Revision>, fact: &InstanceWanted, at: Timestamp) {
-    let revision = fact.revision.max(1);
-    if let Some(last) = revisions.last_mut().filter(|last| last.revision == revision) {
-        // The same content: how many of it may have changed.
-        last.replicas = if fact.replicas > 0 { fact.replicas } else { last.replicas };
-        return;
-    }
-    if revisions.len() >= REVISIONS_MAX {
-        revisions.remove(0);
-    }
-    let (workload, release) = (fact.workload.clone(), fact.release.clone());
-    revisions.push(Revision { revision, workload, replicas: fact.replicas, release, at });
-}
-
-/// With its revision: the same while document and release are, else the next.
-pub(super) fn revised(mut next: InstanceWanted, instance: &Instance) -> InstanceWanted {
-    let same = |old: &&InstanceWanted| old.document == next.document && old.release == next.release;
-    next.delete = false;
-    match instance.wanted.as_ref() {
-        None => next.revision = 1,
-        Some(old) if same(&old) => next.revision = old.revision.max(1),
-        Some(old) => {
-            next.revision = old.revision.max(1) + 1;
-            next.rolled_back_to = 0;
-            next.atomic = false;
-        }
-    }
-    next
-}
 
 /// What is wrong with how a document is to be released.
 pub(super) fn check_release(document: &[u8], release: Option<&Release>) -> Result<(), Refusal> {
@@ -89,11 +45,11 @@ pub(super) fn check_release(document: &[u8], release: Option<&Release>) -> Resul
         ends && text.len() <= most && text.bytes().all(|b| plain(b) || b == b'-')
     };
     if !release.name.is_empty() && !is_label(&release.name, RELEASE_NAME_MAX) {
-        let reason = format!("{:?} is no name of a release", head(&release.name));
+        let reason = format!("{:?} is not a valid release name", head(&release.name));
         return refuse(reason, "use at most 53 lower-case letters, digits and `-`, or leave it out");
     }
     if !release.namespace.is_empty() && !is_label(&release.namespace, 63) {
-        let reason = format!("{:?} is no name of a namespace", head(&release.namespace));
+        let reason = format!("{:?} is not a valid namespace", head(&release.namespace));
         return refuse(reason, "use at most 63 lower-case letters, digits and `-`, or leave it out for default");
     }
     if release.values.len() > RELEASE_VALUES_BYTES_MAX {
@@ -117,7 +73,7 @@ pub(super) fn upgrade(
     let old = own(key, instance)?;
     let name = |workload: &str| split(workload).map_or(workload.to_owned(), |(name, _)| name.to_owned());
     if name(&m.workload) != name(&old.workload) {
-        let reason = format!("it runs {}, and {:?} is no version of that", old.workload, head(&m.workload));
+        let reason = format!("it runs {}, and {:?} is not a version of it", old.workload, head(&m.workload));
         return Err(Refusal::state(reason, "run another instance of the other document"));
     }
     if m.replicas > REPLICAS_MAX {
@@ -142,7 +98,7 @@ pub(super) fn upgrade(
     let before = old.revision.max(1);
     next = revised(next, instance);
     if next.revision > before {
-        // The same again is no upgrade, and takes no promise back that one before it made.
+        // The same again is not an upgrade, and does not cancel an earlier promise.
         next.atomic = m.atomic;
     }
     next.command_id = command_id.to_owned();
@@ -291,4 +247,21 @@ fn own<'a>(key: &Key, instance: &'a Instance) -> Result<&'a InstanceWanted, Refu
 fn unknown(key: &Key) -> Refusal {
     let reason = format!("no instance {} is wanted", head(key.token(1)));
     Refusal::not_found(reason, "list the instances for the ids that there are, or run one")
+}
+
+/// Helm's name of an instance's release: as it was given, or else made.
+pub fn release_of(release: &Release, document: &str, instance_id: &str) -> String {
+    match release.name.as_str() {
+        "" => release_name(document, instance_id),
+        name => name.to_owned(),
+    }
+}
+
+/// A release's name for Helm: the document's, and the first digits of the instance's id.
+pub fn release_name(document: &str, instance_id: &str) -> String {
+    let plain = document.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let head: String = plain.trim_matches('-').chars().take(40).collect();
+    let head = if head.is_empty() { "chart" } else { head.trim_end_matches('-') };
+    let id: String = instance_id.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    format!("{head}-{}", id.to_lowercase())
 }

@@ -10,20 +10,20 @@ use mesh_proto::{
     instance::InstanceStatusChanged,
     intent::{self, ExpectationTarget, Intent, IntentAcknowledged, IntentExpectation, IntentStateChanged, Problem},
     placement::{MigrationDeclined, PlacementDecided, PlacementReleased, PlacementSettled, PlacementUnplaced, Why},
-    query::{GetRequest, InstanceView, WorkloadView},
+    query::GetRequest,
     validation::{WorkloadAccepted, WorkloadRejected},
     workload::{
         AttachChart, ChartSpec, CheckReport, DeleteInstance, DropWorkload, InstanceChanged, InstancePhase,
-        InstanceUnavailable, InstanceWanted, MigrateInstance, ProcessSpec, RegisterWorkload, Release, ReportChecks,
-        Resources, RollbackInstance, RunInstance, StopInstance, UpgradeInstance, WorkloadDocument, WorkloadRefused,
-        WorkloadSubmitted,
+        InstanceUnavailable, InstanceView, InstanceWanted, MigrateInstance, ProcessSpec, RegisterWorkload, Release,
+        ReportChecks, Resources, RollbackInstance, RunInstance, StopInstance, UpgradeInstance, WorkloadDocument,
+        WorkloadRefused, WorkloadSubmitted, WorkloadView,
     },
 };
 use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
-use crate::view::Catalogue;
+use crate::domain::catalogue::Catalogue;
 
 const RUNNING: InstancePhase = InstancePhase::Running;
 const STARTING: InstancePhase = InstancePhase::Starting;
@@ -120,7 +120,7 @@ impl Mesh {
         due.map(|due| self.ask(&key, Trigger::Due, "due", due)).unwrap_or_default()
     }
 
-    fn instance(&self, id: &str) -> &instances::Instance {
+    fn instance(&self, id: &str) -> &instance::Instance {
         &self.states[&Key::new(["local", id])].0.instance
     }
 
@@ -355,7 +355,7 @@ fn a_document_is_submitted_then_registered_as_it_came_in() {
 }
 
 #[test]
-fn the_same_document_again_changes_nothing_and_another_of_its_version_is_refused() {
+fn the_same_document_is_accepted_again_and_another_refused() {
     let mut mesh = Mesh::default();
     mesh.push(&document("1.0.0"));
     let facts = mesh.tell(register(&document("1.0.0")));
@@ -413,7 +413,7 @@ fn a_registration_that_cannot_be_is_refused_with_a_hint() {
 // Instances that intents want.
 
 #[test]
-fn an_intent_s_instance_is_wanted_with_its_document_replicas_and_bounds() {
+fn the_instance_of_an_intent_has_its_document_replicas_and_bounds() {
     let mut mesh = Mesh::default();
     let document = WorkloadDocument { replicas: 3, ..document("1.0.0") };
     mesh.push(&document);
@@ -426,7 +426,7 @@ fn an_intent_s_instance_is_wanted_with_its_document_replicas_and_bounds() {
         (target.target_name.as_str(), target.target_condition.as_str(), target.bound),
         ("cpuUsage", "IS_LESS_THAN", 20.0)
     );
-    assert_eq!(mesh.tell(acknowledged("i", 1, &[(&id(1), "spinner@1.0.0", "20")])), [], "the same again is no news");
+    assert_eq!(mesh.tell(acknowledged("i", 1, &[(&id(1), "spinner@1.0.0", "20")])), [], "the same again is not news");
     assert_eq!(
         (mesh.shown(&id(1)).phase(), mesh.events(&id(1))),
         (InstancePhase::Pending, vec!["rendered".to_owned()])
@@ -434,7 +434,7 @@ fn an_intent_s_instance_is_wanted_with_its_document_replicas_and_bounds() {
 }
 
 #[test]
-fn an_instance_waits_for_its_document_and_is_wanted_once_that_is_registered() {
+fn an_instance_waits_until_its_document_is_registered() {
     let mut mesh = Mesh::default();
     let facts = mesh.tell(acknowledged("i", 1, &[(&id(1), "spinner@1.0.0", "20")]));
     let told = unavailable(&facts);
@@ -449,7 +449,7 @@ fn an_instance_waits_for_its_document_and_is_wanted_once_that_is_registered() {
 }
 
 #[test]
-fn a_missing_document_is_cured_by_the_version_or_name_that_was_probably_meant() {
+fn the_hint_for_a_missing_document_names_the_nearest_one() {
     let mut mesh = Mesh::default();
     for version in ["1.9.0", "1.10.0"] {
         mesh.push(&document(version));
@@ -480,7 +480,7 @@ fn an_instance_that_waits_for_a_rejected_document_says_why() {
 }
 
 #[test]
-fn an_instance_that_began_to_wait_while_its_document_was_on_its_way_looks_again() {
+fn an_instance_that_waits_for_a_document_looks_again() {
     let mut mesh = Mesh::default();
     mesh.tell(register(&document("1.0.0")));
     mesh.unseen = Some(vec![]);
@@ -493,7 +493,7 @@ fn an_instance_that_began_to_wait_while_its_document_was_on_its_way_looks_again(
 }
 
 #[test]
-fn a_next_version_of_an_intent_brings_its_document_and_bounds_and_drops_what_it_does_not_name() {
+fn a_next_version_brings_its_documents_and_drops_the_others() {
     let mut mesh = Mesh::default();
     mesh.push(&document("1.0.0"));
     mesh.push(&document("2.0.0"));
@@ -509,7 +509,7 @@ fn a_next_version_of_an_intent_brings_its_document_and_bounds_and_drops_what_it_
     let (kept, dropped) = (by_id[id(1).as_str()], by_id[id(2).as_str()]);
     assert_eq!((kept.workload.as_str(), bounds(kept), kept.intent_version), ("spinner@2.0.0", vec![25.0], 2));
     assert_eq!((dropped.replicas, dropped.governors.len()), (0, 0));
-    assert_eq!(mesh.tell(acknowledged("i", 2, &[(&id(1), "spinner@2.0.0", "25")])), [], "the same again is no news");
+    assert_eq!(mesh.tell(acknowledged("i", 2, &[(&id(1), "spinner@2.0.0", "25")])), [], "the same again is not news");
 }
 
 #[test]
@@ -656,7 +656,7 @@ fn an_instance_is_placed_starts_and_runs() {
     assert_eq!(place(changed(&mesh.tell(status(1, "edge", STARTING)))), ("edge", 1, STARTING));
     let facts = mesh.tell(status(1, "edge", RUNNING));
     assert_eq!((place(changed(&facts)), changed(&facts).replicas_running), (("edge", 1, RUNNING), 1));
-    assert_eq!(mesh.tell(status(1, "edge", RUNNING)), [], "the same again is no news");
+    assert_eq!(mesh.tell(status(1, "edge", RUNNING)), [], "the same again is not news");
     let down = InstanceStatusChanged {
         restarts: 1,
         reason: "exit code 1".into(),
@@ -751,7 +751,7 @@ fn it_stays_lost_until_it_runs_elsewhere() {
 }
 
 #[test]
-fn it_stays_lost_where_it_was_if_nothing_else_fits_until_its_agent_is_back() {
+fn it_stays_lost_until_its_agent_is_back_if_nothing_else_fits() {
     let mut mesh = Mesh::with_run(&document("1.0.0"));
     mesh.tell(decided(1, "edge", ""));
     mesh.tell(status(1, "edge", RUNNING));
@@ -774,9 +774,9 @@ fn an_instance_without_a_place_says_what_is_missing() {
     let facts = mesh.tell(unplaced(0, Why::First, ""));
     assert_eq!(place(changed(&facts)), ("", 0, InstancePhase::Pending));
     assert_eq!(changed(&facts).reason, "cloud: 300 mCPU short");
-    assert_eq!(mesh.tell(unplaced(0, Why::First, "")), [], "the same again is no news");
+    assert_eq!(mesh.tell(unplaced(0, Why::First, "")), [], "the same again is not news");
     mesh.tell(decided(1, "edge", ""));
-    assert_eq!(mesh.tell(unplaced(0, Why::First, "")), [], "of before its placement");
+    assert_eq!(mesh.tell(unplaced(0, Why::First, "")), [], "from before its placement");
     mesh.tell(status(1, "edge", RUNNING));
     let facts = mesh.tell(unplaced(1, Why::Remedy, "edge"));
     assert_eq!(place(changed(&facts)), ("edge", 1, RUNNING), "it runs on where it is");
@@ -817,7 +817,7 @@ fn a_hopeless_failure_is_told_as_it_is() {
 }
 
 #[test]
-fn what_the_planner_gives_up_is_hopeless_until_it_runs_after_all_or_is_planned_anew() {
+fn what_the_planner_gives_up_is_hopeless_until_it_runs_or_is_planned() {
     let mut mesh = Mesh::with_run(&document("1.0.0"));
     mesh.tell(decided(1, "edge", ""));
     mesh.tell(status(1, "edge", RUNNING));
@@ -832,7 +832,7 @@ fn what_the_planner_gives_up_is_hopeless_until_it_runs_after_all_or_is_planned_a
     assert_eq!((place(told), told.hopeless), (("cloud", 2, InstancePhase::Failed), true));
     assert_eq!(told.reason, "failed on cloud: exit code 1; tried on cloud, edge, device and not further");
     assert_eq!(mesh.tell(given_up(2, "cloud")), vec![], "said already");
-    // Its agent starts anew and tries once more.
+    // Its agent restarts and tries once more.
     assert!(changed(&mesh.tell(status(2, "cloud", STARTING))).hopeless);
     assert!(changed(&mesh.tell(status(2, "cloud", InstancePhase::Failed))).hopeless);
     assert!(!changed(&mesh.tell(status(2, "cloud", RUNNING))).hopeless, "it runs after all");
@@ -848,7 +848,7 @@ fn what_the_planner_gives_up_is_hopeless_until_it_runs_after_all_or_is_planned_a
 }
 
 #[test]
-fn an_instance_that_is_not_wanted_any_more_is_stopped_by_its_cluster_s_word() {
+fn an_unwanted_instance_is_stopped_once_its_cluster_says_so() {
     let mut mesh = Mesh::with_run(&document("1.0.0"));
     mesh.tell(decided(1, "edge", ""));
     mesh.tell(status(1, "edge", RUNNING));
@@ -940,15 +940,15 @@ fn drop_version(version: &str) -> DropWorkload {
 /// A report on that archive whose first check came to this.
 fn report(sha256: &str, fine: bool) -> ReportChecks {
     let step = match fine {
-        true => crate::chart::report::passed("structure", "fine"),
+        true => chart::report::passed("structure", "fine"),
         false => {
             let problem = Problem { path: "values.yaml".into(), reason: "r".into(), hint: "c".into() };
-            crate::chart::report::failed("structure", "1 problem", vec![problem])
+            chart::report::failed("structure", "1 problem", vec![problem])
         }
     };
     let report = CheckReport {
         sha256: sha256.into(),
-        steps: crate::chart::report::complete(vec![step]),
+        steps: chart::report::complete(vec![step]),
         resources: Some(Resources { cpu_milli: 300, memory_bytes: 7, ..Default::default() }),
         ..Default::default()
     };
@@ -1015,7 +1015,7 @@ fn a_chart_that_failed_a_check_says_why_and_may_be_pushed_again() {
     assert_eq!((mesh.document().status.as_str(), mesh.document().problems.len()), ("rejected", 1));
     assert!(refused(&mesh.tell(attach(&sha()))).hint.contains("document again"));
     assert!(matches!(&mesh.tell(register(&chart(&sha())))[..], [Fact::WorkloadSubmitted(_)]));
-    assert!(mesh.document().report.is_none(), "what was found of the one before is no finding of this one");
+    assert!(mesh.document().report.is_none(), "what was found of the one before is not a finding of this one");
     mesh.tell(accepted("1.0.0"));
     assert!(matches!(&mesh.tell(report(&sha(), true))[..], [_, Fact::WorkloadRegistered(_)]));
 }
@@ -1025,11 +1025,11 @@ fn an_archive_is_attached_to_a_known_chart_by_its_digest_only() {
     let mut mesh = Mesh::default();
     assert!(refused(&mesh.tell(attach(&sha()))).reason.contains("no workload document spinner@1.0.0"));
     mesh.tell(register(&document("1.0.0")));
-    assert!(refused(&mesh.tell(attach(&sha()))).reason.contains("is no chart"));
+    assert!(refused(&mesh.tell(attach(&sha()))).reason.contains("is not a chart"));
     let mut mesh = Mesh::default();
     mesh.tell(register(&chart("")));
     for bad in ["", "xyz", &"AB".repeat(32)] {
-        assert!(refused(&mesh.tell(attach(bad))).reason.contains("no SHA-256"), "{bad}");
+        assert!(refused(&mesh.tell(attach(bad))).reason.contains("not a SHA-256"), "{bad}");
     }
 }
 
@@ -1055,10 +1055,10 @@ fn a_release_is_of_charts_and_its_names_and_values_are_usable() {
     let mut with = |release: Release| mesh.tell(RunInstance { release: Some(release), ..run(&chart("")) });
     let named = |name: &str| Release { name: name.into(), ..Default::default() };
     for bad in ["Web", "web_1", "-web", &"a".repeat(54)] {
-        assert!(refused(&with(named(bad))).reason.contains("no name of a release"), "{bad}");
+        assert!(refused(&with(named(bad))).reason.contains("not a valid release name"), "{bad}");
     }
     assert!(refused(&with(Release { namespace: "a/b".into(), ..Default::default() })).reason.contains("namespace"));
-    assert!(refused(&with(Release { values: "- 1".into(), ..Default::default() })).reason.contains("no mapping"));
+    assert!(refused(&with(Release { values: "- 1".into(), ..Default::default() })).reason.contains("not a mapping"));
     assert!(refused(&with(Release { ingress: true, ..Default::default() })).hint.contains("ingressSupport"));
     let fine = with(Release { values: "a: 2".into(), ..named("web") });
     assert_eq!(wanted(&fine).release.as_ref().unwrap().name, "web");
@@ -1120,9 +1120,9 @@ fn revision(facts: &[Fact]) -> (u32, u32, &str) {
 fn an_upgrade_is_the_next_revision_and_going_back_is_one_more() {
     let mut mesh = running();
     assert_eq!(revision(&mesh.tell(upgrade(0, "1.1.0"))), (2, 0, "spinner@1.1.0"));
-    assert_eq!(revision(&mesh.tell(upgrade(0, "1.1.0"))), (2, 0, "spinner@1.1.0"), "the same again is no revision");
+    assert_eq!(revision(&mesh.tell(upgrade(0, "1.1.0"))), (2, 0, "spinner@1.1.0"), "the same again is not a revision");
     let more = mesh.tell(UpgradeInstance { replicas: 3, ..upgrade(0, "1.1.0") });
-    assert_eq!((revision(&more).0, wanted(&more).replicas), (2, 3), "more of the same is no revision either");
+    assert_eq!((revision(&more).0, wanted(&more).replicas), (2, 3), "more of the same is not a revision either");
     let back = mesh.tell(roll_back(0));
     assert_eq!((revision(&back), wanted(&back).replicas), ((3, 1, "spinner@1.0.0"), 1));
     assert_eq!(revision(&mesh.tell(roll_back(2))), (4, 2, "spinner@1.1.0"));
@@ -1191,7 +1191,7 @@ fn an_atomic_upgrade_that_fails_for_good_goes_back_by_itself_once() {
 }
 
 #[test]
-fn an_atomic_upgrade_is_over_once_it_runs_and_answers_for_no_failure_but_its_own() {
+fn an_atomic_upgrade_ends_once_it_runs_and_owns_only_its_failures() {
     let failed = |generation| {
         let failed = status(generation, "edge", InstancePhase::Failed);
         InstanceStatusChanged { hopeless: true, ..failed }
@@ -1202,7 +1202,7 @@ fn an_atomic_upgrade_is_over_once_it_runs_and_answers_for_no_failure_but_its_own
     mesh.tell(atomic("1.1.0"));
     mesh.tell(decided(2, "edge", ""));
     mesh.tell(status(2, "edge", RUNNING));
-    assert!(!again(&mesh.tell(failed(2))), "it ran: a failure a year later is no failed upgrade");
+    assert!(!again(&mesh.tell(failed(2))), "it ran: a failure a year later is not a failed upgrade");
     assert_eq!(mesh.instance(&id(1)).wanted.as_ref().unwrap().workload, "spinner@1.1.0");
 
     let mut mesh = running();
@@ -1232,7 +1232,7 @@ fn an_atomic_upgrade_is_over_once_it_runs_and_answers_for_no_failure_but_its_own
 }
 
 #[test]
-fn an_upgrade_during_a_move_and_a_deletion_during_a_start_end_where_they_should() {
+fn upgrades_during_a_move_and_deletions_during_a_start_complete() {
     let mut mesh = running();
     mesh.tell(migrate(0, "cloud"));
     mesh.tell(decided(2, "cloud", "edge"));
@@ -1254,7 +1254,7 @@ fn an_upgrade_during_a_move_and_a_deletion_during_a_start_end_where_they_should(
 }
 
 #[test]
-fn an_instance_whose_agent_is_lost_is_deleted_without_its_word_and_moves_only_once_it_is_back() {
+fn an_instance_of_a_lost_agent_is_deleted_but_moves_only_later() {
     let lost = || PlacementUnplaced { ..unplaced(1, Why::ClusterLost, "edge") };
     let mut mesh = running();
     mesh.tell(lost());
@@ -1274,7 +1274,7 @@ fn an_instance_whose_agent_is_lost_is_deleted_without_its_word_and_moves_only_on
 }
 
 #[test]
-fn what_an_intent_governs_is_upgraded_with_its_bounds_and_is_not_deleted_under_it() {
+fn a_governed_instance_is_upgraded_with_bounds_and_not_deleted() {
     let mut mesh = running();
     mesh.tell(acknowledged("i", 1, &[(&id(1), "", "20")]));
     let facts = mesh.tell(upgrade(0, "1.1.0"));
@@ -1334,7 +1334,7 @@ fn a_deleted_instance_stops_and_is_then_forgotten() {
 }
 
 #[test]
-fn one_that_has_stopped_already_is_forgotten_at_once_and_one_that_is_run_again_is_not() {
+fn a_stopped_instance_is_forgotten_at_once_unless_run_again() {
     let mut mesh = running();
     mesh.tell(stop());
     mesh.tell(PlacementReleased { r#final: true, ..released(1, "edge") });

@@ -12,6 +12,7 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
+use chart::sha256;
 use flate2::{Compression, write::GzEncoder};
 use tar::{EntryType, Header};
 use tokio::{
@@ -19,7 +20,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     process::{Child, Command},
 };
-use workload_manager::chart::sha256;
 
 pub const USER: &str = "robot";
 pub const PASSWORD: &str = "opensesame";
@@ -121,7 +121,7 @@ pub fn hostile() -> Vec<(Vec<u8>, &'static str)> {
         (pack(&[("/etc/passwd", EntryType::Regular, b"x")]), "absolute"),
         (pack(&[("web/values.yaml", EntryType::Symlink, b"")]), "it is a link"),
         (pack(&bomb), "unpacks to more than"),
-        (b"no archive".to_vec(), "no gzip file"),
+        (b"no archive".to_vec(), "not gzip-compressed"),
     ]
 }
 

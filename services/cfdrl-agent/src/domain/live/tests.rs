@@ -12,7 +12,14 @@ fn stored(event: impl mesh_proto::Event, sequence: u64) -> Stored {
 fn joined(id: &str, cpu_milli: u32) -> ClusterJoined {
     let labels = BTreeMap::from([("tier".to_owned(), id.to_owned())]);
     let memory_bytes = u64::from(cpu_milli) << 20;
-    ClusterJoined { domain: "default".into(), cluster_id: id.into(), cpu_milli, memory_bytes, labels }
+    ClusterJoined {
+        domain: "default".into(),
+        cluster_id: id.into(),
+        cpu_milli,
+        memory_bytes,
+        labels,
+        ..Default::default()
+    }
 }
 
 fn decided(generation: u64, cluster: &str, from: &str) -> PlacementDecided {
@@ -160,7 +167,7 @@ fn a_move_holds_both_ends_until_one_is_released() {
 }
 
 #[test]
-fn instances_are_bounded_and_the_site_s_world_is_what_it_has() {
+fn instances_are_bounded_and_the_world_is_that_of_the_site() {
     let mut advisor = mesh();
     advisor.limits.instances_max = 2;
     for number in 0..5 {

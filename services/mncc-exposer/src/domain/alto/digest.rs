@@ -26,7 +26,7 @@ impl Users {
     /// Reads lines of `user:realm:digest`, the digest SHA-256 in hexadecimal; empty lines and `#` are left out.
     ///
     /// # Errors
-    /// The number of the first line that is none.
+    /// The number of the first invalid line.
     pub fn parse(text: &str) -> Result<Self, usize> {
         let mut users = BTreeMap::new();
         for (number, line) in text.lines().map(str::trim).enumerate() {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 /// ALTO error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// The body is no JSON.
+    /// The body is not JSON.
     Syntax,
     /// A required field is missing.
     MissingField,
@@ -44,7 +44,7 @@ pub struct Fault {
 const VALUE_CHARS_MAX: usize = 256;
 
 impl Fault {
-    /// The body is no JSON.
+    /// The body is not JSON.
     pub fn syntax(error: &serde_json::Error) -> Self {
         let syntax = format!("line {}, column {}: {error}", error.line(), error.column());
         Self { code: Code::Syntax, syntax: Some(syntax), field: None, value: None }

@@ -15,7 +15,7 @@ const CONSTRAINTS_MAX: usize = 64;
 pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Fault> {
     match serde_json::from_slice(body).map_err(|error| Fault::syntax(&error))? {
         Value::Object(object) => Ok(object),
-        // There is no field to name: what should be an object is none.
+        // There is no field to name: the value is not an object.
         _ => Err(Fault { field: None, ..Fault::mistyped("") }),
     }
 }

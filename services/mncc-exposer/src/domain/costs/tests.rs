@@ -167,7 +167,7 @@ fn the_metrics_have_the_shape_and_names_of_the_data_model() {
 
 proptest! {
     #[test]
-    fn the_order_and_repetition_of_samples_never_panics_and_links_stay_within_members(
+    fn samples_in_any_order_never_panic_and_links_stay_within_members(
         steps in prop::collection::vec((0usize..4, 0usize..4, 0i64..20_000, -1.0f64..100.0, 0u32..7), 0..200)
     ) {
         let names = ["a", "b", "c", "x"];

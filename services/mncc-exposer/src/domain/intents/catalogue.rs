@@ -16,7 +16,7 @@ const CALLS_MAX: usize = 256;
 /// What a library understands: label, verb, object type; at each leaf the library that takes it.
 pub type Tree = BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>>;
 
-/// One call of an executioner.
+/// One call of an adaptor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
     /// Expectation that it serves.

@@ -80,22 +80,6 @@ pub(super) fn refusal(reason: impl Into<String>, hint: impl Into<String>) -> Ref
     Refusal::invalid(reason, hint)
 }
 
-/// The documents of a text that divides them by lines of `---`; empty ones are left out.
-pub fn split(text: &str) -> Vec<String> {
-    let mut documents = vec![String::new()];
-    for line in text.lines() {
-        if line.trim_end() == "---" {
-            documents.push(String::new());
-        } else if let Some(last) = documents.last_mut() {
-            last.push_str(line);
-            last.push('\n');
-        }
-    }
-    let empty = |text: &String| text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
-    documents.retain(|text| !empty(text));
-    documents
-}
-
 /// Reads one intent, YAML or JSON, with or without `Intent:` around it.
 ///
 /// # Errors
@@ -159,7 +143,7 @@ fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], R
     match object.get(name) {
         None | Some(Value::Null) => Ok(&[]),
         Some(Value::Array(items)) => Ok(items),
-        Some(_) => Err(refusal(format!("{name} is no list"), "write its items with `-`")),
+        Some(_) => Err(refusal(format!("{name} is not a list"), "write its items with `-`")),
     }
 }
 

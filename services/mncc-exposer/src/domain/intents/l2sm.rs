@@ -31,7 +31,10 @@ impl Library for L2sm {
             let network = name(expectation.context("k8s_l2_network")?)?;
             let api = expectation.object("api_key")?;
             if !api.starts_with("https://") {
-                return Err(refusal(format!("api_key {api:?} is no https URL"), "give the URL of the Kubernetes API"));
+                return Err(refusal(
+                    format!("api_key {api:?} is not an https URL"),
+                    "give the URL of the Kubernetes API",
+                ));
             }
             let token = expectation.object.get("bearer_token").or_else(|| expectation.object.get("beare_token"));
             let token = token.filter(|token| !token.is_empty());
@@ -83,6 +86,6 @@ fn name(text: &str) -> Result<String, Refusal> {
     if legal {
         Ok(name)
     } else {
-        Err(refusal(format!("{text:?} is no name that Kubernetes allows"), "use letters, digits and `-`"))
+        Err(refusal(format!("{text:?} is not a name that Kubernetes allows"), "use letters, digits and `-`"))
     }
 }

@@ -43,7 +43,7 @@ impl Segment {
         ] {
             if !is_key(value) {
                 return Err(refusal(
-                    format!("{attribute} {value:?} is no name"),
+                    format!("{attribute} {value:?} is not a name"),
                     "use 1 to 64 letters, digits, `_` and `-`",
                 ));
             }
@@ -83,7 +83,7 @@ impl Library for Linux {
                 Ok(vni @ 1..=0x00ff_ffff) => vni,
                 _ => {
                     return Err(refusal(
-                        format!("vni {:?} is none", expectation.object("vni")?),
+                        format!("invalid vni {:?}", expectation.object("vni")?),
                         "use a number from 1 to 16777215",
                     ));
                 }

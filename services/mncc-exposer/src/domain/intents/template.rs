@@ -48,7 +48,7 @@ impl Template {
     /// Reads a library file.
     ///
     /// # Errors
-    /// If it is none; says where.
+    /// When it is not a library; says where.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         let hint =
             "a library has: library, userLabel, verb, objectTypes, call {executioner, operation, target, body}, undo";

@@ -39,7 +39,7 @@ impl Library for TfsController {
                 body: descriptor.clone(),
                 undo: None,
             };
-            // Two executioners for one translation: the print of it first.
+            // Two adaptors for one translation: the print of it first.
             calls.push(call("sys_out", "print", ""));
             calls.push(call("tfs_controller", "create service", expectation.context("url")?));
         }
@@ -53,14 +53,14 @@ fn descriptor(expectation: &Expectation) -> Result<Value, Refusal> {
         Ok(vlan @ 1..=4094) => vlan,
         _ => {
             let found = expectation.object("vlanId")?;
-            return Err(refusal(format!("vlanId {found:?} is no VLAN"), "use a number from 1 to 4094"));
+            return Err(refusal(format!("vlanId {found:?} is not a VLAN"), "use a number from 1 to 4094"));
         }
     };
     let target = |name: &str| -> Result<String, Refusal> {
         let text = expectation.targets.get(name).map_or("", String::as_str);
         match decimal(text) {
             Some(value) if value > 0.0 => Ok(format!("{value:?}")),
-            _ => Err(refusal(format!("target {name} {text:?} is no positive number"), "write it as 10.0")),
+            _ => Err(refusal(format!("target {name} {text:?} is not a positive number"), "write it as 10.0")),
         }
     };
     let (bandwidth, latency) = (target("bandwidth")?, target("latency")?);

@@ -76,7 +76,7 @@ fn quiet_hours_say_nothing() {
 }
 
 #[test]
-fn a_hog_a_leak_and_a_stuck_process_are_found_within_seconds_with_their_cause_first() {
+fn a_hog_a_leak_and_a_stuck_process_are_found_with_their_cause() {
     for seed in 0..20 {
         let (count, change) = Life::live(seed).until(|life| life.sample(400.0, 20.1));
         let found = began(&change);

@@ -1,0 +1,95 @@
+use super::*;
+use crate::commands::intent::{IntentCommand, Until};
+
+fn parse(line: &str) -> Result<Arguments, clap::Error> {
+    Arguments::try_parse_from(line.split_whitespace())
+}
+
+#[test]
+fn the_command_line_has_no_contradiction() {
+    <Arguments as clap::CommandFactory>::command().debug_assert();
+}
+
+#[test]
+fn a_submission_waits_for_acceptance_by_default() {
+    let file = |line: &str| match parse(line).unwrap().command {
+        Command::Intent(IntentCommand::Submit(file)) => file,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(file("continuum intent submit a.yaml").wait, Until::Accepted);
+    let fulfilled = file("continuum intent submit a.yaml --wait fulfilled --timeout 5");
+    assert_eq!((fulfilled.wait, fulfilled.waiting.limit().as_secs()), (Until::Fulfilled, 5));
+    assert!(file("continuum intent submit a.yaml --no-wait").waiting.no_wait);
+    assert!(parse("continuum intent submit a.yaml --no-wait --wait fulfilled").is_err());
+}
+
+#[test]
+fn the_format_may_stand_anywhere() {
+    for line in ["continuum -o json cluster list", "continuum cluster list -o json"] {
+        assert_eq!(parse(line).unwrap().output, Format::Json);
+    }
+    assert!(parse("continuum cluster list -o xml").is_err());
+}
+
+#[test]
+fn an_invalid_time_and_an_unknown_kind_are_refused() {
+    assert!(parse("continuum twin get a --at 2026-11-22T05:00:00Z").is_ok());
+    assert!(parse("continuum twin get a --at yesterday").is_err());
+    assert!(parse("continuum twin list --kind planet").is_err());
+}
+
+#[test]
+fn every_documented_subcommand_exists() {
+    for line in [
+        "up --processes",
+        "down",
+        "status --watch",
+        "doctor",
+        "cluster list --watch",
+        "cluster get a",
+        "workload push f",
+        "workload list",
+        "workload get a",
+        "workload logs a --follow",
+        "workload run a@1 --wait",
+        "workload stop a",
+        "intent list --state DEGRADED",
+        "intent get a -w",
+        "intent watch a",
+        "intent update f",
+        "intent suspend a",
+        "intent resume a",
+        "intent terminate a --no-wait",
+        "intent check f",
+        "why a --chain",
+        "twin get a",
+        "twin list",
+        "anomaly list --open --instance a",
+        "anomaly get a",
+        "anomaly watch",
+        "anomaly explain a",
+        "remedy list -w",
+        "remedy policy f --dry-run false",
+        "tap intent.> --filter a=b --json-lines --count 3",
+        "dead list",
+        "dead show 1",
+        "dead replay 1",
+        "completions bash",
+    ] {
+        assert!(parse(&format!("continuum {line}")).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn demo_and_bench_pass_every_argument_on() {
+    let passed = |line: &str| match parse(line).unwrap().command {
+        Command::Demo { arguments } | Command::Bench { arguments } => {
+            arguments.iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(passed("continuum demo"), Vec::<String>::new());
+    assert_eq!(passed("continuum demo --examples here"), ["--examples", "here"]);
+    assert_eq!(passed("continuum bench --help"), ["--help"]);
+    assert_eq!(passed("continuum bench intents --full -o json"), ["intents", "--full", "-o", "json"]);
+}

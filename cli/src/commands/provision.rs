@@ -1,0 +1,96 @@
+//! `provision`: the bus from the contract, with an identity of its own.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+use mesh_admin::{ProvisionOptions, RenderOptions, provision, read_seeds, render};
+use mesh_bus::Seed;
+use mesh_proto::contract;
+
+use crate::output::{Format, line, show};
+
+/// Arguments of `provision`.
+#[derive(Debug, Args)]
+pub struct ProvisionArguments {
+    /// Render instead: writes `nats.conf` and the keys of every identity.
+    #[command(subcommand)]
+    pub render: Option<Render>,
+    /// Addresses of the NATS servers, divided by commas.
+    #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222", env = "CONTINUUM_BUS_URL")]
+    pub url: String,
+    /// File with the NKey seed of the identity `provisioner`; the one in the data folder when absent.
+    #[arg(long, value_name = "FILE")]
+    pub seed_file: Option<PathBuf>,
+    /// Copies of each stream: 1, or 3 in a cluster.
+    #[arg(long, default_value_t = 1)]
+    pub replicas: usize,
+}
+
+/// What `provision` may do first.
+#[derive(Debug, Subcommand)]
+pub enum Render {
+    /// Writes `nats.conf` and `keys/<identity>.nk`; keys that exist are kept.
+    Render {
+        /// Where to write.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+        /// Address that clients connect to.
+        #[arg(long, default_value = "0.0.0.0:4222")]
+        listen: String,
+        /// Folder where the server keeps its streams.
+        #[arg(long, default_value = "/data/jetstream")]
+        store_dir: PathBuf,
+        /// Disk that all streams may use together, MiB; what the contract asks for when absent.
+        #[arg(long)]
+        disk_mib: Option<u64>,
+        /// Address of the server's HTTP monitoring.
+        #[arg(long)]
+        http_listen: Option<String>,
+    },
+}
+
+/// Runs `provision` or `provision render`.
+pub async fn run(data_dir: &Path, arguments: ProvisionArguments, format: Format) -> anyhow::Result<ExitCode> {
+    mesh_bus::install_crypto();
+    if let Some(Render::Render { out, listen, store_dir, disk_mib, http_listen }) = arguments.render {
+        let keys = read_seeds(contract(), &out.join("keys")).context("read the keys")?;
+        let options = RenderOptions {
+            listen,
+            http_listen,
+            store_dir,
+            disk_bytes: disk_mib.map(|mib| mib * 1024 * 1024),
+            keys,
+            ..RenderOptions::default()
+        };
+        let files = render(contract(), &options).context("render")?.write(&out).context("write")?;
+        line(format!("{} and {} keys in {}", files.nats_conf.display(), files.keys.len(), out.join("keys").display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = arguments.seed_file.unwrap_or_else(|| data_dir.join("keys/provisioner.nk"));
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("read the provisioner's seed {}", path.display()))?;
+    let seed = Seed::parse(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    let options = ProvisionOptions {
+        url: arguments.url,
+        seed: Some(seed),
+        replicas: arguments.replicas,
+        ..ProvisionOptions::default()
+    };
+    let report = provision(contract(), &options).await.context("provision")?;
+    let value = serde_json::to_value(&report).context("write the report")?;
+    show(format, &value, &["what", "count", "names"], || {
+        let row = |what: &str, names: &[String]| vec![what.to_owned(), names.len().to_string(), names.join(" ")];
+        vec![
+            row("created", &report.created),
+            row("updated", &report.updated),
+            vec!["unchanged".into(), report.unchanged.to_string(), String::new()],
+            row("unknown", &report.unknown),
+            row("notes", &report.notes),
+        ]
+    });
+    Ok(ExitCode::SUCCESS)
+}

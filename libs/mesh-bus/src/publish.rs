@@ -1,0 +1,160 @@
+//! Writes that carry no condition.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use mesh_core::Outgoing;
+use mesh_proto::{contract, contract::WRITE_PREFIX};
+use tokio::time::Instant;
+
+use crate::{
+    Bus, PublishError,
+    answer::{Answer, code},
+    backoff::Backoff,
+    batch::{self, BATCH_MAX, BATCH_WORTH},
+    error::{AskError, publish_error},
+    headers,
+    link::Link,
+};
+
+/// Unconditional writes in flight at once.
+const WINDOW: usize = 256;
+
+/// Writes in a row without an answer, on a connection that stands, after which the stream's disk is taken as full.
+pub(crate) const SILENT_MIN: u32 = 2;
+
+impl Bus {
+    /// Publishes one message without condition; returns its sequence once it is on disk. It is sent again with its
+    /// id until it is stored or the limit has passed; if it was stored before, that is success.
+    pub async fn publish(&self, message: &Outgoing) -> Result<u64, PublishError> {
+        let link = self.link();
+        let kind = contract().stream(&message.stream).map(|spec| spec.kind);
+        if kind == Some(contract::Kind::Commands) {
+            return self.gatherer(&message.stream).publish(message).await;
+        }
+        let headers = headers::of(message, &link.options.service);
+        link.store(&message.stream, ingest(&message.stream, &message.subject), headers, &message.body).await
+    }
+
+    /// Publishes a dead letter: a message that could not be handled, with the reason. Body and content type stay as
+    /// they arrived, so that it can be listed, shown and replayed.
+    pub async fn publish_dead(
+        &self,
+        letter: &Outgoing,
+        reason: &str,
+        content_type: Option<&str>,
+    ) -> Result<u64, PublishError> {
+        let link = self.link();
+        let headers = headers::dead(headers::of(letter, &link.options.service), reason, content_type);
+        link.store(&letter.stream, ingest(&letter.stream, &letter.subject), headers, &letter.body).await
+    }
+
+    /// Publishes messages without condition, many at a time, in no particular order across subjects. Those of
+    /// derived streams travel in atomic batches where that is faster. Returns once all are stored, or with the
+    /// first failure once nothing is in flight.
+    pub async fn publish_many(&self, messages: Vec<Outgoing>) -> Result<(), PublishError> {
+        let link = self.link();
+        let mut left = vec![];
+        let mut by_stream: BTreeMap<String, Vec<Outgoing>> = BTreeMap::new();
+        for message in messages {
+            by_stream.entry(message.stream.clone()).or_default().push(message);
+        }
+        for (stream, messages) in by_stream {
+            let derived = contract().stream(&stream).is_some_and(|s| s.kind == contract::Kind::Derived);
+            if !derived || messages.len() < BATCH_WORTH {
+                left.extend(messages);
+                continue;
+            }
+            for chunk in messages.chunks(BATCH_MAX) {
+                let part = |index: usize| {
+                    let message = &chunk[index];
+                    let subject = ingest(&stream, &message.subject);
+                    (subject, headers::of(message, &link.options.service), message.body.clone())
+                };
+                if batch::commit(link, chunk.len(), part).await.is_none() {
+                    left.extend_from_slice(chunk);
+                }
+            }
+        }
+        let mut writes = futures::stream::iter(left)
+            .map(|message| async move { self.publish(&message).await })
+            .buffer_unordered(WINDOW);
+        let mut first = Ok(());
+        while let Some(written) = writes.next().await {
+            if let (Err(error), true) = (written, first.is_ok()) {
+                first = Err(error);
+            }
+        }
+        first
+    }
+}
+
+impl Link {
+    /// Stores one message without condition: tried until it is stored or the limit has passed.
+    pub(crate) async fn store(
+        &self,
+        stream: &str,
+        subject: String,
+        headers: HeaderMap,
+        body: &Bytes,
+    ) -> Result<u64, PublishError> {
+        let limit_ms = self.options.publish_limit_ms;
+        let deadline = Instant::now() + Duration::from_millis(limit_ms);
+        let mut backoff = Backoff::new(10, 500);
+        let mut full = false;
+        let mut silent = 0;
+        loop {
+            let attempt = self.ask(subject.clone(), Some(headers.clone()), body.clone(), self.ack_timeout());
+            let Ok(answer) = tokio::time::timeout_at(deadline, attempt).await else {
+                return Err(if full {
+                    PublishError::Full { stream: stream.to_owned(), subject }
+                } else {
+                    PublishError::Unanswered { subject, limit_ms }
+                });
+            };
+            silent = if matches!(answer, Err(AskError::TimedOut)) { silent + 1 } else { 0 };
+            // A server whose disk is full does not answer a write at all.
+            full = silent >= SILENT_MIN;
+            if full {
+                self.mark_full(stream, true);
+            }
+            match answer.as_ref().map(Answer::parse) {
+                Ok(Some(Answer::Stored(sequence))) => {
+                    self.stats.published.fetch_add(1, Relaxed);
+                    self.mark_full(stream, false);
+                    return Ok(sequence);
+                }
+                Ok(Some(Answer::Refused { code, description })) => match code {
+                    _ if code::is_full(code) => {
+                        self.mark_full(stream, true);
+                        full = true;
+                    }
+                    _ if code::is_too_large(code) => {
+                        return Err(PublishError::TooLarge { subject, size: body.len(), limit: 0 });
+                    }
+                    _ if code::is_passing(code) || code::is_open(code) => {}
+                    _ => return Err(PublishError::Refused { subject, code, description }),
+                },
+                Ok(None) | Err(AskError::Lost | AskError::TimedOut | AskError::NoResponders) => {}
+                Err(_) => {
+                    let error = answer.err().unwrap_or(AskError::Closed);
+                    return Err(publish_error(error, &subject, body.len()));
+                }
+            }
+            self.stats.resent.fetch_add(1, Relaxed);
+            // While disconnected the next attempt itself waits for the connection.
+            let wait = backoff.next().min(deadline.saturating_duration_since(Instant::now()));
+            self.pause(wait).await.map_err(|e| publish_error(e, &subject, 0))?;
+        }
+    }
+}
+
+/// Where a message of a stream is published: through the write prefix, if the stream has it.
+pub(crate) fn ingest(stream: &str, subject: &str) -> String {
+    match contract().stream(stream) {
+        Some(spec) if spec.has_write_prefix() => format!("{WRITE_PREFIX}{subject}"),
+        _ => subject.to_owned(),
+    }
+}

@@ -1,0 +1,95 @@
+//! Where the other services answer gRPC: by the notices that they publish when they start.
+
+use std::{collections::BTreeMap, sync::Mutex, sync::PoisonError, time::Duration};
+
+use mesh_bus::{Bus, LogError};
+use mesh_proto::{Event as _, lifecycle::ServiceChanged};
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why a service cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The notices cannot be read.
+    #[error("read where {service} answers")]
+    Notice {
+        /// Which service.
+        service: String,
+        /// Why.
+        #[source]
+        source: LogError,
+    },
+    /// It has not started, or is stopping.
+    #[error("{0} has not announced where it answers; see `continuum status`")]
+    Unknown(String),
+    /// Its address cannot be read.
+    #[error("invalid address {0:?}")]
+    Address(String),
+    /// Nothing answers at its address.
+    #[error("connect to {endpoint}")]
+    Connect {
+        /// The address.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// Where a service answers gRPC, `http://host:port`; `None` while it does not run.
+///
+/// # Errors
+/// When the notices cannot be read.
+pub async fn endpoint(bus: &Bus, service: &str) -> Result<Option<String>, Error> {
+    let subject = ServiceChanged::SUBJECT.replace("{service}", service);
+    let wrong = |source| Error::Notice { service: service.to_owned(), source };
+    let last = bus.log(ServiceChanged::STREAM).last(&subject).await.map_err(wrong)?;
+    let notice = last.and_then(|stored| stored.event::<ServiceChanged>().ok().flatten());
+    Ok(notice.filter(|n| !n.endpoint.is_empty() && n.phase != "stopping").map(|n| n.endpoint))
+}
+
+/// A channel to a gRPC address, `http://host:port`.
+///
+/// # Errors
+/// When nothing answers there.
+pub async fn connect(endpoint: &str) -> Result<Channel, Error> {
+    let address = Endpoint::from_shared(endpoint.to_owned()).map_err(|_| Error::Address(endpoint.to_owned()))?;
+    let connected = address.connect_timeout(CONNECT_LIMIT).connect().await;
+    connected.map_err(|source| Error::Connect { endpoint: endpoint.to_owned(), source })
+}
+
+/// Channels to services, each made when it is first wanted and kept.
+pub struct Peers {
+    bus: Bus,
+    channels: Mutex<BTreeMap<String, Channel>>,
+}
+
+impl Peers {
+    /// Without channels yet.
+    pub fn new(bus: Bus) -> Self {
+        Self { bus, channels: Mutex::default() }
+    }
+
+    /// A channel to a service.
+    ///
+    /// # Errors
+    /// When it does not run, as far as is known.
+    pub async fn channel(&self, service: &str) -> Result<Channel, Error> {
+        let known = self.channels.lock().unwrap_or_else(PoisonError::into_inner).get(service).cloned();
+        if let Some(channel) = known {
+            return Ok(channel);
+        }
+        let found = endpoint(&self.bus, service).await?.ok_or_else(|| Error::Unknown(service.to_owned()))?;
+        let address = Endpoint::from_shared(found.clone()).map_err(|_| Error::Address(found))?;
+        let channel = address.connect_timeout(CONNECT_LIMIT).tcp_nodelay(true).connect_lazy();
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(channels.entry(service.to_owned()).or_insert(channel).clone())
+    }
+
+    /// Drops a channel that does not answer: the service may run elsewhere by now.
+    pub fn forget(&self, service: &str) {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
+    }
+}

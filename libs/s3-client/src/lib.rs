@@ -1,0 +1,324 @@
+//! A small client of S3 servers for locations and the command line: path style, Signature V4.
+
+#![allow(clippy::disallowed_methods, reason = "requests are signed with the time, and connections driven by tasks")]
+
+mod xml;
+
+use std::{ops::Range, time::Duration};
+
+use aws_lc_rs::{digest, hmac};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client as Http, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use mesh_proto::Timestamp;
+
+/// Largest answer that is read, bytes.
+pub const ANSWER_BYTES_MAX: u64 = 128 << 20;
+
+/// The server did not carry out a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing has that name.
+    #[error("{0} does not exist")]
+    Missing(String),
+    /// The server cannot be reached.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It answered, and refused or failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What a bucket holds under one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The name.
+    pub name: String,
+    /// When it was written.
+    pub modified: Timestamp,
+}
+
+/// An access key and its secret. Prints nothing.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Access key.
+    pub access: String,
+    /// Secret key.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("access", &self.access).finish_non_exhaustive()
+    }
+}
+
+/// One bucket, or a prefix of it, on one server. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    http: Http<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// `http://host:port`.
+    server: String,
+    host: String,
+    /// `/bucket/prefix/`, with a slash at its end.
+    base: String,
+    region: String,
+    credentials: Credentials,
+    limit: Duration,
+}
+
+/// One request.
+struct Ask<'a> {
+    method: Method,
+    /// Below the base; `None` for the bucket itself.
+    name: Option<&'a str>,
+    query: Vec<(&'a str, String)>,
+    headers: Vec<(header::HeaderName, String)>,
+    body: Bytes,
+}
+
+impl Client {
+    /// For `http(s)://host[:port]/bucket[/prefix]`; the region is `local` when empty.
+    ///
+    /// # Errors
+    /// When the URL is not of this form.
+    pub fn new(url: &str, region: &str, credentials: Credentials, limit: Duration) -> Result<Self, Error> {
+        let uri: Uri = url
+            .parse()
+            .map_err(|_| Error::Failed(format!("{url:?} is not a URL; use http(s)://host[:port]/bucket[/prefix]")))?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(Error::Failed(format!("{url:?} names no server; use http(s)://host[:port]/bucket[/prefix]")));
+        };
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .map_err(|error| Error::Failed(format!("read the system's certificates: {error}")))?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(Self {
+            http: Http::builder(TokioExecutor::new()).build(connector),
+            server: format!("{scheme}://{authority}"),
+            host: authority.to_string(),
+            base: format!("/{}/", uri.path().trim_matches('/')),
+            region: if region.is_empty() { "local".into() } else { region.into() },
+            credentials,
+            limit,
+        })
+    }
+
+    async fn send(&self, ask: Ask<'_>) -> Result<Response<Incoming>, Error> {
+        let at = Timestamp::from_nanos(now_nanos()).to_string();
+        let stamp: String = at.split('.').next().unwrap_or_default().chars().filter(|c| !"-:Z".contains(*c)).collect();
+        let stamp = format!("{stamp}Z");
+        let path = match ask.name {
+            Some(name) => format!("{}{}", self.base, escape(name, true)),
+            None => format!("/{}", self.base.trim_matches('/').split('/').next().unwrap_or_default()),
+        };
+        let mut query: Vec<String> =
+            ask.query.iter().map(|(key, value)| format!("{key}={}", escape(value, false))).collect();
+        query.sort();
+        let query = query.join("&");
+        let signed = "host;x-amz-content-sha256;x-amz-date";
+        // Fragments carry tags of their own; hashing them once more would halve the speed.
+        let payload = "UNSIGNED-PAYLOAD";
+        let canonical = format!(
+            "{}\n{path}\n{query}\nhost:{}\nx-amz-content-sha256:{payload}\nx-amz-date:{stamp}\n\n{signed}\n{payload}",
+            ask.method, self.host
+        );
+        let day = stamp.get(..8).unwrap_or_default();
+        let scope = format!("{day}/{}/s3/aws4_request", self.region);
+        let hash = hex::encode(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
+        let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hash}");
+        let first = format!("AWS4{}", self.credentials.secret).into_bytes();
+        let key = [day, &self.region, "s3", "aws4_request"].iter().fold(first, |key, part| mac(&key, part));
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={}",
+            self.credentials.access,
+            hex::encode(mac(&key, &text))
+        );
+        let target = if query.is_empty() { path } else { format!("{path}?{query}") };
+        let mut request = Request::builder()
+            .method(ask.method)
+            .uri(format!("{}{target}", self.server))
+            .header(header::HOST, &self.host)
+            .header("x-amz-content-sha256", payload)
+            .header("x-amz-date", stamp)
+            .header(header::AUTHORIZATION, authorization);
+        for (name, value) in ask.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(ask.body)).map_err(|error| Error::Failed(error.to_string()))?;
+        match tokio::time::timeout(self.limit, self.http.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Error::Unavailable(format!("{}: {}", self.server, chain(&error)))),
+            Err(_) => {
+                Err(Error::Unavailable(format!("{} did not answer within {} ms", self.server, self.limit.as_millis())))
+            }
+        }
+    }
+
+    async fn body(&self, response: Response<Incoming>) -> Result<Bytes, Error> {
+        let collect = Limited::new(response.into_body(), ANSWER_BYTES_MAX as usize).collect();
+        match tokio::time::timeout(self.limit, collect).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) => Err(Error::Unavailable(format!("{}: {error}", self.server))),
+            Err(_) => Err(Error::Unavailable(format!("{} stopped in the middle of its answer", self.server))),
+        }
+    }
+
+    /// The error that an answer other than success means. The code in the body decides, not its text.
+    async fn refused(&self, name: &str, response: Response<Incoming>) -> Error {
+        let status = response.status();
+        let body = self.body(response).await.unwrap_or_default();
+        let body = xml::parse(&String::from_utf8_lossy(&body));
+        let text = |tag| body.as_ref().and_then(|body| body.text(tag)).unwrap_or_default();
+        let (code, message) = (text("Code"), text("Message"));
+        match (status, code) {
+            (StatusCode::NOT_FOUND, "NoSuchBucket") => {
+                Error::Unavailable(format!("{} has no bucket {}", self.server, self.base))
+            }
+            (StatusCode::NOT_FOUND, _) => Error::Missing(name.to_owned()),
+            (status, code) => {
+                let text = format!("{} answered {status} {code} {message}", self.server);
+                if status.is_server_error() { Error::Unavailable(text) } else { Error::Failed(text) }
+            }
+        }
+    }
+
+    /// Stores bytes under a name.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn put(&self, name: &str, body: Bytes) -> Result<(), Error> {
+        let ask = Ask { method: Method::PUT, name: Some(name), query: vec![], headers: vec![], body };
+        let response = self.send(ask).await?;
+        match response.status() {
+            StatusCode::OK => self.body(response).await.map(|_| ()),
+            _ => Err(self.refused(name, response).await),
+        }
+    }
+
+    /// Reads a range, or all.
+    ///
+    /// # Errors
+    /// When the name does not exist, or the server cannot be reached or refuses.
+    pub async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, Error> {
+        let headers = range
+            .map(|r| (header::RANGE, format!("bytes={}-{}", r.start, r.end.saturating_sub(1))))
+            .into_iter()
+            .collect();
+        let ask = Ask { method: Method::GET, name: Some(name), query: vec![], headers, body: Bytes::new() };
+        let response = self.send(ask).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => self.body(response).await,
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok(Bytes::new()),
+            _ => Err(self.refused(name, response).await),
+        }
+    }
+
+    /// Removes a name.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        let (query, headers) = (vec![], vec![]);
+        let ask = Ask { method: Method::DELETE, name: Some(name), query, headers, body: Bytes::new() };
+        let response = self.send(ask).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
+            _ => match self.refused(name, response).await {
+                Error::Missing(_) => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// The names that begin with this.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Found>, Error> {
+        let base = self.base.trim_matches('/').split_once('/').map(|(_, rest)| format!("{rest}/")).unwrap_or_default();
+        let (mut found, mut token) = (vec![], None::<String>);
+        loop {
+            let mut query = vec![("list-type", "2".to_owned()), ("prefix", format!("{base}{prefix}"))];
+            query.extend(token.take().map(|token| ("continuation-token", token)));
+            let ask = Ask { method: Method::GET, name: None, query, headers: vec![], body: Bytes::new() };
+            let response = self.send(ask).await?;
+            if response.status() != StatusCode::OK {
+                return Err(self.refused(prefix, response).await);
+            }
+            let body = self.body(response).await?;
+            let page = xml::parse(&String::from_utf8_lossy(&body))
+                .ok_or_else(|| Error::Failed(format!("{} answered a listing that is not XML", self.server)))?;
+            for entry in page.children("Contents") {
+                let key = entry.text("Key").unwrap_or_default();
+                let modified = entry.text("LastModified").and_then(|t| t.parse().ok()).unwrap_or_default();
+                found.extend(key.strip_prefix(&base).map(|name| Found { name: name.to_owned(), modified }));
+            }
+            token = page.text("NextContinuationToken").map(ToOwned::to_owned);
+            if token.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Makes the bucket, under a storage policy if one is named.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn make_bucket(&self, policy: &str) -> Result<(), Error> {
+        let body = match policy {
+            "" => String::new(),
+            policy => format!(
+                "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LocationConstraint>{policy}</LocationConstraint></CreateBucketConfiguration>"
+            ),
+        };
+        let (query, headers) = (vec![], vec![]);
+        let ask = Ask { method: Method::PUT, name: None, query, headers, body: body.into() };
+        let response = self.send(ask).await?;
+        match response.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.refused("bucket", response).await),
+        }
+    }
+}
+
+/// The only clock of this client: a signature is of the time it is made.
+fn now_nanos() -> i128 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as i128
+}
+
+fn mac(key: &[u8], text: &str) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// Percent-encoding as signatures want it.
+fn escape(text: &str, slash: bool) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) || (slash && byte == b'/') {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}

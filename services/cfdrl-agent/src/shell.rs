@@ -1,0 +1,4 @@
+//! What touches the world: tasks, drivers, files and HTTP.
+
+pub(crate) mod learn;
+pub(crate) mod metrics;

@@ -1,0 +1,7 @@
+//! What touches the world: tasks, drivers, files and HTTP.
+
+pub mod agent;
+pub mod driver;
+pub mod probe;
+pub mod publisher;
+pub mod state;

@@ -1,0 +1,5 @@
+//! The JSON mirror as a process of its own.
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("json-mirror", json_mirror::start)
+}

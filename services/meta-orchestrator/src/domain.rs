@@ -1,0 +1,6 @@
+//! What is decided and shown, without I/O.
+
+pub mod assignments;
+pub mod liveness;
+pub mod placements;
+pub mod view;

@@ -1,0 +1,323 @@
+//! What the planner did, to be asked about: clusters with what is planned on them, and why an instance is where it is.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use mesh_core::Stored;
+use mesh_core::{Decider as _, Derived, Projector};
+use mesh_proto::{
+    EventSet as _,
+    cluster::ClusterRegistered,
+    deciders::placements::Fact,
+    learning::LearningAdvised,
+    placement::{ClusterView, ExplainReply, PlacementDecided, PlacementUnplaced},
+};
+
+use crate::domain::{
+    liveness::Believed,
+    placements::{Limits, Placements, State},
+};
+
+/// Decisions kept of one instance, the newest.
+const DECISIONS_MAX: usize = 100;
+/// Decisions kept of all instances together, the newest.
+const DECISIONS_TOTAL_MAX: usize = 10_000;
+
+/// Advice kept of one instance, the newest.
+const ADVICE_MAX: usize = 10;
+
+/// A view over PLACEMENT, CLUSTER and LEARNING.
+pub struct Orchestrator {
+    placements: Placements,
+    state: State,
+    registered: BTreeMap<String, ClusterRegistered>,
+    /// By owner and instance id.
+    histories: BTreeMap<(String, String), History>,
+    /// Whose decision each of those kept is, oldest first.
+    order: VecDeque<(String, String)>,
+    total_max: usize,
+}
+
+#[derive(Default)]
+struct History {
+    /// Newest first.
+    decisions: VecDeque<PlacementDecided>,
+    /// Set while it is the last that was said.
+    unplaced: Option<PlacementUnplaced>,
+    /// Newest first.
+    advice: VecDeque<LearningAdvised>,
+}
+
+impl Orchestrator {
+    /// An empty view of a domain.
+    pub fn new(limits: Limits) -> Self {
+        let placements = Placements::new(limits);
+        let state = placements.initial();
+        let (registered, histories, order) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
+        Self { placements, state, registered, histories, order, total_max: DECISIONS_TOTAL_MAX }
+    }
+
+    /// What the planner believes of each cluster.
+    pub fn believed(&self) -> Vec<Believed> {
+        let clusters = self.state.snapshot.clusters.iter();
+        let believed = |(id, c): (&String, &crate::plan::Cluster)| Believed {
+            cluster_id: id.clone(),
+            available: c.available,
+            since: c.since,
+        };
+        clusters.map(believed).collect()
+    }
+
+    /// Up to `limit` clusters with ids after `after`, in their order; only available or only other ones if so asked.
+    pub fn clusters(&self, after: &str, limit: usize, available: Option<bool>) -> Vec<ClusterView> {
+        let ids: BTreeSet<&String> = self.state.snapshot.clusters.keys().chain(self.registered.keys()).collect();
+        let later = ids.into_iter().filter(|id| id.as_str() > after).map(|id| (id.as_str(), self.summary(id)));
+        let asked = later.filter(|(_, view)| available.is_none_or(|available| view.available == available));
+        let mut views: BTreeMap<&str, ClusterView> = asked.take(limit).collect();
+        for (id, instance) in &self.state.instances {
+            for hold in instance.at.iter().chain(&instance.to) {
+                if let Some(view) = views.get_mut(hold.cluster_id.as_str()) {
+                    view.instances.push(id.clone());
+                }
+            }
+        }
+        views.into_values().collect()
+    }
+
+    /// One cluster; `None` if it never registered.
+    pub fn cluster(&self, id: &str) -> Option<ClusterView> {
+        let known = self.registered.contains_key(id) || self.state.snapshot.clusters.contains_key(id);
+        let holds = |i: &crate::domain::placements::Instance| i.at.iter().chain(&i.to).any(|h| h.cluster_id == id);
+        known.then(|| ClusterView {
+            instances: self.state.instances.iter().filter(|(_, i)| holds(i)).map(|(id, _)| id.clone()).collect(),
+            ..self.summary(id)
+        })
+    }
+
+    fn summary(&self, id: &str) -> ClusterView {
+        let planned = self.state.snapshot.clusters.get(id);
+        // Until the planner has seen its agent's registration, or if that has aged out, the other one must do.
+        let named = || ClusterRegistered {
+            cluster_id: id.to_owned(),
+            cpu_milli: planned.map_or(0, |c| c.cpu_milli),
+            memory_bytes: planned.map_or(0, |c| c.memory_bytes),
+            labels: planned.map(|c| c.labels.clone()).unwrap_or_default(),
+            ..Default::default()
+        };
+        ClusterView {
+            registered: Some(self.registered.get(id).cloned().unwrap_or_else(named)),
+            available: planned.is_some_and(|c| c.available),
+            cpu_milli_reserved: planned.map_or(0, |c| u32::try_from(c.cpu_milli_reserved).unwrap_or(u32::MAX)),
+            memory_bytes_reserved: planned.map_or(0, |c| c.memory_bytes_reserved),
+            instances: vec![],
+        }
+    }
+
+    /// Why an instance is where it is, also after it ended while its decisions are kept.
+    pub fn explain(&self, owner: &str, instance_id: &str) -> Option<ExplainReply> {
+        let history = self.histories.get(&(owner.to_owned(), instance_id.to_owned()))?;
+        Some(ExplainReply {
+            decisions: history.decisions.iter().cloned().collect(),
+            unplaced: history.unplaced.clone(),
+            advice: history.advice.iter().cloned().collect(),
+        })
+    }
+
+    fn remember(&mut self, fact: &Fact) {
+        match fact {
+            Fact::PlacementDecided(f) => {
+                let key = (f.owner.clone(), f.instance_id.clone());
+                let history = self.histories.entry(key.clone()).or_default();
+                // Documents are told by the workload manager; kept here they would be most of the memory.
+                history.decisions.push_front(PlacementDecided { document: Bytes::new(), ..f.clone() });
+                history.unplaced = None;
+                self.order.push_back(key.clone());
+                if history.decisions.len() > DECISIONS_MAX {
+                    self.forget_oldest_of(&key);
+                }
+                while self.order.len() > self.total_max {
+                    let Some(oldest) = self.order.front().cloned() else { break };
+                    self.forget_oldest_of(&oldest);
+                }
+            }
+            Fact::PlacementUnplaced(f) => {
+                let history = self.histories.entry((f.owner.clone(), f.instance_id.clone())).or_default();
+                history.unplaced = Some(PlacementUnplaced { document: Bytes::new(), ..f.clone() });
+            }
+            Fact::PlacementReleased(f) if f.r#final => {
+                let key = (f.owner.clone(), f.instance_id.clone());
+                if let Some(history) = self.histories.get_mut(&key) {
+                    history.unplaced = None;
+                    if history.decisions.is_empty() {
+                        self.histories.remove(&key);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Advice is kept beside the decisions that it is about, and goes with them. Both streams are read by themselves, so
+    /// that it may come first.
+    fn advised(&mut self, advised: LearningAdvised) {
+        let key = (advised.owner.clone(), advised.instance_id.clone());
+        if !self.histories.contains_key(&key) && self.histories.len() >= self.total_max {
+            return;
+        }
+        let advice = &mut self.histories.entry(key).or_default().advice;
+        advice.push_front(advised);
+        advice.truncate(ADVICE_MAX);
+    }
+
+    fn forget_oldest_of(&mut self, key: &(String, String)) {
+        if let Some(position) = self.order.iter().position(|k| k == key) {
+            self.order.remove(position);
+        }
+        let Some(history) = self.histories.get_mut(key) else { return };
+        history.decisions.pop_back();
+        if history.decisions.is_empty() && history.unplaced.is_none() {
+            self.histories.remove(key);
+        }
+    }
+}
+
+impl Projector for Orchestrator {
+    fn apply(&mut self, stored: &Stored) -> Vec<Derived> {
+        if let Ok(Some(registered)) = stored.event::<ClusterRegistered>() {
+            self.registered.insert(registered.cluster_id.clone(), registered);
+        } else if let Ok(Some(advised)) = stored.event::<LearningAdvised>() {
+            self.advised(advised);
+        } else if let Some(fact) = read(stored) {
+            self.remember(&fact);
+            let state = std::mem::take(&mut self.state);
+            self.state = self.placements.evolve(state, &fact, stored.time);
+        }
+        vec![]
+    }
+}
+
+/// A placement fact; `None` for anything else.
+fn read(stored: &Stored) -> Option<Fact> {
+    if !Fact::messages().contains(&stored.message.as_str()) {
+        return None;
+    }
+    let mut fact = Fact::decode(&stored.message, &stored.protobuf().ok()?).ok()?;
+    fact.any_mut().adopt_keys(&stored.subject).ok()?;
+    Some(fact)
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::{
+        Timestamp,
+        placement::{ClusterJoined, ClusterLost, PlacementReleased},
+        workload::{Resources, WorkloadDocument},
+    };
+    use prost::Message as _;
+
+    use super::*;
+
+    fn stored(event: impl mesh_proto::Event) -> Stored {
+        mesh_test::stored(&event, 1, Timestamp::from_millis(1))
+    }
+
+    fn decided(id: &str, generation: u64, cluster: &str, from: &str) -> PlacementDecided {
+        let resources = Resources { cpu_milli: 100, memory_bytes: 1_000, ..Default::default() };
+        let document = WorkloadDocument { resources: Some(resources), ..Default::default() };
+        PlacementDecided {
+            domain: "default".into(),
+            owner: "local".into(),
+            instance_id: id.into(),
+            generation,
+            cluster_id: cluster.into(),
+            from_cluster_id: from.into(),
+            replicas: 2,
+            document: document.encode_to_vec().into(),
+            ..Default::default()
+        }
+    }
+
+    fn joined(id: &str) -> ClusterJoined {
+        ClusterJoined { domain: "default".into(), cluster_id: id.into(), cpu_milli: 1000, ..Default::default() }
+    }
+
+    fn view(facts: impl IntoIterator<Item = Stored>) -> Orchestrator {
+        let mut view = Orchestrator::new(Limits::default());
+        facts.into_iter().for_each(|f| assert!(view.apply(&f).is_empty()));
+        view
+    }
+
+    #[test]
+    fn clusters_are_listed_with_what_is_planned_on_them_page_by_page() {
+        let registered = ClusterRegistered { cluster_id: "a".into(), site: "plant".into(), ..Default::default() };
+        let lost = ClusterLost { domain: "default".into(), cluster_id: "b".into(), ..Default::default() };
+        let view = view([
+            stored(registered),
+            stored(joined("a")),
+            stored(joined("b")),
+            stored(decided("i", 1, "a", "")),
+            stored(decided("i", 2, "b", "a")),
+            stored(lost),
+        ]);
+        let all = view.clusters("", 10, None);
+        let told: Vec<_> = all.iter().map(|c| (c.available, c.cpu_milli_reserved, c.instances.clone())).collect();
+        assert_eq!(told, [(true, 200, vec!["i".to_owned()]), (false, 200, vec!["i".to_owned()])]);
+        assert_eq!(all[0].registered.as_ref().map(|r| r.site.as_str()), Some("plant"));
+        assert_eq!(view.clusters("", 1, None), all[..1]);
+        assert_eq!(view.clusters("a", 10, None), all[1..]);
+        assert_eq!(view.clusters("", 1, Some(false)), all[1..]);
+        assert_eq!(view.cluster("b").as_ref(), all.get(1));
+        assert_eq!(view.cluster("c"), None);
+    }
+
+    #[test]
+    fn decisions_are_explained_newest_first_and_outlive_the_instance() {
+        let unplaced = PlacementUnplaced {
+            domain: "default".into(),
+            owner: "local".into(),
+            instance_id: "i".into(),
+            reason: "full".into(),
+            ..Default::default()
+        };
+        let end = PlacementReleased {
+            domain: "default".into(),
+            owner: "local".into(),
+            instance_id: "i".into(),
+            r#final: true,
+            ..Default::default()
+        };
+        let mut view = view([stored(joined("a")), stored(decided("i", 1, "a", "")), stored(unplaced)]);
+        let explained = view.explain("local", "i").unwrap();
+        assert_eq!(explained.unplaced.map(|u| u.reason), Some("full".into()));
+        view.apply(&stored(decided("i", 2, "a", "")));
+        view.apply(&stored(end));
+        let explained = view.explain("local", "i").unwrap();
+        assert_eq!(explained.decisions.iter().map(|d| d.generation).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(explained.unplaced, None);
+        assert_eq!(view.explain("other", "i"), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_for_one_instance_and_for_all() {
+        let mut view = view([stored(joined("a"))]);
+        view.total_max = 120;
+        for generation in 1..=150 {
+            view.apply(&stored(decided("i", generation, "a", "")));
+        }
+        let kept = |view: &Orchestrator, id: &str| {
+            let explained = view.explain("local", id).map(|e| e.decisions).unwrap_or_default();
+            (explained.len(), explained.first().map_or(0, |d| d.generation))
+        };
+        assert_eq!(kept(&view, "i"), (100, 150));
+        for n in 0..60 {
+            view.apply(&stored(decided(&format!("j{n}"), 200, "a", "")));
+        }
+        assert_eq!(kept(&view, "i"), (60, 150));
+        assert_eq!((view.order.len(), view.histories.len()), (120, 61));
+        for n in 0..120 {
+            view.apply(&stored(decided(&format!("k{n}"), 300, "a", "")));
+        }
+        assert_eq!(kept(&view, "i"), (0, 0));
+        assert_eq!(kept(&view, "k119"), (1, 300));
+    }
+}

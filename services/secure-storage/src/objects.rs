@@ -1,0 +1,418 @@
+//! Objects: their bytes go to locations first, and then one conditional fact makes them visible.
+//!
+//! What is not in a fact does not exist: a crash leaves fragments of no object, which a scrub removes, and never half
+//! an object. A gateway holds nothing that another one needs.
+
+pub mod catalogue;
+mod commit;
+pub mod multipart;
+mod read;
+mod scrub;
+mod write;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::Stream;
+use mesh_core::Key;
+use mesh_kit::{Mesh, View};
+use mesh_proto::{
+    AnyEvent, Refusal, derived_id,
+    object::{Layout, ObjectDeleted, ObjectStored, Part},
+};
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{
+    backend::Opener,
+    blob::{
+        cache::Cache,
+        code::Scheme,
+        fragment::{self, Geometry},
+        seal::{self, BlobKeys, DataKey},
+    },
+    config::Config,
+    domain::{
+        bucket_token, object_token,
+        objects::{self, Command, Condition},
+        policy::{Recipe, recipe},
+        storages::Bucket,
+        uploads,
+    },
+    keys::{self, Keys},
+    locations::Locations,
+};
+use catalogue::Catalogue;
+
+/// A view may take this long to catch up with its stream.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
+/// A command of ours is answered within this time, or its caller hears that it was not.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// Extents of one request that are read or written at once.
+const EXTENTS_IN_FLIGHT: usize = 2;
+
+/// A request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bucket does not exist.
+    #[error("bucket {0} does not exist")]
+    NoBucket(String),
+    /// It belongs to another owner.
+    #[error("bucket {0} belongs to another owner")]
+    Denied(String),
+    /// The object does not exist.
+    #[error("object {0} does not exist")]
+    NoKey(String),
+    /// Refused by the decision about the object.
+    #[error(transparent)]
+    Object(#[from] objects::Refused),
+    /// A condition held when the upload was completed, and no longer when it was to become visible.
+    #[error("the object changed while the upload was completed; begin the upload again")]
+    Conflict,
+    /// Refused by the decision about the upload.
+    #[error(transparent)]
+    Upload(#[from] uploads::Refused),
+    /// An argument is out of bounds.
+    #[error("{0}")]
+    Invalid(String),
+    /// Too few locations took the fragments, or something else is unavailable for now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Too few good fragments are left.
+    #[error("{0}")]
+    Lost(String),
+    /// The master key is missing, or the metadata were changed.
+    #[error(transparent)]
+    Key(#[from] seal::Error),
+    /// The decider of names refused.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The request's body did not arrive whole.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The bus, or something else of ours, failed.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// How a request's body failed to arrive.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// Nothing came for too long.
+    #[error("the body stopped for {seconds} s; send it again")]
+    Silent {
+        /// Seconds.
+        seconds: u64,
+    },
+    /// It took too long in all.
+    #[error("the body took more than {limit_ms} ms; use a multipart upload")]
+    Slow {
+        /// Milliseconds.
+        limit_ms: i64,
+    },
+    /// It broke off, or is not what its sender signed.
+    #[error("the body broke off after {received} bytes: {problem}")]
+    Broken {
+        /// Bytes that came before.
+        received: u64,
+        /// What its source reports; to be read, not to decide on.
+        problem: String,
+    },
+}
+
+impl Error {
+    fn internal(error: impl std::fmt::Display) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<fragment::Error> for Error {
+    fn from(error: fragment::Error) -> Self {
+        Self::internal(error)
+    }
+}
+
+/// Metadata that a caller gives an object.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
+    /// Content type.
+    pub content_type: String,
+    /// User metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// Other standard headers.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// The object store. Cheap to clone.
+#[derive(Clone)]
+pub struct ObjectStore {
+    inner: Arc<Inner>,
+}
+
+/// What all clones of an object store share.
+pub struct Inner {
+    pub(crate) mesh: Mesh,
+    pub(crate) view: View<Catalogue>,
+    pub(crate) keys: Keys,
+    pub(crate) config: Config,
+    pub(crate) cache: Cache,
+    pub(crate) locations: Locations,
+    extents: Arc<Semaphore>,
+}
+
+impl std::ops::Deref for ObjectStore {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+/// What it takes to read a blob.
+pub(crate) struct Blob {
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) geometry: Geometry,
+    pub(crate) keys: BlobKeys,
+    pub(crate) part: Part,
+}
+
+/// The geometry of a layout.
+///
+/// # Errors
+/// When no blob can have this layout.
+pub(crate) fn geometry(layout: &Layout) -> Result<Geometry, Error> {
+    let scheme = Scheme::named(&layout.scheme)
+        .ok_or_else(|| Error::Internal(format!("unknown scheme {:?} in a layout", layout.scheme)))?;
+    let (data, redundant) = (layout.data as usize, layout.redundant as usize);
+    if layout.locations.len() != data + redundant {
+        return Err(Error::Internal("a layout has more or fewer locations than fragments".into()));
+    }
+    Ok(Geometry::new(scheme, data, redundant, layout.extent_bytes, layout.piece_bytes, layout.deflate_level)?)
+}
+
+impl ObjectStore {
+    /// With its view and keys.
+    pub fn new(mesh: Mesh, view: View<Catalogue>, keys: Keys, config: Config, root: std::path::PathBuf) -> Self {
+        let opener = Opener {
+            root,
+            credentials: keys.locations.clone(),
+            limit: Duration::from_millis(config.location_limit_ms.into()),
+        };
+        let inner = Inner {
+            cache: Cache::new(config.cache_bytes),
+            extents: Arc::new(Semaphore::new(config.extents_max.max(1) as usize)),
+            locations: Locations::new(mesh.clone(), view.clone(), opener),
+            mesh,
+            view,
+            keys,
+            config,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Waits until the view has read all that its stream holds now.
+    pub(crate) async fn catch_up(&self, stream: &str) -> Result<(), Error> {
+        let last = self.mesh.bus().log(stream).last_sequence().await.map_err(Error::internal)?;
+        let mut changes = self.view.changes();
+        let caught_up = async {
+            while self.view.read(|view| view.position(stream)) < last {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let behind = || Error::Internal(format!("this gateway is behind on {stream}; try again"));
+        timeout(CATCH_UP_LIMIT, caught_up).await.map_err(|_| behind())
+    }
+
+    /// A bucket of an owner, with its token.
+    pub(crate) async fn bucket(&self, owner: &str, name: &str) -> Result<(String, Bucket), Error> {
+        let token = bucket_token(name);
+        let look = || self.view.read(|view| view.known.buckets.get(&token).cloned());
+        let found = match look() {
+            Some(found) => Some(found),
+            None => {
+                self.catch_up("STORAGE").await?;
+                look()
+            }
+        };
+        match found {
+            Some(bucket) if bucket.owner == owner => Ok((token, bucket)),
+            Some(_) => Err(Error::Denied(name.to_owned())),
+            None => Err(Error::NoBucket(name.to_owned())),
+        }
+    }
+
+    /// The recipe of a bucket.
+    pub(crate) fn recipe(&self, bucket: &Bucket) -> Result<Recipe, Error> {
+        let key = (bucket.owner.clone(), bucket.policy.clone());
+        let policy = self.view.read(|view| view.known.policies.get(&key).and_then(|p| p.definition.clone()));
+        let policy = policy.ok_or_else(|| {
+            Error::Unavailable(format!("the policy {} of the bucket no longer exists; define it again", bucket.policy))
+        })?;
+        recipe(&policy).map_err(Error::Refused)
+    }
+
+    /// A layout for new bytes, with a fresh data key.
+    pub(crate) fn layout(&self, owner: &str, recipe: &Recipe) -> Result<(Layout, DataKey), Error> {
+        let data_key = DataKey::new(keys::random().map_err(Error::internal)?);
+        let id: [u8; 16] = keys::random().map_err(Error::internal)?;
+        let wrapped = self.keys.masters.wrap(&data_key, &id, keys::random().map_err(Error::internal)?)?;
+        let layout = Layout {
+            scheme: recipe.scheme.name().into(),
+            data: recipe.data as u32,
+            redundant: recipe.redundant as u32,
+            locations: recipe.locations.clone(),
+            extent_bytes: self.config.extent_bytes,
+            piece_bytes: self.config.piece_bytes,
+            deflate_level: recipe.deflate_level,
+            encrypted: recipe.encrypted,
+            master_key: self.keys.masters.active().into(),
+            wrapped_key: wrapped.into(),
+            key_id: Bytes::copy_from_slice(&id),
+            owner: owner.into(),
+        };
+        Ok((layout, data_key))
+    }
+
+    /// The data key of a layout.
+    pub(crate) fn data_key(&self, layout: &Layout) -> Result<DataKey, Error> {
+        Ok(self.keys.masters.unwrap(&layout.master_key, &layout.wrapped_key, &layout.key_id)?)
+    }
+
+    /// Sends a command on a caller's behalf, and waits for its answer.
+    pub(crate) async fn ask(&self, command: &dyn AnyEvent) -> Result<(), Error> {
+        let unique = hex::encode(keys::random::<16>().map_err(Error::internal)?);
+        let id = derived_id(&["command", &unique]);
+        let outgoing = mesh_core::Outgoing::new(command, id.clone(), self.mesh.now()).map_err(Error::internal)?;
+        self.mesh.bus().publish(&outgoing).await.map_err(Error::internal)?;
+        let mut changes = self.view.changes();
+        let answered = async {
+            loop {
+                if let Some(answer) = self.view.read(|view| view.answer(&id)) {
+                    return answer.map_err(Error::Refused);
+                }
+                if changes.changed().await.is_err() {
+                    return Err(Error::Unavailable("this gateway is stopping; ask another one".into()));
+                }
+            }
+        };
+        timeout(ANSWER_LIMIT, answered).await.unwrap_or_else(|_| {
+            let limit = ANSWER_LIMIT.as_secs();
+            Err(Error::Unavailable(format!(
+                "no answer within {limit} s; the command is stored and will be carried out"
+            )))
+        })
+    }
+
+    /// Stores an object.
+    ///
+    /// # Errors
+    /// When it could not be made safe or visible; nothing of it is visible then.
+    pub async fn put<S, E>(
+        &self,
+        owner: &str,
+        bucket: &str,
+        key: &str,
+        head: Head,
+        condition: &Condition,
+        body: S,
+    ) -> Result<ObjectStored, Error>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: std::fmt::Display,
+    {
+        check_head(key, &head)?;
+        let (token, of) = self.bucket(owner, bucket).await?;
+        let object = object_token(&token, of.epoch, key);
+        let recipe = self.recipe(&of)?;
+        self.check_room(&token, &of, key)?;
+        // Once before the body is received, to refuse early; the decision is made when the fact is written.
+        if *condition != Condition::default()
+            && !condition.holds(self.visible(&Key::new([&token, &object])).await?.as_ref())
+        {
+            return Err(objects::Refused::Precondition.into());
+        }
+        let (layout, data_key) = self.layout(owner, &recipe)?;
+        let (part, md5) = self.write(&layout, &data_key, recipe.acknowledge_at, body).await?;
+        let stored = ObjectStored {
+            bucket: token,
+            object,
+            key: key.into(),
+            epoch: of.epoch,
+            owner: owner.into(),
+            size: part.size,
+            etag: hex::encode(md5),
+            content_type: head.content_type,
+            metadata: head.metadata,
+            headers: head.headers,
+            layout: Some(layout.clone()),
+            parts: vec![part.clone()],
+            upload: String::new(),
+            modified: Some(self.mesh.now()),
+        };
+        let command = Command::Put { object: stored.clone(), condition: condition.clone() };
+        match self.decide(&command, None).await {
+            Ok(decided) => {
+                self.retire(decided.garbage);
+                Ok(stored)
+            }
+            Err(error) => {
+                // A refusal is certain. After any other error it is unknown whether the fact is stored; a scrub removes
+                // what belongs to nothing.
+                if matches!(error, Error::Object(_)) {
+                    let store = self.clone();
+                    tokio::spawn(async move { store.remove(&layout, &[part]).await });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Refuses a new key if the listing is full.
+    pub(crate) fn check_room(&self, bucket: &str, of: &Bucket, key: &str) -> Result<(), Error> {
+        let max = self.config.objects_max;
+        let full = self.view.read(|view| {
+            view.count >= max && !view.listing(bucket, of.epoch).is_some_and(|listing| listing.contains_key(key))
+        });
+        if full {
+            return Err(Error::Unavailable(format!("this gateway lists at most {max} objects; raise objects_max")));
+        }
+        Ok(())
+    }
+
+    /// The object that is visible under a key.
+    pub(crate) async fn object(&self, owner: &str, bucket: &str, key: &str) -> Result<ObjectStored, Error> {
+        let (token, of) = self.bucket(owner, bucket).await?;
+        let object = object_token(&token, of.epoch, key);
+        self.visible(&Key::new([token, object])).await?.ok_or_else(|| Error::NoKey(key.to_owned()))
+    }
+
+    /// Deletes an object; returns whether there was one.
+    ///
+    /// # Errors
+    /// When the bucket does not exist, the condition does not hold, or the bus is unreachable.
+    pub async fn delete(&self, owner: &str, bucket: &str, key: &str, condition: &Condition) -> Result<bool, Error> {
+        let (token, of) = self.bucket(owner, bucket).await?;
+        let object = object_token(&token, of.epoch, key);
+        let fact = ObjectDeleted { bucket: token, object, key: key.into(), epoch: of.epoch };
+        let decided = self.decide(&Command::Delete { fact, condition: condition.clone() }, None).await?;
+        self.retire(decided.garbage);
+        Ok(decided.fact.is_some())
+    }
+}
+
+/// Bounds on what becomes part of a fact.
+pub(crate) fn check_head(key: &str, head: &Head) -> Result<(), Error> {
+    if key.is_empty() || key.len() > 1_024 {
+        return Err(Error::Invalid(format!("the key has {} bytes; use 1 to 1,024", key.len())));
+    }
+    let bytes = |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+    let total = bytes(&head.metadata) + bytes(&head.headers) + head.content_type.len();
+    if total > 8 << 10 || bytes(&head.metadata) > 2 << 10 {
+        let user = bytes(&head.metadata);
+        return Err(Error::Invalid(format!(
+            "the metadata have {total} bytes, {user} of them user metadata; S3 allows 8 KB in all and 2 KB from the user"
+        )));
+    }
+    Ok(())
+}

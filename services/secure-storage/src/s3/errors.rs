@@ -1,0 +1,106 @@
+//! Which S3 error answers what. Codes follow from variants and from the class of a refusal, never from a text.
+
+use futures::StreamExt as _;
+use s3s::{S3Error, S3ErrorCode, dto::StreamingBlob};
+
+use super::body::Expected;
+use crate::{
+    domain::{objects, uploads},
+    objects::{BodyError, Error},
+};
+
+/// Bytes of a refused body that are read at most.
+const DRAIN_BYTES_MAX: usize = 1 << 20;
+/// How long the next of them may take.
+const DRAIN_LIMIT: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// The S3 code of an error; that of a body is [`Expected::failure`] where the request is known.
+fn code(error: &Error) -> S3ErrorCode {
+    match error {
+        Error::NoBucket(_) => S3ErrorCode::NoSuchBucket,
+        Error::Denied(_) => S3ErrorCode::AccessDenied,
+        Error::NoKey(_) => S3ErrorCode::NoSuchKey,
+        Error::Object(objects::Refused::Precondition) => S3ErrorCode::PreconditionFailed,
+        Error::Object(objects::Refused::NoUpload) => S3ErrorCode::NoSuchUpload,
+        Error::Conflict => S3ErrorCode::ConditionalRequestConflict,
+        Error::Upload(refused) => match refused {
+            uploads::Refused::NoUpload => S3ErrorCode::NoSuchUpload,
+            uploads::Refused::PartNumber(_) => S3ErrorCode::InvalidArgument,
+            uploads::Refused::PartCount(_) => S3ErrorCode::MalformedXML,
+            uploads::Refused::PartOrder => S3ErrorCode::InvalidPartOrder,
+            uploads::Refused::PartUnknown { .. } => S3ErrorCode::InvalidPart,
+            uploads::Refused::PartTooSmall { .. } => S3ErrorCode::EntityTooSmall,
+        },
+        Error::Invalid(_) => S3ErrorCode::InvalidArgument,
+        Error::Refused(refusal) => {
+            S3ErrorCode::from_bytes(refusal.code.s3().as_bytes()).unwrap_or(S3ErrorCode::InvalidRequest)
+        }
+        Error::Unavailable(_) | Error::Lost(_) => S3ErrorCode::ServiceUnavailable,
+        Error::Body(BodyError::Silent { .. }) => S3ErrorCode::RequestTimeout,
+        Error::Body(BodyError::Slow { .. } | BodyError::Broken { .. }) => S3ErrorCode::IncompleteBody,
+        Error::Key(_) | Error::Internal(_) => S3ErrorCode::InternalError,
+    }
+}
+
+/// An S3 error; one with a code of our own is the caller's fault.
+fn with_code(code: S3ErrorCode, text: String) -> S3Error {
+    let own = matches!(code, S3ErrorCode::Custom(_));
+    let mut error = S3Error::with_message(code, text);
+    if own {
+        error.set_status_code(http::StatusCode::BAD_REQUEST);
+    }
+    error
+}
+
+impl From<Error> for S3Error {
+    fn from(error: Error) -> Self {
+        let code = code(&error);
+        if matches!(code, S3ErrorCode::InternalError) {
+            tracing::error!(error = &error as &dyn std::error::Error, "an S3 request failed");
+        }
+        with_code(code, error.to_string())
+    }
+}
+
+/// The answer to a request with a body. A caller that still sends does not read a refusal, so that a little of the rest
+/// is read first.
+pub(crate) async fn answer<T>(
+    done: Result<T, Error>,
+    expected: &Expected,
+    body: &mut StreamingBlob,
+) -> Result<T, S3Error> {
+    let error = match done {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    let code = match &error {
+        Error::Body(BodyError::Broken { received, .. }) => expected.failure(*received),
+        error => code(error),
+    };
+    let mut left = DRAIN_BYTES_MAX;
+    while left > 0
+        && let Ok(Some(Ok(bytes))) = tokio::time::timeout(DRAIN_LIMIT, body.next()).await
+    {
+        left = left.saturating_sub(bytes.len());
+    }
+    if matches!(code, S3ErrorCode::InternalError) {
+        return Err(error.into());
+    }
+    Err(with_code(code, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::{Refusal, RefusalCode};
+
+    use super::*;
+
+    #[test]
+    fn every_class_of_refusal_has_an_s3_code_whatever_its_text() {
+        for row in mesh_proto::refusal::MAPPINGS {
+            let error = Error::Refused(Refusal::new(row.code, "7f3a", "c01d"));
+            assert_eq!(code(&error).as_str(), row.s3, "{:?}", row.code);
+        }
+        assert_eq!(RefusalCode::AlreadyOwned.s3(), "BucketAlreadyOwnedByYou");
+    }
+}

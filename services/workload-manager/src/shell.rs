@@ -1,0 +1,3 @@
+//! What touches the world: tasks, drivers, files and HTTP.
+
+pub(crate) mod checks;
