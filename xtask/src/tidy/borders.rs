@@ -25,6 +25,7 @@ const DOMAIN_CRATES: &[&str] = &[
     "mesh_scenes",
     "nkeys",
     "percent_encoding",
+    "proptest",
     "prost",
     "reed_solomon_simd",
     "self",
