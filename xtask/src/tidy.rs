@@ -1,7 +1,7 @@
 //! `xtask tidy`: rules of this repository that no other tool checks. Each finding names the file, the line, the rule
 //! and what to do.
 //!
-//! A rule that the tree does not fully keep yet has a number in [`ALLOWED`]: how many findings there may be. It is only
+//! A rule that the tree does not fully keep yet has a number in `ALLOWED`: how many findings there may be. It is only
 //! ever lowered.
 
 mod borders;
