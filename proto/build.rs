@@ -149,6 +149,25 @@ fn events(contract: &Contract) -> String {
             event.message, event.stream, event.subject, event.area, event.command
         );
     }
+    let refusals: String = contract
+        .events
+        .iter()
+        .filter(|event| event.refusal)
+        .map(|event| {
+            let path = rust_path(&event.message);
+            format!("        {:?} => {path}::decode(body).ok().and_then(|fact| Refusal::of(&fact)),\n", event.message)
+        })
+        .collect();
+    let _ = write!(
+        text,
+        "fn decode_refusal(message: &str, body: &[u8]) -> Option<Refusal> {{
+    use prost::Message as _;
+    match message {{
+{refusals}        _ => None,
+    }}
+}}
+"
+    );
     text
 }
 

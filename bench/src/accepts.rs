@@ -15,7 +15,8 @@ use mesh_kit::Mesh;
 /// # Errors
 /// When the bus does not let it join.
 pub(crate) async fn accept_all(mesh: Mesh) -> anyhow::Result<()> {
-    mesh.decide(Accepts).await
+    mesh.decide(Accepts).await?;
+    Ok(())
 }
 
 /// Accepts.

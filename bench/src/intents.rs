@@ -44,8 +44,16 @@ pub(crate) struct IntentsOptions {
 }
 
 /// Services that have no part in the way from a request to its verdict; the whole mesh is measured beside it.
-const ASIDE: [&str; 7] =
-    ["collector", "cmdt-aggregator", "secure-storage", "accounting", "cfdrl-agent", "sar-detector", "json-mirror"];
+const ASIDE: [&str; 8] = [
+    "collector",
+    "cmdt-aggregator",
+    "secure-storage",
+    "accounting",
+    "cfdrl-agent",
+    "sar-detector",
+    "notifier",
+    "json-mirror",
+];
 
 /// The stream of the bare handler.
 const BARE: &str = "BARE";

@@ -28,6 +28,8 @@ use continuum::output::{self, Format, note};
 
 use crate::report::{Bound, Length, Row, conclude};
 
+mesh_kit::allocator!();
+
 /// Measures the mesh against its bounds.
 #[derive(Debug, Parser)]
 #[command(name = "continuum bench", bin_name = "continuum bench", version)]

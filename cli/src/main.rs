@@ -12,6 +12,8 @@ use continuum::{
     output,
 };
 
+mesh_kit::allocator!();
+
 fn main() -> ExitCode {
     output::run(async {
         let arguments = Arguments::parse();

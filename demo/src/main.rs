@@ -29,6 +29,8 @@ use mesh_client::{Client, Endpoints};
 
 use crate::story::Story;
 
+mesh_kit::allocator!();
+
 /// How long the mesh may take for one step.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 

@@ -316,6 +316,11 @@ pub fn bus_page(contract: &Contract) -> String {
     for service in &contract.services {
         service_section(&mut page, contract, service);
     }
+    let _ = writeln!(
+        page,
+        "\n### The reader\n\nReads each stream once for the services of one process. It writes nothing.\n"
+    );
+    rights_list(&mut page, &rights::of_reader(contract));
     let _ = writeln!(page, "\n### People\n\nSend commands, read and hear everything, ask services how they are.\n");
     rights_list(&mut page, &rights::of_people(contract));
     page

@@ -4,6 +4,9 @@ use std::fmt;
 
 use uuid::Uuid;
 
+/// What a key looks like, for messages: `use …`.
+pub const KEY_FORMAT: &str = "1 to 64 letters, digits, `_` and `-`";
+
 /// Is this one subject token of `[A-Za-z0-9_-]{1,64}`?
 pub fn is_key(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
@@ -15,7 +18,7 @@ pub struct Id(String);
 
 /// Not a key.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not an id: use 1 to 64 letters, digits, `_` and `-`")]
+#[error("{0:?} is not an id: use {KEY_FORMAT}")]
 pub struct IdError(String);
 
 impl Id {

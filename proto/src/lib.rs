@@ -18,7 +18,7 @@ pub mod wire;
 
 pub use contract::Contract;
 pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, Stream, subject_keys};
-pub use id::{Id, IdError, derived_id, is_key};
+pub use id::{Id, IdError, KEY_FORMAT, derived_id, is_key};
 pub use refusal::{Refusal, RefusalCode};
 pub use samples::{sample_key, sample_keys};
 pub use time::Timestamp;

@@ -64,6 +64,12 @@ impl Refusal {
     pub fn of(fact: &dyn AnyEvent) -> Option<Self> {
         fact.refusal().map(|(_, refusal)| refusal)
     }
+
+    /// The refusal that an encoded fact carries, by the full name of its message; `None` if the fact refuses nothing or
+    /// cannot be decoded.
+    pub fn decode(message: &str, body: &[u8]) -> Option<Self> {
+        crate::decode_refusal(message, body)
+    }
 }
 
 /// How one class of refusals is answered by each interface.
@@ -156,7 +162,7 @@ impl From<Refusal> for tonic::Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{contract, intent::IntentRefused, intent::IntentSubmitted, pool};
+    use crate::{Event as _, contract, intent::IntentRefused, intent::IntentSubmitted, pool};
 
     #[test]
     fn each_class_has_its_row_at_its_place_in_the_table() {
@@ -183,6 +189,8 @@ mod tests {
         assert_eq!(refusal, Refusal::stale("it has changed", "read it again"));
         assert_eq!(AnyEvent::refusal(&fact).map(|(command, _)| command), Some("c"));
         assert_eq!(Refusal::of(&IntentSubmitted::default()), None);
+        assert_eq!(Refusal::decode(IntentRefused::MESSAGE, &AnyEvent::body(&fact)), Some(refusal));
+        assert_eq!(Refusal::decode(IntentSubmitted::MESSAGE, &[]), None);
         for event in contract().events.iter().filter(|e| e.refusal) {
             let message = pool().get_message_by_name(&event.message).unwrap();
             for field in ["command_id", "command", "code", "reason", "hint"] {

@@ -17,6 +17,10 @@ pub const PEOPLE_ACCOUNT: &str = "PPL";
 pub const API_PREFIX: &str = "BUS.API";
 /// Identity that creates streams and consumers, in [`BUS_ACCOUNT`], without restriction there.
 pub const PROVISIONER: &str = "provisioner";
+/// Identity over which the services of one process read: everything that any of them may read, and nothing else.
+pub const READER: &str = "reader";
+/// Account of [`READER`].
+pub const READER_ACCOUNT: &str = "RDR";
 /// Identity of people.
 pub const PERSON: &str = "person";
 
@@ -34,7 +38,7 @@ pub struct Request {
 /// What one identity may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// The identity: a service's name, or [`PERSON`].
+    /// The identity: a service's name, [`READER`] or [`PERSON`].
     pub identity: String,
     /// Account it signs in to.
     pub account: String,
@@ -129,9 +133,10 @@ fn has_events(contract: &Contract, stream: &str) -> bool {
     contract.events.iter().any(|e| e.stream == stream)
 }
 
-/// The rights of every identity but the provisioner: the services in declaration order, then people.
+/// The rights of every identity but the provisioner: the services in declaration order, the reader, then people.
 pub fn all(contract: &Contract) -> Vec<Rights> {
-    contract.services.iter().map(|s| of_service(contract, s)).chain([of_people(contract)]).collect()
+    let services = contract.services.iter().map(|s| of_service(contract, s));
+    services.chain([of_reader(contract), of_people(contract)]).collect()
 }
 
 /// The rights of a service.
@@ -173,6 +178,18 @@ pub fn of_service(contract: &Contract, service: &ServiceSpec) -> Rights {
     // Answers to requests that come from people's account: the server names their replies so.
     rights.publish.insert("_R_.>".to_owned());
     rights.subscribe.extend([format!("_INBOX_{}.>", service.name), "$SRV.>".to_owned()]);
+    rights
+}
+
+/// The rights of the reader: to read and hear what the services may, and to write nothing.
+pub fn of_reader(contract: &Contract) -> Rights {
+    let mut rights = Rights { identity: READER.to_owned(), account: READER_ACCOUNT.to_owned(), ..Default::default() };
+    let heard: BTreeSet<&str> = contract.services.iter().flat_map(|s| hears(contract, s)).collect();
+    for stream in heard.into_iter().filter_map(|s| contract.stream(s)) {
+        rights.may_get(&stream.name);
+        rights.may_hear(stream.subject.clone());
+    }
+    rights.subscribe.insert(format!("_INBOX_{READER}.>"));
     rights
 }
 

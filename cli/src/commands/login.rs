@@ -105,7 +105,7 @@ pub async fn sign_in(data_dir: &Path, gateway: &str, name: &str, password: &str)
 
 /// Password of the first account of a mesh on this machine.
 pub fn first_password(data_dir: &Path) -> anyhow::Result<String> {
-    let file = data_dir.join("state/gateway/admin.password");
+    let file = data_dir.join("state/identity/admin.password");
     fs::read_to_string(&file).map(|text| text.trim().to_owned()).with_context(|| format!("read {}", file.display()))
 }
 

@@ -164,7 +164,7 @@ fn widths(layers: &[u32]) -> Option<Vec<usize>> {
 
 /// The id of a network: the same weights in the same layers have the same.
 pub fn id(network: &Network) -> String {
-    let weights: String = bytes(network.weights()).iter().map(|b| format!("{b:02x}")).collect();
+    let weights = hex::encode(bytes(network.weights()));
     derived_id(&["policy", &format!("{:?}", network.widths()), &weights])
 }
 

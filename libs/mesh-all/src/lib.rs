@@ -23,8 +23,8 @@ use mesh_admin::{
 };
 use mesh_bus::{Samples, SamplesMode, SamplesOptions};
 use mesh_client::{Client, Endpoints};
-use mesh_kit::{Running, Settings};
-use mesh_proto::contract;
+use mesh_kit::{Reader, Running, Settings};
+use mesh_proto::{contract, rights};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -106,7 +106,8 @@ pub struct Up {
 }
 
 enum Members {
-    Tasks(Vec<(String, Running)>),
+    /// The services, and the reader that they share.
+    Tasks(Vec<(String, Running)>, Reader),
     Processes(JoinSet<()>),
 }
 
@@ -130,6 +131,7 @@ impl Up {
         fs::create_dir_all(data_dir).with_context(|| format!("make the data folder {}", data_dir.display()))?;
         let data_dir = data_dir.canonicalize().context("find the data folder")?;
         let lock = lock(&data_dir)?;
+        carry_over(&data_dir, options.report)?;
         let found = find_server().await.context("find a nats-server")?;
         for skipped in &found.skipped {
             (options.report)(&format!("skipped a nats-server: {skipped}"));
@@ -243,10 +245,13 @@ impl Up {
             let first = wanted.first().map(|m| m.settings.clone()).unwrap_or_default();
             mesh_kit::telemetry::install("continuum", &std::process::id().to_string(), &first)
                 .context("set up telemetry")?;
+            // One connection reads each stream once for all of them; each writes over one of its own.
+            let settings = common(rights::READER)?;
+            let reader = mesh_kit::connect_reader(&settings).await.context("connect the reader of the streams")?;
             let mut running = vec![];
             for member in wanted {
                 let title = member.title.clone();
-                let joined = member.join().await.with_context(|| format!("start {title}"))?;
+                let joined = member.join(&reader).await.with_context(|| format!("start {title}"))?;
                 running.push((title, joined));
             }
             for (title, running) in &running {
@@ -261,7 +266,7 @@ impl Up {
                     }
                 });
             }
-            Members::Tasks(running)
+            Members::Tasks(running, reader)
         };
         let endpoints = Endpoints {
             pid: std::process::id(),
@@ -329,13 +334,14 @@ impl Up {
     pub async fn stop(self) -> anyhow::Result<()> {
         let removed = fs::remove_file(Endpoints::path(&self.data_dir));
         match self.members {
-            Members::Tasks(mut running) => {
+            Members::Tasks(mut running, reader) => {
                 // The agents first: what they publish last still finds everybody.
                 let mut stops = JoinSet::new();
                 while let Some((_, service)) = running.pop() {
                     stops.spawn(service.stop());
                 }
                 let _ = tokio::time::timeout(STOP_LIMIT, stops.join_all()).await;
+                reader.close().await;
                 self.stopping.cancel();
             }
             Members::Processes(mut set) => {
@@ -368,6 +374,20 @@ fn sets(pairs: &[String]) -> anyhow::Result<BTreeMap<String, BTreeMap<String, St
 
 fn sets_of(sets: &BTreeMap<String, BTreeMap<String, String>>, service: &str) -> BTreeMap<String, String> {
     sets.get(service).cloned().unwrap_or_default()
+}
+
+/// Moves what gateways up to 0.1 kept of the built-in issuer to the identity service: its keys and the first password.
+fn carry_over(data_dir: &Path, report: Report) -> anyhow::Result<()> {
+    let (from, to) = (data_dir.join("state/gateway"), data_dir.join("state/identity"));
+    for name in ["issuer.keys", "admin.password"] {
+        let (old, new) = (from.join(name), to.join(name));
+        if old.exists() && !new.exists() {
+            fs::create_dir_all(&to).with_context(|| format!("make {}", to.display()))?;
+            fs::rename(&old, &new).with_context(|| format!("move {} to {}", old.display(), new.display()))?;
+            report(&format!("moved {} to {}", old.display(), new.display()));
+        }
+    }
+    Ok(())
 }
 
 /// Takes the data folder for this process alone.
@@ -435,6 +455,20 @@ mod tests {
         let options = Options { without: vec!["billing".into()], ..Options::default() };
         let error = Up::start(folder.path(), &options).await.err().unwrap().to_string();
         assert!(error.contains("--without billing") && error.contains("accounting"), "{error}");
+    }
+
+    #[test]
+    fn an_earlier_gateways_keys_become_those_of_the_identity_service_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("state/gateway"), folder.path().join("state/identity"));
+        fs::create_dir_all(&old).unwrap();
+        fs::write(old.join("issuer.keys"), "kept").unwrap();
+        carry_over(folder.path(), |_| ()).unwrap();
+        assert_eq!(fs::read_to_string(new.join("issuer.keys")).unwrap(), "kept");
+        assert!(!old.join("issuer.keys").exists() && !new.join("admin.password").exists());
+        fs::write(old.join("issuer.keys"), "another").unwrap();
+        carry_over(folder.path(), |_| ()).unwrap();
+        assert_eq!(fs::read_to_string(new.join("issuer.keys")).unwrap(), "kept", "never overwritten");
     }
 
     #[test]

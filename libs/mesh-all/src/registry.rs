@@ -3,12 +3,12 @@
 //! The table of services.
 
 use anyhow::bail;
-use mesh_kit::Running;
+use mesh_kit::{Reader, Running};
 
 use crate::services::Member;
 
 /// The services of one machine, in start order. Those that run once per cluster are not among them.
-pub const SERVICES: [&str; 13] = [
+pub const SERVICES: [&str; 15] = [
     "intent-manager",
     "validator",
     "workload-manager",
@@ -22,26 +22,30 @@ pub const SERVICES: [&str; 13] = [
     "secure-storage",
     "cfdrl-agent",
     "gateway",
+    "identity",
+    "notifier",
 ];
 
 impl Member {
     /// Joins as tasks of this process.
-    pub(crate) async fn join(self) -> anyhow::Result<Running> {
+    pub(crate) async fn join(self, reader: &Reader) -> anyhow::Result<Running> {
         match self.service {
-            "intent-manager" => self.join_as(intent_manager::start).await,
-            "validator" => self.join_as(validator::start).await,
-            "workload-manager" => self.join_as(workload_manager::start).await,
-            "meta-orchestrator" => self.join_as(meta_orchestrator::start).await,
-            "cluster-agent" => self.join_as(cluster_agent::start).await,
-            "collector" => self.join_as(collector::start).await,
-            "cmdt-aggregator" => self.join_as(cmdt_aggregator::start).await,
-            "json-mirror" => self.join_as(json_mirror::start).await,
-            "sar-detector" => self.join_as(sar_detector::start).await,
-            "mncc-exposer" => self.join_as(mncc_exposer::start).await,
-            "accounting" => self.join_as(accounting::start).await,
-            "secure-storage" => self.join_as(secure_storage::start).await,
-            "cfdrl-agent" => self.join_as(cfdrl_agent::start).await,
-            "gateway" => self.join_as(gateway::start).await,
+            "intent-manager" => self.join_as(reader, intent_manager::start).await,
+            "validator" => self.join_as(reader, validator::start).await,
+            "workload-manager" => self.join_as(reader, workload_manager::start).await,
+            "meta-orchestrator" => self.join_as(reader, meta_orchestrator::start).await,
+            "cluster-agent" => self.join_as(reader, cluster_agent::start).await,
+            "collector" => self.join_as(reader, collector::start).await,
+            "cmdt-aggregator" => self.join_as(reader, cmdt_aggregator::start).await,
+            "json-mirror" => self.join_as(reader, json_mirror::start).await,
+            "sar-detector" => self.join_as(reader, sar_detector::start).await,
+            "mncc-exposer" => self.join_as(reader, mncc_exposer::start).await,
+            "accounting" => self.join_as(reader, accounting::start).await,
+            "secure-storage" => self.join_as(reader, secure_storage::start).await,
+            "cfdrl-agent" => self.join_as(reader, cfdrl_agent::start).await,
+            "gateway" => self.join_as(reader, gateway::start).await,
+            "identity" => self.join_as(reader, identity::start).await,
+            "notifier" => self.join_as(reader, notifier::start).await,
             other => bail!("unknown service {other:?}"),
         }
     }

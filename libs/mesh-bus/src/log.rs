@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use crate::{Tail, backoff::Backoff, error::AskError, headers, link::Link};
 
 /// A stream was not read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
     /// The stream did not answer within the limit.
     #[error("read {stream}: no answer within {limit_ms} ms")]

@@ -136,6 +136,11 @@ impl Tail {
         self.caught_up && self.buffer.is_empty()
     }
 
+    /// Does it return what is stored as it is stored, with nothing left to read?
+    pub fn is_live(&self) -> bool {
+        !self.behind
+    }
+
     /// Sequence up to which everything that matches was returned.
     pub fn position(&self) -> u64 {
         self.position

@@ -1,9 +1,10 @@
 //! Where the other services answer gRPC: by the notices that they publish when they start.
 
-use std::{collections::BTreeMap, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use mesh_bus::{Bus, LogError};
 use mesh_proto::{Event as _, lifecycle::ServiceChanged};
+use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a connection may take.
@@ -77,19 +78,19 @@ impl Peers {
     /// # Errors
     /// When it does not run, as far as is known.
     pub async fn channel(&self, service: &str) -> Result<Channel, Error> {
-        let known = self.channels.lock().unwrap_or_else(PoisonError::into_inner).get(service).cloned();
+        let known = self.channels.lock().get(service).cloned();
         if let Some(channel) = known {
             return Ok(channel);
         }
         let found = endpoint(&self.bus, service).await?.ok_or_else(|| Error::Unknown(service.to_owned()))?;
         let address = Endpoint::from_shared(found.clone()).map_err(|_| Error::Address(found))?;
         let channel = address.connect_timeout(CONNECT_LIMIT).tcp_nodelay(true).connect_lazy();
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self.channels.lock();
         Ok(channels.entry(service.to_owned()).or_insert(channel).clone())
     }
 
     /// Drops a channel that does not answer: the service may run elsewhere by now.
     pub fn forget(&self, service: &str) {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
+        self.channels.lock().remove(service);
     }
 }

@@ -6,6 +6,7 @@ use mesh_proto::{
     learning::learning_queries_client::LearningQueriesClient, network::network_queries_client::NetworkQueriesClient,
     placement::orchestrator_queries_client::OrchestratorQueriesClient,
     remedy::remedy_queries_client::RemedyQueriesClient, storage::storage_queries_client::StorageQueriesClient,
+    subscription::subscription_queries_client::SubscriptionQueriesClient,
     telemetry::telemetry_queries_client::TelemetryQueriesClient, twin::twin_queries_client::TwinQueriesClient,
     validation::validator_queries_client::ValidatorQueriesClient,
     workload::workload_queries_client::WorkloadQueriesClient,
@@ -51,6 +52,8 @@ queries! {
     anomalies: AnomalyQueriesClient of "sar-detector",
     /// The detector's remedies.
     remedies: RemedyQueriesClient of "sar-detector",
+    /// The notifier.
+    subscriptions: SubscriptionQueriesClient of "notifier",
     /// The network exposer.
     network: NetworkQueriesClient of "mncc-exposer",
 }

@@ -4,7 +4,7 @@
 //! - [`Replica`](replica::Replica): the rules of delivery, without I/O. The service shell and the seeded simulation
 //!   both drive it.
 //! - [`Stored`], [`Outgoing`], [`Decision`]: what travels.
-//! - [`query::Error`]: why a query was not answered.
+//! - [`query`]: why a query was not answered, whose things it means, which page of a list it wants.
 //! - [`testing::Bench`]: given, when, then, for the test of a decider.
 //! - Never: async, I/O, a clock, randomness. `domain` modules depend on this crate and on `mesh-proto` only.
 
@@ -17,5 +17,5 @@ pub mod testing;
 
 pub use decider::{Decider, Envelope, Key, ReadModel, Trigger};
 pub use message::{Cause, Decision, Outgoing, Stored};
-pub use projector::{Derived, Projector};
+pub use projector::{Derived, Projector, SharesFold};
 pub use replica::Saved;

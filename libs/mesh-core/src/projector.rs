@@ -1,5 +1,7 @@
 //! The projector: a view over streams and samples, rebuildable, that may publish derived events.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use mesh_proto::{AnyEvent, Timestamp};
 
@@ -20,6 +22,14 @@ impl Derived {
     pub fn new(event: impl mesh_proto::Event, id: impl Into<String>, at: Timestamp) -> Self {
         Self { event: Box::new(event), id: id.into(), at }
     }
+}
+
+/// A projector that shares the fold of a decider of its service: it is given each state and folds none itself.
+pub trait SharesFold<S>: Projector {
+    /// Applies the next fact of the decider's stream, with the state of its entity right after it; without one for a fact
+    /// that the decider had saved before it began, which is in what the view was restored from. In stream order for each
+    /// entity.
+    fn folded(&mut self, fact: &Stored, state: Option<&Arc<S>>) -> Vec<Derived>;
 }
 
 /// What a deriving service is. No async, no I/O, no clock, no randomness.

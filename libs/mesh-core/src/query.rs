@@ -1,6 +1,10 @@
-//! Errors of queries: a small closed set, mapped to gRPC in one place.
+//! Queries: their errors, a small closed set mapped to gRPC in one place, and what questions have in common.
+
+mod page;
 
 use std::fmt;
+
+pub use page::{OWNER_DEFAULT, Page, SIZE_DEFAULT, SIZE_MAX, check_key, owner, size};
 
 /// Why a query was not answered. Says what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Cause, Decider, Decision, Envelope, Key, Outgoing, ReadModel as _, Stored, Trigger};
 
+#[cfg(test)]
+mod tests;
+
 /// Ids of answered commands kept per entity: a command that comes again after so many others of the same entity
 /// is a new one.
 const ANSWERED_MAX: usize = 4_096;
@@ -86,6 +89,9 @@ struct Entity<S, I> {
     asked_due: Option<Timestamp>,
     /// The `due` value in the index.
     indexed_due: Option<Timestamp>,
+    /// States after facts that were folded when their write was answered and are still to be read, by sequence; kept
+    /// only for a view.
+    ahead: VecDeque<(u64, Arc<S>)>,
 }
 
 enum Question<I> {
@@ -178,6 +184,15 @@ pub struct Counts {
     pub undecodable: u64,
 }
 
+/// A fact of the own area as it was read, with the state that it led to: for a view that shares the decider's fold.
+#[derive(Clone, Debug)]
+pub struct Change<S> {
+    /// The fact.
+    pub fact: Arc<Stored>,
+    /// The state of its entity after it; `None` for a fact that was in what was saved before this replica began.
+    pub state: Option<Arc<S>>,
+}
+
 /// One replica of a decider.
 pub struct Replica<D: Decider> {
     decider: D,
@@ -191,6 +206,8 @@ pub struct Replica<D: Decider> {
     /// Is every entity that exists in memory?
     complete: bool,
     known: u64,
+    /// Entities that stay in memory.
+    pinned: BTreeSet<Key>,
     due: BTreeSet<(Timestamp, Key)>,
     inputs: BTreeMap<String, Progress<D::Input>>,
     flights: BTreeMap<u64, Flight<D::Input, D::Fact>>,
@@ -206,6 +223,8 @@ pub struct Replica<D: Decider> {
     stopped: bool,
     steps: VecDeque<Step>,
     counts: Counts,
+    /// What a view has not been given yet; `None` if there is no such view.
+    changes: Option<VecDeque<Change<D::State>>>,
 }
 
 impl<D: Decider> Replica<D> {
@@ -226,6 +245,7 @@ impl<D: Decider> Replica<D> {
             position: index.position,
             complete,
             known: index.entities,
+            pinned: BTreeSet::new(),
             due: index.due.into_iter().collect(),
             inputs: BTreeMap::new(),
             flights: BTreeMap::new(),
@@ -237,8 +257,24 @@ impl<D: Decider> Replica<D> {
             stopped: false,
             steps: VecDeque::new(),
             counts: Counts::default(),
+            changes: None,
             decider,
         }
+    }
+
+    /// Keeps each fact that is read from now on, with the state that it leads to, for [`Replica::next_change`].
+    pub fn share(&mut self) {
+        self.changes.get_or_insert_default();
+    }
+
+    /// Keeps no more facts for a view.
+    pub fn unshare(&mut self) {
+        self.changes = None;
+    }
+
+    /// The next fact with its state, for the view that shares them.
+    pub fn next_change(&mut self) -> Option<Change<D::State>> {
+        self.changes.as_mut()?.pop_front()
     }
 
     /// The next thing to do, if there is one.
@@ -307,6 +343,27 @@ impl<D: Decider> Replica<D> {
     /// All states in memory, in key order.
     pub fn states(&self) -> BTreeMap<&Key, &D::State> {
         self.entities.iter().filter_map(|(k, e)| e.folded.as_ref().map(|f| (k, &f.state))).collect()
+    }
+
+    /// Is every entity that exists in memory?
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Keeps an entity in memory from now on. False while its snapshot is still to be read: call [`Replica::loaded`].
+    pub fn pin(&mut self, key: &Key) -> bool {
+        self.pinned.insert(key.clone());
+        self.entity(key).folded.is_some()
+    }
+
+    /// Stream of its own facts.
+    pub fn own_stream(&self) -> &str {
+        &self.own_stream
+    }
+
+    /// Sequence up to which a stream is in the World; 0 for one that is not.
+    pub fn world_position(&self, stream: &str) -> u64 {
+        self.world_positions.get(stream).copied().unwrap_or_default()
     }
 
     /// The World as folded so far.
@@ -437,23 +494,29 @@ impl<D: Decider> Replica<D> {
     }
 
     /// Takes in the next fact of the own area, whoever wrote it.
-    pub fn fact(&mut self, stored: Stored) {
+    pub fn fact(&mut self, stored: impl Into<Arc<Stored>>) {
+        let stored = stored.into();
         self.see_own(&stored);
         if stored.sequence <= self.position {
+            if let Some(changes) = &mut self.changes {
+                changes.push_back(Change { fact: stored, state: None });
+            }
             return;
         }
         self.position = stored.sequence;
         self.cover();
         let key = Key(stored.subject.split('.').skip(3).map(str::to_owned).collect());
         if !key.0.is_empty() {
-            let stored = Arc::new(stored);
             let entity = self.entity(&key);
             if entity.folded.is_none() {
                 entity.early.push(stored);
             } else {
                 self.fold(&key, &stored);
+                self.change(&key, stored);
                 self.advance(&key);
             }
+        } else if let Some(changes) = &mut self.changes {
+            changes.push_back(Change { fact: stored, state: None });
         }
         self.release();
     }
@@ -501,6 +564,7 @@ impl<D: Decider> Replica<D> {
                 dirty: false,
                 asked_due: None,
                 indexed_due: None,
+                ahead: VecDeque::new(),
             };
             self.entities.insert(key.clone(), entity);
         }
@@ -536,6 +600,7 @@ impl<D: Decider> Replica<D> {
         let early = std::mem::take(&mut entity.early);
         for stored in early {
             self.fold(key, &stored);
+            self.change(key, stored);
         }
         self.index_due(key);
         self.advance(key);
@@ -560,6 +625,19 @@ impl<D: Decider> Replica<D> {
         entity.dirty = true;
         entity.asked_due = None;
         self.index_due(key);
+    }
+
+    /// Gives a fact that was read to the view that shares the fold, with the state right after it: perhaps its entity has
+    /// gone on, with facts of its own that are still to be read.
+    fn change(&mut self, key: &Key, fact: Arc<Stored>) {
+        let Some(changes) = &mut self.changes else { return };
+        let Some(entity) = self.entities.get_mut(key) else { return };
+        while entity.ahead.front().is_some_and(|(sequence, _)| *sequence < fact.sequence) {
+            entity.ahead.pop_front();
+        }
+        let ahead = entity.ahead.pop_front_if(|(sequence, _)| *sequence == fact.sequence).map(|(_, state)| state);
+        let state = ahead.or_else(|| entity.folded.as_ref().map(|folded| Arc::new(folded.state.clone())));
+        changes.push_back(Change { fact, state });
     }
 
     fn index_due(&mut self, key: &Key) {
@@ -750,9 +828,12 @@ impl<D: Decider> Replica<D> {
                             // Its first facts may have come by the tail before this answer did.
                             let known = (folded.last + 1).saturating_sub(first);
                             let known = usize::try_from(known).unwrap_or(usize::MAX);
-                            for fact in flight.facts.iter().skip(known) {
+                            for (fact, sequence) in flight.facts.iter().zip(first..).skip(known) {
                                 let state = std::mem::replace(&mut folded.state, self.decider.initial());
                                 folded.state = self.decider.evolve(state, fact, flight.at);
+                                if self.changes.is_some() {
+                                    entity.ahead.push_back((sequence, Arc::new(folded.state.clone())));
+                                }
                             }
                             folded.note(last, flight.at, Some(&flight.cause));
                             entity.dirty = true;
@@ -855,8 +936,12 @@ impl<D: Decider> Replica<D> {
         let mut idle: Vec<Key> = self
             .entities
             .iter()
-            .filter(|(_, e)| {
-                !e.dirty && !e.busy && e.queue.is_empty() && e.folded.as_ref().is_some_and(|f| f.last <= saved)
+            .filter(|(key, e)| {
+                !self.pinned.contains(*key)
+                    && !e.dirty
+                    && !e.busy
+                    && e.queue.is_empty()
+                    && e.folded.as_ref().is_some_and(|f| f.last <= saved)
             })
             .map(|(k, _)| k.clone())
             .collect();
@@ -938,104 +1023,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use mesh_proto::{
-        Refusal,
-        deciders::verdicts::{Fact, Input, NAME},
-        validation::IntentAccepted,
-    };
-
-    use super::*;
-
-    /// Counts the facts of each intent.
-    struct Counts;
-
-    impl Decider for Counts {
-        const NAME: &'static str = NAME;
-        type State = u64;
-        type ReadModel = ();
-        type Input = Input;
-        type Fact = Fact;
-
-        fn initial(&self) -> u64 {
-            0
-        }
-
-        fn concerns(&self, _: &Input, (): &()) -> Vec<Key> {
-            vec![]
-        }
-
-        fn decide(&self, _: &Key, _: &u64, (): &(), _: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
-            Ok(vec![])
-        }
-
-        fn evolve(&self, count: u64, _: &Fact, _: Timestamp) -> u64 {
-            count + 1
-        }
-
-        fn due(&self, _: &u64) -> Option<Timestamp> {
-            None
-        }
-    }
-
-    fn fact(intent: &str, sequence: u64) -> Stored {
-        let fact = IntentAccepted { owner: "local".into(), intent_id: intent.into(), version: 1 };
-        let message = Outgoing::new(&fact, format!("f{sequence}"), Timestamp::default()).unwrap();
-        Stored {
-            stream: message.stream,
-            sequence,
-            subject: message.subject,
-            id: message.id,
-            message: message.message,
-            time: message.time,
-            stored: message.time,
-            cause: None,
-            traceparent: None,
-            world: vec![],
-            content_type: None,
-            source: None,
-            previous_on_subject: None,
-            delivered: 1,
-            body: message.body,
-        }
-    }
-
-    fn replica(facts: &[(&str, u64)]) -> Replica<Counts> {
-        let mut replica = Replica::new(Counts, None);
-        for (intent, sequence) in facts {
-            replica.fact(fact(intent, *sequence));
-        }
-        replica
-    }
-
-    fn names(snapshot: Option<Snapshot>) -> Vec<String> {
-        let mut names: Vec<String> =
-            snapshot.into_iter().flat_map(|(entries, _)| entries).map(|(key, _)| key).collect();
-        names.sort_unstable();
-        names
-    }
-
-    #[test]
-    fn a_replica_that_is_behind_what_is_saved_saves_nothing() {
-        let mut behind = replica(&[("a", 1)]);
-        assert_eq!(behind.snapshot(usize::MAX, 2), None, "its entity would replace a newer one");
-        behind.fact(fact("a", 2));
-        assert_eq!(names(behind.snapshot(usize::MAX, 2)), ["e.local.a"], "nothing was forgotten meanwhile");
-    }
-
-    #[test]
-    fn what_another_replica_may_have_replaced_is_saved_again() {
-        let mut ahead = replica(&[("a", 1), ("b", 2), ("a", 3)]);
-        assert_eq!(names(ahead.snapshot(usize::MAX, 0)), ["e.local.a", "e.local.b"]);
-        assert_eq!(names(ahead.snapshot(usize::MAX, 3)), [""; 0], "all of it is saved");
-        // The other replica's snapshots hold the facts up to 2: its `a` lacks the third.
-        ahead.overtaken(2);
-        let (entries, index) = ahead.snapshot(usize::MAX, 2).unwrap();
-        assert_eq!(entries.len(), 1);
-        assert_eq!(Saved::<u64>::read(&entries[0].0, &entries[0].1).unwrap().unwrap().1.last, 3);
-        assert_eq!(index.unwrap().position, 3);
-    }
 }

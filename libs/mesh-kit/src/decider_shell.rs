@@ -1,7 +1,10 @@
 //! The shell around a decider: moves bytes between the bus and a [`Replica`], and nothing else.
 
+mod puller;
+
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -9,22 +12,30 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh_bus::{Bucket, Bus, WriteError, Written};
-use mesh_core::{Outgoing, Stored};
+use mesh_core::{
+    Decider, Key, SharesFold, Stored,
+    replica::{Change, Counts, INDEX, Index, Outcome, Replica, Step},
+};
 use mesh_proto::contract::{DurableSpec, matches};
-use tokio::sync::{mpsc, watch};
+use parking_lot::RwLock;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use self::puller::Puller;
 use crate::{
+    checkpoint,
+    dead_letter::dead_letter,
+    decided::Decided,
     mesh::Mesh,
     metrics,
-    poison::{self, Note},
-    saved, telemetry,
-};
-use mesh_core::{
-    Decider, Key,
-    replica::{Counts, INDEX, Index, Outcome, Replica, Step},
+    projector_shell::{Shared, Sources},
+    telemetry,
+    view::View,
 };
 
+/// Facts that a view which shares the fold may be behind.
+const CHANGES_MAX: usize = 4_096;
 /// Inputs that may be in hand, undone, before the shell stops taking more.
 const OPEN_MAX: usize = 20_000;
 /// Messages read at once from the history of a stream.
@@ -45,24 +56,81 @@ const ACK_EVERY: Duration = Duration::from_millis(50);
 
 impl Mesh {
     /// Joins as a replica of this decider: reads what was decided so far, then decides until the process stops.
-    /// Returns once its views are caught up and its inputs flow.
-    pub async fn decide<D: Decider>(&self, decider: D) -> anyhow::Result<()> {
+    /// Returns once its read model is caught up and its inputs flow, with read access to what it holds.
+    pub async fn decide<D: Decider>(&self, decider: D) -> anyhow::Result<Decided<D>> {
         let (_, spec) =
             mesh_proto::contract().decider(D::NAME).ok_or_else(|| anyhow!("no decider {} in the contract", D::NAME))?;
         let durables = mesh_proto::contract().durables(spec);
+        self.start_deciding(decider, durables, None).await
+    }
+
+    /// [`decide`](Self::decide) with a view that shares the decider's fold: it is given each fact of the decider's stream,
+    /// from `from` on, with the state that it led to. Other streams it reads as any projector. Returns once both are caught
+    /// up.
+    pub async fn decide_and_show<D, P>(
+        &self,
+        decider: D,
+        name: &'static str,
+        view: P,
+        from: u64,
+        sources: Sources,
+    ) -> anyhow::Result<(Decided<D>, View<P>)>
+    where
+        D: Decider,
+        P: SharesFold<D::State>,
+    {
+        let (_, spec) =
+            mesh_proto::contract().decider(D::NAME).ok_or_else(|| anyhow!("no decider {} in the contract", D::NAME))?;
+        let durables = mesh_proto::contract().durables(spec);
+        let (sender, changes) = mpsc::channel(CHANGES_MAX);
+        let stream = <D::Fact as mesh_proto::FactSet>::AREA.to_uppercase();
+        let shared = Shared { stream, changes, folded: P::folded };
+        // Together: the view takes what the decider reads.
+        tokio::try_join!(
+            self.start_deciding(decider, durables, Some(Listener { sender, from })),
+            self.project_with(name, view, sources, Some(shared)),
+        )
+    }
+
+    async fn start_deciding<D: Decider>(
+        &self,
+        decider: D,
+        durables: Vec<DurableSpec>,
+        listener: Option<Listener<D::State>>,
+    ) -> anyhow::Result<Decided<D>> {
         let condition = self.condition(&format!("decider {}", D::NAME));
         condition.unmet("reading what was decided so far");
-        let shell = Shell::start(self.clone(), decider, durables).await?;
+        let shell = Shell::start(self.clone(), decider, durables, listener).await?;
         condition.met();
+        let decided = shell.decided();
         self.spawn(D::NAME, shell.run());
-        Ok(())
+        Ok(decided)
+    }
+}
+
+/// A view that is given what the decider reads.
+struct Listener<S> {
+    sender: mpsc::Sender<Change<S>>,
+    /// Where it begins in the decider's stream.
+    from: u64,
+}
+
+impl<S> Listener<S> {
+    /// Gives it what there is. False once it is gone.
+    async fn give(&self, mut next: impl FnMut() -> Option<Change<S>>) -> bool {
+        while let Some(change) = next() {
+            if self.sender.send(change).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 }
 
 /// What the shell's sources tell it.
 enum Arrival {
-    Fact(Box<Stored>),
-    ReadModel(Box<Stored>),
+    Fact(Arc<Stored>),
+    ReadModel(Arc<Stored>),
     Inputs(Vec<Stored>),
     /// The inputs that follow were another replica's until now; its facts end here.
     TakeOver(u64),
@@ -82,7 +150,12 @@ enum Ended {
 
 struct Shell<D: Decider> {
     mesh: Mesh,
-    replica: Replica<D>,
+    /// Shared with those who look; locked for one step at a time.
+    replica: Arc<RwLock<Replica<D>>>,
+    /// Rises with every change, for those who look.
+    changed: watch::Sender<u64>,
+    /// Somebody gave the replica something to do.
+    wake: Arc<Notify>,
     bucket: Bucket,
     stream: String,
     arrivals: mpsc::Receiver<Arrival>,
@@ -98,14 +171,20 @@ struct Shell<D: Decider> {
     save_at: tokio::time::Instant,
     told: Counts,
     meter: metrics::Consumer,
+    listener: Option<Listener<D::State>>,
     /// Per input stream, when some inputs were taken in: the first of each arrival, oldest first.
     taken: BTreeMap<String, VecDeque<(u64, Instant)>>,
 }
 
 impl<D: Decider> Shell<D> {
-    async fn start(mesh: Mesh, decider: D, durables: Vec<DurableSpec>) -> anyhow::Result<Self> {
+    async fn start(
+        mesh: Mesh,
+        decider: D,
+        durables: Vec<DurableSpec>,
+        listener: Option<Listener<D::State>>,
+    ) -> anyhow::Result<Self> {
         let bus = mesh.bus().clone();
-        let bucket = saved::bucket::<D>(&bus);
+        let bucket = checkpoint::bucket::<D>(&bus);
         let (index, revision) = match bucket.entry(INDEX).await.context("read snapshot index")? {
             // Empty while the first snapshot is still being written.
             Some((bytes, revision)) if bytes.is_empty() => (None, revision),
@@ -123,29 +202,35 @@ impl<D: Decider> Shell<D> {
         let (sender, arrivals) = mpsc::channel(4_096);
 
         // Read everything that is there before anything is decided.
-        let mut own = bus.log(&stream).tail(&format!("{area}.>"), if own_world { 1 } else { saved + 1 });
+        let from = if own_world { 1 } else { saved + 1 };
+        let from = listener.as_ref().map_or(from, |listener| listener.from.min(from));
+        if listener.is_some() {
+            replica.share();
+        }
+        let mut own = mesh.follow(&stream, from);
         let end = bus.log(&stream).last_sequence().await?;
         let mut shell_steps = Loader { bucket: bucket.clone() };
         while own.position() < end {
             replica.fact(own.next().await?);
             shell_steps.load(&mut replica).await?;
+            if let Some(listener) = &listener {
+                listener.give(|| replica.next_change()).await;
+            }
         }
         for world in worlds.iter().filter(|w| **w != stream) {
-            let subject = mesh_proto::contract().stream(world).map(|s| s.subject.clone()).unwrap_or_default();
-            let log = bus.log(world);
-            let mut tail = log.tail(&subject, 1);
-            let end = log.last_sequence().await?;
-            while tail.position() < end {
-                replica.world_fact(&tail.next().await?);
+            let mut follower = mesh.follow(world, 1);
+            let end = bus.log(world).last_sequence().await?;
+            while follower.position() < end {
+                replica.world_fact(&*follower.next().await?);
             }
             let (sender, stopping) = (sender.clone(), mesh.stopping());
             mesh.spawn("world", async move {
                 loop {
                     let stored = tokio::select! {
-                        stored = tail.next() => stored.context("read World")?,
+                        stored = follower.next() => stored.context("read World")?,
                         () = stopping.cancelled() => return Ok(()),
                     };
-                    if sender.send(Arrival::ReadModel(Box::new(stored))).await.is_err() {
+                    if sender.send(Arrival::ReadModel(stored)).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -158,7 +243,7 @@ impl<D: Decider> Shell<D> {
                     stored = own.next() => stored.context("read own facts")?,
                     () = stopping.cancelled() => return Ok(()),
                 };
-                if facts.send(Arrival::Fact(Box::new(stored))).await.is_err() {
+                if facts.send(Arrival::Fact(stored)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -176,7 +261,9 @@ impl<D: Decider> Shell<D> {
         }
         let meter = mesh.consumer(D::NAME);
         Ok(Self {
-            replica,
+            replica: Arc::new(RwLock::new(replica)),
+            changed: watch::Sender::new(0),
+            wake: Arc::default(),
             bucket,
             stream,
             arrivals,
@@ -190,8 +277,19 @@ impl<D: Decider> Shell<D> {
             told: Counts::default(),
             taken: BTreeMap::new(),
             meter,
+            listener,
             mesh,
         })
+    }
+
+    /// Read access to what it holds.
+    fn decided(&self) -> Decided<D> {
+        Decided {
+            replica: self.replica.clone(),
+            bucket: self.bucket.clone(),
+            changes: self.changed.subscribe(),
+            wake: self.wake.clone(),
+        }
     }
 
     async fn run(mut self) -> anyhow::Result<()> {
@@ -200,12 +298,16 @@ impl<D: Decider> Shell<D> {
         loop {
             self.take_steps();
             self.tell();
-            let open = self.replica.open() < OPEN_MAX;
-            let due = self.replica.next_due().map(|due| due.millis_since(self.mesh.now()).max(0) as u64);
+            self.give_changes(&stopping).await;
+            let (open, due) = {
+                let replica = self.replica.read();
+                (replica.open() < OPEN_MAX, replica.next_due())
+            };
+            let due = due.map(|due| due.millis_since(self.mesh.now()).max(0) as u64);
             // Whatever arrives: what is due is asked, and what is to be saved is.
             if due == Some(0) {
                 let now = self.mesh.now();
-                self.replica.pass(now);
+                self.replica.write().pass(now);
                 self.take_steps();
             }
             if !self.saving && tokio::time::Instant::now() >= self.save_at {
@@ -231,6 +333,7 @@ impl<D: Decider> Shell<D> {
                 }
                 () = tokio::time::sleep(Duration::from_millis(due.unwrap_or_default())), if due.is_some_and(|ms| ms > 0) => {}
                 () = tokio::time::sleep_until(self.save_at), if !self.saving => {}
+                () = self.wake.notified() => {}
             }
         }
         self.drain().await
@@ -238,9 +341,9 @@ impl<D: Decider> Shell<D> {
 
     /// Settles what is in hand: nothing new is taken, what was decided is written and acked, then saved.
     async fn drain(mut self) -> anyhow::Result<()> {
-        self.replica.stop();
+        self.replica.write().stop();
         self.take_steps();
-        while self.replica.in_flight() > 0 || self.saving {
+        while self.saving || self.replica.read().in_flight() > 0 {
             let Some(ended) = self.ended.next().await else { break };
             self.end(ended)?;
         }
@@ -265,12 +368,26 @@ impl<D: Decider> Shell<D> {
         }
     }
 
+    /// Gives the view that shares the fold what was read; a view that lags is waited for.
+    async fn give_changes(&mut self, stopping: &CancellationToken) {
+        let Some(listener) = &self.listener else { return };
+        let listens = tokio::select! {
+            listens = listener.give(|| self.replica.write().next_change()) => listens,
+            () = stopping.cancelled() => true,
+        };
+        if !listens {
+            self.listener = None;
+            self.replica.write().unshare();
+        }
+    }
+
     fn arrive(&mut self, arrival: Arrival) {
+        let mut replica = self.replica.write();
         match arrival {
-            Arrival::Fact(stored) => self.replica.fact(*stored),
-            Arrival::ReadModel(stored) => self.replica.world_fact(&stored),
-            Arrival::TakeOver(own_end) => self.replica.take_over(own_end),
-            Arrival::Skip(stream, sequence) => self.replica.skip_through(&stream, sequence),
+            Arrival::Fact(stored) => replica.fact(stored),
+            Arrival::ReadModel(stored) => replica.world_fact(&stored),
+            Arrival::TakeOver(own_end) => replica.take_over(own_end),
+            Arrival::Skip(stream, sequence) => replica.skip_through(&stream, sequence),
             Arrival::Inputs(inputs) => {
                 if let Some(first) = inputs.first() {
                     let taken = self.taken.entry(first.stream.clone()).or_default();
@@ -279,8 +396,8 @@ impl<D: Decider> Shell<D> {
                 for input in inputs {
                     let filters = self.filters.get(&input.stream);
                     match filters.is_none_or(|f| f.iter().any(|f| matches(f, &input.subject))) {
-                        true => self.replica.input(input),
-                        false => self.replica.skip_through(&input.stream, input.sequence),
+                        true => replica.input(input),
+                        false => replica.skip_through(&input.stream, input.sequence),
                     }
                 }
             }
@@ -291,9 +408,10 @@ impl<D: Decider> Shell<D> {
         match ended {
             Ended::Load(key, bytes) => {
                 let bytes = bytes.with_context(|| format!("load entity {key}"))?;
-                self.replica.loaded(&key, bytes.as_deref()).with_context(|| format!("decode snapshot of {key}"))?;
+                let mut replica = self.replica.write();
+                replica.loaded(&key, bytes.as_deref()).with_context(|| format!("decode snapshot of {key}"))?;
             }
-            Ended::Write(ticket, Ok(outcome)) => self.replica.written(ticket, outcome),
+            Ended::Write(ticket, Ok(outcome)) => self.replica.write().written(ticket, outcome),
             Ended::Write(ticket, Err(error))
                 if !matches!(error, WriteError::Closed { .. } | WriteError::Full { .. }) =>
             {
@@ -302,13 +420,13 @@ impl<D: Decider> Shell<D> {
                     error = &error as &dyn std::error::Error,
                     "decision cannot be stored"
                 );
-                self.replica.written(ticket, Outcome::Impossible);
+                self.replica.write().written(ticket, Outcome::Impossible);
             }
             Ended::Write(_, Err(error)) => {
                 // The bus is being closed: the input is not acked and will be decided again.
                 tracing::warn!(decider = D::NAME, error = &error as &dyn std::error::Error, "decision not stored");
             }
-            Ended::Bury(ticket) => self.replica.dead_lettered(ticket),
+            Ended::Bury(ticket) => self.replica.write().dead_lettered(ticket),
             Ended::Save(result, index, keys) => {
                 self.saving = false;
                 match result {
@@ -317,12 +435,12 @@ impl<D: Decider> Shell<D> {
                         self.save_at = tokio::time::Instant::now() + pace;
                         self.saved = index.map_or(self.saved, |index| index.position);
                         self.revision = revision;
-                        self.replica.evict(ENTITIES_MAX, self.saved);
+                        self.replica.write().evict(ENTITIES_MAX, self.saved);
                     }
                     Err(error) => {
                         // Another replica saved since, or the bus is away: what is not saved stays in the streams.
                         tracing::debug!(decider = D::NAME, error = %error, "snapshot not saved");
-                        self.replica.unsaved(keys);
+                        self.replica.write().unsaved(keys);
                         self.ended.push(self.revisit());
                         self.saving = true;
                     }
@@ -333,8 +451,9 @@ impl<D: Decider> Shell<D> {
                 self.save_at = tokio::time::Instant::now() + SAVE_EVERY;
                 self.saved = index.position;
                 self.revision = revision;
-                self.replica.overtaken(self.saved);
-                self.replica.evict(ENTITIES_MAX, self.saved);
+                let mut replica = self.replica.write();
+                replica.overtaken(self.saved);
+                replica.evict(ENTITIES_MAX, self.saved);
             }
         }
         Ok(())
@@ -356,7 +475,10 @@ impl<D: Decider> Shell<D> {
     }
 
     fn take_steps(&mut self) {
-        while let Some(step) = self.replica.next_step() {
+        loop {
+            // Not in the condition: the lock would be held as long as the step is looked at.
+            let step = self.replica.write().next_step();
+            let Some(step) = step else { return };
             let ended = match step {
                 Step::Load(key) => {
                     let bucket = self.bucket.clone();
@@ -393,7 +515,7 @@ impl<D: Decider> Shell<D> {
                 Step::DeadLetter { ticket, input, reason } => {
                     let mesh = self.mesh.clone();
                     async move {
-                        bury(&mesh, &input, &reason).await;
+                        dead_letter(&mesh, &input, &reason).await;
                         Ended::Bury(ticket)
                     }
                     .boxed()
@@ -405,24 +527,28 @@ impl<D: Decider> Shell<D> {
 
     /// Tells the pullers what is done, and the metrics what happened.
     fn tell(&mut self) {
+        let replica = self.replica.read();
         for (stream, low_water) in &self.low_waters {
-            let now = self.replica.low_water(stream);
+            let now = replica.low_water(stream);
             low_water.send_if_modified(|before| std::mem::replace(before, now) != now);
             let Some(taken) = self.taken.get_mut(stream) else { continue };
             while let Some((_, since)) = taken.pop_front_if(|(sequence, _)| *sequence <= now) {
                 self.meter.took(since.elapsed());
             }
         }
-        let now = self.replica.counts();
+        let now = replica.counts();
         if now != self.told {
-            self.meter.add(self.told, now, self.replica.entities(), self.replica.open());
+            self.meter.add(self.told, now, replica.entities(), replica.open());
             self.told = now;
         }
+        drop(replica);
+        self.changed.send_modify(|version| *version += 1);
     }
 
     fn save(&mut self) {
         self.save_at = tokio::time::Instant::now() + SAVE_EVERY;
-        let Some((entries, index)) = self.replica.snapshot(SAVE_MAX, self.saved) else { return };
+        let snapshot = self.replica.write().snapshot(SAVE_MAX, self.saved);
+        let Some((entries, index)) = snapshot else { return };
         let Ok(bytes) = index.as_ref().map(serde_json::to_vec).transpose() else { return };
         let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
         let entries = entries.into_iter().map(|(key, bytes)| (key, Bytes::from(bytes))).collect();
@@ -465,267 +591,5 @@ async fn last_of(bus: &Bus, stream: &str, entity: &str) -> u64 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-    }
-}
-
-/// Publishes an input as a dead letter, with its reason; asks until the bus has it.
-pub(crate) async fn bury(mesh: &Mesh, input: &Stored, reason: &str) {
-    tracing::error!(subject = input.subject, stream = input.stream, sequence = input.sequence, reason, "dead letter");
-    let letter = Outgoing {
-        id: mesh_proto::derived_id(&["dead", mesh.name(), &input.stream, &input.sequence.to_string()]),
-        message: input.message.clone(),
-        stream: "DEAD".into(),
-        subject: format!("dead.{}", input.subject),
-        time: mesh.now(),
-        cause: Some(input.cause_of()),
-        traceparent: input.traceparent.clone(),
-        world: vec![],
-        body: input.body.clone(),
-    };
-    while let Err(error) = mesh.bus().publish_dead(&letter, reason, input.content_type.as_deref()).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "dead letter not stored yet");
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// Pulls one durable like a log, and acks what is done.
-struct Puller {
-    name: &'static str,
-    bus: Bus,
-    /// The stream of the decider's own facts.
-    own: String,
-    /// Holds what is noted of inputs that may have ended the process.
-    bucket: Bucket,
-    durable: DurableSpec,
-    sender: mpsc::Sender<Arrival>,
-    done: watch::Receiver<u64>,
-    mesh: Mesh,
-}
-
-impl Puller {
-    async fn run(mut self) -> anyhow::Result<()> {
-        let stopping = self.mesh.stopping();
-        let mut pull = tokio::select! {
-            pull = self.bus.pull(&self.durable.stream, &self.durable.name) => pull.context("join durable")?,
-            () = stopping.cancelled() => return Ok(()),
-        };
-        // What lies between the ack floor and the last delivery may be in nobody's hands: read it in order.
-        // If another replica has it, the conditions of the writes tell.
-        let info = pull.info().await.context("read durable")?;
-        let mut floor = info.ack_floor;
-        if !self.take_over().await? {
-            return Ok(());
-        }
-        let note = self.note(floor, info.delivered).await?;
-        if note.is_careful() {
-            self.one_by_one(note, floor, info.delivered).await?;
-        } else {
-            self.rescue(floor, info.delivered).await?;
-        }
-        let mut pin = pull.pin();
-        let mut rescue = tokio::time::interval(RESCUE_EVERY);
-        let lag = self.mesh.condition(&format!("inputs of {} from {}", self.name, self.durable.stream));
-        let lag_max = self.mesh.settings().ready_lag_max;
-        let meter = self.mesh.consumer(&format!("{} from {}", self.name, self.durable.stream));
-        let mut batch = Vec::with_capacity(256);
-        let (mut acked, mut ack_at) = (0, tokio::time::Instant::now());
-        loop {
-            let done = *self.done.borrow_and_update();
-            tokio::select! {
-                stored = pull.next() => {
-                    batch.push(stored.context("pull")?);
-                    while batch.len() < 256 {
-                        match pull.next().now_or_never() {
-                            Some(stored) => batch.push(stored.context("pull")?),
-                            None => break,
-                        }
-                    }
-                    if pull.pin() != pin {
-                        // Another replica was served in between: what it decided is read, and what it left comes first.
-                        pin = pull.pin();
-                        if !self.take_over().await? {
-                            return Ok(());
-                        }
-                        let first = batch.iter().map(|stored| stored.sequence).min().unwrap_or_default();
-                        let info = pull.info().await.context("read durable")?;
-                        self.rescue(info.ack_floor, first.saturating_sub(1)).await?;
-                    }
-                    if self.sender.send(Arrival::Inputs(std::mem::take(&mut batch))).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                changed = self.done.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                }
-                () = tokio::time::sleep_until(ack_at), if done > acked => {
-                    pull.ack_through(done);
-                    (acked, ack_at) = (done, tokio::time::Instant::now() + ACK_EVERY);
-                }
-                _ = rescue.tick() => {
-                    let Ok(info) = pull.info().await else { continue };
-                    lag.behind(info.pending, lag_max);
-                    meter.lag(info.pending);
-                    let stuck = info.ack_floor == floor && info.delivered > info.ack_floor;
-                    floor = info.ack_floor;
-                    if stuck && *self.done.borrow() < info.delivered {
-                        self.rescue(info.ack_floor, info.delivered).await?;
-                    }
-                }
-                () = stopping.cancelled() => break,
-            }
-        }
-        // The last acks: of what was done and not acked yet, and of the decisions in hand, once they are written.
-        let done = *self.done.borrow_and_update();
-        if done > acked {
-            pull.ack_through(done);
-        }
-        while self.done.changed().await.is_ok() {
-            pull.ack_through(*self.done.borrow_and_update());
-        }
-        Ok(())
-    }
-
-    /// Tells where the own facts end; false once nobody listens any more.
-    async fn take_over(&self) -> anyhow::Result<bool> {
-        let own_end = self.bus.log(&self.own).last_sequence().await.context("read the end of the own facts")?;
-        Ok(self.sender.send(Arrival::TakeOver(own_end)).await.is_ok())
-    }
-
-    fn note_key(&self) -> String {
-        format!("hand.{}", self.durable.stream)
-    }
-
-    /// Reads what the last start noted of inputs that were in hand, and notes this start.
-    async fn note(&self, floor: u64, delivered: u64) -> anyhow::Result<Note> {
-        let before = self.bucket.get(&self.note_key()).await.context("read what was in hand")?;
-        let known = before.is_some();
-        // A note that cannot be read is of another version: it only costs some starts.
-        let before = before.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let note = Note::start(before, floor, delivered);
-        if known || !note.is_empty() {
-            self.keep(&note).await?;
-        }
-        Ok(note)
-    }
-
-    async fn keep(&self, note: &Note) -> anyhow::Result<()> {
-        let bytes = if note.is_empty() { vec![] } else { serde_json::to_vec(note).context("write what is in hand")? };
-        self.bucket.put_all(vec![(self.note_key(), bytes.into())]).await.context("note what is in hand")
-    }
-
-    /// Takes in the inputs after `floor` up to `end` one by one: one of them may have ended the process before.
-    async fn one_by_one(&mut self, mut note: Note, floor: u64, end: u64) -> anyhow::Result<()> {
-        let stopping = self.mesh.stopping();
-        // Whatever this process runs: only one of all suspects is in hand.
-        let _turn = tokio::select! {
-            turn = poison::TURN.lock() => turn,
-            () = stopping.cancelled() => return Ok(()),
-        };
-        tracing::warn!(
-            decider = self.name,
-            stream = self.durable.stream,
-            after = floor,
-            through = end,
-            starts = note.starts,
-            "the process ended with these inputs in hand: they are taken in one by one"
-        );
-        let state = self.bus.state();
-        let mut from = floor + 1;
-        while let Some(input) = self.suspect(from, end).await? {
-            from = input.sequence + 1;
-            let sequence = input.sequence;
-            match note.next(sequence) {
-                poison::Verdict::Take => {}
-                verdict => {
-                    if verdict == poison::Verdict::Bury {
-                        let reason = format!("it ended the process {} times", note.deaths(sequence));
-                        bury(&self.mesh, &input, &reason).await;
-                        note.buried(sequence);
-                        self.keep(&note).await?;
-                    }
-                    let skip = Arrival::Skip(self.durable.stream.clone(), sequence);
-                    if self.sender.send(skip).await.is_err() {
-                        return Ok(());
-                    }
-                    continue;
-                }
-            }
-            self.keep(&note).await?;
-            if self.sender.send(Arrival::Inputs(vec![input])).await.is_err() {
-                return Ok(());
-            }
-            loop {
-                let done = tokio::select! {
-                    changed = self.done.changed() => match changed {
-                        Ok(()) if *self.done.borrow() < sequence => continue,
-                        changed => changed.is_ok(),
-                    },
-                    () = tokio::time::sleep(Duration::from_millis(250)) => {
-                        let waits = { let now = state.borrow(); now.connected && now.full.is_some() };
-                        if waits && note.hand != 0 {
-                            // It waits for room: whoever ends the process now does not do so for its sake.
-                            note.put_down();
-                            self.keep(&note).await?;
-                        }
-                        if *self.done.borrow() < sequence {
-                            continue;
-                        }
-                        true
-                    }
-                    () = stopping.cancelled() => false,
-                };
-                if !done {
-                    // Stopped in order: nothing is charged, if the bus can still be told.
-                    note.put_down();
-                    if let Err(error) = self.keep(&note).await {
-                        tracing::debug!(error = %error, "what was in hand stays noted");
-                    }
-                    return Ok(());
-                }
-                break;
-            }
-        }
-        note.put_down();
-        self.keep(&note).await
-    }
-
-    /// The first input from a sequence up to `end`.
-    async fn suspect(&self, from: u64, end: u64) -> anyhow::Result<Option<Stored>> {
-        let log = self.bus.log(&self.durable.stream);
-        let subject =
-            mesh_proto::contract().stream(&self.durable.stream).map(|s| s.subject.clone()).unwrap_or_default();
-        let mut from = from;
-        while from <= end {
-            let read = log.read(&subject, from, 1).await.context("read inputs in hand")?;
-            let Some(stored) = read.into_iter().next().filter(|stored| stored.sequence <= end) else { return Ok(None) };
-            if self.durable.filters.iter().any(|f| matches(f, &stored.subject)) {
-                return Ok(Some(stored));
-            }
-            from = stored.sequence + 1;
-        }
-        Ok(None)
-    }
-
-    /// Reads the inputs after `floor` up to `end` in order; those that were fed before are ignored there.
-    async fn rescue(&self, floor: u64, end: u64) -> anyhow::Result<()> {
-        let log = self.bus.log(&self.durable.stream);
-        let subject =
-            mesh_proto::contract().stream(&self.durable.stream).map(|s| s.subject.clone()).unwrap_or_default();
-        let mut from = floor + 1;
-        while from <= end {
-            let read = log.read(&subject, from, READ_MAX).await.context("read inputs in hand")?;
-            let Some(last) = read.last().map(|stored| stored.sequence) else { return Ok(()) };
-            let inputs: Vec<Stored> = read
-                .into_iter()
-                .filter(|s| s.sequence <= end && self.durable.filters.iter().any(|f| matches(f, &s.subject)))
-                .collect();
-            if !inputs.is_empty() && self.sender.send(Arrival::Inputs(inputs)).await.is_err() {
-                return Ok(());
-            }
-            from = last + 1;
-        }
-        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use axum::{
 };
 use futures::Stream;
 use mesh_proto::Timestamp;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -34,6 +35,7 @@ use tonic::{
 use tonic_health::ServingStatus;
 
 use crate::{
+    accept::accept,
     config::{ServeTls, Settings},
     metrics::Metrics,
     secret,
@@ -58,8 +60,6 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 const RESETS_MAX: usize = 65_536;
 /// Streams that a peer reset before they were served; the guard against rapid reset.
 const PENDING_RESETS_MAX: usize = 64;
-/// After a connection could not be accepted (no file descriptors), the next try waits.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often certificate files are looked at.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);
 
@@ -151,7 +151,7 @@ impl Readiness {
 
     /// What is missing; nothing if the process is ready.
     pub fn missing(&self) -> Vec<Missing> {
-        let conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        let conditions = self.conditions.lock();
         let unmet = conditions.iter().filter_map(|(name, unmet)| unmet.as_ref().map(|unmet| (name, unmet)));
         let mut missing: Vec<Missing> = unmet
             .map(|(name, unmet)| Missing {
@@ -163,7 +163,7 @@ impl Readiness {
             .collect();
         drop(conditions);
         let bus = self.bus.borrow().clone();
-        let since = *self.bus_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *self.bus_since.lock();
         if !bus.connected {
             missing.push(Missing {
                 condition: "bus".into(),
@@ -199,7 +199,7 @@ impl Readiness {
             }
             let state = bus.borrow_and_update().clone();
             let now = (self.now)();
-            let mut since = self.bus_since.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut since = self.bus_since.lock();
             if !state.connected && since.away.is_none() {
                 since.away = Some(now);
                 tracing::warn!("bus disconnected; what is in hand waits");
@@ -243,7 +243,7 @@ impl Condition {
     }
 
     fn set(&self, reason: Option<String>) {
-        let mut conditions = self.readiness.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut conditions = self.readiness.conditions.lock();
         let state = conditions.entry(self.name.clone()).or_default();
         if state.as_ref().map(|unmet| &unmet.reason) == reason.as_ref() {
             return;
@@ -482,18 +482,7 @@ fn incoming(
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
     futures::stream::unfold((listener, permits, cut), |(listener, permits, cut)| async move {
         let permit = permits.clone().acquire_owned().await.ok()?;
-        let stream = loop {
-            match listener.accept().await {
-                Ok((stream, _)) => break stream,
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "connection not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "set nodelay");
-        }
+        let stream = accept(&listener).await;
         let connection = Connection { stream, cut: Box::pin(cut.clone().cancelled_owned()), _permit: permit };
         Some((Ok(connection), (listener, permits, cut)))
     })

@@ -5,28 +5,47 @@
     reason = "the shell of every service: it reads the clock and the environment, and starts the tasks"
 )]
 
+mod accept;
+mod checkpoint;
 pub mod config;
+mod dead_letter;
+mod decided;
 mod decider_shell;
+mod files;
 mod http;
 mod mesh;
 pub mod metrics;
 pub mod poison;
 mod projector_shell;
+mod reader;
 mod run;
-mod saved;
 pub mod secret;
 mod srv;
 pub mod telemetry;
+mod view;
 
-/// Every program of the mesh allocates with mimalloc: a decision is some hundred small allocations, most of them the
-/// headers of its facts, and the system's allocator took 40 % of a saturated shell's time on them.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// Makes a program allocate with mimalloc: for `main.rs`, once. A decision is some hundred small allocations, most of them
+/// the headers of its facts, and the system's allocator took 40 % of a saturated shell's time on them.
+#[macro_export]
+macro_rules! allocator {
+    () => {
+        #[global_allocator]
+        static ALLOCATOR: $crate::MiMalloc = $crate::MiMalloc;
+    };
+}
 
+#[doc(hidden)]
+pub use mimalloc::MiMalloc;
+
+pub use accept::serve_connections;
 pub use config::Settings;
+pub use decided::Decided;
+pub use files::{ReadableBy, write_atomic};
 pub use http::{Condition, Error as ServeError, Missing, REQUEST_BYTES_MAX, Readiness};
 pub use mesh::{Failure, Mesh};
 pub use metrics::Consumer;
-pub use projector_shell::{Sources, View};
-pub use run::{Running, StartError, Stopped, exit, join, run, run_with};
+pub use projector_shell::Sources;
+pub use reader::{Follower, Reader};
+pub use run::{Running, StartError, Stopped, connect_reader, exit, join, join_sharing, run, run_with};
 pub use secret::Secret;
+pub use view::{Follow, Look, View, follow};

@@ -5,7 +5,7 @@ use std::{
     fmt,
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,6 +14,7 @@ use futures::FutureExt as _;
 use mesh_bus::{Bus, Samples};
 use mesh_core::Outgoing;
 use mesh_proto::{Timestamp, lifecycle::ServiceChanged};
+use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
@@ -22,6 +23,7 @@ use crate::{
     config::{ServeTls, Settings},
     http::{Condition, Readiness, Served},
     metrics::{Consumer, Metrics},
+    reader::{Follower, Reader},
     telemetry::SERVICE_SPAN,
 };
 
@@ -37,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) process: String,
     pub(crate) settings: Settings,
     pub(crate) bus: Bus,
+    /// Reads streams for all who follow them here; perhaps for other services of this program too.
+    pub(crate) reader: Reader,
     pub(crate) samples: OnceCell<Samples>,
     pub(crate) endpoint: String,
     pub(crate) readiness: Arc<Readiness>,
@@ -77,6 +81,7 @@ impl Mesh {
         process: String,
         settings: Settings,
         bus: Bus,
+        reader: Reader,
         address: SocketAddr,
     ) -> Result<Self, crate::metrics::Error> {
         let metrics = Metrics::new(name, &process, Duration::from_millis(settings.otlp_interval_ms))?;
@@ -88,6 +93,7 @@ impl Mesh {
             readiness: Readiness::new(bus.state(), clock),
             settings,
             bus,
+            reader,
             samples: OnceCell::new(),
             metrics: Arc::new(metrics),
             served: Mutex::new(Some(Served::default())),
@@ -128,6 +134,12 @@ impl Mesh {
         &self.inner.bus
     }
 
+    /// Follows a whole stream: every message from a sequence on, in order. However many follow it in this process, or
+    /// in all that share its reader, it is read once.
+    pub fn follow(&self, stream: &str, from: u64) -> Follower {
+        self.inner.reader.follow(stream, from)
+    }
+
     /// The samples; the Zenoh session is opened the first time.
     pub async fn samples(&self) -> anyhow::Result<Samples> {
         let open = || async {
@@ -150,7 +162,7 @@ impl Mesh {
         S::Response: axum::response::IntoResponse,
         S::Future: Send + 'static,
     {
-        match self.inner.served.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        match self.inner.served.lock().as_mut() {
             Some(served) => served.add(service),
             None => self.fail("serve", &anyhow::anyhow!("{} was added after the server had started", S::NAME)),
         }
@@ -159,7 +171,7 @@ impl Mesh {
     /// Adds HTTP pages to the port that serves gRPC, with its TLS and its limits. Only until `start` has returned, and
     /// only paths that nothing else serves.
     pub fn serve_http(&self, pages: axum::Router) {
-        match self.inner.served.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        match self.inner.served.lock().as_mut() {
             Some(served) => served.add_pages(pages),
             None => self.fail("serve", &anyhow::anyhow!("pages were added after the server had started")),
         }
@@ -257,8 +269,8 @@ impl Mesh {
         }
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, usize>> {
-        self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> parking_lot::MutexGuard<'_, BTreeMap<&'static str, usize>> {
+        self.inner.running.lock()
     }
 
     /// Names of the tasks that are still running.

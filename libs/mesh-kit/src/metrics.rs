@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,6 +17,7 @@ use opentelemetry::{
     metrics::{Histogram, Meter, MeterProvider as _},
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use parking_lot::Mutex;
 use prometheus::{Encoder as _, TextEncoder};
 
 use mesh_core::replica::Counts;
@@ -187,7 +188,7 @@ impl Metrics {
 
     /// The consumer of this name; two of one name count together.
     pub(crate) fn consumer(&self, name: &str) -> Consumer {
-        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut consumers = self.consumers.lock();
         Consumer {
             cells: consumers.entry(name.to_owned()).or_default().clone(),
             seconds: self.seconds.clone(),
@@ -197,7 +198,7 @@ impl Metrics {
 
     /// All consumers' numbers, by name.
     pub(crate) fn readings(&self) -> Vec<Reading> {
-        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let consumers = self.consumers.lock();
         let reading = |(name, cells): (&String, &Arc<Cells>)| Reading {
             consumer: name.clone(),
             received: cells.received.load(Relaxed),
@@ -237,7 +238,7 @@ fn observer(
 ) -> impl Fn(&dyn opentelemetry::metrics::AsyncInstrument<u64>) + Send + Sync + 'static {
     let (service, consumers) = (service.to_owned(), consumers.clone());
     move |instrument| {
-        for (name, cells) in consumers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (name, cells) in consumers.lock().iter() {
             instrument.observe(read(cells).load(Relaxed), &attributes(&service, name));
         }
     }

@@ -1,19 +1,18 @@
 //! The shell around a projector: reads streams and samples into it, publishes what it derives, and lets others look.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use mesh_core::{Outgoing, Stored};
+use mesh_core::{Derived, Outgoing, Projector, Stored, replica::Change};
 use mesh_proto::Timestamp;
+use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
-use crate::mesh::Mesh;
-use mesh_core::{Derived, Projector};
+use crate::{
+    mesh::Mesh,
+    view::{Shown, View},
+};
 
 /// Where a projector's view comes from.
 #[derive(Clone, Debug, Default)]
@@ -28,30 +27,6 @@ pub struct Sources {
     pub tick_ms: Option<u64>,
 }
 
-/// Read access to a projector's view.
-pub struct View<P> {
-    projector: Arc<RwLock<P>>,
-    changes: watch::Receiver<u64>,
-}
-
-impl<P> Clone for View<P> {
-    fn clone(&self) -> Self {
-        Self { projector: self.projector.clone(), changes: self.changes.clone() }
-    }
-}
-
-impl<P> View<P> {
-    /// Looks at the view; keep it short, the projector waits.
-    pub fn read<T>(&self, look: impl FnOnce(&P) -> T) -> T {
-        look(&self.projector.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Rises with every change.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
-    }
-}
-
 /// Derived events of facts stored earlier than this before the newest derived event are known to be published.
 const OVERLAP_MS: i64 = 2_000;
 /// Derived events waiting to be published.
@@ -63,8 +38,19 @@ const BREATH: Duration = Duration::from_millis(5);
 /// Derived events published at once.
 const GATHER_MAX: usize = 100;
 
-enum Arrival {
-    Fact(Box<Stored>),
+/// Arrivals waiting to be applied.
+const ARRIVALS_MAX: usize = 4_096;
+
+/// A stream that a view is given by its decider, with the states.
+pub(crate) struct Shared<P, S> {
+    pub(crate) stream: String,
+    pub(crate) changes: mpsc::Receiver<Change<S>>,
+    pub(crate) folded: fn(&mut P, &Stored, Option<&Arc<S>>) -> Vec<Derived>,
+}
+
+enum Arrival<S> {
+    Fact(Arc<Stored>),
+    Folded(Change<S>),
     Sample(String, Bytes),
     Tick,
 }
@@ -78,22 +64,43 @@ impl Mesh {
         projector: P,
         sources: Sources,
     ) -> anyhow::Result<View<P>> {
+        self.project_with::<P, ()>(name, projector, sources, None).await
+    }
+
+    /// [`project`](Self::project), with a stream that comes from its decider first.
+    pub(crate) async fn project_with<P: Projector, S: Send + Sync + 'static>(
+        &self,
+        name: &'static str,
+        projector: P,
+        sources: Sources,
+        mut shared: Option<Shared<P, S>>,
+    ) -> anyhow::Result<View<P>> {
         let condition = self.condition(&format!("view {name}"));
         condition.unmet("reading its streams");
-        let (sender, mut arrivals) = mpsc::channel::<Arrival>(4_096);
+        let (sender, mut arrivals) = mpsc::channel::<Arrival<S>>(ARRIVALS_MAX);
         let (changed, changes) = watch::channel(0);
         let (outbox, outgoing) = mpsc::channel(PENDING_MAX);
-        let projector = Arc::new(RwLock::new(projector));
-        let view = View { projector: projector.clone(), changes };
+        let shown = Arc::new(RwLock::new(Shown::new(projector)));
+        let view = View::of(shown.clone(), changes);
         let published = self.published().await?;
         let meter = self.consumer(name);
 
-        let apply = move |arrival: Arrival, now: Timestamp| {
-            let mut guard = projector.write().unwrap_or_else(PoisonError::into_inner);
+        let folded = shared.as_ref().map(|shared| shared.folded);
+        let apply = move |arrival: Arrival<S>, now: Timestamp| {
+            let mut guard = shown.write();
             let (derived, cause) = match arrival {
-                Arrival::Fact(stored) => (guard.apply(&stored), Some(stored)),
-                Arrival::Sample(key, body) => (guard.sample(&key, &body), None),
-                Arrival::Tick => (guard.tick(now), None),
+                Arrival::Fact(stored) => {
+                    let derived = guard.projector.apply(&stored);
+                    guard.reached(&stored.stream, stored.sequence);
+                    (derived, Some(stored))
+                }
+                Arrival::Folded(Change { fact, state }) => {
+                    let derived = folded.map(|folded| folded(&mut guard.projector, &fact, state.as_ref()));
+                    guard.reached(&fact.stream, fact.sequence);
+                    (derived.unwrap_or_default(), Some(fact))
+                }
+                Arrival::Sample(key, body) => (guard.projector.sample(&key, &body), None),
+                Arrival::Tick => (guard.projector.tick(now), None),
             };
             drop(guard);
             changed.send_modify(|version| *version += 1);
@@ -103,34 +110,55 @@ impl Mesh {
         self.spawn("derived events", publish(self.clone(), outgoing));
 
         // The past first, stream by stream; then everything live, in order of arrival.
-        let mut tails = vec![];
-        for stream in &sources.streams {
-            let subject = mesh_proto::contract().stream(stream).map(|s| s.subject.clone()).unwrap_or_default();
-            let log = self.bus().log(stream);
-            let end = log.last_sequence().await.with_context(|| format!("read end of {stream}"))?;
-            let from = sources.from.get(stream).copied().unwrap_or(1);
-            let mut tail = log.tail(&subject, from);
-            while tail.position() < end {
-                let stored = tail.next().await.with_context(|| format!("read {stream}"))?;
-                for message in apply(Arrival::Fact(Box::new(stored)), self.now()) {
+        if let Some(shared) = &mut shared {
+            let end =
+                self.bus().log(&shared.stream).last_sequence().await.context("read end of the decider's facts")?;
+            let mut position = 0;
+            while position < end {
+                let change = shared.changes.recv().await.context("the decider ended")?;
+                position = position.max(change.fact.sequence);
+                for message in apply(Arrival::Folded(change), self.now()) {
                     outbox.send(message).await.context("publish what was derived")?;
                 }
             }
-            tails.push(tail);
+        }
+        let mut followers = vec![];
+        for stream in &sources.streams {
+            let end = self.bus().log(stream).last_sequence().await.with_context(|| format!("read end of {stream}"))?;
+            let from = sources.from.get(stream).copied().unwrap_or(1);
+            let mut follower = self.follow(stream, from);
+            while follower.position() < end {
+                let stored = follower.next().await.with_context(|| format!("read {stream}"))?;
+                for message in apply(Arrival::Fact(stored), self.now()) {
+                    outbox.send(message).await.context("publish what was derived")?;
+                }
+            }
+            followers.push(follower);
         }
         condition.met();
-        for mut tail in tails {
+        for mut follower in followers {
             let (sender, stopping) = (sender.clone(), self.stopping());
-            self.spawn("tail", async move {
+            self.spawn("follower", async move {
                 loop {
                     let stored = tokio::select! {
-                        stored = tail.next() => stored.context("tail")?,
+                        stored = follower.next() => stored.context("follow")?,
                         () = stopping.cancelled() => return Ok(()),
                     };
-                    if sender.send(Arrival::Fact(Box::new(stored))).await.is_err() {
+                    if sender.send(Arrival::Fact(stored)).await.is_err() {
                         return Ok(());
                     }
                 }
+            });
+        }
+        if let Some(Shared { mut changes, .. }) = shared {
+            let sender = sender.clone();
+            self.spawn("decider's facts", async move {
+                while let Some(change) = changes.recv().await {
+                    if sender.send(Arrival::Folded(change)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(())
             });
         }
         for key in &sources.samples {

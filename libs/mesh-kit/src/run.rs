@@ -2,9 +2,7 @@
 //!
 //! [`run`] is a service's whole `main`; [`join`] is the same life as a task, for a process that runs several services.
 
-use std::{
-    collections::BTreeMap, ffi::OsString, fmt, io, path::PathBuf, process::ExitCode, sync::PoisonError, time::Duration,
-};
+use std::{collections::BTreeMap, ffi::OsString, fmt, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use mesh_bus::{Bus, ConnectError, SamplesOptions, SamplesTls};
 use serde::{Serialize, de::DeserializeOwned};
@@ -15,7 +13,9 @@ use crate::{
     config::{self, SamplesMode, Settings},
     http,
     mesh::{Failure, Mesh},
-    metrics, secret, srv, telemetry,
+    metrics,
+    reader::Reader,
+    secret, srv, telemetry,
 };
 
 /// What a process says when it ends.
@@ -162,7 +162,7 @@ where
         }
     };
     let running = tokio::select! {
-        joined = join_as(name, process, loaded.settings, loaded.config, start) => match joined {
+        joined = join_as(name, process, loaded.settings, None, loaded.config, start) => match joined {
             Ok(running) => running,
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "not started");
@@ -213,13 +213,45 @@ where
     F: FnOnce(Mesh, C) -> S,
     S: Future<Output = anyhow::Result<()>>,
 {
-    join_as(name, uuid::Uuid::new_v4().to_string(), settings, config, start).await
+    join_as(name, uuid::Uuid::new_v4().to_string(), settings, None, config, start).await
+}
+
+/// Connects the reader that several services of one process share: over the bus of these settings, with the seed of the
+/// identity [`READER`](mesh_proto::rights::READER). Close it after the last service has stopped.
+///
+/// # Errors
+/// When the bus cannot be reached, or does not know the identity.
+pub async fn connect_reader(settings: &Settings) -> Result<Reader, StartError> {
+    let bus = Bus::connect(bus_options(mesh_proto::rights::READER, settings, seed(settings)?)).await;
+    Ok(Reader::new(bus.map_err(StartError::Bus)?))
+}
+
+fn seed(settings: &Settings) -> Result<Option<String>, StartError> {
+    let Some(secret) = &settings.bus_seed_file else { return Ok(None) };
+    Ok(Some(secret.read().map_err(StartError::Secret)?.expose().to_owned()))
+}
+
+/// [`join`] for one of several services that read their streams together: each stream is read once, over the reader's
+/// connection, while the service writes over one of its own. The reader's connection outlives the service.
+pub async fn join_sharing<C, F, S>(
+    reader: &Reader,
+    name: &'static str,
+    settings: Settings,
+    config: C,
+    start: F,
+) -> anyhow::Result<Running>
+where
+    F: FnOnce(Mesh, C) -> S,
+    S: Future<Output = anyhow::Result<()>>,
+{
+    join_as(name, uuid::Uuid::new_v4().to_string(), settings, Some(reader.clone()), config, start).await
 }
 
 async fn join_as<C, F, S>(
     name: &'static str,
     process: String,
     settings: Settings,
+    shared: Option<Reader>,
     config: C,
     start: F,
 ) -> anyhow::Result<Running>
@@ -231,20 +263,36 @@ where
     let listen = |source| StartError::Listen { address: settings.listen.clone(), source };
     let listener = TcpListener::bind(&settings.listen).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
-    let seed = match &settings.bus_seed_file {
-        Some(secret) => Some(secret.read().map_err(StartError::Secret)?.expose().to_owned()),
-        None => None,
-    };
+    let seed = seed(&settings)?;
     let bus = Bus::connect(bus_options(name, &settings, seed)).await.map_err(StartError::Bus)?;
     let started = Instant::now();
-    let mesh = Mesh::new(name, process, settings, bus, address).map_err(StartError::Metrics)?;
+    let reader = shared.clone().unwrap_or_else(|| Reader::new(bus.clone()));
+    let mesh = Mesh::new(name, process, settings, bus, reader, address).map_err(StartError::Metrics)?;
     let span = mesh.inner.span.clone();
     let mut running = Running { mesh: mesh.clone(), server: None };
+    if let Some(reader) = shared {
+        mesh.spawn("reader state", follow_reader(mesh.clone(), reader));
+    }
     wire(&mesh, listener, config, start, &mut running).instrument(span.clone()).await?;
     span.in_scope(|| {
         tracing::info!(endpoint = mesh.endpoint(), took_ms = started.elapsed().as_millis() as u64, "wired");
     });
     Ok(running)
+}
+
+/// Not ready while the connection over which it reads is away.
+async fn follow_reader(mesh: Mesh, reader: Reader) -> anyhow::Result<()> {
+    let (condition, stopping, mut state) = (mesh.condition("reader"), mesh.stopping(), reader.state());
+    loop {
+        match state.borrow_and_update().connected {
+            true => condition.met(),
+            false => condition.unmet("the connection that reads the streams is away"),
+        }
+        tokio::select! {
+            Ok(()) = state.changed() => {}
+            () = stopping.cancelled() => return Ok(()),
+        }
+    }
 }
 
 async fn wire<C, F, S>(
@@ -302,7 +350,7 @@ where
         }
     }
 
-    let served = mesh.inner.served.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+    let served = mesh.inner.served.lock().take().unwrap_or_default();
     let host = http::Host {
         readiness: mesh.readiness(),
         metrics: mesh.inner.metrics.clone(),

@@ -3,10 +3,11 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::SystemTime,
 };
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// Longest secret file that is read, bytes.
@@ -74,7 +75,7 @@ impl Secret {
             return Err(Error::TooLarge { path: self.path.clone(), bytes: metadata.len() });
         }
         let stamp = stamp(&metadata);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         if let Some((known, text)) = held.as_ref()
             && *known == stamp
         {

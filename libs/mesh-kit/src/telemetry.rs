@@ -6,7 +6,7 @@
 use std::{
     fmt,
     str::FromStr as _,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use opentelemetry_sdk::{
     metrics::PeriodicReader,
     trace::{Sampler, SdkTracerProvider},
 };
+use parking_lot::Mutex;
 use serde_json::Value;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tracing::{
@@ -108,7 +109,7 @@ static INSTALLED: Mutex<Option<Arc<Telemetry>>> = Mutex::new(None);
 
 /// Starts logging, and sending if an OTLP endpoint is set. In a process where this was done before, gives that one.
 pub fn install(service: &str, process: &str, settings: &Settings) -> Result<Arc<Telemetry>, Error> {
-    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut installed = INSTALLED.lock();
     if let Some(telemetry) = installed.as_ref() {
         return Ok(telemetry.clone());
     }
@@ -135,7 +136,7 @@ pub fn install(service: &str, process: &str, settings: &Settings) -> Result<Arc<
 
 /// The process's telemetry, if it was installed.
 pub(crate) fn installed() -> Option<Arc<Telemetry>> {
-    INSTALLED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    INSTALLED.lock().clone()
 }
 
 /// What all that a service sends is marked with.
@@ -447,7 +448,7 @@ mod tests {
         impl<S: tracing::Subscriber> Layer<S> for &'static Seen {
             fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
                 let of = event.metadata();
-                self.0.lock().unwrap().push((of.target().to_owned(), is_carrier(of)));
+                self.0.lock().push((of.target().to_owned(), is_carrier(of)));
             }
         }
         let seen: &'static Seen = Box::leak(Box::new(Seen(Mutex::default())));
@@ -457,7 +458,7 @@ mod tests {
             tracing::info!(target: "validator", "x");
             tracing::info!(target: "h2o", "x");
         });
-        let carriers: Vec<bool> = seen.0.lock().unwrap().iter().map(|(_, carrier)| *carrier).collect();
+        let carriers: Vec<bool> = seen.0.lock().iter().map(|(_, carrier)| *carrier).collect();
         assert_eq!(carriers, [true, true, false, false]);
     }
 
@@ -467,7 +468,7 @@ mod tests {
         struct Lines(Arc<Mutex<Vec<u8>>>);
         impl std::io::Write for Lines {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().unwrap().extend_from_slice(bytes);
+                self.0.lock().extend_from_slice(bytes);
                 Ok(bytes.len())
             }
             fn flush(&mut self) -> std::io::Result<()> {
@@ -486,7 +487,7 @@ mod tests {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, count = 3, share = 0.5, held = true, target = "x", "not\nread");
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["error"], "read tls_ca_file: disk gone");

@@ -69,7 +69,7 @@ fn child() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
     let arguments: Vec<OsString> = arguments.lines().map(OsString::from).collect();
     let environment = mesh_kit::config::environment();
-    let start = async |mesh: Mesh, (): ()| mesh.decide(Fragile).await;
+    let start = async |mesh: Mesh, (): ()| mesh.decide(Fragile).await.map(|_| ());
     std::process::exit(mesh_kit::run_with("validator", arguments, &environment, start).into());
 }
 

@@ -1,6 +1,6 @@
 //! Synchronous questions about the ledger. Entries are read from the bus; what is proved of them comes from the view.
 
-use mesh_core::query::Error;
+use mesh_core::query::{self, Error};
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
     Event as _,
@@ -13,7 +13,7 @@ use mesh_proto::{
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
-use crate::domain::books::{Books, PAGE_DEFAULT, PAGE_MAX, page};
+use crate::domain::books::Books;
 use ledger::MAIN;
 
 /// Answers `AccountQueries`.
@@ -34,12 +34,12 @@ impl Api {
 #[tonic::async_trait]
 impl AccountQueries for Api {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<AccountList>, Status> {
-        Ok(Response::new(self.view.read(|books| books.list(request.get_ref()))))
+        Ok(Response::new(self.view.read(|books| books.list(request.get_ref()))?))
     }
 
     async fn get_statement(&self, request: Request<StatementRequest>) -> Result<Response<Statement>, Status> {
         let asked = request.get_ref();
-        let limit = page(asked.page_size, PAGE_DEFAULT);
+        let limit = query::size(asked.page_size);
         let (account, (sequences, next_index)) = self.view.read(|books| {
             Ok::<_, Error>((books.account(&asked.account)?, books.of(&asked.account, asked.from_index, limit)))
         })?;
@@ -70,7 +70,7 @@ impl AccountQueries for Api {
 
     async fn entries(&self, request: Request<EntriesRequest>) -> Result<Response<EntriesReply>, Status> {
         let EntriesRequest { from_index, page_size } = *request.get_ref();
-        let limit = page(page_size, PAGE_MAX);
+        let limit = if page_size == 0 { query::SIZE_MAX } else { query::size(page_size) };
         let Some(from) = self.view.read(|books| books.sequence(from_index)) else {
             return Ok(Response::new(EntriesReply::default()));
         };

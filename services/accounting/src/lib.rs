@@ -31,17 +31,10 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     tracing::info!(key = %signer.verifier(), "heads are signed");
     let sources = Sources { streams: vec!["ACCOUNT"], tick_ms: Some(TICK_MS), ..Sources::default() };
     let view = mesh.project("books", domain::books::Books::new(signer, config.head_every_ms), sources).await?;
-    let of = view.clone();
-    let faults = mesh.meter().u64_observable_counter("accounting_faults_total");
-    faults
-        .with_description("entries that are not what the ledger's rules make of what they are about")
-        .with_callback(move |counter| counter.observe(of.read(domain::books::Books::faults), &[]))
-        .build();
-    let of = view.clone();
-    let size = mesh.meter().u64_observable_gauge("accounting_entries");
-    size.with_description("entries in the ledger")
-        .with_callback(move |gauge| gauge.observe(of.read(|books| books.ledger().size()), &[]))
-        .build();
+    let faults = "entries that are not what the ledger's rules make of what they are about";
+    view.counter(&mesh, "accounting_faults_total", faults, domain::books::Books::faults);
+    view.gauge(&mesh, "accounting_entries", "entries in the ledger", |books| books.ledger().size());
     mesh.serve(AccountQueriesServer::new(api::Api { mesh: mesh.clone(), view }));
-    mesh.decide(domain::Accounting).await
+    mesh.decide(domain::Accounting).await?;
+    Ok(())
 }

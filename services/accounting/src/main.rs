@@ -1,5 +1,7 @@
 //! Accounting as a process of its own.
 
+mesh_kit::allocator!();
+
 fn main() -> std::process::ExitCode {
     mesh_kit::run("accounting", accounting::start)
 }

@@ -1,6 +1,6 @@
 //! What others may ask: the policy in use with its card, its advice, its rounds.
 
-use mesh_core::query::Error;
+use mesh_core::query::{self, Error, Page};
 use mesh_kit::View;
 use mesh_proto::learning::{
     AdviceList, AdviceRequest, PolicyReply, PolicyRequest, RoundList, RoundsRequest,
@@ -10,9 +10,6 @@ use tonic::{Request, Response, Status};
 
 use crate::domain::{live::Advisor, policy::Current};
 
-/// Advice in an answer when the question does not say how much, and at most.
-const PAGE_SIZE: usize = 100;
-const PAGE_SIZE_MAX: usize = 1_000;
 /// Rounds in an answer when the question does not say how many, and at most.
 const ROUNDS: usize = 20;
 const ROUNDS_MAX: usize = 100;
@@ -32,16 +29,14 @@ impl LearningQueries for Api {
 
     async fn advice(&self, request: Request<AdviceRequest>) -> Result<Response<AdviceList>, Status> {
         let AdviceRequest { owner, instance_id, page_size, page_token } = request.into_inner();
-        let owner = if owner.is_empty() { "local".to_owned() } else { owner };
-        let size = limit(page_size, PAGE_SIZE, PAGE_SIZE_MAX);
-        let (advice, totals) =
-            self.view.read(|view| (view.advice(&owner, &instance_id, &page_token, size), view.totals()));
+        let owner = query::owner(&owner);
+        let page = Page::new(page_size, &page_token)?;
+        let ((advice, next_page_token), totals) =
+            self.view.read(|view| (view.advice(owner, &instance_id, &page), view.totals()));
         if advice.is_empty() && !instance_id.is_empty() {
             let hint = "no plan was made for it since this policy advises; check the instance id and its owner";
             return Err(Error::not_found(format!("advice about instance {owner}/{instance_id}"), hint).into());
         }
-        let last = advice.last().filter(|_| advice.len() == size && instance_id.is_empty());
-        let next_page_token = last.map(|a| a.instance_id.clone()).unwrap_or_default();
         Ok(Response::new(AdviceList {
             advice,
             next_page_token,
@@ -52,14 +47,10 @@ impl LearningQueries for Api {
     }
 
     async fn rounds(&self, request: Request<RoundsRequest>) -> Result<Response<RoundList>, Status> {
-        let size = limit(request.into_inner().limit, ROUNDS, ROUNDS_MAX);
+        let size = match request.into_inner().limit as usize {
+            0 => ROUNDS,
+            asked => asked.min(ROUNDS_MAX),
+        };
         Ok(Response::new(RoundList { rounds: self.view.read(|view| view.rounds(size)) }))
-    }
-}
-
-fn limit(asked: u32, otherwise: usize, most: usize) -> usize {
-    match usize::try_from(asked).unwrap_or(most) {
-        0 => otherwise,
-        asked => asked.min(most),
     }
 }

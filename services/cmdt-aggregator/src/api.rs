@@ -1,22 +1,15 @@
 //! What others may ask of twins.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    pin::Pin,
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
-use futures::Stream;
 use mesh_core::query;
-use mesh_kit::{Mesh, View};
+use mesh_kit::{Follow, Look, Mesh, View};
 use mesh_proto::{
     Timestamp, is_key,
     twin::{Twin, TwinList, TwinRequest, twin_queries_server::TwinQueries},
 };
 use mesh_store::{Error, Query};
 use prost::Message as _;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -54,7 +47,7 @@ impl TwinQueries for Api {
         Ok(Response::new(self.stores.versions(request.into_inner()).await?))
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<Twin, Status>> + Send>>;
+    type WatchStream = Follow<Twin>;
 
     async fn watch(&self, request: Request<TwinRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
@@ -65,9 +58,7 @@ impl TwinQueries for Api {
             // An id that several kinds bear is that of the first.
             kind = Some(self.view.read(has).ok_or_else(|| unknown(&request))?);
         }
-        let view = self.view.clone();
-        let read = move |order: u64| view.read(|twins| twins.published_since(kind, &request.id, order));
-        Ok(Response::new(Box::pin(follow(self.view.changes(), self.mesh.stopping(), read))))
+        Ok(Response::new(self.view.follow(self.mesh.stopping(), published(kind, request.id))))
     }
 }
 
@@ -100,43 +91,32 @@ impl Stores {
         let mut equal = BTreeMap::new();
         equal.extend(kind.map(|kind| ("kind".to_owned(), kind.name().to_owned())));
         equal.extend((!request.owner.is_empty()).then(|| ("owner".to_owned(), request.owner)));
-        let query = Query { equal, limit: request.page_size as usize, token: request.page_token };
-        let page = self.documents.list(&query).await.map_err(|error| match error {
-            Error::Token(token) => query::Error::invalid(format!("page token {token:?}"), "list again without one"),
+        let page = query::Page::new(request.page_size, &request.page_token)?;
+        let query = Query { equal, limit: page.size(), token: request.page_token };
+        let found = self.documents.list(&query).await.map_err(|error| match error {
+            Error::Token(_) => page.invalid(),
             other => query::Error::internal(other),
         })?;
-        let twins = page.documents.into_iter().map(|d| Twin::decode(d.body)).collect::<Result<_, _>>();
-        Ok(TwinList { twins: twins.map_err(query::Error::internal)?, next_page_token: page.next })
+        let twins = found.documents.into_iter().map(|d| Twin::decode(d.body)).collect::<Result<_, _>>();
+        Ok(TwinList { twins: twins.map_err(query::Error::internal)?, next_page_token: found.next })
     }
 
     /// Published versions of one twin, newest first.
     async fn versions(&self, request: TwinRequest) -> Result<TwinList, query::Error> {
         let kinds = one(&request)?;
-        let limit = match request.page_size as usize {
-            0 => 100,
-            size => size.min(1_000),
-        };
-        let before = match request.page_token.as_str() {
+        let page = query::Page::new(request.page_size, &request.page_token)?;
+        let before = match page.after() {
             "" => None,
-            token => Some(
-                token
-                    .parse()
-                    .map_err(|_| query::Error::invalid(format!("page token {token:?}"), "ask again without one"))?,
-            ),
+            token => Some(token.parse().map_err(|_| page.invalid())?),
         };
         for kind in kinds {
             let key = store::key(kind.name(), &request.id);
             // One more than a page, so that its end is known.
-            let mut found = self.history.list(&key, before, limit + 1).await.map_err(query::Error::internal)?;
+            let found = self.history.list(&key, before, page.size() + 1).await.map_err(query::Error::internal)?;
             if found.is_empty() && before.is_none() {
                 continue;
             }
-            let more = found.len() > limit;
-            found.truncate(limit);
-            let next_page_token = match found.last() {
-                Some(last) if more => last.version.to_string(),
-                _ => String::new(),
-            };
+            let (found, next_page_token) = page.fill(found, |version| version.version.to_string());
             let twins = found.into_iter().map(|v| Twin::decode(v.body)).collect::<Result<_, _>>();
             return Ok(TwinList { twins: twins.map_err(query::Error::internal)?, next_page_token });
         }
@@ -175,52 +155,28 @@ fn unknown(request: &TwinRequest) -> query::Error {
     query::Error::not_found(what, "list those there are with List, and their past with History")
 }
 
-/// Twins published so far and from here on, until the process stops. It is read only as fast as its reader takes,
-/// which skips what became old meanwhile.
-fn follow<R>(
-    changes: watch::Receiver<u64>,
-    stopping: CancellationToken,
-    read: R,
-) -> impl Stream<Item = Result<Twin, Status>> + Send
-where
-    R: Fn(u64) -> (Vec<Twin>, u64) + Send + Sync,
-{
-    let step = Arc::new((read, stopping));
-    futures::stream::unfold(
-        (0, changes, VecDeque::new(), step),
-        |(mut order, mut changes, mut batch, step)| async move {
-            let (read, stopping) = &*step;
-            loop {
-                if stopping.is_cancelled() {
-                    return None;
-                }
-                if let Some(twin) = batch.pop_front() {
-                    return Some((Ok(twin), (order, changes, batch, step)));
-                }
-                changes.mark_unchanged();
-                let seen = order;
-                let twins;
-                (twins, order) = read(order);
-                batch.extend(twins);
-                if order == seen {
-                    tokio::select! {
-                        changed = changes.changed() => if changed.is_err() { return None },
-                        () = stopping.cancelled() => return None,
-                    }
-                }
-            }
-        },
-    )
+/// Twins published so far and from here on. A slow reader skips what became old meanwhile.
+fn published(kind: Option<Kind>, id: String) -> impl FnMut(&Twins) -> Look<Twin> {
+    let mut order = 0;
+    move |twins| {
+        let seen = order;
+        let found;
+        (found, order) = twins.published_since(kind, &id, order);
+        if order == seen { Look::Next(found) } else { Look::More(found) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use bytes::Bytes;
     use futures::{FutureExt as _, StreamExt as _, executor::block_on};
     use mesh_core::Projector as _;
+    use mesh_kit::follow;
     use mesh_proto::telemetry::ClusterSample;
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::{
@@ -296,8 +252,8 @@ mod tests {
         let (changed, changes) = watch::channel(0);
         let stopping = CancellationToken::new();
         let of = twins.clone();
-        let read = move |order| of.lock().unwrap().published_since(Some(Kind::Cluster), "", order);
-        let mut stream = std::pin::pin!(follow(changes, stopping.clone(), read));
+        let mut look = published(Some(Kind::Cluster), String::new());
+        let mut stream = follow(changes, stopping.clone(), move || look(&of.lock().unwrap()));
         assert_eq!(stream.next().await.unwrap().unwrap().id, "a");
         assert!(stream.next().now_or_never().is_none());
         for (number, percent) in [(2, 10.0), (3, 50.0)] {
@@ -312,6 +268,7 @@ mod tests {
         assert_eq!(newest.cpu_percent, 50.0, "a slow reader skips to the newest");
         assert!(stream.next().now_or_never().is_none());
         stopping.cancel();
+        assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Unavailable);
         assert!(stream.next().await.is_none());
     }
 

@@ -1,23 +1,20 @@
 //! What others may ask: an instance's recent samples, and the streaming-telemetry channel.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    pin::Pin,
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
-use futures::Stream;
 use mesh_core::query;
-use mesh_kit::View;
+use mesh_kit::{Follow, Look, View};
 use mesh_proto::{
-    Timestamp, is_key,
+    Timestamp,
     telemetry::{InstanceSample, RangeReply, RangeRequest, StreamRequest, telemetry_queries_server::TelemetryQueries},
 };
 use mesh_store::{Range, Series};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -51,34 +48,27 @@ impl TelemetryQueries for Api {
         Ok(Response::new(RangeReply { samples: merge(stored, newest, range) }))
     }
 
-    type StreamStream = Pin<Box<dyn Stream<Item = Result<InstanceSample, Status>> + Send>>;
+    type StreamStream = Follow<InstanceSample>;
 
     async fn stream(&self, request: Request<StreamRequest>) -> Result<Response<Self::StreamStream>, Status> {
         let instance_id = request.into_inner().instance_id;
         if !instance_id.is_empty() {
-            check(&instance_id)?;
+            query::check_key("instance id", &instance_id)?;
         }
         let (view, dropped) = (self.view.clone(), self.dropped.clone());
-        let read = move |cursor: &mut Cursor| {
-            let samples = view.read(|c| c.read(cursor));
+        let cursor = view.read(|c| c.follow(&instance_id));
+        let read = reading(cursor, move |collector, cursor| {
+            let samples = collector.read(cursor);
             dropped.fetch_add(samples.iter().map(|s| s.dropped).sum(), Relaxed);
             samples
-        };
-        let cursor = self.view.read(|c| c.follow(&instance_id));
-        Ok(Response::new(Box::pin(follow(cursor, self.view.changes(), self.stopping.clone(), read))))
+        });
+        Ok(Response::new(view.follow(self.stopping.clone(), read)))
     }
-}
-
-fn check(instance_id: &str) -> Result<(), query::Error> {
-    if is_key(instance_id) {
-        return Ok(());
-    }
-    Err(query::Error::invalid(format!("instance id {instance_id:?}"), "use 1 to 64 letters, digits, `_` and `-`"))
 }
 
 /// The range asked for; all that is kept where an end is absent.
 fn range_of(request: &RangeRequest) -> Result<Range, query::Error> {
-    check(&request.instance_id)?;
+    query::check_key("instance id", &request.instance_id)?;
     let from = request.from.unwrap_or_default();
     let to = request.to.unwrap_or(Timestamp { seconds: i64::MAX, nanos: 0 });
     if from > to {
@@ -100,38 +90,12 @@ fn merge(stored: Vec<InstanceSample>, newest: Vec<InstanceSample>, range: Range)
     by_identity.into_values().skip(surplus).collect()
 }
 
-/// Samples from the cursor on, until the process stops. It is read only as fast as its reader takes, and holds at
-/// most one batch; what it was too slow for is gone, and told.
-fn follow<R>(
-    cursor: Cursor,
-    changes: watch::Receiver<u64>,
-    stopping: CancellationToken,
-    read: R,
-) -> impl Stream<Item = Result<InstanceSample, Status>> + Send
-where
-    R: Fn(&mut Cursor) -> Vec<InstanceSample> + Send + Sync,
-{
-    let start = (cursor, changes, VecDeque::new());
-    let step = Arc::new((read, stopping));
-    futures::stream::unfold((start, step), |((mut cursor, mut changes, mut batch), step)| async move {
-        let (read, stopping) = &*step;
-        loop {
-            if stopping.is_cancelled() {
-                return None;
-            }
-            if let Some(sample) = batch.pop_front() {
-                return Some((Ok(sample), ((cursor, changes, batch), step)));
-            }
-            changes.mark_unchanged();
-            batch.extend(read(&mut cursor));
-            if batch.is_empty() {
-                tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return None },
-                    () = stopping.cancelled() => return None,
-                }
-            }
-        }
-    })
+/// Samples from the cursor on, for one who follows them. What its reader was too slow for is gone, and counted.
+fn reading(
+    mut cursor: Cursor,
+    read: impl Fn(&Collector, &mut Cursor) -> Vec<InstanceSample>,
+) -> impl FnMut(&Collector) -> Look<InstanceSample> {
+    move |collector| Look::Next(read(collector, &mut cursor))
 }
 
 #[cfg(test)]
@@ -140,7 +104,9 @@ mod tests {
 
     use futures::{FutureExt as _, StreamExt as _};
     use mesh_core::Projector as _;
+    use mesh_kit::follow;
     use prost::Message as _;
+    use tokio::sync::watch;
 
     use super::*;
     use crate::domain::Limits;
@@ -173,8 +139,8 @@ mod tests {
         let stopping = CancellationToken::new();
         let cursor = collector.lock().unwrap().follow("a");
         let of = collector.clone();
-        let read = move |cursor: &mut Cursor| of.lock().unwrap().read(cursor);
-        let mut stream = std::pin::pin!(follow(cursor, changes, stopping.clone(), read));
+        let mut read = reading(cursor, Collector::read);
+        let mut stream = follow(changes, stopping.clone(), move || read(&of.lock().unwrap()));
         assert!(stream.next().now_or_never().is_none(), "nothing from before it began");
         give(&collector, &sample("a", 1));
         give(&collector, &sample("b", 1));
@@ -189,6 +155,7 @@ mod tests {
         assert_eq!((millis(std::slice::from_ref(&first)), first.dropped), (vec![5], 3));
         assert_eq!(stream.next().await.unwrap().unwrap().dropped, 0);
         stopping.cancel();
+        assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Unavailable);
         assert!(stream.next().await.is_none(), "the channel ends with the process");
     }
 
@@ -199,8 +166,8 @@ mod tests {
         let (changed, changes) = watch::channel(0);
         let cursor = collector.lock().unwrap().follow("");
         let of = collector.clone();
-        let read = move |cursor: &mut Cursor| of.lock().unwrap().read(cursor);
-        let stream = follow(cursor, changes, CancellationToken::new(), read);
+        let mut read = reading(cursor, Collector::read);
+        let stream = follow(changes, CancellationToken::new(), move || read(&of.lock().unwrap()));
         let feed = async move {
             for number in 0..50 {
                 give(&collector, &sample(&format!("i{}", number % 3), number));

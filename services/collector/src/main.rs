@@ -1,5 +1,7 @@
 //! The collector as a process.
 
+mesh_kit::allocator!();
+
 fn main() -> std::process::ExitCode {
     mesh_kit::run("collector", collector::start)
 }

@@ -1,89 +1,61 @@
-//! The REST and TMF921 faces of the mesh, sign-in, and the way to exposed workloads.
+//! The REST and TMF921 interfaces of the mesh, and the way to exposed workloads.
 //!
-//! - Consumes: HTTP requests; `DefineAccount`, `RemoveAccount`, `OpenSession`, `RenewSession`, `CloseSession`; `Subscribe`,
-//!   `Unsubscribe`, `ClaimDelivery`, `ReportDelivery`.
-//! - Publishes: people's commands in their name; `AccountDefined`, `AccountRemoved`, `SessionOpened`, `SessionRenewed`,
-//!   `SessionClosed`, `IdentityRefused`; `Subscribed`, `Unsubscribed`, `DeliveryClaimed`, `DeliveryReported`,
-//!   `SubscriptionRefused`; to itself `ClaimDelivery` and `ReportDelivery`; events of TMF921 to callbacks.
-//! - Owns: accounts and sessions of the built-in issuer and subscriptions, on the bus; nothing in the process, so that
-//!   any number of gateways run side by side.
+//! - Consumes: HTTP requests; the facts that answer the commands it passes on.
+//! - Publishes: people's commands in their name.
+//! - Owns: nothing, so that any number of gateways run side by side. People sign in at the identity service, and the
+//!   notifier sends events; the gateway is the way to both.
 //! - Never: decides about an intent, a workload or a cluster; lets a token through that it has not checked.
 
 #![allow(clippy::disallowed_methods, reason = "HTTP is served and measured; xtask tidy keeps this out of domain")]
 
-mod accounts;
-mod ask;
+mod api;
 mod config;
 pub mod domain;
-mod gateway;
-mod hub;
-mod intents;
-mod issuer;
-mod pages;
-mod proxy;
-mod serve;
-mod sessions;
-mod signin;
-mod workloads;
+mod shell;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use mesh_client::Peers;
 use mesh_kit::{Mesh, Sources};
+use mesh_rest::ask::Answers;
 use tokio::sync::Semaphore;
 
 pub use config::Config;
-pub use proxy::Proxy;
+pub use shell::proxy::Proxy;
 
-/// Password checks at once.
-const CHECKS_MAX: usize = 2;
-
-/// Joins the mesh; returns once its decider and its views run and requests are answered.
+/// Joins the mesh; returns once its view runs and requests are answered.
 ///
 /// # Errors
-/// When keys cannot be read, the address is taken, or the bus does not let it join.
+/// When the address is taken, or the bus does not let it join.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
-    let signin = signin::SignIn::new(&mesh, &config)?;
-    let streams = |streams| Sources { streams, ..Sources::default() };
-    let accounts = mesh.project("accounts", accounts::Accounts::default(), streams(vec!["IDENTITY"])).await?;
-    // As it is before commands are answered: one of an earlier life may make the account that this one is about to make.
-    let no_account = !accounts.read(accounts::Accounts::any);
-    let routes = domain::routes::Routes::default();
-    let routes = mesh.project("routes", routes, streams(vec!["WORKLOAD", "CLUSTER"])).await?;
-    let hub = mesh.project("hub", hub::Hub::default(), streams(vec!["SUBSCRIPTION"])).await?;
-    let sender = hub::Sender::new(&config)?;
-    let answers = ask::Answers::start(&mesh, &["INTENT", "WORKLOAD", "IDENTITY", "SUBSCRIPTION"]).await?;
-    mesh.decide(domain::identity::Identities).await?;
-    mesh.decide(domain::subscriptions::Subscriptions).await?;
-    let (listener, url) = serve::listen(&config.rest_listen).await?;
+    let signin = shell::signin::SignIn::new(&mesh, &config)?;
+    let sources = Sources { streams: vec!["WORKLOAD", "CLUSTER"], ..Sources::default() };
+    let routes = mesh.project("routes", domain::routes::Routes::default(), sources).await?;
+    let answers = Answers::start(&mesh, &["INTENT", "WORKLOAD", "SUBSCRIPTION"]).await?;
+    let (listener, url) = api::listen(&config.rest_listen).await?;
     let watches = Arc::new(Semaphore::new(config.watches_max as usize));
-    let inner = gateway::Inner {
+    let inner = shell::gateway::Inner {
         peers: Peers::new(mesh.bus().clone()),
+        proxy: Proxy::new(Duration::from_millis(config.upstream_limit_ms.into()), mesh.stopping()),
         mesh: mesh.clone(),
         config,
         answers,
         signin,
-        accounts,
         routes,
-        hub,
-        sender,
         buckets: Mutex::default(),
-        checks: Arc::new(Semaphore::new(CHECKS_MAX)),
         watches,
     };
-    let gateway = gateway::Gateway { inner: Arc::new(inner) };
+    let gateway = shell::gateway::Gateway { inner: Arc::new(inner) };
     if let Some(folder) = mesh.data_dir() {
         std::fs::create_dir_all(folder).context("make the data folder")?;
-        std::fs::write(folder.join("url"), &url).context("write where the gateway is")?;
+        std::fs::write(folder.join("url"), &url).context("write the address of the gateway")?;
     }
-    let router = serve::router(&gateway, &url);
-    mesh.spawn("faces", serve::serve(gateway.clone(), listener, router));
-    mesh.spawn("hub", hub::deliver(gateway.clone()));
-    if gateway.inner.signin.issuer().is_some() {
-        let known = mesh.condition("an account to sign in with");
-        mesh.spawn("first account", gateway.first_account(no_account, known));
-    }
+    let router = api::router(&gateway, &url);
+    mesh.spawn("rest", api::serve(gateway, listener, router));
     tracing::info!(url, "gateway");
     Ok(())
 }

@@ -3,8 +3,6 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
-#[path = "mesh/accounts.rs"]
-mod accounts;
 #[path = "mesh/hub.rs"]
 mod hub;
 #[path = "mesh/keycloak.rs"]
@@ -49,17 +47,14 @@ struct Answer {
 }
 
 impl World {
-    async fn start(suite: &str, gateways: usize, change: impl Fn(&mut gateway::Config)) -> Option<Self> {
-        Self::start_with(suite, gateways, change, true).await
+    async fn start(suite: &str, gateways: usize, change: impl Fn(&mut Configs)) -> Option<Self> {
+        Self::start_with(suite, gateways, 1, change).await
     }
 
-    /// With the built-in issuer and its first account, or without.
-    async fn start_with(
-        suite: &str,
-        gateways: usize,
-        change: impl Fn(&mut gateway::Config),
-        own_issuer: bool,
-    ) -> Option<Self> {
+    /// With more than one notifier; the last of them stops first.
+    async fn start_with(suite: &str, gateways: usize, notifiers: usize, change: impl Fn(&mut Configs)) -> Option<Self> {
+        let mut configs = Configs::default();
+        change(&mut configs);
         let test_bus = TestBus::start(suite).await?.with_router().await;
         let mut running = vec![];
         let own = |test_bus: &TestBus, name: &str| Settings {
@@ -109,6 +104,9 @@ impl World {
                 .await
                 .expect(join),
         );
+        let others = running.len();
+        let identity = mesh_kit::join("identity", own(&test_bus, "identity"), configs.identity, identity::start).await;
+        running.push(identity.expect(join));
         let mut world = Self {
             test_bus,
             running,
@@ -118,27 +116,23 @@ impl World {
         };
         for number in 0..gateways {
             let folder = world.test_bus.folder().join("state").join(format!("gateway-{number}"));
-            let mut config = gateway::Config {
-                issuer_keys_file: (number > 0).then(|| world.first().join("issuer.keys")),
-                // A verdict that is late is no answer that these tests are about.
-                verdict_limit_ms: 20_000,
-                ..quick()
-            };
-            change(&mut config);
             let settings = Settings { data_dir: Some(folder.clone()), ..world.test_bus.settings("gateway") };
-            let joined = mesh_kit::join("gateway", settings, config, gateway::start).await.expect(join);
-            ready(&joined).await;
-            world.running.push(joined);
+            let joined = mesh_kit::join("gateway", settings, configs.gateway.clone(), gateway::start).await;
+            world.running.push(joined.expect(join));
             world.urls.push(std::fs::read_to_string(folder.join("url")).unwrap());
         }
-        if own_issuer {
-            world.password = std::fs::read_to_string(world.first().join("admin.password")).unwrap();
+        for number in 0..notifiers {
+            let folder = world.test_bus.folder().join("state").join(format!("notifier-{number}"));
+            let settings = Settings { data_dir: Some(folder), ..world.test_bus.settings("notifier") };
+            let joined = mesh_kit::join("notifier", settings, configs.notifier.clone(), notifier::start).await;
+            world.running.push(joined.expect(join));
         }
+        for service in &world.running[others..] {
+            ready(service).await;
+        }
+        let password = world.test_bus.folder().join("state/identity/admin.password");
+        world.password = std::fs::read_to_string(password).unwrap();
         Some(world)
-    }
-
-    fn first(&self) -> PathBuf {
-        self.test_bus.folder().join("state/gateway-0")
     }
 
     async fn raw(
@@ -198,9 +192,22 @@ impl World {
     }
 }
 
-/// What a gateway is told here: no limit of requests, and passwords that are hashed quickly.
-fn quick() -> gateway::Config {
-    gateway::Config { rate_per_s: 0, password_memory_kib: 64, password_passes: 1, ..Default::default() }
+/// Configurations of the services under test.
+struct Configs {
+    gateway: gateway::Config,
+    identity: identity::Config,
+    notifier: notifier::Config,
+}
+
+impl Default for Configs {
+    /// No limit of requests, passwords that are hashed quickly, and verdicts that are waited for.
+    fn default() -> Self {
+        Self {
+            gateway: gateway::Config { rate_per_s: 0, verdict_limit_ms: 20_000, ..Default::default() },
+            identity: identity::Config { password_memory_kib: 64, password_passes: 1, ..Default::default() },
+            notifier: notifier::Config::default(),
+        }
+    }
 }
 
 /// Waits until a service has all that it needs.
@@ -247,7 +254,7 @@ fn intent(bound: &str) -> Json {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_thousand_clients_that_submit_the_same_through_three_gateways_make_one_intent() {
+async fn a_thousand_equal_submissions_through_three_gateways_make_one_intent() {
     let Some(world) = World::start("gateway, exactly one outcome", 3, |_| {}).await else { return };
     let token = world.admin().await;
     let bearer = format!("Bearer {token}");
@@ -289,7 +296,7 @@ async fn a_thousand_clients_that_submit_the_same_through_three_gateways_make_one
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_intent_is_submitted_read_changed_and_ended_over_rest_and_over_tmf921() {
+async fn an_intent_is_submitted_read_changed_and_ended_over_rest_and_tmf921() {
     let Some(world) = World::start("gateway, life of an intent", 1, |_| {}).await else { return };
     let token = world.admin().await;
     let made = world.ask(&token, "POST", "/api/v1/intent/", Some(json!({"id": "plant", "intent": intent("20")}))).await;
@@ -370,7 +377,7 @@ async fn an_intent_is_submitted_read_changed_and_ended_over_rest_and_over_tmf921
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn versions_predictions_and_filters_are_told_over_rest_and_over_tmf921() {
+async fn versions_predictions_and_filters_are_shown_over_rest_and_tmf921() {
     let Some(world) = World::start("gateway, versions and predictions", 1, |_| {}).await else { return };
     let token = world.admin().await;
     let path = "/api/v1/intent/plant/";
@@ -503,7 +510,8 @@ fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn charts_are_uploaded_as_forms_and_documents_are_dropped() {
-    let Some(world) = World::start("gateway, uploads", 1, |config| config.verdict_limit_ms = 30_000).await else {
+    let Some(world) = World::start("gateway, uploads", 1, |configs| configs.gateway.verdict_limit_ms = 30_000).await
+    else {
         return;
     };
     let token = world.admin().await;
@@ -624,7 +632,7 @@ async fn an_instance_is_upgraded_taken_back_and_asked_to_move() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_intent_that_names_another_owners_instance_is_told_nothing_of_it() {
+async fn an_intent_that_names_another_owners_instance_learns_nothing_of_it() {
     let Some(world) = World::start("gateway, why", 1, |_| {}).await else { return };
     let admin = world.admin().await;
     let (ada, eve) = (world.account(&admin, "ada", &["owner"]).await, world.account(&admin, "eve", &["owner"]).await);
@@ -668,7 +676,7 @@ async fn an_intent_that_names_another_owners_instance_is_told_nothing_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_is_refused_with_a_problem_document_that_says_where_and_what_would_be_right() {
+async fn unreadable_requests_get_a_problem_document_with_the_place_and_a_hint() {
     let Some(world) = World::start("gateway, bad input", 1, |_| {}).await else { return };
     let token = world.admin().await;
     let bearer = format!("Bearer {token}");
@@ -721,7 +729,9 @@ async fn what_cannot_be_read_is_refused_with_a_problem_document_that_says_where_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_gets_further_than_a_good_token_and_its_roles_reach() {
-    let Some(world) = World::start("gateway, sign-in", 1, |config| config.token_s = 3_600).await else { return };
+    let Some(world) = World::start("gateway, sign-in", 1, |configs| configs.identity.token_s = 3_600).await else {
+        return;
+    };
     let admin = world.admin().await;
     assert_eq!(world.login("admin", "wrong").await.status, 401);
     assert_eq!(world.login("nobody", "wrong").await.status, 401);
@@ -846,9 +856,9 @@ async fn a_session_goes_on_with_each_new_token_and_ends_when_one_is_used_twice()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_ends_in_its_time_and_its_session_gives_the_next() {
-    let short = |config: &mut gateway::Config| {
-        config.token_s = 1;
-        config.skew_s = 0;
+    let short = |configs: &mut Configs| {
+        configs.identity.token_s = 1;
+        configs.gateway.skew_s = 0;
     };
     let Some(world) = World::start("gateway, expiry", 1, short).await else { return };
     world.admin().await;
@@ -955,8 +965,8 @@ async fn tokens_of_a_provider_of_another_maker_are_taken_while_its_keys_rotate()
     std::fs::write(&keys, private_key("one")).unwrap();
     let provider = Provider::start(0, &keys).await;
     let issuer = provider.issuer.clone();
-    let trust = |config: &mut gateway::Config| config.oidc_issuer.clone_from(&issuer);
-    let Some(world) = World::start_with("gateway, OpenID Connect", 1, trust, false).await else { return };
+    let trust = |configs: &mut Configs| configs.gateway.oidc_issuer.clone_from(&issuer);
+    let Some(world) = World::start("gateway, OpenID Connect", 1, trust).await else { return };
     let whoami = async |token: &str| world.ask(token, "GET", "/api/v1/auth/whoami/", None).await;
     let first = provider.token(&world, "continuum").await;
     let known = whoami(&first).await;
@@ -979,13 +989,13 @@ async fn tokens_of_a_provider_of_another_maker_are_taken_while_its_keys_rotate()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn schemathesis_finds_no_fault_of_ours_and_no_answer_that_is_not_in_the_document() {
+async fn schemathesis_finds_no_server_error_and_no_undocumented_answer() {
     let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/test/bin/schemathesis");
     if !program.is_file() {
         eprintln!("SKIPPED: gateway, fuzzing: no .tools/test/bin/schemathesis (run `make setup-test`)");
         return;
     }
-    let long = |config: &mut gateway::Config| config.token_s = 3_600;
+    let long = |configs: &mut Configs| configs.identity.token_s = 3_600;
     let Some(world) = World::start("gateway, fuzzing", 1, long).await else { return };
     let token = world.admin().await;
     let examples = std::env::var("CONTINUUM_EXAMPLES").unwrap_or_else(|_| "25".into());
@@ -1060,7 +1070,7 @@ async fn workload() -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_exposed_workload_is_reached_by_its_users_only_and_never_sees_their_tokens() {
+async fn an_exposed_workload_is_for_its_users_and_never_sees_their_tokens() {
     let Some(world) = World::start("gateway, exposed workloads", 1, |_| {}).await else { return };
     let port = workload().await;
     let admin = world.admin().await;
@@ -1181,11 +1191,11 @@ async fn bodies_go_through_as_they_come_over_http1_and_http2_on_either_side() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_too_much_waits_and_others_do_not() {
-    let few = |config: &mut gateway::Config| {
-        // So few that a slow machine asks too much, too.
-        config.rate_per_s = 1;
-        config.rate_burst = 20;
+async fn a_caller_over_its_rate_waits_and_others_do_not() {
+    let few = |configs: &mut Configs| {
+        // So few that a slow machine exceeds them, too.
+        configs.gateway.rate_per_s = 1;
+        configs.gateway.rate_burst = 20;
     };
     let Some(world) = World::start("gateway, rates", 1, few).await else { return };
     let admin = world.admin().await;

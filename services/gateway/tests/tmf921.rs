@@ -4,13 +4,14 @@
 
 use std::path::PathBuf;
 
-use gateway::domain::{events, tmf};
+use gateway::domain::tmf;
 use mesh_proto::{
     Timestamp,
     intent::{FulfilmentStatus, Intent, IntentSubmitted, IntentView, NotFulfilledState, State},
     report::{FulfilmentInfo, IntentFulfilmentReport, ReportPublished},
     validation::{CheckReply, Prediction},
 };
+use notifier::domain::events;
 use prost::Message as _;
 use serde_json::{Value as Json, json};
 

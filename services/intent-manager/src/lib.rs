@@ -39,17 +39,18 @@ const REPORTED_WITHIN_MS: i64 = 5_000;
 /// # Errors
 /// When the bus does not let it join.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
-    let mut sources = Sources { streams: vec!["INTENT", "OBSERVATION"], ..Sources::default() };
+    let sources = Sources { streams: vec!["OBSERVATION"], ..Sources::default() };
     let report = mesh_proto::contract().event(ReportPublished::MESSAGE).context("the contract has no reports")?;
     let reports = mesh.bus().log(&report.stream).last(&report.filter()).await.context("read the last report")?;
     // Reports are published a moment after what they tell.
     let reported = reports.map(|last| last.stored.plus_millis(-REPORTED_WITHIN_MS)).unwrap_or_default();
     let (view, from) = restored(&mesh, reported).await?;
-    sources.from.insert("INTENT", from);
-    let view = mesh.project("intents", view, sources).await.context("build view of intents")?;
-    mesh.serve(IntentQueriesServer::new(api::Api::new(view, mesh.stopping())));
     let limits = domain::Limits { remedy_cooldown_ms: config.remedy_cooldown_ms.into() };
-    mesh.decide(domain::Intents::new(limits)).await
+    let intents = domain::Intents::new(limits);
+    // The view shows the states that the decider folds.
+    let (_, view) = mesh.decide_and_show(intents, "intents", view, from, sources).await?;
+    mesh.serve(IntentQueriesServer::new(api::Api::new(view, mesh.stopping())));
+    Ok(())
 }
 
 /// The view as far as the decider has saved it, and the sequence of INTENT from which it reads on.

@@ -1,5 +1,7 @@
 //! The JSON mirror as a process of its own.
 
+mesh_kit::allocator!();
+
 fn main() -> std::process::ExitCode {
     mesh_kit::run("json-mirror", json_mirror::start)
 }

@@ -1,6 +1,6 @@
 //! Answers about clusters and plans.
 
-use mesh_core::query::Error;
+use mesh_core::query::{Error, Page, owner};
 use mesh_kit::View;
 use mesh_proto::{
     placement::{ClusterList, ClusterView, ExplainReply, orchestrator_queries_server::OrchestratorQueries},
@@ -8,20 +8,17 @@ use mesh_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::domain::view::Orchestrator;
+use crate::domain::{placements::State, view::Orchestrator};
 
-/// Clusters in a list when the question does not say how many, and at most.
-const PAGE_SIZE: usize = 100;
-const PAGE_SIZE_MAX: usize = 1_000;
-
-/// Answers `OrchestratorQueries` from the view.
+/// Answers `OrchestratorQueries`: what is planned from the planner's own state, what came before from the view.
 pub(crate) struct Api {
+    planned: View<State>,
     view: View<Orchestrator>,
 }
 
 impl Api {
-    pub(crate) fn new(view: View<Orchestrator>) -> Self {
-        Self { view }
+    pub(crate) fn new(planned: View<State>, view: View<Orchestrator>) -> Self {
+        Self { planned, view }
     }
 }
 
@@ -39,27 +36,23 @@ impl OrchestratorQueries for Api {
                 return Err(Error::invalid(format!("a cluster has no state {other:?}"), hint).into());
             }
         };
-        let size = match usize::try_from(page_size).unwrap_or(PAGE_SIZE_MAX) {
-            0 => PAGE_SIZE,
-            size => size.min(PAGE_SIZE_MAX),
-        };
-        let clusters = self.view.read(|view| view.clusters(&page_token, size, wanted));
-        let last = clusters.last().filter(|_| clusters.len() == size).and_then(|c| c.registered.as_ref());
-        let next_page_token = last.map(|r| r.cluster_id.clone()).unwrap_or_default();
+        let page = Page::new(page_size, &page_token)?;
+        let listed = |planned: &State| self.view.read(|view| view.clusters(planned, &page, wanted));
+        let (clusters, next_page_token) = self.planned.read(listed);
         Ok(Response::new(ClusterList { clusters, next_page_token }))
     }
 
     async fn get_cluster(&self, request: Request<GetRequest>) -> Result<Response<ClusterView>, Status> {
         let id = request.into_inner().id;
-        let found = self.view.read(|view| view.cluster(&id));
+        let found = self.planned.read(|planned| self.view.read(|view| view.cluster(planned, &id)));
         let missing = || Error::not_found(format!("cluster {id:?}"), "list those that registered with ListClusters");
         Ok(Response::new(found.ok_or_else(missing)?))
     }
 
     async fn explain(&self, request: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
-        let GetRequest { owner, id } = request.into_inner();
-        let owner = if owner.is_empty() { "local".to_owned() } else { owner };
-        let found = self.view.read(|view| view.explain(&owner, &id));
+        let GetRequest { owner: asked, id } = request.into_inner();
+        let owner = owner(&asked);
+        let found = self.view.read(|view| view.explain(owner, &id));
         let missing = || {
             let hint = "no plan was made for it, or that is too long ago; check the instance id and its owner";
             Error::not_found(format!("plan of instance {owner}/{id}"), hint)

@@ -14,6 +14,7 @@ pub mod domain;
 mod shell;
 
 use anyhow::Context as _;
+use mesh_core::Key;
 use mesh_kit::{Mesh, Sources};
 use mesh_proto::placement::orchestrator_queries_server::OrchestratorQueriesServer;
 
@@ -28,13 +29,14 @@ const ALIVE: &str = "alive";
 
 /// Joins the mesh; returns once it plans, answers and watches.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
-    mesh.decide(Placements::new(config.limits())).await?;
+    let placements = mesh.decide(Placements::new(config.limits())).await?;
+    let planned = placements.entity(Key::new([config.domain.as_str()])).await?;
     mesh.decide(Assignments).await?;
     let sources = Sources { streams: vec!["PLACEMENT", "CLUSTER", "LEARNING"], ..Default::default() };
-    let view = mesh.project("orchestrator", Orchestrator::new(config.limits()), sources).await?;
-    mesh.serve(OrchestratorQueriesServer::new(api::Api::new(view.clone())));
+    let view = mesh.project("orchestrator", Orchestrator::default(), sources).await?;
+    mesh.serve(OrchestratorQueriesServer::new(api::Api::new(planned.clone(), view)));
     let samples = mesh.samples().await?;
     let alive = samples.watch_alive(&mesh_proto::sample_keys(ALIVE)).await.context("watch which clusters live")?;
-    mesh.spawn("liveness", shell::watch::watch(mesh.clone(), config, view, samples, alive));
+    mesh.spawn("liveness", shell::watch::watch(mesh.clone(), config, planned, samples, alive));
     Ok(())
 }

@@ -22,9 +22,6 @@ use crate::{
     },
 };
 
-/// Owner when none is named.
-const OWNER: &str = "local";
-
 /// The exposer's answers.
 pub(crate) struct Api {
     pub(crate) costs: View<Costs>,
@@ -32,10 +29,6 @@ pub(crate) struct Api {
     pub(crate) catalogue: Arc<Catalogue>,
     /// Where the ALTO directory is.
     pub(crate) url: String,
-}
-
-fn owner(asked: &str) -> &str {
-    if asked.is_empty() { OWNER } else { asked }
 }
 
 #[tonic::async_trait]
@@ -57,7 +50,7 @@ impl NetworkQueries for Api {
 
     async fn get_intent(&self, request: Request<GetRequest>) -> Result<Response<NetworkIntentView>, Status> {
         let GetRequest { owner: asked, id } = request.into_inner();
-        let found = self.networks.read(|networks| networks.get(owner(&asked), &id).cloned());
+        let found = self.networks.read(|networks| networks.get(query::owner(&asked), &id).cloned());
         let missing =
             || query::Error::not_found(format!("network intent {id}"), "list them with `continuum network list`");
         Ok(Response::new(found.ok_or_else(missing)?))
@@ -65,13 +58,9 @@ impl NetworkQueries for Api {
 
     async fn list_intents(&self, request: Request<ListRequest>) -> Result<Response<NetworkIntentList>, Status> {
         let request = request.into_inner();
-        let limit = match request.page_size as usize {
-            0 => 100,
-            size => size.min(1_000),
-        };
-        let intents = self.networks.read(|networks| networks.list(owner(&request.owner), &request.page_token, limit));
-        let full = intents.len() == limit;
-        let next_page_token = intents.last().filter(|_| full).map(|i| i.network_id.clone()).unwrap_or_default();
+        let page = query::Page::new(request.page_size, &request.page_token)?;
+        let (intents, next_page_token) =
+            self.networks.read(|networks| networks.list(query::owner(&request.owner), &page));
         Ok(Response::new(NetworkIntentList { intents, next_page_token }))
     }
 

@@ -1,16 +1,12 @@
 //! What others may ask about anomalies and remedies.
 
-use std::{collections::VecDeque, pin::Pin};
-
-use futures::Stream;
-use mesh_core::query::Error;
-use mesh_kit::{Mesh, View};
+use mesh_core::query::{self, Error};
+use mesh_kit::{Follow, Look, Mesh, View};
 use mesh_proto::{
     anomaly::{
         AnomalyList, AnomalyListRequest, AnomalyView, DetectorsReply, DetectorsRequest, ExplainInstanceRequest,
         ModelView, RuleView, anomaly_queries_server::AnomalyQueries,
     },
-    is_key,
     query::GetRequest,
     remedy::{RemedyList, RemedyPolicyView, remedy_queries_server::RemedyQueries},
 };
@@ -18,10 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::domain::{Sar, remedy_list as view};
-
-/// Items of a list when the question does not say how many, and at most.
-const LIMIT: usize = 100;
-const LIMIT_MAX: usize = 1_000;
 
 /// Answers about anomalies.
 pub(crate) struct Anomalies {
@@ -40,7 +32,7 @@ impl AnomalyQueries for Anomalies {
     async fn list(&self, request: Request<AnomalyListRequest>) -> Result<Response<AnomalyList>, Status> {
         let request = request.into_inner();
         check(&request)?;
-        let limit = limit(request.limit);
+        let limit = query::size(request.limit);
         let anomalies = self.view.read(|sar| sar.episodes(|view| fits(&request, view), limit));
         Ok(Response::new(AnomalyList { anomalies }))
     }
@@ -52,37 +44,12 @@ impl AnomalyQueries for Anomalies {
         Ok(Response::new(found.ok_or_else(missing)?))
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<AnomalyView, Status>> + Send>>;
+    type WatchStream = Follow<AnomalyView>;
 
     async fn watch(&self, request: Request<AnomalyListRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         check(&request)?;
-        let going_on = |view: &AnomalyView| view.cleared.is_none() && fits(&request, view);
-        let (first, order) = self.view.read(|sar| (sar.episodes(going_on, LIMIT_MAX), sar.order()));
-        let start = (VecDeque::from(first), order, self.view.changes());
-        let (view, stopping) = (self.view.clone(), self.stopping.clone());
-        let stream = futures::stream::unfold(start, move |(mut batch, mut order, mut changes)| {
-            let (view, stopping, request) = (view.clone(), stopping.clone(), request.clone());
-            async move {
-                loop {
-                    if let Some(next) = batch.pop_front() {
-                        return Some((Ok::<_, Status>(next), (batch, order, changes)));
-                    }
-                    changes.mark_unchanged();
-                    let (found, seen) = view.read(|sar| sar.since(order));
-                    let moved = seen != order;
-                    order = seen;
-                    batch.extend(found.into_iter().filter(|view| fits(&request, view)));
-                    if batch.is_empty() && !moved {
-                        tokio::select! {
-                            changed = changes.changed() => if changed.is_err() { return None },
-                            () = stopping.cancelled() => return None,
-                        }
-                    }
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(stream)))
+        Ok(Response::new(self.view.follow(self.stopping.clone(), watching(request))))
     }
 
     async fn explain(&self, request: Request<ExplainInstanceRequest>) -> Result<Response<ModelView>, Status> {
@@ -122,30 +89,37 @@ impl RemedyQueries for Remedies {
     async fn list(&self, request: Request<AnomalyListRequest>) -> Result<Response<RemedyList>, Status> {
         let request = request.into_inner();
         check(&request)?;
-        let owner = if request.owner.is_empty() { "local" } else { &request.owner };
-        let remedies = self.view.read(|view| view.list(owner, &request.instance_id, limit(request.limit)));
+        let (owner, limit) = (query::owner(&request.owner), query::size(request.limit));
+        let remedies = self.view.read(|view| view.list(owner, &request.instance_id, limit));
         Ok(Response::new(RemedyList { remedies }))
     }
 
     async fn policy(&self, request: Request<GetRequest>) -> Result<Response<RemedyPolicyView>, Status> {
         let owner = request.into_inner().owner;
-        let owner = if owner.is_empty() { "local" } else { &owner };
-        Ok(Response::new(self.view.read(|view| view.policy(owner))))
+        Ok(Response::new(self.view.read(|view| view.policy(query::owner(&owner)))))
     }
 }
 
-fn limit(asked: u32) -> usize {
-    match asked as usize {
-        0 => LIMIT,
-        limit => limit.min(LIMIT_MAX),
+/// The episodes that go on, then each that begins, changes or ends.
+fn watching(request: AnomalyListRequest) -> impl FnMut(&Sar) -> Look<AnomalyView> {
+    let mut order = None;
+    move |sar| {
+        let Some(before) = order else {
+            order = Some(sar.order());
+            let going_on = |view: &AnomalyView| view.cleared.is_none() && fits(&request, view);
+            return Look::More(sar.episodes(going_on, query::SIZE_MAX));
+        };
+        let (found, seen) = sar.since(before);
+        order = Some(seen);
+        let found = found.into_iter().filter(|view| fits(&request, view)).collect();
+        if seen == before { Look::Next(found) } else { Look::More(found) }
     }
 }
 
 fn check(request: &AnomalyListRequest) -> Result<(), Error> {
     for (what, text) in [("owner", &request.owner), ("instance id", &request.instance_id)] {
-        if !text.is_empty() && !is_key(text) {
-            let head: String = text.chars().take(64).collect();
-            return Err(Error::invalid(format!("{what} {head:?}"), "use 1 to 64 letters, digits, `_` and `-`"));
+        if !text.is_empty() {
+            query::check_key(what, text)?;
         }
     }
     Ok(())

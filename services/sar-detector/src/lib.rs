@@ -44,5 +44,6 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     if config.snapshot_ms > 0 {
         mesh.spawn("snapshots", shell::checkpoint::keep(mesh.clone(), anomalies, config.snapshot_ms.into()));
     }
-    mesh.decide(domain::remedies::Remedies).await
+    mesh.decide(domain::remedies::Remedies).await?;
+    Ok(())
 }

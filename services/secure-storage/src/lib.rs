@@ -56,5 +56,6 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     }
     mesh.spawn("s3", s3::serve(store, listener));
     tracing::info!(endpoint, "answering S3");
-    mesh.decide(domain::storages::Storages).await
+    mesh.decide(domain::storages::Storages).await?;
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! The dry runs: what the verdict would be and what would come of it, and what intents may say at all.
 
+use mesh_core::query::{check_key, owner};
 use mesh_intent::{
     Condition, Measure, goal,
     template::{self, Template},
@@ -9,7 +10,6 @@ use mesh_kit::View;
 use mesh_proto::{
     derived_id,
     intent::{GovernedInstance, Intent, Problem},
-    is_key,
     telemetry::Provenance,
     validation::{
         CheckReply, CheckRequest, IntentTypeTarget, IntentTypeView, IntentTypes, IntentTypesRequest, ObjectivesReply,
@@ -20,8 +20,6 @@ use tonic::{Request, Response, Status};
 
 use crate::domain::{Known, content, predict::predict};
 
-/// Owner when a question names none.
-const OWNER_DEFAULT: &str = "local";
 /// Largest document of goals, bytes.
 const GOALS_BYTES_MAX: usize = 64 * 1024;
 
@@ -43,7 +41,7 @@ fn check(known: &Known, request: &CheckRequest, intent: &Intent) -> CheckReply {
     if !problems.is_empty() {
         return CheckReply { problems, predicted_state: "FULFILMENTFAILED".into(), ..Default::default() };
     }
-    let owner = if request.owner.is_empty() { OWNER_DEFAULT } else { &request.owner };
+    let owner = owner(&request.owner);
     let governed = |expectation: &mesh_proto::intent::IntentExpectation| {
         let object = expectation.expectation_object.as_ref()?.object_instance.clone();
         let created = derived_id(&[owner, &request.intent_id, &expectation.expectation_id]);
@@ -63,8 +61,8 @@ impl ValidatorQueries for Api {
             return Err(Status::invalid_argument("the request holds no intent; put the document under `intent`"));
         };
         for (name, text) in [("owner", &request.owner), ("intentId", &request.intent_id)] {
-            if !text.is_empty() && !is_key(text) {
-                return Err(Status::invalid_argument(format!("{name}: use 1 to 64 letters, digits, `_` and `-`")));
+            if !text.is_empty() {
+                check_key(name, text)?;
             }
         }
         Ok(Response::new(self.view.read(|known| check(known, &request, intent))))

@@ -289,13 +289,6 @@ fn resource(id: &str, cluster: &Cluster) -> mesh_intent::goal::Resource {
     }
 }
 
-impl mesh_core::Projector for Known {
-    fn apply(&mut self, fact: &Stored) -> Vec<mesh_core::Derived> {
-        ReadModel::apply(self, fact);
-        vec![]
-    }
-}
-
 impl ReadModel for Known {
     fn apply(&mut self, fact: &Stored) {
         self.now = self.now.max(fact.time);

@@ -10,8 +10,6 @@
 mod api;
 pub mod domain;
 
-use anyhow::Context as _;
-use mesh_kit::Sources;
 use mesh_proto::validation::validator_queries_server::ValidatorQueriesServer;
 
 /// The validator has nothing to set: what is allowed is the contract's, not a deployment's.
@@ -24,8 +22,7 @@ pub struct Config {}
 /// # Errors
 /// When the bus does not let it join.
 pub async fn start(mesh: mesh_kit::Mesh, _config: Config) -> anyhow::Result<()> {
-    let sources = Sources { streams: vec!["CLUSTER", "WORKLOAD", "INTENT"], ..Sources::default() };
-    let view = mesh.project("what is known", domain::Known::default(), sources).await.context("build view")?;
-    mesh.serve(ValidatorQueriesServer::new(api::Api::new(view)));
-    mesh.decide(domain::Verdicts).await
+    let verdicts = mesh.decide(domain::Verdicts).await?;
+    mesh.serve(ValidatorQueriesServer::new(api::Api::new(verdicts.read_model())));
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! The validator as a process of its own.
 
+mesh_kit::allocator!();
+
 fn main() -> std::process::ExitCode {
     mesh_kit::run("validator", validator::start)
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gateway::domain::identity::{ACCOUNT, Identities, SESSION};
+use identity::domain::identities::{ACCOUNT, Identities, SESSION};
 use mesh_proto::{
     Timestamp,
     deciders::identities::Fact,

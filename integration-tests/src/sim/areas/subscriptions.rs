@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gateway::domain::subscriptions::Subscriptions;
 use mesh_proto::{
     Timestamp,
     deciders::subscriptions::Fact,
     subscription::{ClaimDelivery, ReportDelivery, Subscribe, Unsubscribe},
 };
+use notifier::domain::subscriptions::Subscriptions;
 
 use super::{Area, Asker, command_of, fact, wrong};
 use crate::sim::{bus::MemoryBus, rng::Rng};

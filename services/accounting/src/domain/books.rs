@@ -3,8 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mesh_core::Stored;
-use mesh_core::{Derived, Projector, query::Error};
+use mesh_core::{
+    Derived, Projector, Stored,
+    query::{Error, Page},
+};
 use mesh_proto::{
     Timestamp,
     account::{AccountList, AccountView, Consistency, Entry, EntryKind, Head, Posted},
@@ -21,11 +23,6 @@ use ledger::{
     tree::{Tree, concat, leaf_hash},
 };
 
-/// Entries of a page when the question names no size.
-pub const PAGE_DEFAULT: usize = 100;
-/// Entries of the largest page.
-pub const PAGE_MAX: usize = 1_000;
-
 /// The books.
 pub struct Books {
     ledger: Ledger,
@@ -41,11 +38,6 @@ pub struct Books {
     /// When the newest entry was posted.
     at: Timestamp,
     faults: u64,
-}
-
-/// Size of a page, from what was asked for.
-pub(crate) fn page(size: u32, default: usize) -> usize {
-    if size == 0 { default } else { (size as usize).min(PAGE_MAX) }
 }
 
 impl Books {
@@ -106,20 +98,22 @@ impl Books {
         }
     }
 
-    /// Accounts in order of their names.
-    pub fn list(&self, request: &ListRequest) -> AccountList {
-        let mut found = (self.ledger.accounts.keys())
-            .filter(|name| name.starts_with(&request.state) && name.as_str() > request.page_token.as_str())
-            .map(|name| self.render(name));
-        let accounts: Vec<_> = found.by_ref().take(page(request.page_size, PAGE_DEFAULT)).collect();
-        let more = found.next().is_some();
-        AccountList {
-            next_page_token: accounts.last().filter(|_| more).map(|a| a.account.clone()).unwrap_or_default(),
-            accounts,
+    /// A page of the accounts in order of their names.
+    ///
+    /// # Errors
+    /// A page token that no page ended with.
+    pub fn list(&self, request: &ListRequest) -> Result<AccountList, Error> {
+        let page = Page::new(request.page_size, &request.page_token)?;
+        let named = self.ledger.accounts.keys().filter(|name| name.starts_with(&request.state));
+        let later = named.filter(|name| name.as_str() > page.after());
+        let (names, next_page_token) = page.fill(later, |name| (*name).clone());
+        Ok(AccountList {
+            next_page_token,
+            accounts: names.into_iter().map(|name| self.render(name)).collect(),
             size: self.ledger.size(),
             tariff: self.ledger.tariff,
             regions: self.ledger.regions.values().cloned().collect(),
-        }
+        })
     }
 
     /// A size that the ledger has or had; as it stands when 0.

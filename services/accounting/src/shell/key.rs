@@ -3,13 +3,12 @@
 #![expect(clippy::disallowed_methods, reason = "a signing key is drawn once")]
 
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use ledger::note::{self, Signer};
+use mesh_kit::{ReadableBy, write_atomic};
 
 /// Its name in the data folder.
 const FILE: &str = "ledger.key";
@@ -54,16 +53,9 @@ pub fn signer(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Signer, Er
                 return read(&path);
             }
             let signer = made()?;
-            let (kept, staged) = (signer.secret() + "\n", folder.join("ledger.key.new"));
-            let write = || {
-                fs::create_dir_all(folder)?;
-                let options = File::options().create(true).write(true).truncate(true).mode(0o600).to_owned();
-                let mut out = options.open(&staged)?;
-                out.write_all(kept.as_bytes())?;
-                out.sync_data()?;
-                fs::rename(&staged, &path)
-            };
-            write().map_err(|source| Error::File { path: path.clone(), source })?;
+            let text = signer.secret() + "\n";
+            let written = write_atomic(&path, text.as_bytes(), ReadableBy::Owner);
+            written.map_err(|source| Error::File { path, source })?;
             Ok(signer)
         }
     }

@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mesh_core::Stored;
-use mesh_core::{Derived, Projector};
+use mesh_core::{Derived, Projector, Stored, query::Page};
 use mesh_planner::{self as plan, CPU_USAGE, RAM_USAGE, Spec, Topology};
 use mesh_proto::{
     Timestamp, derived_id,
@@ -117,15 +116,13 @@ impl Advisor {
     }
 
     /// Newest advice of instances after `(owner, id)`, in their order; of one owner, or one instance.
-    pub fn advice(&self, owner: &str, instance: &str, after: &str, limit: usize) -> Vec<LearningAdvised> {
+    pub fn advice(&self, owner: &str, instance: &str, page: &Page) -> (Vec<LearningAdvised>, String) {
         let from = (owner.to_owned(), instance.to_owned());
-        self.advice
-            .range(from..)
-            .take_while(|((of, _), _)| of == owner)
-            .filter(|((_, id), _)| if instance.is_empty() { id.as_str() > after } else { id == instance })
-            .take(limit)
-            .map(|(_, advised)| advised.clone())
-            .collect()
+        let owned = self.advice.range(from..).take_while(|((of, _), _)| of == owner);
+        let wanted =
+            owned.filter(|((_, id), _)| if instance.is_empty() { id.as_str() > page.after() } else { id == instance });
+        let (advice, next) = page.fill(wanted, |((_, id), _)| id.clone());
+        (advice.into_iter().map(|(_, advised)| advised.clone()).collect(), next)
     }
 
     /// Rounds, newest first.

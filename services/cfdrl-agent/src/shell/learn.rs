@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use mesh_bus::{About, SampleStream, Samples};
 use mesh_core::Outgoing;
-use mesh_kit::{Mesh, View};
+use mesh_kit::{Mesh, ReadableBy, View, write_atomic};
 use mesh_proto::{
     AnyEvent, Timestamp, derived_id,
     learning::{MemberOutcome, ModelCard, PolicyAdopted, RoundClosed},
@@ -269,16 +269,12 @@ impl Learner {
 
 /// Writes the policy whole or not at all; without it the next start begins with the one before.
 async fn keep(path: PathBuf, text: String) {
-    let staged = path.with_extension("new");
-    let written = async {
-        if let Some(folder) = path.parent() {
-            tokio::fs::create_dir_all(folder).await?;
-        }
-        tokio::fs::write(&staged, text).await?;
-        tokio::fs::rename(&staged, &path).await
-    };
-    if let Err(error) = written.await {
-        tracing::warn!(error = &error as &dyn std::error::Error, path = %path.display(), "could not keep the policy");
+    let written = tokio::task::spawn_blocking(move || {
+        let written = write_atomic(&path, text.as_bytes(), ReadableBy::Anyone);
+        written.with_context(|| format!("write {}", path.display()))
+    });
+    if let Err(error) = written.await.map_err(anyhow::Error::from).flatten() {
+        tracing::warn!(error = format!("{error:#}"), "could not keep the policy");
     }
 }
 

@@ -7,16 +7,10 @@ use crate::domain::live::Advisor;
 
 /// Shows on `/metrics` how often the policy was asked and agreed, and its regret.
 pub(crate) fn show(mesh: &Mesh, view: &View<Advisor>) {
-    type Read = fn(&Advisor) -> u64;
-    let counters: [(&'static str, &'static str, Read); 2] = [
-        ("learning_advised_total", "decisions of the planner that the policy was asked about", |a| a.totals().advised),
-        ("learning_agreed_total", "of these, how often both said the same", |a| a.totals().agreed),
-    ];
-    for (name, description, read) in counters {
-        let of = view.clone();
-        let observe = move |counter: &dyn AsyncInstrument<u64>| counter.observe(of.read(read), &[]);
-        mesh.meter().u64_observable_counter(name).with_description(description).with_callback(observe).build();
-    }
+    let advised = "decisions of the planner that the policy was asked about";
+    view.counter(mesh, "learning_advised_total", advised, |advisor| advisor.totals().advised);
+    let agreed = "of these, how often the policy and the planner agreed";
+    view.counter(mesh, "learning_agreed_total", agreed, |advisor| advisor.totals().agreed);
     let of = view.clone();
     let observe = move |gauge: &dyn AsyncInstrument<f64>| gauge.observe(of.read(|a| a.totals().regret), &[]);
     mesh.meter()

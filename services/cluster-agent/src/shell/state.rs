@@ -5,10 +5,11 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
+use mesh_kit::{ReadableBy, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Cluster;
@@ -98,16 +99,10 @@ impl Folder {
     /// # Errors
     /// If the file cannot be written.
     pub fn save(&self, cluster: &Cluster) -> Result<(), Error> {
-        let (file, new) = (self.file(), self.path.join("state.json.new"));
-        let write = || -> io::Result<()> {
-            let bytes = serde_json::to_vec(&Snapshot { format: FORMAT, cluster })?;
-            let mut out = File::create(&new)?;
-            out.write_all(&bytes)?;
-            // Else a power cut may leave an empty file under the new name.
-            out.sync_data()?;
-            fs::rename(&new, &file)
-        };
-        write().map_err(|source| Error::Write { path: file.clone(), source })
+        let file = self.file();
+        let bytes = serde_json::to_vec(&Snapshot { format: FORMAT, cluster }).map_err(io::Error::from);
+        let written = bytes.and_then(|bytes| write_atomic(&file, &bytes, ReadableBy::Anyone));
+        written.map_err(|source| Error::Write { path: file, source })
     }
 
     fn file(&self) -> PathBuf {

@@ -55,11 +55,11 @@ pub(crate) async fn keep(mesh: Mesh, stores: Stores, keep: Retention) -> anyhow:
     let begin = begin.await.context("find the first twin of the history")?;
     let documents = stores.documents.position(TwinChanged::STREAM).await.context("read position of documents")?;
     let history = stores.history.position(TwinChanged::STREAM).await.context("read position of the history")?;
-    let mut tail = log.tail(subject, begin.max(documents.min(history) + 1));
+    let mut follower = mesh.follow(TwinChanged::STREAM, begin.max(documents.min(history) + 1));
     let (stopping, mut swept) = (mesh.stopping(), mesh.now());
     loop {
         let stored = tokio::select! {
-            stored = tail.next() => stored.context("read twins")?,
+            stored = follower.next() => stored.context("read twins")?,
             () = stopping.cancelled() => return Ok(()),
         };
         let now = mesh.now();

@@ -29,11 +29,11 @@ pub(crate) async fn keep(mesh: Mesh, series: Arc<dyn Series>, window_ms: i64) ->
     });
     let begin = begin.await.context("find the window's first sample")?;
     let applied = series.position(Measured::STREAM).await.context("read position of the series store")?;
-    let mut tail = log.tail(subject, begin.max(applied + 1));
+    let mut follower = mesh.follow(Measured::STREAM, begin.max(applied + 1));
     let (stopping, mut forgotten) = (mesh.stopping(), mesh.now());
     loop {
         let stored = tokio::select! {
-            stored = tail.next() => stored.context("read telemetry")?,
+            stored = follower.next() => stored.context("read telemetry")?,
             () = stopping.cancelled() => return Ok(()),
         };
         while let Err(error) = write(&*series, &stored).await {

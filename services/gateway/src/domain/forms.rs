@@ -1,7 +1,5 @@
 //! What people send: bodies of JSON or YAML, read into messages; each fault with the field and what would be right.
 
-use std::collections::BTreeMap;
-
 use mesh_intent::template::{self, Template};
 use mesh_proto::{
     DecodeError, Timestamp,
@@ -9,76 +7,15 @@ use mesh_proto::{
     is_key, json,
     workload::{Release, WorkloadDocument},
 };
+use mesh_rest::problem::{Fault, Kind, Problem};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::problem::{Fault, Kind, Problem};
-
-/// Bytes of a body at most.
-pub const BODY_MAX: usize = 1 << 20;
 /// Bytes of a chart's archive at most, as the registry takes them.
 pub const ARCHIVE_MAX: usize = 3 << 20;
-/// How deep a body may be nested.
-const DEPTH_MAX: usize = 48;
 
 /// Parts of a document that are tried one by one to find the wrong one.
 const CULPRIT_TRIES_MAX: usize = 1_000;
-
-/// Reads a body by its content type: JSON unless it says YAML.
-///
-/// # Errors
-/// When the type is another, the text is neither, or it is nested too deep.
-pub fn read(content_type: Option<&str>, body: &[u8]) -> Result<Json, Problem> {
-    let essence = content_type.map(|t| t.split(';').next().unwrap_or(t).trim().to_ascii_lowercase());
-    let yaml = match essence.as_deref() {
-        None | Some("application/json") => false,
-        Some("application/yaml" | "application/x-yaml" | "text/yaml") => true,
-        Some(other) if other.ends_with("+json") => false,
-        Some(other) => {
-            let detail = format!("the body is {:?}", other.chars().take(64).collect::<String>());
-            return Err(Problem::new(Kind::MediaType, detail, "send application/json or application/yaml"));
-        }
-    };
-    let text = std::str::from_utf8(body)
-        .map_err(|error| Problem::malformed(format!("the body is not UTF-8: {error}"), "send UTF-8"))?;
-    let value: Json = if yaml {
-        serde_saphyr::from_str(text).map_err(|error| {
-            Problem::malformed(format!("the body is not YAML: {}", brief(&error)), "send one document")
-        })?
-    } else {
-        serde_json::from_str(text)
-            .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}"), "mend it there"))?
-    };
-    if depth(&value) > DEPTH_MAX {
-        return Err(Problem::malformed(format!("the body is nested deeper than {DEPTH_MAX}"), "send a flatter one"));
-    }
-    Ok(value)
-}
-
-fn brief(error: &impl ToString) -> String {
-    error.to_string().lines().next().unwrap_or_default().chars().take(300).collect()
-}
-
-fn depth(value: &Json) -> usize {
-    match value {
-        Json::Array(many) => 1 + many.iter().map(depth).max().unwrap_or(0),
-        Json::Object(many) => 1 + many.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
-/// Reads a body of a fixed form.
-///
-/// # Errors
-/// When a field is missing, unknown or of another type.
-pub fn form<T: serde::de::DeserializeOwned>(value: Json) -> Result<T, Problem> {
-    serde_json::from_value(value).map_err(|error| {
-        let text = error.to_string();
-        // serde names the field between backticks.
-        let path = text.split('`').nth(1).unwrap_or("body").to_owned();
-        Problem::faults(vec![Fault { path, reason: text, hint: "see the schema at /openapi.json".into() }])
-    })
-}
 
 fn message<M: prost::Message + Default>(name: &str, value: Json) -> Result<M, Problem> {
     if !value.is_object() {
@@ -86,7 +23,7 @@ fn message<M: prost::Message + Default>(name: &str, value: Json) -> Result<M, Pr
     }
     let sent = value.clone();
     json::from_value(name, value).map_err(|error| match error {
-        // Of a value of another type the reader does not say where it is.
+        // For a value of the wrong type the decoder does not name the field.
         DecodeError::Json(text) if text.split_once(": ").is_none_or(|(head, _)| head.contains(' ')) => {
             let path = culprit(&sent, |value| json::from_value::<M>(name, value).is_err());
             Problem::field(&path, text, "see the schema at /openapi.json")
@@ -169,7 +106,11 @@ pub fn intent(mut value: Json) -> Result<(Option<String>, Intent), Problem> {
         None => None,
         Some(Json::String(id)) if is_key(&id) => Some(id),
         Some(_) => {
-            return Err(Problem::field("id", "is no id", "use 1 to 64 letters, digits, `_` and `-`, or leave it out"));
+            return Err(Problem::field(
+                "id",
+                "is not a valid id",
+                "use 1 to 64 letters, digits, `_` and `-`, or leave it out",
+            ));
         }
     };
     Ok((id, message("continuum.intent.v1.Intent", inner)?))
@@ -182,7 +123,7 @@ pub fn intent(mut value: Json) -> Result<(Option<String>, Intent), Problem> {
 pub fn workload(value: Json) -> Result<WorkloadDocument, Problem> {
     let document: WorkloadDocument = message("continuum.workload.v1.WorkloadDocument", value)?;
     if !is_key(&document.name) {
-        return Err(Problem::field("name", "is no name", "use 1 to 64 letters, digits, `_` and `-`"));
+        return Err(Problem::field("name", "is not a valid name", "use 1 to 64 letters, digits, `_` and `-`"));
     }
     Ok(document)
 }
@@ -234,7 +175,7 @@ impl IntentTemplate {
     /// The whole intent, by the table of types. `instance` stands in for an instance that is not named.
     ///
     /// # Errors
-    /// When no instance is named, there is no such type, or a time is none.
+    /// When no instance is named, the type is unknown, or a time is invalid.
     pub fn expand(self, instance: Option<&str>) -> Result<Intent, Problem> {
         let instance_id = match instance {
             Some(instance) => instance.to_owned(),
@@ -247,7 +188,7 @@ impl IntentTemplate {
             text.map(|text| {
                 text.parse::<Timestamp>().map_err(|_| {
                     let shown: String = text.chars().take(64).collect();
-                    Problem::field(path, format!("{shown:?} is no time"), "write it as 2027-01-31T12:00:00Z")
+                    Problem::field(path, format!("{shown:?} is not a time"), "write it as 2027-01-31T12:00:00Z")
                 })
             })
             .transpose()
@@ -378,20 +319,22 @@ impl ReleaseInput {
             Json::Array(many) if many.is_empty() => Ok(String::new()),
             // JSON is YAML.
             Json::Object(_) => Ok(self.values_override.to_string()),
-            _ => Err(Problem::field("values_override", "is no object", "give values by name, or leave it out")),
+            _ => Err(Problem::field("values_override", "is not an object", "give values by name, or leave it out")),
         }
     }
 
-    /// As the registry takes it, over what holds now; `None` if nothing is said.
+    /// As the registry reads it, on top of what holds now; `None` if nothing is given.
     fn release(&self, is_chart: bool, now: Option<Release>) -> Result<Option<Release>, Problem> {
         let values = self.values()?;
         if !is_chart {
             // A name, a namespace and an exposure mean nothing for a process; the published example has them all the same.
             return match values.is_empty() {
                 true => Ok(None),
-                false => {
-                    Err(Problem::field("values_override", "is for charts, and this document is none", "leave it out"))
-                }
+                false => Err(Problem::field(
+                    "values_override",
+                    "is only for charts, and this document is not a chart",
+                    "leave it out",
+                )),
             };
         }
         if values.is_empty() && self.release_name.is_empty() && self.namespace.is_empty() && !self.ingress_enabled {
@@ -430,7 +373,7 @@ pub struct TemplateInput {
 }
 
 impl TemplateInput {
-    /// How it is released: `None` of what is no chart, or as its document says.
+    /// How it is released: `None` if it is not a chart, or as its document has it.
     ///
     /// # Errors
     /// When it asks for what is not offered, or for what only charts have.
@@ -525,50 +468,24 @@ impl Upload {
     /// The field that is missing or wrong.
     pub fn check(&self) -> Result<(), Problem> {
         if !is_key(&self.name) {
-            return Err(Problem::field("name", "is no name", "use 1 to 64 letters, digits, `_` and `-`"));
+            return Err(Problem::field("name", "is not a valid name", "use 1 to 64 letters, digits, `_` and `-`"));
         }
         if self.version.is_empty() || self.version.len() > 64 {
-            return Err(Problem::field("version", "is no version", "use the version in Chart.yaml, such as 1.0.0"));
+            return Err(Problem::field(
+                "version",
+                "is not a valid version",
+                "use the version in Chart.yaml, such as 1.0.0",
+            ));
         }
         if self.file.len() > ARCHIVE_MAX {
             let detail = format!("the archive has {} bytes, and {ARCHIVE_MAX} are taken", self.file.len());
             return Err(Problem::new(Kind::TooLarge, detail, "leave out what the chart does not need (.helmignore)"));
         }
         if !self.file.starts_with(&[0x1f, 0x8b]) {
-            return Err(Problem::field("file", "is no gzip file", "send the .tgz that `helm package` made"));
+            return Err(Problem::field("file", "is not gzip-compressed", "send the .tgz that `helm package` made"));
         }
         Ok(())
     }
-}
-
-/// Name and password (AuthToken).
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Login {
-    /// Account.
-    pub username: String,
-    /// Its password.
-    pub password: String,
-}
-
-/// An account to be.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AccountInput {
-    /// Its name.
-    pub username: String,
-    /// Its password; may be left out when the account exists.
-    #[serde(default)]
-    pub password: Option<String>,
-    /// Its roles.
-    #[serde(default)]
-    pub roles: Vec<String>,
-    /// Whose objects it works on; its own name if empty.
-    #[serde(default)]
-    pub owner: String,
-    /// It cannot sign in.
-    #[serde(default)]
-    pub disabled: bool,
 }
 
 /// A cluster that somebody says there is (ClusterRegister).
@@ -588,59 +505,9 @@ pub struct ClusterInput {
     pub storage: u32,
 }
 
-/// The query of an address, percent-decoded; repeated names keep their order.
-///
-/// # Errors
-/// When it is not UTF-8, has too many parts, or a name that is not among `known`.
-pub fn query(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>, Problem> {
-    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (count, pair) in text.split('&').filter(|pair| !pair.is_empty()).enumerate() {
-        if count >= 64 {
-            return Err(Problem::malformed("the query has more than 64 parts", "ask for less at once"));
-        }
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (name, value) = (decoded(name)?, decoded(value)?);
-        if !known.contains(&name.as_str()) {
-            let hint = if known.is_empty() { "leave it out".to_owned() } else { format!("use {}", known.join(", ")) };
-            return Err(Problem::field(
-                &name.chars().take(64).collect::<String>(),
-                "is no parameter of this request",
-                hint,
-            ));
-        }
-        found.entry(name).or_default().push(value);
-    }
-    Ok(found)
-}
-
-/// One part of a query or form, percent-decoded.
-///
-/// # Errors
-/// When it is not UTF-8 then.
-pub fn decoded(text: &str) -> Result<String, Problem> {
-    let spaced = text.replace('+', " ");
-    percent_encoding::percent_decode_str(&spaced)
-        .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| Problem::malformed("a part of the address is not UTF-8", "encode it as UTF-8"))
-}
-
-/// A number of a query.
-///
-/// # Errors
-/// When it is none, or out of bounds.
-pub fn number(query: &BTreeMap<String, Vec<String>>, name: &str, default: u32, max: u32) -> Result<u32, Problem> {
-    match query.get(name).and_then(|values| values.last()) {
-        None => Ok(default),
-        Some(text) => match text.parse::<u32>() {
-            Ok(number) if number <= max => Ok(number),
-            _ => Err(Problem::field(name, "is no number in bounds", format!("use 0 to {max}"))),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use mesh_rest::body::{form, query, read};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -694,16 +561,6 @@ mod tests {
         let missing = form::<ActionInput>(json!({})).unwrap_err();
         assert_eq!((missing.status(), missing.faults[0].path.as_str()), (422, "action"));
         assert!(form::<ActionInput>(json!({"action": "EXPLODE"})).is_err());
-    }
-
-    #[test]
-    fn aliases_of_yaml_do_not_grow_without_limit() {
-        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for level in 1..12 {
-            let before = format!("*a{}", level - 1);
-            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![before; 10].join(", ")));
-        }
-        assert_eq!(read(Some("application/yaml"), bomb.as_bytes()).unwrap_err().status(), 400);
     }
 
     #[test]
@@ -774,7 +631,7 @@ mod tests {
         let now = Release { name: "r".into(), values: "x: 1".into(), ..Release::default() };
         let moved: UpgradeInput = form(json!({"namespace": "n"})).unwrap();
         let release = moved.release(true, Some(now.clone())).unwrap().unwrap();
-        assert_eq!(release, Release { namespace: "n".into(), ..now }, "what is not said stays");
+        assert_eq!(release, Release { namespace: "n".into(), ..now }, "what is not given stays");
     }
 
     #[test]
@@ -787,17 +644,6 @@ mod tests {
         assert_eq!(path(Upload { file: "PK".into(), ..good.clone() }), "file");
         let large = Upload { file: vec![0x1f; ARCHIVE_MAX + 1].into(), ..good };
         assert_eq!(large.check().unwrap_err().status(), 413);
-    }
-
-    #[test]
-    fn a_misspelt_parameter_is_not_passed_over() {
-        let known = ["user_label", "page_size"];
-        let read = query("user_label=a%20b&user_label=c+d&page_size=7", &known).unwrap();
-        assert_eq!(read["user_label"], ["a b", "c d"]);
-        assert_eq!(number(&read, "page_size", 1, 10), Ok(7));
-        assert_eq!(number(&read, "page_size", 1, 6).unwrap_err().status(), 422);
-        assert_eq!(query("user_lable=a", &known).unwrap_err().faults[0].path, "user_lable");
-        assert_eq!(query("user_label=%ff", &known).unwrap_err().status(), 400);
     }
 
     proptest! {

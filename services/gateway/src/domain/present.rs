@@ -1,11 +1,8 @@
-//! How things look to clients of the REST face: snake_case, as the platform's published interface has them.
+//! How things look to clients of the REST style: snake_case, as the platform's published interface has them.
 
+use mesh_intent::view::names;
 use mesh_proto::{
-    Timestamp,
-    intent::{
-        FulfilmentStatus, Intent, IntentAcknowledged, IntentHistory, IntentSubmitted, IntentView, NotFulfilledState,
-        State,
-    },
+    intent::{FulfilmentStatus, Intent, IntentHistory, IntentView, NotFulfilledState},
     json,
     placement::ClusterView,
     validation::{CheckReply, IntentTypes},
@@ -48,12 +45,6 @@ fn snaked(key: &str) -> String {
         }
     }
     text
-}
-
-/// The names of a state.
-pub fn names(state: &State) -> (&'static str, &'static str) {
-    let of = |name: &'static str| if name.ends_with("UNSPECIFIED") { "" } else { name };
-    (of(state.fulfilment_status().as_str_name()), of(state.not_fulfilled_state().as_str_name()))
 }
 
 /// An intent as it stands, with its report under `intent_report_reference`.
@@ -157,41 +148,6 @@ pub fn matches(header: &str, tag: &str, strongly: bool) -> bool {
         Some(weak) => !strongly && weak == tag,
         None => one == "*" || one == tag,
     })
-}
-
-/// A view of an intent from the facts that answered its submission, before anybody is asked.
-pub fn submitted(fact: &IntentSubmitted, at: Timestamp, sequence: u64) -> IntentView {
-    IntentView {
-        owner: fact.owner.clone(),
-        intent_id: fact.intent_id.clone(),
-        version: fact.version,
-        intent: Intent::decode(fact.document.clone()).ok().map(mesh_intent::secret::redact),
-        state: Some(State {
-            reason: "submitted".into(),
-            waits_for: "the validator's verdict".into(),
-            ..State::default()
-        }),
-        since: Some(at),
-        sequence,
-        revision: 1,
-        ..IntentView::default()
-    }
-}
-
-/// The same once it is acknowledged: of a first version the second fact.
-pub fn acknowledged(fact: &IntentAcknowledged, at: Timestamp, sequence: u64) -> IntentView {
-    IntentView {
-        owner: fact.owner.clone(),
-        intent_id: fact.intent_id.clone(),
-        version: fact.version,
-        intent: Intent::decode(fact.document.clone()).ok().map(mesh_intent::secret::redact),
-        state: fact.state.clone(),
-        since: Some(at),
-        instances: fact.instances.clone(),
-        sequence,
-        revision: 2,
-        ..IntentView::default()
-    }
 }
 
 /// A workload document as it stands (WorkloadDocumentList).
@@ -322,7 +278,7 @@ impl IntentFilter {
 mod tests {
     use mesh_proto::{
         cluster::ClusterRegistered,
-        intent::{ExpectationObject, IntentExpectation},
+        intent::{ExpectationObject, IntentExpectation, State},
         telemetry::Provenance,
         validation::IntentTypeView,
     };

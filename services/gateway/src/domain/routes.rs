@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::Stored;
-use mesh_core::{Derived, Key, Projector};
+use mesh_core::{Derived, Key, Projector, Stored};
 use mesh_proto::{
     EventSet as _,
     cluster::ClusterRegistered,
@@ -14,7 +13,7 @@ use mesh_proto::{
 };
 use prost::Message as _;
 
-/// Exposed instances at most; more get no route, and a warning names them.
+/// Exposed instances at most. More get no route, and a warning names them.
 const ROUTES_MAX: usize = 100_000;
 
 /// The way to one exposed instance.
@@ -22,9 +21,9 @@ const ROUTES_MAX: usize = 100_000;
 pub struct Route {
     /// Whose it is.
     pub owner: String,
-    /// What its document says.
+    /// How its document exposes it.
     pub expose: Expose,
-    /// `host:port`, or why there is none now.
+    /// `host:port`, or the reason why there is none now.
     pub upstream: Result<String, String>,
 }
 
@@ -32,7 +31,7 @@ pub struct Route {
 #[derive(Debug, Default)]
 pub struct Routes {
     exposed: BTreeMap<(String, String), Exposed>,
-    /// Host of each cluster, and the port of its agent, which is no workload's.
+    /// Host of each cluster, and the port of its agent, which no workload may expose.
     hosts: BTreeMap<String, (String, Option<u16>)>,
 }
 
@@ -49,8 +48,8 @@ impl Routes {
         let found = self.exposed.get(&(owner.to_owned(), instance.to_owned()))?;
         let runs = matches!(found.phase, InstancePhase::Running | InstancePhase::Restarting | InstancePhase::Starting);
         let upstream = match self.hosts.get(&found.cluster) {
-            _ if !runs => Err(format!("it does not run: it is {}", super::present::phase(found.phase))),
-            None => Err(format!("its cluster {:?} has not said where it is", found.cluster)),
+            _ if !runs => Err(format!("it is not running: it is {}", super::present::phase(found.phase))),
+            None => Err(format!("its cluster {:?} has not announced its address", found.cluster)),
             Some((_, agent)) if agent.map(u32::from) == Some(found.expose.port) => {
                 Err("the port that its document exposes is the agent's".to_owned())
             }
@@ -69,7 +68,7 @@ impl Routes {
         self.exposed.is_empty()
     }
 
-    fn tell(&mut self, key: &Key, event: &Event) {
+    fn observe(&mut self, key: &Key, event: &Event) {
         let key = (key.token(0).to_owned(), key.token(1).to_owned());
         match event {
             Event::InstanceWanted(wanted) if wanted.replicas == 0 => {
@@ -86,7 +85,10 @@ impl Routes {
                         if let Some(exposed) = self.exposed.get_mut(&key) {
                             exposed.expose = expose;
                         } else if full {
-                            tracing::warn!(instance = key.1, "no route: {ROUTES_MAX} instances are exposed");
+                            tracing::warn!(
+                                instance = key.1,
+                                "instance gets no route: {ROUTES_MAX} instances are exposed already"
+                            );
                         } else {
                             let exposed = Exposed { expose, cluster: String::new(), phase: InstancePhase::Pending };
                             self.exposed.insert(key, exposed);
@@ -120,7 +122,7 @@ impl Projector for Routes {
             Ok(None) => {
                 let event = stored.protobuf().and_then(|body| Event::decode(&stored.message, &body));
                 if let Ok(event) = event {
-                    self.tell(&Key::new(stored.subject.split('.').skip(3)), &event);
+                    self.observe(&Key::new(stored.subject.split('.').skip(3)), &event);
                 }
             }
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "not a cluster"),
@@ -156,25 +158,25 @@ mod tests {
     #[test]
     fn a_route_leads_where_the_instance_runs_and_follows_it() {
         let mut routes = Routes::default();
-        routes.tell(&key(), &changed("edge", InstancePhase::Running));
+        routes.observe(&key(), &changed("edge", InstancePhase::Running));
         assert!(routes.is_empty(), "what is not exposed is not kept");
-        routes.tell(&key(), &wanted(8080, 1));
+        routes.observe(&key(), &wanted(8080, 1));
         let upstream = |routes: &Routes| routes.find("local", "i").unwrap().upstream;
         assert!(upstream(&routes).unwrap_err().contains("pending"));
-        routes.tell(&key(), &changed("edge", InstancePhase::Running));
+        routes.observe(&key(), &changed("edge", InstancePhase::Running));
         assert!(upstream(&routes).unwrap_err().contains("edge"));
         routes.declare(&cluster("edge", "http://10.0.0.7:5000"));
         assert_eq!(upstream(&routes), Ok("10.0.0.7:8080".into()));
         routes.declare(&cluster("cloud", "http://[fd00::1]:5000"));
-        routes.tell(&key(), &changed("cloud", InstancePhase::Running));
+        routes.observe(&key(), &changed("cloud", InstancePhase::Running));
         assert_eq!(upstream(&routes), Ok("[fd00::1]:8080".into()));
-        routes.tell(&key(), &changed("cloud", InstancePhase::Lost));
+        routes.observe(&key(), &changed("cloud", InstancePhase::Lost));
         assert!(upstream(&routes).is_err());
         assert_eq!(routes.find("other", "i"), None, "another owner has no such instance");
-        routes.tell(&key(), &wanted(5000, 1));
-        routes.tell(&key(), &changed("cloud", InstancePhase::Running));
+        routes.observe(&key(), &wanted(5000, 1));
+        routes.observe(&key(), &changed("cloud", InstancePhase::Running));
         assert!(upstream(&routes).unwrap_err().contains("agent's"), "a workload does not expose its agent");
-        routes.tell(&key(), &wanted(8080, 0));
+        routes.observe(&key(), &wanted(8080, 0));
         assert!(routes.is_empty());
     }
 
@@ -182,11 +184,11 @@ mod tests {
     fn a_port_that_cannot_be_gives_no_route() {
         let mut routes = Routes::default();
         for port in [0, 65_536, u32::MAX] {
-            routes.tell(&key(), &wanted(port, 1));
+            routes.observe(&key(), &wanted(port, 1));
             assert!(routes.is_empty(), "{port}");
         }
-        routes.tell(&key(), &wanted(1, 1));
-        routes.tell(&key(), &wanted(0, 1));
+        routes.observe(&key(), &wanted(1, 1));
+        routes.observe(&key(), &wanted(0, 1));
         assert!(routes.is_empty(), "a later version may expose it no more");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{
+use mesh_rest::{
     access::{Action, who_may},
     problem,
 };
@@ -169,9 +169,9 @@ pub const ROUTES: &[Route] = &[
     route!("DELETE" "/tmf-api/intentManagement/v5/intent/{id}" TmfDelete, Some(WriteIntents), "Terminate an intent (TMF921)", &[], "", &[(204, "")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent/{id}/intentReport" TmfReports, Some(ReadIntents), "An intent's reports (TMF921)", &["fields", "offset", "limit"], "", &[(200, "[TmfReport]")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent/{id}/intentReport/{report}" TmfReport, Some(ReadIntents), "One report (TMF921)", &["fields"], "", &[(200, "TmfReport")]),
-    route!("POST" "/tmf-api/intentManagement/v5/hub" TmfSubscribe, Some(WriteIntents), "Be told of events by HTTP (TMF921)", &[], "TmfHubInput", &[(201, "TmfHub")]),
+    route!("POST" "/tmf-api/intentManagement/v5/hub" TmfSubscribe, Some(WriteIntents), "Subscribe to events, which are sent by HTTP (TMF921)", &[], "TmfHubInput", &[(201, "TmfHub")]),
     route!("GET" "/tmf-api/intentManagement/v5/hub/{id}" TmfSubscription, Some(ReadIntents), "A subscription (TMF921)", &[], "", &[(200, "TmfHub")]),
-    route!("DELETE" "/tmf-api/intentManagement/v5/hub/{id}" TmfUnsubscribe, Some(WriteIntents), "Be told no more (TMF921)", &[], "", &[(204, "")]),
+    route!("DELETE" "/tmf-api/intentManagement/v5/hub/{id}" TmfUnsubscribe, Some(WriteIntents), "End a subscription (TMF921)", &[], "", &[(204, "")]),
 ];
 
 /// What a query parameter is.

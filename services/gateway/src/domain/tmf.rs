@@ -1,56 +1,15 @@
-//! The same intents in TM Forum's words (TMF921 v5).
-//!
-//! The intent itself, after TS 28.312, is the value of a `JsonLdExpression`; the resource around it is TMF921's.
+//! Resources of TMF921 v5, as they are sent and shown.
 
+pub use mesh_intent::tmf::{BASE, IRI, intent, status};
 use mesh_proto::{
     intent::{Intent, IntentView},
     validation::CheckReply,
 };
+use mesh_rest::problem::{Fault, Problem};
 use prost::Message as _;
 use serde_json::{Map, Value as Json, json};
 
-use super::{
-    forms,
-    present::names,
-    problem::{Fault, Problem},
-};
-
-/// Where the face is.
-pub const BASE: &str = "/tmf-api/intentManagement/v5";
-/// What the value of an expression is.
-const IRI: &str = "urn:3gpp:ts:28.312:Intent";
-
-/// An intent as a resource.
-pub fn intent(view: &IntentView) -> Json {
-    let value = view.intent.clone().unwrap_or_default();
-    let expression = mesh_proto::json::to_value("continuum.intent.v1.Intent", &value.encode_to_vec());
-    let state = view.state.clone().unwrap_or_default();
-    let mut resource = json!({
-        "@type": "Intent",
-        "id": view.intent_id,
-        "href": format!("{BASE}/intent/{}", view.intent_id),
-        "name": view.intent_id,
-        "version": view.version.to_string(),
-        "priority": value.intent_priority.max(1).to_string(),
-        "lifecycleStatus": status(view),
-        "description": state.reason,
-        "expression": {"@type": "JsonLdExpression", "iri": IRI, "expressionValue": expression.unwrap_or_default()},
-    });
-    if let Some(since) = view.since {
-        resource["statusChangeDate"] = json!(since.to_string());
-    }
-    resource
-}
-
-/// The state as a life-cycle status: what holds when fulfilled, else the state while it is not.
-pub fn status(view: &IntentView) -> &'static str {
-    let state = view.state.clone().unwrap_or_default();
-    match names(&state) {
-        ("FULFILLED", _) => "FULFILLED",
-        (_, "") => "SUBMITTED",
-        (_, state) => state,
-    }
-}
+use super::forms;
 
 /// An intent's report as a resource; the newest is the only one that is kept for questions.
 pub fn report(view: &IntentView) -> Option<Json> {
@@ -88,7 +47,7 @@ pub fn hub(id: &str, callback: &str, query: &str) -> Json {
 /// What would come of an intent, as a probe with its report. Nothing of it is kept, so it has no address.
 pub fn probe(id: &str, name: &str, intent: &Intent, reply: &CheckReply) -> Json {
     let expression = mesh_proto::json::to_value("continuum.intent.v1.Intent", &intent.encode_to_vec());
-    let told = mesh_proto::json::to_value("continuum.validation.v1.CheckReply", &reply.encode_to_vec());
+    let prediction = mesh_proto::json::to_value("continuum.validation.v1.CheckReply", &reply.encode_to_vec());
     let reasons: Vec<String> = reply.problems.iter().map(|p| format!("{}: {}; {}", p.path, p.reason, p.hint)).collect();
     let number = |name: &str, value: f64| json!({"@type": "NumberCharacteristic", "name": name, "valueType": "number", "value": value});
     json!({
@@ -109,7 +68,7 @@ pub fn probe(id: &str, name: &str, intent: &Intent, reply: &CheckReply) -> Json 
             "id": format!("{id}-prediction"),
             "name": format!("prediction for {name}"),
             "expression": {"@type": "JsonLdExpression", "iri": "urn:continuum:prediction",
-                "expressionValue": told.unwrap_or_default()},
+                "expressionValue": prediction.unwrap_or_default()},
         },
     })
 }
@@ -181,7 +140,7 @@ pub fn patch(body: &Json) -> Result<Change, Problem> {
         Some("ACKNOWLEDGED") => Ok(Change::Action(forms::Verb::Resume)),
         _ => Err(Problem::field(
             "lifecycleStatus",
-            "names no state that can be asked for",
+            "is not a state that can be requested",
             "use SUSPENDED, ACKNOWLEDGED (resume) or TERMINATED, or give an expression",
         )),
     }
@@ -269,9 +228,9 @@ mod tests {
 
     #[test]
     fn a_probe_is_told_from_an_intent_and_says_what_was_predicted() {
-        let mut asked = body();
-        asked["@type"] = json!("ProbeIntent");
-        let (creates, name, _, intent) = read(&asked).unwrap();
+        let mut sent = body();
+        sent["@type"] = json!("ProbeIntent");
+        let (creates, name, _, intent) = read(&sent).unwrap();
         assert_eq!((creates, name.as_str()), (Creates::Probe, "plant"));
         let reply = CheckReply { predicted_state: "FULFILLED".into(), watts: 3.5, ..CheckReply::default() };
         let shown = probe("p", &name, &intent, &reply);

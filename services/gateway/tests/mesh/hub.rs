@@ -1,4 +1,4 @@
-//! TMF921's hub: events come to callbacks in order, each at least once, by one gateway at a time.
+//! TMF921's hub: events come to callbacks in order, each at least once, from one notifier at a time.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{Answer, World, intent};
+use super::{Answer, Configs, World, intent};
 
 const HUB: &str = "/tmf-api/intentManagement/v5/hub";
 
@@ -73,8 +73,8 @@ impl Listener {
     }
 }
 
-fn local(config: &mut gateway::Config) {
-    config.callbacks_private = "127.0.0.1".into();
+fn local(configs: &mut Configs) {
+    configs.notifier.callbacks_private = "127.0.0.1".into();
 }
 
 fn told(kinds: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -82,8 +82,8 @@ fn told(kinds: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_come_in_order_though_calls_fail_and_gateways_go() {
-    let Some(mut world) = World::start("gateway, hub", 2, local).await else { return };
+async fn events_come_in_order_though_calls_fail_and_notifiers_stop() {
+    let Some(mut world) = World::start_with("gateway, hub", 1, 2, local).await else { return };
     let token = world.admin().await;
     let (listener, url) = Listener::start(&[500, 302]).await;
     let (some, some_url) = Listener::start(&[]).await;
@@ -127,7 +127,7 @@ async fn events_come_in_order_though_calls_fail_and_gateways_go() {
         |shown: &Answer| (shown.status, shown.body["failures"].as_u64()) == (200, Some(0)),
     )
     .await;
-    // One gateway goes, the other goes on.
+    // One notifier stops, the other goes on.
     world.running.pop().unwrap().stop().await;
     submit(&world, "second").await;
     until("the second life is told", whole("second"), |came: &Vec<_>| came.len() >= life.len()).await;
@@ -149,15 +149,15 @@ async fn events_come_in_order_though_calls_fail_and_gateways_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_lost_gateway_had_claimed_another_delivers_once_the_claim_has_run_out() {
+async fn what_a_lost_notifier_had_claimed_another_delivers_later() {
     let Some(world) = World::start("gateway, hub claims", 1, local).await else { return };
     let token = world.admin().await;
     let (listener, url) = Listener::start(&[]).await;
     let made = world.ask(&token, "POST", HUB, Some(json!({"callback": url}))).await;
     assert_eq!(made.status, 201, "{made:?}");
     let id = made.body["id"].as_str().unwrap().to_owned();
-    // A gateway that claims, and is heard of no more.
-    let bus = world.test_bus.connect("gateway").await;
+    // A notifier that claims, and is never heard of again.
+    let bus = world.test_bus.connect("notifier").await;
     let claim = ClaimDelivery { owner: "local".into(), subscription_id: id.clone(), holder: "gone".into() };
     bus.publish(&Outgoing::new(&claim, "claim-of-the-lost", mesh_test::now()).unwrap()).await.unwrap();
     let claimed = format!("subscription.delivery_claimed.v1.local.{id}");
@@ -185,7 +185,7 @@ async fn what_a_lost_gateway_had_claimed_another_delivers_once_the_claim_has_run
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_subscribes_is_told_what_cannot_be() {
+async fn an_impossible_subscription_is_refused_with_its_field() {
     let Some(world) = World::start("gateway, hub refusals", 1, |_| {}).await else { return };
     let admin = world.admin().await;
     let ada = world.account(&admin, "ada", &["owner"]).await;

@@ -9,7 +9,7 @@ use mesh_test::until;
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use super::World;
+use super::{Configs, World};
 
 /// Of the users in its realm, and of its administrator.
 const PASSWORD: &str = "a password of the test";
@@ -122,8 +122,8 @@ async fn people_sign_in_at_keycloak() {
     }
     let keycloak = Keycloak::start().await;
     let issuer = keycloak.issuer();
-    let trust = |config: &mut gateway::Config| config.oidc_issuer.clone_from(&issuer);
-    let Some(world) = World::start_with("gateway, Keycloak", 1, trust, false).await else { return };
+    let trust = |configs: &mut Configs| configs.gateway.oidc_issuer.clone_from(&issuer);
+    let Some(world) = World::start("gateway, Keycloak", 1, trust).await else { return };
     let whoami = async |token: &str| world.ask(token, "GET", "/api/v1/auth/whoami/", None).await;
 
     let ada = keycloak.token(&world, "panel", "ada").await;

@@ -7,8 +7,10 @@ pub(crate) mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use mesh_core::Stored;
-use mesh_core::{Decider as _, Derived, Key, Projector, Saved, query::Error};
+use mesh_core::{
+    Decider as _, Derived, Key, Projector, Saved, SharesFold, Stored,
+    query::{Error, Page, owner},
+};
 use mesh_intent::{secret, types};
 use mesh_proto::{
     EventSet as _, Timestamp,
@@ -31,12 +33,6 @@ use prost::Message as _;
 use self::index::{Class, Index, Noted, Wanted, kind_of};
 use crate::domain::{Ended, Entity, InForce, Instance, Intents, Life, Row, Target, Verdict};
 
-/// Owner when a question names none.
-const OWNER_DEFAULT: &str = "local";
-/// Entries of a page when a question does not say.
-const PAGE_DEFAULT: usize = 100;
-/// Entries of the largest page.
-const PAGE_MAX: usize = 1_000;
 /// Bytes after which a page ends, and after which a history leaves older documents out: a gRPC client takes 4 MiB at once.
 const ANSWER_BYTES_MAX: usize = 2 << 20;
 /// States that a list can be narrowed to.
@@ -81,7 +77,8 @@ struct Owned {
 
 #[derive(Debug, Default)]
 struct Entry {
-    entity: Entity,
+    /// Shared with the decider, which folds it.
+    entity: Arc<Entity>,
     /// The document in force; before the first, none.
     document: Option<Bytes>,
     /// The type and the object instances of what is shown, so that a list need not read every document.
@@ -117,8 +114,14 @@ impl Projector for IntentsView {
             Ok(None) => {}
             Err(_) => return vec![],
         }
+        self.folded(stored, None)
+    }
+}
+
+impl SharesFold<Entity> for IntentsView {
+    fn folded(&mut self, stored: &Stored, state: Option<&Arc<Entity>>) -> Vec<Derived> {
         let Ok(fact) = stored.protobuf().and_then(|body| Fact::decode(&stored.message, &body)) else { return vec![] };
-        self.fold(stored, &fact).into_iter().collect()
+        self.take_in(stored, &fact, state).into_iter().collect()
     }
 }
 
@@ -147,7 +150,7 @@ impl IntentsView {
         partly
     }
 
-    fn fold(&mut self, stored: &Stored, fact: &Fact) -> Option<Derived> {
+    fn take_in(&mut self, stored: &Stored, fact: &Fact, state: Option<&Arc<Entity>>) -> Option<Derived> {
         let key = Key::new(stored.subject.split('.').skip(3));
         let (owner, id) = (key.token(0), key.token(1));
         // What was refused of an intent that never was leaves nothing.
@@ -168,7 +171,7 @@ impl IntentsView {
             return (tells && stored.sequence <= entry.restored)
                 .then(|| derived(entry.report(&key, stored.time), stored, stored.time));
         }
-        entry.fold(stored, fact);
+        entry.take_in(stored, fact, state);
         let told = tells.then(|| derived(entry.report(&key, stored.time), stored, stored.time));
         let now = entry.to_note();
         if now != entry.noted {
@@ -275,14 +278,10 @@ impl IntentsView {
             let what = format!("{unknown:?} is not a state of an intent");
             return Err(Error::invalid(what, format!("use one of {}", STATES.join(", "))));
         }
-        if !request.page_token.is_empty() && !is_key(&request.page_token) {
-            let what = format!("{:?} is not a page token", request.page_token);
-            return Err(Error::invalid(what, "give nextPageToken of the page before, or nothing for the first"));
+        let page = Page::new(request.page_size, &request.page_token)?;
+        if !page.after().is_empty() && !is_key(page.after()) {
+            return Err(page.invalid());
         }
-        let size = match request.page_size as usize {
-            0 => PAGE_DEFAULT,
-            size => size.min(PAGE_MAX),
-        };
         let owner = owner(&request.owner);
         let Some(owned) = self.owners.get(owner) else { return Ok(IntentList::default()) };
         let rows = || ROWS.into_iter().filter(|row| states.iter().any(|state| is(*row, state))).collect();
@@ -293,12 +292,12 @@ impl IntentsView {
         };
         // Labels of no type are not told apart by the index.
         let of_no_type = wanted.kind == Some(None);
-        let ids = owned.index.after(&wanted, &request.page_token);
+        let ids = owned.index.after(&wanted, page.after());
         let mut found = ids
             .filter_map(|id| Some((id, owned.intents.get(id)?)))
             .filter(|(_, entry)| !of_no_type || entry.label == request.user_label);
         let (mut intents, mut bytes) = (vec![], 0);
-        while intents.len() < size && bytes < ANSWER_BYTES_MAX {
+        while intents.len() < page.size() && bytes < ANSWER_BYTES_MAX {
             let Some((id, entry)) = found.next() else { break };
             let view = entry.view(owner, id);
             bytes += view.encoded_len();
@@ -338,10 +337,6 @@ impl Follow {
         self.ended = entry.is_none_or(|e| e.entity.row() == Row::Terminated && e.entity.awaited().is_none());
         Some(view.get(&self.request))
     }
-}
-
-fn owner(given: &str) -> &str {
-    if given.is_empty() { OWNER_DEFAULT } else { given }
 }
 
 /// A document as people see it: without its secrets.
@@ -384,15 +379,20 @@ impl Entry {
             }
             Life::Submitted | Life::Rejected | Life::Terminated(_) => None,
         };
-        let mut entry = Self { entity, document, sequence: last, updated: time, shown: 1, ..Self::default() };
+        let mut entry =
+            Self { entity: Arc::new(entity), document, sequence: last, updated: time, shown: 1, ..Self::default() };
         entry.note();
         entry.noted = entry.to_note();
         Some(entry)
     }
 
-    /// Takes in the next of its facts.
-    fn fold(&mut self, stored: &Stored, fact: &Fact) {
-        self.entity = Intents::default().evolve(std::mem::take(&mut self.entity), fact, stored.time);
+    /// Takes in the next of its facts, with the state that the decider folded from it. Without one, of a past that the
+    /// decider had saved, the fold is made up for here.
+    fn take_in(&mut self, stored: &Stored, fact: &Fact, state: Option<&Arc<Entity>>) {
+        self.entity = state.cloned().unwrap_or_else(|| {
+            let before = Arc::unwrap_or_clone(std::mem::take(&mut self.entity));
+            Arc::new(Intents::default().evolve(before, fact, stored.time))
+        });
         self.sequence = stored.sequence;
         self.shown += 1;
         self.updated = self.updated.max(stored.time);

@@ -1,10 +1,12 @@
 //! What the planner did, to be asked about: clusters with what is planned on them, and why an instance is where it is.
+//!
+//! What is planned is the decider's own state, which it shares: nothing here folds it again. This view remembers what that
+//! state forgets: registrations, past decisions, advice.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use mesh_core::Stored;
-use mesh_core::{Decider as _, Derived, Projector};
+use mesh_core::{Derived, Projector, Stored, query::Page};
 use mesh_proto::{
     EventSet as _,
     cluster::ClusterRegistered,
@@ -15,7 +17,7 @@ use mesh_proto::{
 
 use crate::domain::{
     liveness::Believed,
-    placements::{Limits, Placements, State},
+    placements::{Instance, State},
 };
 
 /// Decisions kept of one instance, the newest.
@@ -28,8 +30,6 @@ const ADVICE_MAX: usize = 10;
 
 /// A view over PLACEMENT, CLUSTER and LEARNING.
 pub struct Orchestrator {
-    placements: Placements,
-    state: State,
     registered: BTreeMap<String, ClusterRegistered>,
     /// By owner and instance id.
     histories: BTreeMap<(String, String), History>,
@@ -48,54 +48,55 @@ struct History {
     advice: VecDeque<LearningAdvised>,
 }
 
-impl Orchestrator {
-    /// An empty view of a domain.
-    pub fn new(limits: Limits) -> Self {
-        let placements = Placements::new(limits);
-        let state = placements.initial();
+impl Default for Orchestrator {
+    fn default() -> Self {
         let (registered, histories, order) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        Self { placements, state, registered, histories, order, total_max: DECISIONS_TOTAL_MAX }
+        Self { registered, histories, order, total_max: DECISIONS_TOTAL_MAX }
     }
+}
 
-    /// What the planner believes of each cluster.
-    pub fn believed(&self) -> Vec<Believed> {
-        let clusters = self.state.snapshot.clusters.iter();
-        let believed = |(id, c): (&String, &crate::plan::Cluster)| Believed {
-            cluster_id: id.clone(),
-            available: c.available,
-            since: c.since,
-        };
-        clusters.map(believed).collect()
-    }
+/// What the planner believes of each cluster.
+pub fn believed(planned: &State) -> Vec<Believed> {
+    let clusters = planned.snapshot.clusters.iter();
+    let believed = |(id, c): (&String, &crate::plan::Cluster)| Believed {
+        cluster_id: id.clone(),
+        available: c.available,
+        since: c.since,
+    };
+    clusters.map(believed).collect()
+}
 
-    /// Up to `limit` clusters with ids after `after`, in their order; only available or only other ones if so asked.
-    pub fn clusters(&self, after: &str, limit: usize, available: Option<bool>) -> Vec<ClusterView> {
-        let ids: BTreeSet<&String> = self.state.snapshot.clusters.keys().chain(self.registered.keys()).collect();
-        let later = ids.into_iter().filter(|id| id.as_str() > after).map(|id| (id.as_str(), self.summary(id)));
+impl Orchestrator {
+    /// A page of the clusters by id, and the token of the next; only the available or only the other ones if asked so.
+    pub fn clusters(&self, planned: &State, page: &Page, available: Option<bool>) -> (Vec<ClusterView>, String) {
+        let ids: BTreeSet<&String> = planned.snapshot.clusters.keys().chain(self.registered.keys()).collect();
+        let later =
+            ids.into_iter().filter(|id| id.as_str() > page.after()).map(|id| (id.as_str(), self.summary(planned, id)));
         let asked = later.filter(|(_, view)| available.is_none_or(|available| view.available == available));
-        let mut views: BTreeMap<&str, ClusterView> = asked.take(limit).collect();
-        for (id, instance) in &self.state.instances {
+        let (views, next) = page.fill(asked, |(id, _)| (*id).to_owned());
+        let mut views: BTreeMap<&str, ClusterView> = views.into_iter().collect();
+        for (id, instance) in &planned.instances {
             for hold in instance.at.iter().chain(&instance.to) {
                 if let Some(view) = views.get_mut(hold.cluster_id.as_str()) {
                     view.instances.push(id.clone());
                 }
             }
         }
-        views.into_values().collect()
+        (views.into_values().collect(), next)
     }
 
     /// One cluster; `None` if it never registered.
-    pub fn cluster(&self, id: &str) -> Option<ClusterView> {
-        let known = self.registered.contains_key(id) || self.state.snapshot.clusters.contains_key(id);
-        let holds = |i: &crate::domain::placements::Instance| i.at.iter().chain(&i.to).any(|h| h.cluster_id == id);
+    pub fn cluster(&self, planned: &State, id: &str) -> Option<ClusterView> {
+        let known = self.registered.contains_key(id) || planned.snapshot.clusters.contains_key(id);
+        let holds = |i: &Instance| i.at.iter().chain(&i.to).any(|h| h.cluster_id == id);
         known.then(|| ClusterView {
-            instances: self.state.instances.iter().filter(|(_, i)| holds(i)).map(|(id, _)| id.clone()).collect(),
-            ..self.summary(id)
+            instances: planned.instances.iter().filter(|(_, i)| holds(i)).map(|(id, _)| id.clone()).collect(),
+            ..self.summary(planned, id)
         })
     }
 
-    fn summary(&self, id: &str) -> ClusterView {
-        let planned = self.state.snapshot.clusters.get(id);
+    fn summary(&self, planned: &State, id: &str) -> ClusterView {
+        let planned = planned.snapshot.clusters.get(id);
         // Until the planner has seen its agent's registration, or if that has aged out, the other one must do.
         let named = || ClusterRegistered {
             cluster_id: id.to_owned(),
@@ -189,8 +190,6 @@ impl Projector for Orchestrator {
             self.advised(advised);
         } else if let Some(fact) = read(stored) {
             self.remember(&fact);
-            let state = std::mem::take(&mut self.state);
-            self.state = self.placements.evolve(state, &fact, stored.time);
         }
         vec![]
     }
@@ -208,6 +207,7 @@ fn read(stored: &Stored) -> Option<Fact> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::Decider as _;
     use mesh_proto::{
         Timestamp,
         placement::{ClusterJoined, ClusterLost, PlacementReleased},
@@ -216,6 +216,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::domain::placements::{Limits, Placements};
 
     fn stored(event: impl mesh_proto::Event) -> Stored {
         mesh_test::stored(&event, 1, Timestamp::from_millis(1))
@@ -241,33 +242,51 @@ mod tests {
         ClusterJoined { domain: "default".into(), cluster_id: id.into(), cpu_milli: 1000, ..Default::default() }
     }
 
-    fn view(facts: impl IntoIterator<Item = Stored>) -> Orchestrator {
-        let mut view = Orchestrator::new(Limits::default());
-        facts.into_iter().for_each(|f| assert!(view.apply(&f).is_empty()));
+    fn view(facts: &[Stored]) -> Orchestrator {
+        let mut view = Orchestrator::default();
+        facts.iter().for_each(|f| assert!(view.apply(f).is_empty()));
         view
+    }
+
+    /// The planner's state after these facts.
+    fn planned(facts: &[Stored]) -> State {
+        let placements = Placements::new(Limits::default());
+        let fold = |state, stored: &Stored| match read(stored) {
+            Some(fact) => placements.evolve(state, &fact, stored.time),
+            None => state,
+        };
+        facts.iter().fold(placements.initial(), fold)
+    }
+
+    fn page(size: u32, token: &str) -> Page {
+        Page::new(size, token).unwrap()
     }
 
     #[test]
     fn clusters_are_listed_with_what_is_planned_on_them_page_by_page() {
         let registered = ClusterRegistered { cluster_id: "a".into(), site: "plant".into(), ..Default::default() };
         let lost = ClusterLost { domain: "default".into(), cluster_id: "b".into(), ..Default::default() };
-        let view = view([
+        let facts = [
             stored(registered),
             stored(joined("a")),
             stored(joined("b")),
             stored(decided("i", 1, "a", "")),
             stored(decided("i", 2, "b", "a")),
             stored(lost),
-        ]);
-        let all = view.clusters("", 10, None);
+        ];
+        let (view, planned) = (view(&facts), planned(&facts));
+        let (all, next) = view.clusters(&planned, &page(10, ""), None);
+        assert_eq!(next, "");
         let told: Vec<_> = all.iter().map(|c| (c.available, c.cpu_milli_reserved, c.instances.clone())).collect();
         assert_eq!(told, [(true, 200, vec!["i".to_owned()]), (false, 200, vec!["i".to_owned()])]);
         assert_eq!(all[0].registered.as_ref().map(|r| r.site.as_str()), Some("plant"));
-        assert_eq!(view.clusters("", 1, None), all[..1]);
-        assert_eq!(view.clusters("a", 10, None), all[1..]);
-        assert_eq!(view.clusters("", 1, Some(false)), all[1..]);
-        assert_eq!(view.cluster("b").as_ref(), all.get(1));
-        assert_eq!(view.cluster("c"), None);
+        assert_eq!(view.clusters(&planned, &page(1, ""), None), (all[..1].to_vec(), "a".to_owned()));
+        assert_eq!(view.clusters(&planned, &page(10, "a"), None), (all[1..].to_vec(), String::new()));
+        assert_eq!(view.clusters(&planned, &page(1, ""), Some(false)), (all[1..].to_vec(), String::new()));
+        assert_eq!(view.cluster(&planned, "b").as_ref(), all.get(1));
+        assert_eq!(view.cluster(&planned, "c"), None);
+        let believed: Vec<_> = believed(&planned).into_iter().map(|b| (b.cluster_id, b.available)).collect();
+        assert_eq!(believed, [("a".to_owned(), true), ("b".to_owned(), false)]);
     }
 
     #[test]
@@ -286,7 +305,7 @@ mod tests {
             r#final: true,
             ..Default::default()
         };
-        let mut view = view([stored(joined("a")), stored(decided("i", 1, "a", "")), stored(unplaced)]);
+        let mut view = view(&[stored(joined("a")), stored(decided("i", 1, "a", "")), stored(unplaced)]);
         let explained = view.explain("local", "i").unwrap();
         assert_eq!(explained.unplaced.map(|u| u.reason), Some("full".into()));
         view.apply(&stored(decided("i", 2, "a", "")));
@@ -299,7 +318,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_for_one_instance_and_for_all() {
-        let mut view = view([stored(joined("a"))]);
+        let mut view = view(&[stored(joined("a"))]);
         view.total_max = 120;
         for generation in 1..=150 {
             view.apply(&stored(decided("i", generation, "a", "")));

@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     config::Config,
-    domain::{liveness::Liveness, view::Orchestrator},
+    domain::{liveness::Liveness, placements::State, view::believed},
 };
 
 /// Compares what lives with what the planner believes until the process stops. A report that cannot be published is given
@@ -18,7 +18,7 @@ use crate::{
 pub(crate) async fn watch(
     mesh: Mesh,
     config: Config,
-    view: View<Orchestrator>,
+    planned: View<State>,
     samples: Samples,
     mut alive: AliveStream,
 ) -> anyhow::Result<()> {
@@ -39,7 +39,7 @@ pub(crate) async fn watch(
         if !samples.is_connected().await {
             liveness.blind(mesh.now());
         }
-        let believed = view.read(Orchestrator::believed);
+        let believed = planned.read(believed);
         for report in liveness.reports(&believed, mesh.now()) {
             let (domain, cluster_id) = (config.domain.clone(), report.cluster_id);
             let command = ReportLiveness { domain, cluster_id: cluster_id.clone(), alive: report.alive };

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::Stored;
-use mesh_core::{Derived, Projector};
+use mesh_core::{Derived, Projector, Stored, query::Page};
 use mesh_proto::network::{Connectivity, ConnectivityChanged, NetworkAccepted, NetworkIntentView};
 
 use super::statements::statements;
@@ -20,11 +19,13 @@ impl Networks {
         self.intents.get(&(owner.to_owned(), network_id.to_owned()))
     }
 
-    /// Up to `limit` intents of an owner with ids after `after`, in their order.
-    pub fn list(&self, owner: &str, after: &str, limit: usize) -> Vec<NetworkIntentView> {
-        let from = (owner.to_owned(), after.to_owned());
+    /// A page of an owner's intents by id, and the token of the next.
+    pub fn list(&self, owner: &str, page: &Page) -> (Vec<NetworkIntentView>, String) {
+        let from = (owner.to_owned(), page.after().to_owned());
         let later = self.intents.range((std::ops::Bound::Excluded(from), std::ops::Bound::Unbounded));
-        later.take_while(|((of, _), _)| of == owner).take(limit).map(|(_, view)| view.clone()).collect()
+        let owned = later.take_while(|((of, _), _)| of == owner).map(|(_, view)| view);
+        let (views, next) = page.fill(owned, |view| view.network_id.clone());
+        (views.into_iter().cloned().collect(), next)
     }
 }
 

@@ -60,17 +60,17 @@ impl Executor {
     /// Works until the process stops.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let log = self.mesh.bus().log(NetworkAccepted::STREAM);
-        let mut tail = log.tail("network.>", 1);
+        let mut follower = self.mesh.follow(NetworkAccepted::STREAM, 1);
         let end = log.last_sequence().await.context("read end of NETWORK")?;
         let stopping = self.mesh.stopping();
         let mut jobs: JoinSet<(Key, u64, Connectivity)> = JoinSet::new();
         loop {
             // Not before the past is known: what was under way may have ended since.
-            if tail.position() >= end {
+            if follower.position() >= end {
                 self.begin(&mut jobs);
             }
             tokio::select! {
-                stored = tail.next() => self.learn(&stored.context("follow NETWORK")?),
+                stored = follower.next() => self.learn(&*stored.context("follow NETWORK")?),
                 Some(done) = jobs.join_next() => {
                     if let Ok((key, version, phase)) = done {
                         self.running.remove(&key);

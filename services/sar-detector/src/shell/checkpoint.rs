@@ -3,7 +3,7 @@
 
 use std::{fs, io, path::Path, time::Duration};
 
-use mesh_kit::{Mesh, View};
+use mesh_kit::{Mesh, ReadableBy, View, write_atomic};
 
 use crate::domain::Sar;
 
@@ -36,7 +36,10 @@ pub(crate) async fn keep(mesh: Mesh, view: View<Sar>, every_ms: u64) -> anyhow::
             () = stopping.cancelled() => true,
         };
         let (view, folder) = (view.clone(), folder.clone());
-        let stored = tokio::task::spawn_blocking(move || store(&folder, &view.read(Sar::snapshot))).await;
+        let stored = tokio::task::spawn_blocking(move || {
+            write_atomic(&folder.join(FILE), &view.read(Sar::snapshot), ReadableBy::Anyone)
+        })
+        .await;
         match stored {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "models cannot be stored"),
@@ -46,13 +49,4 @@ pub(crate) async fn keep(mesh: Mesh, view: View<Sar>, every_ms: u64) -> anyhow::
             return Ok(());
         }
     }
-}
-
-/// Whole or not at all.
-fn store(folder: &Path, bytes: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let staged = folder.join(format!("{FILE}.new"));
-    fs::write(&staged, bytes)?;
-    fs::File::open(&staged)?.sync_all()?;
-    fs::rename(&staged, folder.join(FILE))
 }

@@ -1,30 +1,17 @@
 //! What the detector counts beside what every consumer does.
 
 use mesh_kit::{Mesh, View};
-use opentelemetry::{KeyValue, metrics::AsyncInstrument};
 
-use crate::domain::{Counts, Sar};
+use crate::domain::Sar;
 
 /// Shows the detector's counts on `/metrics`: models, open episodes, samples, and what was not used.
 pub(crate) fn show(mesh: &Mesh, view: &View<Sar>) {
-    let meter = mesh.meter();
-    let of = view.clone();
-    let observe = move |counter: &dyn AsyncInstrument<u64>| {
-        let Counts { invalid, ahead, crowded, known, .. } = of.read(Sar::counts);
-        for (reason, count) in [("invalid", invalid), ("ahead", ahead), ("crowded", crowded), ("known", known)] {
-            counter.observe(count, &[KeyValue::new("reason", reason)]);
-        }
-    };
-    let left_out = meter.u64_observable_counter("sar_left_out_total");
-    left_out.with_description("facts and samples that were not used, by reason").with_callback(observe).build();
-    let of = view.clone();
-    let observe = move |counter: &dyn AsyncInstrument<u64>| counter.observe(of.read(Sar::counts).samples, &[]);
-    let samples = meter.u64_observable_counter("sar_samples_total");
-    samples.with_description("samples judged or learned").with_callback(observe).build();
-    let of = view.clone();
-    let observe = move |gauge: &dyn AsyncInstrument<u64>| gauge.observe(of.read(Sar::open) as u64, &[]);
-    meter.u64_observable_gauge("sar_open").with_description("anomalies that go on").with_callback(observe).build();
-    let of = view.clone();
-    let observe = move |gauge: &dyn AsyncInstrument<u64>| gauge.observe(of.read(Sar::models).0 as u64, &[]);
-    meter.u64_observable_gauge("sar_models").with_description("instances with a model").with_callback(observe).build();
+    let left_out = "facts and samples that were not used, by reason";
+    view.counters(mesh, "sar_left_out_total", left_out, "reason", |sar| {
+        let counts = sar.counts();
+        [("invalid", counts.invalid), ("ahead", counts.ahead), ("crowded", counts.crowded), ("known", counts.known)]
+    });
+    view.counter(mesh, "sar_samples_total", "samples judged or learned", |sar| sar.counts().samples);
+    view.gauge(mesh, "sar_open", "anomalies that go on", |sar| sar.open() as u64);
+    view.gauge(mesh, "sar_models", "instances with a model", |sar| sar.models().0 as u64);
 }

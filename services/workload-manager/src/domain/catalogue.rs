@@ -5,8 +5,10 @@ use std::{
     ops::Bound,
 };
 
-use mesh_core::Stored;
-use mesh_core::{Derived, Projector, query::Error};
+use mesh_core::{
+    Derived, Projector, Stored,
+    query::{Error, Page, owner},
+};
 use mesh_planner::Driver;
 use mesh_proto::{
     EventSet as _, Timestamp,
@@ -26,10 +28,6 @@ use crate::domain::{REVISIONS_MAX, release_of};
 pub const EVENTS_MAX: usize = 100;
 /// Stopped instances kept: those that stopped last.
 pub const STOPPED_MAX: usize = 10_000;
-/// Entries of a page when the question names no size.
-pub const PAGE_DEFAULT: usize = 100;
-/// Entries of the largest page.
-pub const PAGE_MAX: usize = 1_000;
 
 /// An owner's name for something.
 type Named = (String, String);
@@ -269,20 +267,14 @@ impl Catalogue {
     pub fn list(&self, request: &ListRequest) -> Result<WorkloadList, Error> {
         let owner = owner(&request.owner).to_owned();
         let phase = phase(&request.state)?;
-        let size = match request.page_size as usize {
-            0 => PAGE_DEFAULT,
-            size => size.min(PAGE_MAX),
-        };
+        let wanted = Page::new(request.page_size, &request.page_token)?;
+        let size = wanted.size();
         let (mut after_document, mut after_instance) = (None, None);
-        match request.page_token.split_once('/') {
-            None if request.page_token.is_empty() => {}
+        match wanted.after().split_once('/') {
+            None if wanted.after().is_empty() => {}
             Some(("document", id)) if id.contains('@') => after_document = id.split_once('@'),
             Some(("instance", id)) => after_instance = Some(id),
-            _ => {
-                let what =
-                    format!("page token {:?} is unknown", request.page_token.chars().take(64).collect::<String>());
-                return Err(Error::invalid(what, "give the next_page_token of the page before"));
-            }
+            _ => return Err(wanted.invalid()),
         }
         let mut page = WorkloadList::default();
         if after_instance.is_none() {
@@ -323,10 +315,6 @@ fn token(last: Option<&WorkloadView>) -> String {
 
 fn ordered(version: &str) -> Ordered {
     (Version::parse(version).ok(), version.to_owned())
-}
-
-fn owner(owner: &str) -> &str {
-    if owner.is_empty() { "local" } else { owner }
 }
 
 fn phase(name: &str) -> Result<Option<InstancePhase>, Error> {

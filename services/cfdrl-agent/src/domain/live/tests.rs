@@ -133,7 +133,7 @@ fn what_runs_is_advised_on_once_by_what_was_measured() {
     let said = advisor.tick(T0.plus_millis(120_000));
     assert_eq!(advised(&said).measured.map(|m| m.cpu_milli), Some(50));
     assert!(advisor.tick(T0.plus_millis(240_000)).is_empty(), "said once");
-    assert_eq!(advisor.advice("local", "", "", 10).len(), 1);
+    assert_eq!(advisor.advice("local", "", &Page::new(10, "").unwrap()).0.len(), 1);
     let end = PlacementReleased {
         domain: "default".into(),
         owner: "local".into(),
@@ -142,7 +142,7 @@ fn what_runs_is_advised_on_once_by_what_was_measured() {
         ..Default::default()
     };
     advisor.apply(&stored(end, 20));
-    assert!(advisor.advice("local", "", "", 10).is_empty() && advisor.instances.is_empty());
+    assert!(advisor.advice("local", "", &Page::new(10, "").unwrap()).0.is_empty() && advisor.instances.is_empty());
 }
 
 #[test]

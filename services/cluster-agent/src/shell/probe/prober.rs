@@ -71,7 +71,7 @@ impl Prober {
     /// If the members cannot be read at all.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let filter = ClusterRegistered::SUBJECT.replace("{cluster_id}", "*");
-        let mut tail = self.mesh.bus().log(ClusterRegistered::STREAM).tail(&filter, 1);
+        let mut follower = self.mesh.follow(ClusterRegistered::STREAM, 1).matching(&filter);
         let stopping = self.mesh.stopping();
         let mut last = 0;
         loop {
@@ -82,7 +82,7 @@ impl Prober {
                     .unwrap_or(0),
             );
             tokio::select! {
-                message = tail.next() => {
+                message = follower.next() => {
                     if let Ok(Some(member)) = message.context("follow clusters")?.event::<ClusterRegistered>() {
                         self.know(member);
                     }

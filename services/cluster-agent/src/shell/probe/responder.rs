@@ -2,13 +2,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "limits how long a connection may take")]
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
-    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -73,7 +71,7 @@ impl Responder {
         let Self { udp, tcp, target, .. } = self;
         tokio::select! {
             () = echoes(&udp, target) => {}
-            () = bulks(&tcp, target) => {}
+            () = bulks(&tcp, target, &stopping) => {}
             () = stopping.cancelled() => {}
         }
     }
@@ -102,25 +100,17 @@ async fn echoes(udp: &UdpSocket, target: u64) {
     }
 }
 
-async fn bulks(tcp: &TcpListener, target: u64) {
-    let permits = Arc::new(Semaphore::new(BULKS_MAX));
-    let mut taking = JoinSet::new();
-    loop {
-        while taking.try_join_next().is_some() {}
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        match tcp.accept().await {
-            Ok((stream, _)) => {
-                taking.spawn(async move {
-                    let _ = tokio::time::timeout(BULK_LIMIT, take(stream, target)).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "bulk probe not accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+async fn bulks(tcp: &TcpListener, target: u64, stopping: &CancellationToken) {
+    let take = |stream| {
+        let stopping = stopping.clone();
+        async move {
+            tokio::select! {
+                _ = tokio::time::timeout(BULK_LIMIT, take(stream, target)) => {}
+                () = stopping.cancelled() => {}
             }
         }
-    }
+    };
+    mesh_kit::serve_connections(tcp, BULKS_MAX, stopping, take).await;
 }
 
 async fn take(mut stream: TcpStream, target: u64) -> io::Result<()> {

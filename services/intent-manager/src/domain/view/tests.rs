@@ -358,7 +358,7 @@ proptest! {
         );
         prop_assert_eq!(reports, bench.facts.iter().filter(|(fact, _)| told(fact)).count());
         match view.entry(OWNER, ID) {
-            Some(entry) => prop_assert_eq!(&entry.entity, &bench.entity),
+            Some(entry) => prop_assert_eq!(&*entry.entity, &bench.entity),
             None => prop_assert!(bench.facts.is_empty()),
         }
     }
@@ -622,6 +622,23 @@ proptest! {
                 whole.apply(&stored_fact(fact, ID, sequence, *at));
             }
             prop_assert_eq!(get(&view), get(&whole));
+        }
+    }
+}
+
+proptest! {
+    /// Given the states that the decider folded, or folding them itself: the view answers and reports the same.
+    #[test]
+    fn a_view_that_shares_the_fold_shows_the_same(inputs in histories()) {
+        let (mut folds, mut shares, mut state) = (IntentsView::default(), IntentsView::default(), Entity::default());
+        for (sequence, (fact, at)) in (1..).zip(&Bench::given(inputs).facts) {
+            let stored = stored_fact(fact, ID, sequence, *at);
+            state = Intents::default().evolve(state, fact, *at);
+            let apart: Vec<_> = folds.apply(&stored).iter().map(report).collect();
+            let shared: Vec<_> = shares.folded(&stored, Some(&Arc::new(state.clone()))).iter().map(report).collect();
+            prop_assert_eq!(apart, shared);
+            let request = GetRequest { owner: String::new(), id: ID.into() };
+            prop_assert_eq!(folds.get(&request).ok(), shares.get(&request).ok());
         }
     }
 }

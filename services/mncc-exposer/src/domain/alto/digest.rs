@@ -15,7 +15,7 @@ const NONCE_S: i64 = 300;
 const HEADER_BYTES_MAX: usize = 4_096;
 
 fn hex(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(text.as_bytes()))
 }
 
 /// Who may ask: digests of `user:realm:password`, by user.

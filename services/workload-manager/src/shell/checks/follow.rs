@@ -109,7 +109,7 @@ async fn pause(mesh: &Mesh) -> bool {
 fn missing(sha256: &str) -> CheckReport {
     let reason = format!("no archive of SHA-256 {sha256} is stored");
     let hint = "upload it, and push the document again".to_owned();
-    let problem = mesh_proto::intent::Problem { path: String::new(), reason: reason.clone(), hint };
+    let problem = mesh_proto::intent::Problem { path: "sha256".into(), reason: reason.clone(), hint };
     let steps = report::complete(vec![report::failed("structure", reason, vec![problem])]);
     CheckReport { sha256: sha256.to_owned(), steps, ..Default::default() }
 }

@@ -1,0 +1,150 @@
+//! What a view is given, and what stays in memory.
+
+use mesh_proto::{
+    AnyEvent as _, Event, Refusal,
+    deciders::verdicts::{Fact, Input, NAME},
+    intent::IntentSubmitted,
+    validation::IntentAccepted,
+};
+
+use super::*;
+
+struct Accepts;
+
+impl Decider for Accepts {
+    const NAME: &'static str = NAME;
+    type State = u64;
+    type ReadModel = ();
+    type Input = Input;
+    type Fact = Fact;
+
+    fn initial(&self) -> u64 {
+        0
+    }
+
+    fn concerns(&self, input: &Input, _: &()) -> Vec<Key> {
+        let Input::IntentSubmitted(submitted) = input else { return vec![] };
+        vec![Key::new([&submitted.owner, &submitted.intent_id])]
+    }
+
+    fn decide(&self, key: &Key, accepted: &u64, _: &(), _: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let (owner, intent_id) = (key.token(0).to_owned(), key.token(1).to_owned());
+        let fact = |version| IntentAccepted { owner: owner.clone(), intent_id: intent_id.clone(), version };
+        Ok(vec![fact(accepted + 1).into(), fact(accepted + 2).into()])
+    }
+
+    fn evolve(&self, accepted: u64, _: &Fact, _: Timestamp) -> u64 {
+        accepted + 1
+    }
+
+    fn due(&self, _: &u64) -> Option<Timestamp> {
+        None
+    }
+}
+
+fn stored(event: &impl Event, stream: &str, sequence: u64) -> Stored {
+    let at = Timestamp::from_millis(1);
+    Stored {
+        stream: stream.into(),
+        sequence,
+        subject: event.subject().unwrap(),
+        id: format!("{stream}-{sequence}"),
+        message: event.message().into(),
+        time: at,
+        stored: at,
+        cause: None,
+        traceparent: None,
+        world: vec![],
+        content_type: None,
+        source: None,
+        previous_on_subject: None,
+        delivered: 1,
+        body: event.body(),
+    }
+}
+
+fn changes(replica: &mut Replica<Accepts>) -> Vec<(u64, Option<u64>)> {
+    std::iter::from_fn(|| replica.next_change()).map(|c| (c.fact.sequence, c.state.as_deref().copied())).collect()
+}
+
+#[test]
+fn a_view_is_given_each_fact_with_the_state_right_after_it() {
+    let mut replica = Replica::new(Accepts, Some(Index { position: 2, ..Index::default() }));
+    replica.share();
+    let accepted = |version| IntentAccepted { owner: "local".into(), intent_id: "a".into(), version };
+    replica.fact(stored(&accepted(1), "VALIDATION", 2));
+    assert_eq!(changes(&mut replica), [(2, None)], "it is in what was saved");
+    for stream in replica.world_streams() {
+        replica.world_fact(&stored(&accepted(1), &stream, 9));
+    }
+    let submitted = IntentSubmitted { owner: "local".into(), intent_id: "a".into(), ..IntentSubmitted::default() };
+    replica.input(stored(&submitted, "INTENT", 1));
+    let Some(Step::Load(key)) = replica.next_step() else { panic!("it asks for the entity") };
+    replica.loaded(&key, None).unwrap();
+    let Some(Step::Write { ticket, .. }) = replica.next_step() else { panic!("it decides") };
+    replica.written(ticket, Outcome::Stored(4));
+    assert_eq!(replica.state(&key), Some(&2), "folded");
+    assert_eq!(changes(&mut replica), [], "and not read yet");
+    replica.fact(stored(&accepted(1), "VALIDATION", 3));
+    assert_eq!(changes(&mut replica), [(3, Some(1))]);
+    replica.fact(stored(&accepted(2), "VALIDATION", 4));
+    replica.fact(stored(&accepted(3), "VALIDATION", 5));
+    assert_eq!(changes(&mut replica), [(4, Some(2)), (5, Some(3))]);
+    replica.unshare();
+    replica.fact(stored(&accepted(4), "VALIDATION", 6));
+    assert_eq!(changes(&mut replica), []);
+}
+
+#[test]
+fn an_entity_that_is_kept_in_memory_is_not_forgotten() {
+    let mut replica = Replica::new(Accepts, None);
+    let keys = ["a", "b"].map(|id| Key::new(["local", id]));
+    assert!(replica.pin(&keys[1]));
+    let accepted = |id: &str| IntentAccepted { owner: "local".into(), intent_id: id.into(), version: 1 };
+    replica.fact(stored(&accepted("a"), "VALIDATION", 1));
+    replica.fact(stored(&accepted("b"), "VALIDATION", 2));
+    while replica.snapshot(10, 0).is_some_and(|(entries, _)| !entries.is_empty()) {}
+    replica.evict(0, 2);
+    assert_eq!((replica.state(&keys[0]), replica.state(&keys[1])), (None, Some(&1)));
+    assert!(!replica.is_complete());
+}
+
+fn fact(intent: &str, sequence: u64) -> Stored {
+    let accepted = IntentAccepted { owner: "local".into(), intent_id: intent.into(), version: 1 };
+    stored(&accepted, "VALIDATION", sequence)
+}
+
+fn replica(facts: &[(&str, u64)]) -> Replica<Accepts> {
+    let mut replica = Replica::new(Accepts, None);
+    for (intent, sequence) in facts {
+        replica.fact(fact(intent, *sequence));
+    }
+    replica
+}
+
+fn names(snapshot: Option<Snapshot>) -> Vec<String> {
+    let mut names: Vec<String> = snapshot.into_iter().flat_map(|(entries, _)| entries).map(|(key, _)| key).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn a_replica_that_is_behind_what_is_saved_saves_nothing() {
+    let mut behind = replica(&[("a", 1)]);
+    assert_eq!(behind.snapshot(usize::MAX, 2), None, "its entity would replace a newer one");
+    behind.fact(fact("a", 2));
+    assert_eq!(names(behind.snapshot(usize::MAX, 2)), ["e.local.a"], "nothing was forgotten meanwhile");
+}
+
+#[test]
+fn what_another_replica_may_have_replaced_is_saved_again() {
+    let mut ahead = replica(&[("a", 1), ("b", 2), ("a", 3)]);
+    assert_eq!(names(ahead.snapshot(usize::MAX, 0)), ["e.local.a", "e.local.b"]);
+    assert_eq!(names(ahead.snapshot(usize::MAX, 3)), [""; 0], "all of it is saved");
+    // The other replica's snapshots hold the facts up to 2: its `a` lacks the third.
+    ahead.overtaken(2);
+    let (entries, index) = ahead.snapshot(usize::MAX, 2).unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(Saved::<u64>::read(&entries[0].0, &entries[0].1).unwrap().unwrap().1.last, 3);
+    assert_eq!(index.unwrap().position, 3);
+}

@@ -1,0 +1,146 @@
+//! What people send over HTTP, before it means anything: bodies of JSON or YAML, forms, queries. Each fault names its
+//! field and what would be right.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use crate::problem::{Fault, Kind, Problem};
+
+/// Bytes of a body at most.
+pub const BODY_MAX: usize = 1 << 20;
+/// How deep a body may be nested.
+const DEPTH_MAX: usize = 48;
+
+/// Reads a body by its content type: JSON unless it says YAML.
+///
+/// # Errors
+/// When the type is another, the text is neither, or it is nested too deep.
+pub fn read(content_type: Option<&str>, body: &[u8]) -> Result<Json, Problem> {
+    let essence = content_type.map(|t| t.split(';').next().unwrap_or(t).trim().to_ascii_lowercase());
+    let yaml = match essence.as_deref() {
+        None | Some("application/json") => false,
+        Some("application/yaml" | "application/x-yaml" | "text/yaml") => true,
+        Some(other) if other.ends_with("+json") => false,
+        Some(other) => {
+            let detail = format!("the body is {:?}", other.chars().take(64).collect::<String>());
+            return Err(Problem::new(Kind::MediaType, detail, "send application/json or application/yaml"));
+        }
+    };
+    let text = std::str::from_utf8(body)
+        .map_err(|error| Problem::malformed(format!("the body is not UTF-8: {error}"), "send UTF-8"))?;
+    let value: Json = if yaml {
+        serde_saphyr::from_str(text).map_err(|error| {
+            Problem::malformed(format!("the body is not YAML: {}", brief(&error)), "send one document")
+        })?
+    } else {
+        serde_json::from_str(text)
+            .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}"), "correct it there"))?
+    };
+    if depth(&value) > DEPTH_MAX {
+        return Err(Problem::malformed(format!("the body is nested deeper than {DEPTH_MAX}"), "send a flatter one"));
+    }
+    Ok(value)
+}
+
+fn brief(error: &impl ToString) -> String {
+    error.to_string().lines().next().unwrap_or_default().chars().take(300).collect()
+}
+
+fn depth(value: &Json) -> usize {
+    match value {
+        Json::Array(many) => 1 + many.iter().map(depth).max().unwrap_or(0),
+        Json::Object(many) => 1 + many.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Reads a body of a fixed form.
+///
+/// # Errors
+/// When a field is missing, unknown or of another type.
+pub fn form<T: serde::de::DeserializeOwned>(value: Json) -> Result<T, Problem> {
+    serde_json::from_value(value).map_err(|error| {
+        let text = error.to_string();
+        // serde names the field between backticks.
+        let path = text.split('`').nth(1).unwrap_or("body").to_owned();
+        Problem::faults(vec![Fault { path, reason: text, hint: "see the schema at /openapi.json".into() }])
+    })
+}
+
+/// The query of an address, percent-decoded; repeated names keep their order.
+///
+/// # Errors
+/// When it is not UTF-8, has too many parts, or a name that is not among `known`.
+pub fn query(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>, Problem> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (count, pair) in text.split('&').filter(|pair| !pair.is_empty()).enumerate() {
+        if count >= 64 {
+            return Err(Problem::malformed("the query has more than 64 parts", "ask for less at once"));
+        }
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decoded(name)?, decoded(value)?);
+        if !known.contains(&name.as_str()) {
+            let hint = if known.is_empty() { "leave it out".to_owned() } else { format!("use {}", known.join(", ")) };
+            return Err(Problem::field(
+                &name.chars().take(64).collect::<String>(),
+                "is not a parameter of this request",
+                hint,
+            ));
+        }
+        found.entry(name).or_default().push(value);
+    }
+    Ok(found)
+}
+
+/// One part of a query or form, percent-decoded.
+///
+/// # Errors
+/// When it is not UTF-8 then.
+pub fn decoded(text: &str) -> Result<String, Problem> {
+    let spaced = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&spaced)
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| Problem::malformed("a part of the address is not UTF-8", "encode it as UTF-8"))
+}
+
+/// A number of a query.
+///
+/// # Errors
+/// When it is not a number, or out of range.
+pub fn number(query: &BTreeMap<String, Vec<String>>, name: &str, default: u32, max: u32) -> Result<u32, Problem> {
+    match query.get(name).and_then(|values| values.last()) {
+        None => Ok(default),
+        Some(text) => match text.parse::<u32>() {
+            Ok(number) if number <= max => Ok(number),
+            _ => Err(Problem::field(name, "is not a number in range", format!("use 0 to {max}"))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_of_yaml_do_not_grow_without_limit() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let before = format!("*a{}", level - 1);
+            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![before; 10].join(", ")));
+        }
+        assert_eq!(read(Some("application/yaml"), bomb.as_bytes()).unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn a_misspelt_parameter_is_refused() {
+        let known = ["user_label", "page_size"];
+        let read = query("user_label=a%20b&user_label=c+d&page_size=7", &known).unwrap();
+        assert_eq!(read["user_label"], ["a b", "c d"]);
+        assert_eq!(number(&read, "page_size", 1, 10), Ok(7));
+        assert_eq!(number(&read, "page_size", 1, 6).unwrap_err().status(), 422);
+        assert_eq!(query("user_lable=a", &known).unwrap_err().faults[0].path, "user_lable");
+        assert_eq!(query("user_label=%ff", &known).unwrap_err().status(), 400);
+    }
+}

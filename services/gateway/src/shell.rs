@@ -1,0 +1,10 @@
+//! Tasks and HTTP: what is asked over REST and TMF921 becomes commands and questions; the way to exposed workloads.
+
+pub(crate) mod gateway;
+pub(crate) mod identity;
+pub(crate) mod intents;
+pub(crate) mod pages;
+pub(crate) mod proxy;
+pub(crate) mod signin;
+pub(crate) mod subscriptions;
+pub(crate) mod workloads;

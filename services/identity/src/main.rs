@@ -1,0 +1,7 @@
+//! The identity service as a process.
+
+mesh_kit::allocator!();
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("identity", identity::start)
+}

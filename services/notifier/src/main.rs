@@ -1,0 +1,7 @@
+//! The notifier as a process.
+
+mesh_kit::allocator!();
+
+fn main() -> std::process::ExitCode {
+    mesh_kit::run("notifier", notifier::start)
+}

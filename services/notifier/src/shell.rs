@@ -1,0 +1,4 @@
+//! Tasks: what is due is sent, over HTTP.
+
+pub(crate) mod delivery;
+pub(crate) mod sender;
