@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use mesh_bus::{Bus, Written};
 use mesh_core::{Decision, Outgoing};
-use mesh_proto::{Timestamp, derived_id, validation::IntentAccepted};
+use mesh_proto::{Event as _, Timestamp, derived_id, intent::IntentSubmitted, validation::IntentAccepted};
 
 use crate::{
     baseline::{self, BATCH},
@@ -13,7 +13,6 @@ use crate::{
     rig::{Rig, median, percentile},
 };
 
-const INTENT_FACTS: &str = "intent.submitted.v1.>";
 /// Intents that decide at once when the writer is saturated.
 const INTENTS: usize = 4_000;
 const STEP_LIMIT: Duration = Duration::from_secs(120);
@@ -85,7 +84,7 @@ pub(super) async fn decisions(full: bool, wanted: &[u8]) -> anyhow::Result<Vec<R
             if after < position {
                 bail!("the reader is ahead of what was written");
             }
-            let by_hand = raw.consume("INTENT", INTENT_FACTS, after, count).await?;
+            let by_hand = raw.consume("INTENT", &IntentSubmitted::filter(&[]), after, count).await?;
             let (ours, last) = baseline::consume(&mut pull, count).await?;
             if last != end {
                 bail!("read up to {last}, written up to {end}");

@@ -248,11 +248,15 @@ async fn access(session: &login::Session, count: usize) -> anyhow::Result<Vec<Ro
     let port = listener.local_addr()?.port();
     let page = Router::new().fallback(any(|| async { "here" }));
     tokio::spawn(async move { axum::serve(listener, page).await });
-    let proxy = gateway::Proxy::new(Duration::from_secs(10), tokio_util::sync::CancellationToken::new());
+    let proxy = gateway::Proxy::new(
+        Duration::from_secs(10),
+        &mesh_kit::Settings::default(),
+        tokio_util::sync::CancellationToken::new(),
+    )?;
     let unchecked = Router::new().fallback(move |request: Request<Body>| {
         let proxy = proxy.clone();
         async move {
-            let answer = proxy.forward(request, &format!("127.0.0.1:{port}"), "/", false).await;
+            let answer = proxy.forward(request, &format!("http://127.0.0.1:{port}"), "/", false).await;
             answer.unwrap_or_else(|_| http::Response::new(Body::from("away")))
         }
     });

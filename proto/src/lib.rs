@@ -15,6 +15,7 @@ mod samples;
 pub mod summary;
 mod time;
 pub mod wire;
+pub mod wording;
 
 pub use contract::Contract;
 pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, Stream, subject_keys};

@@ -1,6 +1,6 @@
 //! Why a command was not done, as a value; and the one table that says how each interface answers it.
 
-use crate::AnyEvent;
+use crate::{AnyEvent, wording};
 
 pub use crate::continuum::mesh::v1::RefusalCode;
 
@@ -57,7 +57,7 @@ constructors! {
 impl Refusal {
     /// A refusal of this class, with its reason and hint.
     pub fn new(code: RefusalCode, reason: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), hint: hint.into() }
+        Self { code, reason: wording::text(reason), hint: wording::text(hint) }
     }
 
     /// The refusal that a fact of the contract carries; `None` if the fact refuses nothing.

@@ -11,13 +11,13 @@ use crate::contract::{Contract, EventSpec, Kind, ServiceSpec, WRITE_PREFIX};
 
 /// Account that holds the streams and the JetStream API.
 pub const BUS_ACCOUNT: &str = "BUS";
-/// Account that people and gateways sign in to.
+/// Account that people sign in to.
 pub const PEOPLE_ACCOUNT: &str = "PPL";
 /// Where every other account finds the JetStream API, instead of `$JS.API`.
 pub const API_PREFIX: &str = "BUS.API";
 /// Identity that creates streams and consumers, in [`BUS_ACCOUNT`], without restriction there.
 pub const PROVISIONER: &str = "provisioner";
-/// Identity over which the services of one process read: everything that any of them may read, and nothing else.
+/// Identity over which the services of one process read: every stream that any of them may hear. It writes nothing.
 pub const READER: &str = "reader";
 /// Account of [`READER`].
 pub const READER_ACCOUNT: &str = "RDR";
@@ -181,7 +181,7 @@ pub fn of_service(contract: &Contract, service: &ServiceSpec) -> Rights {
     rights
 }
 
-/// The rights of the reader: to read and hear what the services may, and to write nothing.
+/// The rights of the reader: to read and hear every stream that a service may hear, and to write nothing.
 pub fn of_reader(contract: &Contract) -> Rights {
     let mut rights = Rights { identity: READER.to_owned(), account: READER_ACCOUNT.to_owned(), ..Default::default() };
     let heard: BTreeSet<&str> = contract.services.iter().flat_map(|s| hears(contract, s)).collect();

@@ -34,7 +34,7 @@ impl Timestamp {
         (self.as_nanos().div_euclid(1_000_000)) as i64
     }
 
-    /// Later by so many milliseconds.
+    /// Later by this number of milliseconds.
     pub const fn plus_millis(self, millis: i64) -> Self {
         Self::from_nanos(self.as_nanos() + millis as i128 * 1_000_000)
     }

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_full_streams_are_wrong_but_a_full_stream_that_lets_go_is_not() {
+    fn missing_and_full_streams_are_wrong_unless_the_stream_lets_go() {
         let stream = |name: &str, bytes| status::Stream {
             name: name.into(),
             exists: true,

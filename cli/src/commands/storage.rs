@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Subcommand;
 use mesh_client::{ANSWER_WAIT, Client};
 use mesh_proto::{
-    AnyEvent,
+    AnyEvent, Event as _,
     object::ScrubEnded,
     storage::{
         DefinePolicy, DropPolicy, Location, Policy, RegisterLocation, RequestScrub, RetireLocation, StorageHealth,
@@ -165,12 +165,12 @@ pub async fn run(context: &Context<'_>, command: StorageCommand) -> anyhow::Resu
             show(context, watch.watch, async || {
                 let health = health(&client, &context.owner).await?;
                 let value = to_json("continuum.storage.v1.StorageHealth", &health);
-                let away = health.locations.iter().filter(|l| !l.reachable).count();
+                let unreachable = health.locations.iter().filter(|l| !l.reachable).count();
                 let rows = vec![
                     vec!["S3".into(), health.s3_endpoint.clone()],
                     vec!["objects".into(), format!("{}, {}", health.objects, megabytes(health.object_bytes))],
                     vec!["uploads under way".into(), health.uploads.to_string()],
-                    vec!["locations".into(), format!("{}, {away} away", health.locations.len())],
+                    vec!["locations".into(), format!("{}, {unreachable} unreachable", health.locations.len())],
                     vec!["policies".into(), health.policies.len().to_string()],
                     vec![
                         "master key".into(),
@@ -209,10 +209,10 @@ pub async fn scrub(
 ) -> anyhow::Result<ScrubEnded> {
     let scrub = uuid::Uuid::now_v7().to_string();
     send(client, &RequestScrub { owner: owner.into(), scrub: scrub.clone(), repair, rewrap }).await?;
-    let mut tail = client.bus().log("OBJECT").tail(&format!("object.scrub_ended.v1.{owner}.{scrub}"), 1);
+    let mut tail = client.bus().log("OBJECT").tail(&ScrubEnded::filter(&[owner, &scrub]), 1);
     let ended = tokio::time::timeout(limit, tail.next())
         .await
-        .map_err(|_| anyhow!("the scrub {scrub} goes on; its report will be in OBJECT"))?
+        .map_err(|_| anyhow!("the scrub {scrub} is still running; its report will be in OBJECT"))?
         .context("wait for the report")?;
     ended.event::<ScrubEnded>()?.context("read the report")
 }
@@ -320,7 +320,8 @@ async fn location(context: &Context<'_>, client: &Client, command: StorageLocati
             let value = health.locations.iter().map(|l| to_json("continuum.storage.v1.LocationView", l)).collect();
             let rows = health.locations.iter().map(|view| {
                 let l = view.description.clone().unwrap_or_default();
-                let state = if view.reachable { "reachable".to_owned() } else { format!("away: {}", view.reason) };
+                let state =
+                    if view.reachable { "reachable".to_owned() } else { format!("unreachable: {}", view.reason) };
                 let last = |times: &[u32]| times.last().map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
                 let times = format!("{} / {}", last(&view.rtt_upload_1b_ms), last(&view.rtt_download_1b_ms));
                 vec![l.name, l.kind, l.url, state, times, megabytes(view.free_bytes)]

@@ -199,6 +199,7 @@ impl Up {
                 log_level: options.log.clone(),
                 otlp_endpoint: options.otlp.clone(),
                 data_dir: Some(data_dir.join("state").join(identity)),
+                random_wording: mesh_kit::config::random_wording(),
                 ..Settings::default()
             })
         };

@@ -27,7 +27,7 @@ pub const SERVICES: [&str; 15] = [
 ];
 
 impl Member {
-    /// Joins as tasks of this process.
+    /// Joins as tasks of this process, which read their streams over this reader.
     pub(crate) async fn join(self, reader: &Reader) -> anyhow::Result<Running> {
         match self.service {
             "intent-manager" => self.join_as(reader, intent_manager::start).await,

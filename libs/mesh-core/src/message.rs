@@ -1,7 +1,7 @@
 //! What travels: a body with its CloudEvents attributes and its cause.
 
 use bytes::Bytes;
-use mesh_proto::{AnyEvent, DecodeError, Event, Timestamp};
+use mesh_proto::{AnyEvent, DecodeError, Event, Timestamp, wording};
 
 /// The message that caused another: an address by which it can be read again, and its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -49,7 +49,7 @@ impl Outgoing {
             cause: None,
             traceparent: None,
             world: vec![],
-            body: event.body(),
+            body: if event.is_command() { event.body() } else { wording::body(event.message(), event.body()) },
         })
     }
 

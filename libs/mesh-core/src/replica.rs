@@ -21,7 +21,7 @@ use crate::{Cause, Decider, Decision, Envelope, Key, Outgoing, ReadModel as _, S
 #[cfg(test)]
 mod tests;
 
-/// Ids of answered commands kept per entity: a command that comes again after so many others of the same entity
+/// Ids of answered commands kept per entity: a command that comes again after this number of others of the same entity
 /// is a new one.
 const ANSWERED_MAX: usize = 4_096;
 

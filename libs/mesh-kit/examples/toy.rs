@@ -1,6 +1,6 @@
-//! A complete toy service: it accepts at most so many versions of each intent, and says over HTTP how many it accepted.
+//! A complete toy service: it accepts a limited number of versions of each intent, and its HTTP page shows how many.
 //!
-//! It stands where the validator stands, because a decider needs its row in the contract (`proto/continuum/mesh/v1`).
+//! It runs in the place of the validator, because a decider needs its row in the contract (`proto/continuum/mesh/v1`).
 //! To begin a service, copy this file: `domain` becomes `src/domain/`, `start` becomes `src/lib.rs`, `main` becomes
 //! `src/main.rs`. It shows each part once:
 //!

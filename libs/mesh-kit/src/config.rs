@@ -26,6 +26,8 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 pub use self::settings::{LogFormat, SamplesMode, ServeTls, Settings};
 use self::values::build;
@@ -170,6 +172,12 @@ pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
         .collect()
+}
+
+/// Does the environment ask for random wording ([`Settings::random_wording`])? For programs that make the settings of
+/// their services themselves.
+pub fn random_wording() -> bool {
+    environment().get("CONTINUUM_RANDOM_WORDING").is_some_and(|value| value == "true")
 }
 
 /// Reads the whole configuration of a service from its command line (without the program's name) and environment.
@@ -339,10 +347,22 @@ fn check(settings: &Settings, chosen: &Chosen) -> Result<(), Error> {
     if settings.tls_cert_file.is_some() != settings.tls_key_file.is_some() {
         return wrong("tls_cert_file", "tls_cert_file and tls_key_file go together".into());
     }
-    if let Some(problem) = crate::telemetry::level_problem(&settings.log_level) {
+    if let Some(problem) = level_problem(&settings.log_level) {
         return wrong("log_level", format!("{:?} {problem}", settings.log_level));
     }
     Ok(())
+}
+
+/// What is wrong with these log directives, if anything.
+fn level_problem(level: &str) -> Option<String> {
+    if level.is_empty() {
+        return Some("is empty; write a level such as info".into());
+    }
+    let plain = !level.contains([',', '=']);
+    if plain && level.parse::<LevelFilter>().is_err() {
+        return Some("is not a level; use off, error, warn, info, debug or trace".into());
+    }
+    EnvFilter::builder().parse(level).err().map(|error| error.to_string())
 }
 
 fn command(

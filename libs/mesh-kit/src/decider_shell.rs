@@ -50,8 +50,8 @@ const SAVE_PACE: Duration = Duration::from_millis(50);
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often a durable is checked for messages that a vanished replica left behind.
 const RESCUE_EVERY: Duration = Duration::from_secs(2);
-/// Inputs are acked at most so often, all that are done at once: the server writes its state of a durable to disk for
-/// acks, and what is not acked yet is at worst delivered again and known.
+/// Shortest time between two rounds of acks; each acks all inputs that are done. The server writes its state of a durable
+/// to disk for acks, and an input that is not acked yet is at worst delivered again and recognised.
 const ACK_EVERY: Duration = Duration::from_millis(50);
 
 impl Mesh {
@@ -438,7 +438,7 @@ impl<D: Decider> Shell<D> {
                         self.replica.write().evict(ENTITIES_MAX, self.saved);
                     }
                     Err(error) => {
-                        // Another replica saved since, or the bus is away: what is not saved stays in the streams.
+                        // Another replica saved since, or the bus is unreachable: what is not saved stays in the streams.
                         tracing::debug!(decider = D::NAME, error = %error, "snapshot not saved");
                         self.replica.write().unsaved(keys);
                         self.ended.push(self.revisit());

@@ -45,9 +45,9 @@ use crate::{
 pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Connections at once; more wait in the listening queue.
 const CONNECTIONS_MAX: usize = 1_024;
-/// Requests at once on one connection; without it, memory grows with whoever asks.
+/// Requests at once on one connection; without it, memory grows with the number of requests.
 const STREAMS_MAX: u32 = 256;
-/// A silent peer is asked after so long, and given up after so much longer.
+/// A silent peer is pinged after the interval, and given up after the timeout.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Windows for what comes in, bytes; queries are small.
@@ -98,7 +98,7 @@ pub struct Readiness {
     now: fn() -> Timestamp,
 }
 
-/// Since when the bus is away, and a stream full.
+/// Since when the bus is unreachable, and since when a stream is full.
 #[derive(Clone, Copy, Default)]
 struct BusSince {
     away: Option<Timestamp>,
@@ -228,7 +228,7 @@ impl Condition {
         self.set(None);
     }
 
-    /// It is so many messages behind: met up to `max`.
+    /// Met while the process is at most `max` messages behind.
     pub fn behind(&self, messages: u64, max: u64) {
         if messages <= max {
             self.met();
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_ready_only_with_every_condition_the_bus_and_room_in_its_streams() {
+    fn ready_means_every_condition_the_bus_and_room_in_its_streams() {
         let (bus, readiness) = readiness();
         assert_eq!(readiness.missing(), []);
         let (one, two) = (readiness.condition("one"), readiness.condition("two"));

@@ -7,6 +7,7 @@
 
 mod accept;
 mod checkpoint;
+mod clock;
 pub mod config;
 mod dead_letter;
 mod decided;
@@ -49,3 +50,10 @@ pub use reader::{Follower, Reader};
 pub use run::{Running, StartError, Stopped, connect_reader, exit, join, join_sharing, run, run_with};
 pub use secret::Secret;
 pub use view::{Follow, Look, View, follow};
+
+/// A query that failed by a fault of the service: logs the cause, which the answer does not name.
+pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> mesh_core::query::Error {
+    let cause = cause.into();
+    tracing::error!(error = &*cause as &dyn std::error::Error, "query failed");
+    mesh_core::query::Error::Internal
+}

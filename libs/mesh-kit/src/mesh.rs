@@ -1,17 +1,10 @@
 //! What a service is handed when it starts: the bus, the samples, the clock, its tasks, and what it serves.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use mesh_bus::{Bus, Samples};
+use mesh_bus::{Bus, Samples, SamplesOptions, SamplesTls};
 use mesh_core::Outgoing;
 use mesh_proto::{Timestamp, lifecycle::ServiceChanged};
 use parking_lot::Mutex;
@@ -20,7 +13,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use crate::{
-    config::{ServeTls, Settings},
+    clock::clock,
+    config::{SamplesMode, ServeTls, Settings},
     http::{Condition, Readiness, Served},
     metrics::{Consumer, Metrics},
     reader::{Follower, Reader},
@@ -143,7 +137,7 @@ impl Mesh {
     /// The samples; the Zenoh session is opened the first time.
     pub async fn samples(&self) -> anyhow::Result<Samples> {
         let open = || async {
-            let options = crate::run::samples_options(&self.inner.settings);
+            let options = samples_options(&self.inner.settings);
             Samples::open(options).await.context("open Zenoh session")
         };
         self.inner.samples.get_or_try_init(open).await.cloned()
@@ -296,7 +290,7 @@ impl Mesh {
         });
     }
 
-    /// Tells the mesh how it is with this process; within the limit, for the process goes on without.
+    /// Publishes the state of this process; gives up at the limit, since nothing in the process needs it.
     pub(crate) async fn notify(&self, phase: &str, limit: Duration) {
         let changed = ServiceChanged {
             service: self.inner.name.to_owned(),
@@ -325,10 +319,21 @@ impl Mesh {
     }
 }
 
-/// The one place where the clock is read.
-pub(crate) fn clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_nanos(i128::try_from(since.as_nanos()).unwrap_or(i128::MAX))
+fn samples_options(settings: &Settings) -> SamplesOptions {
+    let mut addresses = settings.samples_connect.iter().chain(&settings.samples_listen);
+    let tls = settings.tls_files().filter(|_| addresses.any(|address| address.starts_with("tls/")));
+    SamplesOptions {
+        mode: match settings.samples_mode {
+            SamplesMode::Client => mesh_bus::SamplesMode::Client,
+            SamplesMode::Peer => mesh_bus::SamplesMode::Peer,
+            SamplesMode::Router => mesh_bus::SamplesMode::Router,
+        },
+        connect: settings.samples_connect.clone(),
+        listen: settings.samples_listen.clone(),
+        tls: tls.map(|(ca, cert, key)| SamplesTls { ca, cert, key }),
+        buffer_max: settings.samples_buffer_max,
+        ..SamplesOptions::default()
+    }
 }
 
 fn endpoint(settings: &Settings, address: SocketAddr) -> String {

@@ -245,53 +245,53 @@ fn observer(
 }
 
 impl Consumer {
-    /// So many messages came in.
+    /// Counts messages that came in.
     pub fn received(&self, count: u64) {
         self.cells.received.fetch_add(count, Relaxed);
     }
 
-    /// So many messages are done with.
+    /// Counts messages that are done.
     pub fn handled(&self, count: u64) {
         self.cells.handled.fetch_add(count, Relaxed);
     }
 
-    /// So many decisions or writes were taken again.
+    /// Counts decisions or writes that were repeated.
     pub fn retried(&self, count: u64) {
         self.cells.retried.fetch_add(count, Relaxed);
     }
 
-    /// So many messages were given up.
+    /// Counts messages that were given up.
     pub fn dead(&self, count: u64) {
         self.cells.dead.fetch_add(count, Relaxed);
     }
 
-    /// So many facts or derived events were stored.
+    /// Counts facts or derived events that were stored.
     pub fn facts(&self, count: u64) {
         self.cells.facts.fetch_add(count, Relaxed);
     }
 
-    /// So many messages could not be decoded by this version.
+    /// Counts messages that this version could not decode.
     pub fn undecodable(&self, count: u64) {
         self.cells.undecodable.fetch_add(count, Relaxed);
     }
 
-    /// One message took so long from taken in to done with.
+    /// Records how long one message took from its receipt until it was done.
     pub fn took(&self, time: Duration) {
         self.cells.micros.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Relaxed);
         self.seconds.record(time.as_secs_f64(), &self.attributes);
     }
 
-    /// It is so many messages behind.
+    /// Sets the number of messages that it is behind.
     pub fn lag(&self, messages: u64) {
         self.cells.lag.store(messages, Relaxed);
     }
 
-    /// It holds so many entities in memory.
+    /// Sets the number of entities that it holds in memory.
     pub fn entities(&self, count: u64) {
         self.cells.entities.store(count, Relaxed);
     }
 
-    /// So many messages are taken in and not done with.
+    /// Sets the number of messages that were taken in and are not done.
     pub fn open(&self, count: u64) {
         self.cells.open.store(count, Relaxed);
     }

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buried_input_is_not_buried_again_by_the_next_life_and_is_forgotten_once_acknowledged() {
+    fn a_dead_input_is_recorded_once_and_forgotten_once_acknowledged() {
         let (_, _, note) = lives(&[57], 200, |_, _| false);
         let mut again = Note::start(Some(note.clone()), 10, 200);
         assert_eq!(again.next(57), Verdict::Skip);

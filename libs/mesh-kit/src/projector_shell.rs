@@ -31,7 +31,7 @@ pub struct Sources {
 const OVERLAP_MS: i64 = 2_000;
 /// Derived events waiting to be published.
 const PENDING_MAX: usize = 10_000;
-/// Derived events are published at most so often, as many at once as there are by then.
+/// Shortest time between two publications of derived events; each publishes all there are by then.
 const GATHER: Duration = Duration::from_millis(100);
 /// Between two full batches of them.
 const BREATH: Duration = Duration::from_millis(5);

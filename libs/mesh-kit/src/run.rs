@@ -2,15 +2,15 @@
 //!
 //! [`run`] is a service's whole `main`; [`join`] is the same life as a task, for a process that runs several services.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fmt, io, process::ExitCode, time::Duration};
 
-use mesh_bus::{Bus, ConnectError, SamplesOptions, SamplesTls};
+use mesh_bus::{Bus, ConnectError};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::TcpListener, signal::unix::SignalKind, time::Instant};
 use tracing::Instrument as _;
 
 use crate::{
-    config::{self, SamplesMode, Settings},
+    config::{self, Settings},
     http,
     mesh::{Failure, Mesh},
     metrics,
@@ -75,7 +75,7 @@ pub struct Running {
 pub enum Stopped {
     /// All that it had in hand is settled.
     Settled,
-    /// The drain limit passed first; what was cut off will be done again by whoever comes next.
+    /// The drain limit passed first; the next process repeats what was cut off.
     CutOff,
 }
 
@@ -259,6 +259,9 @@ where
     F: FnOnce(Mesh, C) -> S,
     S: Future<Output = anyhow::Result<()>>,
 {
+    if settings.random_wording {
+        mesh_proto::wording::randomise();
+    }
     // The port first: its number is known to the service, and taken before anything is announced.
     let listen = |source| StartError::Listen { address: settings.listen.clone(), source };
     let listener = TcpListener::bind(&settings.listen).await.map_err(listen)?;
@@ -280,13 +283,13 @@ where
     Ok(running)
 }
 
-/// Not ready while the connection over which it reads is away.
+/// Not ready while the connection over which it reads is down.
 async fn follow_reader(mesh: Mesh, reader: Reader) -> anyhow::Result<()> {
     let (condition, stopping, mut state) = (mesh.condition("reader"), mesh.stopping(), reader.state());
     loop {
         match state.borrow_and_update().connected {
             true => condition.met(),
-            false => condition.unmet("the connection that reads the streams is away"),
+            false => condition.unmet("the connection that reads the streams is down"),
         }
         tokio::select! {
             Ok(()) = state.changed() => {}
@@ -414,7 +417,7 @@ async fn drain(mesh: &Mesh, server: Option<tokio::task::JoinHandle<()>>) -> Stop
                 let _failure_is_logged = server.await;
             }
         };
-        // The notice goes out beside the rest, and gives up sooner: a bus that is away is no reason to cut tasks off.
+        // The notice goes out beside the rest, and gives up sooner: an unreachable bus is no reason to cut tasks off.
         tokio::join!(mesh.notify("stopping", for_tasks.mul_f64(0.5)), mesh.inner.tasks.wait(), served);
     };
     let mut stopped = Stopped::Settled;
@@ -451,7 +454,7 @@ async fn drain(mesh: &Mesh, server: Option<tokio::task::JoinHandle<()>>) -> Stop
 }
 
 fn bus_options(name: &str, settings: &Settings, seed: Option<String>) -> mesh_bus::Options {
-    let tls = tls_files(settings).filter(|_| settings.bus_url.contains("tls://"));
+    let tls = settings.tls_files().filter(|_| settings.bus_url.contains("tls://"));
     mesh_bus::Options {
         url: settings.bus_url.clone(),
         service: name.to_owned(),
@@ -463,29 +466,6 @@ fn bus_options(name: &str, settings: &Settings, seed: Option<String>) -> mesh_bu
         close_limit_ms: (settings.drain_limit_ms as f64 * BUS_SHARE / 3.0) as u64,
         ..mesh_bus::Options::default()
     }
-}
-
-pub(crate) fn samples_options(settings: &Settings) -> SamplesOptions {
-    let mut addresses = settings.samples_connect.iter().chain(&settings.samples_listen);
-    let tls = tls_files(settings).filter(|_| addresses.any(|address| address.starts_with("tls/")));
-    SamplesOptions {
-        mode: match settings.samples_mode {
-            SamplesMode::Client => mesh_bus::SamplesMode::Client,
-            SamplesMode::Peer => mesh_bus::SamplesMode::Peer,
-            SamplesMode::Router => mesh_bus::SamplesMode::Router,
-        },
-        connect: settings.samples_connect.clone(),
-        listen: settings.samples_listen.clone(),
-        tls: tls.map(|(ca, cert, key)| SamplesTls { ca, cert, key }),
-        buffer_max: settings.samples_buffer_max,
-        ..SamplesOptions::default()
-    }
-}
-
-/// Authority, certificate and key, if all are given.
-fn tls_files(settings: &Settings) -> Option<(PathBuf, PathBuf, PathBuf)> {
-    let key = settings.tls_key_file.as_ref()?.path().to_owned();
-    Some((settings.tls_ca_file.clone()?, settings.tls_cert_file.clone()?, key))
 }
 
 /// The two signals that stop a process.

@@ -291,7 +291,7 @@ async fn a_bus_that_is_away_does_not_keep_an_idle_service_from_a_clean_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn queries_are_served_over_mutual_tls_and_a_changed_certificate_is_taken_up() {
+async fn queries_are_served_over_mutual_tls_with_changing_certificates() {
     let Some(bus) = test_bus("tls").await else { return };
     let made = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
     let (cert, key) = (bus.folder().join("tls.pem"), bus.folder().join("tls.key"));
@@ -719,7 +719,7 @@ async fn a_collector_that_does_not_answer_holds_no_process_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_identity_the_bus_does_not_know_is_told_apart_from_a_bus_that_is_away() {
+async fn an_unknown_identity_is_not_taken_for_an_unreachable_bus() {
     let Some(bus) = test_bus("identity").await else { return };
     let seed = mesh_bus::Seed::generate().unwrap();
     let path = bus.folder().join("stranger.nk");

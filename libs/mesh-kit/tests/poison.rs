@@ -86,7 +86,7 @@ fn service(test_bus: &TestBus) -> Child {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_input_that_ends_the_process_is_counted_across_restarts_and_buried_and_all_others_are_decided_once() {
+async fn a_deadly_input_is_dead_lettered_and_all_others_are_decided_once() {
     let Some(test_bus) = TestBus::start("mesh-kit, deadly input").await else { return };
     let (intents, person) = (test_bus.connect("intent-manager").await, test_bus.connect("person").await);
     let names: Vec<String> = (0..30).map(|n| if n == 17 { DEADLY.to_owned() } else { format!("i-{n}") }).collect();

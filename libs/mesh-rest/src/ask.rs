@@ -29,7 +29,7 @@ const LOOK_BACK: Duration = Duration::from_secs(1);
 /// Facts that are read at once.
 const PAGE: usize = 256;
 
-type Followers = BTreeMap<String, Vec<mpsc::Sender<Stored>>>;
+type Followers = BTreeMap<String, Vec<mpsc::Sender<Arc<Stored>>>>;
 
 /// Hands facts, as they are stored, to the requests that wait for them.
 #[derive(Clone)]
@@ -42,14 +42,14 @@ pub struct Answers {
 
 /// The facts of one entity from now on.
 pub struct Following {
-    facts: mpsc::Receiver<Stored>,
+    facts: mpsc::Receiver<Arc<Stored>>,
     /// The command had been answered before, so facts that follow from the answer may have passed already.
     pub is_late: bool,
 }
 
 impl Following {
     /// The next fact; `None` if none came by then.
-    pub async fn next(&mut self, until: Instant) -> Option<Stored> {
+    pub async fn next(&mut self, until: Instant) -> Option<Arc<Stored>> {
         timeout_at(until, self.facts.recv()).await.ok().flatten()
     }
 }
@@ -66,11 +66,10 @@ impl Answers {
     pub async fn start(mesh: &Mesh, streams: &[&'static str]) -> anyhow::Result<Self> {
         let answers = Self { mesh: mesh.clone(), followers: Arc::default(), stored: Arc::default() };
         for stream in streams {
-            let log = mesh.bus().log(stream);
-            let from = log.last_sequence().await.with_context(|| format!("read the end of {stream}"))? + 1;
-            let subject = mesh_proto::contract().stream(stream).map(|s| s.subject.clone()).unwrap_or_default();
+            let from =
+                mesh.bus().log(stream).last_sequence().await.with_context(|| format!("read the end of {stream}"))? + 1;
             let (mut tail, followers, stopping) =
-                (log.tail(&subject, from), answers.followers.clone(), mesh.stopping());
+                (mesh.follow(stream, from), answers.followers.clone(), mesh.stopping());
             mesh.spawn("answers", async move {
                 loop {
                     let stored = tokio::select! {
@@ -129,7 +128,12 @@ impl Answers {
     ///
     /// # Errors
     /// The refusal, if that is the answer; when the command is not stored, or not answered within the limit.
-    pub async fn ask(&self, command: &dyn AnyEvent, id: &str, limit: Duration) -> Result<(Stored, Following), Problem> {
+    pub async fn ask(
+        &self,
+        command: &dyn AnyEvent,
+        id: &str,
+        limit: Duration,
+    ) -> Result<(Arc<Stored>, Following), Problem> {
         let keys = command.keys().join(".");
         let area = command.area().to_owned();
         let mut following = self.follow(&area, &keys);
@@ -152,7 +156,7 @@ impl Answers {
             let past = past(self.mesh.bus(), &stream, &subject).await.map_err(|error| internal(&error))?;
             if let Some(stored) = past.into_iter().find(|stored| answers(stored)) {
                 following.is_late = true;
-                break stored;
+                break stored.into();
             }
             look = Instant::now() + LOOK_BACK;
         };
@@ -168,7 +172,7 @@ fn internal(error: &(dyn std::error::Error + 'static)) -> Problem {
     Problem::new(Kind::Internal, "the command could not be sent", "see the log of the service")
 }
 
-fn hand_out(followers: &Mutex<Followers>, stored: Stored) {
+fn hand_out(followers: &Mutex<Followers>, stored: Arc<Stored>) {
     let mut tokens = stored.subject.splitn(4, '.');
     let (Some(area), Some(keys)) = (tokens.next(), tokens.nth(2)) else { return };
     let mut followers = followers.lock().unwrap_or_else(PoisonError::into_inner);

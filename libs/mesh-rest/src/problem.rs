@@ -1,6 +1,6 @@
 //! Problem documents: why a request was not fulfilled (RFC 9457).
 
-use mesh_proto::{Refusal, RefusalCode};
+use mesh_proto::{Refusal, RefusalCode, wording};
 use serde::Serialize;
 use serde_json::json;
 
@@ -93,8 +93,8 @@ impl Problem {
     pub fn new(kind: Kind, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             kind,
-            detail: detail.into(),
-            hint: hint.into(),
+            detail: wording::text(detail),
+            hint: wording::text(hint),
             faults: vec![],
             instance: String::new(),
             retry_after_s: None,
@@ -129,13 +129,17 @@ impl Problem {
 
     /// One field is wrong.
     pub fn field(path: &str, reason: impl Into<String>, hint: impl Into<String>) -> Self {
-        let (reason, hint) = (reason.into(), hint.into());
+        let (reason, hint) = (wording::text(reason), wording::text(hint));
         let fault = Fault { path: path.into(), reason: reason.clone(), hint: hint.clone() };
         Self { faults: vec![fault], ..Self::new(Kind::Invalid, format!("{path}: {reason}"), hint) }
     }
 
     /// A document has these faults.
-    pub fn faults(faults: Vec<Fault>) -> Self {
+    pub fn faults(mut faults: Vec<Fault>) -> Self {
+        for fault in &mut faults {
+            fault.reason = wording::text(std::mem::take(&mut fault.reason));
+            fault.hint = wording::text(std::mem::take(&mut fault.hint));
+        }
         let text = |of: fn(&Fault) -> String| faults.iter().map(of).collect::<Vec<_>>().join("; ");
         let detail = text(|f| format!("{}: {}", f.path, f.reason));
         let hint = text(|f| f.hint.clone());

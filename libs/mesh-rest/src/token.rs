@@ -146,7 +146,7 @@ pub enum Refused {
     #[error("the token has no usable claim {0:?}")]
     Claim(&'static str),
     /// From somebody else.
-    #[error("the token is of issuer {0:?}, not of the one that this gateway trusts")]
+    #[error("the token is of issuer {0:?}, not of the trusted one")]
     Issuer(String),
     /// For somebody else.
     #[error("the token is not meant for this audience")]
@@ -158,7 +158,7 @@ pub enum Refused {
     #[error("the token is valid only in {0} s")]
     NotYet(i64),
     /// Valid for longer than we trust any token.
-    #[error("the token is valid for {0} s, longer than this gateway takes")]
+    #[error("the token is valid for {0} s, longer than is accepted")]
     TooLong(i64),
     /// Not an access token (for example an ID token, RFC 9068 §4).
     #[error("the token's type is {0:?}, not an access token")]

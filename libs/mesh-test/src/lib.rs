@@ -118,9 +118,20 @@ impl TestBus {
             bus_seed_file: Some(Secret::at(self.key(identity))),
             samples_connect: self.router.iter().flat_map(|router| router.listening().to_vec()).collect(),
             drain_limit_ms: 20_000,
+            random_wording: !wording(),
             ..Settings::default()
         }
     }
+}
+
+/// May a test check the wording of reasons and hints? Not with `CONTINUUM_RANDOM_WORDING=true`, which replaces them all
+/// by random text (`make test-wording`): what passes then decides on no text.
+pub fn wording() -> bool {
+    let random = mesh_kit::config::random_wording();
+    if random {
+        mesh_proto::wording::randomise();
+    }
+    !random
 }
 
 /// The nats-server that tests run against. `None`, with a line that names the suite, if none is found.

@@ -25,8 +25,8 @@ pub(crate) struct Api {
 impl Api {
     /// The entry at this sequence of ACCOUNT.
     async fn posted(&self, sequence: u64) -> Result<Posted, Error> {
-        let stored = self.mesh.bus().log(Posted::STREAM).get(sequence).await.map_err(Error::internal)?;
-        let posted = stored.map(|stored| stored.event::<Posted>()).transpose().map_err(Error::internal)?.flatten();
+        let stored = self.mesh.bus().log(Posted::STREAM).get(sequence).await.map_err(mesh_kit::internal)?;
+        let posted = stored.map(|stored| stored.event::<Posted>()).transpose().map_err(mesh_kit::internal)?.flatten();
         posted.ok_or_else(|| Error::unavailable(format!("{}:{sequence} cannot be read", Posted::STREAM), "ask again"))
     }
 }
@@ -46,7 +46,7 @@ impl AccountQueries for Api {
         let mut entries = Vec::with_capacity(sequences.len());
         for sequence in sequences {
             let posted = self.posted(sequence).await?;
-            entries.push(Entry::decode(posted.entry).map_err(Error::internal)?);
+            entries.push(Entry::decode(posted.entry).map_err(mesh_kit::internal)?);
         }
         Ok(Response::new(Statement { account: Some(account), entries, next_index }))
     }
@@ -76,9 +76,9 @@ impl AccountQueries for Api {
         };
         let filter = Posted::SUBJECT.replace("{ledger}", MAIN);
         let log = self.mesh.bus().log(Posted::STREAM);
-        let stored = log.read(&filter, from, limit).await.map_err(Error::internal)?;
+        let stored = log.read(&filter, from, limit).await.map_err(mesh_kit::internal)?;
         let entries: Result<Vec<_>, _> = stored.iter().map(|s| s.event::<Posted>()).collect();
-        let entries = entries.map_err(Error::internal)?.into_iter().flatten().collect();
+        let entries = entries.map_err(mesh_kit::internal)?.into_iter().flatten().collect();
         Ok(Response::new(EntriesReply { entries }))
     }
 }

@@ -66,9 +66,9 @@ impl Stores {
     /// The twin as it was at a time, of the first kind that has it.
     async fn at(&self, kinds: &[Kind], id: &str, time: Timestamp) -> Result<Option<Twin>, query::Error> {
         for kind in kinds {
-            let found = self.history.at(&store::key(kind.name(), id), time).await.map_err(query::Error::internal)?;
+            let found = self.history.at(&store::key(kind.name(), id), time).await.map_err(mesh_kit::internal)?;
             if let Some(version) = found {
-                return Ok(Some(Twin::decode(version.body).map_err(query::Error::internal)?));
+                return Ok(Some(Twin::decode(version.body).map_err(mesh_kit::internal)?));
             }
         }
         Ok(None)
@@ -82,8 +82,8 @@ impl Stores {
             let mut twins = vec![];
             for kind in one(&request)? {
                 let key = store::key(kind.name(), &request.id);
-                let found = self.documents.get(&key).await.map_err(query::Error::internal)?;
-                twins.extend(found.map(|d| Twin::decode(d.body)).transpose().map_err(query::Error::internal)?);
+                let found = self.documents.get(&key).await.map_err(mesh_kit::internal)?;
+                twins.extend(found.map(|d| Twin::decode(d.body)).transpose().map_err(mesh_kit::internal)?);
             }
             twins.retain(owned);
             return Ok(TwinList { twins, next_page_token: String::new() });
@@ -95,10 +95,10 @@ impl Stores {
         let query = Query { equal, limit: page.size(), token: request.page_token };
         let found = self.documents.list(&query).await.map_err(|error| match error {
             Error::Token(_) => page.invalid(),
-            other => query::Error::internal(other),
+            other => mesh_kit::internal(other),
         })?;
         let twins = found.documents.into_iter().map(|d| Twin::decode(d.body)).collect::<Result<_, _>>();
-        Ok(TwinList { twins: twins.map_err(query::Error::internal)?, next_page_token: found.next })
+        Ok(TwinList { twins: twins.map_err(mesh_kit::internal)?, next_page_token: found.next })
     }
 
     /// Published versions of one twin, newest first.
@@ -112,13 +112,13 @@ impl Stores {
         for kind in kinds {
             let key = store::key(kind.name(), &request.id);
             // One more than a page, so that its end is known.
-            let found = self.history.list(&key, before, page.size() + 1).await.map_err(query::Error::internal)?;
+            let found = self.history.list(&key, before, page.size() + 1).await.map_err(mesh_kit::internal)?;
             if found.is_empty() && before.is_none() {
                 continue;
             }
             let (found, next_page_token) = page.fill(found, |version| version.version.to_string());
             let twins = found.into_iter().map(|v| Twin::decode(v.body)).collect::<Result<_, _>>();
-            return Ok(TwinList { twins: twins.map_err(query::Error::internal)?, next_page_token });
+            return Ok(TwinList { twins: twins.map_err(mesh_kit::internal)?, next_page_token });
         }
         Err(unknown(&request))
     }

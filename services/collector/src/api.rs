@@ -42,7 +42,7 @@ impl TelemetryQueries for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeReply>, Status> {
         let request = request.into_inner();
         let range = range_of(&request)?;
-        let stored = self.series.range(&request.instance_id, range).await.map_err(query::Error::internal)?;
+        let stored = self.series.range(&request.instance_id, range).await.map_err(mesh_kit::internal)?;
         let stored = stored.into_iter().map(|point| store::sample(&request.instance_id, point)).collect();
         let newest = self.view.read(|c| c.newest(&request.instance_id).cloned().collect());
         Ok(Response::new(RangeReply { samples: merge(stored, newest, range) }))

@@ -34,7 +34,7 @@ use crate::{
         table::{self, Op, ROUTES, Route},
         tmf,
     },
-    shell::{gateway::Gateway, identity::is_for_identity, intents::RestView, pages, proxy::PREFIX},
+    shell::{access::PREFIX, gateway::Gateway, identity::is_for_identity, intents::RestView, pages},
 };
 
 /// Headers of a request take no longer.

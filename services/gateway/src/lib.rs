@@ -33,6 +33,7 @@ pub use shell::proxy::Proxy;
 /// When the address is taken, or the bus does not let it join.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let signin = shell::signin::SignIn::new(&mesh, &config)?;
+    mesh.spawn("first keys", signin.clone().first_keys(mesh.condition("keys to check tokens with")));
     let sources = Sources { streams: vec!["WORKLOAD", "CLUSTER"], ..Sources::default() };
     let routes = mesh.project("routes", domain::routes::Routes::default(), sources).await?;
     let answers = Answers::start(&mesh, &["INTENT", "WORKLOAD", "SUBSCRIPTION"]).await?;
@@ -40,7 +41,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let watches = Arc::new(Semaphore::new(config.watches_max as usize));
     let inner = shell::gateway::Inner {
         peers: Peers::new(mesh.bus().clone()),
-        proxy: Proxy::new(Duration::from_millis(config.upstream_limit_ms.into()), mesh.stopping()),
+        proxy: Proxy::new(Duration::from_millis(config.upstream_limit_ms.into()), mesh.settings(), mesh.stopping())?,
         mesh: mesh.clone(),
         config,
         answers,
@@ -52,7 +53,9 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let gateway = shell::gateway::Gateway { inner: Arc::new(inner) };
     if let Some(folder) = mesh.data_dir() {
         std::fs::create_dir_all(folder).context("make the data folder")?;
-        std::fs::write(folder.join("url"), &url).context("write the address of the gateway")?;
+        let file = folder.join("url");
+        mesh_kit::write_atomic(&file, url.as_bytes(), mesh_kit::ReadableBy::Anyone)
+            .context("write the address of the gateway")?;
     }
     let router = api::router(&gateway, &url);
     mesh.spawn("rest", api::serve(gateway, listener, router));

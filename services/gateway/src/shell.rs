@@ -1,7 +1,9 @@
 //! Tasks and HTTP: what is asked over REST and TMF921 becomes commands and questions; the way to exposed workloads.
 
+pub(crate) mod access;
 pub(crate) mod gateway;
 pub(crate) mod identity;
+pub(crate) mod inside;
 pub(crate) mod intents;
 pub(crate) mod pages;
 pub(crate) mod proxy;

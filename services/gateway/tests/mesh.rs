@@ -548,7 +548,7 @@ async fn charts_are_uploaded_as_forms_and_documents_are_dropped() {
     let attached = send(&[("file", &chart("2.0.0")), ("name", b"echo"), ("version", b"2.0.0")]).await;
     assert_eq!((attached.status, attached.body["status"].as_str()), (201, Some("accepted")), "{attached:?}");
     assert_eq!(attached.body["schema"]["description"], "kept");
-    // What is no chart of that name and version is told with what is wrong.
+    // An archive that is not a chart of that name and version is refused with what is wrong.
     let misnamed = send(&[("file", &archive), ("name", b"other"), ("version", b"1.0.0")]).await;
     assert_eq!(misnamed.status, 422, "{misnamed:?}");
     let large = vec![0x1f; 3 << 20 | 1];
@@ -712,7 +712,7 @@ async fn unreadable_requests_get_a_problem_document_with_the_place_and_a_hint() 
         let path = answer.body["errors"][0]["path"].as_str().unwrap_or_default();
         assert!(path.contains(place), "{shown}: {answer:?}");
     }
-    // Headers that are none.
+    // Malformed headers.
     let key = "x".repeat(300);
     for (name, value, status) in [("idempotency-key", "a b", 400), ("idempotency-key", key.as_str(), 400)] {
         let refused = world.with(&token, "POST", "/api/v1/intent/", &[(name, value)], Some(intent("20"))).await;
@@ -738,7 +738,7 @@ async fn nobody_gets_further_than_a_good_token_and_its_roles_reach() {
     let ada = world.account(&admin, "ada", &["owner"]).await;
     let eve = world.account(&admin, "eve", &["owner"]).await;
     let viewer = world.account(&admin, "vic", &["viewer"]).await;
-    // No token, and tokens that are none.
+    // No token, and malformed tokens.
     let bare = world.raw(0, "GET", "/api/v1/intent/", &[], "").await;
     assert_eq!((bare.status, bare.headers.contains_key(header::WWW_AUTHENTICATE)), (401, true));
     let parts: Vec<&str> = ada.split('.').collect();

@@ -88,7 +88,7 @@ fn view() -> IntentView {
 }
 
 #[test]
-fn intents_reports_probes_and_subscriptions_are_valid_by_the_published_components() {
+fn what_is_answered_is_valid_by_the_published_components() {
     let Some(components) = components() else { return };
     let none = |name: &str, value: &Json| assert_eq!(problems(&components, name, value), [""; 0], "{value:#}");
     let shown = tmf::intent(&view());

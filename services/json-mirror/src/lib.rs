@@ -22,10 +22,8 @@ pub async fn start(mesh: Mesh, _: Config) -> anyhow::Result<()> {
     let contract = mesh_proto::contract();
     let tails = contract.service(mesh.name()).map(|s| s.tails.clone()).unwrap_or_default();
     for stream in tails {
-        let Some(spec) = contract.stream(&stream) else { continue };
-        let log = mesh.bus().log(&stream);
-        let from = log.last_sequence().await.with_context(|| format!("read end of {stream}"))? + 1;
-        let mut tail = log.tail(&spec.subject, from);
+        let from = mesh.bus().log(&stream).last_sequence().await.with_context(|| format!("read end of {stream}"))? + 1;
+        let mut tail = mesh.follow(&stream, from);
         let (bus, stopping) = (mesh.bus().clone(), mesh.stopping());
         mesh.spawn("mirror", async move {
             loop {

@@ -56,12 +56,8 @@ impl SubscriptionQueries for Queries {
     ) -> Result<Response<CheckSubscriptionReply>, Status> {
         let request = request.into_inner();
         let id = (request.owner, request.subscription_id);
-        let problem = |path: &str, refusal: Refusal| Problem {
-            path: path.into(),
-            reason: refusal.reason,
-            hint: refusal.hint,
-            ..Problem::default()
-        };
+        let problem =
+            |path: &str, refusal: Refusal| Problem { path: path.into(), reason: refusal.reason, hint: refusal.hint };
         let mut problems = vec![];
         if let Some(refusal) = callback_problem(&request.callback) {
             problems.push(problem("callback", refusal));

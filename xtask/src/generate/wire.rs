@@ -145,13 +145,13 @@ mod tests {
         lines(&DescriptorPool::decode(compiler.encode_file_descriptor_set().as_slice()).unwrap())
     }
 
-    const BEFORE: &str = "enum Way { UNKNOWN = 0; LEFT = 1; }
+    const BASELINE: &str = "enum Way { UNKNOWN = 0; LEFT = 1; }
         message One { string name = 1; uint32 size_mib = 2; repeated string tags = 3; map<string, Way> ways = 4; }
         service Queries { rpc Get(One) returns (One); }";
 
-    /// What of [`BEFORE`] a later contract breaks.
+    /// What of [`BASELINE`] a later contract breaks.
     fn breaks(after: &'static str) -> Vec<String> {
-        let before = of(BEFORE);
+        let before = of(BASELINE);
         let promised: Vec<&str> = before.iter().map(String::as_str).collect();
         broken(&promised, &of(after)).into_iter().map(str::to_owned).collect()
     }
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn whatever_an_old_reader_would_misread_is_named() {
         let field = "field continuum.one.v1.One 2 size_mib sizeMib uint32";
-        let one = |from: &str, to: &str| breaks(BEFORE.replace(from, to).leak());
+        let one = |from: &str, to: &str| breaks(BASELINE.replace(from, to).leak());
         // Gone, another number, another type, another name in JSON.
         assert_eq!(one("uint32 size_mib = 2;", ""), [field]);
         assert_eq!(one("size_mib = 2", "size_mib = 9"), [field]);
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_field_may_go_if_its_number_and_its_name_are_reserved() {
-        let one = |to: &str| breaks(BEFORE.replace("uint32 size_mib = 2;", to).leak());
+        let one = |to: &str| breaks(BASELINE.replace("uint32 size_mib = 2;", to).leak());
         assert_eq!(one("reserved 2; reserved \"size_mib\";"), [""; 0]);
         assert_eq!(one("reserved 2;").len(), 1);
         assert_eq!(one("reserved \"size_mib\";").len(), 1);

@@ -22,6 +22,7 @@ const DOMAIN_CRATES: &[&str] = &[
     "mesh_intent",
     "mesh_planner",
     "mesh_proto",
+    "mesh_rest",
     "mesh_scenes",
     "nkeys",
     "percent_encoding",
@@ -64,6 +65,8 @@ const IMPURE: &[&str] = &[
     "tracing",
     "mesh_bus",
     "mesh_kit",
+    "mesh_rest::ask",
+    "mesh_rest::http",
     "mesh_store",
 ];
 
@@ -71,7 +74,8 @@ const IMPURE: &[&str] = &[
 fn is_domain(source: &Source) -> bool {
     let path = source.path.to_string_lossy();
     let service = path.starts_with("services/") && (path.contains("/src/domain/") || path.ends_with("/src/domain.rs"));
-    (service || path.starts_with("libs/mesh-core/src/")) && !source.is_test_file()
+    let shared = path.strip_prefix("libs/mesh-rest/src/").is_some_and(|file| !matches!(file, "ask.rs" | "http.rs"));
+    (service || shared || path.starts_with("libs/mesh-core/src/")) && !source.is_test_file()
 }
 
 /// A word, not part of a longer one.

@@ -37,7 +37,7 @@ pub struct Ledgers {
 }
 
 impl Ledgers {
-    /// A window as a collector closes it: mostly the next, sometimes one of before, sometimes one later.
+    /// A window as a collector closes it: mostly the next, sometimes an earlier one, sometimes a later one.
     fn window(&mut self, bus: &mut MemoryBus, rng: &mut Rng) {
         let place = (rng.below(CLUSTERS.len()), rng.below(INSTANCES.len()));
         let first = bus.now.as_millis() as u64 / u64::from(WINDOW_MS);

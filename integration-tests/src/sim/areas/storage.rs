@@ -119,7 +119,7 @@ impl Area for Storage {
                     for (names, kind) in [(definition.edge_devices, "edge"), (definition.backends, "cloud")] {
                         for name in names {
                             if known.get(&(m.owner.clone(), name.clone())).is_none_or(|found| found != kind) {
-                                return wrong(stored, format!("{name} was no {kind} location that it knew"));
+                                return wrong(stored, format!("{name} was not a known {kind} location"));
                             }
                         }
                     }

@@ -55,6 +55,8 @@ pub struct Settings {
     pub ready_lag_max: u64,
     /// Longest that a stopping process settles what is in hand, milliseconds.
     pub drain_limit_ms: u64,
+    /// Replaces every reason and hint by random text: for tests that show that no program decides on wording.
+    pub random_wording: bool,
 }
 
 impl Default for Settings {
@@ -82,7 +84,16 @@ impl Default for Settings {
             data_dir: None,
             ready_lag_max: 10_000,
             drain_limit_ms: 10_000,
+            random_wording: false,
         }
+    }
+}
+
+impl Settings {
+    /// Authority, certificate and key, if all are given.
+    pub(crate) fn tls_files(&self) -> Option<(PathBuf, PathBuf, PathBuf)> {
+        let key = self.tls_key_file.as_ref()?.path().to_owned();
+        Some((self.tls_ca_file.clone()?, self.tls_cert_file.clone()?, key))
     }
 }
 

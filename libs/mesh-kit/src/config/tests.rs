@@ -203,3 +203,13 @@ fn a_service_without_keys_has_a_configuration_too() {
     let loaded = load::<()>("validator", [], &BTreeMap::new()).unwrap();
     assert_eq!(loaded.settings, Settings::default());
 }
+
+#[test]
+fn log_levels_are_checked() {
+    for good in ["info", "off", "info,validator=debug", "validator=trace"] {
+        assert_eq!(level_problem(good), None, "{good}");
+    }
+    for bad in ["", "loud", "info=info=info"] {
+        assert!(level_problem(bad).is_some(), "{bad}");
+    }
+}

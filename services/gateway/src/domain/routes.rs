@@ -14,7 +14,7 @@ use mesh_proto::{
 use prost::Message as _;
 
 /// Exposed instances at most. More get no route, and a warning names them.
-const ROUTES_MAX: usize = 100_000;
+pub const ROUTES_MAX: usize = 100_000;
 
 /// The way to one exposed instance.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +33,7 @@ pub struct Routes {
     exposed: BTreeMap<(String, String), Exposed>,
     /// Host of each cluster, and the port of its agent, which no workload may expose.
     hosts: BTreeMap<String, (String, Option<u16>)>,
+    unrouted: u64,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,11 @@ impl Routes {
             Some((host, _)) => Ok(format!("{host}:{}", found.expose.port)),
         };
         Some(Route { owner: owner.to_owned(), expose: found.expose.clone(), upstream })
+    }
+
+    /// How often an exposed instance got no route, because [`ROUTES_MAX`] others had one.
+    pub fn unrouted(&self) -> u64 {
+        self.unrouted
     }
 
     /// How many there are.
@@ -85,10 +91,7 @@ impl Routes {
                         if let Some(exposed) = self.exposed.get_mut(&key) {
                             exposed.expose = expose;
                         } else if full {
-                            tracing::warn!(
-                                instance = key.1,
-                                "instance gets no route: {ROUTES_MAX} instances are exposed already"
-                            );
+                            self.unrouted += 1;
                         } else {
                             let exposed = Exposed { expose, cluster: String::new(), phase: InstancePhase::Pending };
                             self.exposed.insert(key, exposed);
@@ -125,7 +128,8 @@ impl Projector for Routes {
                     self.observe(&Key::new(stored.subject.split('.').skip(3)), &event);
                 }
             }
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "not a cluster"),
+            // Malformed: what it announces is not known.
+            Err(_) => {}
         }
         vec![]
     }

@@ -69,9 +69,8 @@ impl Gateway {
             tracing::warn!(error = &error as &dyn std::error::Error, "identity service not found");
             away()
         })?;
-        let address = found.as_ref().and_then(|endpoint| endpoint.split_once("://")).map(|(_, address)| address);
         let path = request.uri().path().to_owned();
-        let forwarded = self.inner.proxy.forward(request, address.ok_or_else(away)?, &path, false).await;
+        let forwarded = self.inner.proxy.forward(request, &found.ok_or_else(away)?, &path, false).await;
         forwarded.map_err(|problem| match problem.kind {
             Kind::Upstream | Kind::Late => {
                 tracing::warn!(problem = problem.detail, "identity service does not answer");

@@ -8,7 +8,7 @@ use http::{StatusCode, header};
 use mesh_core::Stored;
 use mesh_intent::view;
 use mesh_proto::{
-    AnyEvent, derived_id,
+    AnyEvent, Event as _, derived_id,
     intent::{
         Intent, IntentAcknowledged, IntentRejected, IntentSubmitted, IntentView, ResumeIntent, RollbackIntent,
         SubmitIntent, SuspendIntent, TerminateIntent, UpdateIntent, intent_queries_client::IntentQueriesClient,
@@ -100,7 +100,7 @@ impl Gateway {
             Err(problem) if problem.kind == Kind::NotFound => problem,
             found => return found,
         };
-        let subject = format!("intent.acknowledged.v1.{owner}.{id}");
+        let subject = IntentAcknowledged::filter(&[owner, id]);
         match self.inner.mesh.bus().log("INTENT").last(&subject).await {
             Ok(Some(fact)) => self.intent_after(owner, id, fact.sequence).await,
             Ok(None) => Err(missing),

@@ -1,24 +1,21 @@
-//! The way to exposed workloads: `/access/<owner>/<instance>/…`, for those who may use them.
+//! Forwards requests to exposed workloads and to services of the mesh.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
 };
-use mesh_rest::{
-    http::refuse,
-    problem::{Kind, Problem},
-};
+use mesh_kit::Settings;
+use mesh_rest::problem::{Kind, Problem};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::shell::gateway::Gateway;
+use crate::shell::inside;
 
-/// First segment of the paths.
-pub(crate) const PREFIX: &str = "/access";
 /// How long a connection to a workload may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Upgraded connections at once (WebSocket).
@@ -34,22 +31,12 @@ const HOP: [&str; 8] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// Headers that only the gateway sets: a client's own are dropped, so nobody can pose as somebody else.
-const OURS: [&str; 7] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-prefix",
-    "x-forwarded-user",
-    "x-forwarded-owner",
-];
 
 /// Connections to workloads and services. It checks nothing: permission is checked before.
 #[derive(Clone)]
 pub struct Proxy {
-    http1: Client<HttpConnector, Body>,
-    h2: Client<HttpConnector, Body>,
+    http1: Client<HttpsConnector<HttpConnector>, Body>,
+    h2: Client<HttpsConnector<HttpConnector>, Body>,
     tunnels: Arc<Semaphore>,
     limit: Duration,
     stopping: CancellationToken,
@@ -57,18 +44,24 @@ pub struct Proxy {
 
 impl Proxy {
     /// Gives up on an upstream that does not begin to answer within the limit; upgraded connections end when stopping.
-    pub fn new(limit: Duration, stopping: CancellationToken) -> Self {
+    ///
+    /// # Errors
+    /// When the certificates of the settings cannot be read.
+    pub fn new(limit: Duration, settings: &Settings, stopping: CancellationToken) -> anyhow::Result<Self> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_LIMIT));
+        connector.enforce_http(false);
+        let connector = inside::connector(settings, connector)?;
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_max_idle_per_host(64).pool_idle_timeout(Duration::from_secs(30));
         let http1 = builder.build(connector.clone());
         let h2 = builder.http2_only(true).build(connector);
-        Self { http1, h2, tunnels: Arc::new(Semaphore::new(TUNNELS_MAX)), limit, stopping }
+        Ok(Self { http1, h2, tunnels: Arc::new(Semaphore::new(TUNNELS_MAX)), limit, stopping })
     }
 
-    /// Forwards a request to `host:port`, to this path, with the request's own query; `over_h2` by HTTP/2 without TLS.
+    /// Forwards a request to `scheme://host:port`, to this path, with the request's own query; `over_h2` by HTTP/2 without
+    /// TLS.
     ///
     /// # Errors
     /// When the workload does not answer, or too many upgraded connections are open.
@@ -80,7 +73,7 @@ impl Proxy {
         over_h2: bool,
     ) -> Result<Response, Problem> {
         let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-        let uri: Uri = format!("http://{upstream}{path}{query}")
+        let uri: Uri = format!("{upstream}{path}{query}")
             .parse()
             .map_err(|_| Problem::malformed("the address cannot be forwarded", "correct it"))?;
         let upgrade = upgrade(request.headers()).filter(|_| !over_h2 && request.version() == Version::HTTP_11);
@@ -105,7 +98,7 @@ impl Proxy {
         let mut response = match tokio::time::timeout(self.limit, client.request(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                tracing::debug!(upstream, error = &error as &dyn std::error::Error, "workload does not answer");
+                tracing::debug!(upstream, error = &error as &dyn std::error::Error, "upstream does not answer");
                 let detail =
                     if error.is_connect() { "nothing listens on its port" } else { "the connection to it failed" };
                 return Err(Problem::new(Kind::Upstream, detail, "see its log: `continuum workload logs`"));
@@ -166,68 +159,5 @@ fn strip(headers: &mut HeaderMap) {
     }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-impl Gateway {
-    /// Forwards a request of `/access/<owner>/<instance>/…`.
-    pub(crate) async fn access(&self, mut request: Request<Body>) -> Response {
-        let path = request.uri().path().to_owned();
-        match self.accessed(&mut request, &path).await {
-            Ok((request, upstream, rest, over_h2)) => {
-                match self.inner.proxy.forward(request, &upstream, &rest, over_h2).await {
-                    Ok(response) => response,
-                    Err(problem) => refuse(&problem, &path),
-                }
-            }
-            Err(problem) => refuse(&problem, &path),
-        }
-    }
-
-    async fn accessed(
-        &self,
-        request: &mut Request<Body>,
-        path: &str,
-    ) -> Result<(Request<Body>, String, String, bool), Problem> {
-        let mut segments = path.splitn(5, '/').skip(2);
-        let (owner, instance) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
-        let rest = segments.next().map(|rest| format!("/{rest}")).unwrap_or_else(|| "/".into());
-        let caller = self.inner.signin.caller(request.headers()).await?;
-        let route = self.inner.routes.read(|routes| routes.find(owner, instance));
-        let Some(route) = route else {
-            let shown: String = instance.chars().take(64).collect();
-            return Err(Problem::not_found(format!("exposed instance {shown}")));
-        };
-        if !caller.may_use(&route.owner, &route.expose.users) {
-            let detail = format!("{} is not among the users of this workload", caller.subject);
-            let hint = format!("ask {owner} to name you in `expose.users` of its document");
-            return Err(Problem::new(Kind::Forbidden, detail, hint));
-        }
-        let upstream = route.upstream.map_err(|why| Problem {
-            retry_after_s: Some(1),
-            ..Problem::new(Kind::Unavailable, why, "wait until it runs: `continuum why` says what it waits for")
-        })?;
-        let headers = request.headers_mut();
-        let host = headers.get(header::HOST).cloned();
-        // The token is for us: a workload that had it could act in the caller's name.
-        headers.remove(header::AUTHORIZATION);
-        for name in OURS {
-            headers.remove(name);
-        }
-        let mut set = |name: &'static str, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        };
-        set("x-forwarded-proto", "http");
-        set("x-forwarded-prefix", &format!("{PREFIX}/{owner}/{instance}"));
-        set("x-forwarded-user", &caller.subject);
-        set("x-forwarded-owner", &caller.owner);
-        if let Some(host) = host.as_ref().and_then(|host| host.to_str().ok()) {
-            set("x-forwarded-host", host);
-        }
-        let below = route.expose.path.trim_end_matches('/');
-        let over_h2 = route.expose.protocol == "h2";
-        Ok((std::mem::take(request), upstream, format!("{below}{rest}"), over_h2))
     }
 }

@@ -15,7 +15,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use mesh_kit::Mesh;
+use mesh_kit::{Condition, Mesh};
 use mesh_rest::{
     access::{Caller, ClaimNames},
     http::bearer,
@@ -24,13 +24,15 @@ use mesh_rest::{
 };
 use serde::Deserialize;
 
-use crate::config::Config;
+use crate::{config::Config, shell::inside};
 
 /// The service that signs the tokens of the built-in issuer.
 pub(crate) const IDENTITY: &str = "identity";
 
 /// How long an issuer may take to answer.
 const FETCH_LIMIT: Duration = Duration::from_secs(5);
+/// First wait before the keys are asked for again at start; each next is twice as long.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// Bytes of its answer at most.
 const FETCH_MAX: usize = 256 * 1024;
 /// Tokens of other issuers live no longer than this, seconds.
@@ -52,6 +54,7 @@ struct Inner {
     freshness: Mutex<Freshness>,
     /// Held while keys are fetched: requests that need them wait for the one fetch.
     fetching: tokio::sync::Mutex<()>,
+    /// Asks the identity service of this mesh, or the provider.
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
 }
 
@@ -69,9 +72,15 @@ impl SignIn {
             skew_s: config.skew_s.into(),
             life_max_s: LIFE_MAX_S,
         };
-        let tls =
-            hyper_rustls::HttpsConnectorBuilder::new().with_native_roots().context("read the system's certificates")?;
-        let client = Client::builder(TokioExecutor::new()).build(tls.https_or_http().enable_http1().build());
+        let connector = if built_in {
+            let mut connector = HttpConnector::new();
+            connector.enforce_http(false);
+            inside::connector(mesh.settings(), connector)?
+        } else {
+            let tls = hyper_rustls::HttpsConnectorBuilder::new().with_native_roots();
+            tls.context("read the system's certificates")?.https_or_http().enable_http1().build()
+        };
+        let client = Client::builder(TokioExecutor::new()).build(connector);
         let inner = Inner {
             mesh: mesh.clone(),
             expected,
@@ -121,6 +130,24 @@ impl SignIn {
             return Err(Problem::new(Kind::Unavailable, detail, "see the log of the gateway; try again"));
         }
         Ok(Caller::of(&judged?, &self.inner.names))
+    }
+
+    /// Fetches the keys of the identity service until it has them: without them no token can be checked, and the gateway
+    /// is not ready.
+    pub(crate) async fn first_keys(self, ready: Condition) -> anyhow::Result<()> {
+        let mut wait = FIRST_RETRY;
+        while self.is_built_in() && self.is_stale() {
+            let fetching = self.inner.fetching.lock().await;
+            self.fetch().await;
+            drop(fetching);
+            if self.is_stale() {
+                ready.unmet("the identity service does not answer; see `continuum status`");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(FETCH_LIMIT);
+            }
+        }
+        ready.met();
+        Ok(())
     }
 
     fn is_stale(&self) -> bool {

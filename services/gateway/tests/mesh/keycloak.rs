@@ -154,6 +154,6 @@ async fn people_sign_in_at_keycloak() {
     let next = keycloak.token(&world, "panel", "ada").await;
     assert_ne!(key_id(&next), key_id(&ada), "another key signs now");
     until("the new key is known", async || whoami(&next).await.status, |status| *status == 200).await;
-    assert_eq!(whoami(&ada).await.status, 200, "the key of before is still published");
+    assert_eq!(whoami(&ada).await.status, 200, "the previous key is still published");
     world.stop().await;
 }

@@ -79,7 +79,7 @@ pub enum Claim {
 }
 
 impl Live {
-    /// What became of a claim that `holder` made when the subscription stood like `self`, now that it stands like `now`.
+    /// What became of a claim that `holder` made when the subscription was `self`, now that it is `now`.
     pub fn outcome(&self, now: Option<&Self>, holder: &str, now_ms: i64) -> Claim {
         match now {
             None => Claim::Lost,
@@ -99,7 +99,7 @@ impl Live {
 /// The events that a query asks for: `eventType=A,B`, or all when it is empty.
 ///
 /// # Errors
-/// When it is none that is understood.
+/// When it cannot be understood.
 pub fn wanted(query: &str) -> Result<BTreeSet<Kind>, Refusal> {
     let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
     let hint = || format!("use eventType= with some of {}, separated by commas, or no query for all", known.join(", "));

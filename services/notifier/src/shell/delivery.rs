@@ -60,10 +60,8 @@ pub(crate) struct Notifier {
 pub(crate) async fn run(notifier: Notifier) -> anyhow::Result<()> {
     let mesh = notifier.mesh.clone();
     let stopping = mesh.stopping();
-    let log = mesh.bus().log("INTENT");
-    let begun = log.last_sequence().await.context("read the end of INTENT")?;
-    let subject = mesh_proto::contract().stream("INTENT").map(|s| s.subject.clone()).unwrap_or_default();
-    let mut tail = log.tail(&subject, begun + 1);
+    let begun = mesh.bus().log("INTENT").last_sequence().await.context("read the end of INTENT")?;
+    let mut tail = mesh.follow("INTENT", begun + 1);
     // Sequence of the last fact of each owner.
     let mut last: BTreeMap<String, u64> = BTreeMap::new();
     let mut changes = notifier.hub.changes();

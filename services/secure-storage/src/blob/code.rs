@@ -183,7 +183,7 @@ impl Code {
         Ok(())
     }
 
-    /// Appends the payload of these shards. Absent shards are `None`; the others must be right.
+    /// Appends the payload of these shards. An absent shard is given as `None`; the others must be right.
     ///
     /// # Errors
     /// When fewer than k are present, or their lengths are wrong.

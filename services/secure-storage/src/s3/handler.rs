@@ -17,7 +17,7 @@ use s3s::{
 use super::{
     body::{Expected, content, sync_stream},
     errors::answer,
-    listing::{LIST_MAX, is_url, lines, url_encoded},
+    listing::{LIST_MAX, is_url, lines, time, url_encoded},
 };
 use crate::{
     domain::{bucket_token, objects::Condition, storages::BUCKET_REALM},
@@ -54,11 +54,6 @@ pub(crate) fn owner<T>(store: &ObjectStore, request: &S3Request<T>) -> S3Result<
 
 fn etag(text: &str) -> dto::ETag {
     dto::ETag::Strong(text.to_owned())
-}
-
-pub(crate) fn time(at: mesh_proto::Timestamp) -> dto::Timestamp {
-    let nanos = u64::try_from(at.as_nanos().max(0)).unwrap_or_default();
-    (std::time::UNIX_EPOCH + std::time::Duration::from_nanos(nanos)).into()
 }
 
 /// The metadata that a request gives an object.

@@ -8,6 +8,12 @@ use crate::objects::{Error, ObjectStore, catalogue::Entry};
 /// Lines of a listing at most, as in S3.
 pub(crate) const LIST_MAX: i32 = 1_000;
 
+/// A time as S3 writes it.
+pub(crate) fn time(at: mesh_proto::Timestamp) -> dto::Timestamp {
+    let nanos = u64::try_from(at.as_nanos().max(0)).unwrap_or_default();
+    (std::time::UNIX_EPOCH + std::time::Duration::from_nanos(nanos)).into()
+}
+
 /// One page of a listing.
 pub(crate) struct Page {
     pub(crate) contents: Vec<dto::Object>,
@@ -55,7 +61,7 @@ fn page<'a>(
                     key: Some(encode(key)),
                     e_tag: Some(dto::ETag::Strong(entry.etag.clone())),
                     size: Some(entry.size as i64),
-                    last_modified: Some(super::handler::time(entry.modified)),
+                    last_modified: Some(time(entry.modified)),
                     storage_class: Some(dto::ObjectStorageClass::from_static(dto::ObjectStorageClass::STANDARD)),
                     ..dto::Object::default()
                 });
