@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-full test-kill9 setup setup-test build build-demo gen lint docs clean
+.PHONY: demo test test-full test-wording test-kill9 setup setup-test servers build build-demo gen lint docs clean
 
 ## The story, end to end, with real processes and real measurements.
 demo: setup build-demo
@@ -17,6 +17,10 @@ test: setup-test build
 test-full: setup-test build
 	CONTINUUM_FULL=1 $(CARGO) test --locked -p integration-tests -p gateway -- --nocapture
 
+## Every test with random text for every reason and hint: what passes decides on no wording. Checks of wording are left out.
+test-wording: setup-test build
+	CONTINUUM_RANDOM_WORDING=true infra/test/run.sh --workspace --locked --no-fail-fast
+
 ## The longest: 1,000 processes killed.
 test-kill9: setup-test build
 	CONTINUUM_FULL=1 CONTINUUM_CYCLES=1000 $(CARGO) test --locked -p integration-tests --test mesh kill9 -- --nocapture
@@ -28,6 +32,10 @@ setup:
 ## What the tests need besides: Python clients of NATS and Zenoh, and validators of the manifests.
 setup-test: setup
 	infra/test/install.sh
+
+## What tests use and no registry of packages has: compiled once per machine, into a cache outside the checkout.
+servers:
+	infra/servers/install.sh
 
 build:
 	$(CARGO) build --workspace --locked --bins

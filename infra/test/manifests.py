@@ -154,7 +154,7 @@ def built(root: Path, kustomize: str | None) -> list[dict]:
 def assembled(folder: Path) -> list[dict]:
     kustomization = load(folder / "kustomization.yaml")[0]
     for key in kustomization.keys() - ASSEMBLED:
-        fault(str(folder), f"{key!r} needs kustomize itself: install Go and run infra/test/install.sh")
+        fault(str(folder), f"{key!r} needs kustomize itself: run `make servers`")
     resources = []
     for name in kustomization.get("resources", []):
         path = (folder / name).resolve()

@@ -68,7 +68,9 @@ fn validate(python: &Path, folder: &Path, kustomize: bool) -> Output {
 fn manifests_are_valid_confined_and_hold_settings_that_services_read() {
     let Some(python) = python() else { return };
     if !root().join(".tools/go/kustomize").is_file() {
-        eprintln!("SKIPPED: manifests with kustomize: it is not installed; resources are put together without it");
+        eprintln!(
+            "SKIPPED: manifests with kustomize: no .tools/go/kustomize (run `make servers`); resources are put together without it"
+        );
     }
     let folder = checkout();
     let output = validate(&python, folder.path(), true);

@@ -26,7 +26,8 @@ fn root() -> PathBuf {
 fn tool(name: &str) -> Option<PathBuf> {
     let path = root().join(".tools/test").join(name);
     if !path.is_file() {
-        println!("SKIPPED: independent: no .tools/test/{name} (run `make setup-test`)");
+        let target = if name == "ledger-check" { "servers" } else { "setup-test" };
+        println!("SKIPPED: independent: no .tools/test/{name} (run `make {target}`)");
         return None;
     }
     Some(path)

@@ -157,7 +157,7 @@ async fn a_chart_without_helm_is_accepted_and_says_what_was_not_checked() {
     );
     let template = step(&report, "template");
     assert!(template.reason.contains("helm is not installed"), "{}", template.reason);
-    assert!(template.hint.contains("infra/helm/install.sh"), "{}", template.hint);
+    assert!(template.hint.contains("make servers"), "{}", template.hint);
     let request = GetRequest { owner: String::new(), id: "web".into() };
     let stored = world.queries().await.chart(request).await.unwrap().into_inner();
     assert_eq!(stored.archive, archive, "the archive is read back as it was uploaded");

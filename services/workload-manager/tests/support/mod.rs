@@ -129,7 +129,7 @@ pub fn hostile() -> Vec<(Vec<u8>, &'static str)> {
 pub fn tool(suite: &str, name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().join(".tools").join(name);
     if !path.is_file() {
-        println!("SKIPPED: {suite}: no .tools/{name} (run infra/helm/install.sh and infra/test/install.sh)");
+        println!("SKIPPED: {suite}: no .tools/{name} (run `make servers`)");
         return None;
     }
     Some(path)

@@ -33,7 +33,8 @@ const LIMITED: &str =
 /// Oldest that is used: the flags and limits of helm 3 as they are since then.
 const VERSION_MIN: (u64, u64) = (3, 14);
 /// How it is got.
-pub(crate) const INSTALL: &str = "run infra/helm/install.sh, or set `helm` of workload-manager";
+pub(crate) const INSTALL: &str =
+    "install helm 3.14 or newer (`make servers` builds it), or set `helm` of workload-manager";
 
 /// A `helm` that can be used.
 #[derive(Clone, Debug)]
