@@ -335,7 +335,8 @@ mod tests {
         let first = render(contract, &RenderOptions::default()).unwrap();
         let again = render(contract, &RenderOptions { keys: first.keys.clone(), ..Default::default() }).unwrap();
         assert_eq!(first.nats_conf, again.nats_conf);
-        assert_eq!(first.keys.len(), contract.services.len() + 2);
+        // A key for each service, the provisioner, people, and the shared reader.
+        assert_eq!(first.keys.len(), contract.services.len() + 3);
     }
 
     #[test]

@@ -3,12 +3,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use mesh_bus::{Bus, LogError};
+use mesh_core::Stored;
 use mesh_proto::{Event as _, lifecycle::ServiceChanged};
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Phase of a process that answers no more.
+const STOPPING: &str = "stopping";
+/// Notices that are read at once.
+const PAGE: usize = 1_000;
 
 /// Why a service cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -39,16 +44,35 @@ pub enum Error {
     },
 }
 
-/// Where a service answers gRPC, `http://host:port`; `None` while it does not run.
+/// Where a service answers gRPC, `http://host:port`; `None` while it does not run. Of several processes of a service it is
+/// the one that started last and has not announced that it stops.
 ///
 /// # Errors
 /// When the notices cannot be read.
 pub async fn endpoint(bus: &Bus, service: &str) -> Result<Option<String>, Error> {
-    let subject = ServiceChanged::SUBJECT.replace("{service}", service);
+    let subject = ServiceChanged::filter(&[service]);
     let wrong = |source| Error::Notice { service: service.to_owned(), source };
-    let last = bus.log(ServiceChanged::STREAM).last(&subject).await.map_err(wrong)?;
-    let notice = last.and_then(|stored| stored.event::<ServiceChanged>().ok().flatten());
-    Ok(notice.filter(|n| !n.endpoint.is_empty() && n.phase != "stopping").map(|n| n.endpoint))
+    let log = bus.log(ServiceChanged::STREAM);
+    let Some(last) = log.last(&subject).await.map_err(wrong)? else { return Ok(None) };
+    let notice = |stored: &Stored| stored.event::<ServiceChanged>().ok().flatten();
+    let latest = notice(&last).filter(|notice| notice.phase != STOPPING);
+    if latest.is_some() {
+        return Ok(latest.map(|notice| notice.endpoint).filter(|endpoint| !endpoint.is_empty()));
+    }
+    // The last notice is of a process that stops; others may run beside it.
+    let (mut running, mut from) = (Vec::<ServiceChanged>::new(), 1);
+    loop {
+        let page = log.read(&subject, from, PAGE).await.map_err(wrong)?;
+        let Some(end) = page.last() else { break };
+        from = end.sequence + 1;
+        for notice in page.iter().filter_map(notice) {
+            running.retain(|known| known.process != notice.process);
+            if notice.phase != STOPPING {
+                running.push(notice);
+            }
+        }
+    }
+    Ok(running.pop().map(|notice| notice.endpoint).filter(|endpoint| !endpoint.is_empty()))
 }
 
 /// A channel to a gRPC address, `http://host:port`.

@@ -8,7 +8,10 @@ mod hub;
 #[path = "mesh/keycloak.rs"]
 mod keycloak;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -19,7 +22,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use mesh_core::Outgoing;
-use mesh_kit::{Running, Settings};
+use mesh_kit::{Running, Secret, Settings, config::ServeTls};
 use mesh_proto::workload::StopInstance;
 use mesh_test::{TestBus, is_full, soon, until};
 use serde_json::{Value as Json, json};
@@ -105,7 +108,21 @@ impl World {
                 .expect(join),
         );
         let others = running.len();
-        let identity = mesh_kit::join("identity", own(&test_bus, "identity"), configs.identity, identity::start).await;
+        let with_tls = |settings: Settings, serve_tls: ServeTls, name: &str| {
+            let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../libs/mesh-kit/tests/tls");
+            match configs.tls {
+                false => settings,
+                true => Settings {
+                    serve_tls,
+                    tls_ca_file: Some(made.join("authority-first.pem")),
+                    tls_cert_file: Some(made.join(format!("{name}.pem"))),
+                    tls_key_file: Some(Secret::at(made.join(format!("{name}.key")))),
+                    ..settings
+                },
+            }
+        };
+        let settings = with_tls(own(&test_bus, "identity"), ServeTls::Mutual, "server-first");
+        let identity = mesh_kit::join("identity", settings, configs.identity, identity::start).await;
         running.push(identity.expect(join));
         let mut world = Self {
             test_bus,
@@ -117,6 +134,7 @@ impl World {
         for number in 0..gateways {
             let folder = world.test_bus.folder().join("state").join(format!("gateway-{number}"));
             let settings = Settings { data_dir: Some(folder.clone()), ..world.test_bus.settings("gateway") };
+            let settings = with_tls(settings, ServeTls::Off, "client");
             let joined = mesh_kit::join("gateway", settings, configs.gateway.clone(), gateway::start).await;
             world.running.push(joined.expect(join));
             world.urls.push(std::fs::read_to_string(folder.join("url")).unwrap());
@@ -197,6 +215,8 @@ struct Configs {
     gateway: gateway::Config,
     identity: identity::Config,
     notifier: notifier::Config,
+    /// The identity service asks for mutual TLS, and the gateway has a certificate.
+    tls: bool,
 }
 
 impl Default for Configs {
@@ -206,6 +226,7 @@ impl Default for Configs {
             gateway: gateway::Config { rate_per_s: 0, verdict_limit_ms: 20_000, ..Default::default() },
             identity: identity::Config { password_memory_kib: 64, password_passes: 1, ..Default::default() },
             notifier: notifier::Config::default(),
+            tls: false,
         }
     }
 }
@@ -1207,4 +1228,16 @@ async fn a_caller_over_its_rate_waits_and_others_do_not() {
     assert!(refused.iter().all(|answer| answer.headers.contains_key(header::RETRY_AFTER)));
     assert_eq!(world.ask(&admin, "GET", "/api/v1/auth/whoami/", None).await.status, 200, "others go on");
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_sign_in_where_the_identity_service_asks_for_mutual_tls() {
+    let Some(world) = World::start("gateway, identity over TLS", 1, |configs| configs.tls = true).await else { return };
+    let identity = world.running.iter().find(|service| service.mesh().name() == "identity").unwrap();
+    assert!(identity.endpoint().starts_with("https://"), "{}", identity.endpoint());
+    let admin = world.admin().await;
+    let answer = world.ask(&admin, "GET", "/api/v1/auth/whoami/", None).await;
+    assert_eq!((answer.status, &answer.body["name"]), (200, &json!("admin")), "{answer:?}");
+    let wrong = world.login("admin", "not the password").await;
+    assert_eq!(wrong.status, 401, "{wrong:?}");
 }

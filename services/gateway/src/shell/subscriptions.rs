@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::response::Response;
+use futures::{FutureExt as _, future::BoxFuture};
 use http::{StatusCode, header};
 use mesh_proto::{
     derived_id,
@@ -31,14 +32,30 @@ const CAUGHT_UP: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Gateway {
-    async fn notifier(&self) -> Result<SubscriptionQueriesClient<Channel>, Problem> {
-        Ok(SubscriptionQueriesClient::new(self.channel(NOTIFIER).await?))
+    /// Asks the notifier; once more if the process that was known has stopped, since another may run.
+    async fn ask_notifier<T>(
+        &self,
+        question: impl Fn(
+            SubscriptionQueriesClient<Channel>,
+        ) -> BoxFuture<'static, Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, Problem> {
+        let mut is_first = true;
+        loop {
+            let client = SubscriptionQueriesClient::new(self.channel(NOTIFIER).await?);
+            match self.reply(NOTIFIER, question(client).await) {
+                Err(problem) if is_first && problem.kind == Kind::Unavailable => is_first = false,
+                answered => return answered,
+            }
+        }
     }
 
     async fn subscription(&self, owner: &str, id: &str) -> Result<SubscriptionView, Problem> {
         let request = SubscriptionRequest { owner: owner.into(), subscription_id: id.into() };
-        let answer = self.notifier().await?.get(request).await;
-        self.reply(NOTIFIER, answer)
+        self.ask_notifier(|mut client| {
+            let request = request.clone();
+            async move { client.get(request).await }.boxed()
+        })
+        .await
     }
 
     /// Waits until the notifier does or does not have a subscription, for a while.
@@ -67,8 +84,12 @@ impl Gateway {
             callback: callback.clone(),
             query: query.clone(),
         };
-        let answer = self.notifier().await?.check(request).await;
-        let checked = self.reply(NOTIFIER, answer)?;
+        let checked = self
+            .ask_notifier(|mut client| {
+                let request = request.clone();
+                async move { client.check(request).await }.boxed()
+            })
+            .await?;
         if !checked.problems.is_empty() {
             let fault = |p: mesh_proto::intent::Problem| Fault { path: p.path, reason: p.reason, hint: p.hint };
             return Err(Problem::faults(checked.problems.into_iter().map(fault).collect()));
