@@ -116,6 +116,8 @@ async fn what_ran_is_charged_once_and_the_bill_is_checked_from_files_alone() {
         let files = ["ledger.pub", "ledger.txt", "entry.proof", "since.proof"].map(file);
         let checked = std::process::Command::new(checker).args(files).output().unwrap();
         assert!(checked.status.success(), "{}", text(&checked));
+    } else {
+        eprintln!("SKIPPED: account, ledgers by an independent checker: no {} (run `make servers`)", checker.display());
     }
 }
 
@@ -134,7 +136,7 @@ async fn who_may_not_bill_cannot_and_what_makes_no_sense_is_refused_with_a_hint(
         let answer = mesh.ask(&command, &command_id(id)).await;
         let refused = answer.event::<AccountRefused>().unwrap().unwrap_or_else(|| panic!("{id}: {}", answer.subject));
         assert_eq!(refused.code(), code, "{id}: {refused:?}");
-        assert!(!refused.reason.is_empty() && refused.reason.contains(reason), "{id}: {refused:?}");
+        assert!(!refused.reason.is_empty() && mesh_test::says(&refused.reason, reason), "{id}: {refused:?}");
         assert!(!refused.hint.is_empty(), "{id}: {refused:?}");
     }
     // Neither a person nor another service can say what was used, or write an entry.

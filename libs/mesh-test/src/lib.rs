@@ -134,6 +134,11 @@ pub fn wording() -> bool {
     !random
 }
 
+/// Does this reason or hint, or an output with some in it, contain these words? Always, where [`wording`] is not checked.
+pub fn says(text: &str, words: &str) -> bool {
+    text.contains(words) || !wording()
+}
+
 /// The nats-server that tests run against. `None`, with a line that names the suite, if none is found.
 pub async fn server(suite: &str) -> Option<PathBuf> {
     match find_server().await {

@@ -64,6 +64,7 @@ async fn a_subscription_is_checked_shown_and_gone_once_it_has_ended() {
     assert_eq!((view.callback.as_str(), view.through, view.failures), ("https://listener.example/", 7, 0));
     assert_eq!(check("https://listener.example/", "").await.others, 1);
     send(&Unsubscribe { owner: "ada".into(), subscription_id: "one".into() }, "unsubscribe").await;
-    until("the subscription is gone", get, |found| *found == Err(Code::NotFound)).await;
+    let gone = until("the subscription is gone", get, |found| *found == Err(Code::NotFound)).await;
+    assert_eq!(gone, Err(Code::NotFound));
     service.stop().await;
 }
