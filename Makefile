@@ -10,7 +10,7 @@ demo: setup build-demo
 
 ## Every test, against real servers and real processes.
 test: setup-test build
-	infra/test/run.sh --workspace --locked
+	target/debug/xtask test --workspace --locked
 
 ## The long form of every harness: 50 processes killed during 2,000 intents, 5,000 seeds of the simulation, more made-up
 ## requests to the gateway.
@@ -20,7 +20,7 @@ test-full: setup-test build
 ## The mesh suite with random text for every reason and hint: what passes decides on no wording. Checks of wording are left
 ## out; the other suites still hold such checks, and are not run in this mode.
 test-wording: setup-test build
-	CONTINUUM_RANDOM_WORDING=true infra/test/run.sh --package integration-tests --test mesh --locked --no-fail-fast
+	CONTINUUM_RANDOM_WORDING=true target/debug/xtask test --package integration-tests --test mesh --locked
 
 ## The longest: 1,000 processes killed.
 test-kill9: setup-test build

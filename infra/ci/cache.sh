@@ -22,7 +22,7 @@ if [ -d "$target/debug/deps" ]; then state=warm; else state=cold; fi
 link "$target" target
 link "$cache/tools" .tools
 touch "$target"
-# A key of before is of no use once the lock file or the toolchain has moved on: the newest two are kept.
+# An older key is of no use once the lock file or the toolchain has moved on: the newest two are kept.
 find "$cache" -maxdepth 1 -name 'target-*' -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d' ' -f2- | xargs -r rm -rf
 if [ -L target ] && [ "$state" = warm ]; then cargo clean --quiet --workspace --locked; fi
 echo "compiled dependencies: $state ($target)"

@@ -26,12 +26,13 @@ for document in README.md ARCHITECTURE.md docs/*.md docs/*/*.md; do
   commands="$(awk '/^```sh$/ { run = 1; next } /^```/ { run = 0 } run' "$document")"
   while IFS= read -r command; do
     [ -n "$command" ] || continue
+    since="$SECONDS"
     if ! output="$(bash -euo pipefail -c "$command" 2>&1)"; then
       printf '%s: failed: %s\n%s\n' "$document" "$command" "$output" >&2
       exit 1
     fi
     passed=$((passed + 1))
-    printf '%s: %s\n' "$document" "$command"
+    printf '%s: %s (%ss)\n' "$document" "$command" "$((SECONDS - since))"
   done <<<"$commands"
 done
 echo "$passed passed, 0 failed"

@@ -6,9 +6,13 @@ pub mod contract;
 pub mod generate;
 #[path = "../../proto/src/summary.rs"]
 pub mod summary;
+pub mod test;
 pub mod tidy;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// A subcommand: its name, its arguments for the usage text, what it does, and the function that does it.
 type Task = (&'static str, &'static str, &'static str, fn(&Path, &[&str]) -> anyhow::Result<()>);
@@ -17,6 +21,7 @@ type Task = (&'static str, &'static str, &'static str, fn(&Path, &[&str]) -> any
 const TASKS: &[Task] = &[
     ("config", "[--check]", "write docs/reference/configuration.md; --check only compares", configuration::run),
     ("gen", "[--check]", "write what is generated from the contract; --check only compares", generate::run),
+    ("test", "[ARGUMENTS]", "run tests, several programs at a time; the arguments are cargo's", test::run),
     ("tidy", "[--all]", "check borders, names and English; --all also prints findings that are allowed", tidy::run),
 ];
 
@@ -37,6 +42,20 @@ fn usage() -> String {
         .iter()
         .map(|(name, arguments, about, _)| format!("  {:24} {about}\n", format!("{name} {arguments}")))
         .collect()
+}
+
+/// Cargo, as a person would start it: without what the cargo that runs this task says of it. Some build scripts look at
+/// that, and their crates would be compiled again.
+#[expect(clippy::disallowed_methods, reason = "cargo's own variables, read by a developer's program")]
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let about_this = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "OUT_DIR"];
+        if name.to_str().is_some_and(|name| about_this.iter().any(|about| name.starts_with(about))) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// The repository.

@@ -138,7 +138,7 @@ fn the_service_of_the_page_compiles_and_starts() {
     xtask::generate::run(scratch.path(), &[]).unwrap();
     let target =
         std::env::var_os("CONTINUUM_SCRATCH_TARGET").map_or_else(|| root.join("target/scratch"), PathBuf::from);
-    let status = Command::new(env!("CARGO"))
+    let status = xtask::cargo()
         .args(["test", "--offline", "-p", "greeter"])
         .current_dir(scratch.path())
         .env("CARGO_TARGET_DIR", target)
