@@ -110,6 +110,21 @@ pub enum ProvisionError {
         /// Its description.
         text: String,
     },
+    /// The cluster has no room, or too few servers, for the copies of a stream.
+    #[error(
+        "{name}: the cluster found no {copies} servers to hold it within {waited_ms} ms ({text}): \
+         are that many running, and has each room? Start the missing ones, or provision with fewer copies"
+    )]
+    NoPeers {
+        /// Stream.
+        name: String,
+        /// Copies wanted.
+        copies: usize,
+        /// Milliseconds waited.
+        waited_ms: u64,
+        /// The server's description.
+        text: String,
+    },
     /// The server did not answer.
     #[error("{what}: no answer")]
     NoAnswer {
@@ -163,7 +178,7 @@ pub async fn provision(contract: &Contract, options: &ProvisionOptions) -> Resul
     probe::run(&api).await?;
     for config in &wanted {
         report.limits.insert(config.name.clone(), config.max_bytes);
-        ensure_stream(&api, config, existing.contains(&config.name), &mut report).await?;
+        ensure_stream(&api, config, existing.contains(&config.name), options.wait_ms, &mut report).await?;
     }
     for name in &existing {
         if !wanted.iter().any(|w| w.name == *name) && !name.starts_with(PROBE_PREFIX) {
@@ -211,11 +226,12 @@ async fn ensure_stream(
     api: &Api,
     wanted: &stream::Config,
     exists: bool,
+    wait_ms: u64,
     report: &mut Report,
 ) -> Result<(), ProvisionError> {
     let name = &wanted.name;
     if !exists {
-        let _: stream::Info = api.call(&format!("STREAM.CREATE.{name}"), wanted).await?;
+        api.create_stream(wanted, wait_ms).await?;
         report.created.push(name.clone());
         return Ok(());
     }

@@ -714,7 +714,7 @@ async fn three_servers_hold_three_copies_and_two_of_them_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let routes: Vec<_> = (0..3).map(|_| mesh_test::free_address()).collect();
     let mut keys = BTreeMap::new();
-    let mut servers = vec![];
+    let mut starts = vec![];
     for (number, route) in routes.iter().enumerate() {
         let own = folder.path().join(number.to_string());
         let others = routes.iter().filter(|r| *r != route).map(|r| format!("nats-route://{r}"));
@@ -736,12 +736,28 @@ async fn three_servers_hold_three_copies_and_two_of_them_go_on() {
         let rendered = render(contract, &options).unwrap();
         let files = rendered.write(&own).unwrap();
         keys = rendered.keys;
-        servers.push(Server::start(ServerOptions::new(&found.path, files.nats_conf, &own)).await.unwrap());
+        starts.push(ServerOptions::new(&found.path, files.nats_conf, &own));
     }
-    let url = servers.iter().map(Server::url).collect::<Vec<_>>().join(",");
+    let last = starts.pop().unwrap();
+    let mut servers = vec![];
+    for start in starts {
+        servers.push(Server::start(start).await.unwrap());
+    }
+    let urls = |servers: &[Server]| servers.iter().map(Server::url).collect::<Vec<_>>().join(",");
+    let seed = Some(keys[PROVISIONER].clone());
+    let options = ProvisionOptions { url: urls(&servers), seed, replicas: 3, wait_ms: 30_000, ..Default::default() };
+    // Two servers lead a cluster of three, and have no room for three copies.
+    mesh_admin::probe(&options).await.unwrap();
+    let short = provision(contract, &ProvisionOptions { wait_ms: 2_000, ..options.clone() }).await;
+    assert!(matches!(&short, Err(ProvisionError::NoPeers { copies: 3, waited_ms: 2_000, .. })), "{short:?}");
+    // Provisioning waits for the third.
+    let waiting = tokio::spawn(async move { provision(contract, &options).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    servers.push(Server::start(last).await.unwrap());
+    let report = waiting.await.unwrap().unwrap();
+    let url = urls(&servers);
     let seed = Some(keys[PROVISIONER].clone());
     let options = ProvisionOptions { url: url.clone(), seed, replicas: 3, wait_ms: 30_000, ..Default::default() };
-    let report = provision(contract, &options).await.unwrap();
     assert_eq!(provision(contract, &options).await.unwrap().unchanged, report.created.len());
 
     let seed = Some(keys["intent-manager"].expose().to_owned());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::{
     Client,
-    jetstream::{self, Context, account::Account, consumer::pull, response::Response},
+    jetstream::{self, Context, ErrorCode, account::Account, consumer::pull, response::Response, stream},
 };
 use mesh_proto::rights;
 use serde::{Serialize, de::DeserializeOwned};
@@ -20,6 +20,8 @@ pub(super) struct Api {
 
 /// How long one request may take; creating a replicated stream elects a leader first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the question whether JetStream is ready may take.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Api {
     pub(super) async fn connect(options: &ProvisionOptions) -> Result<Self, ProvisionError> {
@@ -66,8 +68,11 @@ impl Api {
     /// Waits until JetStream serves this account.
     pub(super) async fn ready(&self, wait_ms: u64) -> Result<Account, ProvisionError> {
         let deadline = tokio::time::Instant::now() + Duration::from_millis(wait_ms);
+        // What is asked while a cluster elects its leader is never answered: ask again soon.
+        let mut context = self.context.clone();
+        context.set_timeout(READY_TIMEOUT);
         loop {
-            let last = match self.call("INFO", &json!({})).await {
+            let last = match call(&context, "INFO", &json!({})).await {
                 Ok(account) => return Ok(account),
                 Err(error) => error,
             };
@@ -80,18 +85,10 @@ impl Api {
 
     pub(super) async fn call<T: DeserializeOwned>(
         &self,
-        call: &str,
+        name: &str,
         body: &impl Serialize,
     ) -> Result<T, ProvisionError> {
-        match self.context.request(call.to_owned(), body).await {
-            Ok(Response::Ok(answer)) => Ok(answer),
-            Ok(Response::Err { error }) => Err(ProvisionError::Refused {
-                what: call.to_owned(),
-                code: error.error_code().0,
-                text: error.to_string(),
-            }),
-            Err(source) => Err(ProvisionError::NoAnswer { what: call.to_owned(), source }),
-        }
+        call(&self.context, name, body).await
     }
 
     /// All pages of a list of names.
@@ -108,6 +105,26 @@ impl Api {
         }
     }
 
+    /// Creates a stream. A cluster that is forming elects a leader before every server has joined: until then, or for
+    /// `wait_ms`, it has no peers for the copies.
+    pub(super) async fn create_stream(&self, config: &stream::Config, wait_ms: u64) -> Result<(), ProvisionError> {
+        let name = &config.name;
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(wait_ms);
+        loop {
+            let made: Result<stream::Info, _> = self.call(&format!("STREAM.CREATE.{name}"), config).await;
+            match made {
+                Err(ProvisionError::Refused { code, text, .. }) if code == ErrorCode::CLUSTER_NO_PEERS.0 => {
+                    if tokio::time::Instant::now() >= deadline {
+                        let (name, copies) = (name.clone(), config.num_replicas);
+                        return Err(ProvisionError::NoPeers { name, copies, waited_ms: wait_ms, text });
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                other => return other.map(drop),
+            }
+        }
+    }
+
     pub(super) async fn create_consumer(
         &self,
         stream: &str,
@@ -120,6 +137,16 @@ impl Api {
         let body = json!({"stream_name": stream, "config": config, "action": action});
         let _: Value = self.call(&format!("CONSUMER.CREATE.{stream}.{name}"), &body).await?;
         Ok(())
+    }
+}
+
+async fn call<T: DeserializeOwned>(context: &Context, name: &str, body: &impl Serialize) -> Result<T, ProvisionError> {
+    match context.request(name.to_owned(), body).await {
+        Ok(Response::Ok(answer)) => Ok(answer),
+        Ok(Response::Err { error }) => {
+            Err(ProvisionError::Refused { what: name.to_owned(), code: error.error_code().0, text: error.to_string() })
+        }
+        Err(source) => Err(ProvisionError::NoAnswer { what: name.to_owned(), source }),
     }
 }
 
