@@ -73,7 +73,10 @@ impl TestBus {
         let server = Server::start(ServerOptions::new(program, &files.nats_conf, folder.path())).await.unwrap();
         let seed = rendered.keys.get("provisioner").cloned();
         let options = ProvisionOptions { url: server.url(), seed, ..ProvisionOptions::default() };
-        provision(contract(), &options).await.unwrap();
+        if let Err(error) = provision(contract(), &options).await {
+            let log = std::fs::read_to_string(server.log()).unwrap_or_default();
+            panic!("{error}\nthe server's log:\n{log}");
+        }
         Some(Self { server, router: None, keys: files.keys, folder })
     }
 
