@@ -60,12 +60,34 @@ struct Namespaces {
     lock: Mutex<()>,
 }
 
-fn step<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> Error {
+/// An error of the operating system: may this process not do it?
+trait Denied: std::fmt::Display {
+    fn denied(&self) -> bool;
+}
+
+impl Denied for std::io::Error {
+    fn denied(&self) -> bool {
+        self.kind() == std::io::ErrorKind::PermissionDenied
+    }
+}
+
+impl Denied for nix::Error {
+    fn denied(&self) -> bool {
+        matches!(self, Self::EPERM | Self::EACCES)
+    }
+}
+
+impl Denied for rtnetlink::Error {
+    fn denied(&self) -> bool {
+        matches!(self, Self::NetlinkError(message) if message.to_io().denied())
+    }
+}
+
+fn step<E: Denied>(what: impl Into<String>) -> impl FnOnce(E) -> Error {
     let what = what.into();
     move |error| {
         let text = format!("{what}: {error}");
-        let denied = ["not permitted", "ermission denied", "EPERM", "EACCES"].iter().any(|word| text.contains(word));
-        if denied { Error::Forbidden(text) } else { Error::Refused(text) }
+        if error.denied() { Error::Forbidden(text) } else { Error::Refused(text) }
     }
 }
 
