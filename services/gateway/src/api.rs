@@ -26,7 +26,8 @@ use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram},
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
@@ -275,51 +276,36 @@ pub(crate) async fn listen(address: &str) -> anyhow::Result<(TcpListener, String
 /// Answers until the process stops; requests under way are finished.
 pub(crate) async fn serve(gateway: Gateway, listener: TcpListener, router: Router) -> anyhow::Result<()> {
     let stopping = gateway.inner.mesh.stopping();
-    let max = gateway.inner.config.connections_max.max(1);
-    let room = Arc::new(Semaphore::new(max as usize));
-    loop {
-        let permit = room.clone().acquire_owned().await?;
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopping.cancelled() => break,
-        };
-        let Ok((socket, _)) = accepted else {
-            // Out of descriptors, or the caller is gone again: in either case a moment helps.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let _slower_without = socket.set_nodelay(true);
-        let (router, stopping) = (router.clone(), stopping.clone());
-        tokio::spawn(async move {
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
-            builder
-                .http2()
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(STREAMS_MAX)
-                .max_header_list_size(HEADER_BYTES_MAX)
-                .keep_alive_interval(Duration::from_secs(20))
-                .keep_alive_timeout(Duration::from_secs(10));
-            let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                tower_call(router.clone(), request.map(Body::new))
-            });
-            let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stopping.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(error = &*error, "connection");
-            }
-            drop(permit);
-        });
-    }
-    let _ = room.acquire_many(max).await;
+    let max = gateway.inner.config.connections_max.max(1) as usize;
+    let connection = |socket: TcpStream| serve_connection(socket, router.clone(), stopping.clone());
+    mesh_kit::serve_connections(&listener, max, &stopping, connection).await;
     Ok(())
+}
+
+async fn serve_connection(socket: TcpStream, router: Router, stopping: CancellationToken) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let service =
+        service_fn(move |request: Request<hyper::body::Incoming>| tower_call(router.clone(), request.map(Body::new)));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &*error, "connection");
+    }
 }
 
 async fn tower_call(mut router: Router, request: Request<Body>) -> Result<Response, std::convert::Infallible> {

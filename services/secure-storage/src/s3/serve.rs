@@ -1,6 +1,6 @@
 //! The port on which S3 and the policy API are answered.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use hyper::{
@@ -14,7 +14,8 @@ use s3s::{
     service::{S3Service, S3ServiceBuilder},
     validation::{AwsNameValidation, NameValidation},
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     body::{Arrival, Watched},
@@ -46,7 +47,8 @@ pub(crate) async fn listen(address: &str) -> anyhow::Result<(TcpListener, String
     Ok((listener, format!("http://{host}:{}", address.port())))
 }
 
-/// Answers until the process stops; finishes the requests that are under way then.
+/// Answers until the process stops; finishes the requests that are under way then. The process's drain limit bounds the
+/// wait.
 pub(crate) async fn serve(store: ObjectStore, listener: TcpListener) -> anyhow::Result<()> {
     let stopping = store.mesh.stopping();
     let mut builder = S3ServiceBuilder::new(Handler(store.clone()));
@@ -54,57 +56,40 @@ pub(crate) async fn serve(store: ObjectStore, listener: TcpListener) -> anyhow::
     builder.set_route(Routes(store));
     builder.set_validation(Names);
     let service: S3Service = builder.build();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let permit = room.clone().acquire_owned().await?;
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopping.cancelled() => break,
-        };
-        let Ok((socket, _)) = accepted else {
-            // Out of file descriptors, or the caller closed again: in both cases waiting helps.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let _slower_without = socket.set_nodelay(true);
-        let (service, stopping) = (service.clone(), stopping.clone());
-        tokio::spawn(async move {
-            let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
-            // The unread rest of a refused body would be taken for the next request. Such a connection is closed, and the
-            // answer says so.
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (service, has_body) = (service.clone(), !request.body().is_end_stream());
-                async move {
-                    let (mut parts, inner) = request.into_parts();
-                    let arrival = Arrival::default();
-                    parts.extensions.insert(arrival.clone());
-                    let body = s3s::Body::http_body(Watched { inner, arrival });
-                    let mut response = service.call(Request::from_parts(parts, body)).await?;
-                    if has_body && response.status().as_u16() >= 400 {
-                        response
-                            .headers_mut()
-                            .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-                    }
-                    Ok::<_, s3s::HttpError>(response)
-                }
-            });
-            let connection = builder.serve_connection(TokioIo::new(socket), service);
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stopping.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(error = &error as &dyn std::error::Error, "an S3 connection broke");
-            }
-            drop(permit);
-        });
-    }
-    // All permits are free when all connections have ended; the process's drain limit bounds the wait.
-    let _ = room.acquire_many(CONNECTIONS_MAX as u32).await;
+    let connection = |socket: TcpStream| serve_connection(socket, service.clone(), stopping.clone());
+    mesh_kit::serve_connections(&listener, CONNECTIONS_MAX, &stopping, connection).await;
     Ok(())
+}
+
+async fn serve_connection(socket: TcpStream, service: S3Service, stopping: CancellationToken) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    // The unread rest of a refused body would be taken for the next request. Such a connection is closed, and the
+    // answer says so.
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (service, has_body) = (service.clone(), !request.body().is_end_stream());
+        async move {
+            let (mut parts, inner) = request.into_parts();
+            let arrival = Arrival::default();
+            parts.extensions.insert(arrival.clone());
+            let body = s3s::Body::http_body(Watched { inner, arrival });
+            let mut response = service.call(Request::from_parts(parts, body)).await?;
+            if has_body && response.status().as_u16() >= 400 {
+                response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+            }
+            Ok::<_, s3s::HttpError>(response)
+        }
+    });
+    let connection = builder.serve_connection(TokioIo::new(socket), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &error as &dyn std::error::Error, "S3 connection broken");
+    }
 }
