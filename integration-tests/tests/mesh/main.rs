@@ -19,6 +19,7 @@ mod anomalies;
 mod areas;
 mod bad_input;
 mod clients;
+mod evicted;
 mod full_disk;
 mod intents;
 mod kill9;

@@ -345,11 +345,6 @@ impl<D: Decider> Replica<D> {
         self.entities.iter().filter_map(|(k, e)| e.folded.as_ref().map(|f| (k, &f.state))).collect()
     }
 
-    /// Is every entity that exists in memory?
-    pub fn is_complete(&self) -> bool {
-        self.complete
-    }
-
     /// Keeps an entity in memory from now on. False while its snapshot is still to be read: call [`Replica::loaded`].
     pub fn pin(&mut self, key: &Key) -> bool {
         self.pinned.insert(key.clone());

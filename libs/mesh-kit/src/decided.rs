@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use mesh_bus::Bucket;
 use mesh_core::{
     Decider, Key,
-    replica::{Replica, Saved, snapshot_key},
+    replica::{Replica, snapshot_key},
 };
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
@@ -58,27 +58,6 @@ impl<D: Decider> Decided<D> {
         let blank = self.replica.read().decider().initial();
         let source = EntityOf { replica: self.replica.clone(), key, blank };
         Ok(View::of(Arc::new(source), self.changes.clone()))
-    }
-
-    /// An entity as it is now, whether or not it is in memory; `None` for one without facts.
-    ///
-    /// # Errors
-    /// When the bus is closed, or the entity was saved by a version that this one cannot read.
-    pub async fn find(&self, key: &Key) -> anyhow::Result<Option<D::State>> {
-        let (found, complete) = {
-            let replica = self.replica.read();
-            (replica.state(key).cloned(), replica.is_complete())
-        };
-        if found.is_some() || complete {
-            return Ok(found);
-        }
-        let name = snapshot_key(key);
-        let bytes = self.bucket.get(&name).await.context("read the saved entity")?;
-        let saved = bytes.map(|bytes| Saved::read(&name, &bytes)).transpose();
-        let saved = saved.with_context(|| format!("decode the saved entity {key}"))?.flatten();
-        // It may have been read again in the meantime, for a fact that what was saved does not know.
-        let now = self.replica.read().state(key).cloned();
-        Ok(now.or(saved.map(|(_, saved)| saved.state)))
     }
 }
 

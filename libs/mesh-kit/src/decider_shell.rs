@@ -40,8 +40,6 @@ const CHANGES_MAX: usize = 4_096;
 const OPEN_MAX: usize = 20_000;
 /// Messages read at once from the history of a stream.
 const READ_MAX: usize = 1_000;
-/// Entities kept in memory; beyond it, saved and idle ones are read again when needed.
-const ENTITIES_MAX: usize = 200_000;
 /// Entities saved in one go: a short piece of work for the server, between which decisions find their way.
 const SAVE_MAX: usize = 100;
 /// Between two goes while entities are left.
@@ -435,7 +433,7 @@ impl<D: Decider> Shell<D> {
                         self.save_at = tokio::time::Instant::now() + pace;
                         self.saved = index.map_or(self.saved, |index| index.position);
                         self.revision = revision;
-                        self.replica.write().evict(ENTITIES_MAX, self.saved);
+                        self.replica.write().evict(self.mesh.settings().entities_max, self.saved);
                     }
                     Err(error) => {
                         // Another replica saved since, or the bus is unreachable: what is not saved stays in the streams.
@@ -453,7 +451,7 @@ impl<D: Decider> Shell<D> {
                 self.revision = revision;
                 let mut replica = self.replica.write();
                 replica.overtaken(self.saved);
-                replica.evict(ENTITIES_MAX, self.saved);
+                replica.evict(self.mesh.settings().entities_max, self.saved);
             }
         }
         Ok(())
@@ -537,10 +535,9 @@ impl<D: Decider> Shell<D> {
             }
         }
         let now = replica.counts();
-        if now != self.told {
-            self.meter.add(self.told, now, replica.entities(), replica.open());
-            self.told = now;
-        }
+        // Entities leave memory without anything to count.
+        self.meter.add(self.told, now, replica.entities(), replica.open());
+        self.told = now;
         drop(replica);
         self.changed.send_modify(|version| *version += 1);
     }

@@ -51,6 +51,9 @@ pub struct Settings {
     pub otlp_interval_ms: u64,
     /// Folder for what a process keeps for itself.
     pub data_dir: Option<PathBuf>,
+    /// Entities that a decider holds in memory. Idle ones beyond are dropped, and read again from what was saved when
+    /// somebody asks.
+    pub entities_max: usize,
     /// Messages a consumer may be behind before `/readyz` says no.
     pub ready_lag_max: u64,
     /// Longest that a stopping process settles what is in hand, milliseconds.
@@ -82,6 +85,7 @@ impl Default for Settings {
             otlp_trace_ratio: 1.0,
             otlp_interval_ms: 10_000,
             data_dir: None,
+            entities_max: 200_000,
             ready_lag_max: 10_000,
             drain_limit_ms: 10_000,
             random_wording: false,
