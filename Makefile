@@ -13,14 +13,13 @@ test: setup-test build
 	target/debug/xtask test --workspace --locked
 
 ## The long form of every harness: 50 processes killed during 2,000 intents, 5,000 seeds of the simulation, more made-up
-## requests to the gateway.
+## requests to the gateway, the service of docs/how-to/add-a-service.md compiled and started.
 test-full: setup-test build
-	CONTINUUM_FULL=1 $(CARGO) test --locked -p integration-tests -p gateway -- --nocapture
+	CONTINUUM_FULL=1 target/debug/xtask test --locked -p integration-tests -p gateway -p xtask
 
-## The mesh suite with random text for every reason and hint: what passes decides on no wording. Checks of wording are left
-## out; the other suites still hold such checks, and are not run in this mode.
+## Every test with random text for every reason and hint: what passes decides on no wording. Checks of wording are left out.
 test-wording: setup-test build
-	CONTINUUM_RANDOM_WORDING=true target/debug/xtask test --package integration-tests --test mesh --locked
+	CONTINUUM_RANDOM_WORDING=true target/debug/xtask test --workspace --locked
 
 ## The longest: 1,000 processes killed.
 test-kill9: setup-test build

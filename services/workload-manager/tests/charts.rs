@@ -25,7 +25,7 @@ use mesh_proto::{
         workload_queries_client::WorkloadQueriesClient,
     },
 };
-use mesh_test::{TestBus, now, soon, until};
+use mesh_test::{TestBus, now, says, soon, until};
 use support::{Registry, Tokens, chart, chart_with, tool};
 use tonic::transport::Channel;
 use workload_manager::Config;
@@ -156,8 +156,8 @@ async fn a_chart_without_helm_is_accepted_and_says_what_was_not_checked() {
         [("structure", PASSED), ("template", UNCHECKED), ("images", UNCHECKED), ("ingress", UNCHECKED)]
     );
     let template = step(&report, "template");
-    assert!(template.reason.contains("helm is not installed"), "{}", template.reason);
-    assert!(template.hint.contains("make servers"), "{}", template.hint);
+    assert!(says(&template.reason, "helm is not installed"), "{}", template.reason);
+    assert!(says(&template.hint, "make servers"), "{}", template.hint);
     let request = GetRequest { owner: String::new(), id: "web".into() };
     let stored = world.queries().await.chart(request).await.unwrap().into_inner();
     assert_eq!(stored.archive, archive, "the archive is read back as it was uploaded");
@@ -183,19 +183,19 @@ async fn an_invalid_chart_is_rejected_with_every_fault() {
     // Pushed again with an archive that was never uploaded.
     world.register(ChartSpec { sha256: "0".repeat(64), ..Default::default() }).await;
     let view = world.document("it is checked again", |v| v.problems.len() == 1).await;
-    assert!(view.problems[0].reason.contains("no archive of SHA-256 0000"), "{:?}", view.problems);
+    assert!(says(&view.problems[0].reason, "no archive of SHA-256 0000"), "{:?}", view.problems);
 
     for (archive, why) in support::hostile() {
         let report = world.check(&archive, ChartSpec::default()).await;
         let structure = step(&report, "structure");
         assert_eq!(structure.outcome(), FAILED, "{why}");
-        assert!(structure.problems[0].reason.contains(why), "{:?}", structure.problems);
+        assert!(says(&structure.problems[0].reason, why), "{:?}", structure.problems);
     }
     let large = vec![0x1f; chart::ARCHIVE_BYTES_MAX + 1];
     let answer = world.ask(&upload(&sha256(&large), &large), "a large upload is answered").await;
-    assert!(answer.event::<ChartRefused>().unwrap().unwrap().reason.contains("at most"));
+    assert!(says(&answer.event::<ChartRefused>().unwrap().unwrap().reason, "at most"));
     let answer = world.ask(&upload(&"0".repeat(64), &bad), "a wrong digest is answered").await;
-    assert!(answer.event::<ChartRefused>().unwrap().unwrap().reason.contains("SHA-256 is"));
+    assert!(says(&answer.event::<ChartRefused>().unwrap().unwrap().reason, "SHA-256 is"));
     world.stop().await;
 }
 
@@ -218,7 +218,7 @@ async fn a_chart_is_rendered_by_helm_and_what_it_renders_to_is_checked() {
     assert!(report.renderer.starts_with("helm v3."), "{}", report.renderer);
     assert_eq!(report.images, ["registry.invalid/app:1"]);
     assert_eq!(report.resources.as_ref().unwrap().cpu_milli, 2 * 150, "two replicas");
-    assert!(step(&report, "ingress").reason.contains("8080/shop"), "{:?}", step(&report, "ingress"));
+    assert!(says(&step(&report, "ingress").reason, "8080/shop"), "{:?}", step(&report, "ingress"));
 
     let hidden = world.check(&good, spec(true, "expose: false")).await;
     assert_eq!(step(&hidden, "ingress").outcome(), FAILED);
@@ -237,7 +237,7 @@ async fn a_chart_is_rendered_by_helm_and_what_it_renders_to_is_checked() {
         let template = step(&report, "template");
         assert_eq!(template.outcome(), FAILED, "{why}: {template:?}");
         let told = format!("{:?}", template.problems);
-        assert!(told.contains(why) && !told.contains("/tmp/"), "{why}: {told}");
+        assert!(says(&told, why) && !told.contains("/tmp/"), "{why}: {told}");
     }
     world.stop().await;
 }
