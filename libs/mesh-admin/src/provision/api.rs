@@ -20,6 +20,8 @@ pub(super) struct Api {
 
 /// How long one request may take; creating a replicated stream elects a leader first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stream's store may fail before that is told.
+const STORE_LIMIT: Duration = Duration::from_secs(2);
 /// How long the question whether JetStream is ready may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -105,23 +107,28 @@ impl Api {
         }
     }
 
-    /// Creates a stream. A cluster that is forming elects a leader before every server has joined: until then, or for
-    /// `wait_ms`, it has no peers for the copies.
+    /// Creates a stream, and asks again where waiting helps:
+    ///
+    /// - A cluster that is forming elects a leader before every server has joined: until then, or for `wait_ms`, it has no
+    ///   peers for the copies.
+    /// - When the last stream of an account goes (on a fresh server, that of the probe), the server removes the empty folders
+    ///   behind it a moment later; a stream that is made meanwhile may find its own folder gone.
     pub(super) async fn create_stream(&self, config: &stream::Config, wait_ms: u64) -> Result<(), ProvisionError> {
         let name = &config.name;
-        let deadline = tokio::time::Instant::now() + Duration::from_millis(wait_ms);
+        let begun = tokio::time::Instant::now();
         loop {
             let made: Result<stream::Info, _> = self.call(&format!("STREAM.CREATE.{name}"), config).await;
-            match made {
-                Err(ProvisionError::Refused { code, text, .. }) if code == ErrorCode::CLUSTER_NO_PEERS.0 => {
-                    if tokio::time::Instant::now() >= deadline {
-                        let (name, copies) = (name.clone(), config.num_replicas);
-                        return Err(ProvisionError::NoPeers { name, copies, waited_ms: wait_ms, text });
-                    }
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+            let Err(ProvisionError::Refused { what, code, text }) = made else { return made.map(drop) };
+            let waited = begun.elapsed();
+            if code == ErrorCode::CLUSTER_NO_PEERS.0 {
+                if waited >= Duration::from_millis(wait_ms) {
+                    let (name, copies) = (name.clone(), config.num_replicas);
+                    return Err(ProvisionError::NoPeers { name, copies, waited_ms: wait_ms, text });
                 }
-                other => return other.map(drop),
+            } else if code != ErrorCode::STREAM_CREATE.0 || waited >= STORE_LIMIT {
+                return Err(ProvisionError::Refused { what, code, text });
             }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
