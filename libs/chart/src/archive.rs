@@ -6,6 +6,7 @@
 //! too many or too large entries. An archive inside (`charts/*.tgz`) is read by the same rules and the same limits.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     io::{self, Read},
 };
@@ -116,10 +117,9 @@ struct Left {
 struct Counted<'a, R> {
     inner: R,
     left: &'a mut u64,
+    /// Set when more came than may.
+    exceeded: &'a Cell<bool>,
 }
-
-/// Says of an error that it is the limit's.
-const BOMB: &str = "more than is unpacked";
 
 impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -127,7 +127,10 @@ impl<R: Read> Read for Counted<'_, R> {
             // The end may be exactly here.
             return match self.inner.read(&mut [0; 1])? {
                 0 => Ok(0),
-                _ => Err(io::Error::other(BOMB)),
+                _ => {
+                    self.exceeded.set(true);
+                    Err(io::Error::other("more than is unpacked"))
+                }
             };
         }
         let most = usize::try_from(*self.left).unwrap_or(usize::MAX).min(buffer.len());
@@ -151,10 +154,12 @@ fn read_within(archive: &[u8], left: &mut Left, depth: usize) -> Result<Files, E
     let mut found = Files::default();
     let mut folders = BTreeSet::new();
     let Left { bytes, entries: entries_left } = left;
-    let counted = Counted { inner: MultiGzDecoder::new(archive), left: bytes };
+    let exceeded = Cell::new(false);
+    let unread = |error| unread(&error, exceeded.get());
+    let counted = Counted { inner: MultiGzDecoder::new(archive), left: bytes, exceeded: &exceeded };
     let mut tar = tar::Archive::new(counted);
-    for entry in tar.entries().map_err(|error| unread(&error))? {
-        let mut entry = entry.map_err(|error| unread(&error))?;
+    for entry in tar.entries().map_err(unread)? {
+        let mut entry = entry.map_err(unread)?;
         if *entries_left == 0 {
             let reason = format!("it has more than {ENTRIES_MAX} entries");
             return Err(Error::new("", reason, "leave out what the chart does not need"));
@@ -203,7 +208,7 @@ fn read_within(archive: &[u8], left: &mut Left, depth: usize) -> Result<Files, E
         }
         // An entry's claimed size is not trusted for the allocation.
         let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0).min(64 << 10));
-        (&mut entry).take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(|error| unread(&error))?;
+        (&mut entry).take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(unread)?;
         if content.len() as u64 != size {
             let reason = format!("it is cut off after {} of {size} bytes", content.len());
             return Err(Error::new(shown, reason, "upload the whole archive"));
@@ -213,7 +218,7 @@ fn read_within(archive: &[u8], left: &mut Left, depth: usize) -> Result<Files, E
         }
     }
     // To the end, where the checksum is: an archive that is cut off there is one, too.
-    io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(|error| unread(&error))?;
+    io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(unread)?;
     let under_a_file = found.files.keys().find(|path| {
         let mut above = path.match_indices('/').map(|(end, _)| &path[..end]);
         above.any(|folder| found.files.contains_key(folder)) || folders.contains(*path)
@@ -264,13 +269,13 @@ fn components(path: &str) -> Result<Vec<&str>, String> {
     Ok(parts)
 }
 
-fn unread(error: &io::Error) -> Error {
-    let text = error.to_string();
-    if text.contains(BOMB) {
+/// What an error means; `exceeded`: it is that of the limit, whatever the library that passed it on made of it.
+fn unread(error: &io::Error, exceeded: bool) -> Error {
+    if exceeded {
         let reason = format!("it unpacks to more than {UNPACKED_BYTES_MAX} bytes");
         return Error::new("", reason, "leave out what the chart does not need");
     }
-    Error::new("", format!("it is not a readable gzipped tar file: {}", quoted(&text)), PACK)
+    Error::new("", format!("it is not a readable gzipped tar file: {}", quoted(&error.to_string())), PACK)
 }
 
 #[cfg(test)]
