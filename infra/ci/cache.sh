@@ -5,7 +5,7 @@
 # Prints one line that says whether the cache was cold.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-cache="${CONTINUUM_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/continuum}"
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/continuum"
 mkdir -p "$cache"
 cache="$(cd "$cache" && pwd -P)"
 key="$({ rustc -vV; cat Cargo.lock; sed -n '/^\[profile/,/^\[workspace.lints/p' Cargo.toml; printf '%s' "${RUSTFLAGS:-}"; } | sha256sum | cut -c1-16)"

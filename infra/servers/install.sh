@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p .tools
 tools="$(cd .tools && pwd -P)"
-cache="${CONTINUUM_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/continuum}/servers"
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/continuum/servers"
 mkdir -p "$cache"
 cache="$(cd "$cache" && pwd -P)"
 cached_only=""
