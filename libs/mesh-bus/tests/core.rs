@@ -493,10 +493,12 @@ async fn a_tail_that_was_not_read_for_long_fills_what_overflowed() {
     let writer = bus.writer("INTENT");
     let writes = (0..count).map(|n| writer.write(decision(&format!("k{n}"), 0, &[&n.to_string()])));
     within("the writes", futures::future::try_join_all(writes)).await.unwrap();
+    // Until all of it has come, and what found no room is gone.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     for sequence in 2..=count + 2 {
         assert_eq!(within("the tail", tail.next()).await.unwrap().sequence, sequence);
-        if sequence == 100 {
-            // Comes live behind what overflowed, so that the gap before it shows.
+        if sequence == 10_000 {
+            // Finds room, and comes live behind what overflowed, so that the gap before it shows.
             bus.publish(&fact("x", "after", "")).await.unwrap();
         }
     }

@@ -863,8 +863,9 @@ mod tests {
         c.available
             && !r.excluded.contains_key(id)
             && r.spec.selector.iter().all(|(k, v)| c.labels.get(k) == Some(v))
-            && c.cpu_milli_reserved + r.spec.cpu_milli <= u64::from(c.cpu_milli) + own.0
-            && c.memory_bytes_reserved + r.spec.memory_bytes <= c.memory_bytes + own.1
+            // What asks for nothing of a resource finds room where more of it is reserved than there is.
+            && (r.spec.cpu_milli == 0 || c.cpu_milli_reserved + r.spec.cpu_milli <= u64::from(c.cpu_milli) + own.0)
+            && (r.spec.memory_bytes == 0 || c.memory_bytes_reserved + r.spec.memory_bytes <= c.memory_bytes + own.1)
             && r.targets.iter().all(|t| load * 100.0 / f64::from(c.cpu_milli) < t.bound)
     }
 
