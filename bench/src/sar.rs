@@ -147,6 +147,7 @@ fn unseen(folder: &Path) -> anyhow::Result<Unseen> {
             .map(|series| {
                 // The series' one value as it is, as on Shuttle: no scaling, no grain.
                 let mut forest = Forest::new(Shape::of(1), vec![0.0], seed);
+                forest.wake();
                 series
                     .values
                     .iter()
@@ -187,6 +188,7 @@ fn read(file: &Path) -> anyhow::Result<Vec<(Vec<f64>, bool)>> {
 
 fn ours(data: &[(Vec<f64>, bool)], labels: &[bool], seed: u64) -> anyhow::Result<Row> {
     let mut forest = Forest::new(Shape::of(FEATURES), vec![0.0; FEATURES], seed);
+    forest.wake();
     let begun = Instant::now();
     let mut scores = Vec::with_capacity(data.len());
     for (point, _) in data {
@@ -195,7 +197,8 @@ fn ours(data: &[(Vec<f64>, bool)], labels: &[bool], seed: u64) -> anyhow::Result
     }
     let seconds = begun.elapsed().as_secs_f64();
     let bytes = snapshot::write_forest(&forest);
-    let again = snapshot::read_forest(&bytes).context("restore the forest")?;
+    let mut again = snapshot::read_forest(&bytes).context("restore the forest")?;
+    again.wake();
     let same = data.iter().all(|(point, _)| again.score(point).to_bits() == forest.score(point).to_bits());
     anyhow::ensure!(same, "a restored forest scores otherwise");
     let (roc_auc, pr_auc) = areas(&scores, labels);

@@ -12,6 +12,10 @@
 //!   features; a feature outside the subset never cuts, and at its splits both sides count by their points.
 //!
 //! Every tree is a function of its points and a seed, so a snapshot holds those, and a restored forest scores the same.
+//! A forest at rest holds no more than that either: its trees are grown when a point is scored, and stay grown only while
+//! the forest is awake.
+
+use std::borrow::Cow;
 
 /// Features that contributions can be told of: their cost doubles with each.
 pub const FEATURES_MAX: usize = 10;
@@ -71,11 +75,10 @@ impl Shape {
             && self.turnover > 0
     }
 
-    /// Bytes that a full forest takes, the allocator's own left out.
+    /// Bytes that a full forest takes at rest, the allocator's own left out.
     pub fn bytes(&self) -> usize {
-        let nodes = 2 * self.points - 1;
-        let tree = nodes * (size_of::<Node>() + 2 * self.features * 8) + self.points * self.features * 8;
-        self.trees * tree + self.window * self.features * 8
+        let tree = size_of::<Tree>() + self.points * self.features * size_of::<f32>();
+        self.trees * tree + self.window * self.features * size_of::<f32>()
     }
 }
 
@@ -94,21 +97,28 @@ struct Node {
 pub(crate) struct Tree {
     pub(crate) seed: u64,
     /// Flat, point after point.
-    pub(crate) points: Vec<f64>,
+    pub(crate) points: Box<[f32]>,
+}
+
+/// A tree as it is searched.
+#[derive(Clone, Debug, PartialEq)]
+struct Grown {
     nodes: Vec<Node>,
     /// Lowest and highest value of each feature, node after node.
     boxes: Vec<f64>,
 }
 
 impl Tree {
-    /// Grows the tree of these points.
-    pub(crate) fn grow(points: Vec<f64>, features: usize, seed: u64) -> Self {
+    fn grow(&self, features: usize) -> Grown {
+        let points: Vec<f64> = self.points.iter().map(|value| f64::from(*value)).collect();
         let mut rows: Vec<&[f64]> = points.chunks_exact(features).collect();
         let (mut nodes, mut boxes) = (vec![], vec![]);
-        split(&mut rows, features, &mut Rng(seed), &mut nodes, &mut boxes);
-        Self { seed, points, nodes, boxes }
+        split(&mut rows, features, &mut Rng(self.seed), &mut nodes, &mut boxes);
+        Grown { nodes, boxes }
     }
+}
 
+impl Grown {
     /// Expected depth at which the point is cut off.
     fn depth(&self, point: &[f64], grain: &[f64]) -> f64 {
         let (mut at, mut depth, mut alive, mut expected) = (0, 0.0, 1.0, 0.0);
@@ -215,12 +225,15 @@ pub struct Forest {
     pub(crate) grain: Vec<f64>,
     pub(crate) rng: Rng,
     /// Flat, the newest points in the order of a ring.
-    pub(crate) window: Vec<f64>,
+    pub(crate) window: Vec<f32>,
     /// Points learned since the beginning.
     pub(crate) learned: u64,
     pub(crate) trees: Vec<Tree>,
     /// The tree that is replaced next.
     pub(crate) next: usize,
+    /// The trees as they are searched, in their order; empty at rest.
+    grown: Vec<Grown>,
+    is_awake: bool,
 }
 
 impl Forest {
@@ -230,7 +243,17 @@ impl Forest {
         let shape = if shape.is_sound() { shape } else { Shape::of(shape.features.clamp(1, 64)) };
         let mut grain = grain;
         grain.resize(shape.features, 0.0);
-        Self { shape, grain, rng: Rng(seed), window: vec![], learned: 0, trees: vec![], next: 0 }
+        Self {
+            shape,
+            grain,
+            rng: Rng(seed),
+            window: vec![],
+            learned: 0,
+            trees: vec![],
+            next: 0,
+            grown: vec![],
+            is_awake: false,
+        }
     }
 
     /// Points learned since the beginning.
@@ -245,7 +268,28 @@ impl Forest {
 
     /// The remembered values of one feature, in no order.
     pub fn values(&self, feature: usize) -> impl Iterator<Item = f64> {
-        self.window.chunks_exact(self.shape.features).filter_map(move |point| point.get(feature).copied())
+        self.window.chunks_exact(self.shape.features).filter_map(move |point| point.get(feature).map(|v| f64::from(*v)))
+    }
+
+    /// Keeps the trees grown from now on: for points that are all scored.
+    pub fn wake(&mut self) {
+        if !self.is_awake {
+            self.is_awake = true;
+            self.grown = self.grow();
+        }
+    }
+
+    /// Holds no grown trees any more, until it is woken.
+    pub fn rest(&mut self) {
+        (self.is_awake, self.grown) = (false, vec![]);
+    }
+
+    fn grow(&self) -> Vec<Grown> {
+        self.trees.iter().map(|tree| tree.grow(self.shape.features)).collect()
+    }
+
+    fn grown(&self) -> Cow<'_, [Grown]> {
+        if self.is_awake { Cow::Borrowed(&self.grown) } else { Cow::Owned(self.grow()) }
     }
 
     /// How anomalous a point is: near 1 if it is cut off at once, about 0.5 and less if it is one of many. 0.5 before
@@ -254,7 +298,7 @@ impl Forest {
         if self.trees.is_empty() || !self.is_point(point) {
             return 0.5;
         }
-        let sum: f64 = self.trees.iter().map(|tree| tree.depth(point, &self.grain)).sum();
+        let sum: f64 = self.grown().iter().map(|tree| tree.depth(point, &self.grain)).sum();
         (-sum / self.trees.len() as f64 / usual_depth(self.shape.points as f64)).exp2()
     }
 
@@ -264,11 +308,13 @@ impl Forest {
             return;
         }
         let Shape { features, trees, points, window, turnover } = self.shape;
+        let point = point.iter().map(|value| *value as f32);
         if self.window.len() < window * features {
-            self.window.extend_from_slice(point);
+            self.window.reserve_exact(features);
+            self.window.extend(point);
         } else {
             let start = (self.learned % window as u64) as usize * features;
-            self.window[start..start + features].copy_from_slice(point);
+            self.window[start..start + features].iter_mut().zip(point).for_each(|(old, new)| *old = new);
         }
         self.learned += 1;
         if self.learned < points as u64 {
@@ -278,10 +324,14 @@ impl Forest {
             // While it is young it fills up, four trees a point, so that it soon can judge.
             for _ in 0..4.min(trees - self.trees.len()) {
                 let tree = self.draw();
+                self.grown.extend(self.is_awake.then(|| tree.grow(features)));
                 self.trees.push(tree);
             }
         } else if self.learned.is_multiple_of(turnover as u64) {
             let tree = self.draw();
+            if self.is_awake {
+                self.grown[self.next] = tree.grow(features);
+            }
             self.trees[self.next] = tree;
             self.next = (self.next + 1) % trees;
         }
@@ -295,9 +345,10 @@ impl Forest {
         if features > FEATURES_MAX || self.trees.is_empty() || !self.is_point(point) {
             return None;
         }
+        let grown = self.grown();
         let mean = |known: u32| {
-            let depths = self.trees.iter().map(|tree| tree.depth_of(0, 0.0, point, &self.grain, known));
-            depths.sum::<f64>() / self.trees.len() as f64
+            let depths = grown.iter().map(|tree| tree.depth_of(0, 0.0, point, &self.grain, known));
+            depths.sum::<f64>() / grown.len() as f64
         };
         let depths: Vec<f64> = (0..1u32 << features).map(mean).collect();
         // Weight of a subset of k others: k! (n - k - 1)! / n!.
@@ -311,7 +362,8 @@ impl Forest {
     }
 
     fn is_point(&self, point: &[f64]) -> bool {
-        point.len() == self.shape.features && point.iter().all(|value| value.is_finite())
+        // Remembered in single precision: what is too large for that is no point.
+        point.len() == self.shape.features && point.iter().all(|value| (*value as f32).is_finite())
     }
 
     fn draw(&mut self) -> Tree {
@@ -323,7 +375,7 @@ impl Forest {
             order.swap(n, n + self.rng.below(known - n));
             points.extend_from_slice(&self.window[order[n] * features..][..features]);
         }
-        Tree::grow(points, features, self.rng.bits())
+        Tree { seed: self.rng.bits(), points: points.into_boxed_slice() }
     }
 }
 
@@ -371,7 +423,7 @@ mod tests {
             let first = (0..3).max_by(|a, b| parts[*a].total_cmp(&parts[*b])).unwrap();
             assert_eq!(first, wrong, "{parts:?}");
             let mean = |known| {
-                let depths = forest.trees.iter().map(|t| t.depth_of(0, 0.0, &point, &forest.grain, known));
+                let depths = forest.grow().into_iter().map(|t| t.depth_of(0, 0.0, &point, &forest.grain, known));
                 depths.sum::<f64>() / forest.trees.len() as f64
             };
             assert!((parts.iter().sum::<f64>() - (mean(0) - mean(0b111))).abs() < 1e-9);
@@ -396,14 +448,37 @@ mod tests {
     fn its_size_is_bounded_and_what_is_no_point_changes_nothing() {
         let (mut forest, _) = taught(5_000);
         assert_eq!((forest.trees.len(), forest.window.len()), (64, 256 * 3));
-        assert!(forest.trees.iter().all(|t| t.nodes.len() < 32 && t.points.len() == 16 * 3));
+        assert!(
+            forest.grow().iter().all(|t| t.nodes.len() < 32) && forest.trees.iter().all(|t| t.points.len() == 16 * 3)
+        );
         let before = forest.clone();
         for wrong in [&[1.0, 2.0][..], &[f64::NAN, 1.0, 1.0], &[f64::INFINITY, 1.0, 1.0], &[]] {
             forest.learn(wrong);
             assert_eq!(forest.score(wrong), 0.5);
         }
         assert_eq!(forest, before);
-        assert!(forest.score(&[f64::MAX, f64::MIN, 1e300]).is_finite());
+        assert!(forest.score(&[f64::from(f32::MAX), f64::from(f32::MIN), 1e30]).is_finite());
+        assert_eq!(forest.score(&[f64::MAX, 1.0, 1.0]), 0.5, "too large to be remembered");
+    }
+
+    #[test]
+    fn awake_or_at_rest_it_scores_the_same() {
+        let (mut resting, mut rng) = taught(100);
+        let mut awake = resting.clone();
+        awake.wake();
+        for n in 0..600 {
+            let point = quiet(&mut rng);
+            assert_eq!(resting.score(&point).to_bits(), awake.score(&point).to_bits());
+            resting.learn(&point);
+            awake.learn(&point);
+            if n == 300 {
+                awake.rest();
+                awake.wake();
+            }
+        }
+        assert_eq!(resting.contributions(&[9.0, 90.0, 7.0]), awake.contributions(&[9.0, 90.0, 7.0]));
+        awake.rest();
+        assert_eq!(resting, awake);
     }
 
     #[test]

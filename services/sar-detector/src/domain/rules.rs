@@ -219,6 +219,11 @@ impl Rule {
         None
     }
 
+    /// How far back it looks, milliseconds.
+    pub fn span_ms(&self) -> i64 {
+        self.when.span_ms().max(self.clear.span_ms())
+    }
+
     fn evidence(&self, rows: &VecDeque<Row>) -> Vec<Evidence> {
         let mut found = vec![];
         self.when.speak(rows, true, &mut found);
@@ -227,6 +232,14 @@ impl Rule {
 }
 
 impl Truth {
+    fn span_ms(&self) -> i64 {
+        match self {
+            Self::Compared(a, _, b) => a.span_ms().max(b.span_ms()),
+            Self::Not(a) => a.span_ms(),
+            Self::And(a, b) | Self::Or(a, b) => a.span_ms().max(b.span_ms()),
+        }
+    }
+
     fn holds(&self, rows: &VecDeque<Row>) -> Option<bool> {
         Some(match self {
             Self::Compared(a, is, b) => {
@@ -286,6 +299,17 @@ impl Number {
             Self::Quotient(a, b) => a.value(rows)? / b.value(rows)?,
         };
         value.is_finite().then_some(value)
+    }
+
+    fn span_ms(&self) -> i64 {
+        match self {
+            Self::Constant(_) | Self::Field(_) => 0,
+            Self::Window(_, _, span_ms) => *span_ms,
+            Self::Negated(a) => a.span_ms(),
+            Self::Sum(a, b) | Self::Difference(a, b) | Self::Product(a, b) | Self::Quotient(a, b) => {
+                a.span_ms().max(b.span_ms())
+            }
+        }
     }
 
     /// The first field that it speaks of.

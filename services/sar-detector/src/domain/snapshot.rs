@@ -149,12 +149,15 @@ pub fn read_forest(bytes: &[u8]) -> Result<Forest, Error> {
 
 fn pack(forest: &Forest) -> StoredForest {
     let Shape { features, trees, points, window, turnover } = forest.shape;
-    let trees_kept = forest.trees.iter().map(|t| StoredTree { seed: t.seed, points: t.points.clone() });
+    let trees_kept = forest
+        .trees
+        .iter()
+        .map(|t| StoredTree { seed: t.seed, points: t.points.iter().copied().map(f64::from).collect() });
     StoredForest {
         shape: [features, trees, points, window, turnover].map(|n| u32::try_from(n).unwrap_or(u32::MAX)).to_vec(),
         grain: forest.grain.clone(),
         rng: forest.rng.0,
-        window: forest.window.clone(),
+        window: forest.window.iter().copied().map(f64::from).collect(),
         learned: forest.learned,
         next: u32::try_from(forest.next).unwrap_or_default(),
         trees: trees_kept.collect(),
@@ -168,7 +171,7 @@ fn unpack(stored: StoredForest) -> Result<Forest, &'static str> {
     if !shape.is_sound() {
         return Err("its shape is impossible for a forest");
     }
-    let all = |values: &[f64]| values.iter().all(|v| v.is_finite());
+    let all = |values: &[f64]| values.iter().all(|v| (*v as f32).is_finite());
     if stored.grain.len() != features || !all(&stored.grain) {
         return Err("its grain does not fit its features");
     }
@@ -189,8 +192,11 @@ fn unpack(stored: StoredForest) -> Result<Forest, &'static str> {
     }
     let mut forest = Forest::new(shape, stored.grain, 0);
     forest.rng = Rng(stored.rng);
-    (forest.window, forest.learned, forest.next) = (stored.window, stored.learned, stored.next as usize);
-    forest.trees = stored.trees.into_iter().map(|t| Tree::grow(t.points, features, t.seed)).collect();
+    let single = |values: Vec<f64>| values.into_iter().map(|value| value as f32);
+    (forest.learned, forest.next) = (stored.learned, stored.next as usize);
+    forest.window = single(stored.window).collect();
+    forest.trees =
+        stored.trees.into_iter().map(|t| Tree { seed: t.seed, points: single(t.points).collect() }).collect();
     Ok(forest)
 }
 

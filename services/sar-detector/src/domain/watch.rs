@@ -98,9 +98,12 @@ pub struct Finding {
 pub struct Look {
     /// Its point.
     pub point: Vec<f64>,
-    /// Its score.
-    pub score: f64,
+    /// Its score; `None` if nothing about it was far enough from the usual to be scored.
+    pub score: Option<f64>,
 }
+
+/// Samples in a row that need no score, after which the model rests.
+const REST_AFTER: u32 = 30;
 
 /// One instance.
 #[derive(Clone, Debug)]
@@ -120,6 +123,8 @@ pub struct Watch {
     /// Is there an episode, and since when?
     episode: Option<i64>,
     calm: u32,
+    /// Samples in a row that needed no score.
+    unscored: u32,
     standings: Vec<Standing>,
     look: Look,
 }
@@ -141,6 +146,7 @@ impl Watch {
             since_ms: 0,
             episode: None,
             calm: 0,
+            unscored: 0,
             standings: vec![Standing::default(); rules],
             look: Look::default(),
         }
@@ -163,7 +169,10 @@ impl Watch {
         self.cluster_id.clone_from(&sample.cluster_id);
         (self.generation, self.last) = (sample.generation, at);
         self.of_generation = self.of_generation.saturating_add(1);
-        if self.rows.len() == ROWS_MAX {
+        // No longer than somebody looks back.
+        let span_ms = rules.iter().map(Rule::span_ms).fold(GROWTH_MS, i64::max);
+        let is_over = |oldest: &Row| at.as_millis() - oldest.at_ms > span_ms;
+        while self.rows.len() >= ROWS_MAX || self.rows.front().is_some_and(is_over) {
             self.rows.pop_front();
         }
         self.rows.push_back(row(at.as_millis(), sample));
@@ -197,10 +206,11 @@ impl Watch {
         }
     }
 
-    /// The last sample's score; and per metric its value, the median and spread (scaled median deviation) of what was
+    /// The last sample's score, if it had to be scored, or what the model scores it now; and per metric its value, the median and spread (scaled median deviation) of what was
     /// learned, and its share of that score.
     pub fn explain(&self) -> (f64, Vec<ModelMetric>) {
         let Look { point, score } = &self.look;
+        let score = score.unwrap_or_else(|| self.forest.score(point));
         let shares = self.shares(point);
         let metrics = METRICS.iter().enumerate().map(|(n, (metric, feature))| {
             let (middle, spread) = middle(self.forest.values(*feature).map(|z| plain(*feature, z)).collect());
@@ -215,7 +225,7 @@ impl Watch {
                 share: shares.get(n).copied().unwrap_or_default(),
             }
         });
-        (*score, metrics.collect())
+        (score, metrics.collect())
     }
 
     fn by_rules(&mut self, rules: &[Rule]) -> Vec<Change> {
@@ -261,15 +271,26 @@ impl Watch {
 
     fn by_model(&mut self, at_ms: i64, how: &Judgement) -> Option<Change> {
         let point = self.point(how.settle)?;
-        let score = self.forest.score(&point);
-        self.look = Look { point: point.clone(), score };
         if self.forest.learned() < how.warm && self.episode.is_none() {
+            self.look = Look { point: point.clone(), score: None };
             self.forest.learn(&point);
             return None;
         }
+        // The score costs far more than the effect, and without an effect it changes nothing.
+        let has_effect = self.effect(&point) >= how.effect;
+        let score = has_effect.then(|| {
+            self.forest.wake();
+            self.forest.score(&point)
+        });
+        self.unscored = if has_effect { 0 } else { self.unscored.saturating_add(1) };
+        if self.unscored == REST_AFTER {
+            self.forest.rest();
+        }
+        self.look = Look { point: point.clone(), score };
         // Once it is an episode, it takes more to be fine again than it took not to be.
         let threshold = if self.episode.is_some() { how.threshold - 0.05 } else { how.threshold };
-        let suspicious = score > threshold && self.effect(&point) >= how.effect;
+        let score = score.unwrap_or_default();
+        let suspicious = has_effect && score > threshold;
         if let Some(since_ms) = self.episode {
             self.calm = if suspicious { 0 } else { self.calm + 1 };
             let ended = |ending, reason: String| Some(Change::Ended(MULTIVARIATE.to_owned(), ending, reason));
