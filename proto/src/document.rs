@@ -243,16 +243,14 @@ fn cloud_events() -> Json {
         "type": "object",
         "description": "CloudEvents attributes in binary mode, as NATS headers. Optional on commands.",
         "properties": {
-            "ce-id": {"type": "string", "description": "Equal to Nats-Msg-Id; `<stream>:<sequence>` when absent."},
+            "ce-id": {"type": "string", "description": "`<stream>:<sequence>` when absent."},
             "ce-type": {"type": "string", "description": "Full protobuf name of the body."},
             "ce-source": {"type": "string", "description": "Who published it."},
             "ce-time": {"type": "string", "format": "date-time", "description": "When what it says happened."},
             "ce-specversion": {"type": "string", "const": "1.0"},
-            "ce-datacontenttype": {"type": "string", "enum": ["application/protobuf", "application/json"]},
+            "ce-datacontenttype": {"type": "string", "enum": ["application/protobuf", "application/json"], "description": "When absent: JSON if the body starts with `{`, else protobuf."},
             "traceparent": {"type": "string", "description": "W3C trace context."},
-            "mesh-cause-stream": {"type": "string", "description": "Stream of the message that caused it."},
-            "mesh-cause-sequence": {"type": "string", "description": "Its sequence there."},
-            "mesh-cause-id": {"type": "string", "description": "Its id."},
+            "mesh-cause": {"type": "string", "description": "The message that caused it, as `<stream>:<sequence>:<id>`."},
         },
     })
 }
@@ -316,11 +314,8 @@ pub fn bus_page(contract: &Contract) -> String {
     for service in &contract.services {
         service_section(&mut page, contract, service);
     }
-    let _ = writeln!(
-        page,
-        "\n### The reader\n\nReads each stream once for the services of one process. It writes nothing.\n"
-    );
-    rights_list(&mut page, &rights::of_reader(contract));
+    let _ = writeln!(page, "\n### All services in one process\n\nMay do what any of them may.\n");
+    rights_list(&mut page, &rights::of_joint(contract));
     let _ = writeln!(page, "\n### People\n\nSend commands, read and hear everything, ask services how they are.\n");
     rights_list(&mut page, &rights::of_people(contract));
     page

@@ -17,10 +17,8 @@ pub const PEOPLE_ACCOUNT: &str = "PPL";
 pub const API_PREFIX: &str = "BUS.API";
 /// Identity that creates streams and consumers, in [`BUS_ACCOUNT`], without restriction there.
 pub const PROVISIONER: &str = "provisioner";
-/// Identity over which the services of one process read: every stream that any of them may hear. It writes nothing.
-pub const READER: &str = "reader";
-/// Account of [`READER`].
-pub const READER_ACCOUNT: &str = "RDR";
+/// Identity of a process that runs all services, in [`BUS_ACCOUNT`]: it may do what any of them may.
+pub const JOINT: &str = "joint";
 /// Identity of people.
 pub const PERSON: &str = "person";
 
@@ -38,7 +36,7 @@ pub struct Request {
 /// What one identity may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// The identity: a service's name, [`READER`] or [`PERSON`].
+    /// The identity: a service's name, [`JOINT`] or [`PERSON`].
     pub identity: String,
     /// Account it signs in to.
     pub account: String,
@@ -133,10 +131,10 @@ fn has_events(contract: &Contract, stream: &str) -> bool {
     contract.events.iter().any(|e| e.stream == stream)
 }
 
-/// The rights of every identity but the provisioner: the services in declaration order, the reader, then people.
+/// The rights of every identity but the provisioner: the services in declaration order, their joint one, then people.
 pub fn all(contract: &Contract) -> Vec<Rights> {
     let services = contract.services.iter().map(|s| of_service(contract, s));
-    services.chain([of_reader(contract), of_people(contract)]).collect()
+    services.chain([of_joint(contract), of_people(contract)]).collect()
 }
 
 /// The rights of a service.
@@ -181,15 +179,21 @@ pub fn of_service(contract: &Contract, service: &ServiceSpec) -> Rights {
     rights
 }
 
-/// The rights of the reader: to read and hear every stream that a service may hear, and to write nothing.
-pub fn of_reader(contract: &Contract) -> Rights {
-    let mut rights = Rights { identity: READER.to_owned(), account: READER_ACCOUNT.to_owned(), ..Default::default() };
-    let heard: BTreeSet<&str> = contract.services.iter().flat_map(|s| hears(contract, s)).collect();
-    for stream in heard.into_iter().filter_map(|s| contract.stream(s)) {
-        rights.may_get(&stream.name);
-        rights.may_hear(stream.subject.clone());
+/// The rights of a process that runs all services: those of all of them. It signs in to [`BUS_ACCOUNT`] and finds the
+/// JetStream API there under its own name.
+pub fn of_joint(contract: &Contract) -> Rights {
+    let mut rights =
+        Rights { identity: JOINT.to_owned(), account: BUS_ACCOUNT.to_owned(), answers: true, ..Default::default() };
+    for one in contract.services.iter().map(|service| of_service(contract, service)) {
+        let own_inbox = format!("_INBOX_{}.>", one.identity);
+        rights.publish.extend(one.publish.into_iter().map(|subject| match subject.strip_prefix(API_PREFIX) {
+            Some(call) => format!("$JS.API{call}"),
+            None => subject,
+        }));
+        rights.subscribe.extend(one.subscribe.into_iter().filter(|subject| *subject != own_inbox));
+        rights.announces.extend(one.announces);
     }
-    rights.subscribe.insert(format!("_INBOX_{READER}.>"));
+    rights.subscribe.insert(format!("_INBOX_{JOINT}.>"));
     rights
 }
 
@@ -265,11 +269,21 @@ mod tests {
                 let may = rights.publish.iter().any(|p| matches(p, &stored));
                 let written =
                     rights.publish.iter().any(|p| matches(p, &publish_filter(contract, event).replace('*', "x")));
-                let writer = service.is_some_and(|s| writes(contract, s).iter().any(|w| w.message == event.message));
+                let may_write = |s: &ServiceSpec| writes(contract, s).iter().any(|w| w.message == event.message);
+                let writer = match rights.identity.as_str() {
+                    JOINT => contract.services.iter().any(may_write),
+                    _ => service.is_some_and(may_write),
+                };
                 let person =
                     rights.identity == PERSON && peoples_commands(contract).any(|c| c.message == event.message);
                 let own_notice = is_notice(contract, event);
-                assert_eq!(written && !own_notice, writer || person, "{} {}", rights.identity, event.message);
+                assert_eq!(
+                    written && (!own_notice || writer),
+                    writer || person,
+                    "{} {}",
+                    rights.identity,
+                    event.message
+                );
                 if contract.stream(&event.stream).unwrap().has_write_prefix() {
                     assert!(!may, "{} may forge {}", rights.identity, event.message);
                 }

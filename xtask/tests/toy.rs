@@ -102,7 +102,7 @@ fn a_service_is_added_by_the_page_and_everything_follows() {
         ("k8s/base/kustomization.yaml", "  - greeter.yaml\n"),
         ("k8s/overlays/local/kustomization.yaml", "      - keys/greeter.nk\n"),
         ("schemas/wire.txt", "message continuum.greeting.v1.Greet\n"),
-        ("libs/mesh-all/src/registry.rs", "\"greeter\" => self.join_as(reader, greeter::start).await,\n"),
+        ("libs/mesh-all/src/registry.rs", "\"greeter\" => self.join_as(joint, greeter::start).await,\n"),
         ("libs/mesh-all/Cargo.toml", "greeter.workspace = true\n"),
         ("Cargo.toml", "greeter = { path = \"services/greeter\" }\n"),
     ] {

@@ -93,6 +93,8 @@ pub struct Consumer {
     pub redelivered: u64,
     /// Everything up to this sequence is settled.
     pub ack_floor: u64,
+    /// How long ago the oldest message was stored that it has in hand, milliseconds.
+    pub age_ms: u64,
 }
 
 impl Consumer {
@@ -215,12 +217,29 @@ async fn streams(client: &Client) -> anyhow::Result<Vec<Stream>> {
 }
 
 async fn consumers(client: &Client) -> anyhow::Result<Vec<Consumer>> {
+    let stats = client.bus().request_all("$SRV.STATS", Bytes::new(), PING_WAIT).await.context("ask the services")?;
+    let stats: Vec<Json> = stats.iter().filter_map(|answer| serde_json::from_slice(&answer.body).ok()).collect();
+    let reported = |name: &str| {
+        let endpoints = stats.iter().filter_map(|answer| answer["endpoints"].as_array()).flatten();
+        let data = endpoints.filter(|endpoint| endpoint["name"] == name).map(|endpoint| &endpoint["data"]);
+        data.max_by_key(|data| data["ageMs"].as_u64()).cloned().unwrap_or_default()
+    };
+    let reported = &reported;
     let deciders = contract().services.iter().flat_map(|s| &s.deciders);
     let asked = deciders.flat_map(|d| contract().durables(d)).map(|durable| async move {
         let info = api(client, &format!("CONSUMER.INFO.{}.{}", durable.stream, durable.name)).await?;
         let exists = info.is_some();
         let info = info.unwrap_or_default();
+        let data = reported(&format!("{} from {}", durable.name, durable.stream));
+        let number = |name: &str| data[name].as_u64().unwrap_or_default();
+        if data["follows"] == true {
+            // A process that alone runs the decider follows the stream, and leaves the durable as it is.
+            let (pending, ack_floor, age_ms) = (number("lag"), number("floor"), number("ageMs"));
+            let (stream, name) = (durable.stream, durable.name);
+            return anyhow::Ok(Consumer { stream, name, exists, pending, ack_floor, age_ms, ..Consumer::default() });
+        }
         anyhow::Ok(Consumer {
+            age_ms: number("ageMs"),
             stream: durable.stream,
             name: durable.name,
             exists,
@@ -250,7 +269,8 @@ fn text(mesh: &Mesh) -> String {
     let consumers = mesh.consumers.iter().map(|c| {
         let name = if c.exists { c.name.clone() } else { format!("{} (missing)", c.name) };
         let numbers = [c.lag(), c.pending, c.ack_pending, c.redelivered].map(|n| n.to_string());
-        [vec![name, c.stream.clone()], numbers.to_vec()].concat()
+        let age = if c.age_ms == 0 { String::new() } else { format!("{:.1} s", c.age_ms as f64 / 1e3) };
+        [vec![name, c.stream.clone()], numbers.to_vec(), vec![age]].concat()
     });
     let letters = match mesh.dead_letters {
         0 => "no dead letters".to_owned(),
@@ -259,7 +279,7 @@ fn text(mesh: &Mesh) -> String {
     [
         table(&["service", "state", "version", "endpoint", "lacks"], services.collect()),
         table(&["stream", "messages", "size", "limit", "last"], streams.collect()),
-        table(&["consumer", "stream", "lag", "pending", "in hand", "redelivered"], consumers.collect()),
+        table(&["consumer", "stream", "lag", "pending", "in hand", "redelivered", "oldest"], consumers.collect()),
         letters,
     ]
     .join("\n\n")

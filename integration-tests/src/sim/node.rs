@@ -97,7 +97,7 @@ impl<D: Decider> Running<D> {
                 Step::Load(key) => self.loads.push_back(key),
                 Step::Write { ticket, decision } => self.writes.push(Write { ticket, decision, unanswered: false }),
                 Step::DeadLetter { ticket, input, reason } => {
-                    bus.dead.push((D::NAME.to_owned(), *input, reason));
+                    bus.dead.push((D::NAME.to_owned(), (*input).clone(), reason));
                     self.replica.dead_lettered(ticket);
                 }
             }

@@ -121,7 +121,7 @@ pub fn render(contract: &Contract, options: &RenderOptions) -> Result<Rendered, 
     server(&mut text, options);
     text.push_str("accounts {\n");
     bus_account(&mut text, contract, options, &everyone, &keys);
-    for rights in &everyone {
+    for rights in everyone.iter().filter(|rights| rights.account != BUS_ACCOUNT) {
         account(&mut text, rights, &everyone, &keys);
     }
     text.push_str("}\n");
@@ -213,10 +213,19 @@ fn bus_account(
         ),
     );
     line(text, 2, format_args!("jetstream: {{max_file: {}}}", budget.saturating_add(LIMIT_BASE_BYTES)));
+    line(text, 2, format_args!("users: ["));
     if let Some(seed) = keys.get(rights::PROVISIONER) {
-        line(text, 2, format_args!("users: [{{nkey: {}}}]", seed.public_key()));
+        line(text, 3, format_args!("{{nkey: {}}}", seed.public_key()));
     }
+    let own = || everyone.iter().filter(|rights| rights.account == BUS_ACCOUNT);
+    for rights in own() {
+        user(text, 3, rights, keys);
+    }
+    line(text, 2, format_args!("]"));
     line(text, 2, format_args!("exports: ["));
+    for rights in own() {
+        exports_to_people(text, rights);
+    }
     for ((subject, many), accounts) in requests {
         let many = match (many, subject.contains(".DIRECT.GET.")) {
             (false, _) => "",
@@ -237,12 +246,9 @@ fn bus_account(
 /// An account of one identity.
 fn account(text: &mut String, rights: &Rights, everyone: &[Rights], keys: &BTreeMap<String, Seed>) {
     line(text, 1, format_args!("{} {{", rights.account));
-    if let Some(seed) = keys.get(&rights.identity) {
-        line(text, 2, format_args!("users: [{{nkey: {}, permissions: {{", seed.public_key()));
-        line(text, 3, format_args!("publish: {{allow: [{}]}}", quote_all(&rights.publish)));
-        line(text, 3, format_args!("subscribe: {{allow: [{}]}}", quote_all(&rights.subscribe)));
-        line(text, 2, format_args!("}}}}]"));
-    }
+    line(text, 2, format_args!("users: ["));
+    user(text, 3, rights, keys);
+    line(text, 2, format_args!("]"));
     line(text, 2, format_args!("imports: ["));
     for request in &rights.requests {
         let to =
@@ -269,21 +275,35 @@ fn account(text: &mut String, rights: &Rights, everyone: &[Rights], keys: &BTree
     line(text, 2, format_args!("]"));
     if rights.answers || !rights.announces.is_empty() {
         line(text, 2, format_args!("exports: ["));
-        if rights.answers {
-            line(
-                text,
-                3,
-                format_args!(
-                    "{{service: \"$SRV.>\", response_type: stream, response_threshold: \"10s\", accounts: [{PEOPLE_ACCOUNT}]}}"
-                ),
-            );
-        }
-        for subject in &rights.announces {
-            line(text, 3, format_args!("{{stream: {}, accounts: [{PEOPLE_ACCOUNT}]}}", quote(subject)));
-        }
+        exports_to_people(text, rights);
         line(text, 2, format_args!("]"));
     }
     line(text, 1, format_args!("}}"));
+}
+
+/// The user of an identity, with its permissions.
+fn user(text: &mut String, depth: usize, rights: &Rights, keys: &BTreeMap<String, Seed>) {
+    let Some(seed) = keys.get(&rights.identity) else { return };
+    line(text, depth, format_args!("{{nkey: {}, permissions: {{", seed.public_key()));
+    line(text, depth + 1, format_args!("publish: {{allow: [{}]}}", quote_all(&rights.publish)));
+    line(text, depth + 1, format_args!("subscribe: {{allow: [{}]}}", quote_all(&rights.subscribe)));
+    line(text, depth, format_args!("}}}}"));
+}
+
+/// What people may ask of an identity's account, and hear from it.
+fn exports_to_people(text: &mut String, rights: &Rights) {
+    if rights.answers {
+        line(
+            text,
+            3,
+            format_args!(
+                "{{service: \"$SRV.>\", response_type: stream, response_threshold: \"10s\", accounts: [{PEOPLE_ACCOUNT}]}}"
+            ),
+        );
+    }
+    for subject in &rights.announces {
+        line(text, 3, format_args!("{{stream: {}, accounts: [{PEOPLE_ACCOUNT}]}}", quote(subject)));
+    }
 }
 
 impl Rendered {
@@ -335,7 +355,7 @@ mod tests {
         let first = render(contract, &RenderOptions::default()).unwrap();
         let again = render(contract, &RenderOptions { keys: first.keys.clone(), ..Default::default() }).unwrap();
         assert_eq!(first.nats_conf, again.nats_conf);
-        // A key for each service, the provisioner, people, and the shared reader.
+        // A key for each service, for all of them together, for the provisioner, and for people.
         assert_eq!(first.keys.len(), contract.services.len() + 3);
     }
 

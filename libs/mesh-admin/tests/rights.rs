@@ -581,7 +581,9 @@ async fn no_answer_can_be_pointed_at_what_is_forbidden() {
     let before = fingerprint(&provisioner).await;
     let mut tried = 0;
     let mut stored = BTreeMap::<String, u64>::new();
-    for rights in rights::all(contract) {
+    // A program of all services asks in the account of the streams itself, where an answer can be pointed anywhere: it holds
+    // everybody's keys, and the provisioner's (decision 17).
+    for rights in rights::all(contract).into_iter().filter(|rights| rights.identity != rights::JOINT) {
         let mut actor = mesh.connect(&rights.identity).await;
         // One request of each kind that it may make, two of those that give stored messages back.
         let mut vehicles: Vec<(String, String)> = vec![];

@@ -10,7 +10,7 @@ mod services;
 mod supervisor;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
     io::Write as _,
     path::{Path, PathBuf},
@@ -23,7 +23,7 @@ use mesh_admin::{
 };
 use mesh_bus::{Samples, SamplesMode, SamplesOptions};
 use mesh_client::{Client, Endpoints};
-use mesh_kit::{Reader, Running, Settings};
+use mesh_kit::{Joint, Running, Settings};
 use mesh_proto::{contract, rights};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -106,8 +106,8 @@ pub struct Up {
 }
 
 enum Members {
-    /// The services, and the reader that they share.
-    Tasks(Vec<(String, Running)>, Reader),
+    /// The services, and what they share.
+    Tasks(Vec<(String, Running)>, Joint),
     Processes(JoinSet<()>),
 }
 
@@ -118,6 +118,7 @@ impl Up {
     /// When a part cannot be started, or is not ready in time; what was started is stopped again.
     pub async fn start(data_dir: &Path, options: &Options) -> anyhow::Result<Self> {
         mesh_bus::install_crypto();
+        mesh_kit::use_small_pages();
         let sets = sets(&options.set)?;
         if let Some(unknown) = options.without.iter().find(|name| !SERVICES.contains(&name.as_str())) {
             bail!("--without {unknown}: no service has this name; the services are {}", SERVICES.join(", "));
@@ -246,13 +247,13 @@ impl Up {
             let first = wanted.first().map(|m| m.settings.clone()).unwrap_or_default();
             mesh_kit::telemetry::install("continuum", &std::process::id().to_string(), &first)
                 .context("set up telemetry")?;
-            // One connection reads each stream once for all of them; each writes over one of its own.
-            let settings = common(rights::READER)?;
-            let reader = mesh_kit::connect_reader(&settings).await.context("connect the reader of the streams")?;
+            let settings = Settings { bus_api_prefix: "$JS.API".into(), ..common(rights::JOINT)? };
+            let joint = Joint::connect(&settings, own_streams(&services), router.clone());
+            let joint = joint.await.context("connect the services")?;
             let mut running = vec![];
             for member in wanted {
                 let title = member.title.clone();
-                let joined = member.join(&reader).await.with_context(|| format!("start {title}"))?;
+                let joined = member.join(&joint).await.with_context(|| format!("start {title}"))?;
                 running.push((title, joined));
             }
             for (title, running) in &running {
@@ -267,7 +268,7 @@ impl Up {
                     }
                 });
             }
-            Members::Tasks(running, reader)
+            Members::Tasks(running, joint)
         };
         let endpoints = Endpoints {
             pid: std::process::id(),
@@ -335,14 +336,14 @@ impl Up {
     pub async fn stop(self) -> anyhow::Result<()> {
         let removed = fs::remove_file(Endpoints::path(&self.data_dir));
         match self.members {
-            Members::Tasks(mut running, reader) => {
+            Members::Tasks(mut running, joint) => {
                 // The agents first: what they publish last still finds everybody.
                 let mut stops = JoinSet::new();
                 while let Some((_, service)) = running.pop() {
                     stops.spawn(service.stop());
                 }
                 let _ = tokio::time::timeout(STOP_LIMIT, stops.join_all()).await;
-                reader.close().await;
+                joint.close().await;
                 self.stopping.cancel();
             }
             Members::Processes(mut set) => {
@@ -359,6 +360,18 @@ impl Up {
             _ => Ok(()),
         }
     }
+}
+
+/// Streams that these services write, and nobody else: those of agents are not among them, who may run elsewhere too.
+fn own_streams(services: &[&str]) -> BTreeSet<String> {
+    let mut own: BTreeSet<String> =
+        contract().streams.iter().filter(|s| s.has_write_prefix()).map(|s| s.name.clone()).collect();
+    for service in contract().services.iter().filter(|service| !services.contains(&service.name.as_str())) {
+        for event in rights::writes(contract(), service) {
+            own.remove(&event.stream);
+        }
+    }
+    own
 }
 
 fn sets(pairs: &[String]) -> anyhow::Result<BTreeMap<String, BTreeMap<String, String>>> {

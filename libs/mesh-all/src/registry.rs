@@ -3,7 +3,7 @@
 //! The table of services.
 
 use anyhow::bail;
-use mesh_kit::{Reader, Running};
+use mesh_kit::{Joint, Running};
 
 use crate::services::Member;
 
@@ -27,25 +27,25 @@ pub const SERVICES: [&str; 15] = [
 ];
 
 impl Member {
-    /// Joins as tasks of this process, which read their streams over this reader.
-    pub(crate) async fn join(self, reader: &Reader) -> anyhow::Result<Running> {
+    /// Joins as tasks of this process, over what its services share.
+    pub(crate) async fn join(self, joint: &Joint) -> anyhow::Result<Running> {
         match self.service {
-            "intent-manager" => self.join_as(reader, intent_manager::start).await,
-            "validator" => self.join_as(reader, validator::start).await,
-            "workload-manager" => self.join_as(reader, workload_manager::start).await,
-            "meta-orchestrator" => self.join_as(reader, meta_orchestrator::start).await,
-            "cluster-agent" => self.join_as(reader, cluster_agent::start).await,
-            "collector" => self.join_as(reader, collector::start).await,
-            "cmdt-aggregator" => self.join_as(reader, cmdt_aggregator::start).await,
-            "json-mirror" => self.join_as(reader, json_mirror::start).await,
-            "sar-detector" => self.join_as(reader, sar_detector::start).await,
-            "mncc-exposer" => self.join_as(reader, mncc_exposer::start).await,
-            "accounting" => self.join_as(reader, accounting::start).await,
-            "secure-storage" => self.join_as(reader, secure_storage::start).await,
-            "cfdrl-agent" => self.join_as(reader, cfdrl_agent::start).await,
-            "gateway" => self.join_as(reader, gateway::start).await,
-            "identity" => self.join_as(reader, identity::start).await,
-            "notifier" => self.join_as(reader, notifier::start).await,
+            "intent-manager" => self.join_as(joint, intent_manager::start).await,
+            "validator" => self.join_as(joint, validator::start).await,
+            "workload-manager" => self.join_as(joint, workload_manager::start).await,
+            "meta-orchestrator" => self.join_as(joint, meta_orchestrator::start).await,
+            "cluster-agent" => self.join_as(joint, cluster_agent::start).await,
+            "collector" => self.join_as(joint, collector::start).await,
+            "cmdt-aggregator" => self.join_as(joint, cmdt_aggregator::start).await,
+            "json-mirror" => self.join_as(joint, json_mirror::start).await,
+            "sar-detector" => self.join_as(joint, sar_detector::start).await,
+            "mncc-exposer" => self.join_as(joint, mncc_exposer::start).await,
+            "accounting" => self.join_as(joint, accounting::start).await,
+            "secure-storage" => self.join_as(joint, secure_storage::start).await,
+            "cfdrl-agent" => self.join_as(joint, cfdrl_agent::start).await,
+            "gateway" => self.join_as(joint, gateway::start).await,
+            "identity" => self.join_as(joint, identity::start).await,
+            "notifier" => self.join_as(joint, notifier::start).await,
             other => bail!("unknown service {other:?}"),
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use mesh_kit::{Mesh, Reader, Running, Settings, config};
+use mesh_kit::{Joint, Mesh, Running, Settings, config};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
@@ -48,14 +48,14 @@ impl Member {
     }
 
     /// Joins as tasks of this process, by the start function of its service.
-    pub(crate) async fn join_as<C, F, S>(self, reader: &Reader, start: F) -> anyhow::Result<Running>
+    pub(crate) async fn join_as<C, F, S>(self, joint: &Joint, start: F) -> anyhow::Result<Running>
     where
         C: Serialize + DeserializeOwned + Default,
         F: FnOnce(Mesh, C) -> S,
         S: Future<Output = anyhow::Result<()>>,
     {
         let loaded = config::load::<C>(self.service, self.arguments()?, &BTreeMap::new())?;
-        mesh_kit::join_sharing(reader, self.service, loaded.settings, loaded.config, start).await
+        mesh_kit::join_sharing(joint, self.service, loaded.settings, loaded.config, start).await
     }
 }
 

@@ -6,6 +6,8 @@ use async_nats::Message;
 struct Body {
     #[serde(default)]
     seq: u64,
+    #[serde(default)]
+    duplicate: bool,
     error: Option<BodyError>,
 }
 
@@ -19,8 +21,13 @@ struct BodyError {
 
 /// JetStream's answer to a write.
 pub(crate) enum Answer {
-    /// It is stored, now or by an earlier attempt; the last message of a batch has this sequence.
-    Stored(u64),
+    /// It is stored; the last message of a batch has this sequence.
+    Stored {
+        /// Where.
+        sequence: u64,
+        /// By an earlier attempt, or by another message with its id.
+        is_known: bool,
+    },
     /// It is not stored.
     Refused { code: u64, description: String },
 }
@@ -31,7 +38,7 @@ impl Answer {
         let body: Body = serde_json::from_slice(&message.payload).ok()?;
         match body.error {
             Some(error) => Some(Self::Refused { code: error.err_code, description: error.description }),
-            None if body.seq > 0 => Some(Self::Stored(body.seq)),
+            None if body.seq > 0 => Some(Self::Stored { sequence: body.seq, is_known: body.duplicate }),
             None => None,
         }
     }

@@ -14,6 +14,9 @@ pub(crate) const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Messages from which on a batch is faster than plain publishes.
 pub(crate) const BATCH_WORTH: usize = 16;
 
+/// The same for messages without a condition that nobody waits for one by one.
+pub(crate) const DERIVED_WORTH: usize = 6;
+
 /// A message of a batch: where it is published, its headers, its body.
 pub(crate) type Part = (String, HeaderMap, Bytes);
 
@@ -52,7 +55,7 @@ pub(crate) async fn send(
 pub(crate) async fn commit(link: &Link, count: usize, part: impl Fn(usize) -> Part + Send) -> Option<u64> {
     let answer = send(link, count, part).await.ok()?;
     let stored = match Answer::parse(&answer) {
-        Some(Answer::Stored(sequence)) => Some(sequence),
+        Some(Answer::Stored { sequence, .. }) => Some(sequence),
         _ => None,
     };
     if stored.is_some() {

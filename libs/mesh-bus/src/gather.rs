@@ -43,6 +43,7 @@ type Answer = Result<u64, PublishError>;
 /// Gathers the commands to one stream.
 pub(crate) struct Gatherer {
     link: Arc<Link>,
+    source: Arc<str>,
     stream: String,
     /// Plain publishes in flight.
     plain: AtomicUsize,
@@ -76,18 +77,19 @@ impl Drop for Plain<'_> {
 }
 
 impl Gatherer {
-    pub(crate) fn new(link: Arc<Link>, stream: &str) -> Arc<Self> {
+    pub(crate) fn new(link: Arc<Link>, source: Arc<str>, stream: &str) -> Arc<Self> {
         let (plain, waiting) = (AtomicUsize::new(0), Mutex::default());
         let room = Arc::new(Semaphore::new(link.options.gather_limit.max(1)));
-        Arc::new(Self { link, stream: stream.to_owned(), plain, room, waiting })
+        Arc::new(Self { link, source, stream: stream.to_owned(), plain, room, waiting })
     }
 
     /// Stores a command. Dropped before its end, it may or may not be stored.
     pub(crate) async fn publish(self: &Arc<Self>, message: &Outgoing) -> Answer {
         let subject = ingest(&self.stream, &message.subject);
-        let headers = headers::of(message, &self.link.options.service);
+        let headers = headers::of(message, &self.source);
         if let Some(_plain) = self.begin_plain() {
-            return self.link.store(&self.stream, subject, headers, &message.body).await;
+            let stored = self.link.store(&self.stream, subject, headers, &message.body).await;
+            return stored.map(|(sequence, _)| sequence);
         }
         let room = self.find_room(&subject).await?;
         let (answer, answered) = oneshot::channel();
@@ -191,7 +193,8 @@ impl Gatherer {
         futures::stream::iter(commands)
             .for_each_concurrent(PLAIN_IN_FLIGHT, |command| async move {
                 let Command { subject, headers, body, answer, _room } = command;
-                let _ = answer.send(self.link.store(&self.stream, subject, headers, &body).await);
+                let stored = self.link.store(&self.stream, subject, headers, &body).await;
+                let _ = answer.send(stored.map(|(sequence, _)| sequence));
             })
             .await;
     }

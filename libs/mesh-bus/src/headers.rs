@@ -12,13 +12,10 @@ use mesh_core::{Cause, Outgoing, Stored};
 static CE_ID: HeaderName = HeaderName::from_static("ce-id");
 static CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
 static CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
-static CE_SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
 static CE_TIME: HeaderName = HeaderName::from_static("ce-time");
 static CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 static CE_DATACONTENTTYPE: HeaderName = HeaderName::from_static("ce-datacontenttype");
-static CAUSE_STREAM: HeaderName = HeaderName::from_static("mesh-cause-stream");
-static CAUSE_SEQUENCE: HeaderName = HeaderName::from_static("mesh-cause-sequence");
-static CAUSE_ID: HeaderName = HeaderName::from_static("mesh-cause-id");
+static CAUSE: HeaderName = HeaderName::from_static("mesh-cause");
 static WORLD: HeaderName = HeaderName::from_static("mesh-world");
 static DEAD_REASON: HeaderName = HeaderName::from_static("mesh-dead-reason");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -29,9 +26,6 @@ static BATCH_ID: HeaderName = HeaderName::from_static("Nats-Batch-Id");
 static BATCH_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Batch-Sequence");
 static BATCH_COMMIT: HeaderName = HeaderName::from_static("Nats-Batch-Commit");
 
-/// Content type of every body that services publish.
-const PROTOBUF: &str = "application/protobuf";
-
 /// A header value; line ends, which would break the protocol, become spaces.
 fn value(mut text: String) -> HeaderValue {
     if text.bytes().any(|b| b == b'\r' || b == b'\n') {
@@ -40,22 +34,26 @@ fn value(mut text: String) -> HeaderValue {
     HeaderValue::from(text)
 }
 
-/// The headers of a message published by `source`.
+/// The headers of a message published by `source`, by whose id the server knows it again.
 pub(crate) fn of(message: &Outgoing, source: &str) -> HeaderMap {
+    let mut headers = of_fact(message, source);
+    headers.insert(MSG_ID.clone(), value(message.id.clone()));
+    headers
+}
+
+/// The headers of a message that the server need not know again: that of a decision, which has a condition.
+///
+/// Few: each is stored, and read by everyone who reads the message. The body is protobuf unless a header says otherwise.
+pub(crate) fn of_fact(message: &Outgoing, source: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut set = |name: &HeaderName, text: String| headers.insert(name.clone(), value(text));
-    set(&MSG_ID, message.id.clone());
     set(&CE_ID, message.id.clone());
     set(&CE_SPECVERSION, "1.0".to_owned());
     set(&CE_TYPE, message.message.clone());
     set(&CE_SOURCE, source.to_owned());
-    set(&CE_SUBJECT, entity_of(&message.subject).to_owned());
     set(&CE_TIME, format_time(message.time));
-    set(&CE_DATACONTENTTYPE, PROTOBUF.to_owned());
-    if let Some(cause) = &message.cause {
-        set(&CAUSE_STREAM, cause.stream.clone());
-        set(&CAUSE_SEQUENCE, cause.sequence.to_string());
-        set(&CAUSE_ID, cause.id.clone());
+    if let Some(Cause { stream, sequence, id }) = &message.cause {
+        set(&CAUSE, format!("{stream}:{sequence}:{id}"));
     }
     if !message.world.is_empty() {
         let positions = message.world.iter().map(|(stream, sequence)| format!("{stream}={sequence}"));
@@ -90,15 +88,6 @@ pub(crate) fn batch(headers: &mut HeaderMap, id: &str, position: usize, commit: 
     }
 }
 
-/// What a subject is about: its tokens after the version, for example `local.my-intent`.
-fn entity_of(subject: &str) -> &str {
-    let skip = if subject.split('.').nth(1) == Some("ask") { 4 } else { 3 };
-    match subject.split('.').take(skip).map(|t| t.len() + 1).sum::<usize>() {
-        start if start < subject.len() => &subject[start..],
-        _ => subject,
-    }
-}
-
 /// The headers of interest of one message.
 #[derive(Default)]
 struct Found<'a> {
@@ -107,6 +96,7 @@ struct Found<'a> {
     source: Option<&'a str>,
     time: Option<&'a str>,
     content_type: Option<&'a str>,
+    cause: Option<&'a str>,
     cause_stream: Option<&'a str>,
     cause_sequence: Option<&'a str>,
     cause_id: Option<&'a str>,
@@ -130,6 +120,8 @@ fn find(headers: Option<&HeaderMap>) -> Found<'_> {
             "ce-source" => found.source = first,
             "ce-time" => found.time = first,
             "ce-datacontenttype" => found.content_type = first,
+            "mesh-cause" => found.cause = first,
+            // As releases up to 0.1 wrote it.
             "mesh-cause-stream" => found.cause_stream = first,
             "mesh-cause-sequence" => found.cause_sequence = first,
             "mesh-cause-id" => found.cause_id = first,
@@ -165,9 +157,11 @@ fn stored(found: &Found<'_>, place: Place, body: Bytes) -> Stored {
         Some(kind) if !kind.is_empty() => kind.to_owned(),
         _ => contract().event_on(&place.subject).map(|e| e.message.clone()).unwrap_or_default(),
     };
-    let cause = found.cause_id.map(|id| Cause {
-        stream: found.cause_stream.unwrap_or_default().to_owned(),
-        sequence: found.cause_sequence.and_then(|s| s.parse().ok()).unwrap_or_default(),
+    let in_parts =
+        || Some((found.cause_stream.unwrap_or_default(), found.cause_sequence.unwrap_or_default(), found.cause_id?));
+    let cause = found.cause.and_then(parse_cause).or_else(in_parts).map(|(stream, sequence, id)| Cause {
+        stream: stream.to_owned(),
+        sequence: sequence.parse().unwrap_or_default(),
         id: id.to_owned(),
     });
     let world = found.world.map(parse_world).unwrap_or_default();
@@ -188,6 +182,12 @@ fn stored(found: &Found<'_>, place: Place, body: Bytes) -> Stored {
         delivered: place.delivered,
         body,
     }
+}
+
+/// `STREAM:SEQUENCE:ID`; an id may hold colons.
+fn parse_cause(text: &str) -> Option<(&str, &str, &str)> {
+    let mut parts = text.splitn(3, ':');
+    Some((parts.next()?, parts.next()?, parts.next()?))
 }
 
 fn parse_world(text: &str) -> Vec<(String, u64)> {
@@ -424,9 +424,25 @@ mod tests {
     }
 
     #[test]
-    fn the_entity_of_a_subject_is_what_follows_its_version() {
-        assert_eq!(entity_of("intent.submitted.v1.local.a"), "local.a");
-        assert_eq!(entity_of("intent.ask.submit.v1.local.a"), "local.a");
-        assert_eq!(entity_of("dead.x"), "dead.x");
+    fn a_cause_is_read_in_one_header_and_in_the_three_of_earlier_releases() {
+        let subject = "intent.submitted.v1.local.a";
+        let read = |given: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            given.iter().for_each(|(name, text)| headers.insert(*name, *text));
+            server(&mut headers, subject, 9);
+            from_direct_get(message("_INBOX.x", headers)).unwrap().cause
+        };
+        let expected = Cause { stream: "INTENT_ASK".into(), sequence: 7, id: "due:2026-11-22T04:02:09Z".into() };
+        assert_eq!(read(&[("mesh-cause", "INTENT_ASK:7:due:2026-11-22T04:02:09Z")]), Some(expected.clone()));
+        let before = [
+            ("mesh-cause-stream", "INTENT_ASK"),
+            ("mesh-cause-sequence", "7"),
+            ("mesh-cause-id", "due:2026-11-22T04:02:09Z"),
+        ];
+        assert_eq!(read(&before), Some(expected));
+        assert_eq!(read(&[]), None);
+        assert_eq!(read(&[("mesh-cause", "forged")]), None);
+        let timeless = read(&[("mesh-cause", ":0:due:x")]).unwrap();
+        assert_eq!((timeless.stream.as_str(), timeless.sequence, timeless.id.as_str()), ("", 0, "due:x"));
     }
 }

@@ -33,7 +33,7 @@ mod tail;
 mod writer;
 
 pub use bucket::{Bucket, BucketError};
-pub use bus::Bus;
+pub use bus::{Bus, Echo};
 pub use crypto::install_crypto;
 pub use error::{ConnectError, PublishError, RequestError, SubscribeError};
 pub use live::{Plain, Subscription};

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{ConnectError, Options, State, Stats, backoff::Backoff, error::AskError};
+use crate::{ConnectError, Echo, Options, State, Stats, backoff::Backoff, error::AskError};
 
 /// Pause between the first attempts to reconnect, milliseconds.
 const RECONNECT_MS: u64 = 20;
@@ -54,6 +54,8 @@ pub(crate) struct Link {
     denied: Mutex<VecDeque<(u64, String)>>,
     full: Mutex<BTreeSet<String>>,
     any_full: AtomicBool,
+    /// Who learns what is stored.
+    pub(crate) echo: OnceLock<Arc<dyn Echo>>,
     pub(crate) tasks: TaskTracker,
     /// Closing has begun: nothing new is accepted, and waiting for a full stream ends.
     pub(crate) closing: CancellationToken,
@@ -112,6 +114,7 @@ impl Link {
             denied: Mutex::default(),
             full: Mutex::default(),
             any_full: AtomicBool::new(false),
+            echo: OnceLock::new(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             ended: CancellationToken::new(),

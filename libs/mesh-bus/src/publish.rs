@@ -13,7 +13,7 @@ use crate::{
     Bus, PublishError,
     answer::{Answer, code},
     backoff::Backoff,
-    batch::{self, BATCH_MAX, BATCH_WORTH},
+    batch::{self, BATCH_MAX, DERIVED_WORTH},
     error::{AskError, publish_error},
     headers,
     link::Link,
@@ -34,8 +34,14 @@ impl Bus {
         if kind == Some(contract::Kind::Commands) {
             return self.gatherer(&message.stream).publish(message).await;
         }
-        let headers = headers::of(message, &link.options.service);
-        link.store(&message.stream, ingest(&message.stream, &message.subject), headers, &message.body).await
+        let headers = headers::of(message, self.source());
+        let subject = ingest(&message.stream, &message.subject);
+        let (sequence, is_known) = link.store(&message.stream, subject, headers, &message.body).await?;
+        // What an earlier attempt stored may differ from this.
+        if let Some(echo) = link.echo.get().filter(|_| !is_known) {
+            echo.stored(message, self.source(), sequence);
+        }
+        Ok(sequence)
     }
 
     /// Publishes a dead letter: a message that could not be handled, with the reason. Body and content type stay as
@@ -47,8 +53,9 @@ impl Bus {
         content_type: Option<&str>,
     ) -> Result<u64, PublishError> {
         let link = self.link();
-        let headers = headers::dead(headers::of(letter, &link.options.service), reason, content_type);
-        link.store(&letter.stream, ingest(&letter.stream, &letter.subject), headers, &letter.body).await
+        let headers = headers::dead(headers::of(letter, self.source()), reason, content_type);
+        let subject = ingest(&letter.stream, &letter.subject);
+        link.store(&letter.stream, subject, headers, &letter.body).await.map(|(sequence, _)| sequence)
     }
 
     /// Publishes messages without condition, many at a time, in no particular order across subjects. Those of
@@ -63,7 +70,7 @@ impl Bus {
         }
         for (stream, messages) in by_stream {
             let derived = contract().stream(&stream).is_some_and(|s| s.kind == contract::Kind::Derived);
-            if !derived || messages.len() < BATCH_WORTH {
+            if !derived || messages.len() < DERIVED_WORTH {
                 left.extend(messages);
                 continue;
             }
@@ -71,10 +78,15 @@ impl Bus {
                 let part = |index: usize| {
                     let message = &chunk[index];
                     let subject = ingest(&stream, &message.subject);
-                    (subject, headers::of(message, &link.options.service), message.body.clone())
+                    (subject, headers::of(message, self.source()), message.body.clone())
                 };
-                if batch::commit(link, chunk.len(), part).await.is_none() {
+                let Some(last) = batch::commit(link, chunk.len(), part).await else {
                     left.extend_from_slice(chunk);
+                    continue;
+                };
+                if let Some(echo) = link.echo.get() {
+                    let first = (last + 1).saturating_sub(chunk.len() as u64);
+                    chunk.iter().zip(first..).for_each(|(message, at)| echo.stored(message, self.source(), at));
                 }
             }
         }
@@ -92,14 +104,15 @@ impl Bus {
 }
 
 impl Link {
-    /// Stores one message without condition: tried until it is stored or the limit has passed.
+    /// Stores one message without condition: tried until it is stored or the limit has passed. Gives its sequence, and
+    /// whether it was stored before.
     pub(crate) async fn store(
         &self,
         stream: &str,
         subject: String,
         headers: HeaderMap,
         body: &Bytes,
-    ) -> Result<u64, PublishError> {
+    ) -> Result<(u64, bool), PublishError> {
         let limit_ms = self.options.publish_limit_ms;
         let deadline = Instant::now() + Duration::from_millis(limit_ms);
         let mut backoff = Backoff::new(10, 500);
@@ -121,10 +134,10 @@ impl Link {
                 self.mark_full(stream, true);
             }
             match answer.as_ref().map(Answer::parse) {
-                Ok(Some(Answer::Stored(sequence))) => {
+                Ok(Some(Answer::Stored { sequence, is_known })) => {
                     self.stats.published.fetch_add(1, Relaxed);
                     self.mark_full(stream, false);
-                    return Ok(sequence);
+                    return Ok((sequence, is_known));
                 }
                 Ok(Some(Answer::Refused { code, description })) => match code {
                     _ if code::is_full(code) => {

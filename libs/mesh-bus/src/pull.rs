@@ -190,22 +190,15 @@ struct InfoGroup {
 const MISSING: [u64; 2] = [10014, 10059];
 
 impl Pull {
+    /// The state of a durable, for whoever does not join its readers.
+    pub(crate) async fn look(link: Arc<Link>, stream: &str, durable: &str) -> Result<PullInfo, PullError> {
+        Ok(Shared::new(link, stream, durable, String::new()).info().await?.into())
+    }
+
     pub(crate) async fn join(link: Arc<Link>, stream: &str, durable: &str) -> Result<Self, PullError> {
         let closed = || PullError::Closed { stream: stream.to_owned(), durable: durable.to_owned() };
         let client = link.client().map_err(|_| closed())?.clone();
-        let shared = Arc::new(Shared {
-            epoch_joined: link.epoch(),
-            link,
-            stream: stream.to_owned(),
-            durable: durable.to_owned(),
-            inbox: client.new_inbox(),
-            replies: Mutex::default(),
-            through: AtomicU64::new(0),
-            acknowledge: Notify::new(),
-            pinned: AtomicBool::new(false),
-            pin: Mutex::default(),
-            left: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new(link, stream, durable, client.new_inbox()));
         let info = shared.info().await?;
         let renew = Duration::from_nanos(info.config.priority_timeout) / 4;
         let renew = renew.clamp(Duration::from_millis(100), Duration::from_secs(2));
@@ -263,14 +256,7 @@ impl Pull {
 
     /// The state of the durable.
     pub async fn info(&self) -> Result<PullInfo, PullError> {
-        let info = self.shared.info().await?;
-        let pinned = info.priority_groups.into_iter().find_map(|g| g.pinned_client_id.filter(|id| !id.is_empty()));
-        Ok(PullInfo {
-            ack_floor: info.ack_floor.stream_seq,
-            delivered: info.delivered.stream_seq,
-            pending: info.num_pending,
-            pinned,
-        })
+        Ok(self.shared.info().await?.into())
     }
 
     /// Is this the replica that gets the messages? True from its first message until the server unpins it or
@@ -374,7 +360,35 @@ impl Drop for Pull {
     }
 }
 
+impl From<Info> for PullInfo {
+    fn from(info: Info) -> Self {
+        let pinned = info.priority_groups.into_iter().find_map(|g| g.pinned_client_id.filter(|id| !id.is_empty()));
+        Self {
+            ack_floor: info.ack_floor.stream_seq,
+            delivered: info.delivered.stream_seq,
+            pending: info.num_pending,
+            pinned,
+        }
+    }
+}
+
 impl Shared {
+    fn new(link: Arc<Link>, stream: &str, durable: &str, inbox: String) -> Self {
+        Self {
+            epoch_joined: link.epoch(),
+            link,
+            stream: stream.to_owned(),
+            durable: durable.to_owned(),
+            inbox,
+            replies: Mutex::default(),
+            through: AtomicU64::new(0),
+            acknowledge: Notify::new(),
+            pinned: AtomicBool::new(false),
+            pin: Mutex::default(),
+            left: AtomicBool::new(false),
+        }
+    }
+
     fn names(&self) -> (String, String) {
         (self.stream.clone(), self.durable.clone())
     }

@@ -191,6 +191,8 @@ struct Inner {
     listening: Vec<String>,
     published: AtomicU64,
     dropped: Arc<AtomicU64>,
+    /// Is the session another's, who closes it?
+    is_lent: bool,
 }
 
 impl Samples {
@@ -207,8 +209,7 @@ impl Samples {
             let listening = options.listen.iter().map(|l| with_port(l)).collect::<Result<Vec<_>, _>>()?;
             match zenoh::open(config(&options, &listening)?).await {
                 Ok(session) => {
-                    let (published, dropped) = (AtomicU64::new(0), Arc::default());
-                    return Ok(Self { inner: Arc::new(Inner { session, options, listening, published, dropped }) });
+                    return Ok(Self::over(session, options, listening, false));
                 }
                 Err(_) if attempts > 0 => {}
                 Err(source) => {
@@ -217,6 +218,18 @@ impl Samples {
                 }
             }
         }
+    }
+
+    /// The same session for another service of this process, with counters of its own. Only this one closes it.
+    pub fn share(&self) -> Self {
+        let Inner { session, options, listening, .. } = &*self.inner;
+        let (session, options, listening) = (session.clone(), options.clone(), listening.clone());
+        Self::over(session, options, listening, true)
+    }
+
+    fn over(session: Session, options: SamplesOptions, listening: Vec<String>, is_lent: bool) -> Self {
+        let (published, dropped) = (AtomicU64::new(0), Arc::default());
+        Self { inner: Arc::new(Inner { session, options, listening, published, dropped, is_lent }) }
     }
 
     /// Addresses it listens on, with the ports taken.
@@ -282,6 +295,9 @@ impl Samples {
 
     /// Closes the session: its tokens end, its subscriptions too.
     pub async fn close(&self) -> Result<(), SamplesError> {
+        if self.inner.is_lent {
+            return Ok(());
+        }
         self.inner.session.close().await.map_err(|source| refused("close", "session", source))
     }
 }

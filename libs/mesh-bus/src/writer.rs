@@ -28,6 +28,7 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Bus,
@@ -143,6 +144,7 @@ impl Writer {
             match core.admit(decision, room)? {
                 Admitted::Direct(direct) => {
                     let written = core.settle(&direct.decision).await;
+                    core.echo(&direct.decision, &written);
                     drop(direct);
                     written
                 }
@@ -155,6 +157,9 @@ impl Writer {
 /// One stream's writer.
 pub(crate) struct Core {
     link: Arc<Link>,
+    source: Arc<str>,
+    /// The bus that writes is closing.
+    closing: CancellationToken,
     stream: String,
     /// One permit per decision that waits or is in flight.
     room: Arc<Semaphore>,
@@ -253,7 +258,7 @@ impl From<AskError> for Failed {
 
 impl Core {
     /// Starts the batcher of a stream.
-    pub(crate) fn start(link: Arc<Link>, stream: &str) -> Arc<Self> {
+    pub(crate) fn start(link: Arc<Link>, source: Arc<str>, closing: CancellationToken, stream: &str) -> Arc<Self> {
         let core = Arc::new(Self {
             room: Arc::new(Semaphore::new(link.options.queue_limit.max(1))),
             stream: stream.to_owned(),
@@ -261,6 +266,8 @@ impl Core {
             nudge: Notify::new(),
             closed: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            source,
+            closing,
             link,
         });
         let batcher = core.clone();
@@ -292,7 +299,7 @@ impl Core {
     /// Lets a decision in: to be written by its caller if nothing is ahead of it, else into the queue.
     fn admit(self: &Arc<Self>, decision: Decision, room: OwnedSemaphorePermit) -> Result<Admitted, WriteError> {
         let mut queue = self.queue.lock();
-        if self.closed.load(SeqCst) || self.link.closing.is_cancelled() {
+        if self.closed.load(SeqCst) || self.closing.is_cancelled() {
             return Err(self.closed());
         }
         if !self.full.load(Relaxed) && queue.begin_direct(&decision.entity, decision.messages.len()) {
@@ -388,7 +395,7 @@ impl Core {
     }
 
     fn headers(&self, decision: &Decision, position: usize) -> HeaderMap {
-        let mut headers = headers::of(&decision.messages[position], &self.link.options.service);
+        let mut headers = headers::of_fact(&decision.messages[position], &self.source);
         if position == 0 {
             headers::expect(&mut headers, &decision.entity, decision.expected);
         }
@@ -424,13 +431,22 @@ impl Core {
 
     fn stored(&self, answer: &async_nats::Message, count: usize) -> Result<u64, Failed> {
         match Answer::parse(answer) {
-            Some(Answer::Stored(last)) => {
+            Some(Answer::Stored { sequence: last, .. }) => {
                 self.link.stats.published.fetch_add(count as u64, Relaxed);
                 self.takes_writes();
                 Ok(last)
             }
             Some(Answer::Refused { code, description }) => Err(Failed::Refused { code, description }),
             None => Err(Failed::Unknown),
+        }
+    }
+
+    /// Tells what is stored to whoever learns of it.
+    fn echo(&self, decision: &Decision, written: &Result<Written, WriteError>) {
+        let (Some(echo), Ok(Written::Stored { last })) = (self.link.echo.get(), written) else { return };
+        let first = (last + 1).saturating_sub(decision.messages.len() as u64);
+        for (message, sequence) in decision.messages.iter().zip(first..) {
+            echo.stored(message, &self.source, sequence);
         }
     }
 
@@ -474,7 +490,7 @@ impl Core {
                     self.link.mark_full(&self.stream, true);
                     tokio::select! {
                         paused = self.link.pause(room.next()) => paused.map_err(|_| self.closed())?,
-                        () = self.link.closing.cancelled() => {
+                        () = self.closing.cancelled() => {
                             return Err(WriteError::Full { stream: self.stream.clone() });
                         }
                     }
@@ -578,7 +594,9 @@ impl Flight {
                 async move {
                     // A caller who left while this was waiting gets nothing written.
                     if !pending.answer.is_closed() {
-                        let _ = pending.answer.send(core.settle(&pending.decision).await);
+                        let written = core.settle(&pending.decision).await;
+                        core.echo(&pending.decision, &written);
+                        let _ = pending.answer.send(written);
                     }
                 }
             })
@@ -615,6 +633,13 @@ impl Flight {
 
     /// The batch is stored, its messages one after the other.
     fn answer(mut self, batch_last: u64) {
+        let count: usize = self.pending.iter().map(|pending| pending.decision.messages.len()).sum();
+        let mut first = (batch_last + 1).saturating_sub(count as u64);
+        for pending in &self.pending {
+            let end = first + pending.decision.messages.len() as u64 - 1;
+            self.core.echo(&pending.decision, &Ok(Written::Stored { last: end }));
+            first = end + 1;
+        }
         let mut last = batch_last;
         for pending in std::mem::take(&mut self.pending).into_iter().rev() {
             let count = pending.decision.messages.len() as u64;

@@ -103,4 +103,15 @@ pub trait Decider: Send + Sync + 'static {
     /// When the entity wants to be asked next, if at all. Must be later than the time of its last `Due` decision,
     /// or that decision must have changed it: an entity that stays due is asked once per `due` value.
     fn due(&self, state: &Self::State) -> Option<Timestamp>;
+
+    /// Does this input set new work in motion elsewhere, and how urgent is that? While much is under way, such inputs wait:
+    /// the most urgent are decided first, and of equal ones those of each owner in turn. `None`: it never waits.
+    fn urgency(&self, _input: &Self::Input) -> Option<u32> {
+        None
+    }
+
+    /// Has what the entity set in motion elsewhere not come back yet?
+    fn is_under_way(&self, _state: &Self::State) -> bool {
+        false
+    }
 }

@@ -17,7 +17,7 @@ pub struct Cause {
 /// A message to publish.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outgoing {
-    /// CloudEvents id, also `Nats-Msg-Id`.
+    /// CloudEvents id; also `Nats-Msg-Id`, unless it is written on a condition.
     pub id: String,
     /// Full protobuf name.
     pub message: String,
@@ -51,6 +51,27 @@ impl Outgoing {
             world: vec![],
             body: if event.is_command() { event.body() } else { wording::body(event.message(), event.body()) },
         })
+    }
+
+    /// As readers see it once it is stored: published by `source`, at this sequence, at this time.
+    pub fn stored(&self, source: &str, sequence: u64, at: Timestamp) -> Stored {
+        Stored {
+            stream: self.stream.clone(),
+            sequence,
+            subject: self.subject.clone(),
+            id: self.id.clone(),
+            message: self.message.clone(),
+            time: self.time,
+            stored: at,
+            cause: self.cause.clone(),
+            traceparent: self.traceparent.clone(),
+            world: self.world.clone(),
+            content_type: None,
+            source: Some(source.to_owned()),
+            previous_on_subject: None,
+            delivered: 1,
+            body: self.body.clone(),
+        }
     }
 
     /// With its cause.
@@ -97,7 +118,7 @@ pub struct Stored {
 
 impl Stored {
     /// The body as protobuf: as it is, or transcoded from JSON. JSON is assumed without a content type if the
-    /// body starts with `{`.
+    /// body starts with `{`, which no protobuf message of ours does: it would open a group.
     pub fn protobuf(&self) -> Result<Bytes, DecodeError> {
         let json = match self.content_type.as_deref().map(|t| t.split(';').next().unwrap_or(t).trim()) {
             Some("application/protobuf" | "application/x-protobuf") => false,

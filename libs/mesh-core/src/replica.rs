@@ -18,8 +18,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Cause, Decider, Decision, Envelope, Key, Outgoing, ReadModel as _, Stored, Trigger};
 
+mod intake;
 #[cfg(test)]
 mod tests;
+
+use intake::Intake;
 
 /// Ids of answered commands kept per entity: a command that comes again after this number of others of the same entity
 /// is a new one.
@@ -42,7 +45,7 @@ pub enum Step {
         /// Names it in the answer.
         ticket: u64,
         /// The input.
-        input: Box<Stored>,
+        input: Arc<Stored>,
         /// Why it is dead.
         reason: String,
     },
@@ -109,7 +112,7 @@ impl<I> Clone for Question<I> {
 }
 
 struct Pending<I> {
-    stored: Stored,
+    stored: Arc<Stored>,
     body: bytes::Bytes,
     /// `None` if it could not be decoded and only becomes a dead letter.
     input: Option<I>,
@@ -131,8 +134,8 @@ struct Held<I> {
 struct Progress<I> {
     /// Highest sequence fed.
     fed: u64,
-    /// Fed and not done: sequence -> entities that have not decided it yet.
-    open: BTreeMap<u64, usize>,
+    /// Fed and not done: sequence -> entities that have not decided it yet, and when it was stored.
+    open: BTreeMap<u64, (usize, Timestamp)>,
     /// Waiting until the read model has seen them.
     held: VecDeque<Held<I>>,
 }
@@ -161,6 +164,9 @@ pub struct Index {
     pub entities: u64,
     /// When which entity wants to be asked.
     pub due: Vec<(Timestamp, Key)>,
+    /// Per input stream, the sequence up to which every input was done; empty where durables keep that.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, u64>,
 }
 
 /// What is to be saved: bucket key and bytes of each entity that changed, and the index that goes with them, unless
@@ -225,6 +231,12 @@ pub struct Replica<D: Decider> {
     counts: Counts,
     /// What a view has not been given yet; `None` if there is no such view.
     changes: Option<VecDeque<Change<D::State>>>,
+    /// Per input stream, what the last index says is done; `None` where durables keep that.
+    marks: Option<BTreeMap<String, u64>>,
+    /// Who may begin new work.
+    intake: Intake,
+    /// Who waited for that and may now.
+    let_in: Option<Key>,
 }
 
 impl<D: Decider> Replica<D> {
@@ -258,8 +270,16 @@ impl<D: Decider> Replica<D> {
             steps: VecDeque::new(),
             counts: Counts::default(),
             changes: None,
+            marks: None,
+            intake: Intake::new(),
+            let_in: None,
             decider,
         }
+    }
+
+    /// From now on the index says how far each input stream is done, because no durable does.
+    pub fn keep_marks(&mut self) {
+        self.marks.get_or_insert_default();
     }
 
     /// Keeps each fact that is read from now on, with the state that it leads to, for [`Replica::next_change`].
@@ -275,6 +295,29 @@ impl<D: Decider> Replica<D> {
     /// The next fact with its state, for the view that shares them.
     pub fn next_change(&mut self) -> Option<Change<D::State>> {
         self.changes.as_mut()?.pop_front()
+    }
+
+    /// Lets inputs that set work in motion elsewhere wait while this number of entities is under way.
+    pub fn limit_under_way(&mut self, window: usize) {
+        self.intake.resize(window);
+        self.begin();
+    }
+
+    /// Entities that came back since the start, after what they set in motion elsewhere.
+    pub fn came_back(&self) -> u64 {
+        self.intake.ended
+    }
+
+    /// Entities that wait until less is under way.
+    pub fn waiting(&self) -> usize {
+        self.intake.waiting()
+    }
+
+    /// When the oldest input of the stream was stored that is fed and not done.
+    pub fn oldest(&self, stream: &str) -> Option<Timestamp> {
+        let progress = self.inputs.get(stream)?;
+        let open = progress.open.values().next().map(|(_, stored)| *stored);
+        open.into_iter().chain(progress.held.front().map(|held| held.pending.stored.stored)).min()
     }
 
     /// The next thing to do, if there is one.
@@ -377,7 +420,8 @@ impl<D: Decider> Replica<D> {
     }
 
     /// Takes in an input, once per sequence and in stream order; older ones are ignored.
-    pub fn input(&mut self, stored: Stored) {
+    pub fn input(&mut self, stored: impl Into<Arc<Stored>>) {
+        let stored = stored.into();
         let progress = self.inputs.entry(stored.stream.clone()).or_default();
         if stored.sequence <= progress.fed {
             return;
@@ -448,15 +492,17 @@ impl<D: Decider> Replica<D> {
             return;
         }
         let (stream, sequence) = (pending.stored.stream.clone(), pending.stored.sequence);
-        self.inputs.entry(stream).or_default().open.insert(sequence, keys.len());
+        let at = pending.stored.stored;
+        self.inputs.entry(stream).or_default().open.insert(sequence, (keys.len(), at));
         for key in keys {
             self.entity(&key).queue.push_back(Question::Input(pending.clone()));
             self.advance(&key);
         }
     }
 
-    fn bury_new(&mut self, stored: Stored, reason: String) {
-        self.inputs.entry(stored.stream.clone()).or_default().open.insert(stored.sequence, 1);
+    fn bury_new(&mut self, stored: Arc<Stored>, reason: String) {
+        let progress = self.inputs.entry(stored.stream.clone()).or_default();
+        progress.open.insert(stored.sequence, (1, stored.stored));
         let pending = Arc::new(Pending { stored, body: bytes::Bytes::new(), input: None });
         self.bury(Key(vec![]), Question::Input(pending), reason);
     }
@@ -473,7 +519,7 @@ impl<D: Decider> Replica<D> {
             }
             Question::Input(pending) => {
                 self.tickets += 1;
-                let input = Box::new(pending.stored.clone());
+                let input = pending.stored.clone();
                 self.steps.push_back(Step::DeadLetter { ticket: self.tickets, input, reason });
                 let flight = Flight {
                     key,
@@ -509,6 +555,7 @@ impl<D: Decider> Replica<D> {
                 self.fold(&key, &stored);
                 self.change(&key, stored);
                 self.advance(&key);
+                self.begin();
             }
         } else if let Some(changes) = &mut self.changes {
             changes.push_back(Change { fact: stored, state: None });
@@ -639,6 +686,7 @@ impl<D: Decider> Replica<D> {
         let Some(entity) = self.entities.get_mut(key) else { return };
         let Some(folded) = entity.folded.as_ref() else { return };
         let due = self.decider.due(&folded.state);
+        self.intake.note(key, self.decider.is_under_way(&folded.state));
         if let Some(old) = entity.indexed_due.take() {
             self.due.remove(&(old, key.clone()));
         }
@@ -646,6 +694,46 @@ impl<D: Decider> Replica<D> {
             entity.indexed_due = due;
             self.due.extend(due.map(|time| (time, key.clone())));
         }
+    }
+
+    /// Lets those begin who waited, as far as less is under way or takes too long by now.
+    pub fn look(&mut self, now: Timestamp) {
+        self.intake.pass(now);
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        if self.stopped {
+            return;
+        }
+        while let Some(key) = self.intake.next() {
+            self.let_in = Some(key.clone());
+            self.advance(&key);
+            self.let_in = None;
+        }
+    }
+
+    /// Must the entity's next question wait until less is under way?
+    fn must_wait(&mut self, key: &Key) -> bool {
+        if self.intake.waits(key) {
+            return true;
+        }
+        if self.let_in.take_if(|let_in| let_in == key).is_some() {
+            return false;
+        }
+        let Some(Question::Input(pending)) = self.entities.get(key).and_then(|e| e.queue.front()) else { return false };
+        let Some(urgency) = pending.input.as_ref().and_then(|input| self.decider.urgency(input)) else { return false };
+        // Whoever waits is before whoever comes.
+        if self.intake.is_open() && self.intake.waiting() == 0 {
+            return false;
+        }
+        self.intake.wait(key, urgency);
+        true
+    }
+
+    fn is_beginning(&self, question: &Question<D::Input>) -> bool {
+        let Question::Input(pending) = question else { return false };
+        pending.input.as_ref().is_some_and(|input| self.decider.urgency(input).is_some())
     }
 
     /// Asks every entity whose time has come.
@@ -672,16 +760,20 @@ impl<D: Decider> Replica<D> {
     /// Decides what the entity's queue holds, as far as it can now.
     fn advance(&mut self, key: &Key) {
         while !self.stopped {
-            let Some(entity) = self.entities.get_mut(key) else { return };
+            let Some(entity) = self.entities.get(key) else { return };
             let Some(folded) = entity.folded.as_ref() else { return };
-            if entity.busy || folded.last < entity.behind {
+            if entity.busy || folded.last < entity.behind || self.must_wait(key) {
                 return;
             }
-            let Some(question) = entity.queue.pop_front() else { return };
+            let next = self.entities.get_mut(key).and_then(|entity| entity.queue.pop_front());
+            let Some(question) = next else { return };
             match self.decide(key, &question) {
                 Verdict::Nothing => self.done(key, &question),
                 Verdict::Write(flight, messages, expected) => {
                     self.tickets += 1;
+                    if self.is_beginning(&question) {
+                        self.intake.begins();
+                    }
                     if let Some(entity) = self.entities.get_mut(key) {
                         entity.busy = true;
                     }
@@ -783,7 +875,7 @@ impl<D: Decider> Replica<D> {
             }
             Question::Input(pending) => {
                 let Some(progress) = self.inputs.get_mut(&pending.stored.stream) else { return };
-                let Some(open) = progress.open.get_mut(&pending.stored.sequence) else { return };
+                let Some((open, _)) = progress.open.get_mut(&pending.stored.sequence) else { return };
                 *open -= 1;
                 if *open == 0 {
                     progress.open.remove(&pending.stored.sequence);
@@ -805,6 +897,9 @@ impl<D: Decider> Replica<D> {
     pub fn written(&mut self, ticket: u64, outcome: Outcome) {
         let Some(flight) = self.flights.remove(&ticket) else { return };
         let key = flight.key.clone();
+        if self.is_beginning(&flight.question) {
+            self.intake.has_begun();
+        }
         match outcome {
             Outcome::Stored(last) => {
                 self.counts.facts += flight.facts.len() as u64;
@@ -850,11 +945,12 @@ impl<D: Decider> Replica<D> {
             }
             Outcome::Impossible => {
                 self.bury(key, flight.question, "the bus refuses the decision for ever".into());
-                return;
+                return self.begin();
             }
         }
         self.advance(&key);
         self.release();
+        self.begin();
     }
 
     /// A dead letter was published.
@@ -898,11 +994,15 @@ impl<D: Decider> Replica<D> {
         if left {
             return (!entries.is_empty()).then_some((entries, None));
         }
-        if entries.is_empty() && self.position == saved {
+        let marks: Option<BTreeMap<String, u64>> =
+            self.marks.is_some().then(|| self.inputs.keys().map(|s| (s.clone(), self.low_water(s))).collect());
+        if entries.is_empty() && self.position == saved && marks == self.marks {
             return None;
         }
         let due = self.due.iter().cloned().collect();
-        Some((entries, Some(Index { position: self.position, entities: self.known, due })))
+        let inputs = marks.clone().unwrap_or_default();
+        self.marks = marks;
+        Some((entries, Some(Index { position: self.position, entities: self.known, due, inputs })))
     }
 
     /// A snapshot could not be stored: its entities are dirty again.
@@ -945,6 +1045,7 @@ impl<D: Decider> Replica<D> {
         idle.truncate(excess);
         self.complete &= idle.is_empty();
         for key in idle {
+            self.intake.forget(&key);
             self.entities.remove(&key);
         }
     }

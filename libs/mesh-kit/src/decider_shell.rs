@@ -30,6 +30,7 @@ use crate::{
     mesh::Mesh,
     metrics,
     projector_shell::{Shared, Sources},
+    reader::{Follower, Merged},
     telemetry,
     view::View,
 };
@@ -41,13 +42,19 @@ const OPEN_MAX: usize = 20_000;
 /// Messages read at once from the history of a stream.
 const READ_MAX: usize = 1_000;
 /// Entities saved in one go: a short piece of work for the server, between which decisions find their way.
-const SAVE_MAX: usize = 100;
+const SAVE_MAX: usize = 250;
 /// Between two goes while entities are left.
 const SAVE_PACE: Duration = Duration::from_millis(50);
 /// How often what changed is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often a durable is checked for messages that a vanished replica left behind.
 const RESCUE_EVERY: Duration = Duration::from_secs(2);
+/// How much work that a decider's inputs set in motion elsewhere may be under way: as much as comes back within this time,
+const UNDER_WAY: Duration = Duration::from_millis(400);
+/// and this number of entities at least.
+const UNDER_WAY_MIN: usize = 64;
+/// How often that is reckoned.
+const RECKON_EVERY: Duration = Duration::from_millis(100);
 /// Shortest time between two rounds of acks; each acks all inputs that are done. The server writes its state of a durable
 /// to disk for acks, and an input that is not acked yet is at worst delivered again and recognised.
 const ACK_EVERY: Duration = Duration::from_millis(50);
@@ -127,9 +134,9 @@ impl<S> Listener<S> {
 
 /// What the shell's sources tell it.
 enum Arrival {
-    Fact(Arc<Stored>),
-    ReadModel(Arc<Stored>),
-    Inputs(Vec<Stored>),
+    /// Inputs are to be followed here from now on.
+    Follow(Follower),
+    Inputs(Vec<Arc<Stored>>),
     /// The inputs that follow were another replica's until now; its facts end here.
     TakeOver(u64),
     /// An input that is not to be decided: stream and sequence.
@@ -156,6 +163,10 @@ struct Shell<D: Decider> {
     wake: Arc<Notify>,
     bucket: Bucket,
     stream: String,
+    /// Its own facts, and those of its read model.
+    facts: Merged,
+    /// Inputs that it follows.
+    inputs: Merged,
     arrivals: mpsc::Receiver<Arrival>,
     low_waters: BTreeMap<String, watch::Sender<u64>>,
     /// Per input stream, what of it the decider hears; a durable delivers somewhat more.
@@ -169,7 +180,10 @@ struct Shell<D: Decider> {
     save_at: tokio::time::Instant,
     told: Counts,
     meter: metrics::Consumer,
+    /// Per input stream.
+    meters: BTreeMap<String, metrics::Consumer>,
     listener: Option<Listener<D::State>>,
+    window: Window,
     /// Per input stream, when some inputs were taken in: the first of each arrival, oldest first.
     taken: BTreeMap<String, VecDeque<(u64, Instant)>>,
 }
@@ -192,7 +206,12 @@ impl<D: Decider> Shell<D> {
             None => (None, 0),
         };
         let saved = index.as_ref().map_or(0, |i| i.position);
+        let marks = index.as_ref().map(|i| i.inputs.clone()).unwrap_or_default();
         let mut replica = Replica::new(decider, index);
+        // Once kept they are kept on: a durable that was not pulled for a while knows less.
+        if !marks.is_empty() || durables.iter().any(|durable| mesh.follows_inputs(&durable.stream)) {
+            replica.keep_marks();
+        }
         let area = <D::Fact as mesh_proto::FactSet>::AREA;
         let stream = area.to_uppercase();
         let worlds = replica.world_streams();
@@ -215,37 +234,16 @@ impl<D: Decider> Shell<D> {
                 listener.give(|| replica.next_change()).await;
             }
         }
+        let mut facts = Merged::new();
         for world in worlds.iter().filter(|w| **w != stream) {
             let mut follower = mesh.follow(world, 1);
             let end = bus.log(world).last_sequence().await?;
             while follower.position() < end {
                 replica.world_fact(&*follower.next().await?);
             }
-            let (sender, stopping) = (sender.clone(), mesh.stopping());
-            mesh.spawn("world", async move {
-                loop {
-                    let stored = tokio::select! {
-                        stored = follower.next() => stored.context("read World")?,
-                        () = stopping.cancelled() => return Ok(()),
-                    };
-                    if sender.send(Arrival::ReadModel(stored)).await.is_err() {
-                        return Ok(());
-                    }
-                }
-            });
+            facts.add(follower);
         }
-        let (facts, stopping) = (sender.clone(), mesh.stopping());
-        mesh.spawn("own facts", async move {
-            loop {
-                let stored = tokio::select! {
-                    stored = own.next() => stored.context("read own facts")?,
-                    () = stopping.cancelled() => return Ok(()),
-                };
-                if facts.send(Arrival::Fact(stored)).await.is_err() {
-                    return Ok(());
-                }
-            }
-        });
+        facts.add(own);
         let mut low_waters = BTreeMap::new();
         let mut filters = BTreeMap::new();
         for durable in durables {
@@ -254,16 +252,27 @@ impl<D: Decider> Shell<D> {
             filters.insert(durable.stream.clone(), durable.filters.clone());
             let (bus, own, bucket, sender, mesh_) =
                 (bus.clone(), stream.clone(), bucket.clone(), sender.clone(), mesh.clone());
-            let puller = Puller { bus, own, bucket, durable, sender, done, mesh: mesh_, name: D::NAME };
-            mesh.spawn("inputs", puller.run());
+            let mark = marks.get(&durable.stream).copied().unwrap_or_default();
+            let follows = mesh.follows_inputs(&durable.stream);
+            let puller = Puller { bus, own, bucket, durable, mark, sender, done, mesh: mesh_, name: D::NAME };
+            if follows {
+                mesh.spawn("inputs", puller.follow());
+            } else {
+                mesh.spawn("inputs", puller.pull());
+            }
         }
         let meter = mesh.consumer(D::NAME);
+        let meter_of = |stream: &String| (stream.clone(), mesh.consumer(&format!("{} from {stream}", D::NAME)));
+        let meters = low_waters.keys().map(meter_of).collect();
         Ok(Self {
+            meters,
             replica: Arc::new(RwLock::new(replica)),
             changed: watch::Sender::new(0),
             wake: Arc::default(),
             bucket,
             stream,
+            facts,
+            inputs: Merged::new(),
             arrivals,
             low_waters,
             filters,
@@ -274,6 +283,7 @@ impl<D: Decider> Shell<D> {
             save_at: tokio::time::Instant::now() + SAVE_EVERY,
             told: Counts::default(),
             taken: BTreeMap::new(),
+            window: Window::new(),
             meter,
             listener,
             mesh,
@@ -311,6 +321,7 @@ impl<D: Decider> Shell<D> {
             if !self.saving && tokio::time::Instant::now() >= self.save_at {
                 self.save();
             }
+            let waits = self.look();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
@@ -321,6 +332,8 @@ impl<D: Decider> Shell<D> {
                         self.end(ended)?;
                     }
                 }
+                facts = self.facts.next() => self.read(facts.context("read facts")?),
+                inputs = self.inputs.next(), if open => self.arrive(Arrival::Inputs(inputs.context("follow inputs")?)),
                 count = self.arrivals.recv_many(&mut arrived, 1_024), if open => {
                     if count == 0 {
                         break;
@@ -332,6 +345,7 @@ impl<D: Decider> Shell<D> {
                 () = tokio::time::sleep(Duration::from_millis(due.unwrap_or_default())), if due.is_some_and(|ms| ms > 0) => {}
                 () = tokio::time::sleep_until(self.save_at), if !self.saving => {}
                 () = self.wake.notified() => {}
+                () = tokio::time::sleep(RECKON_EVERY), if waits => {}
             }
         }
         self.drain().await
@@ -379,11 +393,36 @@ impl<D: Decider> Shell<D> {
         }
     }
 
+    /// Reckons how much may be under way, and lets in who waited for that. True while somebody waits.
+    fn look(&mut self) -> bool {
+        let reckoned = self.window.reckon(self.replica.read().came_back());
+        let Some(size) = reckoned else { return self.replica.read().waiting() > 0 };
+        let now = self.mesh.now();
+        let mut replica = self.replica.write();
+        replica.limit_under_way(size);
+        replica.look(now);
+        let waits = replica.waiting() > 0;
+        drop(replica);
+        self.take_steps();
+        waits
+    }
+
+    /// Facts of one stream that were read.
+    fn read(&mut self, facts: Vec<Arc<Stored>>) {
+        let mut replica = self.replica.write();
+        for fact in facts {
+            if fact.stream == self.stream {
+                replica.fact(fact);
+            } else {
+                replica.world_fact(&fact);
+            }
+        }
+    }
+
     fn arrive(&mut self, arrival: Arrival) {
         let mut replica = self.replica.write();
         match arrival {
-            Arrival::Fact(stored) => replica.fact(stored),
-            Arrival::ReadModel(stored) => replica.world_fact(&stored),
+            Arrival::Follow(follower) => self.inputs.add(follower),
             Arrival::TakeOver(own_end) => replica.take_over(own_end),
             Arrival::Skip(stream, sequence) => replica.skip_through(&stream, sequence),
             Arrival::Inputs(inputs) => {
@@ -525,8 +564,15 @@ impl<D: Decider> Shell<D> {
 
     /// Tells the pullers what is done, and the metrics what happened.
     fn tell(&mut self) {
+        let clock = self.mesh.now();
         let replica = self.replica.read();
+        let mut oldest = 0;
         for (stream, low_water) in &self.low_waters {
+            let age = replica.oldest(stream).map_or(0, |stored| clock.millis_since(stored).max(0).unsigned_abs());
+            oldest = oldest.max(age);
+            if let Some(meter) = self.meters.get(stream) {
+                meter.age(age);
+            }
             let now = replica.low_water(stream);
             low_water.send_if_modified(|before| std::mem::replace(before, now) != now);
             let Some(taken) = self.taken.get_mut(stream) else { continue };
@@ -537,6 +583,8 @@ impl<D: Decider> Shell<D> {
         let now = replica.counts();
         // Entities leave memory without anything to count.
         self.meter.add(self.told, now, replica.entities(), replica.open());
+        self.meter.age(oldest);
+        self.meter.waiting(replica.waiting());
         self.told = now;
         drop(replica);
         self.changed.send_modify(|version| *version += 1);
@@ -559,6 +607,33 @@ impl<D: Decider> Shell<D> {
             }
             .boxed(),
         );
+    }
+}
+
+/// How much may be under way: what came back lately, per time.
+struct Window {
+    at: Instant,
+    ended: u64,
+    /// Entities that come back each second.
+    rate: f64,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { at: Instant::now(), ended: 0, rate: 0.0 }
+    }
+
+    /// The window from now on, if it is time to reckon it.
+    fn reckon(&mut self, ended: u64) -> Option<usize> {
+        let passed = self.at.elapsed();
+        if passed < RECKON_EVERY {
+            return None;
+        }
+        let rate = ended.saturating_sub(self.ended) as f64 / passed.as_secs_f64();
+        // A rate that rises is believed sooner than one that falls.
+        let share = if rate > self.rate { 0.5 } else { 0.1 };
+        (self.at, self.ended, self.rate) = (Instant::now(), ended, self.rate + share * (rate - self.rate));
+        Some(((self.rate * UNDER_WAY.as_secs_f64()) as usize).max(UNDER_WAY_MIN))
     }
 }
 

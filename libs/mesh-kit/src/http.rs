@@ -37,7 +37,7 @@ use tonic_health::ServingStatus;
 use crate::{
     accept::accept,
     config::{ServeTls, Settings},
-    metrics::Metrics,
+    metrics::{Metrics, Reading},
     secret,
 };
 
@@ -310,7 +310,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Sett
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let names = [served.names.clone(), vec!["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]].concat();
     let reflection = names.iter().fold(reflection, |builder, name| builder.with_service_name(*name)).build_v1()?;
-    let (readiness, metrics) = (host.readiness.clone(), host.metrics.clone());
+    let (readiness, metrics, readings) = (host.readiness.clone(), host.metrics.clone(), host.metrics.clone());
     let pages = served
         .routes
         .add_service(health_server)
@@ -318,7 +318,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Sett
         .into_axum_router()
         .merge(served.pages)
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(move || async move { readyz(&readiness) }))
+        .route("/readyz", get(move |uri: axum::http::Uri| async move { readyz(&readiness, &readings, &uri) }))
         .route("/metrics", get(move || async move { metrics_page(&metrics) }));
     let routes = Routes::from(pages).prepare();
 
@@ -414,15 +414,21 @@ async fn certificates_changed(settings: &Settings) {
     }
 }
 
-fn readyz(readiness: &Readiness) -> axum::response::Response {
+/// With `?verbose`, also what each consumer is behind, and by how much.
+fn readyz(readiness: &Readiness, metrics: &Metrics, uri: &axum::http::Uri) -> axum::response::Response {
     #[derive(Serialize)]
     struct Page {
         ready: bool,
         unmet: Vec<Missing>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        consumers: Option<Vec<Reading>>,
     }
+    let is_verbose =
+        uri.query().is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
+    let consumers = is_verbose.then(|| metrics.readings());
     let unmet = readiness.missing();
     let status = if unmet.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    match serde_json::to_string(&Page { ready: unmet.is_empty(), unmet }) {
+    match serde_json::to_string(&Page { ready: unmet.is_empty(), unmet, consumers }) {
         Ok(page) => (status, [(CONTENT_TYPE, "application/json")], page + "\n").into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -35,6 +35,13 @@ macro_rules! allocator {
     };
 }
 
+/// Takes memory from the kernel in small pages from now on, in this process and those that it starts. The allocator asks for
+/// huge ones, and a mesh at rest then holds three times what it uses (docs/performance.md). What the kernel does not know is
+/// left as it is.
+pub fn use_small_pages() {
+    let _unknown_to_the_kernel = nix::sys::prctl::set_thp_disable(true);
+}
+
 #[doc(hidden)]
 pub use mimalloc::MiMalloc;
 
@@ -47,7 +54,7 @@ pub use mesh::{Failure, Mesh};
 pub use metrics::Consumer;
 pub use projector_shell::Sources;
 pub use reader::{Follower, Reader};
-pub use run::{Running, StartError, Stopped, connect_reader, exit, join, join_sharing, run, run_with};
+pub use run::{Joint, Running, StartError, Stopped, exit, join, join_sharing, run, run_with};
 pub use secret::Secret;
 pub use view::{Follow, Look, View, follow};
 

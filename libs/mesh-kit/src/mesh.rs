@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use futures::FutureExt as _;
 use mesh_bus::{Bus, Samples, SamplesOptions, SamplesTls};
 use mesh_core::Outgoing;
-use mesh_proto::{Timestamp, lifecycle::ServiceChanged};
+use mesh_proto::{Timestamp, contract::StreamSpec, lifecycle::ServiceChanged};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -76,6 +76,7 @@ impl Mesh {
         settings: Settings,
         bus: Bus,
         reader: Reader,
+        samples: Option<Samples>,
         address: SocketAddr,
     ) -> Result<Self, crate::metrics::Error> {
         let metrics = Metrics::new(name, &process, Duration::from_millis(settings.otlp_interval_ms))?;
@@ -88,7 +89,7 @@ impl Mesh {
             settings,
             bus,
             reader,
-            samples: OnceCell::new(),
+            samples: OnceCell::new_with(samples),
             metrics: Arc::new(metrics),
             served: Mutex::new(Some(Served::default())),
             tasks: TaskTracker::new(),
@@ -132,6 +133,12 @@ impl Mesh {
     /// in all that share its reader, it is read once.
     pub fn follow(&self, stream: &str, from: u64) -> Follower {
         self.inner.reader.follow(stream, from)
+    }
+
+    /// Do deciders follow the inputs of this stream, because no other process runs them?
+    pub(crate) fn follows_inputs(&self, stream: &str) -> bool {
+        let has_live = mesh_proto::contract().stream(stream).is_some_and(StreamSpec::has_write_prefix);
+        has_live && self.inner.reader.is_alone()
     }
 
     /// The samples; the Zenoh session is opened the first time.

@@ -40,6 +40,10 @@ pub const SECONDS: &str = "mesh_consumer_seconds";
 pub const LAG: &str = "mesh_consumer_lag";
 /// Messages taken in and not done with.
 pub const OPEN: &str = "mesh_consumer_open";
+/// How long ago the oldest message was stored that was taken in and is not done, milliseconds.
+pub const AGE: &str = "mesh_consumer_age_ms";
+/// Entities whose commands wait until less work is under way.
+pub const WAITING: &str = "mesh_consumer_waiting";
 /// Entities held in memory.
 pub const ENTITIES: &str = "mesh_consumer_entities";
 
@@ -55,6 +59,8 @@ pub const INSTRUMENTS: &[(&str, &str)] = &[
     (SECONDS, "histogram"),
     (LAG, "gauge"),
     (OPEN, "gauge"),
+    (AGE, "gauge"),
+    (WAITING, "gauge"),
     (ENTITIES, "gauge"),
 ];
 
@@ -97,12 +103,17 @@ struct Cells {
     undecodable: AtomicU64,
     lag: AtomicU64,
     open: AtomicU64,
+    age_ms: AtomicU64,
+    waiting: AtomicU64,
+    floor: AtomicU64,
+    follows: AtomicU64,
     entities: AtomicU64,
     micros: AtomicU64,
 }
 
 /// A reading of one consumer, for `$SRV.STATS`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Reading {
     /// Its name.
     pub consumer: String,
@@ -116,6 +127,16 @@ pub struct Reading {
     pub dead: u64,
     /// Messages it is behind.
     pub lag: u64,
+    /// Messages taken in and not done.
+    pub open: u64,
+    /// How long ago the oldest of them was stored, milliseconds.
+    pub age_ms: u64,
+    /// Entities whose commands wait until less work is under way.
+    pub waiting: u64,
+    /// Every message up to this sequence is done, for a consumer of one stream that follows it.
+    pub floor: u64,
+    /// Does it follow its stream, instead of pulling a durable?
+    pub follows: bool,
     /// Entities in memory.
     pub entities: u64,
     /// Time spent, microseconds.
@@ -165,9 +186,11 @@ impl Metrics {
             let observe = observer(service, &consumers, read);
             meter.u64_observable_counter(name).with_description(description).with_callback(observe).build();
         }
-        let gauges: [(&'static str, &'static str, Read); 3] = [
+        let gauges: [(&'static str, &'static str, Read); 5] = [
             (LAG, "messages stored and not taken in yet", |c| &c.lag),
             (OPEN, "messages taken in and not done with", |c| &c.open),
+            (AGE, "milliseconds since the oldest of them was stored", |c| &c.age_ms),
+            (WAITING, "entities whose commands wait until less work is under way", |c| &c.waiting),
             (ENTITIES, "entities held in memory", |c| &c.entities),
         ];
         for (name, description, read) in gauges {
@@ -206,6 +229,11 @@ impl Metrics {
             retried: cells.retried.load(Relaxed),
             dead: cells.dead.load(Relaxed),
             lag: cells.lag.load(Relaxed),
+            open: cells.open.load(Relaxed),
+            age_ms: cells.age_ms.load(Relaxed),
+            waiting: cells.waiting.load(Relaxed),
+            floor: cells.floor.load(Relaxed),
+            follows: cells.follows.load(Relaxed) > 0,
             entities: cells.entities.load(Relaxed),
             micros: cells.micros.load(Relaxed),
         };
@@ -284,6 +312,22 @@ impl Consumer {
     /// Sets the number of messages that it is behind.
     pub fn lag(&self, messages: u64) {
         self.cells.lag.store(messages, Relaxed);
+    }
+
+    /// Sets how long ago the oldest message was stored that is not done, milliseconds; 0 for none.
+    pub fn age(&self, millis: u64) {
+        self.cells.age_ms.store(millis, Relaxed);
+    }
+
+    /// Sets the number of entities whose commands wait until less work is under way.
+    pub(crate) fn waiting(&self, entities: usize) {
+        self.cells.waiting.store(entities as u64, Relaxed);
+    }
+
+    /// It follows one stream, and every message up to this sequence is done.
+    pub(crate) fn follows(&self, floor: u64) {
+        self.cells.floor.store(floor, Relaxed);
+        self.cells.follows.store(1, Relaxed);
     }
 
     /// Sets the number of entities that it holds in memory.

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     mesh::Mesh,
+    reader::Merged,
     view::{Shown, View},
 };
 
@@ -25,6 +26,8 @@ pub struct Sources {
     pub samples: Vec<&'static str>,
     /// How often [`Projector::tick`] is called, milliseconds.
     pub tick_ms: Option<u64>,
+    /// How long facts may wait to be taken in together, milliseconds: for a view that nobody waits for.
+    pub pace_ms: u64,
 }
 
 /// Derived events of facts stored earlier than this before the newest derived event are known to be published.
@@ -32,7 +35,7 @@ const OVERLAP_MS: i64 = 2_000;
 /// Derived events waiting to be published.
 const PENDING_MAX: usize = 10_000;
 /// Shortest time between two publications of derived events; each publishes all there are by then.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(200);
 /// Between two full batches of them.
 const BREATH: Duration = Duration::from_millis(5);
 /// Derived events published at once.
@@ -49,7 +52,7 @@ pub(crate) struct Shared<P, S> {
 }
 
 enum Arrival<S> {
-    Fact(Arc<Stored>),
+    Facts(Vec<Arc<Stored>>),
     Folded(Change<S>),
     Sample(String, Bytes),
     Tick,
@@ -89,10 +92,16 @@ impl Mesh {
         let apply = move |arrival: Arrival<S>, now: Timestamp| {
             let mut guard = shown.write();
             let (derived, cause) = match arrival {
-                Arrival::Fact(stored) => {
-                    let derived = guard.projector.apply(&stored);
-                    guard.reached(&stored.stream, stored.sequence);
-                    (derived, Some(stored))
+                Arrival::Facts(facts) => {
+                    let mut addressed = vec![];
+                    for stored in &facts {
+                        let derived = guard.projector.apply(stored);
+                        guard.reached(&stored.stream, stored.sequence);
+                        addressed.extend(derived.into_iter().filter_map(|d| address(d, Some(stored), &published)));
+                    }
+                    drop(guard);
+                    changed.send_modify(|version| *version += 1);
+                    return addressed;
                 }
                 Arrival::Folded(Change { fact, state }) => {
                     let derived = folded.map(|folded| folded(&mut guard.projector, &fact, state.as_ref()));
@@ -122,34 +131,20 @@ impl Mesh {
                 }
             }
         }
-        let mut followers = vec![];
+        let mut merged = Merged::new();
         for stream in &sources.streams {
             let end = self.bus().log(stream).last_sequence().await.with_context(|| format!("read end of {stream}"))?;
             let from = sources.from.get(stream).copied().unwrap_or(1);
             let mut follower = self.follow(stream, from);
             while follower.position() < end {
                 let stored = follower.next().await.with_context(|| format!("read {stream}"))?;
-                for message in apply(Arrival::Fact(stored), self.now()) {
+                for message in apply(Arrival::Facts(vec![stored]), self.now()) {
                     outbox.send(message).await.context("publish what was derived")?;
                 }
             }
-            followers.push(follower);
+            merged.add(follower);
         }
         condition.met();
-        for mut follower in followers {
-            let (sender, stopping) = (sender.clone(), self.stopping());
-            self.spawn("follower", async move {
-                loop {
-                    let stored = tokio::select! {
-                        stored = follower.next() => stored.context("follow")?,
-                        () = stopping.cancelled() => return Ok(()),
-                    };
-                    if sender.send(Arrival::Fact(stored)).await.is_err() {
-                        return Ok(());
-                    }
-                }
-            });
-        }
         if let Some(Shared { mut changes, .. }) = shared {
             let sender = sender.clone();
             self.spawn("decider's facts", async move {
@@ -179,6 +174,7 @@ impl Mesh {
         }
         if let Some(tick_ms) = sources.tick_ms {
             let stopping = self.stopping();
+            let sender = sender.clone();
             self.spawn("tick", async move {
                 let mut ticks = tokio::time::interval(Duration::from_millis(tick_ms.max(1)));
                 ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -194,21 +190,44 @@ impl Mesh {
             });
         }
         let mesh = self.clone();
+        let pace = Duration::from_millis(sources.pace_ms);
         self.spawn(name, async move {
+            // Held, so that a view of streams alone goes on when nothing else arrives.
+            let _sender = sender;
             let stopping = mesh.stopping();
+            let mut next = tokio::time::Instant::now();
             loop {
+                let paced = async {
+                    if !pace.is_zero() {
+                        tokio::time::sleep_until(next).await;
+                    }
+                    merged.next().await
+                };
                 let arrival = tokio::select! {
-                    arrival = arrivals.recv() => arrival,
+                    arrival = arrivals.recv() => match arrival {
+                        Some(arrival) => arrival,
+                        None => return Ok(()),
+                    },
+                    facts = paced => Arrival::Facts(facts.context("follow")?),
                     () = stopping.cancelled() => return Ok(()),
                 };
-                let Some(arrival) = arrival else { return Ok(()) };
-                meter.received(1);
-                for message in apply(arrival, mesh.now()) {
-                    if outbox.send(message).await.is_err() {
-                        return Ok(());
+                let mut arrival = Some(arrival);
+                while let Some(taken) = arrival.take() {
+                    let is_facts = matches!(taken, Arrival::Facts(_));
+                    let count = if let Arrival::Facts(facts) = &taken { facts.len() as u64 } else { 1 };
+                    meter.received(count);
+                    for message in apply(taken, mesh.now()) {
+                        if outbox.send(message).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    meter.handled(count);
+                    if is_facts && !pace.is_zero() {
+                        // All that has gathered, then a pause again.
+                        arrival = merged.take().await.context("follow")?.map(Arrival::Facts);
+                        next = tokio::time::Instant::now() + pace;
                     }
                 }
-                meter.handled(1);
             }
         });
         Ok(view)

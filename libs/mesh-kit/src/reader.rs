@@ -5,26 +5,32 @@
 //! lags so far that the ring has moved on, reads the log itself until it is back in the ring. So what holds for a
 //! [`Tail`](mesh_bus::Tail) holds for every follower, however slow another is: it sees every message from its starting
 //! position on, in the order of the stream, without a gap.
+//!
+//! In a process that runs all services, what it writes itself is not delivered back by the server: the connection tells
+//! the reader what it has stored ([`Reader::alone`]). Such a stream is read only where its sequences show a gap, and once
+//! in a while.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use futures::FutureExt as _;
-use mesh_bus::{Bus, Log, LogError, State, Tail};
-use mesh_core::Stored;
+use mesh_bus::{Bus, Echo, Log, LogError, State, Tail};
+use mesh_core::{Outgoing, Stored};
 use mesh_proto::{contract, contract::Kind};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::clock;
+
 /// Messages of one stream kept for its followers, at most.
-const RING_MESSAGES_MAX: usize = 8_192;
+const RING_MESSAGES_MAX: usize = 2_000;
 /// Bytes of one stream kept for its followers, about; the newest message is always kept.
-const RING_BYTES_MAX: usize = 8 << 20;
+const RING_BYTES_MAX: usize = 1 << 20;
 /// Bytes that a message has besides its body, about.
 const HEADER_BYTES: usize = 512;
 /// Messages that a follower takes from the ring, or the reader from its stream, at once.
@@ -37,6 +43,12 @@ const LAGGING_ATTEMPTS: usize = 50;
 /// Between two reads of a replica that lags.
 const LAGGING_PAUSE: Duration = Duration::from_millis(10);
 
+/// How soon a quiet stream whose messages the process writes itself is read nevertheless; each time that nothing is found
+/// it takes twice as long, up to the second.
+const QUIET: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// How long a gap among what the process has written waits for the missing acknowledgement before it is read.
+const GAP: Duration = Duration::from_millis(50);
+
 /// Reads streams over one connection, each once, for all who follow them. Cheap to clone; all clones are one reader.
 #[derive(Clone)]
 pub struct Reader {
@@ -46,6 +58,8 @@ pub struct Reader {
 struct Inner {
     bus: Bus,
     channels: Mutex<BTreeMap<String, Arc<Channel>>>,
+    /// Streams that only this process writes, over this connection; `None` if others may run the same services.
+    own: Option<BTreeSet<String>>,
     /// Ends the tasks that read.
     ended: CancellationToken,
 }
@@ -65,8 +79,26 @@ impl fmt::Debug for Reader {
 impl Reader {
     /// Reads over this connection, whose identity must be permitted to read what is followed.
     pub fn new(bus: Bus) -> Self {
+        Self::over(bus, None)
+    }
+
+    /// Reads for a process that alone runs its services and writes these streams over this connection. What it writes is
+    /// not read back, and its deciders follow their inputs here instead of pulling durables.
+    pub fn alone(bus: Bus, own: BTreeSet<String>) -> Self {
+        let reader = Self::over(bus, Some(own));
+        let echo = Arc::new(EchoTo(Arc::downgrade(&reader.inner)));
+        reader.inner.bus.echo_to(echo);
+        reader
+    }
+
+    fn over(bus: Bus, own: Option<BTreeSet<String>>) -> Self {
         let (channels, ended) = (Mutex::default(), CancellationToken::new());
-        Self { inner: Arc::new(Inner { bus, channels, ended }) }
+        Self { inner: Arc::new(Inner { bus, channels, own, ended }) }
+    }
+
+    /// Do deciders follow their inputs here?
+    pub(crate) fn is_alone(&self) -> bool {
+        self.inner.own.is_some()
     }
 
     /// Follows a whole stream: every message from a sequence on, in order.
@@ -101,6 +133,10 @@ impl Reader {
         let channel = Arc::new(Channel {
             log: self.inner.bus.log(stream),
             keeps_all: contract().stream(stream).is_some_and(|s| s.kind == Kind::Facts),
+            is_own: self.inner.own.as_ref().is_some_and(|own| own.contains(stream)),
+            early: Mutex::default(),
+            gap: Notify::new(),
+            listeners: Mutex::default(),
             ring: RwLock::default(),
             head: watch::Sender::default(),
         });
@@ -116,11 +152,32 @@ impl Reader {
     }
 }
 
+/// Tells a reader what its connection has stored.
+struct EchoTo(Weak<Inner>);
+
+impl Echo for EchoTo {
+    fn stored(&self, message: &Outgoing, source: &str, sequence: u64) {
+        let Some(inner) = self.0.upgrade() else { return };
+        let channel = inner.channels.lock().get(&message.stream).filter(|channel| channel.is_own).cloned();
+        if let Some(channel) = channel {
+            channel.echo(Arc::new(message.stored(source, sequence, clock())));
+        }
+    }
+}
+
 /// One stream as it is read.
 struct Channel {
     log: Log,
     /// Does the stream keep all it ever stored?
     keeps_all: bool,
+    /// Does the process write it itself?
+    is_own: bool,
+    /// What was written behind a gap, by sequence.
+    early: Mutex<BTreeMap<u64, Arc<Stored>>>,
+    /// There is a gap.
+    gap: Notify,
+    /// Who is woken beside those who watch the head.
+    listeners: Mutex<Vec<Weak<Notify>>>,
     ring: RwLock<Option<Ring>>,
     head: watch::Sender<Head>,
 }
@@ -156,11 +213,79 @@ impl Channel {
         };
         *self.ring.write() = Some(Ring::after(end));
         self.head.send_modify(|head| head.sequence = end);
+        if self.is_own {
+            return self.read_own().await;
+        }
         let subject = contract().stream(self.log.stream()).map_or_else(|| ">".to_owned(), |spec| spec.subject.clone());
         let mut tail = self.log.tail(&subject, end + 1);
         loop {
             let first = tail.next().await?;
             self.take_in(first, &mut tail)?;
+        }
+    }
+
+    /// Reads what the connection did not tell: what others wrote, and what was stored while nobody listened.
+    async fn read_own(&self) -> Result<(), LogError> {
+        let mut quiet = QUIET[0];
+        loop {
+            let position = self.head.borrow().sequence;
+            match self.log.read(">", position + 1, READ_MAX).await {
+                Err(LogError::Unanswered { stream, .. }) => tracing::warn!(stream, "waiting for the stream"),
+                found => {
+                    let found = found?;
+                    let count = found.len();
+                    self.push(found.into_iter().map(Arc::new));
+                    quiet = if count == 0 { (quiet * 2).min(QUIET[1]) } else { QUIET[0] };
+                    if count == READ_MAX {
+                        continue;
+                    }
+                }
+            }
+            // While the connection tells of message after message, only a gap is a reason to read.
+            loop {
+                let before = self.head.borrow().sequence;
+                if tokio::time::timeout(quiet, self.gap.notified()).await.is_ok() {
+                    tokio::time::sleep(GAP).await;
+                    if !self.early.lock().is_empty() {
+                        break;
+                    }
+                } else if self.head.borrow().sequence == before {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes in messages in order, and those that were early behind them.
+    fn push(&self, messages: impl IntoIterator<Item = Arc<Stored>>) {
+        let mut guard = self.ring.write();
+        let Some(ring) = guard.as_mut() else { return };
+        messages.into_iter().for_each(|message| ring.push(message));
+        let mut early = self.early.lock();
+        while let Some(next) = early.first_entry().filter(|next| *next.key() <= ring.head + 1) {
+            ring.push(next.remove());
+        }
+        let sequence = ring.head;
+        drop(early);
+        drop(guard);
+        self.moved_to(sequence);
+    }
+
+    /// The connection has stored this message.
+    fn echo(&self, message: Arc<Stored>) {
+        let sequence = message.sequence;
+        let head = self.head.borrow().sequence;
+        if sequence == head + 1 && self.ring.read().is_some() {
+            return self.push([message]);
+        }
+        let mut early = self.early.lock();
+        if sequence > head && early.len() < RING_MESSAGES_MAX {
+            early.insert(sequence, message);
+        }
+        drop(early);
+        self.push([]);
+        if !self.early.lock().is_empty() {
+            self.gap.notify_one();
         }
     }
 
@@ -184,8 +309,19 @@ impl Channel {
         arrived.into_iter().for_each(|message| ring.push(message));
         let sequence = ring.head;
         drop(guard);
-        self.head.send_modify(|head| head.sequence = sequence);
+        self.moved_to(sequence);
         ended
+    }
+
+    fn moved_to(&self, sequence: u64) {
+        let moved = self.head.send_if_modified(|head| std::mem::replace(&mut head.sequence, sequence) != sequence);
+        if moved {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        self.listeners.lock().retain(|listener| listener.upgrade().inspect(|wake| wake.notify_one()).is_some());
     }
 
     fn fail(&self, error: LogError) {
@@ -196,6 +332,7 @@ impl Channel {
             }
             first
         });
+        self.wake();
     }
 }
 
@@ -243,7 +380,12 @@ impl Ring {
         if position < self.base {
             return Found::Behind(self.base);
         }
-        let first = self.messages.partition_point(|message| message.sequence <= position);
+        // Mostly the sequences have no holes.
+        let behind = usize::try_from(self.head.saturating_sub(position)).unwrap_or(usize::MAX);
+        let guess = self.messages.len().saturating_sub(behind);
+        let is_first = guess == 0 || self.messages.get(guess - 1).is_some_and(|message| message.sequence == position);
+        let first =
+            if is_first { guess } else { self.messages.partition_point(|message| message.sequence <= position) };
         Found::Next(self.messages.iter().skip(first).take(TAKE_MAX).cloned().collect())
     }
 }
@@ -303,6 +445,31 @@ impl Follower {
         }
     }
 
+    /// What is there to be taken, without waiting.
+    fn take(&mut self) -> Result<Taken, LogError> {
+        if self.buffer.is_empty() {
+            let failed = self.head.borrow_and_update().failed.clone();
+            let found = self.channel.ring.read().as_ref().map(|ring| ring.find(self.position));
+            match (found, failed) {
+                (Some(Found::Next(messages)), _) if !messages.is_empty() => self.buffer.extend(messages),
+                (_, Some(error)) => return Err(error),
+                (Some(Found::Behind(base)), None) => return Ok(Taken::Behind(base)),
+                _ => return Ok(Taken::Nothing),
+            }
+        }
+        self.position = self.buffer.back().map_or(self.position, |message| message.sequence);
+        let matches = |message: &Arc<Stored>| {
+            self.filter.as_ref().is_none_or(|filter| contract::matches(filter, &message.subject))
+        };
+        Ok(Taken::Messages(std::mem::take(&mut self.buffer).into_iter().filter(matches).collect()))
+    }
+
+    /// Tells the sequence of the stream's newest message, as far as the reader knows.
+    pub(crate) fn head(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let head = self.head.clone();
+        move || head.borrow().sequence
+    }
+
     /// Sequence up to which all was given that matches.
     pub fn position(&self) -> u64 {
         self.position
@@ -331,6 +498,69 @@ impl Follower {
             }
         }
         Ok(())
+    }
+}
+
+/// What a follower finds.
+enum Taken {
+    Messages(Vec<Arc<Stored>>),
+    Nothing,
+    /// It lags behind the ring, which begins after this sequence.
+    Behind(u64),
+}
+
+/// Several followers as one, in one task: it is woken once, however many streams have moved.
+pub(crate) struct Merged {
+    followers: Vec<Follower>,
+    /// Whose turn it is to be looked at first.
+    turn: usize,
+    wake: Arc<Notify>,
+}
+
+impl Merged {
+    pub(crate) fn new() -> Self {
+        Self { followers: vec![], turn: 0, wake: Arc::default() }
+    }
+
+    pub(crate) fn add(&mut self, follower: Follower) {
+        follower.channel.listeners.lock().push(Arc::downgrade(&self.wake));
+        self.followers.push(follower);
+        self.wake.notify_one();
+    }
+
+    /// The next messages of one of the streams, in their order there. Waits while there are none. Dropped before its end,
+    /// nothing is lost.
+    ///
+    /// # Errors
+    /// When the bus is closed, or a stream must not be read.
+    pub(crate) async fn next(&mut self) -> Result<Vec<Arc<Stored>>, LogError> {
+        loop {
+            if let Some(messages) = self.take().await? {
+                return Ok(messages);
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// The messages that are there of one of the streams; `None` if there are none.
+    pub(crate) async fn take(&mut self) -> Result<Option<Vec<Arc<Stored>>>, LogError> {
+        let count = self.followers.len();
+        for step in 0..count {
+            let at = (self.turn + step) % count;
+            let Some(follower) = self.followers.get_mut(at) else { continue };
+            loop {
+                match follower.take()? {
+                    Taken::Messages(messages) if messages.is_empty() => {}
+                    Taken::Messages(messages) => {
+                        self.turn = at + 1;
+                        return Ok(Some(messages));
+                    }
+                    Taken::Behind(base) => follower.read_up_to(base).await?,
+                    Taken::Nothing => break,
+                }
+            }
+        }
+        Ok(None)
     }
 }
 

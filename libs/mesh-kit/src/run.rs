@@ -2,9 +2,15 @@
 //!
 //! [`run`] is a service's whole `main`; [`join`] is the same life as a task, for a process that runs several services.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, io, process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fmt, io,
+    process::ExitCode,
+    time::Duration,
+};
 
-use mesh_bus::{Bus, ConnectError};
+use mesh_bus::{Bus, ConnectError, Samples};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::TcpListener, signal::unix::SignalKind, time::Instant};
 use tracing::Instrument as _;
@@ -120,6 +126,7 @@ where
         let printed = io::stdout().write_all(loaded.table().as_bytes());
         return if printed.is_ok() { exit::OK } else { exit::INTERNAL };
     }
+    crate::use_small_pages();
     // Two providers are compiled in; without a choice the first TLS handshake would panic. Set before: kept.
     let _already_chosen = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let process = uuid::Uuid::new_v4().to_string();
@@ -216,14 +223,31 @@ where
     join_as(name, uuid::Uuid::new_v4().to_string(), settings, None, config, start).await
 }
 
-/// Connects the reader that several services of one process share: over the bus of these settings, with the seed of the
-/// identity [`READER`](mesh_proto::rights::READER). Close it after the last service has stopped.
-///
-/// # Errors
-/// When the bus cannot be reached, or does not know the identity.
-pub async fn connect_reader(settings: &Settings) -> Result<Reader, StartError> {
-    let bus = Bus::connect(bus_options(mesh_proto::rights::READER, settings, seed(settings)?)).await;
-    Ok(Reader::new(bus.map_err(StartError::Bus)?))
+/// What the services of one process share when that process runs all there are: one connection to the bus, one reader
+/// of its streams, one Zenoh session.
+#[derive(Clone)]
+pub struct Joint {
+    bus: Bus,
+    reader: Reader,
+    samples: Samples,
+}
+
+impl Joint {
+    /// Connects with the identity [`JOINT`](mesh_proto::rights::JOINT), over the bus of these settings. `own` are the
+    /// streams that no other process writes. Close it after the last service has stopped.
+    ///
+    /// # Errors
+    /// When the bus cannot be reached, or does not know the identity.
+    pub async fn connect(settings: &Settings, own: BTreeSet<String>, samples: Samples) -> Result<Self, StartError> {
+        let bus = Bus::connect(bus_options(mesh_proto::rights::JOINT, settings, seed(settings)?)).await;
+        let bus = bus.map_err(StartError::Bus)?;
+        Ok(Self { reader: Reader::alone(bus.clone(), own), bus, samples })
+    }
+
+    /// Closes the connection.
+    pub async fn close(&self) {
+        self.bus.close().await;
+    }
 }
 
 fn seed(settings: &Settings) -> Result<Option<String>, StartError> {
@@ -231,10 +255,9 @@ fn seed(settings: &Settings) -> Result<Option<String>, StartError> {
     Ok(Some(secret.read().map_err(StartError::Secret)?.expose().to_owned()))
 }
 
-/// [`join`] for one of several services that read their streams together: each stream is read once, over the reader's
-/// connection, while the service writes over one of its own. The reader's connection outlives the service.
+/// [`join`] for one of the services of a process that runs all of them, over what they share.
 pub async fn join_sharing<C, F, S>(
-    reader: &Reader,
+    joint: &Joint,
     name: &'static str,
     settings: Settings,
     config: C,
@@ -244,14 +267,14 @@ where
     F: FnOnce(Mesh, C) -> S,
     S: Future<Output = anyhow::Result<()>>,
 {
-    join_as(name, uuid::Uuid::new_v4().to_string(), settings, Some(reader.clone()), config, start).await
+    join_as(name, uuid::Uuid::new_v4().to_string(), settings, Some(joint.clone()), config, start).await
 }
 
 async fn join_as<C, F, S>(
     name: &'static str,
     process: String,
     settings: Settings,
-    shared: Option<Reader>,
+    joint: Option<Joint>,
     config: C,
     start: F,
 ) -> anyhow::Result<Running>
@@ -266,36 +289,23 @@ where
     let listen = |source| StartError::Listen { address: settings.listen.clone(), source };
     let listener = TcpListener::bind(&settings.listen).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
-    let seed = seed(&settings)?;
-    let bus = Bus::connect(bus_options(name, &settings, seed)).await.map_err(StartError::Bus)?;
+    let (bus, reader, samples) = match joint {
+        Some(joint) => (joint.bus.for_service(name), joint.reader, Some(joint.samples.share())),
+        None => {
+            let seed = seed(&settings)?;
+            let bus = Bus::connect(bus_options(name, &settings, seed)).await.map_err(StartError::Bus)?;
+            (bus.clone(), Reader::new(bus), None)
+        }
+    };
     let started = Instant::now();
-    let reader = shared.clone().unwrap_or_else(|| Reader::new(bus.clone()));
-    let mesh = Mesh::new(name, process, settings, bus, reader, address).map_err(StartError::Metrics)?;
+    let mesh = Mesh::new(name, process, settings, bus, reader, samples, address).map_err(StartError::Metrics)?;
     let span = mesh.inner.span.clone();
     let mut running = Running { mesh: mesh.clone(), server: None };
-    if let Some(reader) = shared {
-        mesh.spawn("reader state", follow_reader(mesh.clone(), reader));
-    }
     wire(&mesh, listener, config, start, &mut running).instrument(span.clone()).await?;
     span.in_scope(|| {
         tracing::info!(endpoint = mesh.endpoint(), took_ms = started.elapsed().as_millis() as u64, "wired");
     });
     Ok(running)
-}
-
-/// Not ready while the connection over which it reads is down.
-async fn follow_reader(mesh: Mesh, reader: Reader) -> anyhow::Result<()> {
-    let (condition, stopping, mut state) = (mesh.condition("reader"), mesh.stopping(), reader.state());
-    loop {
-        match state.borrow_and_update().connected {
-            true => condition.met(),
-            false => condition.unmet("the connection that reads the streams is down"),
-        }
-        tokio::select! {
-            Ok(()) = state.changed() => {}
-            () = stopping.cancelled() => return Ok(()),
-        }
-    }
 }
 
 async fn wire<C, F, S>(

@@ -130,6 +130,8 @@ impl Service {
                                 "average_processing_time": nanos.checked_div(r.handled).unwrap_or(0),
                                 "data": {
                                     "received": r.received, "retried": r.retried, "lag": r.lag, "entities": r.entities,
+                                    "open": r.open, "ageMs": r.age_ms, "waiting": r.waiting, "floor": r.floor,
+                                    "follows": r.follows,
                                 },
                             })
                         })

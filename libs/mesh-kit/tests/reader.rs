@@ -5,11 +5,11 @@
 #[path = "../examples/toy.rs"]
 pub mod toy;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::FutureExt as _;
 use mesh_bus::{Bus, LogError};
-use mesh_kit::{Follower, Mesh, Reader, Running};
+use mesh_kit::{Follower, Joint, Mesh, Reader, Running};
 use mesh_proto::{Event as _, Timestamp, derived_id, intent::IntentSubmitted, observation::TargetObserved};
 use mesh_test::{TestBus, soon, until};
 
@@ -65,7 +65,7 @@ async fn every_follower_sees_all_from_its_start_in_order() {
     let Some(test_bus) = test_bus("order").await else { return };
     let collector = test_bus.connect("collector").await;
     store(&collector, 1..101).await;
-    let bus = test_bus.connect("reader").await;
+    let bus = test_bus.connect("joint").await;
     let reader = Reader::new(bus.clone());
     let (mut first, mut slow, mut late) =
         (reader.follow(STREAM, 0), reader.follow(STREAM, 51), reader.follow(STREAM, 101));
@@ -97,7 +97,7 @@ async fn every_follower_sees_all_from_its_start_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_delivered_once_however_many_follow_it() {
     let Some(test_bus) = test_bus("deliveries").await else { return };
-    let (collector, bus) = (test_bus.connect("collector").await, test_bus.connect("reader").await);
+    let (collector, bus) = (test_bus.connect("collector").await, test_bus.connect("joint").await);
     let (facts, followers) = (1_000, 8);
     // Before: one subscription for each.
     let log = bus.log(STREAM);
@@ -135,10 +135,44 @@ async fn a_stream_is_delivered_once_however_many_follow_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_of_one_process_share_a_reader_and_are_ready_only_with_it() {
+async fn what_a_process_writes_itself_is_seen_without_being_delivered() {
+    let Some(test_bus) = test_bus("own writes").await else { return };
+    let joint = test_bus.connect("joint").await;
+    let reader = Reader::alone(joint.clone(), [STREAM.to_owned()].into());
+    let collector = joint.for_service("collector");
+    let (mut first, mut slow) = (reader.follow(STREAM, 1), reader.follow(STREAM, 1));
+    store(&collector, 0..1).await;
+    take(&mut first, 1).await;
+    let before = delivered(&test_bus).await;
+    for begin in (1..MANY).step_by(1_000) {
+        let end = (begin + 1_000).min(MANY);
+        store(&collector, begin..end).await;
+        assert_eq!(take(&mut first, end - begin).await, (begin + 1..=end).collect::<Vec<_>>());
+    }
+    let back = delivered(&test_bus).await - before;
+    println!("deliveries of {MANY} facts to the process that wrote them: {back}");
+    assert!(back < MANY / 10, "{back}");
+    // One who lags reads the stream; what another process writes is found there too.
+    assert_eq!(take(&mut slow, MANY).await.last(), Some(&MANY));
+    let stranger = test_bus.connect("collector").await;
+    store(&stranger, MANY..MANY + 3).await;
+    store(&collector, MANY + 3..MANY + 5).await;
+    for follower in [&mut first, &mut slow] {
+        assert_eq!(take(follower, 5).await, (MANY + 1..=MANY + 5).collect::<Vec<_>>());
+    }
+    let seen = soon("a message", reader.follow(STREAM, MANY + 4).next()).await.unwrap();
+    let read = &collector.log(STREAM).read(">", MANY + 4, 1).await.unwrap()[0];
+    let same =
+        |stored: &mesh_core::Stored| (stored.id.clone(), stored.subject.clone(), stored.time, stored.body.clone());
+    assert_eq!(same(&seen), same(read));
+    assert_eq!((seen.source.as_deref(), seen.cause.as_ref()), (read.source.as_deref(), read.cause.as_ref()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_of_one_process_share_a_connection_and_are_ready_only_with_it() {
     let Some(test_bus) = test_bus("services").await else { return };
-    let bus = test_bus.connect("reader").await;
-    let reader = Reader::new(bus.clone());
+    let test_bus = test_bus.with_router().await;
+    let joint = Joint::connect(&test_bus.settings("joint"), BTreeSet::new(), test_bus.router().clone()).await.unwrap();
     let mut services: Vec<Running> = vec![];
     let mut followers = vec![];
     for name in ["intent-manager", "validator"] {
@@ -146,28 +180,76 @@ async fn services_of_one_process_share_a_reader_and_are_ready_only_with_it() {
         let start = async move |mesh: Mesh, (): ()| {
             given.send(mesh.follow("INTENT", 1)).await.map_err(|_| anyhow::anyhow!("the test is gone"))
         };
-        let joined = mesh_kit::join_sharing(&reader, name, test_bus.settings(name), (), start).await.unwrap();
+        let joined = mesh_kit::join_sharing(&joint, name, test_bus.settings(name), (), start).await.unwrap();
         followers.push(taken.recv().await.unwrap());
         services.push(joined);
     }
-    assert_eq!(reader.streams(), ["INTENT"]);
     for service in &services {
         let mesh = service.mesh().clone();
         until("the service is ready", async || mesh.readiness().missing().len(), |missing| *missing == 0).await;
     }
-    bus.close().await;
-    for (service, follower) in services.iter().zip(&mut followers) {
-        let mesh = service.mesh().clone();
-        until(
-            "the service knows that nothing is read",
-            async || mesh.readiness().missing(),
-            |missing| missing.iter().any(|m| m.condition == "reader"),
-        )
-        .await;
+    // One that stops leaves the connection to the others.
+    services.pop().unwrap().stop().await;
+    let mesh = services[0].mesh().clone();
+    assert_eq!(mesh.readiness().missing(), []);
+    joint.close().await;
+    until(
+        "the service knows that the bus is gone",
+        async || mesh.readiness().missing(),
+        |missing| missing.iter().any(|m| m.condition == "bus"),
+    )
+    .await;
+    for follower in &mut followers {
         soon("the end", follower.next()).await.unwrap_err();
     }
     for service in services {
         service.stop().await;
+    }
+}
+
+/// A decider that follows its inputs decides each once, over restarts too, and takes over from one that pulled.
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_are_followed_are_decided_once() {
+    let Some(test_bus) = test_bus("inputs").await else { return };
+    let test_bus = test_bus.with_router().await;
+    let person = test_bus.connect("person").await;
+    let verdicts = async || person.log("VALIDATION").read("validation.>", 1, 100).await.unwrap().len();
+    let manager = test_bus.connect("intent-manager").await;
+    let submit = async |number: u64| {
+        let (owner, intent_id) = ("local".to_owned(), format!("toy-{number}"));
+        let submitted = IntentSubmitted { owner, intent_id, version: 1, ..IntentSubmitted::default() };
+        let id = derived_id(&["toy", &number.to_string()]);
+        let message = mesh_core::Outgoing::new(&submitted, id, Timestamp::default()).unwrap();
+        let entity = format!("intent.*.*.local.toy-{number}");
+        manager
+            .writer("INTENT")
+            .write(mesh_core::Decision { entity, expected: 0, messages: vec![message] })
+            .await
+            .unwrap();
+    };
+    let config = || toy::Config { versions_max: 1 };
+    // Pulled, followed, followed again, pulled again.
+    let mut expected = 0;
+    for (number, alone) in [(0, false), (1, true), (2, true), (3, false)] {
+        let (own, router) = (["VALIDATION".to_owned()].into(), test_bus.router().clone());
+        let joint = Joint::connect(&test_bus.settings("joint"), own, router).await.unwrap();
+        let settings = test_bus.settings("validator");
+        let service = if alone {
+            mesh_kit::join_sharing(&joint, "validator", settings, config(), toy::start).await.unwrap()
+        } else {
+            mesh_kit::join("validator", settings, config(), toy::start).await.unwrap()
+        };
+        for intent in [2 * number, 2 * number + 1] {
+            submit(intent).await;
+            expected += 1;
+        }
+        until("every intent is judged", verdicts, |count| *count == expected).await;
+        let reading =
+            until("nothing is left", async || service.mesh().readiness().missing(), |missing| missing.is_empty());
+        reading.await;
+        service.stop().await;
+        joint.close().await;
+        assert_eq!(verdicts().await, expected, "none is judged twice");
     }
 }
 

@@ -29,6 +29,54 @@ const LOOK_BACK: Duration = Duration::from_secs(1);
 /// Facts that are read at once.
 const PAGE: usize = 256;
 
+/// Commands to one stream that may wait for their answer before more are turned away, and
+const ASKED_MAX: usize = 1_000;
+/// how long the oldest of them may have waited: from then on the answers come later and later.
+const WAITED_MAX: Duration = Duration::from_secs(1);
+
+/// Commands that wait for their answer, by stream: when each was sent.
+type Asked = BTreeMap<&'static str, BTreeMap<u64, Instant>>;
+
+/// Counts a command as waiting for as long as it lives.
+struct Waiting {
+    asked: Arc<Mutex<Asked>>,
+    stream: &'static str,
+    ticket: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = asked.get_mut(self.stream) {
+            waiting.remove(&self.ticket);
+        }
+    }
+}
+
+/// Turns commands away while those before them wait too long.
+#[derive(Clone, Default)]
+struct Admission(Arc<Mutex<Asked>>);
+
+impl Admission {
+    /// Counts a command in, unless those before it wait too long already: whoever answers them is behind.
+    fn admit(&self, stream: &'static str) -> Result<Waiting, Problem> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = asked.entry(stream).or_default();
+        let oldest = waiting.values().next().map(Instant::elapsed).unwrap_or_default();
+        if waiting.len() >= ASKED_MAX || oldest > WAITED_MAX {
+            // What waits is answered in about as long as the oldest has waited.
+            let seconds = u32::try_from(oldest.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+            let detail =
+                format!("{} commands wait for their answer, the oldest for {} ms", waiting.len(), oldest.as_millis());
+            let hint = format!("send it again in {seconds} s; nothing of it was done");
+            return Err(Problem { retry_after_s: Some(seconds), ..Problem::new(Kind::TooMany, detail, hint) });
+        }
+        let ticket = waiting.keys().next_back().map_or(0, |last| last + 1);
+        waiting.insert(ticket, Instant::now());
+        Ok(Waiting { asked: self.0.clone(), stream, ticket })
+    }
+}
+
 type Followers = BTreeMap<String, Vec<mpsc::Sender<Arc<Stored>>>>;
 
 /// Hands facts, as they are stored, to the requests that wait for them.
@@ -38,6 +86,7 @@ pub struct Answers {
     followers: Arc<Mutex<Followers>>,
     /// By stream, the highest sequence at which a command was stored.
     stored: Arc<Mutex<BTreeMap<String, u64>>>,
+    admission: Admission,
 }
 
 /// The facts of one entity from now on.
@@ -64,7 +113,12 @@ impl Answers {
     /// # Errors
     /// When the bus does not say where a stream ends.
     pub async fn start(mesh: &Mesh, streams: &[&'static str]) -> anyhow::Result<Self> {
-        let answers = Self { mesh: mesh.clone(), followers: Arc::default(), stored: Arc::default() };
+        let answers = Self {
+            mesh: mesh.clone(),
+            followers: Arc::default(),
+            stored: Arc::default(),
+            admission: Admission::default(),
+        };
         for stream in streams {
             let from =
                 mesh.bus().log(stream).last_sequence().await.with_context(|| format!("read the end of {stream}"))? + 1;
@@ -127,13 +181,14 @@ impl Answers {
     /// Sends a command and waits for the fact that answers it.
     ///
     /// # Errors
-    /// The refusal, if that is the answer; when the command is not stored, or not answered within the limit.
+    /// That too much waits before it; the refusal, if that is the answer; when the command is not stored, or not answered within the limit.
     pub async fn ask(
         &self,
         command: &dyn AnyEvent,
         id: &str,
         limit: Duration,
     ) -> Result<(Arc<Stored>, Following), Problem> {
+        let _waiting = self.admission.admit(command.stream())?;
         let keys = command.keys().join(".");
         let area = command.area().to_owned();
         let mut following = self.follow(&area, &keys);
@@ -206,4 +261,28 @@ async fn past(bus: &Bus, stream: &str, subject: &str) -> Result<Vec<Stored>, Log
 /// The refusal, if the fact is one.
 fn refusal(stored: &Stored) -> Option<Refusal> {
     Refusal::decode(&stored.message, &stored.protobuf().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_turned_away_while_those_before_it_wait_too_long() {
+        let admission = Admission::default();
+        let first = admission.admit("INTENT_ASK").unwrap_or_else(|_| panic!("nothing waits"));
+        let sent = |ago_ms| Instant::now().checked_sub(Duration::from_millis(ago_ms)).unwrap();
+        admission.0.lock().unwrap().get_mut("INTENT_ASK").unwrap().insert(first.ticket, sent(900));
+        let second = admission.admit("INTENT_ASK").unwrap_or_else(|_| panic!("it has not waited too long yet"));
+        admission.0.lock().unwrap().get_mut("INTENT_ASK").unwrap().insert(first.ticket, sent(3_500));
+        let Err(refused) = admission.admit("INTENT_ASK") else { panic!("it waits too long") };
+        assert_eq!((refused.kind, refused.retry_after_s), (Kind::TooMany, Some(4)));
+        assert!(admission.admit("WORKLOAD_ASK").is_ok(), "others answer those");
+        drop((first, second));
+        let many: Vec<_> = (0..ASKED_MAX).filter_map(|_| admission.admit("INTENT_ASK").ok()).collect();
+        assert_eq!(many.len(), ASKED_MAX);
+        assert!(admission.admit("INTENT_ASK").is_err());
+        drop(many);
+        assert!(admission.admit("INTENT_ASK").is_ok());
+    }
 }

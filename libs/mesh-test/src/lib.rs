@@ -30,7 +30,7 @@ use mesh_admin::{ProvisionOptions, RenderOptions, Server, ServerOptions, find_se
 use mesh_bus::{Bus, Options, Samples, SamplesMode, SamplesOptions};
 use mesh_core::{Outgoing, Stored};
 use mesh_kit::{Secret, Settings};
-use mesh_proto::{AnyEvent, Timestamp, contract};
+use mesh_proto::{AnyEvent, Timestamp, contract, rights};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -109,8 +109,13 @@ impl TestBus {
     /// A connection with the rights of an identity and no others.
     pub async fn connect(&self, identity: &str) -> Bus {
         let seed = std::fs::read_to_string(self.key(identity)).unwrap().trim().to_owned();
-        let options =
-            Options { url: self.server.url(), service: identity.to_owned(), seed: Some(seed), ..Options::default() };
+        let options = Options {
+            url: self.server.url(),
+            service: identity.to_owned(),
+            seed: Some(seed),
+            api_prefix: api_prefix(identity).to_owned(),
+            ..Options::default()
+        };
         Bus::connect(options).await.unwrap()
     }
 
@@ -119,12 +124,18 @@ impl TestBus {
         Settings {
             bus_url: self.server.url(),
             bus_seed_file: Some(Secret::at(self.key(identity))),
+            bus_api_prefix: api_prefix(identity).to_owned(),
             samples_connect: self.router.iter().flat_map(|router| router.listening().to_vec()).collect(),
             drain_limit_ms: 20_000,
             random_wording: !wording(),
             ..Settings::default()
         }
     }
+}
+
+/// Where an identity finds the JetStream API.
+fn api_prefix(identity: &str) -> &'static str {
+    if identity == rights::JOINT { "$JS.API" } else { rights::API_PREFIX }
 }
 
 /// May a test check the wording of reasons and hints? Not with `CONTINUUM_RANDOM_WORDING=true`, which replaces them all
@@ -218,23 +229,7 @@ pub fn stored(event: &dyn AnyEvent, sequence: u64, time: Timestamp) -> Stored {
 
 /// A message as read from its stream at this sequence; it was stored at this time.
 pub fn read(message: &Outgoing, sequence: u64, stored: Timestamp) -> Stored {
-    Stored {
-        stream: message.stream.clone(),
-        sequence,
-        subject: message.subject.clone(),
-        id: message.id.clone(),
-        message: message.message.clone(),
-        time: message.time,
-        stored,
-        cause: message.cause.clone(),
-        traceparent: message.traceparent.clone(),
-        world: message.world.clone(),
-        content_type: Some("application/protobuf".into()),
-        source: None,
-        previous_on_subject: None,
-        delivered: 1,
-        body: message.body.clone(),
-    }
+    Stored { source: None, ..message.stored("", sequence, stored) }
 }
 
 /// The time now.

@@ -498,6 +498,20 @@ impl Decider for Intents {
         let start = in_force.starts_at.filter(|_| entity.row() == Row::Acknowledged);
         start.into_iter().chain(in_force.ends_at).min()
     }
+
+    fn urgency(&self, input: &Input) -> Option<u32> {
+        let intent = match input {
+            Input::SubmitIntent(command) => command.intent.as_ref(),
+            Input::UpdateIntent(command) => command.intent.as_ref(),
+            _ => return None,
+        };
+        Some(intent.map_or(0, |intent| intent.intent_priority))
+    }
+
+    fn is_under_way(&self, entity: &Entity) -> bool {
+        let unheard = |i: &Instance| !i.network && matches!(i.standing, Standing::Unheard | Standing::Pending);
+        entity.awaited().is_some() || entity.in_force().is_some_and(|in_force| in_force.instances.iter().any(unheard))
+    }
 }
 
 /// Who suspended an intent: a command, or its document.

@@ -7,10 +7,16 @@
 
 #![allow(clippy::disallowed_methods, reason = "every stream is followed by a task")]
 
+use std::time::Duration;
+
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use mesh_core::Stored;
 
 use mesh_kit::Mesh;
+
+/// Between two rounds of messages.
+const PACE: Duration = Duration::from_millis(20);
 
 /// The mirror needs no configuration of its own.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -31,10 +37,17 @@ pub async fn start(mesh: Mesh, _: Config) -> anyhow::Result<()> {
                     stored = tail.next() => stored.context("follow")?,
                     () = stopping.cancelled() => return Ok(()),
                 };
-                let Some(body) = json(&stored) else { continue };
-                if let Err(error) = bus.announce(&format!("json.{}", stored.subject), body.into()).await {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "mirror");
+                let mut next = Some(stored);
+                while let Some(stored) = next {
+                    if let Some(body) = json(&stored)
+                        && let Err(error) = bus.announce(&format!("json.{}", stored.subject), body.into()).await
+                    {
+                        tracing::debug!(error = &error as &dyn std::error::Error, "mirror");
+                    }
+                    next = tail.next().now_or_never().transpose().context("follow")?;
                 }
+                // What comes meanwhile goes out together.
+                tokio::time::sleep(PACE).await;
             }
         });
     }

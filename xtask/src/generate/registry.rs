@@ -46,7 +46,7 @@ fn table(mesh: &Mesh) -> String {
 //! The table of services.
 
 use anyhow::bail;
-use mesh_kit::{{Reader, Running}};
+use mesh_kit::{{Joint, Running}};
 
 use crate::services::Member;
 
@@ -62,14 +62,14 @@ pub const SERVICES: [&str; {}] = [
         "];
 
 impl Member {
-    /// Joins as tasks of this process, which read their streams over this reader.
-    pub(crate) async fn join(self, reader: &Reader) -> anyhow::Result<Running> {
+    /// Joins as tasks of this process, over what its services share.
+    pub(crate) async fn join(self, joint: &Joint) -> anyhow::Result<Running> {
         match self.service {
 ",
     );
     for service in own {
         let module = service.name.replace('-', "_");
-        let _ = writeln!(text, "            {:?} => self.join_as(reader, {module}::start).await,", service.name);
+        let _ = writeln!(text, "            {:?} => self.join_as(joint, {module}::start).await,", service.name);
     }
     text.push_str(
         "            other => bail!(\"unknown service {other:?}\"),

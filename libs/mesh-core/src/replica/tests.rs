@@ -40,6 +40,16 @@ impl Decider for Accepts {
     fn due(&self, _: &u64) -> Option<Timestamp> {
         None
     }
+
+    fn urgency(&self, input: &Input) -> Option<u32> {
+        let Input::IntentSubmitted(submitted) = input else { return None };
+        u32::try_from(submitted.version).ok()
+    }
+
+    /// Its first decision is two facts; a third, of somebody else, ends what it set in motion.
+    fn is_under_way(&self, accepted: &u64) -> bool {
+        *accepted == 2
+    }
 }
 
 fn stored(event: &impl Event, stream: &str, sequence: u64) -> Stored {
@@ -146,4 +156,96 @@ fn what_another_replica_may_have_replaced_is_saved_again() {
     assert_eq!(entries.len(), 1);
     assert_eq!(Saved::<u64>::read(&entries[0].0, &entries[0].1).unwrap().unwrap().1.last, 3);
     assert_eq!(index.unwrap().position, 3);
+}
+
+/// A replica whose read model is at its end, with one entity that may be under way.
+fn narrow() -> Replica<Accepts> {
+    let mut replica = Replica::new(Accepts, None);
+    replica.limit_under_way(1);
+    for stream in replica.world_streams() {
+        replica.world_fact(&stored(
+            &IntentAccepted { owner: "o".into(), intent_id: "i".into(), version: 1 },
+            &stream,
+            99,
+        ));
+    }
+    replica
+}
+
+fn submit(replica: &mut Replica<Accepts>, sequence: u64, owner: &str, id: &str, urgency: u64) {
+    let (owner, intent_id) = (owner.to_owned(), id.to_owned());
+    let submitted = IntentSubmitted { owner, intent_id, version: urgency, ..IntentSubmitted::default() };
+    let at = Timestamp::from_millis(sequence as i64);
+    replica.input(Stored { stored: at, ..stored(&submitted, "INTENT", sequence) });
+}
+
+/// What it decides now: ticket and entity.
+fn writes(replica: &mut Replica<Accepts>) -> Vec<(u64, String)> {
+    let mut found = vec![];
+    while let Some(step) = replica.next_step() {
+        if let Step::Write { ticket, decision } = step {
+            found.push((ticket, decision.entity.trim_start_matches("validation.*.*.").to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn while_much_is_under_way_the_urgent_go_first_and_owners_take_turns() {
+    let mut replica = narrow();
+    submit(&mut replica, 1, "loud", "a", 1);
+    submit(&mut replica, 2, "loud", "b", 1);
+    submit(&mut replica, 3, "loud", "c", 1);
+    submit(&mut replica, 4, "quiet", "d", 1);
+    submit(&mut replica, 5, "loud", "e", 9);
+    let (mut sequence, mut order) = (0, vec![]);
+    assert_eq!((replica.waiting(), replica.low_water("INTENT")), (4, 0));
+    assert_eq!(replica.oldest("INTENT"), Some(Timestamp::from_millis(1)));
+    loop {
+        let mut now = writes(&mut replica);
+        let Some((ticket, entity)) = now.pop() else { break };
+        assert_eq!(now, [], "one at a time");
+        sequence += 2;
+        replica.written(ticket, Outcome::Stored(sequence));
+        assert_eq!(writes(&mut replica), [], "{entity} has not come back");
+        sequence += 1;
+        let (owner, intent_id) = entity.split_once('.').map(|(o, i)| (o.to_owned(), i.to_owned())).unwrap();
+        replica.fact(stored(&IntentAccepted { owner, intent_id, version: 3 }, "VALIDATION", sequence));
+        order.push(entity);
+    }
+    assert_eq!(order, ["loud.a", "loud.e", "loud.b", "quiet.d", "loud.c"]);
+    assert_eq!((replica.waiting(), replica.came_back(), replica.low_water("INTENT")), (0, 5, 5));
+    assert_eq!(replica.oldest("INTENT"), None);
+}
+
+#[test]
+fn what_does_not_come_back_stops_nobody_for_long() {
+    let mut replica = narrow();
+    replica.look(Timestamp::from_millis(0));
+    submit(&mut replica, 1, "o", "a", 1);
+    submit(&mut replica, 2, "o", "b", 1);
+    let [(ticket, _)] = writes(&mut replica)[..] else { panic!("one is decided") };
+    replica.written(ticket, Outcome::Stored(2));
+    replica.look(Timestamp::from_millis(1_900));
+    assert_eq!(writes(&mut replica), []);
+    replica.look(Timestamp::from_millis(2_000));
+    assert_eq!(writes(&mut replica).len(), 1);
+}
+
+#[test]
+fn the_index_says_how_far_inputs_are_done_once_that_is_kept() {
+    let mut replica = narrow();
+    replica.limit_under_way(10);
+    let (_, index) = replica.snapshot(10, 0).unwrap_or((vec![], Some(Index::default())));
+    assert_eq!(index.unwrap_or_default().inputs, BTreeMap::new());
+    replica.keep_marks();
+    submit(&mut replica, 7, "o", "a", 1);
+    submit(&mut replica, 9, "o", "b", 1);
+    let tickets: Vec<u64> = writes(&mut replica).into_iter().map(|(ticket, _)| ticket).collect();
+    replica.written(tickets[0], Outcome::Stored(102));
+    let (_, index) = replica.snapshot(10, 0).unwrap();
+    assert_eq!(index.unwrap().inputs, BTreeMap::from([("INTENT".to_owned(), 8)]));
+    replica.written(tickets[1], Outcome::Stored(104));
+    let (_, index) = replica.snapshot(10, 0).unwrap();
+    assert_eq!(index.unwrap().inputs, BTreeMap::from([("INTENT".to_owned(), 9)]));
 }

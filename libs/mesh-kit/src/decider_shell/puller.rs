@@ -1,6 +1,7 @@
-//! Pulls a durable like a log, rescues what a vanished replica left, and acks what is done.
+//! Brings a decider its inputs of one stream: pulls a durable like a log, rescues what a vanished replica left, and acks
+//! what is done; or follows the stream, in a process that alone runs the decider.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -12,11 +13,13 @@ use tokio::sync::{mpsc, watch};
 use super::{ACK_EVERY, Arrival, READ_MAX, RESCUE_EVERY};
 use crate::{
     dead_letter::dead_letter,
+    http::Condition,
     mesh::Mesh,
+    metrics::Consumer,
     poison::{self, Note},
 };
 
-/// Pulls one durable like a log, and acks what is done.
+/// Brings a decider the inputs of one durable.
 pub(super) struct Puller {
     pub(super) name: &'static str,
     pub(super) bus: Bus,
@@ -25,13 +28,61 @@ pub(super) struct Puller {
     /// Holds what is noted of inputs that may have ended the process.
     pub(super) bucket: Bucket,
     pub(super) durable: DurableSpec,
+    /// Everything up to here is done, by the decider's index.
+    pub(super) mark: u64,
     pub(super) sender: mpsc::Sender<Arrival>,
     pub(super) done: watch::Receiver<u64>,
     pub(super) mesh: Mesh,
 }
 
 impl Puller {
-    pub(super) async fn run(mut self) -> anyhow::Result<()> {
+    /// Follows the stream. How far it is done is in the decider's index; the durable is only looked at for what was done
+    /// while it was pulled.
+    pub(super) async fn follow(mut self) -> anyhow::Result<()> {
+        let stopping = self.mesh.stopping();
+        let stream = self.durable.stream.clone();
+        let info = tokio::select! {
+            info = self.bus.durable(&stream, &self.durable.name) => info.context("read durable")?,
+            () = stopping.cancelled() => return Ok(()),
+        };
+        let floor = info.ack_floor.max(self.mark);
+        let end = self.bus.log(&stream).last_sequence().await.context("read the end of the inputs")?;
+        if self.sender.send(Arrival::Skip(stream.clone(), floor)).await.is_err() {
+            return Ok(());
+        }
+        let note = self.note(floor, end).await?;
+        let mut fed = floor;
+        if note.is_careful() {
+            self.one_by_one(note, floor, end).await?;
+            fed = end;
+        }
+        let follower = self.mesh.follow(&stream, fed + 1);
+        let head = follower.head();
+        if self.sender.send(Arrival::Follow(follower)).await.is_err() {
+            return Ok(());
+        }
+        let mut look = tokio::time::interval(RESCUE_EVERY);
+        let (lag, lag_max, meter) = self.lag();
+        loop {
+            tokio::select! {
+                _ = look.tick() => {
+                    let floor = (*self.done.borrow()).max(floor);
+                    let behind = head().saturating_sub(floor);
+                    lag.behind(behind, lag_max);
+                    meter.lag(behind);
+                    meter.follows(floor);
+                }
+                () = stopping.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn lag(&self) -> (Condition, u64, Consumer) {
+        let of = format!("{} from {}", self.name, self.durable.stream);
+        (self.mesh.condition(&format!("inputs of {of}")), self.mesh.settings().ready_lag_max, self.mesh.consumer(&of))
+    }
+
+    pub(super) async fn pull(mut self) -> anyhow::Result<()> {
         let stopping = self.mesh.stopping();
         let mut pull = tokio::select! {
             pull = self.bus.pull(&self.durable.stream, &self.durable.name) => pull.context("join durable")?,
@@ -40,7 +91,10 @@ impl Puller {
         // What lies between the ack floor and the last delivery may be in nobody's hands: read it in order.
         // If another replica has it, the conditions of the writes tell.
         let info = pull.info().await.context("read durable")?;
-        let mut floor = info.ack_floor;
+        let mut floor = info.ack_floor.max(self.mark);
+        if self.sender.send(Arrival::Skip(self.durable.stream.clone(), floor)).await.is_err() {
+            return Ok(());
+        }
         if !self.take_over().await? {
             return Ok(());
         }
@@ -52,19 +106,17 @@ impl Puller {
         }
         let mut pin = pull.pin();
         let mut rescue = tokio::time::interval(RESCUE_EVERY);
-        let lag = self.mesh.condition(&format!("inputs of {} from {}", self.name, self.durable.stream));
-        let lag_max = self.mesh.settings().ready_lag_max;
-        let meter = self.mesh.consumer(&format!("{} from {}", self.name, self.durable.stream));
+        let (lag, lag_max, meter) = self.lag();
         let mut batch = Vec::with_capacity(256);
         let (mut acked, mut ack_at) = (0, tokio::time::Instant::now());
         loop {
             let done = *self.done.borrow_and_update();
             tokio::select! {
                 stored = pull.next() => {
-                    batch.push(stored.context("pull")?);
+                    batch.push(Arc::new(stored.context("pull")?));
                     while batch.len() < 256 {
                         match pull.next().now_or_never() {
-                            Some(stored) => batch.push(stored.context("pull")?),
+                            Some(stored) => batch.push(Arc::new(stored.context("pull")?)),
                             None => break,
                         }
                     }
@@ -181,7 +233,7 @@ impl Puller {
                 }
             }
             self.keep(&note).await?;
-            if self.sender.send(Arrival::Inputs(vec![input])).await.is_err() {
+            if self.sender.send(Arrival::Inputs(vec![Arc::new(input)])).await.is_err() {
                 return Ok(());
             }
             loop {
@@ -245,9 +297,10 @@ impl Puller {
         while from <= end {
             let read = log.read(&subject, from, READ_MAX).await.context("read inputs in hand")?;
             let Some(last) = read.last().map(|stored| stored.sequence) else { return Ok(()) };
-            let inputs: Vec<Stored> = read
+            let inputs: Vec<Arc<Stored>> = read
                 .into_iter()
                 .filter(|s| s.sequence <= end && self.durable.filters.iter().any(|f| matches(f, &s.subject)))
+                .map(Arc::new)
                 .collect();
             if !inputs.is_empty() && self.sender.send(Arrival::Inputs(inputs)).await.is_err() {
                 return Ok(());
