@@ -69,7 +69,9 @@ async fn a_plain_subscription_reads_telemetry_twins_and_intent_facts() {
             assert_eq!(format!("json.{}", event["subject"].as_str().unwrap()), message.subject.as_str());
             match message.subject.split('.').nth(1).unwrap() {
                 "telemetry" => {
-                    telemetry |= data["instanceId"] == json!(instance) && !data["samples"][0]["memoryBytes"].is_null();
+                    let samples = data["samples"].as_array().unwrap();
+                    let ours = samples.iter().find(|sample| sample["instanceId"] == json!(instance));
+                    telemetry |= ours.is_some_and(|sample| !sample["memoryBytes"].is_null());
                 }
                 "twin" => twin |= data.to_string().contains(&instance) && data.to_string().contains("RUNNING"),
                 "intent" => {

@@ -30,11 +30,13 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let current = Current::new(first(&mesh, &config)?);
     let federation = config.federation(current.get().network.widths())?;
     let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
-    let instances = rights.samples_in.iter().map(String::as_str).filter(|key| key.contains("/instance/")).collect();
+    let instances =
+        rights.samples_in.iter().map(String::as_str).filter(|key| mesh_proto::is_of_instances(key)).collect();
     let sources = Sources {
         streams: vec!["PLACEMENT", "LEARNING"],
         samples: instances,
         tick_ms: Some(u64::from(config.advise_ms.max(100))),
+        pace_ms: 20,
         ..Sources::default()
     };
     let view = mesh.project("advice", Advisor::new(config.limits(), current.clone()), sources).await?;

@@ -27,7 +27,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            tick_ms: 200,
+            tick_ms: 500,
             measured_ms: 1_000,
             ended_keep_ms: 600_000,
             history_ms: 3_600_000,

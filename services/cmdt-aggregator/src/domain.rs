@@ -17,7 +17,7 @@ use mesh_proto::{
     deciders::{stream_cluster, stream_instance, stream_placement, stream_workload},
     derived_id,
     instance::InstanceStatusChanged,
-    is_key,
+    instance_samples, is_key, is_of_instances,
     telemetry::{ClusterSample, InstanceSample},
     twin::{Twin, TwinChanged},
     workload::InstancePhase,
@@ -415,22 +415,22 @@ enum Sample {
 
 impl Sample {
     /// The sample, if it is one.
-    fn parse(key: &str, body: &Bytes) -> Option<Self> {
-        let mut tokens = key.rsplit('/');
-        let (id, signal) = (tokens.next()?, tokens.next()?);
-        let sample = match signal {
-            "instance" => Self::Instance(InstanceSample::decode(body.clone()).ok()?),
-            "cluster" => Self::Cluster(ClusterSample::decode(body.clone()).ok()?),
-            _ => return None,
-        };
-        let sound = match &sample {
+    fn parse(key: &str, body: &Bytes) -> Option<Vec<Self>> {
+        if is_of_instances(key) {
+            return Some(instance_samples(key, body)?.into_iter().map(Self::Instance).collect());
+        }
+        let sample = ClusterSample::decode(body.clone()).ok()?;
+        (key.rsplit('/').next() == Some(sample.cluster_id.as_str())).then(|| vec![Self::Cluster(sample)])
+    }
+
+    fn is_sound(&self) -> bool {
+        match self {
             Self::Instance(s) => {
                 let numbers = [s.cpu_percent, s.io_read_rate, s.io_write_rate];
-                s.instance_id == id && is_key(id) && is_key(&s.cluster_id) && numbers.into_iter().all(is_number)
+                is_key(&s.instance_id) && is_key(&s.cluster_id) && numbers.into_iter().all(is_number)
             }
-            Self::Cluster(s) => s.cluster_id == id && is_key(id) && is_number(s.cpu_percent),
-        };
-        sound.then_some(sample)
+            Self::Cluster(s) => is_key(&s.cluster_id) && is_number(s.cpu_percent),
+        }
     }
 
     fn at(&self) -> Option<Timestamp> {
@@ -454,32 +454,9 @@ impl Projector for Twins {
             self.counts.early += 1;
             return vec![];
         }
-        let Some((sample, at)) = Sample::parse(key, body).and_then(|s| s.at().map(|at| (s, at))) else {
-            self.counts.invalid += 1;
-            return vec![];
-        };
-        if at.millis_since(self.now) > self.limits.ahead_ms {
-            self.counts.ahead += 1;
-            return vec![];
-        }
-        match sample {
-            Sample::Instance(sample) => {
-                let is_new = !self.workloads.contains_key(&sample.instance_id);
-                if is_new && self.strangers >= self.limits.strangers_max {
-                    self.counts.strangers += 1;
-                    return vec![];
-                }
-                self.workload(&sample.instance_id.clone(), |w| w.sample(sample));
-            }
-            // A cluster that never declared itself has no capacity to be a share of.
-            Sample::Cluster(sample) => {
-                let id = sample.cluster_id.clone();
-                if !self.clusters.contains_key(&id) && self.clusters.len() >= self.limits.strangers_max {
-                    self.counts.strangers += 1;
-                    return vec![];
-                }
-                self.cluster(&id, |c| c.sample(sample));
-            }
+        match Sample::parse(key, body) {
+            Some(samples) => samples.into_iter().for_each(|sample| self.take(sample)),
+            None => self.counts.invalid += 1,
         }
         vec![]
     }
@@ -495,6 +472,38 @@ impl Projector for Twins {
             }
         }
         derived
+    }
+}
+
+impl Twins {
+    fn take(&mut self, sample: Sample) {
+        let Some(at) = sample.at().filter(|_| sample.is_sound()) else {
+            self.counts.invalid += 1;
+            return;
+        };
+        if at.millis_since(self.now) > self.limits.ahead_ms {
+            self.counts.ahead += 1;
+            return;
+        }
+        match sample {
+            Sample::Instance(sample) => {
+                let is_new = !self.workloads.contains_key(&sample.instance_id);
+                if is_new && self.strangers >= self.limits.strangers_max {
+                    self.counts.strangers += 1;
+                    return;
+                }
+                self.workload(&sample.instance_id.clone(), |w| w.sample(sample));
+            }
+            // A cluster that never declared itself has no capacity to be a share of.
+            Sample::Cluster(sample) => {
+                let id = sample.cluster_id.clone();
+                if !self.clusters.contains_key(&id) && self.clusters.len() >= self.limits.strangers_max {
+                    self.counts.strangers += 1;
+                    return;
+                }
+                self.cluster(&id, |c| c.sample(sample));
+            }
+        }
     }
 }
 

@@ -44,6 +44,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         streams: vec!["WORKLOAD", "CLUSTER", "PLACEMENT", "INSTANCE"],
         samples: rights.samples_in.iter().map(String::as_str).collect(),
         tick_ms: Some(config.tick_ms),
+        pace_ms: 20,
         ..Sources::default()
     };
     let view = mesh.project("twins", domain::Twins::new(limits), sources).await?;

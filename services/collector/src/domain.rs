@@ -9,7 +9,10 @@ pub(crate) mod feed;
 pub(crate) mod period;
 pub mod usage;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use bytes::Bytes;
 use mesh_core::Stored;
@@ -18,11 +21,11 @@ use mesh_intent::{Measure, types};
 use mesh_proto::{
     DecodeError, Timestamp,
     cluster::ClusterRegistered,
-    derived_id,
+    derived_id, instance_samples,
     intent::{GovernedInstance, Intent, IntentAcknowledged, IntentStateChanged, NotFulfilledState, State},
     is_key,
     observation::{ObservedTarget, TargetObserved},
-    telemetry::{InstanceSample, Measured, Provenance},
+    telemetry::{InstanceSample, Packed, Provenance},
     workload::{InstanceChanged, InstanceWanted},
 };
 use mesh_scenes::tariff::Tariff;
@@ -65,7 +68,7 @@ impl Default for Limits {
             late_ms: 300,
             ahead_ms: 5_000,
             flush_ms: 1_000,
-            pack_max: 60,
+            pack_max: 1_000,
             instances_max: 10_000,
             remembered_max: 600,
             idle_ms: 600_000,
@@ -102,22 +105,30 @@ pub struct Counts {
     pub undecodable: u64,
 }
 
-/// A sample's identity: instance (elsewhere), time, generation, cluster.
-type Identity = (Timestamp, u64, String);
+/// A sample's identity beside its instance: its time in nanoseconds since 1970, and a hash of generation and cluster.
+type Identity = (i64, u64);
+
+fn identity(sample: &InstanceSample) -> Identity {
+    let mut hasher = DefaultHasher::new();
+    (sample.generation, &sample.cluster_id).hash(&mut hasher);
+    let nanos = sample.at.unwrap_or_default().as_nanos();
+    (i64::try_from(nanos).unwrap_or(i64::MAX), hasher.finish())
+}
 
 /// What is known of one instance's samples.
 #[derive(Debug, Default)]
 struct Track {
-    remembered: BTreeSet<Identity>,
-    /// Samples at this time or before may have been forgotten.
-    forgotten: Option<Timestamp>,
+    /// In order.
+    remembered: VecDeque<Identity>,
+    /// Samples at this time or before may have been forgotten, nanoseconds since 1970.
+    forgotten: Option<i64>,
     /// When the last one came in.
     heard: Timestamp,
     /// How many came in.
     count: u64,
 }
 
-/// Samples of one instance on one cluster that wait to be published.
+/// Samples of one cluster that wait to be published.
 #[derive(Debug, Default)]
 struct Pack {
     since: Timestamp,
@@ -159,7 +170,7 @@ pub struct Collector {
     watches: BTreeMap<IntentKey, Watch>,
     watched_by: BTreeMap<String, BTreeSet<IntentKey>>,
     tracks: BTreeMap<String, Track>,
-    packs: BTreeMap<(String, String), Pack>,
+    packs: BTreeMap<String, Pack>,
     feed: Feed,
     usage: Usage,
     /// By cluster: what energy costs there.
@@ -329,14 +340,52 @@ impl Collector {
     }
 
     /// Takes a pack out as an event.
-    fn flush(&mut self, key: &(String, String)) -> Option<Derived> {
-        let mut samples = self.packs.remove(key)?.samples;
-        samples.sort_by_key(|s| (s.at, s.generation));
-        let at = |sample: Option<&InstanceSample>| sample.and_then(|s| s.at).unwrap_or_default();
-        let (first, last, count) = (at(samples.first()), at(samples.last()), samples.len().to_string());
-        let (cluster_id, instance_id) = key.clone();
-        let id = derived_id(&["measured", &cluster_id, &instance_id, &first.to_string(), &last.to_string(), &count]);
-        Some(Derived::new(Measured { cluster_id, instance_id, samples }, id, last))
+    fn flush(&mut self, cluster_id: &str) -> Option<Derived> {
+        let (cluster_id, Pack { mut samples, .. }) = self.packs.remove_entry(cluster_id)?;
+        samples.sort_by(|a, b| (a.at, &a.instance_id, a.generation).cmp(&(b.at, &b.instance_id, b.generation)));
+        let (first, last) = (samples.first()?, samples.last()?);
+        let at = |sample: &InstanceSample| sample.at.unwrap_or_default();
+        let (begin, end, count) = (at(first).to_string(), at(last).to_string(), samples.len().to_string());
+        let parts = ["packed", &cluster_id, &begin, &first.instance_id, &end, &last.instance_id, &count];
+        let (id, last) = (derived_id(&parts), at(last));
+        Some(Derived::new(Packed { cluster_id, samples }, id, last))
+    }
+
+    /// Takes a sound sample in.
+    fn take(&mut self, sample: InstanceSample) -> Option<Derived> {
+        let at = sample.at.unwrap_or_default();
+        if at.millis_since(self.now) > self.limits.ahead_ms {
+            self.counts.ahead += 1;
+            return None;
+        }
+        if !self.tracks.contains_key(&sample.instance_id) && self.tracks.len() >= self.limits.instances_max {
+            self.counts.over_limit += 1;
+            return None;
+        }
+        if !self.tracks.contains_key(&sample.instance_id) {
+            self.tracks.insert(sample.instance_id.clone(), Track::default());
+        }
+        let track = self.tracks.get_mut(&sample.instance_id)?;
+        track.heard = self.now;
+        let fresh = self.now.millis_since(at) < self.limits.idle_ms;
+        let identity = identity(&sample);
+        let remembered = fresh && track.forgotten.is_none_or(|nanos| identity.0 > nanos);
+        if !track.remember(identity, self.limits.remembered_max) {
+            self.counts.duplicate += 1;
+            return None;
+        }
+        track.count += 1;
+        self.counts.accepted += 1;
+        self.feed.push(sample.clone(), track.count);
+        self.observe(&sample, remembered);
+        if remembered {
+            self.usage.sample(&sample);
+        }
+        let cluster_id = sample.cluster_id.clone();
+        let now = self.now;
+        let pack = self.packs.entry(cluster_id.clone()).or_insert_with(|| Pack { since: now, samples: vec![] });
+        pack.samples.push(sample);
+        if pack.samples.len() >= self.limits.pack_max { self.flush(&cluster_id) } else { None }
     }
 
     fn sweep(&mut self) {
@@ -346,6 +395,23 @@ impl Collector {
         self.swept = self.now;
         let (now, idle_ms) = (self.now, self.limits.idle_ms);
         self.tracks.retain(|_, track| now.millis_since(track.heard) < idle_ms);
+    }
+}
+
+impl Track {
+    /// Remembers a sample, and forgets the oldest beyond `max`; false if it came before.
+    fn remember(&mut self, identity: Identity, max: usize) -> bool {
+        let at = self.remembered.partition_point(|known| *known < identity);
+        if self.remembered.get(at) == Some(&identity) {
+            return false;
+        }
+        self.remembered.insert(at, identity);
+        if self.remembered.len() > max
+            && let Some((oldest, _)) = self.remembered.pop_front()
+        {
+            self.forgotten = self.forgotten.max(Some(oldest));
+        }
+        true
     }
 }
 
@@ -464,10 +530,8 @@ fn ends_watch(state: Option<&State>) -> bool {
     matches!(state_of(state), NotFulfilledState::Suspended | NotFulfilledState::Terminated)
 }
 
-/// The sample in a Zenoh message, if it is one.
-fn parse(key: &str, body: &Bytes) -> Option<InstanceSample> {
-    let mut sample = InstanceSample::decode(body.clone()).ok()?;
-    let (_, instance) = key.rsplit_once('/')?;
+/// A sample as it is taken in, if it is sound.
+fn sound(mut sample: InstanceSample) -> Option<InstanceSample> {
     let numbers = [
         (sample.cpu_percent, PERCENT_MAX),
         (sample.cpu_milli, MILLI_MAX),
@@ -475,8 +539,7 @@ fn parse(key: &str, body: &Bytes) -> Option<InstanceSample> {
         (sample.io_write_rate, f64::MAX),
         (sample.interval_seconds, INTERVAL_MAX_S),
     ];
-    let sound = instance == sample.instance_id
-        && is_key(&sample.instance_id)
+    let sound = is_key(&sample.instance_id)
         && is_key(&sample.cluster_id)
         && sample.at.is_some_and(|at| at.seconds > 0 && (0..1_000_000_000).contains(&at.nanos))
         && numbers.iter().all(|(value, max)| (0.0..=*max).contains(value));
@@ -509,44 +572,18 @@ impl Projector for Collector {
             self.counts.early += 1;
             return vec![];
         }
-        let Some(sample) = parse(key, body) else {
+        let Some(samples) = instance_samples(key, body) else {
             self.counts.invalid += 1;
             return vec![];
         };
-        let at = sample.at.unwrap_or_default();
-        if at.millis_since(self.now) > self.limits.ahead_ms {
-            self.counts.ahead += 1;
-            return vec![];
+        let mut derived = vec![];
+        for sample in samples {
+            match sound(sample) {
+                Some(sample) => derived.extend(self.take(sample)),
+                None => self.counts.invalid += 1,
+            }
         }
-        if !self.tracks.contains_key(&sample.instance_id) && self.tracks.len() >= self.limits.instances_max {
-            self.counts.over_limit += 1;
-            return vec![];
-        }
-        let track = self.tracks.entry(sample.instance_id.clone()).or_default();
-        track.heard = self.now;
-        let fresh = self.now.millis_since(at) < self.limits.idle_ms;
-        let remembered = fresh && track.forgotten.is_none_or(|time| at > time);
-        if !track.remembered.insert((at, sample.generation, sample.cluster_id.clone())) {
-            self.counts.duplicate += 1;
-            return vec![];
-        }
-        if track.remembered.len() > self.limits.remembered_max
-            && let Some((oldest, ..)) = track.remembered.pop_first()
-        {
-            track.forgotten = track.forgotten.max(Some(oldest));
-        }
-        track.count += 1;
-        self.counts.accepted += 1;
-        self.feed.push(sample.clone(), track.count);
-        self.observe(&sample, remembered);
-        if remembered {
-            self.usage.sample(&sample);
-        }
-        let key = (sample.cluster_id.clone(), sample.instance_id.clone());
-        let now = self.now;
-        let pack = self.packs.entry(key.clone()).or_insert_with(|| Pack { since: now, samples: vec![] });
-        pack.samples.push(sample);
-        if pack.samples.len() >= self.limits.pack_max { self.flush(&key).into_iter().collect() } else { vec![] }
+        derived
     }
 
     fn tick(&mut self, now: Timestamp) -> Vec<Derived> {
@@ -563,9 +600,8 @@ impl Projector for Collector {
             self.counts.periods_skipped += skipped;
             derived.extend(observations);
         }
-        let ripe = |(key, pack): (&(String, String), &Pack)| {
-            (now.millis_since(pack.since) >= self.limits.flush_ms).then(|| key.clone())
-        };
+        let ripe =
+            |(key, pack): (&String, &Pack)| (now.millis_since(pack.since) >= self.limits.flush_ms).then(|| key.clone());
         let ripe: Vec<_> = self.packs.iter().filter_map(ripe).collect();
         derived.extend(ripe.iter().filter_map(|key| self.flush(key)));
         derived

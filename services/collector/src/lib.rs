@@ -1,8 +1,8 @@
 //! Takes telemetry in, and says what each intent's targets achieved.
 //!
-//! - Consumes: samples of instances (Zenoh), `IntentAcknowledged`, `IntentStateChanged`, its own `Measured`;
+//! - Consumes: samples of instances (Zenoh), `IntentAcknowledged`, `IntentStateChanged`, its own `Packed`;
 //!   `ClusterRegistered`, `InstanceWanted`, `InstanceChanged` (whose usage it is).
-//! - Publishes: `Measured` (samples packed by instance), `TargetObserved` (each period of each active intent),
+//! - Publishes: `Packed` (samples packed by cluster), `TargetObserved` (each period of each active intent),
 //!   `UsageClosed` (each window of each instance).
 //! - Owns: what was observed; a recent window of samples; the streaming-telemetry channel.
 //! - Never: judges an intent, prices anything.
@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
+use mesh_proto::is_of_instances;
 use mesh_proto::telemetry::telemetry_queries_server::TelemetryQueriesServer;
 use mesh_store::memory::WindowLimits;
 
@@ -48,11 +49,12 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     };
     let series = mesh_store::open(&config.store).context("open store")?.series("telemetry", window);
     let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
-    let samples = rights.samples_in.iter().map(String::as_str).filter(|key| key.contains("/instance/")).collect();
+    let samples = rights.samples_in.iter().map(String::as_str).filter(|key| is_of_instances(key)).collect();
     let sources = Sources {
         streams: vec!["INTENT", "CLUSTER", "WORKLOAD"],
         samples,
         tick_ms: Some(config.tick_ms),
+        pace_ms: 20,
         ..Sources::default()
     };
     let view = mesh.project("observations", domain::Collector::new(limits), sources).await?;

@@ -16,7 +16,7 @@ use mesh_proto::{
     },
     observation::TargetObserved,
     telemetry::{
-        InstanceSample, Measured, RangeRequest, StreamRequest, telemetry_queries_client::TelemetryQueriesClient,
+        InstanceSample, Packed, RangeRequest, StreamRequest, telemetry_queries_client::TelemetryQueriesClient,
     },
 };
 use mesh_test::{TestBus, now, soon};
@@ -97,14 +97,14 @@ async fn samples_become_observations_and_outlive_a_restart() {
     let request = StreamRequest { instance_id: "instance-1".into() };
     let mut channel = client.stream(request).await.unwrap().into_inner();
     let mut observations = person.log(TargetObserved::STREAM).tail("observation.>", 1);
-    let mut telemetry = person.log(Measured::STREAM).tail("telemetry.>", 1);
+    let mut telemetry = person.log(Packed::STREAM).tail("telemetry.>", 1);
     let agent = measure(test_bus.router());
     tokio::pin!(agent);
 
     let story = async {
         let live = soon("a sample on the channel", channel.next()).await.unwrap().unwrap();
         assert_eq!((live.instance_id.as_str(), live.cpu_percent), ("instance-1", 25.0));
-        let packed: Measured = next_of(&mut telemetry).await;
+        let packed: Packed = next_of(&mut telemetry).await;
         assert_eq!(packed.samples[0].instance_id, "instance-1");
         // The first whole period in which samples came from its begin on.
         loop {
@@ -132,8 +132,8 @@ async fn samples_become_observations_and_outlive_a_restart() {
     soon("the end of the channel", async { while channel.next().await.is_some_and(|s| s.is_ok()) {} }).await;
 
     // A new process reads what was stored; what waited to be packed is gone, as samples may.
-    let packed = person.log(Measured::STREAM).read("telemetry.>", 1, 1_000).await.unwrap();
-    let packed: usize = packed.iter().map(|m| m.event::<Measured>().unwrap().unwrap().samples.len()).sum();
+    let packed = person.log(Packed::STREAM).read("telemetry.>", 1, 1_000).await.unwrap();
+    let packed: usize = packed.iter().map(|m| m.event::<Packed>().unwrap().unwrap().samples.len()).sum();
     assert!(packed > 0);
     let again = collector(&test_bus).await;
     let mut client = TelemetryQueriesClient::connect(again.endpoint()).await.unwrap();

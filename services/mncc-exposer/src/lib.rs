@@ -31,6 +31,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         streams: vec!["CLUSTER", "COST"],
         samples: rights.samples_in.iter().map(String::as_str).collect(),
         tick_ms: Some(config.tick_ms),
+        pace_ms: 20,
         ..Sources::default()
     };
     let costs = mesh.project("costs", domain::costs::Costs::new(config.limits()), sources).await?;

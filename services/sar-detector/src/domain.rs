@@ -20,13 +20,12 @@ use bytes::Bytes;
 use mesh_core::Stored;
 use mesh_core::{Derived, Projector};
 use mesh_proto::{
-    Timestamp,
+    Event as _, Timestamp,
     anomaly::{AnomalyCleared, AnomalyDetected, AnomalyView, Ending, ModelView},
-    derived_id, is_key,
-    telemetry::{InstanceSample, Measured},
+    derived_id, instance_samples, is_key,
+    telemetry::{InstanceSample, Measured, Packed},
     workload::InstanceWanted,
 };
-use prost::Message as _;
 
 use self::{
     rules::Rule,
@@ -454,8 +453,11 @@ impl Projector for Sar {
                 self.cleared(&fact);
             } else if let Some(fact) = fact.event::<InstanceWanted>()? {
                 derived = self.wanted(&fact);
-            } else if let Some(pack) = fact.event::<Measured>()? {
-                for sample in &pack.samples {
+            } else if fact.stream == Packed::STREAM {
+                let pack = fact.event::<Packed>()?.map(|pack| pack.samples);
+                // Those of an earlier release were packed by instance.
+                let before = fact.event::<Measured>()?.map(|pack| pack.samples);
+                for sample in pack.or(before).iter().flatten() {
                     let late_ms = self.limits.late_ms;
                     let age_ms = |at: Timestamp| self.now.map(|now| now.millis_since(at));
                     let live = sample.at.and_then(age_ms).is_some_and(|age_ms| age_ms < late_ms);
@@ -469,16 +471,12 @@ impl Projector for Sar {
     }
 
     fn sample(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
-        let named = key.rsplit('/').next().unwrap_or_default();
-        match InstanceSample::decode(body.clone()) {
-            Ok(sample) if sample.instance_id == named && key.len() <= 512 => {
-                self.take(key, &sample, self.now.is_some())
-            }
-            _ => {
-                self.counts.invalid += 1;
-                vec![]
-            }
-        }
+        let Some(samples) = instance_samples(key, body).filter(|_| key.len() <= 512) else {
+            self.counts.invalid += 1;
+            return vec![];
+        };
+        let live = self.now.is_some();
+        samples.iter().flat_map(|sample| self.take(key, sample, live)).collect()
     }
 
     fn tick(&mut self, now: Timestamp) -> Vec<Derived> {

@@ -33,6 +33,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         streams: vec!["WORKLOAD", "ANOMALY", "TELEMETRY"],
         samples: rights.samples_in.iter().map(String::as_str).collect(),
         tick_ms: Some(config.tick_ms),
+        pace_ms: 20,
         ..Sources::default()
     };
     let anomalies = mesh.project("anomalies", sar, sources).await?;

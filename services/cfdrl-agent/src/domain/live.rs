@@ -4,13 +4,13 @@
 //! question about the same moment, and what it would have done is published beside the decision, with its regret. While
 //! things run, the policy is asked again at intervals, and advises only when it would do something else by a margin.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use bytes::Bytes;
 use mesh_core::{Derived, Projector, Stored, query::Page};
 use mesh_planner::{self as plan, CPU_USAGE, RAM_USAGE, Spec, Topology};
 use mesh_proto::{
-    Timestamp, derived_id,
+    Timestamp, derived_id, instance_samples,
     learning::{AdvisedOption, LearningAdvised, RoundClosed},
     placement::{
         ClusterJoined, ClusterLost, ClusterReturned, LatenciesNoted, Load, PlacementDecided, PlacementReleased,
@@ -24,6 +24,7 @@ use mesh_scenes::{
     scene::{Act, Cluster, Place, REPLICAS_MAX, Scene, Workload},
     schedulers::modelled,
 };
+
 use prost::Message as _;
 
 use super::{
@@ -34,6 +35,10 @@ use super::{
 
 /// Options told with an advice at most.
 const OPTIONS_MAX: usize = 32;
+/// Other instances that an advice is given beside, each for itself; those beyond count together, as load on their cluster.
+const OTHERS_MAX: usize = 16;
+/// Running instances looked at in one go.
+const LOOK_MAX: usize = 256;
 /// Rounds remembered.
 const ROUNDS_MAX: usize = 100;
 
@@ -73,6 +78,21 @@ struct Instance {
     said: Option<(u64, String, u32)>,
 }
 
+impl Instance {
+    /// Takes another one in: what it asks for and uses.
+    fn absorb(&mut self, other: &Self) {
+        let n = u64::from(other.replicas.max(1));
+        let replica = &mut self.replica;
+        replica.cpu_milli = replica.cpu_milli.saturating_add(other.replica.cpu_milli * n);
+        replica.memory_bytes = replica.memory_bytes.saturating_add(other.replica.memory_bytes * n);
+        let sum = self.measured.get_or_insert_default();
+        let asked = (other.replica.cpu_milli * n) as f64;
+        sum.load_milli += other.measured.map_or(asked, |m| m.load_milli);
+        sum.before_milli += other.measured.map_or(asked, |m| m.before_milli);
+        sum.memory_bytes += other.measured.map_or((other.replica.memory_bytes * n) as f64, |m| m.memory_bytes);
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Measured {
     load_milli: f64,
@@ -94,6 +114,8 @@ pub struct Advisor {
     rounds: Vec<RoundClosed>,
     totals: Totals,
     looked: Timestamp,
+    /// Instances up to this id were looked at in this turn.
+    looked_to: String,
     room: Room,
 }
 
@@ -111,8 +133,8 @@ pub struct Totals {
 impl Advisor {
     /// A view of an empty mesh, advised by the policy in use.
     pub fn new(limits: Limits, current: Current) -> Self {
-        let (clusters, topology, instances, advice, rounds, totals, looked, room) = Default::default();
-        Self { limits, current, clusters, topology, instances, advice, rounds, totals, looked, room }
+        let (clusters, topology, instances, advice, rounds, totals, looked, looked_to, room) = Default::default();
+        Self { limits, current, clusters, topology, instances, advice, rounds, totals, looked, looked_to, room }
     }
 
     /// Newest advice of instances after `(owner, id)`, in their order; of one owner, or one instance.
@@ -161,17 +183,28 @@ impl Advisor {
         let index: BTreeMap<&String, usize> = self.clusters.keys().zip(0..).collect();
         let mut moving: Vec<(usize, u64, u64)> = vec![];
         let others = self.instances.iter().filter(|(other, _)| *other != id).map(|(id, i)| (id.as_str(), i));
-        for (id, instance) in std::iter::once((id, own)).chain(others) {
+        let mut beyond: BTreeMap<usize, Instance> = BTreeMap::new();
+        for (number, (id, instance)) in std::iter::once((id, own)).chain(others).enumerate() {
             let mut holds = instance.holds.values().rev().filter_map(|c| index.get(c).copied());
             let place = holds.next().map(|cluster| Place { cluster, replicas: instance.replicas.max(1) });
             let n = u64::from(instance.replicas);
+            if number > OTHERS_MAX {
+                if let Some(place) = place {
+                    beyond.entry(place.cluster).or_default().absorb(instance);
+                }
+                continue;
+            }
             moving.extend(holds.map(|c| (c, instance.replica.cpu_milli * n, instance.replica.memory_bytes * n)));
-            let mut workload = workload(id, instance, place, now);
-            workload.replica.resolve(|peer| {
+            let mut one = workload(id, instance, place, now);
+            one.replica.resolve(|peer| {
                 let peer = self.instances.get(peer).filter(|peer| peer.owner == instance.owner)?;
                 peer.holds.values().next_back().cloned()
             });
-            scene.workloads.push(workload);
+            scene.workloads.push(one);
+        }
+        for (cluster, together) in beyond {
+            let place = Some(Place { cluster, replicas: 1 });
+            scene.workloads.push(workload("", &together, place, now));
         }
         scene.settle();
         // What is on its way holds both ends.
@@ -290,12 +323,12 @@ impl Advisor {
     /// What runs is looked at again.
     fn look(&mut self, now: Timestamp) -> Vec<Derived> {
         let mut said = vec![];
-        let running: Vec<String> = self
-            .instances
-            .iter()
-            .filter(|(_, i)| i.holds.len() == 1 && i.measured.is_some())
-            .map(|(id, _)| id.clone())
-            .collect();
+        let runs = |(_, i): &(&String, &Instance)| i.holds.len() == 1 && i.measured.is_some();
+        let after = (Bound::Excluded(self.looked_to.clone()), Bound::Unbounded);
+        let running: Vec<String> =
+            self.instances.range(after).filter(runs).take(LOOK_MAX).map(|(id, _)| id.clone()).collect();
+        // From the beginning again once all were looked at.
+        self.looked_to = running.last().filter(|_| running.len() == LOOK_MAX).cloned().unwrap_or_default();
         for id in running {
             let Some(instance) = self.instances.get(&id).cloned() else { continue };
             let Some(cluster) = instance.holds.values().next().cloned() else { continue };
@@ -405,16 +438,29 @@ impl Projector for Advisor {
     }
 
     fn sample(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
-        let Ok(sample) = InstanceSample::decode(body.as_ref()) else { return vec![] };
-        let named = key.rsplit('/').next() == Some(sample.instance_id.as_str());
-        let sound = sample.cpu_milli.is_finite() && (0.0..1e9).contains(&sample.cpu_milli);
-        let Some(instance) = self.instances.get_mut(&sample.instance_id).filter(|_| named && sound) else {
+        instance_samples(key, body).into_iter().flatten().for_each(|sample| self.take(&sample));
+        vec![]
+    }
+
+    fn tick(&mut self, now: Timestamp) -> Vec<Derived> {
+        if now < self.looked.plus_millis(self.limits.advise_ms) {
             return vec![];
+        }
+        self.looked = now;
+        self.look(now)
+    }
+}
+
+impl Advisor {
+    fn take(&mut self, sample: &InstanceSample) {
+        let sound = sample.cpu_milli.is_finite() && (0.0..1e9).contains(&sample.cpu_milli);
+        let Some(instance) = self.instances.get_mut(&sample.instance_id).filter(|_| sound) else {
+            return;
         };
         // Only what the newest placement's cluster says counts, and nothing older than what is known.
         let at = sample.at.unwrap_or_default();
         if sample.generation != instance.generation || instance.measured.is_some_and(|m| m.at > at) {
-            return vec![];
+            return;
         }
         let cpu_milli = self.clusters.get(&sample.cluster_id).map_or(0, |c| c.cpu_milli);
         let kept = instance.targets.iter().all(|target| {
@@ -436,15 +482,6 @@ impl Projector for Advisor {
             at,
             kept,
         });
-        vec![]
-    }
-
-    fn tick(&mut self, now: Timestamp) -> Vec<Derived> {
-        if now < self.looked.plus_millis(self.limits.advise_ms) {
-            return vec![];
-        }
-        self.looked = now;
-        self.look(now)
     }
 }
 

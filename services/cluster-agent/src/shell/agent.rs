@@ -9,8 +9,11 @@ use mesh_bus::{About, LogError, Samples, SamplesError, Tail, WriteError};
 use mesh_core::Stored;
 use mesh_kit::{Condition, Mesh};
 use mesh_proto::{
-    AnyEvent as _, DecodeError, Event as _, Timestamp, assignment::AssignmentChanged, cluster::ClusterRegistered,
-    derived_id, telemetry::Provenance,
+    AnyEvent as _, DecodeError, Event as _, PACKED_SIGNAL, Timestamp,
+    assignment::AssignmentChanged,
+    cluster::ClusterRegistered,
+    derived_id,
+    telemetry::{Packed, Provenance},
 };
 use prost::Message;
 use tokio::sync::Notify;
@@ -28,7 +31,7 @@ use crate::{
 
 /// Between two writes of the state, while it changes.
 /// Samples sent at once.
-const SEND_MAX: usize = 32;
+const SEND_MAX: usize = 256;
 /// Samples are spread over this share of the time between two measurements,
 const SPREAD_SHARE: u64 = 5;
 /// and at most this many milliseconds: well within what the collector waits for late ones.
@@ -44,7 +47,6 @@ const RETRY: Duration = Duration::from_millis(200);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Grace for processes when the agent itself ends.
 const END_GRACE_MS: u64 = 1_500;
-const INSTANCE_SAMPLE: &str = "continuum.telemetry.v1.InstanceSample";
 const CLUSTER_SAMPLE: &str = "continuum.telemetry.v1.ClusterSample";
 
 /// Why an agent ends.
@@ -299,17 +301,16 @@ impl Agent {
         let chunks = instances.len().div_ceil(SEND_MAX).max(1);
         let pause = Duration::from_millis((config.sample_ms / SPREAD_SHARE).min(SPREAD_MS)) / chunks as u32;
         self.mesh.spawn("samples", async move {
-            for chunk in instances.chunks(SEND_MAX) {
-                for sample in chunk {
-                    let key = config.key("instance", &sample.instance_id);
-                    send(&samples, key, INSTANCE_SAMPLE, sample, &source, at).await;
-                }
+            for (number, chunk) in instances.chunks(SEND_MAX).enumerate() {
+                let pack = Packed { cluster_id: cluster.cluster_id.clone(), samples: chunk.to_vec() };
+                let key = config.key(PACKED_SIGNAL, &cluster.cluster_id);
+                send(&samples, key, Packed::MESSAGE, &pack, &source, (at, number)).await;
                 if chunk.len() == SEND_MAX {
                     tokio::time::sleep(pause).await;
                 }
             }
             let key = config.key("cluster", &cluster.cluster_id);
-            send(&samples, key, CLUSTER_SAMPLE, &cluster, &source, at).await;
+            send(&samples, key, CLUSTER_SAMPLE, &cluster, &source, (at, 0)).await;
             Ok(())
         });
     }
@@ -353,9 +354,17 @@ impl Agent {
     }
 }
 
-async fn send(samples: &Samples, key: String, message: &str, sample: &impl Message, source: &str, at: Timestamp) {
+/// Sends what was measured at a time; `number` tells several messages of one key and time apart.
+async fn send(
+    samples: &Samples,
+    key: String,
+    message: &str,
+    sample: &impl Message,
+    source: &str,
+    (at, number): (Timestamp, usize),
+) {
     let about = About {
-        id: derived_id(&["sample", &key, &at.as_nanos().to_string()]),
+        id: derived_id(&["sample", &key, &at.as_nanos().to_string(), &number.to_string()]),
         message: message.to_owned(),
         source: source.to_owned(),
         time: at,

@@ -1,7 +1,8 @@
 //! Says facts of this agent on the bus, each on the condition that it knows what was last said.
 //!
 //! One fact an entity is on its way at a time. What could not be said yet waits, only the newest status of each
-//! generation of an instance: so an agent that was cut off says where things stand, not all that happened meanwhile.
+//! generation of an instance: so an agent that was cut off says where things stand, not all that happened meanwhile. That
+//! an instance is starting is said only if it takes a moment: mostly it runs at once.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,11 +19,14 @@ use mesh_proto::{
     DecodeError, Event, Timestamp, cluster::ClusterRegistered, derived_id, instance::InstanceRejected,
     instance::InstanceStatusChanged, workload::InstancePhase,
 };
+use tokio::time::Instant;
 
 use crate::domain::{Fact, Report};
 
 /// Entities with a write on its way.
 const IN_FLIGHT_MAX: usize = 64;
+/// How long an instance may be starting before it is said.
+const STARTING_HELD: Duration = Duration::from_millis(250);
 /// Before a refused write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -55,6 +59,10 @@ struct Topic {
 }
 
 struct Waiting {
+    /// Not to be said before; a newer status of its generation replaces it meanwhile.
+    held_until: Option<Instant>,
+    /// It was started in this life of the agent: what was said last is not this, however alike.
+    is_news: bool,
     topic: Topic,
     fact: Outgoing,
     known: Known,
@@ -104,7 +112,16 @@ impl Publisher {
         let id = derived_id(&["cluster", &fact.cluster_id, &self.incarnation.to_string()]);
         let topic = Topic { message: ClusterRegistered::MESSAGE, generation: 0 };
         let entity = format!("cluster.*.*.{}", self.cluster_id);
-        self.wait(entity, Waiting { topic, fact: Outgoing::new(fact, id, now)?, known: Known::Other });
+        self.wait(
+            entity,
+            Waiting {
+                held_until: None,
+                is_news: false,
+                topic,
+                fact: Outgoing::new(fact, id, now)?,
+                known: Known::Other,
+            },
+        );
         Ok(())
     }
 
@@ -118,6 +135,7 @@ impl Publisher {
         let id = |instance_id: &str, generation: u64, what: &str| {
             derived_id(&[&self.cluster_id, instance_id, &generation.to_string(), what, &incarnation, &counter])
         };
+        let mut held_until = None;
         let (instance_id, outgoing, topic, known) = match &said.fact {
             Fact::Status(fact) => {
                 let (instance_id, generation) = (fact.instance_id.clone(), fact.generation);
@@ -126,6 +144,7 @@ impl Publisher {
                     InstancePhase::Stopped => Known::Stopped { instance_id: instance_id.clone(), generation },
                     _ => Known::Other,
                 };
+                held_until = (fact.phase() == InstancePhase::Starting).then(|| Instant::now() + STARTING_HELD);
                 let topic = Topic { message: InstanceStatusChanged::MESSAGE, generation };
                 (instance_id, Outgoing::new(fact, id, now)?, topic, known)
             }
@@ -139,7 +158,7 @@ impl Publisher {
         };
         let fact = if said.cause == Cause::default() { outgoing } else { outgoing.caused_by(said.cause.clone()) };
         let entity = format!("instance.*.*.{}.{instance_id}", self.cluster_id);
-        self.wait(entity, Waiting { topic, fact, known });
+        self.wait(entity, Waiting { held_until, is_news: held_until.is_some(), topic, fact, known });
         Ok(())
     }
 
@@ -154,9 +173,14 @@ impl Publisher {
     /// # Errors
     /// If the bus was closed.
     pub async fn next(&mut self) -> Result<Known, WriteError> {
-        self.set_out();
-        let Some(done) = self.in_flight.next().await else {
-            return std::future::pending().await;
+        let done = loop {
+            self.set_out();
+            let held = self.waiting.values().filter_map(|waiting| waiting.front()?.held_until).min();
+            tokio::select! {
+                Some(done) = self.in_flight.next(), if !self.in_flight.is_empty() => break done,
+                () = tokio::time::sleep_until(held.unwrap_or_else(Instant::now)), if held.is_some() => {}
+                else => std::future::pending().await,
+            }
         };
         self.busy.remove(&done.entity);
         let last = done.written?;
@@ -172,7 +196,7 @@ impl Publisher {
     fn wait(&mut self, entity: String, new: Waiting) {
         let waiting = self.waiting.entry(entity).or_default();
         match waiting.iter_mut().find(|old| old.topic == new.topic) {
-            Some(old) => *old = new,
+            Some(old) => *old = Waiting { is_news: new.is_news || old.is_news, ..new },
             None => waiting.push_back(new),
         }
         self.set_out();
@@ -180,19 +204,25 @@ impl Publisher {
 
     fn set_out(&mut self) {
         while self.in_flight.len() < IN_FLIGHT_MAX {
-            let Some(entity) = self.waiting.keys().find(|entity| !self.busy.contains(*entity)).cloned() else { return };
+            let now = Instant::now();
+            let is_held = |waiting: &Waiting| waiting.held_until.is_some_and(|until| until > now);
+            let mut ready = self
+                .waiting
+                .iter()
+                .filter(|(entity, waiting)| !self.busy.contains(*entity) && !waiting.front().is_some_and(is_held));
+            let Some(entity) = ready.next().map(|(entity, _)| entity.clone()) else { return };
             let Some(waiting) = self.waiting.get_mut(&entity) else { return };
             let next = waiting.pop_front();
             if waiting.is_empty() {
                 self.waiting.remove(&entity);
             }
-            let Some(Waiting { fact, known, .. }) = next else { continue };
+            let Some(Waiting { fact, known, is_news, .. }) = next else { continue };
             let stream = fact.stream.clone();
             let (writer, log) = (self.bus.writer(&stream), self.bus.log(&stream));
             let expected = self.last.get(&entity).copied();
             self.busy.insert(entity.clone());
             self.in_flight.push(Box::pin(async move {
-                let written = write(&writer, &log, &entity, expected, fact).await;
+                let written = write(&writer, &log, &entity, expected, fact, is_news).await;
                 Done { entity, known, written }
             }));
         }
@@ -206,12 +236,13 @@ async fn write(
     entity: &str,
     mut expected: Option<u64>,
     fact: Outgoing,
+    is_news: bool,
 ) -> Result<u64, WriteError> {
     loop {
         let last = match expected {
             Some(last) => last,
             None => match log.last(entity).await {
-                Ok(Some(last)) if same_content(&last, &fact) => return Ok(last.sequence),
+                Ok(Some(last)) if same_content(&last, &fact, is_news) => return Ok(last.sequence),
                 Ok(last) => last.map_or(0, |last| last.sequence),
                 Err(LogError::Closed { stream }) => return Err(WriteError::Closed { stream }),
                 Err(error) => {
@@ -236,12 +267,12 @@ async fn write(
     }
 }
 
-/// Was this said already: the same fact, or one that differs only in when it was said?
-fn same_content(last: &Stored, fact: &Outgoing) -> bool {
+/// Was this said already: the same fact, or, unless it is news, one that differs only in when it was said?
+fn same_content(last: &Stored, fact: &Outgoing, is_news: bool) -> bool {
     if last.id == fact.id {
         return true;
     }
-    if last.message != fact.message {
+    if is_news || last.message != fact.message {
         return false;
     }
     let timeless = |body: &bytes::Bytes| {

@@ -95,9 +95,9 @@ fn observed(derived: Vec<Derived>) -> Vec<TargetObserved> {
     observations.map(|d| TargetObserved::decode(d.event.body()).unwrap()).collect()
 }
 
-fn measured(derived: Vec<Derived>) -> Vec<Measured> {
-    let packs = derived.into_iter().filter(|d| d.event.message() == Measured::MESSAGE);
-    packs.map(|d| Measured::decode(d.event.body()).unwrap()).collect()
+fn measured(derived: Vec<Derived>) -> Vec<Packed> {
+    let packs = derived.into_iter().filter(|d| d.event.message() == Packed::MESSAGE);
+    packs.map(|d| Packed::decode(d.event.body()).unwrap()).collect()
 }
 
 fn target<'a>(observation: &'a TargetObserved, name: &str) -> &'a ObservedTarget {
@@ -246,8 +246,9 @@ fn what_is_no_sample_or_comes_from_the_future_is_refused_and_counted() {
 }
 
 #[test]
-fn samples_are_packed_by_instance_each_second_or_when_a_pack_is_full() {
+fn samples_are_packed_by_cluster_each_second_or_when_a_pack_is_full() {
     let mut collector = watching(60);
+    collector.limits.pack_max = 60;
     for millis in (0..590).rev().map(|n| n + 10).step_by(10) {
         assert!(give(&mut collector, &sample(millis, 1.0)).is_empty());
     }
@@ -257,8 +258,18 @@ fn samples_are_packed_by_instance_each_second_or_when_a_pack_is_full() {
     let times: Vec<_> = pack.samples.iter().map(|s| s.at.unwrap()).collect();
     assert_eq!((times.len(), times.is_sorted()), (60, true));
     give(&mut collector, &sample(700, 1.0));
+    let pack = |samples| Packed { cluster_id: "edge".into(), samples }.encode_to_vec().into();
+    let other = InstanceSample { instance_id: "other".into(), ..sample(700, 1.0) };
+    let elsewhere = InstanceSample { cluster_id: "cloud".into(), ..sample(700, 1.0) };
+    collector.sample("continuum/site/node/instances/edge", &pack(vec![other.clone(), sample(700, 1.0)]));
+    assert_eq!(collector.counts().duplicate, 1, "alone or in a pack, it is one sample");
+    collector.sample("continuum/site/node/instances/edge", &pack(vec![other, elsewhere.clone()]));
+    assert_eq!(collector.counts().invalid, 1, "a pack is of one cluster");
+    give(&mut collector, &elsewhere);
     assert!(measured(collector.tick(at(900))).is_empty(), "first second");
-    assert_eq!(measured(collector.tick(at(1_000))).len(), 1);
+    let packs = measured(collector.tick(at(1_000)));
+    let sizes: Vec<_> = packs.iter().map(|pack| (pack.cluster_id.as_str(), pack.samples.len())).collect();
+    assert_eq!(sizes, [("cloud", 1), ("edge", 2)]);
     assert!(measured(collector.tick(at(9_000))).is_empty(), "nothing waits");
 }
 

@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use mesh_core::Stored;
 use mesh_kit::Mesh;
 use mesh_proto::{
-    Event as _, Timestamp,
-    telemetry::{InstanceSample, Measured},
+    DecodeError, Event as _, Timestamp,
+    telemetry::{InstanceSample, Measured, Packed},
 };
 use mesh_store::{Applied, Error, Point, Series, first_since};
 
@@ -19,8 +19,8 @@ const FORGET_MS: i64 = 10_000;
 
 /// Follows `TELEMETRY` into the store until the process stops.
 pub(crate) async fn keep(mesh: Mesh, series: Arc<dyn Series>, window_ms: i64) -> anyhow::Result<()> {
-    let subject = mesh_proto::contract().stream(Measured::STREAM).map_or("", |stream| stream.subject.as_str());
-    let log = mesh.bus().log(Measured::STREAM);
+    let subject = mesh_proto::contract().stream(Packed::STREAM).map_or("", |stream| stream.subject.as_str());
+    let log = mesh.bus().log(Packed::STREAM);
     let last = log.last_sequence().await.context("read end of telemetry")?;
     let oldest = mesh.now().plus_millis(-window_ms);
     let begin = first_since(last, oldest, |from| {
@@ -28,8 +28,8 @@ pub(crate) async fn keep(mesh: Mesh, series: Arc<dyn Series>, window_ms: i64) ->
         async move { log.read(subject, from, 1).await.map(|found| found.first().map(|m| (m.sequence, m.stored))) }
     });
     let begin = begin.await.context("find the window's first sample")?;
-    let applied = series.position(Measured::STREAM).await.context("read position of the series store")?;
-    let mut follower = mesh.follow(Measured::STREAM, begin.max(applied + 1));
+    let applied = series.position(Packed::STREAM).await.context("read position of the series store")?;
+    let mut follower = mesh.follow(Packed::STREAM, begin.max(applied + 1));
     let (stopping, mut forgotten) = (mesh.stopping(), mesh.now());
     loop {
         let stored = tokio::select! {
@@ -54,22 +54,26 @@ pub(crate) async fn keep(mesh: Mesh, series: Arc<dyn Series>, window_ms: i64) ->
 /// Applies one message whole. Fails only if trying again may help.
 async fn write(series: &dyn Series, stored: &Stored) -> Result<(), Error> {
     let applied = Applied::new(&stored.stream, stored.sequence);
-    match stored.event::<Measured>() {
-        Ok(Some(measured)) => {
-            let points = measured.samples.into_iter().map(point).collect();
-            match series.append(&applied, &measured.instance_id, points).await {
-                Err(error @ Error::Engine { .. }) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(
-                        sequence = stored.sequence,
-                        error = &error as &dyn std::error::Error,
-                        "samples refused"
-                    );
+    match samples(stored) {
+        Ok(samples) => {
+            let mut by_instance: BTreeMap<String, Vec<Point>> = BTreeMap::new();
+            for mut sample in samples {
+                by_instance.entry(std::mem::take(&mut sample.instance_id)).or_default().push(point(sample));
+            }
+            for (instance_id, points) in by_instance {
+                match series.append(&applied, &instance_id, points).await {
+                    Err(error @ Error::Engine { .. }) => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(
+                            sequence = stored.sequence,
+                            error = &error as &dyn std::error::Error,
+                            "samples refused"
+                        );
+                    }
+                    Ok(_) => {}
                 }
-                Ok(_) => {}
             }
         }
-        Ok(None) => {}
         Err(error) => {
             tracing::warn!(
                 sequence = stored.sequence,
@@ -82,6 +86,14 @@ async fn write(series: &dyn Series, stored: &Stored) -> Result<(), Error> {
 }
 
 /// A sample as a point of its instance's series. Whole numbers stay exact up to 2^53.
+/// The samples of a pack; those of an earlier release were packed by instance.
+fn samples(stored: &Stored) -> Result<Vec<InstanceSample>, DecodeError> {
+    if let Some(pack) = stored.event::<Packed>()? {
+        return Ok(pack.samples);
+    }
+    Ok(stored.event::<Measured>()?.map_or(vec![], |measured| measured.samples))
+}
+
 pub(crate) fn point(sample: InstanceSample) -> Point {
     let values = [
         ("generation", sample.generation as f64),
@@ -165,14 +177,14 @@ mod tests {
     }
 
     fn stored(samples: Vec<InstanceSample>, sequence: u64) -> Stored {
-        let measured = Measured { cluster_id: "c".into(), instance_id: "i".into(), samples };
-        mesh_test::stored(&measured, sequence, Timestamp::from_millis(1))
+        mesh_test::stored(&Packed { cluster_id: "c".into(), samples }, sequence, Timestamp::from_millis(1))
     }
 
     #[test]
     fn a_pack_is_kept_once_and_a_bad_one_does_not_block_the_next() {
         let series = Shared::new(memory::Series::new(WindowLimits::default()));
         let of = |millis, cpu_percent| InstanceSample {
+            instance_id: "i".into(),
             at: Some(Timestamp::from_millis(millis)),
             cpu_percent,
             ..Default::default()
@@ -183,7 +195,9 @@ mod tests {
         block_on(write(&series, &stored(vec![of(3, f64::NAN)], 2))).unwrap();
         let undecodable = Stored { body: bytes::Bytes::from_static(&[0xff]), ..stored(vec![], 3) };
         block_on(write(&series, &undecodable)).unwrap();
-        block_on(write(&series, &stored(vec![of(4, 4.0)], 4))).unwrap();
+        // As releases up to 0.1 packed them.
+        let measured = Measured { cluster_id: "c".into(), instance_id: "i".into(), samples: vec![of(4, 4.0)] };
+        block_on(write(&series, &mesh_test::stored(&measured, 4, Timestamp::from_millis(1)))).unwrap();
         let all = Range { from: Timestamp::default(), to: Timestamp::from_millis(9), limit: 9 };
         let kept: Vec<f64> = series.lock().range("i", all).into_iter().map(|p| sample("i", p).cpu_percent).collect();
         assert_eq!(kept, [1.0, 2.0, 4.0]);

@@ -2,6 +2,8 @@
 
 use mesh_proto::{Event, anomaly::Direction};
 
+use prost::Message as _;
+
 use super::{forest::Rng, *};
 
 const T0: i64 = 1_000_000_000;

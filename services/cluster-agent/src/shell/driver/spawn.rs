@@ -39,6 +39,8 @@ pub(super) fn confine(command: &mut Command, groups: Vec<File>, data_bytes_max: 
         for group in &groups {
             write(group, b"0")?;
         }
+        // The agent may do without huge pages; what it starts decides for itself.
+        prctl::set_thp_disable(false)?;
         if let Some(bytes) = data_bytes_max {
             setrlimit(Resource::RLIMIT_DATA, bytes, bytes)?;
         }
