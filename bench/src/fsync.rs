@@ -74,7 +74,7 @@ fn now() -> f64 {
 }
 
 /// Watches the sync calls of a process from now on.
-async fn attach(pid: u32, trace: &Path) -> anyhow::Result<Child> {
+pub(super) async fn attach(pid: u32, trace: &Path) -> anyhow::Result<Child> {
     let mut strace = Command::new("strace")
         .args(["-f", "-ttt", "-T", "-e", "trace=fsync,fdatasync,sync_file_range,msync", "-o"])
         .arg(trace)
@@ -97,7 +97,7 @@ async fn attach(pid: u32, trace: &Path) -> anyhow::Result<Child> {
     }
 }
 
-async fn detach(mut strace: Child) -> anyhow::Result<()> {
+pub(super) async fn detach(mut strace: Child) -> anyhow::Result<()> {
     let pid = strace.id().context("strace has ended early")?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGINT)
         .context("stop strace")?;
@@ -105,7 +105,7 @@ async fn detach(mut strace: Child) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn syncs(trace: &Path) -> anyhow::Result<Vec<f64>> {
+pub(super) fn syncs(trace: &Path) -> anyhow::Result<Vec<f64>> {
     let text = std::fs::read_to_string(trace).context("read strace's output")?;
     Ok(text.lines().filter_map(ended).collect())
 }

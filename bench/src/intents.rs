@@ -31,7 +31,7 @@ use crate::{
 use continuum::commands::login;
 use mesh_all::{Options, Up};
 
-type Client = Http<HttpConnector, Full<Bytes>>;
+pub(crate) type Client = Http<HttpConnector, Full<Bytes>>;
 
 /// Options of `bench intents`.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -110,7 +110,7 @@ fn intent(number: u64) -> Json {
     }]})
 }
 
-fn http() -> Client {
+pub(crate) fn http() -> Client {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     Http::builder(TokioExecutor::new()).pool_max_idle_per_host(4_096).build(connector)

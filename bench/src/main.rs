@@ -7,12 +7,14 @@ mod accepts;
 mod account;
 mod baseline;
 mod bus;
+mod cost;
 mod fsync;
 mod intents;
 mod learn;
 mod many;
 mod nab;
 mod network;
+mod overload;
 mod registry;
 mod report;
 mod rig;
@@ -64,6 +66,10 @@ enum BenchCommand {
     Intents(intents::IntentsOptions),
     /// A registry of 10,000 intents (with --full of 100,000): pages of lists, restarts, memory.
     ManyIntents(Length),
+    /// What one intent and one running instance cost: CPU, messages, sync calls, memory; with --against beside another build.
+    Cost(cost::CostOptions),
+    /// Three times the intents that the mesh can take: what it plans, how soon, and what it answers to the rest.
+    Overload(Length),
     /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
     Network(network::NetworkOptions),
 }
@@ -102,6 +108,14 @@ async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> 
         BenchCommand::Intents(options) => {
             let begun = Instant::now();
             return Ok(conclude(format, options.length.full, begun, intents::measure(&options).await?));
+        }
+        BenchCommand::Cost(options) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, options.length.full, begun, cost::measure(&options).await?));
+        }
+        BenchCommand::Overload(Length { full }) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, full, begun, overload::measure(full).await?));
         }
         BenchCommand::ManyIntents(Length { full }) => {
             let begun = Instant::now();

@@ -17,6 +17,9 @@ pub(crate) struct Length {
 
 /// How much wider bounds are in the short form, which shows direction only.
 pub(crate) const LOOSE: f64 = 3.0;
+/// By how much a guarded counter may grow.
+const GROWTH: f64 = 1.1;
+
 /// How a figure must compare with its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -25,6 +28,9 @@ pub(crate) enum Bound {
     AtMost(f64),
     /// Not widened in the short form.
     Exactly(f64),
+    /// A counter that does not depend on the machine, as it was recorded: it must not grow by more than a tenth, in any
+    /// form.
+    Guard(f64),
 }
 
 impl Bound {
@@ -33,6 +39,7 @@ impl Bound {
             Self::AtLeast(bound) => measured >= bound / loose,
             Self::AtMost(bound) => measured <= bound * loose,
             Self::Exactly(bound) => (measured - bound).abs() < f64::EPSILON,
+            Self::Guard(recorded) => measured <= recorded * GROWTH,
         }
     }
 
@@ -41,6 +48,7 @@ impl Bound {
             Self::AtLeast(bound) => format!(">= {bound}{unit}"),
             Self::AtMost(bound) => format!("<= {bound}{unit}"),
             Self::Exactly(bound) => format!("{bound}{unit}"),
+            Self::Guard(recorded) => format!("<= {:.1}{unit}", recorded * GROWTH),
         }
     }
 }
@@ -113,5 +121,6 @@ mod tests {
         assert!(!Bound::AtLeast(0.6).holds(0.5, 1.0) && Bound::AtLeast(0.6).holds(0.5, LOOSE));
         assert!(!Bound::AtMost(1.3).holds(1.5, 1.0) && Bound::AtMost(1.3).holds(1.5, LOOSE));
         assert!(!Bound::AtMost(1.3).holds(4.0, LOOSE) && !Bound::Exactly(0.0).holds(1.0, LOOSE));
+        assert!(Bound::Guard(30.0).holds(32.9, LOOSE) && !Bound::Guard(30.0).holds(33.1, LOOSE));
     }
 }

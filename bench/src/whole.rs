@@ -135,7 +135,7 @@ async fn submitted(client: &Client, intent: &Intent, prefix: &str, count: usize)
     Ok(planned.iter().filter_map(|(id, at)| Some(at.saturating_duration_since(*begun.get(id)?))).collect())
 }
 
-async fn register(client: &Client) -> anyhow::Result<()> {
+pub(crate) async fn register(client: &Client) -> anyhow::Result<()> {
     let document = WorkloadDocument {
         name: "bench".into(),
         version: "1.0.0".into(),
