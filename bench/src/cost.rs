@@ -5,8 +5,9 @@
 //! are read from `/proc`, the server's messages and bytes from its monitoring port. What a mesh costs anyway, before the
 //! intents and once all of them run, is measured for itself and taken off.
 //!
-//! CPU depends on the machine, so it is told as a multiple of what one durable publish by hand costs client and server in
-//! the same run; `--against PROGRAM` measures another build in turn and tells the shares of its figures.
+//! CPU depends on the machine, so it is given as a multiple of what one durable publish by hand costs client and server in
+//! the same run; `--against PROGRAM` measures another build in turn and gives the shares of its figures. Messages do not
+//! depend on the machine: they must not grow by more than a tenth over what is recorded here, in any form.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -130,7 +131,7 @@ impl Cost {
 /// The figures of this build beside their bounds. Counters of messages do not depend on the machine: they must not grow by
 /// more than a tenth over what was recorded.
 fn absolute(ours: &[Cost], raw_ms: f64, processes: bool) -> Vec<Row> {
-    let figure = |of: fn(&Cost) -> f64| middle(ours.iter().map(of));
+    let figure = |of: Figure| middle(ours.iter().map(of));
     let by_program = |cost: &Cost| {
         let parts = cost.intent_cpu_ms.iter().map(|(name, ms)| format!("{name} {ms:.2}"));
         parts.collect::<Vec<_>>().join(", ")
@@ -145,7 +146,7 @@ fn absolute(ours: &[Cost], raw_ms: f64, processes: bool) -> Vec<Row> {
         Row::new(
             1,
             "CPU of one intent, submit -> FULFILLED, to one durable publish by hand",
-            Bound::AtMost(recorded.cpu_to_raw),
+            Bound::AtMost(recorded.cpu_to_raw * SLOW),
             "x",
             cpu / raw_ms.max(f64::EPSILON),
             detail,
@@ -161,7 +162,7 @@ fn absolute(ours: &[Cost], raw_ms: f64, processes: bool) -> Vec<Row> {
         Row::new(
             3,
             "CPU of one running instance, each second, to one durable publish by hand",
-            Bound::AtMost(recorded.instance_to_raw),
+            Bound::AtMost(recorded.instance_to_raw * SLOW),
             "x",
             figure(|cost| cost.instance_cpu_ms) / raw_ms.max(f64::EPSILON),
             format!("{:.3} ms/s", figure(|cost| cost.instance_cpu_ms)),
@@ -187,6 +188,9 @@ fn absolute(ours: &[Cost], raw_ms: f64, processes: bool) -> Vec<Row> {
     rows
 }
 
+/// How much more CPU a build without optimisation may take.
+const SLOW: f64 = if cfg!(debug_assertions) { 20.0 } else { 1.0 };
+
 /// What a release is expected to cost; see `docs/performance.md`.
 struct Recorded {
     cpu_to_raw: f64,
@@ -198,14 +202,17 @@ struct Recorded {
 
 /// Every service in one process.
 const RECORDED: Recorded =
-    Recorded { cpu_to_raw: 1.0, deliveries: 1.0, instance_to_raw: 1.0, instance_kb: 1.0, syncs: 1.0 };
+    Recorded { cpu_to_raw: 30.0, deliveries: 18.0, instance_to_raw: 0.25, instance_kb: 150.0, syncs: 20.0 };
 /// One process per service.
 const RECORDED_PROCESSES: Recorded =
-    Recorded { cpu_to_raw: 1.0, deliveries: 1.0, instance_to_raw: 1.0, instance_kb: 1.0, syncs: 1.0 };
+    Recorded { cpu_to_raw: 60.0, deliveries: 125.0, instance_to_raw: 0.5, instance_kb: 300.0, syncs: 25.0 };
+
+/// One figure of a cost.
+type Figure = fn(&Cost) -> f64;
 
 /// This build's share of another's figures, measured in turn.
 fn shares(ours: &[Cost], theirs: &[Cost]) -> Vec<Row> {
-    let figures: [(u8, &str, f64, fn(&Cost) -> f64); 4] = [
+    let figures: [(u8, &str, f64, Figure); 4] = [
         (6, "CPU of one intent", 0.3, Cost::cpu_ms),
         (7, "CPU of one running instance", 0.25, |cost| cost.instance_cpu_ms),
         (8, "memory of one running instance", 0.2, |cost| cost.instance_bytes),
@@ -359,10 +366,13 @@ impl RunningMesh {
         let start = self.read().await?;
         tokio::time::sleep(plan.rest).await;
         let before = self.read().await?;
-        self.fulfil(&intent, "cost", plan.intents).await?;
-        let after = self.read().await?;
+        let watched = self.fulfil(&intent, "cost", plan.intents).await?;
+        let mut after = self.read().await?;
+        // What was delivered to this program, which watches every intent, is not the mesh's.
+        after.out_messages -= watched as f64;
         tokio::time::sleep(plan.rest).await;
-        let end = self.read().await?;
+        let mut end = self.read().await?;
+        end.out_messages -= watched as f64;
         let syncs = self.syncs(&intent, plan.intents / 4).await;
 
         let (idle, busy, running) = (before.since(&start), after.since(&before), end.since(&after));
@@ -421,10 +431,11 @@ impl RunningMesh {
         Ok(())
     }
 
-    /// Submits intents at their pace, and returns once all of them are fulfilled.
-    async fn fulfil(&self, intent: &Intent, prefix: &str, count: u64) -> anyhow::Result<()> {
-        let log = self.bus.log("INTENT");
-        let mut tail = log.tail("intent.state_changed.>", log.last_sequence().await? + 1);
+    /// Submits intents at their pace, and returns once all of them are fulfilled: how many facts about intents there were.
+    async fn fulfil(&self, intent: &Intent, prefix: &str, count: u64) -> anyhow::Result<u64> {
+        let log = self.bus.log(IntentStateChanged::STREAM);
+        let begun = log.last_sequence().await?;
+        let mut tail = log.tail("intent.>", begun + 1);
         let ids: Vec<String> = (0..count).map(|number| format!("{prefix}-{number}")).collect();
         let mut waited: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
         let submit = async {
@@ -451,7 +462,7 @@ impl RunningMesh {
             anyhow::Ok(())
         };
         tokio::try_join!(submit, watch)?;
-        Ok(())
+        Ok(log.last_sequence().await? - begun)
     }
 
     async fn read(&self) -> anyhow::Result<Reading> {

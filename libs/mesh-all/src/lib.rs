@@ -24,7 +24,7 @@ use mesh_admin::{
 use mesh_bus::{Samples, SamplesMode, SamplesOptions};
 use mesh_client::{Client, Endpoints};
 use mesh_kit::{Joint, Running, Settings};
-use mesh_proto::{contract, rights};
+use mesh_proto::{contract, contract::Kind, rights};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -364,8 +364,12 @@ impl Up {
 
 /// Streams that these services write, and nobody else: those of agents are not among them, who may run elsewhere too.
 fn own_streams(services: &[&str]) -> BTreeSet<String> {
-    let mut own: BTreeSet<String> =
-        contract().streams.iter().filter(|s| s.has_write_prefix()).map(|s| s.name.clone()).collect();
+    let mut own: BTreeSet<String> = contract()
+        .streams
+        .iter()
+        .filter(|s| s.has_write_prefix() || s.kind == Kind::Samples)
+        .map(|s| s.name.clone())
+        .collect();
     for service in contract().services.iter().filter(|service| !services.contains(&service.name.as_str())) {
         for event in rights::writes(contract(), service) {
             own.remove(&event.stream);

@@ -50,7 +50,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often a durable is checked for messages that a vanished replica left behind.
 const RESCUE_EVERY: Duration = Duration::from_secs(2);
 /// How much work that a decider's inputs set in motion elsewhere may be under way: as much as comes back within this time,
-const UNDER_WAY: Duration = Duration::from_millis(400);
+const UNDER_WAY: Duration = Duration::from_millis(250);
 /// and this number of entities at least.
 const UNDER_WAY_MIN: usize = 64;
 /// How often that is reckoned.

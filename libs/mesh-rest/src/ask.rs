@@ -32,7 +32,7 @@ const PAGE: usize = 256;
 /// Commands to one stream that may wait for their answer before more are turned away, and
 const ASKED_MAX: usize = 1_000;
 /// how long the oldest of them may have waited: from then on the answers come later and later.
-const WAITED_MAX: Duration = Duration::from_secs(1);
+const WAITED_MAX: Duration = Duration::from_millis(750);
 
 /// Commands that wait for their answer, by stream: when each was sent.
 type Asked = BTreeMap<&'static str, BTreeMap<u64, Instant>>;
@@ -58,19 +58,27 @@ impl Drop for Waiting {
 struct Admission(Arc<Mutex<Asked>>);
 
 impl Admission {
-    /// Counts a command in, unless those before it wait too long already: whoever answers them is behind.
+    /// May one more command to this stream wait? Not while those before it wait too long: whoever answers them is behind.
+    fn check(&self, stream: &str) -> Result<(), Problem> {
+        let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(waiting) = asked.get(stream) else { return Ok(()) };
+        let oldest = waiting.values().next().map(Instant::elapsed).unwrap_or_default();
+        if waiting.len() < ASKED_MAX && oldest <= WAITED_MAX {
+            return Ok(());
+        }
+        // What waits is answered in about as long as the oldest has waited.
+        let seconds = u32::try_from(oldest.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+        let detail =
+            format!("{} commands wait for their answer, the oldest for {} ms", waiting.len(), oldest.as_millis());
+        let hint = format!("send it again in {seconds} s; nothing of it was done");
+        Err(Problem { retry_after_s: Some(seconds), ..Problem::new(Kind::TooMany, detail, hint) })
+    }
+
+    /// Counts a command in, if it may wait.
     fn admit(&self, stream: &'static str) -> Result<Waiting, Problem> {
+        self.check(stream)?;
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = asked.entry(stream).or_default();
-        let oldest = waiting.values().next().map(Instant::elapsed).unwrap_or_default();
-        if waiting.len() >= ASKED_MAX || oldest > WAITED_MAX {
-            // What waits is answered in about as long as the oldest has waited.
-            let seconds = u32::try_from(oldest.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-            let detail =
-                format!("{} commands wait for their answer, the oldest for {} ms", waiting.len(), oldest.as_millis());
-            let hint = format!("send it again in {seconds} s; nothing of it was done");
-            return Err(Problem { retry_after_s: Some(seconds), ..Problem::new(Kind::TooMany, detail, hint) });
-        }
         let ticket = waiting.keys().next_back().map_or(0, |last| last + 1);
         waiting.insert(ticket, Instant::now());
         Ok(Waiting { asked: self.0.clone(), stream, ticket })
@@ -178,6 +186,14 @@ impl Answers {
         }
     }
 
+    /// May one more command to this stream be sent? For whoever would rather not read a request that is turned away.
+    ///
+    /// # Errors
+    /// That too much waits before it.
+    pub fn check(&self, stream: &str) -> Result<(), Problem> {
+        self.admission.check(stream)
+    }
+
     /// Sends a command and waits for the fact that answers it.
     ///
     /// # Errors
@@ -272,7 +288,7 @@ mod tests {
         let admission = Admission::default();
         let first = admission.admit("INTENT_ASK").unwrap_or_else(|_| panic!("nothing waits"));
         let sent = |ago_ms| Instant::now().checked_sub(Duration::from_millis(ago_ms)).unwrap();
-        admission.0.lock().unwrap().get_mut("INTENT_ASK").unwrap().insert(first.ticket, sent(900));
+        admission.0.lock().unwrap().get_mut("INTENT_ASK").unwrap().insert(first.ticket, sent(600));
         let second = admission.admit("INTENT_ASK").unwrap_or_else(|_| panic!("it has not waited too long yet"));
         admission.0.lock().unwrap().get_mut("INTENT_ASK").unwrap().insert(first.ticket, sent(3_500));
         let Err(refused) = admission.admit("INTENT_ASK") else { panic!("it waits too long") };

@@ -4,6 +4,8 @@
 //! generation of an instance: so an agent that was cut off says where things stand, not all that happened meanwhile. That
 //! an instance is starting is said only if it takes a moment: mostly it runs at once.
 
+#![allow(clippy::disallowed_methods, reason = "a shell: it holds a fact back for a while")]
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, header, request::Parts};
 use mesh_client::Peers;
 use mesh_kit::{Mesh, View};
+use mesh_proto::{Event as _, intent::SubmitIntent};
 use mesh_rest::{
     access::{Action, Caller, Reach},
     ask::Answers,
@@ -131,6 +132,10 @@ impl Gateway {
         path: Vec<String>,
         request: Request<Body>,
     ) -> Result<Admitted, Problem> {
+        if route.action == Some(Action::WriteIntents) {
+            // Before anything is read or checked: turning away must cost little.
+            self.inner.answers.check(SubmitIntent::STREAM)?;
+        }
         let (parts, body) = request.into_parts();
         let (caller, query) = self.enter(route, &path, &parts).await?;
         let kind = parts.headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
