@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use continuum::{document, output::note};
+use continuum::output::note;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{client::legacy::Client as Http, rt::TokioExecutor};
 use mesh_bus::{Bus, Options};
@@ -25,22 +25,24 @@ use mesh_core::Outgoing;
 use mesh_proto::{
     AnyEvent as _, Event as _, derived_id,
     intent::{FulfilmentStatus, Intent, IntentStateChanged, SubmitIntent},
-    workload::{ProcessSpec, RegisterWorkload, Resources, WorkloadDocument, WorkloadRegistered},
+    workload::{RegisterWorkload, WorkloadRegistered},
 };
-use prost::Message as _;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 use tokio::process::{Child, Command};
 
 use crate::{
     fsync,
     report::{Bound, Length, Row},
     rig::Rig,
+    whole,
 };
 
 /// Longest wait for any one thing.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Intents a second: below what a mesh can take.
 const PER_SECOND: u64 = 50;
+/// Name of the workload that every intent runs.
+const WORKLOAD: &str = "cost";
 /// Observation period of an intent, seconds: it is fulfilled after the first whole one.
 const PERIOD_S: u64 = 10;
 /// Messages published by hand for one figure of raw cost.
@@ -311,15 +313,7 @@ impl RunningMesh {
         std::fs::write(&wrapper, script).context("write the server's wrapper")?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&wrapper, mode).context("write the server's wrapper")?;
-        let clusters: Vec<Json> = ["cloud", "edge", "device"]
-            .iter()
-            .map(|name| {
-                json!({"name": name, "driver": "simulated", "cpu_milli": 10_000_000, "memory_mb": 10_000_000,
-                    "labels": {"tier": name}})
-            })
-            .collect();
-        let file = folder.path().join("clusters.yaml");
-        std::fs::write(&file, serde_json::to_vec(&clusters)?).context("write clusters")?;
+        let file = whole::spacious_clusters(folder.path())?;
         let data_dir = folder.path().join("mesh");
         let log = std::fs::File::create(folder.path().join("log")).context("make the log")?;
         let mut command = Command::new(program);
@@ -359,7 +353,7 @@ impl RunningMesh {
 
     async fn measure(&mut self, plan: Plan) -> anyhow::Result<Cost> {
         self.register().await?;
-        let intent = intent()?;
+        let intent = whole::intent(WORKLOAD, PERIOD_S)?;
         // The first ones pay for what is made once.
         self.fulfil(&intent, "warm", 10).await?;
         tokio::time::sleep(plan.rest / 2).await;
@@ -412,17 +406,8 @@ impl RunningMesh {
     }
 
     async fn register(&self) -> anyhow::Result<()> {
-        let document = WorkloadDocument {
-            name: "cost".into(),
-            version: "1.0.0".into(),
-            kind: "process".into(),
-            driver: "simulated".into(),
-            process: Some(ProcessSpec { command: "cost".into(), ..ProcessSpec::default() }),
-            resources: Some(Resources { cpu_milli: 10, memory_bytes: 1_000_000, ..Resources::default() }),
-            replicas: 1,
-            ..WorkloadDocument::default()
-        };
-        let command = RegisterWorkload { owner: "local".into(), name: "cost".into(), document: Some(document) };
+        let document = whole::workload(WORKLOAD);
+        let command = RegisterWorkload { owner: "local".into(), name: document.name.clone(), document: Some(document) };
         let (owner, name) = (command.owner.clone(), command.name.clone());
         let registered = WorkloadRegistered { owner, name, ..WorkloadRegistered::default() }.subject()?;
         let mut tail = self.bus.log(WorkloadRegistered::STREAM).tail(&registered, 1);
@@ -517,22 +502,6 @@ impl RunningMesh {
         tokio::time::timeout(LIMIT, self.up.wait()).await.context("await the mesh's end")??;
         Ok(())
     }
-}
-
-fn intent() -> anyhow::Result<Intent> {
-    let target = json!({"targetName": "cpuUsage", "targetCondition": "IS_LESS_THAN", "targetValueRange": "90"});
-    let parsed = document::intent(json!({
-        "userLabel": "DeliverComputingWorkload",
-        "intentExpectations": [{
-            "expectationId": "run",
-            "expectationVerb": "DELIVER",
-            "expectationObject": {"objectType": "NEMO_WORKLOAD", "objectInstance": "cost@1.0.0"},
-            "expectationTargets": [target],
-        }],
-        "intentPriority": 1,
-        "observationPeriod": PERIOD_S,
-    }))?;
-    Ok(Intent::decode(parsed.body.as_slice())?)
 }
 
 /// The fields of `/proc/PID/stat` after the name, and the name.

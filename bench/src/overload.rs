@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use continuum::commands::login;
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Full};
-use mesh_all::{Cluster, Options, Up, default_clusters};
+use mesh_all::{Options, Up};
 use mesh_client::Client;
 use mesh_proto::placement::PlacementDecided;
 use parking_lot::Mutex;
@@ -42,12 +42,7 @@ type Planned = Arc<Mutex<HashMap<String, Instant>>>;
 /// Takes all measurements.
 pub(super) async fn measure(full: bool) -> anyhow::Result<Vec<Row>> {
     let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
-    let clusters: Vec<Cluster> = default_clusters()
-        .into_iter()
-        .map(|c| Cluster { cpu_milli: 10_000_000, memory_mb: 10_000_000, driver: "simulated".into(), ..c })
-        .collect();
-    let file = folder.path().join("clusters.yaml");
-    std::fs::write(&file, serde_json::to_vec(&clusters).context("write clusters")?).context("write clusters")?;
+    let file = whole::spacious_clusters(folder.path())?;
     let data_dir = folder.path().join("mesh");
     let set = vec!["gateway.rate_per_s=0".into()];
     let options = Options { clusters: Some(file), log: "error".into(), set, ..Options::default() };

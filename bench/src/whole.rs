@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -36,16 +36,35 @@ const STEP_LIMIT: Duration = Duration::from_secs(60);
 /// Between two submissions: 100 a second.
 const PACE: Duration = Duration::from_millis(10);
 
-/// Row 7: every service in this process, simulated clusters, 100 intents a second.
-pub(super) async fn submit_to_planned(full: bool) -> anyhow::Result<Vec<Row>> {
-    let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
-    // Room for every intent: what is measured is the way to the plan, not the search for room.
+/// Writes simulated clusters with room for every intent: what is measured is not the search for room.
+pub(crate) fn spacious_clusters(folder: &Path) -> anyhow::Result<PathBuf> {
     let clusters: Vec<Cluster> = default_clusters()
         .into_iter()
         .map(|c| Cluster { cpu_milli: 10_000_000, memory_mb: 10_000_000, driver: "simulated".into(), ..c })
         .collect();
-    let file = folder.path().join("clusters.yaml");
+    let file = folder.join("clusters.yaml");
     std::fs::write(&file, serde_json::to_vec(&clusters).context("write clusters")?).context("write clusters")?;
+    Ok(file)
+}
+
+/// A small workload that is only simulated, version 1.0.0.
+pub(crate) fn workload(name: &str) -> WorkloadDocument {
+    WorkloadDocument {
+        name: name.into(),
+        version: "1.0.0".into(),
+        kind: "process".into(),
+        driver: "simulated".into(),
+        process: Some(ProcessSpec { command: name.into(), ..ProcessSpec::default() }),
+        resources: Some(Resources { cpu_milli: 10, memory_bytes: 1_000_000, ..Resources::default() }),
+        replicas: 1,
+        ..WorkloadDocument::default()
+    }
+}
+
+/// Row 7: every service in this process, simulated clusters, 100 intents a second.
+pub(super) async fn submit_to_planned(full: bool) -> anyhow::Result<Vec<Row>> {
+    let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
+    let file = spacious_clusters(folder.path())?;
     let data_dir = folder.path().join("mesh");
     let options = Options { clusters: Some(file), log: "error".into(), ..Options::default() };
     let up = Up::start(&data_dir, &options).await.context("start the mesh")?;
@@ -85,7 +104,7 @@ async fn planned(data_dir: &Path, count: usize) -> anyhow::Result<(Duration, Vec
     let baseline = Baseline::connect(&Endpoints::read(data_dir)?.nats, provisioner).await?;
     baseline.make("RAW").await?;
     register(&client).await?;
-    let intent = intent()?;
+    let intent = intent("bench", 60)?;
     let mut raw = baseline.at_rest("RAW", 300).await?;
     submitted(&client, &intent, "warm", 100).await?;
     let times = submitted(&client, &intent, "bench", count).await?;
@@ -136,16 +155,7 @@ async fn submitted(client: &Client, intent: &Intent, prefix: &str, count: usize)
 }
 
 pub(crate) async fn register(client: &Client) -> anyhow::Result<()> {
-    let document = WorkloadDocument {
-        name: "bench".into(),
-        version: "1.0.0".into(),
-        kind: "process".into(),
-        driver: "simulated".into(),
-        process: Some(ProcessSpec { command: "bench".into(), ..ProcessSpec::default() }),
-        resources: Some(Resources { cpu_milli: 10, memory_bytes: 1_000_000, ..Resources::default() }),
-        replicas: 1,
-        ..WorkloadDocument::default()
-    };
+    let document = workload("bench");
     let register = RegisterWorkload { owner: OWNER.into(), name: document.name.clone(), document: Some(document) };
     client.ask(&register, derived_id(&["bench", "register"]), ANSWER_WAIT).await?;
     let deadline = Instant::now() + STEP_LIMIT;
@@ -160,18 +170,19 @@ pub(crate) async fn register(client: &Client) -> anyhow::Result<()> {
     }
 }
 
-fn intent() -> anyhow::Result<Intent> {
+/// An intent that runs this workload, judged once in each period of this many seconds.
+pub(crate) fn intent(workload: &str, period_s: u64) -> anyhow::Result<Intent> {
     let target = json!({"targetName": "cpuUsage", "targetCondition": "IS_LESS_THAN", "targetValueRange": "90"});
     let parsed = document::intent(json!({
         "userLabel": "DeliverComputingWorkload",
         "intentExpectations": [{
             "expectationId": "run",
             "expectationVerb": "DELIVER",
-            "expectationObject": {"objectType": "NEMO_WORKLOAD", "objectInstance": "bench@1.0.0"},
+            "expectationObject": {"objectType": "NEMO_WORKLOAD", "objectInstance": format!("{workload}@1.0.0")},
             "expectationTargets": [target],
         }],
         "intentPriority": 1,
-        "observationPeriod": 60,
+        "observationPeriod": period_s,
     }))?;
     Ok(Intent::decode(parsed.body.as_slice())?)
 }

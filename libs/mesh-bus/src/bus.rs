@@ -67,7 +67,7 @@ impl Bus {
         Self::over(link, service.into(), closing, Some(self.clone()))
     }
 
-    /// Tells every event (not commands) that is stored over this connection from now on. Only the first call counts.
+    /// Reports every event (not commands) that is stored over this connection from now on. Only the first call counts.
     pub fn echo_to(&self, echo: Arc<dyn Echo>) {
         let _ = self.link().echo.set(echo);
     }

@@ -441,7 +441,7 @@ impl Core {
         }
     }
 
-    /// Tells what is stored to whoever learns of it.
+    /// Reports the facts of a stored decision.
     fn echo(&self, decision: &Decision, written: &Result<Written, WriteError>) {
         let (Some(echo), Ok(Written::Stored { last })) = (self.link.echo.get(), written) else { return };
         let first = (last + 1).saturating_sub(decision.messages.len() as u64);

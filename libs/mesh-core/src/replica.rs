@@ -233,9 +233,9 @@ pub struct Replica<D: Decider> {
     changes: Option<VecDeque<Change<D::State>>>,
     /// Per input stream, what the last index says is done; `None` where durables keep that.
     marks: Option<BTreeMap<String, u64>>,
-    /// Who may begin new work.
+    /// Entities whose work is under way, and those that wait to begin theirs.
     intake: Intake,
-    /// Who waited for that and may now.
+    /// The waiting entity that is being let in.
     let_in: Option<Key>,
 }
 

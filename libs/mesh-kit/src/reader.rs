@@ -314,7 +314,12 @@ impl Channel {
     }
 
     fn moved_to(&self, sequence: u64) {
-        let moved = self.head.send_if_modified(|head| std::mem::replace(&mut head.sequence, sequence) != sequence);
+        // Two that push at once may come here in either order.
+        let moved = self.head.send_if_modified(|head| {
+            let moved = sequence > head.sequence;
+            head.sequence = head.sequence.max(sequence);
+            moved
+        });
         if moved {
             self.wake();
         }
@@ -464,7 +469,7 @@ impl Follower {
         Ok(Taken::Messages(std::mem::take(&mut self.buffer).into_iter().filter(matches).collect()))
     }
 
-    /// Tells the sequence of the stream's newest message, as far as the reader knows.
+    /// Reads the sequence of the stream's newest message, as far as the reader knows.
     pub(crate) fn head(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let head = self.head.clone();
         move || head.borrow().sequence
