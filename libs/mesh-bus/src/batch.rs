@@ -11,10 +11,7 @@ use crate::{answer::Answer, error::AskError, headers, link::Link};
 pub(crate) const BATCH_MAX: usize = 1_000;
 /// Bytes in an atomic batch, at most, bodies only.
 pub(crate) const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Messages from which on a batch is faster than plain publishes.
-pub(crate) const BATCH_WORTH: usize = 16;
-
-/// The same for messages without a condition that nobody waits for one by one.
+/// Messages without a condition, which nobody waits for one by one, from which on a batch is worth it, at most.
 pub(crate) const DERIVED_WORTH: usize = 6;
 
 /// A message of a batch: where it is published, its headers, its body.

@@ -95,6 +95,12 @@ impl Bus {
         &self.link().stats
     }
 
+    /// Messages from which on one atomic batch is quicker than a plain publish of each, as the disk is now: few where a sync
+    /// takes long.
+    pub fn batch_worth(&self) -> usize {
+        self.link().disk.worth()
+    }
+
     /// The writer of decisions to a stream; one batcher per stream and bus.
     pub fn writer(&self, stream: &str) -> Writer {
         let mut writers = self.inner.writers.lock();

@@ -33,7 +33,7 @@ use crate::{
     publish::ingest,
 };
 
-/// Commands of one stream in flight as plain publishes; those beyond it wait and are gathered.
+/// Commands of one stream in flight as plain publishes, at most; those beyond it wait and are gathered.
 const PLAIN_IN_FLIGHT: usize = 8;
 /// Bodies in one batch, bytes: much less than what the server takes.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -101,7 +101,7 @@ impl Gatherer {
     /// Counts a command as a plain publish, if few enough are on their way and no batch is.
     fn begin_plain(&self) -> Option<Plain<'_>> {
         let waiting = self.waiting.lock();
-        let is_plain = !waiting.sending && self.plain.load(Relaxed) < PLAIN_IN_FLIGHT;
+        let is_plain = !waiting.sending && self.plain.load(Relaxed) < PLAIN_IN_FLIGHT.min(self.link.disk.worth());
         is_plain.then(|| {
             self.plain.fetch_add(1, Relaxed);
             Plain(&self.plain)

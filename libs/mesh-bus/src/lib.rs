@@ -16,6 +16,7 @@ mod batch;
 mod bucket;
 mod bus;
 mod crypto;
+mod disk;
 mod error;
 mod gather;
 mod headers;

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{ConnectError, Echo, Options, State, Stats, backoff::Backoff, error::AskError};
+use crate::{ConnectError, Echo, Options, State, Stats, backoff::Backoff, disk::Disk, error::AskError};
 
 /// Pause between the first attempts to reconnect, milliseconds.
 const RECONNECT_MS: u64 = 20;
@@ -48,6 +48,7 @@ const DENIALS_MAX: usize = 256;
 pub(crate) struct Link {
     pub(crate) options: Options,
     pub(crate) stats: Stats,
+    pub(crate) disk: Disk,
     client: OnceLock<Client>,
     signal: watch::Sender<Signal>,
     pub(crate) state: watch::Sender<State>,
@@ -108,6 +109,7 @@ impl Link {
         Self {
             options,
             stats: Stats::default(),
+            disk: Disk::new(),
             client: OnceLock::new(),
             signal: watch::Sender::default(),
             state: watch::Sender::default(),

@@ -35,12 +35,13 @@ use crate::{
     answer::{Answer, code},
     backoff::Backoff,
     batch::{self, BATCH_MAX},
+    disk::WORTH_MAX,
     error::AskError,
     headers,
     link::Link,
     log,
     publish::{SILENT_MIN, ingest},
-    writer::queue::{CROWD, Entry, InFlight, Next, PLAIN_IN_FLIGHT, Queue},
+    writer::queue::{CROWD, Entry, InFlight, Next, Queue},
 };
 
 mod queue;
@@ -302,6 +303,7 @@ impl Core {
         if self.closed.load(SeqCst) || self.closing.is_cancelled() {
             return Err(self.closed());
         }
+        queue.set_worth(self.link.disk.worth());
         if !self.full.load(Relaxed) && queue.begin_direct(&decision.entity, decision.messages.len()) {
             return Ok(Admitted::Direct(Direct { core: self.clone(), decision, _room: room }));
         }
@@ -407,8 +409,11 @@ impl Core {
         let message = &decision.messages[0];
         let subject = ingest(&self.stream, &message.subject);
         let headers = self.headers(decision, 0);
+        let start = std::time::Instant::now();
         let answer = self.link.ask(subject, Some(headers), message.body.clone(), self.link.ack_timeout()).await?;
-        self.stored(&answer, 1)
+        let stored = self.stored(&answer, 1)?;
+        self.link.disk.stored_since(start);
+        Ok(stored)
     }
 
     /// One attempt at a batch; returns the sequence of its last message.
@@ -589,7 +594,7 @@ impl Flight {
     async fn one_by_one(mut self) {
         let core = self.core.clone();
         futures::stream::iter(std::mem::take(&mut self.pending))
-            .for_each_concurrent(PLAIN_IN_FLIGHT, |pending| {
+            .for_each_concurrent(WORTH_MAX, |pending| {
                 let core = core.clone();
                 async move {
                     // A caller who left while this was waiting gets nothing written.

@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::batch::{BATCH_BYTES_MAX, BATCH_MAX, BATCH_WORTH};
+use crate::{
+    batch::{BATCH_BYTES_MAX, BATCH_MAX},
+    disk::WORTH_MAX,
+};
 
 /// Batches in flight at once: while one is stored the next is on its way.
 const BATCHES_IN_FLIGHT: usize = 2;
 /// Messages that must wait before a second batch sets out; fewer are collected further.
 const SECOND_BATCH_MIN: usize = 128;
-/// Decisions of one fact in flight as plain publishes; more make a batch.
-pub(super) const PLAIN_IN_FLIGHT: usize = 16;
 /// Decisions from which on a batch counts as a crowd: more are expected, and worth waiting for.
 pub(super) const CROWD: usize = 4;
 /// Messages that are sent at once, without waiting for more of the crowd.
@@ -50,22 +51,37 @@ pub(super) struct Queue<T> {
     direct: usize,
     /// Is a batch of a crowd in flight, or was it a moment ago? What comes meanwhile waits for the next batch.
     gathering: bool,
+    /// Decisions of one fact in flight as plain publishes, at most; more make a batch.
+    worth: usize,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { ready: VecDeque::new(), messages: 0, several: 0, busy: HashMap::new(), direct: 0, gathering: false }
+        Self {
+            ready: VecDeque::new(),
+            messages: 0,
+            several: 0,
+            busy: HashMap::new(),
+            direct: 0,
+            gathering: false,
+            worth: WORTH_MAX,
+        }
     }
 }
 
 impl<T> Queue<T> {
+    /// From how many messages on a batch is quicker than a plain publish of each.
+    pub(super) fn set_worth(&mut self, worth: usize) {
+        self.worth = worth;
+    }
+
     /// May the caller write this itself, because nothing is ahead of it? Then its entity is busy until
     /// [`Queue::end_direct`] and [`Queue::release`].
     pub(super) fn begin_direct(&mut self, entity: &str, messages: usize) -> bool {
         let at_rest = messages == 1
             && self.ready.is_empty()
             && !self.gathering
-            && self.direct < PLAIN_IN_FLIGHT
+            && self.direct < self.worth
             && !self.busy.contains_key(entity);
         if at_rest {
             self.busy.insert(entity.to_owned(), VecDeque::new());
@@ -118,10 +134,10 @@ impl<T> Queue<T> {
         if pausing && self.messages < CROWD_MESSAGES {
             return Next::Nothing;
         }
-        let many = if self.gathering { CROWD } else { BATCH_WORTH + 1 };
+        let many = if self.gathering { CROWD } else { self.worth + 1 };
         if batches == 0 && self.several == 0 && self.ready.len() < many {
             self.gathering = false;
-            return if plain < PLAIN_IN_FLIGHT { self.next_plain() } else { Next::Nothing };
+            return if plain < self.worth { self.next_plain() } else { Next::Nothing };
         }
         if batches >= BATCHES_IN_FLIGHT || (batches > 0 && self.messages < SECOND_BATCH_MIN) {
             return Next::Nothing;
@@ -194,7 +210,7 @@ mod tests {
     fn at_rest_a_decision_of_one_fact_is_written_by_its_caller() {
         let mut queue = Queue::<()>::default();
         assert!(!queue.begin_direct("several", 2));
-        for number in 0..PLAIN_IN_FLIGHT {
+        for number in 0..WORTH_MAX {
             assert!(queue.begin_direct(&format!("e{number}"), 1));
         }
         assert!(!queue.begin_direct("one too many", 1));
