@@ -208,6 +208,7 @@ impl<D: Decider + Clone> Node for Deciding<D> {
 
     fn act(&mut self, bus: &mut MemoryBus, rng: &mut Rng) {
         let Some(running) = &mut self.running else { return };
+        running.replica.decide_together_from(*rng.pick(&[2, 4, usize::MAX]));
         match rng.below(10) {
             0..=2 => {
                 for _ in 0..=rng.below(6) {

@@ -28,6 +28,10 @@ use intake::Intake;
 /// is a new one.
 const ANSWERED_MAX: usize = 4_096;
 
+/// Messages and bytes of one decision that answers several inputs, at most.
+const TOGETHER_MAX: usize = 256;
+const TOGETHER_BYTES_MAX: usize = 1 << 20;
+
 /// What the shell is to do.
 #[derive(Debug)]
 pub enum Step {
@@ -88,6 +92,8 @@ struct Entity<S, I> {
     /// Decide nothing until the facts up to here have been read.
     behind: u64,
     dirty: bool,
+    /// Questions that are to be answered one by one: together their answers could not be stored.
+    singly: usize,
     /// The `due` value that was already asked and changed nothing.
     asked_due: Option<Timestamp>,
     /// The `due` value in the index.
@@ -146,13 +152,25 @@ impl<I> Default for Progress<I> {
     }
 }
 
+/// What is being written about an entity: an answer, or several that follow from each other, whole or not at all.
 struct Flight<I, F> {
     key: Key,
+    answers: Vec<Answer<I, F>>,
+    burial: bool,
+}
+
+/// A question and the facts that answer it; none if there was nothing to say after the answers before it.
+struct Answer<I, F> {
     question: Question<I>,
     facts: Vec<F>,
     at: Timestamp,
     cause: Cause,
-    burial: bool,
+}
+
+impl<I, F> Answer<I, F> {
+    fn silence(question: Question<I>) -> Self {
+        Self { question, facts: vec![], at: Timestamp::default(), cause: Cause::default() }
+    }
 }
 
 /// What a snapshot's index holds besides the entities.
@@ -237,6 +255,8 @@ pub struct Replica<D: Decider> {
     intake: Intake,
     /// The waiting entity that is being let in.
     let_in: Option<Key>,
+    /// Waiting inputs of one entity from which on they are decided together.
+    together: usize,
 }
 
 impl<D: Decider> Replica<D> {
@@ -273,6 +293,7 @@ impl<D: Decider> Replica<D> {
             marks: None,
             intake: Intake::new(),
             let_in: None,
+            together: usize::MAX,
             decider,
         }
     }
@@ -295,6 +316,12 @@ impl<D: Decider> Replica<D> {
     /// The next fact with its state, for the view that shares them.
     pub fn next_change(&mut self) -> Option<Change<D::State>> {
         self.changes.as_mut()?.pop_front()
+    }
+
+    /// From now on this number of waiting inputs of one entity is decided one after the other and written together, as one
+    /// decision: every write of an entity waits for the one before it. At first they never are.
+    pub fn decide_together_from(&mut self, inputs: usize) {
+        self.together = inputs.max(2);
     }
 
     /// Lets inputs that set work in motion elsewhere wait while this number of entities is under way.
@@ -521,14 +548,7 @@ impl<D: Decider> Replica<D> {
                 self.tickets += 1;
                 let input = pending.stored.clone();
                 self.steps.push_back(Step::DeadLetter { ticket: self.tickets, input, reason });
-                let flight = Flight {
-                    key,
-                    question: Question::Input(pending),
-                    facts: vec![],
-                    at: Timestamp::default(),
-                    cause: Cause::default(),
-                    burial: true,
-                };
+                let flight = Flight { key, answers: vec![Answer::silence(Question::Input(pending))], burial: true };
                 self.flights.insert(self.tickets, flight);
             }
         }
@@ -604,6 +624,7 @@ impl<D: Decider> Replica<D> {
                 busy: false,
                 behind: 0,
                 dirty: false,
+                singly: 0,
                 asked_due: None,
                 indexed_due: None,
                 ahead: VecDeque::new(),
@@ -767,19 +788,25 @@ impl<D: Decider> Replica<D> {
             }
             let next = self.entities.get_mut(key).and_then(|entity| entity.queue.pop_front());
             let Some(question) = next else { return };
-            match self.decide(key, &question) {
+            let Some(folded) = self.entities.get(key).and_then(|entity| entity.folded.as_ref()) else { return };
+            match self.decide(key, folded, &question) {
                 Verdict::Nothing => self.done(key, &question),
-                Verdict::Write(flight, messages, expected) => {
+                Verdict::Write(answer, mut messages) => {
+                    let expected = folded.last;
+                    let mut answers = vec![answer];
                     self.tickets += 1;
                     if self.is_beginning(&question) {
                         self.intake.begins();
+                    } else {
+                        self.decide_together(key, &mut answers, &mut messages);
                     }
                     if let Some(entity) = self.entities.get_mut(key) {
                         entity.busy = true;
+                        entity.singly = entity.singly.saturating_sub(1);
                     }
                     let decision = Decision { entity: key.entity(self.area), expected, messages };
                     self.steps.push_back(Step::Write { ticket: self.tickets, decision });
-                    self.flights.insert(self.tickets, flight);
+                    self.flights.insert(self.tickets, Flight { key: key.clone(), answers, burial: false });
                     return;
                 }
                 Verdict::Dead(reason) => {
@@ -792,8 +819,63 @@ impl<D: Decider> Replica<D> {
         }
     }
 
-    fn decide(&self, key: &Key, question: &Question<D::Input>) -> Verdict<D::Input, D::Fact> {
-        let Some(folded) = self.entities.get(key).and_then(|e| e.folded.as_ref()) else { return Verdict::Nothing };
+    /// Adds the answers to further inputs that wait for the entity, if enough do: each is decided on the state that the
+    /// answers before it lead to. All of them are stored, or none.
+    fn decide_together(
+        &mut self,
+        key: &Key,
+        answers: &mut Vec<Answer<D::Input, D::Fact>>,
+        messages: &mut Vec<Outgoing>,
+    ) {
+        let Some(entity) = self.entities.get(key).filter(|entity| entity.singly == 0) else { return };
+        if entity.queue.len() + 1 < self.together {
+            return;
+        }
+        let Some(mut folded) = entity.folded.clone() else { return };
+        let mut bytes: usize = messages.iter().map(|message| message.body.len()).sum();
+        self.lead_to(&mut folded, answers.first());
+        loop {
+            let next = self.entities.get(key).and_then(|entity| entity.queue.front()).cloned();
+            let Some(question @ Question::Input(_)) = next else { return };
+            if self.is_beginning(&question) {
+                return;
+            }
+            match self.decide(key, &folded, &question) {
+                // Decided again when its turn comes.
+                Verdict::Dead(_) => return,
+                Verdict::Nothing => answers.push(Answer::silence(question)),
+                Verdict::Write(answer, more) => {
+                    bytes += more.iter().map(|message| message.body.len()).sum::<usize>();
+                    if messages.len() + more.len() > TOGETHER_MAX || bytes > TOGETHER_BYTES_MAX {
+                        return;
+                    }
+                    messages.extend(more);
+                    self.lead_to(&mut folded, Some(&answer));
+                    answers.push(answer);
+                }
+            }
+            if let Some(entity) = self.entities.get_mut(key) {
+                entity.queue.pop_front();
+            }
+        }
+    }
+
+    /// Folds what is not stored yet.
+    fn lead_to(&self, folded: &mut Folded<D::State>, answer: Option<&Answer<D::Input, D::Fact>>) {
+        let Some(answer) = answer else { return };
+        for fact in &answer.facts {
+            let state = std::mem::replace(&mut folded.state, self.decider.initial());
+            folded.state = self.decider.evolve(state, fact, answer.at);
+        }
+        folded.note(folded.last, answer.at, Some(&answer.cause));
+    }
+
+    fn decide(
+        &self,
+        key: &Key,
+        folded: &Folded<D::State>,
+        question: &Question<D::Input>,
+    ) -> Verdict<D::Input, D::Fact> {
         let (envelope, cause, traceparent, command) = match question {
             Question::Due(time) => {
                 if self.decider.due(&folded.state) != Some(*time) {
@@ -859,9 +941,7 @@ impl<D: Decider> Replica<D> {
             message.world.clone_from(&world);
             messages.push(message);
         }
-        let flight =
-            Flight { key: key.clone(), question: question.clone(), facts, at: envelope.at, cause, burial: false };
-        Verdict::Write(flight, messages, folded.last)
+        Verdict::Write(Answer { question: question.clone(), facts, at: envelope.at, cause }, messages)
     }
 
     /// A question was answered, by facts or by silence.
@@ -897,14 +977,15 @@ impl<D: Decider> Replica<D> {
     pub fn written(&mut self, ticket: u64, outcome: Outcome) {
         let Some(flight) = self.flights.remove(&ticket) else { return };
         let key = flight.key.clone();
-        if self.is_beginning(&flight.question) {
+        if flight.answers.first().is_some_and(|answer| self.is_beginning(&answer.question)) {
             self.intake.has_begun();
         }
         match outcome {
             Outcome::Stored(last) => {
-                self.counts.facts += flight.facts.len() as u64;
+                let count: usize = flight.answers.iter().map(|answer| answer.facts.len()).sum();
+                self.counts.facts += count as u64;
                 self.own_written = self.own_written.max(last);
-                let first = (last + 1).saturating_sub(flight.facts.len() as u64);
+                let first = (last + 1).saturating_sub(count as u64);
                 // A write can be settled by finding that another replica stored the same facts. Facts that this one
                 // has not read may then lie before them; the entity waits for them, and folds them in order.
                 let gapless = self.covered + 1 >= first;
@@ -915,36 +996,48 @@ impl<D: Decider> Replica<D> {
                     entity.asked_due = None;
                     if let Some(folded) = entity.folded.as_mut().filter(|f| f.last < last) {
                         if gapless {
-                            // Its first facts may have come by the tail before this answer did.
-                            let known = (folded.last + 1).saturating_sub(first);
-                            let known = usize::try_from(known).unwrap_or(usize::MAX);
-                            for (fact, sequence) in flight.facts.iter().zip(first..).skip(known) {
+                            let answers = flight.answers.iter();
+                            let facts = answers.flat_map(|answer| answer.facts.iter().map(move |fact| (answer, fact)));
+                            for ((answer, fact), sequence) in facts.zip(first..) {
+                                // The first facts may have come by the tail before this answer did.
+                                if sequence <= folded.last {
+                                    continue;
+                                }
                                 let state = std::mem::replace(&mut folded.state, self.decider.initial());
-                                folded.state = self.decider.evolve(state, fact, flight.at);
+                                folded.state = self.decider.evolve(state, fact, answer.at);
                                 if self.changes.is_some() {
                                     entity.ahead.push_back((sequence, Arc::new(folded.state.clone())));
                                 }
+                                folded.note(sequence, answer.at, Some(&answer.cause));
                             }
-                            folded.note(last, flight.at, Some(&flight.cause));
                             entity.dirty = true;
                         } else {
                             entity.behind = last;
                         }
                     }
                 }
-                self.done(&key, &flight.question);
+                for answer in &flight.answers {
+                    self.done(&key, &answer.question);
+                }
                 self.index_due(&key);
             }
             Outcome::Moved(last) => {
                 self.counts.retried += 1;
                 if let Some(entity) = self.entities.get_mut(&key) {
-                    entity.busy = false;
                     entity.behind = last;
-                    entity.queue.push_front(flight.question);
+                    entity.ask_again(flight.answers);
+                }
+            }
+            Outcome::Impossible if flight.answers.len() > 1 => {
+                if let Some(entity) = self.entities.get_mut(&key) {
+                    entity.singly = flight.answers.len();
+                    entity.ask_again(flight.answers);
                 }
             }
             Outcome::Impossible => {
-                self.bury(key, flight.question, "the bus refuses the decision for ever".into());
+                for answer in flight.answers {
+                    self.bury(key.clone(), answer.question, "the bus refuses the decision for ever".into());
+                }
                 return self.begin();
             }
         }
@@ -957,7 +1050,9 @@ impl<D: Decider> Replica<D> {
     pub fn dead_lettered(&mut self, ticket: u64) {
         let Some(flight) = self.flights.remove(&ticket) else { return };
         debug_assert!(flight.burial);
-        self.done(&flight.key, &flight.question);
+        for answer in &flight.answers {
+            self.done(&flight.key, &answer.question);
+        }
         if let Some(entity) = self.entities.get_mut(&flight.key) {
             entity.busy = false;
             self.advance(&flight.key);
@@ -1053,8 +1148,18 @@ impl<D: Decider> Replica<D> {
 
 enum Verdict<I, F> {
     Nothing,
-    Write(Flight<I, F>, Vec<Outgoing>, u64),
+    Write(Answer<I, F>, Vec<Outgoing>),
     Dead(String),
+}
+
+impl<S, I> Entity<S, I> {
+    /// What was answered is not stored: its questions are asked again, in their order, before all others.
+    fn ask_again<F>(&mut self, answers: Vec<Answer<I, F>>) {
+        self.busy = false;
+        for answer in answers.into_iter().rev() {
+            self.queue.push_front(answer.question);
+        }
+    }
 }
 
 impl<S> Folded<S> {

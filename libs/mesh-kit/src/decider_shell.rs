@@ -399,6 +399,7 @@ impl<D: Decider> Shell<D> {
         let Some(size) = reckoned else { return self.replica.read().waiting() > 0 };
         let now = self.mesh.now();
         let mut replica = self.replica.write();
+        replica.decide_together_from(self.mesh.bus().batch_worth());
         replica.limit_under_way(size);
         replica.look(now);
         let waits = replica.waiting() > 0;
@@ -526,11 +527,16 @@ impl<D: Decider> Shell<D> {
                     .boxed()
                 }
                 Step::Write { ticket, mut decision } => {
-                    let handled = decision.messages.first().and_then(|m| m.traceparent.clone());
-                    let span = tracing::info_span!("decide", decider = D::NAME, entity = decision.entity);
-                    telemetry::adopt(&span, handled.as_deref());
-                    let traceparent = span.in_scope(|| telemetry::traceparent(handled.as_deref()));
-                    for message in &mut decision.messages {
+                    let mut span = tracing::Span::none();
+                    let (mut handled, mut traceparent) = (None, None);
+                    // One span for each input that the decision answers.
+                    for (position, message) in decision.messages.iter_mut().enumerate() {
+                        if position == 0 || message.traceparent != handled {
+                            handled = message.traceparent.take();
+                            span = tracing::info_span!("decide", decider = D::NAME, entity = decision.entity);
+                            telemetry::adopt(&span, handled.as_deref());
+                            traceparent = span.in_scope(|| telemetry::traceparent(handled.as_deref()));
+                        }
                         message.traceparent.clone_from(&traceparent);
                     }
                     let (bus, stream, entity) = (self.mesh.bus().clone(), self.stream.clone(), decision.entity.clone());

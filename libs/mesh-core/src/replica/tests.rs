@@ -249,3 +249,63 @@ fn the_index_says_how_far_inputs_are_done_once_that_is_kept() {
     let (_, index) = replica.snapshot(10, 0).unwrap();
     assert_eq!(index.unwrap().inputs, BTreeMap::from([("INTENT".to_owned(), 9)]));
 }
+
+/// An input that sets nothing in motion elsewhere.
+fn tell(replica: &mut Replica<Accepts>, sequence: u64) {
+    submit(replica, sequence, "o", "a", u64::MAX);
+}
+
+fn decision(replica: &mut Replica<Accepts>) -> (u64, Decision) {
+    let Some(Step::Write { ticket, decision }) = replica.next_step() else { panic!("it decides") };
+    assert!(replica.next_step().is_none(), "one write of an entity at a time");
+    (ticket, decision)
+}
+
+fn causes(decision: &Decision) -> Vec<u64> {
+    decision.messages.iter().filter_map(|message| Some(message.cause.as_ref()?.sequence)).collect()
+}
+
+#[test]
+fn inputs_that_wait_for_one_entity_are_decided_together() {
+    let mut replica = narrow();
+    replica.decide_together_from(2);
+    (1..=4).for_each(|sequence| tell(&mut replica, sequence));
+    let (ticket, first) = decision(&mut replica);
+    assert_eq!((causes(&first), first.expected), (vec![1, 1], 0), "the first finds nobody before it");
+    replica.written(ticket, Outcome::Stored(2));
+    let (ticket, rest) = decision(&mut replica);
+    assert_eq!((causes(&rest), rest.expected), (vec![2, 2, 3, 3, 4, 4], 2));
+    let versions = rest.messages.iter().map(|message| match Fact::decode(&message.message, &message.body) {
+        Ok(Fact::IntentAccepted(accepted)) => accepted.version,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(versions.collect::<Vec<_>>(), [3, 4, 5, 6, 7, 8], "each on the state after the one before it");
+    assert_eq!(replica.low_water("INTENT"), 1);
+    // Its first fact is read before the answer comes.
+    replica.fact(stored(&IntentAccepted { owner: "o".into(), intent_id: "a".into(), version: 3 }, "VALIDATION", 3));
+    replica.written(ticket, Outcome::Stored(8));
+    assert_eq!((replica.low_water("INTENT"), replica.state(&Key::new(["o", "a"]))), (4, Some(&8)));
+    tell(&mut replica, 4);
+    assert!(replica.next_step().is_none(), "it was answered");
+}
+
+#[test]
+fn what_cannot_be_stored_together_is_decided_again_in_order() {
+    let mut replica = narrow();
+    replica.decide_together_from(2);
+    (1..=3).for_each(|sequence| tell(&mut replica, sequence));
+    let (ticket, _) = decision(&mut replica);
+    replica.written(ticket, Outcome::Stored(2));
+    let (ticket, _) = decision(&mut replica);
+    replica.written(ticket, Outcome::Moved(3));
+    assert!(replica.next_step().is_none(), "the fact is to be read first");
+    replica.fact(stored(&IntentAccepted { owner: "o".into(), intent_id: "a".into(), version: 3 }, "VALIDATION", 3));
+    let (ticket, again) = decision(&mut replica);
+    assert_eq!((causes(&again), again.expected), (vec![2, 2, 3, 3], 3));
+    replica.written(ticket, Outcome::Impossible);
+    let (ticket, alone) = decision(&mut replica);
+    assert_eq!(causes(&alone), [2, 2], "one by one, to find the one that is impossible");
+    replica.written(ticket, Outcome::Impossible);
+    let Some(Step::DeadLetter { input, .. }) = replica.next_step() else { panic!("it is the input that is dead") };
+    assert_eq!(input.sequence, 2);
+}
