@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    admission::Admission,
+    problem::{Kind, Problem},
+};
 
 /// Facts of one entity that are queued for one request; a request that falls further behind reads the stream instead.
 const WAITING_MAX: usize = 64;
@@ -28,62 +31,6 @@ const LOOK_BACK: Duration = Duration::from_secs(1);
 
 /// Facts that are read at once.
 const PAGE: usize = 256;
-
-/// Commands to one stream that may wait for their answer before more are turned away, and
-const ASKED_MAX: usize = 1_000;
-/// how long the oldest of them may have waited: from then on the answers come later and later.
-const WAITED_MAX: Duration = Duration::from_millis(750);
-
-/// Commands that wait for their answer, by stream: when each was sent.
-type Asked = BTreeMap<&'static str, BTreeMap<u64, Instant>>;
-
-/// Counts a command as waiting for as long as it lives.
-struct Waiting {
-    asked: Arc<Mutex<Asked>>,
-    stream: &'static str,
-    ticket: u64,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiting) = asked.get_mut(self.stream) {
-            waiting.remove(&self.ticket);
-        }
-    }
-}
-
-/// Turns commands away while those before them wait too long.
-#[derive(Clone, Default)]
-struct Admission(Arc<Mutex<Asked>>);
-
-impl Admission {
-    /// May one more command to this stream wait? Not while those before it wait too long: whoever answers them is behind.
-    fn check(&self, stream: &str) -> Result<(), Problem> {
-        let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(waiting) = asked.get(stream) else { return Ok(()) };
-        let oldest = waiting.values().next().map(Instant::elapsed).unwrap_or_default();
-        if waiting.len() < ASKED_MAX && oldest <= WAITED_MAX {
-            return Ok(());
-        }
-        // What waits is answered in about as long as the oldest has waited.
-        let seconds = u32::try_from(oldest.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-        let detail =
-            format!("{} commands wait for their answer, the oldest for {} ms", waiting.len(), oldest.as_millis());
-        let hint = format!("send it again in {seconds} s; nothing of it was done");
-        Err(Problem { retry_after_s: Some(seconds), ..Problem::new(Kind::TooMany, detail, hint) })
-    }
-
-    /// Counts a command in, if it may wait.
-    fn admit(&self, stream: &'static str) -> Result<Waiting, Problem> {
-        self.check(stream)?;
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = asked.entry(stream).or_default();
-        let ticket = waiting.keys().next_back().map_or(0, |last| last + 1);
-        waiting.insert(ticket, Instant::now());
-        Ok(Waiting { asked: self.0.clone(), stream, ticket })
-    }
-}
 
 type Followers = BTreeMap<String, Vec<mpsc::Sender<Arc<Stored>>>>;
 
@@ -277,28 +224,4 @@ async fn past(bus: &Bus, stream: &str, subject: &str) -> Result<Vec<Stored>, Log
 /// The refusal, if the fact is one.
 fn refusal(stored: &Stored) -> Option<Refusal> {
     Refusal::decode(&stored.message, &stored.protobuf().ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_is_turned_away_while_those_before_it_wait_too_long() {
-        let admission = Admission::default();
-        let first = admission.admit("INTENT_ASK").unwrap_or_else(|_| panic!("nothing waits"));
-        let sent = |ago_ms| Instant::now().checked_sub(Duration::from_millis(ago_ms)).unwrap();
-        admission.0.lock().unwrap().get_mut("INTENT_ASK").unwrap().insert(first.ticket, sent(600));
-        let second = admission.admit("INTENT_ASK").unwrap_or_else(|_| panic!("it has not waited too long yet"));
-        admission.0.lock().unwrap().get_mut("INTENT_ASK").unwrap().insert(first.ticket, sent(3_500));
-        let Err(refused) = admission.admit("INTENT_ASK") else { panic!("it waits too long") };
-        assert_eq!((refused.kind, refused.retry_after_s), (Kind::TooMany, Some(4)));
-        assert!(admission.admit("WORKLOAD_ASK").is_ok(), "others answer those");
-        drop((first, second));
-        let many: Vec<_> = (0..ASKED_MAX).filter_map(|_| admission.admit("INTENT_ASK").ok()).collect();
-        assert_eq!(many.len(), ASKED_MAX);
-        assert!(admission.admit("INTENT_ASK").is_err());
-        drop(many);
-        assert!(admission.admit("INTENT_ASK").is_ok());
-    }
 }

@@ -12,6 +12,7 @@
 )]
 
 pub mod access;
+mod admission;
 pub mod ask;
 pub mod body;
 pub mod http;
