@@ -24,7 +24,7 @@ use mesh_bus::{Bus, Options};
 use mesh_core::Outgoing;
 use mesh_proto::{
     AnyEvent as _, Event as _, derived_id,
-    intent::{FulfilmentStatus, Intent, IntentStateChanged, SubmitIntent},
+    intent::{FulfilmentStatus, Intent, IntentStateChanged, State, SubmitIntent},
     workload::{RegisterWorkload, WorkloadRegistered},
 };
 use serde_json::Value as Json;
@@ -42,7 +42,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Intents a second: below what a mesh can take.
 const PER_SECOND: u64 = 50;
 /// Name of the workload that every intent runs.
-const WORKLOAD: &str = "cost";
+pub(super) const WORKLOAD: &str = "cost";
 /// Observation period of an intent, seconds: it is fulfilled after the first whole one.
 const PERIOD_S: u64 = 10;
 /// Messages published by hand for one figure of raw cost.
@@ -245,14 +245,14 @@ async fn raw() -> anyhow::Result<f64> {
 
 /// Measures one program.
 async fn cost(program: &Path, plan: Plan, processes: bool) -> anyhow::Result<Cost> {
-    let mut mesh = RunningMesh::start(program, processes).await?;
+    let mut mesh = RunningMesh::start(program, processes, "").await?;
     let measured = mesh.measure(plan).await;
     mesh.stop().await?;
     measured
 }
 
 /// A mesh in processes of its own.
-struct RunningMesh {
+pub(super) struct RunningMesh {
     up: Child,
     monitor: String,
     bus: Bus,
@@ -302,14 +302,15 @@ impl Reading {
 const SERVER: &str = "nats-server";
 
 impl RunningMesh {
-    async fn start(program: &Path, processes: bool) -> anyhow::Result<Self> {
+    /// Starts a mesh; `tracer` is what runs its nats-server, with arguments, or nothing.
+    pub(super) async fn start(program: &Path, processes: bool, tracer: &str) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
         let server = mesh_admin::find_server().await.context("find a nats-server")?.path;
         let port =
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("find a port")?.port();
         // The server as the mesh starts it, with its own monitoring beside.
         let wrapper = folder.path().join("nats-server");
-        let script = format!("#!/bin/sh\nexec '{}' -m {port} \"$@\"\n", server.display());
+        let script = format!("#!/bin/sh\nexec {tracer} '{}' -m {port} \"$@\"\n", server.display());
         std::fs::write(&wrapper, script).context("write the server's wrapper")?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&wrapper, mode).context("write the server's wrapper")?;
@@ -405,7 +406,7 @@ impl RunningMesh {
         Some(fsync::syncs(&trace).ok()?.len() as f64 / count as f64)
     }
 
-    async fn register(&self) -> anyhow::Result<()> {
+    pub(super) async fn register(&self) -> anyhow::Result<()> {
         let document = whole::workload(WORKLOAD);
         let command = RegisterWorkload { owner: "local".into(), name: document.name.clone(), document: Some(document) };
         let (owner, name) = (command.owner.clone(), command.name.clone());
@@ -418,29 +419,46 @@ impl RunningMesh {
 
     /// Submits intents at their pace, and returns once all of them are fulfilled: how many facts about intents there were.
     async fn fulfil(&self, intent: &Intent, prefix: &str, count: u64) -> anyhow::Result<u64> {
+        let is_fulfilled = |state: &State| state.fulfilment_status() == FulfilmentStatus::Fulfilled;
+        self.submit_until(is_fulfilled, PER_SECOND, intent, prefix, count).await
+    }
+
+    /// The same with another pace and goal: each command is sent when it is time, however many wait to be stored.
+    pub(super) async fn submit_until(
+        &self,
+        is_done: impl Fn(&State) -> bool,
+        per_second: u64,
+        intent: &Intent,
+        prefix: &str,
+        count: u64,
+    ) -> anyhow::Result<u64> {
         let log = self.bus.log(IntentStateChanged::STREAM);
         let begun = log.last_sequence().await?;
         let mut tail = log.tail("intent.>", begun + 1);
         let ids: Vec<String> = (0..count).map(|number| format!("{prefix}-{number}")).collect();
         let mut waited: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
         let submit = async {
-            let mut pace = tokio::time::interval(Duration::from_micros(1_000_000 / PER_SECOND));
+            let mut pace = tokio::time::interval(Duration::from_micros(1_000_000 / per_second));
+            let mut sends = tokio::task::JoinSet::new();
             for id in &ids {
                 pace.tick().await;
                 let command =
                     SubmitIntent { owner: "local".into(), intent_id: id.clone(), intent: Some(intent.clone()) };
-                let id = derived_id(&["bench", "cost", id]);
-                self.bus.publish(&Outgoing::new(&command, id, mesh_client::now())?).await?;
+                let command = Outgoing::new(&command, derived_id(&["bench", "cost", id]), mesh_client::now())?;
+                let bus = self.bus.clone();
+                sends.spawn(async move { bus.publish(&command).await });
+            }
+            while let Some(sent) = sends.join_next().await {
+                sent?.context("submit an intent")?;
             }
             anyhow::Ok(())
         };
         let watch = async {
             while !waited.is_empty() {
                 let stored = tokio::time::timeout(LIMIT, tail.next()).await;
-                let stored =
-                    stored.with_context(|| format!("{} of {count} intents are not fulfilled", waited.len()))??;
+                let stored = stored.with_context(|| format!("{} of {count} intents are not done", waited.len()))??;
                 let Some(changed) = stored.event::<IntentStateChanged>()? else { continue };
-                if changed.to.is_some_and(|to| to.fulfilment_status() == FulfilmentStatus::Fulfilled) {
+                if changed.to.as_ref().is_some_and(&is_done) {
                     waited.remove(changed.intent_id.as_str());
                 }
             }
@@ -494,7 +512,7 @@ impl RunningMesh {
         Ok(all.iter().filter(|(pid, _)| belongs(**pid)).map(|(pid, (_, name))| (*pid, name.clone())).collect())
     }
 
-    async fn stop(mut self) -> anyhow::Result<()> {
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         self.bus.close().await;
         let pid = self.up.id().context("the mesh ended by itself")?;
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGTERM)

@@ -19,6 +19,7 @@ mod registry;
 mod report;
 mod rig;
 mod sar;
+mod slow_disk;
 mod storage;
 mod whole;
 
@@ -70,6 +71,8 @@ enum BenchCommand {
     Cost(cost::CostOptions),
     /// Three times the intents that the mesh can take: what it plans, how soon, and what it answers to the rest.
     Overload(Length),
+    /// What becomes of throughput when each sync of the disk takes 5 ms longer. Needs strace.
+    SlowDisk(Length),
     /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
     Network(network::NetworkOptions),
 }
@@ -116,6 +119,10 @@ async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> 
         BenchCommand::Overload(Length { full }) => {
             let begun = Instant::now();
             return Ok(conclude(format, full, begun, overload::measure(full).await?));
+        }
+        BenchCommand::SlowDisk(Length { full }) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, full, begun, slow_disk::measure(full).await?));
         }
         BenchCommand::ManyIntents(Length { full }) => {
             let begun = Instant::now();

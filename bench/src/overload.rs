@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Requests in hand while the best rate is looked for.
-const IN_HAND: usize = 32;
+const IN_HAND: usize = 128;
 /// Offered, in multiples of the best rate.
 const OFFERED: f64 = 3.0;
 /// Requests in hand at most; a client with more would give up.
@@ -79,16 +79,10 @@ async fn within(data_dir: &Path, full: bool) -> anyhow::Result<Vec<Row>> {
     });
     let (search, length) = if full { (20, 60) } else { (4, 8) };
     sender.closed(Duration::from_secs(2)).await;
-    let best = {
-        let begun = Instant::now();
-        sender.closed(Duration::from_secs(search)).await;
-        let end = Instant::now();
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        rate(&planned, begun, end)
-    };
+    let before = best(&sender, &planned, search).await;
     let memory_before = resident_bytes(std::process::id()).unwrap_or_default();
     let begun = Instant::now();
-    let sent = sender.open(best * OFFERED, Duration::from_secs(length)).await;
+    let sent = sender.open(before * OFFERED, Duration::from_secs(length)).await;
     let end = Instant::now();
     let accepted: Vec<&Sent> = sent.iter().filter(|sent| sent.id.is_some()).collect();
     let is_planned = |sent: &&Sent| sent.id.as_ref().is_some_and(|id| planned.lock().contains_key(id));
@@ -96,7 +90,6 @@ async fn within(data_dir: &Path, full: bool) -> anyhow::Result<Vec<Row>> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let memory_after = resident_bytes(std::process::id()).unwrap_or_default();
-    watch.abort();
     let goodput = rate(&planned, begun, end);
     let mut times: Vec<Duration> = accepted
         .iter()
@@ -104,6 +97,9 @@ async fn within(data_dir: &Path, full: bool) -> anyhow::Result<Vec<Row>> {
         .collect();
     times.sort();
     let lost = accepted.len() - times.len();
+    // What was accepted runs from then on, and takes its share of the machine: the best is less afterwards.
+    let after = best(&sender, &planned, search).await;
+    watch.abort();
     let busy = sent.iter().filter(|sent| sent.status == 429).count();
     let other = sent.len() - accepted.len() - busy;
     client.bus().close().await;
@@ -111,11 +107,11 @@ async fn within(data_dir: &Path, full: bool) -> anyhow::Result<Vec<Row>> {
     Ok(vec![
         Row::new(
             1,
-            "planned while three times the best is offered, to the best",
+            "planned while three times the best is offered, to the best (mean of before and after)",
             Bound::AtLeast(0.9),
             "",
-            goodput / best,
-            format!("{goodput:.0} of {best:.0}/s for {length} s; {} offered", sent.len()),
+            goodput * 2.0 / (before + after),
+            format!("{goodput:.0}/s for {length} s; best {before:.0} before, {after:.0} after; {} offered", sent.len()),
         ),
         Row::new(
             2,
@@ -143,6 +139,15 @@ async fn within(data_dir: &Path, full: bool) -> anyhow::Result<Vec<Row>> {
             format!("{:.0} to {:.0} MB", memory_before / 1e6, memory_after / 1e6),
         ),
     ])
+}
+
+/// Intents planned each second while no more is offered than is answered.
+async fn best(sender: &Sender, planned: &Planned, seconds: u64) -> f64 {
+    let begun = Instant::now();
+    sender.closed(Duration::from_secs(seconds)).await;
+    let end = Instant::now();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    rate(planned, begun, end)
 }
 
 /// Intents planned each second between two times.
