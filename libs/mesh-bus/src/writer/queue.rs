@@ -9,8 +9,9 @@ use crate::{
 
 /// Batches in flight at once: while one is stored the next is on its way.
 const BATCHES_IN_FLIGHT: usize = 2;
-/// Messages that must wait before a second batch sets out; fewer are collected further.
-const SECOND_BATCH_MIN: usize = 128;
+/// Messages that must wait before a second batch sets out, in multiples of what is worth a batch; fewer are collected
+/// further.
+const SECOND_BATCH_WORTH: usize = 8;
 /// Decisions from which on a batch counts as a crowd: more are expected, and worth waiting for.
 pub(super) const CROWD: usize = 4;
 /// Messages that are sent at once, without waiting for more of the crowd.
@@ -139,7 +140,7 @@ impl<T> Queue<T> {
             self.gathering = false;
             return if plain < self.worth { self.next_plain() } else { Next::Nothing };
         }
-        if batches >= BATCHES_IN_FLIGHT || (batches > 0 && self.messages < SECOND_BATCH_MIN) {
+        if batches >= BATCHES_IN_FLIGHT || (batches > 0 && self.messages < SECOND_BATCH_WORTH * self.worth) {
             return Next::Nothing;
         }
         let (mut chosen, mut messages, mut bytes) = (vec![], 0, 0);
@@ -248,10 +249,10 @@ mod tests {
     #[test]
     fn a_second_batch_sets_out_only_when_it_is_worth_it() {
         let (mut queue, _) = busy();
-        (20..20 + SECOND_BATCH_MIN - 1).for_each(|e| assert!(queue.add(entry(e))));
+        (20..20 + SECOND_BATCH_WORTH * WORTH_MAX - 1).for_each(|e| assert!(queue.add(entry(e))));
         assert!(names(queue.next(ONE_BATCH, false, false)).is_empty());
         queue.add(entry(999));
-        assert_eq!(names(queue.next(ONE_BATCH, false, false)).len(), SECOND_BATCH_MIN);
+        assert_eq!(names(queue.next(ONE_BATCH, false, false)).len(), SECOND_BATCH_WORTH * WORTH_MAX);
         (2_000..3_000).for_each(|e| assert!(queue.add(entry(e))));
         let two = InFlight { plain: 0, batches: 2 };
         assert!(names(queue.next(two, false, false)).is_empty());
