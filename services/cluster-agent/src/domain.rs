@@ -350,7 +350,10 @@ impl Cluster {
 
     /// What stands against taking it, if anything.
     fn over_capacity(&self, instance_id: &str, wanted: &Wanted, limits: &Limits) -> Option<String> {
-        let others = self.instances.iter().filter(|(id, _)| *id != instance_id).filter_map(|(_, i)| i.wanted.as_ref());
+        let own = self.instances.get(instance_id);
+        // The same place in memory is told apart sooner than the same name.
+        let others = self.instances.values().filter(|other| own.is_none_or(|own| !std::ptr::eq(*other, own)));
+        let others = others.filter_map(|instance| instance.wanted.as_ref());
         let (mut cpu_milli, mut memory_bytes) = (0u64, 0u64);
         for other in others {
             let ask = other.resources();

@@ -27,6 +27,9 @@ use mesh_scenes::{
 
 use prost::Message as _;
 
+mod held;
+
+use self::held::{Held, Sum};
 use super::{
     features::describe,
     network::Room,
@@ -79,17 +82,9 @@ struct Instance {
 }
 
 impl Instance {
-    /// Takes another one in: what it asks for and uses.
-    fn absorb(&mut self, other: &Self) {
-        let n = u64::from(other.replicas.max(1));
-        let replica = &mut self.replica;
-        replica.cpu_milli = replica.cpu_milli.saturating_add(other.replica.cpu_milli * n);
-        replica.memory_bytes = replica.memory_bytes.saturating_add(other.replica.memory_bytes * n);
-        let sum = self.measured.get_or_insert_default();
-        let asked = (other.replica.cpu_milli * n) as f64;
-        sum.load_milli += other.measured.map_or(asked, |m| m.load_milli);
-        sum.before_milli += other.measured.map_or(asked, |m| m.before_milli);
-        sum.memory_bytes += other.measured.map_or((other.replica.memory_bytes * n) as f64, |m| m.memory_bytes);
+    /// The cluster of its newest placement.
+    fn cluster(&self) -> Option<&str> {
+        self.holds.values().next_back().map(String::as_str)
     }
 }
 
@@ -108,7 +103,7 @@ pub struct Advisor {
     current: Current,
     clusters: BTreeMap<String, plan::Cluster>,
     topology: Topology,
-    instances: BTreeMap<String, Instance>,
+    instances: Held,
     /// Newest advice, by owner and instance.
     advice: BTreeMap<(String, String), LearningAdvised>,
     rounds: Vec<RoundClosed>,
@@ -183,17 +178,23 @@ impl Advisor {
         let index: BTreeMap<&String, usize> = self.clusters.keys().zip(0..).collect();
         let mut moving: Vec<(usize, u64, u64)> = vec![];
         let others = self.instances.iter().filter(|(other, _)| *other != id).map(|(id, i)| (id.as_str(), i));
-        let mut beyond: BTreeMap<usize, Instance> = BTreeMap::new();
-        for (number, (id, instance)) in std::iter::once((id, own)).chain(others).enumerate() {
+        let mut alone = BTreeMap::<&str, Sum>::new();
+        let mut set_apart = |instance: &Instance| {
+            let known = instance.cluster().and_then(|cluster| self.instances.by_cluster().get_key_value(cluster));
+            if let Some((cluster, _)) = known {
+                *alone.entry(cluster).or_default() += Sum::of(instance);
+            }
+        };
+        if let Some(own) = self.instances.get(id) {
+            set_apart(own);
+        }
+        for (number, (id, instance)) in std::iter::once((id, own)).chain(others.take(OTHERS_MAX)).enumerate() {
+            if number > 0 {
+                set_apart(instance);
+            }
             let mut holds = instance.holds.values().rev().filter_map(|c| index.get(c).copied());
             let place = holds.next().map(|cluster| Place { cluster, replicas: instance.replicas.max(1) });
             let n = u64::from(instance.replicas);
-            if number > OTHERS_MAX {
-                if let Some(place) = place {
-                    beyond.entry(place.cluster).or_default().absorb(instance);
-                }
-                continue;
-            }
             moving.extend(holds.map(|c| (c, instance.replica.cpu_milli * n, instance.replica.memory_bytes * n)));
             let mut one = workload(id, instance, place, now);
             one.replica.resolve(|peer| {
@@ -202,9 +203,11 @@ impl Advisor {
             });
             scene.workloads.push(one);
         }
-        for (cluster, together) in beyond {
-            let place = Some(Place { cluster, replicas: 1 });
-            scene.workloads.push(workload("", &together, place, now));
+        for (id, sum) in self.instances.by_cluster() {
+            let mut beyond = *sum;
+            beyond -= alone.get(id.as_str()).copied().unwrap_or_default();
+            let Some(cluster) = index.get(id).copied().filter(|_| !beyond.is_empty()) else { continue };
+            scene.workloads.push(workload("", &beyond.together(), Some(Place { cluster, replicas: 1 }), now));
         }
         scene.settle();
         // What is on its way holds both ends.
@@ -339,9 +342,7 @@ impl Advisor {
             }
             let text = format!("{}/{}/{}", same.0, same.1, same.2);
             let id_of = derived_id(&["advice", &id, &text, &advised.policy_id, &now.as_millis().to_string()]);
-            if let Some(instance) = self.instances.get_mut(&id) {
-                instance.said = Some(same);
-            }
+            self.instances.change(&id, |instance| instance.said = Some(same));
             said.push(self.publish(advised, id_of, now));
         }
         said
@@ -407,15 +408,17 @@ impl Projector for Advisor {
         if let Ok(Some(fact)) = stored.event::<PlacementDecided>() {
             return self.decided(fact, at);
         } else if let Ok(Some(fact)) = stored.event::<PlacementUnplaced>() {
-            if let Some(instance) = self.instances.get_mut(&fact.instance_id) {
+            self.instances.change(&fact.instance_id, |instance| {
                 instance.holds.retain(|_, cluster| *cluster == fact.stays_on);
-            }
+            });
         } else if let Ok(Some(fact)) = stored.event::<PlacementReleased>() {
             if fact.r#final {
                 self.instances.remove(&fact.instance_id);
                 self.advice.remove(&(fact.owner, fact.instance_id));
-            } else if let Some(instance) = self.instances.get_mut(&fact.instance_id) {
-                instance.holds.retain(|generation, c| *c != fact.cluster_id || *generation > fact.generation);
+            } else {
+                self.instances.change(&fact.instance_id, |instance| {
+                    instance.holds.retain(|generation, c| *c != fact.cluster_id || *generation > fact.generation);
+                });
             }
         } else if let Ok(Some(fact)) = stored.event::<ClusterJoined>() {
             let cluster = self.clusters.entry(fact.cluster_id).or_default();
@@ -454,7 +457,7 @@ impl Projector for Advisor {
 impl Advisor {
     fn take(&mut self, sample: &InstanceSample) {
         let sound = sample.cpu_milli.is_finite() && (0.0..1e9).contains(&sample.cpu_milli);
-        let Some(instance) = self.instances.get_mut(&sample.instance_id).filter(|_| sound) else {
+        let Some(instance) = self.instances.get(&sample.instance_id).filter(|_| sound) else {
             return;
         };
         // Only what the newest placement's cluster says counts, and nothing older than what is known.
@@ -475,13 +478,9 @@ impl Advisor {
         // A running mean over some ten samples stands for a period's.
         let load = instance.measured.map_or(sample.cpu_milli, |m| 0.9 * m.load_milli + 0.1 * sample.cpu_milli);
         let before = instance.measured.map_or(load, |m| 0.99 * m.before_milli + 0.01 * load);
-        instance.measured = Some(Measured {
-            load_milli: load,
-            before_milli: before,
-            memory_bytes: sample.memory_bytes as f64,
-            at,
-            kept,
-        });
+        let measured =
+            Measured { load_milli: load, before_milli: before, memory_bytes: sample.memory_bytes as f64, at, kept };
+        self.instances.change(&sample.instance_id, |instance| instance.measured = Some(measured));
     }
 }
 
