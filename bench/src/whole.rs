@@ -173,17 +173,20 @@ pub(crate) async fn register(client: &Client) -> anyhow::Result<()> {
 /// An intent that runs this workload, judged once in each period of this many seconds.
 pub(crate) fn intent(workload: &str, period_s: u64) -> anyhow::Result<Intent> {
     let target = json!({"targetName": "cpuUsage", "targetCondition": "IS_LESS_THAN", "targetValueRange": "90"});
-    let parsed = document::intent(json!({
-        "userLabel": "DeliverComputingWorkload",
-        "intentExpectations": [{
-            "expectationId": "run",
-            "expectationVerb": "DELIVER",
-            "expectationObject": {"objectType": "NEMO_WORKLOAD", "objectInstance": format!("{workload}@1.0.0")},
-            "expectationTargets": [target],
-        }],
-        "intentPriority": 1,
-        "observationPeriod": period_s,
-    }))?;
+    let parsed = document::intent(
+        json!({
+            "userLabel": "DeliverComputingWorkload",
+            "intentExpectations": [{
+                "expectationId": "run",
+                "expectationVerb": "DELIVER",
+                "expectationObject": {"objectType": "NEMO_WORKLOAD", "objectInstance": format!("{workload}@1.0.0")},
+                "expectationTargets": [target],
+            }],
+            "intentPriority": 1,
+            "observationPeriod": period_s,
+        })
+        .into(),
+    )?;
     Ok(Intent::decode(parsed.body.as_slice())?)
 }
 

@@ -3,8 +3,7 @@
 use std::{io::Read as _, path::Path};
 
 use anyhow::{Context as _, anyhow, bail};
-use mesh_proto::json;
-use serde_json::Value as Json;
+use mesh_proto::{Written, json};
 
 /// Bytes of a file that are read at most.
 const SIZE_MAX: u64 = 4 * 1024 * 1024;
@@ -51,17 +50,15 @@ fn split(text: &str) -> Vec<String> {
 }
 
 /// Reads all documents of a file; `-` is standard input.
-pub fn read(path: &Path) -> anyhow::Result<Vec<Json>> {
+pub fn read(path: &Path) -> anyhow::Result<Vec<Written>> {
     let name = path.display();
-    let text = text(path)?;
-    let documents: Vec<Json> =
-        serde_saphyr::from_multiple(&text).map_err(|error| anyhow!("{name} is neither YAML nor JSON: {error}"))?;
-    let documents: Vec<Json> = documents.into_iter().filter(|d| !d.is_null()).collect();
+    let documents =
+        Written::documents(&text(path)?).map_err(|error| anyhow!("{name} is neither YAML nor JSON: {error}"))?;
     if documents.is_empty() {
         bail!("{name} holds no document");
     }
-    if let Some(other) = documents.iter().find(|d| !d.is_object()) {
-        bail!("{name} holds {other} where a document with fields should be");
+    if let Some(other) = documents.iter().find(|d| !d.is_fields()) {
+        bail!("{name} holds no fields at {}, where a document with fields should be", other.place);
     }
     Ok(documents)
 }
@@ -77,25 +74,51 @@ pub struct IntentDocument {
 }
 
 /// Reads an intent: bare, or wrapped as `intent:` with `id` (or `intentId`) and `owner` beside it or inside it.
-pub fn intent(mut document: Json) -> anyhow::Result<IntentDocument> {
-    let mut id = take(&mut document, &["id", "intentId", "intent_id"]);
-    let mut owner = take(&mut document, &["owner"]);
-    let mut inner = match document.as_object_mut().and_then(|o| o.remove("intent").or_else(|| o.remove("Intent"))) {
-        Some(inner) => inner,
-        None => document,
+pub fn intent(mut document: Written) -> anyhow::Result<IntentDocument> {
+    let outer = (take(&mut document, IDS)?, take(&mut document, &["owner"])?);
+    let Some(mut inner) = document.take(INTENT)? else {
+        return Ok(IntentDocument { id: outer.0, owner: outer.1, body: body(&document)? });
     };
-    id = id.or_else(|| take(&mut inner, &["id", "intentId", "intent_id"]));
-    owner = owner.or_else(|| take(&mut inner, &["owner"]));
-    let body = json::value_to_protobuf("continuum.intent.v1.Intent", inner).map_err(|error| anyhow!("{error}"))?;
-    Ok(IntentDocument { id, owner, body })
+    if let Some(name) = document.names().next() {
+        bail!("{name} stands beside the intent, where only its id and owner do; write it into the intent");
+    }
+    let id = either("id", outer.0, take(&mut inner, IDS)?)?;
+    let owner = either("owner", outer.1, take(&mut inner, &["owner"])?)?;
+    Ok(IntentDocument { id, owner, body: body(&inner)? })
 }
 
-fn take(document: &mut Json, names: &[&str]) -> Option<String> {
-    let object = document.as_object_mut()?;
-    names.iter().find_map(|name| object.remove(*name)).map(|value| match value {
-        Json::String(text) => text,
-        other => other.to_string(),
-    })
+/// How a document may spell an intent's id, and the intent itself.
+const IDS: &[&str] = &["id", "intentId", "intent_id"];
+const INTENT: &[&str] = &["intent", "Intent"];
+
+fn body(intent: &Written) -> anyhow::Result<Vec<u8>> {
+    json::written_to_protobuf("continuum.intent.v1.Intent", intent).map_err(|error| anyhow!("{error}"))
+}
+
+/// The id that an intent's document gives it, or its wrapper; `None` if neither does.
+pub fn id_of(document: &Written) -> Option<String> {
+    let inner = INTENT.iter().find_map(|name| document.get(name));
+    let places = [Some(document), inner].into_iter().flatten();
+    places.flat_map(|place| IDS.iter().filter_map(|name| place.get(name)?.text())).map(str::to_owned).next()
+}
+
+/// Takes the scalar under one of these spellings of a name out of a document, as it is spelt.
+fn take(document: &mut Written, names: &[&str]) -> anyhow::Result<Option<String>> {
+    let Some(found) = document.take(names)?.filter(|found| !found.is_null()) else { return Ok(None) };
+    match found.text() {
+        Some(text) => Ok(Some(text.to_owned())),
+        None => bail!("{} at {} is not a text; write one", names.first().unwrap_or(&"a field"), found.place),
+    }
+}
+
+/// What is given outside of the intent or in it: two that differ cannot both be meant.
+fn either(what: &str, outer: Option<String>, inner: Option<String>) -> anyhow::Result<Option<String>> {
+    match (&outer, &inner) {
+        (Some(one), Some(other)) if one != other => {
+            bail!("the {what} beside the intent is {one:?} and the one in it {other:?}; give one")
+        }
+        _ => Ok(outer.or(inner)),
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +137,7 @@ mod tests {
     fn both_spellings_give_the_same_intent() {
         let camel = serde_json::json!({"id": "a", "userLabel": "DeliverComputingWorkload", "observationPeriod": 2});
         let snake = serde_json::json!({"intent": {"id": "a", "user_label": "DeliverComputingWorkload", "observation_period": 2}});
-        let (camel, snake) = (intent(camel).unwrap(), intent(snake).unwrap());
+        let (camel, snake) = (intent(camel.into()).unwrap(), intent(snake.into()).unwrap());
         assert_eq!((camel.id, camel.body.clone()), (snake.id, snake.body));
         let read = mesh_proto::intent::Intent::decode(camel.body.as_slice()).unwrap();
         assert_eq!(read.observation_period, 2);
@@ -122,7 +145,34 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_refused_with_the_nearest_known() {
-        let error = intent(serde_json::json!({"userLable": "x"})).map(|_| ()).unwrap_err().to_string();
+        let error = intent(serde_json::json!({"userLable": "x"}).into()).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("userLabel"), "{error}");
+    }
+
+    #[test]
+    fn a_files_texts_are_as_they_are_spelt() {
+        let written = Written::yaml("id: 010\nowner: no\nintent: {userLabel: on}\n").unwrap();
+        assert_eq!(id_of(&written).as_deref(), Some("010"));
+        let read = intent(written).unwrap();
+        assert_eq!((read.id.as_deref(), read.owner.as_deref()), (Some("010"), Some("no")));
+        let intent = mesh_proto::intent::Intent::decode(read.body.as_slice()).unwrap();
+        assert_eq!(intent.user_label, "on");
+    }
+
+    #[test]
+    fn what_is_given_twice_is_refused_with_both_places() {
+        let refused = |text: &str| {
+            let documents = Written::documents(text).map_err(anyhow::Error::from);
+            documents.and_then(|mut all| intent(all.remove(0))).map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(
+            refused("userLabel: a\nuser_label: b\n").contains("userLabel (line 1 column 1) and user_label (line 2")
+        );
+        assert!(refused("userLabel: a\nuserLabel: b\n").contains("at line 1 column 1 and at line 2 column 1"));
+        assert!(refused("id: a\nintentId: b\nuserLabel: c\n").contains("id (line 1 column 1) and intentId (line 2"));
+        assert!(refused("intent: {}\nIntent: {}\n").contains("are the same field"));
+        assert!(refused("id: a\nintent: {id: b}\n").contains("give one"));
+        assert!(refused("intent: {}\nuserLabel: b\n").contains("userLabel stands beside the intent"));
+        assert!(refused("id: [a]\nuserLabel: b\n").contains("id at line 1 column 5 is not a text"));
     }
 }

@@ -22,7 +22,7 @@ use crate::STEP_LIMIT;
 /// The first workload document of a file.
 pub(crate) fn read(file: &Path) -> anyhow::Result<WorkloadDocument> {
     let value = document::read(file)?.into_iter().next().context("the example holds no document")?;
-    mesh_proto::json::from_value("continuum.workload.v1.WorkloadDocument", value)
+    mesh_proto::json::from_written("continuum.workload.v1.WorkloadDocument", &value)
         .map_err(|error| anyhow!("{}: {error}", file.display()))
 }
 

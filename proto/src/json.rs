@@ -1,14 +1,20 @@
 //! Protobuf's JSON mapping for every message of the contract, by descriptor.
 //!
-//! Reading accepts camelCase, snake_case and the spelling of a published standard (`published` in the contract), numbers
-//! where text is asked for, and refuses unknown fields with the nearest known name. A text that stands for any value
+//! Reading accepts camelCase, snake_case and the spelling of a published standard (`published` in the contract), takes
+//! numbers and truth values as they are spelt where text is asked for, and refuses a field that is there twice, in whatever
+//! spelling, and unknown fields with the nearest known name. A text that stands for any value
 //! (`value` in the contract) takes lists and objects as their JSON and gives them back as such. Writing expands embedded
 //! documents.
+
+use std::collections::BTreeMap;
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions, Value};
 use serde_json::Value as Json;
 
-use crate::DecodeError;
+use crate::{
+    DecodeError,
+    written::{self, Field, Kind as WrittenKind, Written},
+};
 
 /// The descriptor of a message of the contract.
 pub fn descriptor(message: &str) -> Result<MessageDescriptor, DecodeError> {
@@ -17,16 +23,20 @@ pub fn descriptor(message: &str) -> Result<MessageDescriptor, DecodeError> {
 
 /// Reads JSON text as a message; gives its protobuf encoding.
 pub fn to_protobuf(message: &str, text: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let value: Json = serde_json::from_slice(text).map_err(|e| DecodeError::Json(e.to_string()))?;
-    value_to_protobuf(message, value)
+    written_to_protobuf(message, &Written::json(text).map_err(|e| DecodeError::Json(e.to_string()))?)
 }
 
 /// Reads a JSON value as a message; gives its protobuf encoding.
-pub fn value_to_protobuf(message: &str, mut value: Json) -> Result<Vec<u8>, DecodeError> {
+pub fn value_to_protobuf(message: &str, value: Json) -> Result<Vec<u8>, DecodeError> {
+    written_to_protobuf(message, &value.into())
+}
+
+/// Reads what somebody wrote as a message; gives its protobuf encoding.
+pub fn written_to_protobuf(message: &str, written: &Written) -> Result<Vec<u8>, DecodeError> {
     use prost_reflect::prost::Message as _;
     let descriptor = descriptor(message)?;
     let mut problems = vec![];
-    normalise(&descriptor, &mut value, "", &mut problems, 0);
+    let value = fit(&descriptor, written, "", &mut problems, 0);
     if !problems.is_empty() {
         return Err(DecodeError::Json(problems.join("; ")));
     }
@@ -36,7 +46,17 @@ pub fn value_to_protobuf(message: &str, mut value: Json) -> Result<Vec<u8>, Deco
 
 /// Reads a JSON value as a typed message.
 pub fn from_value<M: prost::Message + Default>(message: &str, value: Json) -> Result<M, DecodeError> {
-    Ok(M::decode(value_to_protobuf(message, value)?.as_slice())?)
+    from_written(message, &value.into())
+}
+
+/// Reads what somebody wrote as a typed message.
+pub fn from_written<M: prost::Message + Default>(message: &str, written: &Written) -> Result<M, DecodeError> {
+    Ok(M::decode(written_to_protobuf(message, written)?.as_slice())?)
+}
+
+/// Can these bytes be a message's body in protobuf?
+pub fn is_protobuf(message: &str, body: &[u8]) -> bool {
+    descriptor(message).is_ok_and(|descriptor| DynamicMessage::decode(descriptor, body).is_ok())
 }
 
 /// Writes a message's body as a JSON value in camelCase, embedded documents expanded.
@@ -134,7 +154,6 @@ pub fn text_of(value: Json) -> String {
         Json::Null => String::new(),
         Json::String(text) if value_of(&text).is_some() => Json::String(text).to_string(),
         Json::String(text) => text,
-        Json::Bool(truth) => truth.to_string().to_uppercase(),
         other => other.to_string(),
     }
 }
@@ -142,60 +161,106 @@ pub fn text_of(value: Json) -> String {
 /// Depth beyond which JSON is refused; protobuf itself stops at 100.
 const DEPTH_MAX: usize = 64;
 
-/// Finds unknown fields and turns numbers and booleans into text where text is asked for.
-fn normalise(descriptor: &MessageDescriptor, value: &mut Json, path: &str, problems: &mut Vec<String>, depth: usize) {
+/// What somebody wrote, as protobuf's JSON mapping has it: fields by their names in JSON, and text as it is spelt. Finds
+/// fields that are unknown or there twice.
+fn fit(
+    descriptor: &MessageDescriptor,
+    written: &Written,
+    path: &str,
+    problems: &mut Vec<String>,
+    depth: usize,
+) -> Json {
+    let WrittenKind::Fields(fields) = &written.kind else { return written.clone().into_json() };
     if descriptor.full_name().starts_with("google.protobuf.") {
-        return;
+        return written.clone().into_json();
     }
-    let Some(object) = value.as_object_mut() else { return };
     if depth > DEPTH_MAX {
         problems.push(format!("{path}: nested deeper than {DEPTH_MAX}"));
-        return;
+        return Json::Null;
     }
-    let mut renamed = vec![];
-    for (name, item) in object.iter_mut() {
-        let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+    let mut object = serde_json::Map::new();
+    let mut seen: BTreeMap<u32, &Field> = BTreeMap::new();
+    for part in fields {
+        let name = part.name.as_str();
+        let at = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         let known = descriptor.get_field_by_json_name(name).or_else(|| descriptor.get_field_by_name(name));
-        let Some(field) = known.or_else(|| {
-            let field = descriptor.fields().find(|field| published(field).as_deref() == Some(name))?;
-            renamed.push((name.clone(), field.json_name().to_owned()));
-            Some(field)
-        }) else {
+        let known = known.or_else(|| descriptor.fields().find(|field| published(field).as_deref() == Some(name)));
+        let Some(field) = known else {
             problems.push(unknown(descriptor, name, &at));
             continue;
         };
-        if field.is_map() {
+        // Null stands for a field that is not there; beside one that is, it is there twice all the same.
+        if let Some(first) = seen.insert(field.number(), part) {
+            problems.push(format!("{at}: {}", written::same(first, part)));
             continue;
         }
-        if is_value(&field) && !field.is_list() {
-            *item = Json::String(text_of(item.take()));
-            continue;
-        }
-        let fix = |item: &mut Json, at: &str, problems: &mut Vec<String>| match field.kind() {
-            Kind::Message(inner) => normalise(&inner, item, at, problems, depth + 1),
-            Kind::String => match item {
-                Json::Number(n) => *item = Json::String(n.to_string()),
-                Json::Bool(b) => *item = Json::String(b.to_string().to_uppercase()),
-                _ => {}
+        let value = match (&part.value.kind, field.kind()) {
+            _ if is_value(&field) && !field.is_list() => match any_text(&part.value) {
+                Ok(text) => Json::String(text),
+                Err(reason) => {
+                    problems.push(format!("{at}: {reason}"));
+                    continue;
+                }
             },
-            _ => {}
+            (WrittenKind::Fields(entries), Kind::Message(entry)) if field.is_map() => {
+                let kind = entry.map_entry_value_field().kind();
+                let one = |entry: &Field| {
+                    let at = format!("{at}.{}", entry.name);
+                    (entry.name.clone(), fit_one(&kind, &entry.value, &at, problems, depth))
+                };
+                Json::Object(entries.iter().map(one).collect())
+            }
+            (WrittenKind::List(items), kind) if field.is_list() => {
+                let one = |(i, item)| fit_one(&kind, item, &format!("{at}[{i}]"), problems, depth);
+                items.iter().enumerate().map(one).collect()
+            }
+            (_, kind) => fit_one(&kind, &part.value, &at, problems, depth),
         };
-        match item {
-            Json::Array(items) if field.is_list() => {
-                for (i, item) in items.iter_mut().enumerate() {
-                    fix(item, &format!("{at}[{i}]"), problems);
+        object.insert(field.json_name().to_owned(), value);
+    }
+    Json::Object(object)
+}
+
+/// One value of a field, an item or an entry.
+fn fit_one(kind: &Kind, written: &Written, at: &str, problems: &mut Vec<String>, depth: usize) -> Json {
+    match (kind, written.text()) {
+        (Kind::Message(inner), Some(text)) if inner.full_name() == "google.protobuf.Timestamp" => {
+            match text.parse::<crate::Timestamp>() {
+                Ok(time) => Json::String(time.to_string()),
+                Err(reason) => {
+                    problems.push(format!("{at}: {reason}"));
+                    Json::Null
                 }
             }
-            item => fix(item, &at, problems),
         }
+        (Kind::Message(inner), _) => fit(inner, written, at, problems, depth + 1),
+        (Kind::String, Some(text)) => Json::String(text.to_owned()),
+        _ => written.clone().into_json(),
     }
-    for (name, right) in renamed {
-        if object.contains_key(&right) {
-            problems.push(format!("{path}: {name} and {right} are the same field; give one"));
-        } else if let Some(item) = object.remove(&name) {
-            object.insert(right, item);
+}
+
+/// The text that stands for any value: a scalar as it is spelt, a list or mapping as its JSON.
+fn any_text(written: &Written) -> Result<String, String> {
+    match &written.kind {
+        WrittenKind::Bool(_, text) | WrittenKind::Number(_, text) => Ok(text.clone()),
+        _ => json_text(written).map(text_of),
+    }
+}
+
+/// As JSON. Inside a list or mapping nobody knows whether text is meant: what JSON would spell differently is refused.
+fn json_text(written: &Written) -> Result<Json, String> {
+    Ok(match &written.kind {
+        WrittenKind::Number(number, text) if serde_json::from_str::<Json>(text).is_err() => {
+            let place = written.place;
+            return Err(format!("{text} at {place} is text or a number: put it in quotes, or write {number}"));
         }
-    }
+        WrittenKind::List(items) => items.iter().map(json_text).collect::<Result<_, _>>()?,
+        WrittenKind::Fields(fields) => {
+            let entry = |field: &Field| Ok((field.name.clone(), json_text(&field.value)?));
+            Json::Object(fields.iter().map(entry).collect::<Result<_, String>>()?)
+        }
+        _ => written.clone().into_json(),
+    })
 }
 
 fn unknown(descriptor: &MessageDescriptor, name: &str, at: &str) -> String {
@@ -248,7 +313,85 @@ mod tests {
         }
         // Numbers and truth values become texts, as everywhere.
         assert_eq!(there_and_back(INTENT, with(json!(10.0)))["intentContexts"][0]["contextValueRange"], "10.0");
-        assert_eq!(there_and_back(INTENT, with(json!(true)))["intentContexts"][0]["contextValueRange"], "TRUE");
+        assert_eq!(there_and_back(INTENT, with(json!(true)))["intentContexts"][0]["contextValueRange"], "true");
+    }
+
+    const WORKLOAD: &str = "continuum.workload.v1.WorkloadDocument";
+
+    fn workload(text: &str) -> Result<Json, String> {
+        let read = Written::documents(text).unwrap().remove(0);
+        let body = written_to_protobuf(WORKLOAD, &read).map_err(|error| error.to_string())?;
+        Ok(to_value(WORKLOAD, &body).unwrap())
+    }
+
+    #[test]
+    fn where_text_is_meant_it_is_taken_as_it_is_spelt() {
+        let yaml = "name: on\nversion: 1.10\nreplicas: 0x2\nclusterSelector: {zone: no, rack: 010, 7: y}\nprocess:\n  \
+            command: yes\n  arguments: [1.10, 010, true, False, 1e3, 0x1F, 1_000, .5, ~x, .inf, 2026-01-01]\n  \
+            environment: {DEBUG: off, LEVEL: 1e1}\nresources: {cpuMilli: 1e3}\n";
+        let read = workload(yaml).unwrap();
+        assert_eq!((&read["name"], &read["version"]), (&json!("on"), &json!("1.10")));
+        assert_eq!((&read["replicas"], &read["resources"]["cpuMilli"]), (&json!(2), &json!(1_000)));
+        assert_eq!(read["clusterSelector"], json!({"zone": "no", "rack": "010", "7": "y"}));
+        assert_eq!(read["process"]["command"], "yes");
+        let arguments = ["1.10", "010", "true", "False", "1e3", "0x1F", "1_000", ".5", "~x", ".inf", "2026-01-01"];
+        assert_eq!(read["process"]["arguments"], json!(arguments));
+        assert_eq!(read["process"]["environment"], json!({"DEBUG": "off", "LEVEL": "1e1"}));
+        let big = "100000000000000000000000000001";
+        let json = format!(r#"{{"name": true, "version": 1.10, "process": {{"arguments": [1e3, {big}, -0.0]}}}}"#);
+        let read = workload(&json).unwrap();
+        assert_eq!((&read["name"], &read["version"]), (&json!("true"), &json!("1.10")));
+        assert_eq!(read["process"]["arguments"], json!(["1e3", big, "-0.0"]));
+    }
+
+    #[test]
+    fn a_time_is_read_to_the_letter() {
+        const DETECTED: &str = "continuum.anomaly.v1.AnomalyDetected";
+        let read = |time: Json| {
+            let body = value_to_protobuf(DETECTED, json!({"at": time})).map_err(|error| error.to_string())?;
+            Ok::<_, String>(to_value(DETECTED, &body).unwrap()["at"].clone())
+        };
+        assert_eq!(read(json!("2027-01-31T12:00:00+05:30")), Ok(json!("2027-01-31T06:30:00Z")));
+        assert_eq!(read(json!("2016-12-31T23:59:60Z")), Ok(json!("2017-01-01T00:00:00Z")));
+        for wrong in ["2027-01-31T12:00:00+0530", "2027-01-31T12:00:00+05", "2027-01-31T12:00:60Z", "2027-01-31"] {
+            let error = read(json!(wrong)).unwrap_err();
+            assert!(error.contains("at: ") && error.contains("write it as 2027-01-31T12:00:00Z"), "{error}");
+        }
+        assert!(read(json!(1_795_318_929)).is_err());
+    }
+
+    #[test]
+    fn a_text_for_any_value_is_as_it_is_spelt_or_refused() {
+        let range = |text: &str| {
+            let text = format!("intentContexts:\n- contextAttribute: a\n  contextValueRange: {text}\n");
+            let body = written_to_protobuf(INTENT, &Written::yaml(&text).unwrap()).map_err(|e| e.to_string())?;
+            Ok::<_, String>(to_value(INTENT, &body).unwrap()["intentContexts"][0]["contextValueRange"].clone())
+        };
+        for text in ["no", "on", "1.10", "010", "0x1F", "true", "TRUE", "1_000"] {
+            assert_eq!(range(text), Ok(json!(text)));
+        }
+        assert_eq!(range("[no, on, 1, 2.5, true]"), Ok(json!(["no", "on", 1, 2.5, true])));
+        assert_eq!(range("['010', \"0x1F\"]"), Ok(json!(["010", "0x1F"])));
+        let error = range("[1, 010]").unwrap_err();
+        assert!(error.contains("010 at line 3 column 26") && error.contains("in quotes, or write 10"), "{error}");
+    }
+
+    #[test]
+    fn a_field_that_is_there_in_two_spellings_is_refused_with_both_places() {
+        let error = workload("clusterSelector: {a: b}\ncluster_selector: {c: d}\n").unwrap_err();
+        let both =
+            "clusterSelector (line 1 column 1) and cluster_selector (line 2 column 1) are the same field; give one";
+        assert!(error.contains(both), "{error}");
+        let json = r#"{"resources": {"cpuMilli": 10, "cpu_milli": null}}"#;
+        let error = to_protobuf(WORKLOAD, json.as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.contains("resources.cpu_milli: cpuMilli (line 1 column 16) and cpu_milli (line 1 column 32)"),
+            "{error}"
+        );
+        let twice = to_protobuf(WORKLOAD, br#"{"name": "a", "name": "a"}"#).unwrap_err().to_string();
+        assert!(twice.contains("at line 1 column 2 and at line 1 column 15"), "{twice}");
+        let value = json!({"userLabel": "a", "user_label": "a"});
+        assert!(value_to_protobuf(INTENT, value).unwrap_err().to_string().contains("are the same field"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod summary;
 mod time;
 pub mod wire;
 pub mod wording;
+mod written;
 
 pub use contract::Contract;
 pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, Stream, subject_keys};
@@ -23,6 +24,7 @@ pub use id::{Id, IdError, KEY_FORMAT, derived_id, is_key};
 pub use refusal::{Refusal, RefusalCode};
 pub use samples::{PACKED_SIGNAL, instance_samples, is_of_instances, sample_key, sample_keys};
 pub use time::Timestamp;
+pub use written::{Error as WrittenError, Field, Kind as WrittenKind, Place, Written};
 
 use std::sync::OnceLock;
 

@@ -191,10 +191,7 @@ async fn write(context: &Context<'_>, file: &IntentFile, update: bool) -> anyhow
     let client = context.client().await?;
     let mut outcomes = vec![];
     for (index, value) in documents.into_iter().enumerate() {
-        let given = ["id", "intentId", "intent_id"]
-            .iter()
-            .find_map(|key| value[*key].as_str().or(value["intent"][*key].as_str()));
-        let mut name = given.map_or_else(|| format!("document {}", index + 1), str::to_owned);
+        let mut name = document::id_of(&value).unwrap_or_else(|| format!("document {}", index + 1));
         let outcome = async {
             let parsed = document::intent(value).with_context(|| file.file.display().to_string())?;
             let intent = Intent::decode(parsed.body.as_slice()).context("read the intent")?;
@@ -557,7 +554,7 @@ async fn types(context: &Context<'_>) -> anyhow::Result<ExitCode> {
 }
 
 async fn objectives(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
-    let document = document::read(file)?.remove(0).to_string();
+    let document = document::read(file)?.remove(0).into_json().to_string();
     let client = context.client().await?;
     let request = ObjectivesRequest { document };
     let reply = answer("translate goals", client.validator().await?.objectives(request).await)?;

@@ -10,7 +10,7 @@ use clap::Subcommand;
 use mesh_client::Client;
 use mesh_core::Stored;
 use mesh_proto::{
-    Event as _,
+    Event as _, Written,
     network::{
         Connectivity, ConnectivityChanged, NetworkIntentView, NetworkMapReply, NetworkMapRequest, SubmitNetworkIntent,
         TranslateRequest, WithdrawNetworkIntent,
@@ -18,7 +18,6 @@ use mesh_proto::{
     query::{GetRequest, ListRequest},
 };
 use mesh_why::describe::describe;
-use serde_json::Value as Json;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -201,13 +200,9 @@ fn sent(id: &str) -> Outcome {
 
 /// An id as the bus takes it, from what a document calls itself.
 fn id_of(document: &str) -> Option<String> {
-    let value: Json = serde_saphyr::from_str(document).ok()?;
+    let value = Written::yaml(document).ok()?;
     let inner = ["Intent", "intent"].iter().find_map(|name| value.get(name)).unwrap_or(&value);
-    let id = match inner.get("id")? {
-        Json::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    mesh_proto::is_key(&id).then_some(id)
+    inner.get("id")?.text().filter(|id| mesh_proto::is_key(id)).map(str::to_owned)
 }
 
 /// Submits each intent of a file on its own; one that fails does not hold the others up.

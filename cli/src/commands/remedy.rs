@@ -105,7 +105,7 @@ fn read(file: &Path) -> anyhow::Result<RemedyPolicy> {
     if values.next().is_some() {
         bail!("{} holds more than one policy; an owner has one", file.display());
     }
-    let body = mesh_proto::json::value_to_protobuf("continuum.remedy.v1.RemedyPolicy", value)
+    let body = mesh_proto::json::written_to_protobuf("continuum.remedy.v1.RemedyPolicy", &value)
         .map_err(|error| anyhow!("{}: {error}", file.display()))?;
     Ok(RemedyPolicy::decode(body.as_slice())?)
 }

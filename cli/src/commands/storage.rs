@@ -244,7 +244,7 @@ async fn conclude_command(
 fn read<M: prost::Message + Default>(file: &Path, message: &str) -> anyhow::Result<M> {
     let [document] = <[_; 1]>::try_from(document::read(file)?)
         .map_err(|_| anyhow!("{} holds several documents; give one", file.display()))?;
-    let body = mesh_proto::json::value_to_protobuf(message, document).map_err(|error| anyhow!("{error}"))?;
+    let body = mesh_proto::json::written_to_protobuf(message, &document).map_err(|error| anyhow!("{error}"))?;
     M::decode(body.as_slice()).context("read the document")
 }
 

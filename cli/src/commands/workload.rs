@@ -342,12 +342,10 @@ async fn push(context: &Context<'_>, file: &Path, waiting: &Waiting) -> anyhow::
     for (index, value) in documents.into_iter().enumerate() {
         let mut name = format!("document {}", index + 1);
         let outcome = async {
-            let value = match value.as_object() {
-                Some(object) if object.len() == 1 && object.contains_key("workload") => object["workload"].clone(),
-                _ => value,
-            };
-            let document: WorkloadDocument = mesh_proto::json::from_value(WORKLOAD_DOCUMENT, value)
-                .with_context(|| format!("read {}", file.display()))?;
+            let wrapped = value.names().eq(["workload"]).then(|| value.get("workload")).flatten();
+            let document: WorkloadDocument =
+                mesh_proto::json::from_written(WORKLOAD_DOCUMENT, wrapped.unwrap_or(&value))
+                    .with_context(|| format!("read {}", file.display()))?;
             if document.name.is_empty() {
                 bail!("the document has no `name`; give it one, and a `version`");
             }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, bail};
+use mesh_proto::Written;
 use serde::{Deserialize, Serialize};
 
 /// One cluster.
@@ -45,17 +46,17 @@ pub fn defaults() -> Vec<Cluster> {
 
 /// Reads clusters from a YAML or JSON file: a list, or an object with a list `clusters`.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Cluster>> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum File {
-        List(Vec<Cluster>),
-        Object { clusters: Vec<Cluster> },
-    }
     let text = std::fs::read_to_string(path).with_context(|| format!("read clusters from {}", path.display()))?;
-    let file: File = serde_saphyr::from_str(&text).map_err(|e| {
+    let read = Written::yaml(&text).and_then(|mut written| {
+        let inner = written.take(&["clusters"])?;
+        if let (Some(_), Some(name)) = (&inner, written.names().next()) {
+            return Err(serde::de::Error::custom(format!("{name} is not known beside `clusters`")));
+        }
+        inner.unwrap_or(written).read::<Vec<Cluster>>()
+    });
+    let clusters = read.map_err(|e| {
         anyhow::anyhow!("{} is not a list of clusters with `name`, `cpu_milli` and `memory_mb`: {e}", path.display())
     })?;
-    let (File::List(clusters) | File::Object { clusters }) = file;
     if clusters.is_empty() {
         bail!("{} does not name any cluster; a mesh needs at least one", path.display());
     }

@@ -111,13 +111,7 @@ fn context(attribute: &str, at: Timestamp) -> Context {
 }
 
 fn set(slot: &mut Option<Timestamp>, text: &str, what: &str) -> Result<(), String> {
-    let head: String = text.chars().take(64).collect();
-    // Without an offset the time would be guessed.
-    let offset = text.ends_with(['Z', 'z']) || text.get(10..).is_some_and(|time| time.contains(['+', '-']));
-    let time: Timestamp = match text.parse() {
-        Ok(time) if offset => time,
-        _ => return Err(format!("{head:?} is not a time as RFC 3339 writes it")),
-    };
+    let time: Timestamp = text.parse()?;
     match slot {
         Some(other) if *other != time => Err(format!("an intent has one {what}, and {other} is it already")),
         _ => {

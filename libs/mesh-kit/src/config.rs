@@ -24,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use mesh_proto::{Written, WrittenKind};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tracing::level_filters::LevelFilter;
@@ -264,7 +265,7 @@ type Chosen = BTreeMap<String, (Given, Origin)>;
 #[derive(Clone, Debug)]
 enum Given {
     Text(String),
-    Tree(Value),
+    Tree(Written),
 }
 
 struct Keys {
@@ -299,7 +300,7 @@ fn fields<C: Serialize>(config: &C) -> Result<serde_json::Map<String, Value>, Er
     }
 }
 
-fn read_file(path: &Path) -> Result<BTreeMap<String, Value>, Error> {
+fn read_file(path: &Path) -> Result<BTreeMap<String, Written>, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(failed)?;
@@ -308,11 +309,10 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, Value>, Error> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(wrong(format!("larger than {FILE_BYTES_MAX} bytes")));
     }
-    // JSON is YAML, so one reader takes both. Only true and false are booleans: `no` is a country, `y` a coordinate.
-    let options = serde_saphyr::options! { strict_booleans: true };
-    match serde_saphyr::from_str_with_options::<Value>(&text, options).map_err(|e| wrong(e.to_string()))? {
-        Value::Null => Ok(BTreeMap::new()),
-        Value::Object(fields) => Ok(fields.into_iter().collect()),
+    // Only true and false are booleans: `no` is a country, `y` a coordinate.
+    match Written::yaml(&text).map_err(|e| wrong(e.to_string()))?.kind {
+        WrittenKind::Null => Ok(BTreeMap::new()),
+        WrittenKind::Fields(fields) => Ok(fields.into_iter().map(|field| (field.name, field.value)).collect()),
         _ => Err(wrong("should be flat `key: value` lines".into())),
     }
 }

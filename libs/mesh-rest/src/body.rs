@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value as Json;
+use mesh_proto::Written;
 
 use crate::problem::{Fault, Kind, Problem};
 
@@ -15,8 +15,8 @@ const DEPTH_MAX: usize = 48;
 /// Reads a body by its content type: JSON unless it says YAML.
 ///
 /// # Errors
-/// When the type is another, the text is neither, or it is nested too deep.
-pub fn read(content_type: Option<&str>, body: &[u8]) -> Result<Json, Problem> {
+/// When the type is another, the text is neither, a name is there twice, or it is nested too deep.
+pub fn read(content_type: Option<&str>, body: &[u8]) -> Result<Written, Problem> {
     let essence = content_type.map(|t| t.split(';').next().unwrap_or(t).trim().to_ascii_lowercase());
     let yaml = match essence.as_deref() {
         None | Some("application/json") => false,
@@ -29,38 +29,25 @@ pub fn read(content_type: Option<&str>, body: &[u8]) -> Result<Json, Problem> {
     };
     let text = std::str::from_utf8(body)
         .map_err(|error| Problem::malformed(format!("the body is not UTF-8: {error}"), "send UTF-8"))?;
-    let value: Json = if yaml {
-        serde_saphyr::from_str(text).map_err(|error| {
-            Problem::malformed(format!("the body is not YAML: {}", brief(&error)), "send one document")
-        })?
+    let value = if yaml {
+        Written::yaml(text)
+            .map_err(|error| Problem::malformed(format!("the body is not YAML: {error}"), "send one document"))?
     } else {
-        serde_json::from_str(text)
+        Written::json(text.as_bytes())
             .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}"), "correct it there"))?
     };
-    if depth(&value) > DEPTH_MAX {
+    if value.depth() > DEPTH_MAX {
         return Err(Problem::malformed(format!("the body is nested deeper than {DEPTH_MAX}"), "send a flatter one"));
     }
     Ok(value)
-}
-
-fn brief(error: &impl ToString) -> String {
-    error.to_string().lines().next().unwrap_or_default().chars().take(300).collect()
-}
-
-fn depth(value: &Json) -> usize {
-    match value {
-        Json::Array(many) => 1 + many.iter().map(depth).max().unwrap_or(0),
-        Json::Object(many) => 1 + many.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
 }
 
 /// Reads a body of a fixed form.
 ///
 /// # Errors
 /// When a field is missing, unknown or of another type.
-pub fn form<T: serde::de::DeserializeOwned>(value: Json) -> Result<T, Problem> {
-    serde_json::from_value(value).map_err(|error| {
+pub fn form<T: serde::de::DeserializeOwned>(value: impl Into<Written>) -> Result<T, Problem> {
+    value.into().read().map_err(|error| {
         let text = error.to_string();
         // serde names the field between backticks.
         let path = text.split('`').nth(1).unwrap_or("body").to_owned();
@@ -108,14 +95,15 @@ pub fn decoded(text: &str) -> Result<String, Problem> {
 /// A number of a query.
 ///
 /// # Errors
-/// When it is not a number, or out of range.
+/// When it is not a number, out of range, or there twice.
 pub fn number(query: &BTreeMap<String, Vec<String>>, name: &str, default: u32, max: u32) -> Result<u32, Problem> {
-    match query.get(name).and_then(|values| values.last()) {
-        None => Ok(default),
-        Some(text) => match text.parse::<u32>() {
+    match query.get(name).map(Vec::as_slice) {
+        None | Some([]) => Ok(default),
+        Some([text]) => match text.parse::<u32>() {
             Ok(number) if number <= max => Ok(number),
             _ => Err(Problem::field(name, "is not a number in range", format!("use 0 to {max}"))),
         },
+        Some(several) => Err(Problem::field(name, format!("is there {} times", several.len()), "give it once")),
     }
 }
 
@@ -134,12 +122,44 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_there_twice_is_refused_with_both_places() {
+        let refused = |kind, text: &str| {
+            let problem = read(kind, text.as_bytes()).unwrap_err();
+            assert_eq!(problem.status(), 400);
+            problem.detail
+        };
+        let detail = refused(None, "{\"cpuMilli\": 10,\n \"cpuMilli\": 4000}");
+        assert!(detail.contains("at line 1 column 2 and at line 2 column 2"), "{detail}");
+        let detail = refused(Some("application/yaml"), "a: 1\nb: 2\na: 3\n");
+        assert!(detail.contains("at line 1 column 1 and at line 3 column 1"), "{detail}");
+    }
+
+    #[test]
+    fn a_form_takes_text_as_it_is_spelt() {
+        #[derive(serde::Deserialize)]
+        struct Form {
+            name: String,
+        }
+        for (kind, body, name) in [
+            (None, r#"{"name": 1.10}"#, "1.10"),
+            (Some("application/yaml"), "name: 010", "010"),
+            (Some("text/yaml"), "name: no", "no"),
+            (Some("application/x-yaml"), "name: True", "True"),
+        ] {
+            let read: Form = form(read(kind, body.as_bytes()).unwrap()).unwrap();
+            assert_eq!(read.name, name);
+        }
+    }
+
+    #[test]
     fn a_misspelt_parameter_is_refused() {
         let known = ["user_label", "page_size"];
         let read = query("user_label=a%20b&user_label=c+d&page_size=7", &known).unwrap();
         assert_eq!(read["user_label"], ["a b", "c d"]);
         assert_eq!(number(&read, "page_size", 1, 10), Ok(7));
         assert_eq!(number(&read, "page_size", 1, 6).unwrap_err().status(), 422);
+        let twice = query("page_size=7&page_size=8", &known).unwrap();
+        assert_eq!(number(&twice, "page_size", 1, 10).unwrap_err().status(), 422);
         assert_eq!(query("user_lable=a", &known).unwrap_err().faults[0].path, "user_lable");
         assert_eq!(query("user_label=%ff", &known).unwrap_err().status(), 400);
     }

@@ -75,38 +75,38 @@ impl Gateway {
             Op::WhoAmI => Ok(self.whoami(&admitted.caller)),
             Op::ListIntents => self.list_intents(admitted).await,
             Op::SubmitIntent => {
-                let read = forms::intent(admitted.json())?;
+                let read = forms::intent(admitted.written())?;
                 self.create(admitted, read, RestView::Rest).await
             }
             Op::SubmitTemplate => {
-                let template: IntentTemplate = body::form(admitted.json())?;
+                let template: IntentTemplate = body::form(admitted.written())?;
                 let intent = template.expand(None)?;
                 self.create(admitted, (None, intent), RestView::Rest).await
             }
             Op::IntentTypes => self.types().await,
             Op::CheckIntent => {
-                let (_, intent) = forms::intent(admitted.json())?;
+                let (_, intent) = forms::intent(admitted.written())?;
                 self.check(admitted, intent).await
             }
             Op::GetIntent => self.show(admitted, RestView::Rest).await,
             Op::UpdateIntent => {
-                let (_, intent) = forms::intent(admitted.json())?;
+                let (_, intent) = forms::intent(admitted.written())?;
                 self.redefine(admitted, RestView::Rest, |_| Ok(intent)).await
             }
             Op::EndIntent => self.end(admitted, RestView::Rest).await,
             Op::ActOnIntent => {
-                let input: ActionInput = body::form(admitted.json())?;
+                let input: ActionInput = body::form(admitted.written())?;
                 self.acted(admitted, input.action, RestView::Rest).await
             }
             Op::UpdateTarget => {
-                let update: TargetUpdate = body::form(admitted.json())?;
+                let update: TargetUpdate = body::form(admitted.written())?;
                 let change = |mut intent: Intent| update.apply(&mut intent).map(|()| intent);
                 self.redefine(admitted, RestView::Rest, change).await
             }
             Op::IntentReport => self.report(admitted).await,
             Op::IntentHistory => self.history(admitted).await,
             Op::RollbackIntent => {
-                let input: RollbackInput = body::form(admitted.json())?;
+                let input: RollbackInput = body::form(admitted.written())?;
                 self.roll_back(admitted, input.version, RestView::Rest).await
             }
             Op::WatchIntent => self.watch(admitted).await,

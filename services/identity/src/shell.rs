@@ -13,6 +13,7 @@ use std::{
 use axum::body::Body;
 use http::{HeaderMap, header};
 use mesh_kit::{Mesh, View};
+use mesh_proto::Written;
 use mesh_rest::{
     access::{Action, Caller, ClaimNames},
     ask::Answers,
@@ -22,7 +23,6 @@ use mesh_rest::{
     problem::{Kind, Problem},
     token::{Expected, check},
 };
-use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -97,7 +97,7 @@ impl Identity {
     }
 
     /// The body of a request.
-    async fn json(&self, headers: &HeaderMap, sent: Body) -> Result<Json, Problem> {
+    async fn json(&self, headers: &HeaderMap, sent: Body) -> Result<Written, Problem> {
         let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
         body::read(kind, &read(headers, sent).await?)
     }

@@ -8,7 +8,7 @@ use mesh_intent::{
 };
 use mesh_kit::View;
 use mesh_proto::{
-    derived_id,
+    Written, derived_id,
     intent::{GovernedInstance, Intent, Problem},
     telemetry::Provenance,
     validation::{
@@ -97,9 +97,9 @@ impl ValidatorQueries for Api {
             return Err(Status::invalid_argument(text));
         }
         let problem = |reason: String| Problem { path: String::new(), reason, hint: "correct it there".into() };
-        let read = serde_saphyr::from_str(&document)
+        let read = Written::yaml(&document)
             .map_err(|error| vec![problem(format!("it is neither YAML nor JSON: {error}"))])
-            .and_then(|value: serde_json::Value| goal::read(&value));
+            .and_then(|written| goal::read(&written.into_json()));
         Ok(Response::new(match read {
             Ok(components) => {
                 let resources = self.view.read(Known::resources);
@@ -148,7 +148,7 @@ mod tests {
     use bytes::Bytes;
     use mesh_core::ReadModel as _;
     use mesh_proto::{
-        Event, Timestamp,
+        Event, Timestamp, Written,
         cluster::ClusterRegistered,
         workload::{InstanceChanged, InstancePhase, InstanceWanted, WorkloadRegistered},
     };

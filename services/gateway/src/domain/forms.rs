@@ -2,7 +2,7 @@
 
 use mesh_intent::template::{self, Template};
 use mesh_proto::{
-    DecodeError, Timestamp,
+    DecodeError, Timestamp, Written,
     intent::{ExpectationTarget, Intent},
     is_key, json,
     workload::{Release, WorkloadDocument},
@@ -17,15 +17,14 @@ pub const ARCHIVE_MAX: usize = 3 << 20;
 /// Parts of a document that are tried one by one to find the wrong one.
 const CULPRIT_TRIES_MAX: usize = 1_000;
 
-fn message<M: prost::Message + Default>(name: &str, value: Json) -> Result<M, Problem> {
-    if !value.is_object() {
+fn message<M: prost::Message + Default>(name: &str, sent: &Written) -> Result<M, Problem> {
+    if !sent.is_fields() {
         return Err(Problem::field("body", "is not an object", "send the document as an object"));
     }
-    let sent = value.clone();
-    json::from_value(name, value).map_err(|error| match error {
+    json::from_written(name, sent).map_err(|error| match error {
         // For a value of the wrong type the decoder does not name the field.
         DecodeError::Json(text) if text.split_once(": ").is_none_or(|(head, _)| head.contains(' ')) => {
-            let path = culprit(&sent, |value| json::from_value::<M>(name, value).is_err());
+            let path = culprit(&sent.clone().into_json(), |value| json::from_value::<M>(name, value).is_err());
             Problem::field(&path, text, "see the schema at /openapi.json")
         }
         DecodeError::Json(text) => {
@@ -94,17 +93,17 @@ fn culprit(whole: &Json, is_wrong: impl Fn(Json) -> bool) -> String {
 ///
 /// # Errors
 /// When it is not an intent.
-pub fn intent(mut value: Json) -> Result<(Option<String>, Intent), Problem> {
-    let id = value.as_object_mut().and_then(|fields| fields.remove("id")).filter(|id| !id.is_null());
-    let inner = match value.as_object_mut() {
-        Some(fields) if fields.len() == 1 && fields.contains_key("intent") => {
-            fields.remove("intent").unwrap_or_default()
-        }
-        _ => value,
+pub fn intent(value: impl Into<Written>) -> Result<(Option<String>, Intent), Problem> {
+    let mut value = value.into();
+    let unread = |error: mesh_proto::WrittenError| Problem::field("body", error.to_string(), "send it once");
+    let id = value.take(&["id"]).map_err(unread)?.filter(|id| !id.is_null());
+    let inner = match value.names().eq(["intent"]) {
+        true => value.take(&["intent"]).map_err(unread)?.unwrap_or(value),
+        false => value,
     };
-    let id = match id {
+    let id = match id.as_ref().map(Written::text) {
         None => None,
-        Some(Json::String(id)) if is_key(&id) => Some(id),
+        Some(Some(id)) if is_key(id) => Some(id.to_owned()),
         Some(_) => {
             return Err(Problem::field(
                 "id",
@@ -113,15 +112,15 @@ pub fn intent(mut value: Json) -> Result<(Option<String>, Intent), Problem> {
             ));
         }
     };
-    Ok((id, message("continuum.intent.v1.Intent", inner)?))
+    Ok((id, message("continuum.intent.v1.Intent", &inner)?))
 }
 
 /// A workload document.
 ///
 /// # Errors
 /// When it is not one, or its name cannot be part of an address.
-pub fn workload(value: Json) -> Result<WorkloadDocument, Problem> {
-    let document: WorkloadDocument = message("continuum.workload.v1.WorkloadDocument", value)?;
+pub fn workload(value: impl Into<Written>) -> Result<WorkloadDocument, Problem> {
+    let document: WorkloadDocument = message("continuum.workload.v1.WorkloadDocument", &value.into())?;
     if !is_key(&document.name) {
         return Err(Problem::field("name", "is not a valid name", "use 1 to 64 letters, digits, `_` and `-`"));
     }
@@ -134,26 +133,7 @@ pub fn workload(value: Json) -> Result<WorkloadDocument, Problem> {
 pub struct TargetTemplate {
     target_name: String,
     target_condition: String,
-    target_value_range: Scalar,
-}
-
-/// Text, or a number or truth value where text is meant.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Scalar {
-    Text(String),
-    Number(serde_json::Number),
-    Bool(bool),
-}
-
-impl Scalar {
-    fn into_text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Number(number) => number.to_string(),
-            Self::Bool(value) => value.to_string(),
-        }
-    }
+    target_value_range: String,
 }
 
 /// A short form of an intent about one instance (IntentTemplate).
@@ -188,7 +168,11 @@ impl IntentTemplate {
             text.map(|text| {
                 text.parse::<Timestamp>().map_err(|_| {
                     let shown: String = text.chars().take(64).collect();
-                    Problem::field(path, format!("{shown:?} is not a time"), "write it as 2027-01-31T12:00:00Z")
+                    Problem::field(
+                        path,
+                        format!("{shown:?} is not a time"),
+                        "write it as 2027-01-31T12:00:00Z or 2027-01-31T12:00:00+05:30",
+                    )
                 })
             })
             .transpose()
@@ -196,7 +180,7 @@ impl IntentTemplate {
         let target = |target: TargetTemplate| ExpectationTarget {
             target_name: target.target_name,
             target_condition: target.target_condition,
-            target_value_range: target.target_value_range.into_text(),
+            target_value_range: target.target_value_range,
             ..ExpectationTarget::default()
         };
         let written = template::write_out(&Template {
@@ -236,8 +220,8 @@ pub struct ActionInput {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetUpdate {
-    target_id: Scalar,
-    target_value_range: Scalar,
+    target_id: String,
+    target_value_range: String,
 }
 
 impl TargetUpdate {
@@ -246,7 +230,7 @@ impl TargetUpdate {
     /// # Errors
     /// When there is no such target, or more than one.
     pub fn apply(self, intent: &mut Intent) -> Result<(), Problem> {
-        let wanted = self.target_id.into_text();
+        let wanted = self.target_id;
         let number = wanted.parse::<usize>().ok();
         let mut known = vec![];
         let mut found = vec![];
@@ -264,7 +248,7 @@ impl TargetUpdate {
         }
         match &mut found[..] {
             [target] => {
-                target.target_value_range = self.target_value_range.into_text();
+                target.target_value_range = self.target_value_range;
                 Ok(())
             }
             found => Err(Problem::field(
@@ -532,11 +516,32 @@ mod tests {
         let yaml = read(Some("application/yaml"), b"user_label: a\nobservation_period: 2\n").unwrap();
         assert_eq!(intent(yaml).unwrap().1.user_label, "a");
         assert!(intent(json!({"id": "a.b", "intent": plain()})).is_err());
+        let numbered = read(Some("application/yaml"), b"id: 010\nintent: {user_label: a}\n").unwrap();
+        assert_eq!(intent(numbered).unwrap().0.as_deref(), Some("010"));
+    }
+
+    #[test]
+    fn text_is_taken_as_it_is_spelt_and_a_field_only_once() {
+        let yaml = |text: &str| read(Some("application/yaml"), text.as_bytes()).unwrap();
+        let text = "name: a\nversion: 1.10\nprocess: {command: yes, arguments: [1.10, 010, true, 1e3, 0x1F]}\n";
+        let document = workload(yaml(text)).unwrap();
+        assert_eq!(document.version, "1.10");
+        let process = document.process.unwrap();
+        assert_eq!(process.command, "yes");
+        assert_eq!(process.arguments, ["1.10", "010", "true", "1e3", "0x1F"]);
+        let both = read(None, b"{\"name\": \"a\", \"clusterSelector\": {}, \"cluster_selector\": {}}").unwrap();
+        let fault = workload(both).unwrap_err().faults.remove(0);
+        assert_eq!(fault.path, "cluster_selector");
+        assert!(fault.reason.contains("line 1 column 15") && fault.reason.contains("line 1 column 38"), "{fault:?}");
+        let update: TargetUpdate = form(yaml("target_id: 1\ntarget_value_range: 20.50\n")).unwrap();
+        let (_, mut intent) = intent(plain()).unwrap();
+        update.apply(&mut intent).unwrap();
+        assert_eq!(intent.intent_expectations[0].expectation_targets[0].target_value_range, "20.50");
     }
 
     #[test]
     fn each_fault_of_a_body_is_told_with_its_field() {
-        let status = |result: Result<Json, Problem>| result.unwrap_err().status();
+        let status = |result: Result<Written, Problem>| result.unwrap_err().status();
         assert_eq!(status(read(Some("text/html"), b"")), 415);
         assert_eq!(status(read(None, b"{\"a\": ")), 400);
         assert_eq!(status(read(None, b"\xff")), 400);

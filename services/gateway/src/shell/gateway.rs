@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, header, request::Parts};
 use mesh_client::Peers;
 use mesh_kit::{Mesh, View};
-use mesh_proto::{Event as _, intent::SubmitIntent};
+use mesh_proto::{Event as _, Written, intent::SubmitIntent};
 use mesh_rest::{
     access::{Action, Caller, Reach},
     ask::Answers,
@@ -66,7 +66,7 @@ pub(crate) struct Admitted {
     pub(crate) headers: HeaderMap,
     /// Nobody for requests that need no token.
     pub(crate) caller: Caller,
-    pub(crate) body: Option<Json>,
+    pub(crate) body: Option<Written>,
     /// The form of an upload.
     pub(crate) upload: Option<Upload>,
 }
@@ -87,9 +87,14 @@ impl Admitted {
         self.query.get(name).and_then(|values| values.last()).map(String::as_str)
     }
 
-    /// The body; there is one where the table says so.
+    /// The body as it is written; there is one where the table says so.
+    pub(crate) fn written(&mut self) -> Written {
+        self.body.take().unwrap_or_else(|| Json::Null.into())
+    }
+
+    /// The same as values.
     pub(crate) fn json(&mut self) -> Json {
-        self.body.take().unwrap_or_default()
+        self.written().into_json()
     }
 
     /// A header's text.

@@ -88,7 +88,7 @@ impl Gateway {
     /// Registers a document, and waits for its verdict.
     pub(crate) async fn register(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
         let owner = admitted.owner()?;
-        let document = forms::workload(admitted.json())?;
+        let document = forms::workload(admitted.written())?;
         let until = Instant::now() + Duration::from_millis(self.inner.config.verdict_limit_ms.into());
         let (view, new) = self.registered(&owner, document, "", until).await?;
         Ok(registration(&view, new))
@@ -270,7 +270,7 @@ impl Gateway {
     /// Gives an instance another version of its document, or other values.
     pub(crate) async fn upgrade(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
         let owner = admitted.owner()?;
-        let input: UpgradeInput = body::form(admitted.json())?;
+        let input: UpgradeInput = body::form(admitted.written())?;
         let before = self.instance(&owner, &admitted.id(0)).await?;
         let workload =
             if input.workload_document.is_empty() { before.workload.clone() } else { input.workload_document.clone() };
@@ -295,7 +295,7 @@ impl Gateway {
     /// Goes back to an earlier revision.
     pub(crate) async fn revert(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
         let owner = admitted.owner()?;
-        let input: RevisionInput = body::form(admitted.json())?;
+        let input: RevisionInput = body::form(admitted.written())?;
         let before = self.instance(&owner, &admitted.id(0)).await?;
         let command = RollbackInstance { owner, instance_id: before.instance_id.clone(), revision: input.revision };
         let view = self.instructed(&command, &before, |view| view.revision > before.revision).await?;
@@ -305,7 +305,7 @@ impl Gateway {
     /// Asks for an instance to be moved. Its planner decides whether it moves: follow the instance.
     pub(crate) async fn migrate(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
         let owner = admitted.owner()?;
-        let input: MigrateInput = body::form(admitted.json())?;
+        let input: MigrateInput = body::form(admitted.written())?;
         if !input.cluster_name.is_empty() && !mesh_proto::is_key(&input.cluster_name) {
             return Err(Problem::field(
                 "cluster_name",
@@ -323,7 +323,7 @@ impl Gateway {
     /// Makes an instance, and its intents.
     pub(crate) async fn run(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
         let (owner, key) = (admitted.owner()?, admitted.idempotency_key()?);
-        let input: TemplateInput = body::form(admitted.json())?;
+        let input: TemplateInput = body::form(admitted.written())?;
         let document = self.document(&owner, &admitted.id(0)).await?;
         if document.status != "accepted" {
             let detail = format!("document {} is {}", admitted.id(0), document.status);
@@ -465,7 +465,7 @@ impl Gateway {
     /// Checks that a cluster is there and has what is asked for. It registers nothing: a cluster's agent declares it, since
     /// nobody else can know what it has.
     pub(crate) async fn confirm_cluster(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
-        let input: ClusterInput = body::form(admitted.json())?;
+        let input: ClusterInput = body::form(admitted.written())?;
         if !mesh_proto::is_key(&input.cluster_name) {
             return Err(Problem::field(
                 "cluster_name",

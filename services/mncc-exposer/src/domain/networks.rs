@@ -102,7 +102,7 @@ impl Networks {
     ) -> Result<Fact, Refusal> {
         let intent = parse(text)?;
         let plan = self.catalogue.plan(&intent)?;
-        let text: serde_json::Value = serde_saphyr::from_str(text).unwrap_or_default();
+        let text = mesh_proto::Written::yaml(text).map(mesh_proto::Written::into_spelt_json).unwrap_or_default();
         Ok(NetworkAccepted {
             owner: key.token(0).into(),
             network_id: key.token(1).into(),
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_network_intent_is_carried_out_and_withdrawn_at_its_end() {
-        let value: serde_json::Value = serde_saphyr::from_str(L2SM).unwrap();
+        let value = mesh_proto::Written::yaml(L2SM).unwrap().into_json();
         let mut intent = value["Intent"].clone();
         intent["userLabel"] = "CloudContinuumNetwork".into();
         let document = mesh_proto::json::value_to_protobuf("continuum.intent.v1.Intent", intent).unwrap();

@@ -1045,7 +1045,7 @@ pub(crate) mod tests {
             include_str!("../../../../examples/intents/energy.intent.yaml"),
             include_str!("../../../../examples/spinner.intent.yaml"),
         ] {
-            let value: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+            let value = mesh_proto::Written::yaml(text).unwrap().into_json();
             let inner = value.get("Intent").cloned().unwrap_or(value);
             let intent = mesh_proto::json::from_value("continuum.intent.v1.Intent", inner).unwrap();
             assert_eq!(shown(check(&intent)), [""; 0], "{text}");

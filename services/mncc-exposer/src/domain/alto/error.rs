@@ -50,6 +50,11 @@ impl Fault {
         Self { code: Code::Syntax, syntax: Some(syntax), field: None, value: None }
     }
 
+    /// The body is JSON whose meaning is not clear: a name is there twice (RFC 8259 §4).
+    pub fn unclear(error: &mesh_proto::WrittenError) -> Self {
+        Self { code: Code::Syntax, syntax: Some(error.to_string()), field: None, value: None }
+    }
+
     /// A required field is missing.
     pub fn missing(field: impl Into<String>) -> Self {
         Self { code: Code::MissingField, syntax: None, field: Some(field.into()), value: None }

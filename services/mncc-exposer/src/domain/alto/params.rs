@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use mesh_proto::Written;
 use serde_json::{Map, Value};
 
 use super::{error::Fault, maps::CostType};
@@ -11,9 +12,11 @@ const LIST_MAX: usize = 4_096;
 /// Constraints of a request.
 const CONSTRAINTS_MAX: usize = 64;
 
-/// A body that must be an object; unknown fields are ignored (§8.3.7).
+/// A body that must be an object, with each name once; unknown fields are ignored (§8.3.7).
 pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Fault> {
-    match serde_json::from_slice(body).map_err(|error| Fault::syntax(&error))? {
+    let value = serde_json::from_slice(body).map_err(|error| Fault::syntax(&error))?;
+    Written::json(body).map_err(|error| Fault::unclear(&error))?;
+    match value {
         Value::Object(object) => Ok(object),
         // There is no field to name: the value is not an object.
         _ => Err(Fault { field: None, ..Fault::mistyped("") }),

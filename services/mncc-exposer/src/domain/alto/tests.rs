@@ -209,6 +209,9 @@ fn s8_5_errors_have_a_code_and_a_proper_http_status() {
     let syntax = fault("/alto/networkmap", NETWORK_FILTER, "{\"pids\": [");
     assert_eq!(syntax["code"], "E_SYNTAX");
     assert!(syntax["syntax-error"].as_str().unwrap().starts_with("line 1, column"));
+    let twice = fault("/alto/networkmap", NETWORK_FILTER, "{\"pids\": [], \"pids\": [\"a\"]}");
+    assert_eq!(twice["code"], "E_SYNTAX");
+    assert!(twice["syntax-error"].as_str().unwrap().contains("at line 1 column 2 and at line 1 column 14"), "{twice}");
     assert_eq!(fault("/alto/networkmap", NETWORK_FILTER, "{}"), json!({"code": "E_MISSING_FIELD", "field": "pids"}));
     let mistyped = fault("/alto/networkmap", NETWORK_FILTER, r#"{"pids": "edge"}"#);
     assert_eq!(mistyped, json!({"code": "E_INVALID_FIELD_TYPE", "field": "pids"}));

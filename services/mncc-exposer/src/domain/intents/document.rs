@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_proto::Refusal;
-use serde_json::{Map, Value};
+use mesh_proto::{Refusal, Written, WrittenKind};
 
 /// Largest intent, bytes of text.
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
@@ -88,11 +87,13 @@ pub fn parse(text: &str) -> Result<NetworkIntent, Refusal> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(refusal(format!("the intent has {} bytes", text.len()), format!("send at most {TEXT_BYTES_MAX}")));
     }
-    let value: Value = serde_saphyr::from_str(text)
+    let mut value = Written::yaml(text)
         .map_err(|error| refusal(format!("the intent is neither YAML nor JSON: {error}"), "correct it there"))?;
-    let inner = ["Intent", "intent"].iter().find_map(|name| value.get(name)).unwrap_or(&value);
-    let object =
-        inner.as_object().ok_or_else(|| refusal("the intent has no fields", "write it as `Intent:` with fields"))?;
+    let inner = value.take(&["Intent", "intent"]).map_err(|error| refusal(error.to_string(), "correct it there"))?;
+    let object = inner.as_ref().unwrap_or(&value);
+    if !object.is_fields() {
+        return Err(refusal("the intent has no fields", "write it as `Intent:` with fields"));
+    }
     let mut expectations = vec![];
     for (position, item) in list(object, "intentExpectations")?.iter().enumerate() {
         expectations.push(expectation(item, position + 1)?);
@@ -116,11 +117,11 @@ pub fn parse(text: &str) -> Result<NetworkIntent, Refusal> {
     })
 }
 
-fn expectation(item: &Value, position: usize) -> Result<Expectation, Refusal> {
+fn expectation(item: &Written, position: usize) -> Result<Expectation, Refusal> {
     let place = |what: &str| refusal(format!("expectation {position} has no {what}"), format!("add {what}"));
-    let fields = item.as_object().ok_or_else(|| place("fields"))?;
-    let object =
-        fields.get("expectationObject").and_then(Value::as_object).ok_or_else(|| place("expectationObject"))?;
+    let fields = Some(item).filter(|item| item.is_fields()).ok_or_else(|| place("fields"))?;
+    let object = fields.get("expectationObject").filter(|object| object.is_fields());
+    let object = object.ok_or_else(|| place("expectationObject"))?;
     let id = text_of(fields, "expectationId");
     let found = Expectation {
         id: if id.is_empty() { position.to_string() } else { id },
@@ -139,45 +140,30 @@ fn expectation(item: &Value, position: usize) -> Result<Expectation, Refusal> {
     Ok(found)
 }
 
-fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], Refusal> {
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(&[]),
-        Some(Value::Array(items)) => Ok(items),
+fn list<'a>(object: &'a Written, name: &str) -> Result<&'a [Written], Refusal> {
+    match object.get(name).map(|value| &value.kind) {
+        None | Some(WrittenKind::Null) => Ok(&[]),
+        Some(WrittenKind::List(items)) => Ok(items),
         Some(_) => Err(refusal(format!("{name} is not a list"), "write its items with `-`")),
     }
 }
 
-fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
-        _ => None,
-    }
+fn text_of(object: &Written, name: &str) -> String {
+    object.get(name).and_then(Written::text).unwrap_or_default().to_owned()
 }
 
-fn text_of(object: &Map<String, Value>, name: &str) -> String {
-    object.get(name).and_then(scalar).unwrap_or_default()
-}
-
-fn pairs(
-    object: &Map<String, Value>,
-    list_name: &str,
-    name: &str,
-    value: &str,
-) -> Result<BTreeMap<String, String>, Refusal> {
+fn pairs(object: &Written, list_name: &str, name: &str, value: &str) -> Result<BTreeMap<String, String>, Refusal> {
     let items = list(object, list_name)?;
     if items.len() > ATTRIBUTES_MAX {
         return Err(refusal(format!("{list_name} has {} items", items.len()), format!("use at most {ATTRIBUTES_MAX}")));
     }
     let mut found = BTreeMap::new();
     for item in items {
-        let fields = item.as_object();
-        let attribute = fields.map(|f| text_of(f, name)).unwrap_or_default();
+        let attribute = text_of(item, name);
         if attribute.is_empty() {
             return Err(refusal(format!("an item of {list_name} has no {name}"), format!("add {name}")));
         }
-        let text = fields.and_then(|f| f.get(value)).and_then(scalar);
+        let text = item.get(value).and_then(Written::text).map(str::to_owned);
         let text = text.ok_or_else(|| {
             refusal(format!("{attribute} in {list_name} has no {value} of one value"), format!("add {value}"))
         })?;

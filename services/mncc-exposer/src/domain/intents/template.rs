@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_proto::Refusal;
+use mesh_proto::{Refusal, Written};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -52,7 +52,8 @@ impl Template {
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         let hint =
             "a library has: library, userLabel, verb, objectTypes, call {executioner, operation, target, body}, undo";
-        let found: Self = serde_saphyr::from_str(text).map_err(|error| refusal(error.to_string(), hint))?;
+        let found: Self =
+            Written::yaml(text).and_then(Written::read).map_err(|error| refusal(error.to_string(), hint))?;
         if found.library.is_empty() || found.object_types.is_empty() {
             return Err(refusal("the library has no name or takes nothing", hint));
         }
