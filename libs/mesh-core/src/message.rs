@@ -117,16 +117,27 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// The body as protobuf: as it is, or transcoded from JSON. JSON is assumed without a content type if the
-    /// body starts with `{`, which no protobuf message of ours does: it would open a group.
+    /// The body as protobuf: as it is, or transcoded from JSON. JSON is assumed without a content type if the body starts
+    /// with `{`, which no protobuf message of ours does: it would open a group. With blanks or a byte order mark before it,
+    /// which may also begin a protobuf message, it is what it can be read as.
     pub fn protobuf(&self) -> Result<Bytes, DecodeError> {
-        let json = match self.content_type.as_deref().map(|t| t.split(';').next().unwrap_or(t).trim()) {
-            Some("application/protobuf" | "application/x-protobuf") => false,
-            Some("application/json") => true,
-            Some(other) => return Err(DecodeError::ContentType(other.to_owned())),
-            None => self.body.first() == Some(&b'{'),
-        };
-        if json { Ok(mesh_proto::json::to_protobuf(&self.message, &self.body)?.into()) } else { Ok(self.body.clone()) }
+        let json = || Ok(mesh_proto::json::to_protobuf(&self.message, &self.body)?.into());
+        match self.content_type.as_deref().map(|t| t.split(';').next().unwrap_or(t).trim().to_ascii_lowercase()) {
+            Some(kind) if kind == "application/json" => return json(),
+            Some(kind) if matches!(kind.as_str(), "application/protobuf" | "application/x-protobuf") => {}
+            Some(_) => return Err(DecodeError::ContentType(self.content_type.clone().unwrap_or_default())),
+            None if self.body.first() == Some(&b'{') => return json(),
+            None => {
+                let text = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body).trim_ascii_start();
+                if text.starts_with(b"{")
+                    && (serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
+                        || !mesh_proto::json::is_protobuf(&self.message, &self.body))
+                {
+                    return json();
+                }
+            }
+        }
+        Ok(self.body.clone())
     }
 
     /// The body as this event, with its keys made those of the subject; `None` if it is another event.
@@ -155,4 +166,60 @@ pub struct Decision {
     pub expected: u64,
     /// Its facts: at least one, all of this entity and one stream, with their ids.
     pub messages: Vec<Outgoing>,
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::{intent::SubmitIntent, storage::CreateBucket};
+
+    use super::*;
+
+    fn stored(event: &dyn AnyEvent, body: impl Into<Bytes>, content_type: Option<&str>) -> Stored {
+        let outgoing = Outgoing::new(event, "c", Timestamp::default()).unwrap();
+        let stored = outgoing.stored("person", 1, Timestamp::default());
+        Stored { body: body.into(), content_type: content_type.map(str::to_owned), ..stored }
+    }
+
+    fn bucket() -> CreateBucket {
+        CreateBucket {
+            owner: "local".into(),
+            bucket: "b".into(),
+            policy: "p".into(),
+            realm: "r".into(),
+            ..CreateBucket::default()
+        }
+    }
+
+    #[test]
+    fn json_is_told_from_protobuf_whatever_blanks_are_before_it() {
+        let right = bucket();
+        let json = r#"{"owner": "local", "bucket": "b", "policy": "p", "realm": "r"}"#;
+        for before in ["", " ", "\n", "\r\n", "\t  \n\n", "\u{feff}", "\u{feff}\n "] {
+            for content_type in [None, Some("application/json"), Some("Application/JSON; charset=utf-8")] {
+                let stored = stored(&right, format!("{before}{json}\n"), content_type);
+                assert_eq!(stored.event().unwrap(), Some(right.clone()), "{before:?} {content_type:?}");
+            }
+        }
+        let stored = stored(&right, right.body(), None);
+        assert_eq!(stored.event().unwrap(), Some(right));
+    }
+
+    #[test]
+    fn a_protobuf_body_that_begins_like_json_stays_protobuf() {
+        // Field 1 with 123 bytes: a line feed and an opening brace.
+        let command = SubmitIntent { owner: "a".repeat(123), ..SubmitIntent::default() };
+        let body = command.body();
+        assert!(body.starts_with(b"\n{"));
+        let key = SubmitIntent { owner: "local".into(), intent_id: "i".into(), ..SubmitIntent::default() };
+        assert_eq!(stored(&key, body.clone(), None).protobuf().unwrap(), body);
+    }
+
+    #[test]
+    fn what_was_meant_as_json_is_refused_as_json() {
+        let refused = |body: &str| stored(&bucket(), body.to_owned(), None).protobuf().unwrap_err().to_string();
+        assert!(refused("\n{\"owner\": \"local\",").contains("JSON"));
+        assert!(refused(" {\"owner\": \"a\", \"owner\": \"b\"}").contains("twice"));
+        let kind = stored(&bucket(), "{}", Some("text/plain")).protobuf().unwrap_err();
+        assert!(matches!(kind, DecodeError::ContentType(kind) if kind == "text/plain"));
+    }
 }
