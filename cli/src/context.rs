@@ -1,6 +1,6 @@
 //! What every command gets: where the mesh is, whose objects are meant, how to write results.
 
-use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{anyhow, bail};
 use clap::Args;
@@ -58,15 +58,14 @@ pub async fn show(
         if !watch {
             match context.format {
                 Format::Table => line(&shown.text),
-                Format::Json => line(serde_json::to_string_pretty(&shown.value)?),
+                Format::Json => line(output::json(&shown.value)),
                 Format::Yaml => line(output::yaml(&shown.value).trim_end()),
             }
             return Ok(ExitCode::SUCCESS);
         }
         if before.as_ref() != Some(&shown.value) {
-            let clear = if std::io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
             match context.format {
-                Format::Table => line(format!("{clear}{}\n", shown.text)),
+                Format::Table => output::screen(&format!("{}\n", shown.text)),
                 _ => event(context.format, &shown.value, String::new)?,
             }
             before = Some(shown.value);

@@ -1,10 +1,14 @@
 //! What a person or a script reads: tables, JSON or YAML on standard output, errors on standard error.
 
-use std::process::ExitCode;
+use std::{
+    borrow::Cow,
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
-use mesh_proto::Timestamp;
+use mesh_proto::{Timestamp, shown};
 use serde_json::Value as Json;
 
 /// How results are written.
@@ -18,12 +22,20 @@ pub enum Format {
     Yaml,
 }
 
-/// Writes a line for a person or a script.
-#[allow(clippy::print_stdout)]
+/// Writes lines for a person or a script. What in them acts on a terminal is written out: much of it is text of others.
 pub fn line(text: impl AsRef<str>) {
-    use std::io::Write as _;
+    write(&shown::lines(text.as_ref()));
+}
+
+/// Empties a terminal and writes lines.
+pub fn screen(text: &str) {
+    let clear = if std::io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
+    write(&format!("{clear}{}", shown::lines(text)));
+}
+
+fn write(text: &str) {
     // A closed pipe is the reader's wish to stop, not an error.
-    if writeln!(std::io::stdout(), "{}", text.as_ref()).is_err() {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(0);
     }
 }
@@ -31,7 +43,7 @@ pub fn line(text: impl AsRef<str>) {
 /// Writes a note to standard error.
 #[allow(clippy::print_stderr)]
 pub fn note(text: impl AsRef<str>) {
-    eprintln!("{}", text.as_ref());
+    eprintln!("{}", shown::lines(text.as_ref()));
 }
 
 /// Writes an error with its causes; gives the exit code of a failed command.
@@ -63,9 +75,14 @@ pub fn run(program: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode 
 pub fn show(format: Format, value: &Json, header: &[&str], rows: impl FnOnce() -> Vec<Vec<String>>) {
     match format {
         Format::Table => line(table(header, rows())),
-        Format::Json => line(serde_json::to_string_pretty(value).unwrap_or_default()),
+        Format::Json => line(json(value)),
         Format::Yaml => line(yaml(value).trim_end()),
     }
+}
+
+/// A JSON value for people and scripts.
+pub fn json(value: &Json) -> String {
+    shown::json(&format!("{value:#}")).into_owned()
 }
 
 /// A table without borders.
@@ -74,14 +91,20 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().map(|h| h.to_uppercase()));
     for row in rows {
-        table.add_row(row);
+        // A line feed in a cell would look like another row.
+        table.add_row(row.iter().map(|cell| shown::line(cell)));
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 /// A JSON value as YAML.
 pub fn yaml(value: &Json) -> String {
-    serde_saphyr::to_string(value).unwrap_or_default()
+    let text = serde_saphyr::to_string(value).unwrap_or_default();
+    match shown::lines(&text) {
+        Cow::Borrowed(_) => text,
+        // Only in JSON, which is YAML, can all that acts on a terminal be escaped anywhere.
+        Cow::Owned(_) => json(value),
+    }
 }
 
 /// What a command shows.
@@ -103,7 +126,7 @@ impl Shown {
 pub fn event(format: Format, value: &Json, text: impl FnOnce() -> String) -> anyhow::Result<()> {
     match format {
         Format::Table => line(text()),
-        Format::Json => line(serde_json::to_string(value)?),
+        Format::Json => line(shown::json(&serde_json::to_string(value)?)),
         Format::Yaml => line(format!("---\n{}", yaml(value).trim_end())),
     }
     Ok(())
@@ -165,4 +188,28 @@ pub fn provenance(provenance: mesh_proto::telemetry::Provenance) -> String {
 /// Megabytes (10^6 bytes), for people.
 pub fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const HOSTILE: &str = "\u{1b}[2Ja\u{202e}b\u{9b}c\nd";
+
+    #[test]
+    fn text_of_others_is_written_out_in_every_format() {
+        let acts = |text: &str| text.contains(['\u{1b}', '\u{202e}', '\u{9b}']);
+        let shown = table(&["name", "reason"], vec![vec![HOSTILE.into(), "fine".into()]]);
+        assert!(!acts(&shown) && shown.lines().count() == 2, "{shown}");
+        assert!(shown.contains("\\u{1b}[2Ja\\u{202e}b\\u{9b}c\\nd"), "{shown}");
+        let value = json!({"reason": HOSTILE, HOSTILE: [1, HOSTILE]});
+        assert!(!acts(&super::json(&value)));
+        assert_eq!(serde_json::from_str::<Json>(&super::json(&value)).unwrap(), value);
+        let written = yaml(&value);
+        assert!(!acts(&written), "{written}");
+        assert_eq!(mesh_proto::Written::yaml(&written).unwrap().into_json(), value);
+        assert_eq!(yaml(&json!({"a": "ü"})), "a: ü\n");
+    }
 }

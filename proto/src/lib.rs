@@ -12,6 +12,7 @@ pub mod json;
 pub mod refusal;
 pub mod rights;
 mod samples;
+pub mod shown;
 pub mod summary;
 mod time;
 pub mod wire;

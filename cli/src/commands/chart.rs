@@ -274,10 +274,7 @@ pub async fn manifests(context: &Context<'_>, id: &str) -> anyhow::Result<ExitCo
     let request = GetRequest { owner: context.owner.clone(), id };
     let reply = answer("render the manifests", client.workloads().await?.manifests(request).await)?;
     match context.format {
-        Format::Json => output::line(serde_json::to_string_pretty(&json!({
-            "renderer": reply.renderer,
-            "yaml": reply.yaml,
-        }))?),
+        Format::Json => output::line(output::json(&json!({"renderer": reply.renderer, "yaml": reply.yaml}))),
         _ => output::line(reply.yaml.trim_end()),
     }
     Ok(ExitCode::SUCCESS)

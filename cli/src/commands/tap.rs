@@ -7,7 +7,7 @@ use clap::Args;
 use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use mesh_bus::Tail;
 use mesh_core::Stored;
-use mesh_proto::contract::matches;
+use mesh_proto::{contract::matches, shown};
 use mesh_why::{address, body, describe::writer};
 use serde_json::{Value as Json, json};
 
@@ -79,7 +79,7 @@ pub async fn run(context: &Context<'_>, options: TapOptions) -> anyhow::Result<E
             }
             event(format, &value, || match why.is_empty() {
                 true => text(&stored, &data),
-                false => format!("{}\n    dead because: {why}", text(&stored, &data)),
+                false => format!("{}\n    dead because: {}", text(&stored, &data), shown::line(&why)),
             })?;
         }
     }
@@ -149,12 +149,14 @@ fn text(stored: &Stored, data: &Json) -> String {
     };
     let trace = stored.traceparent.as_deref().unwrap_or("-");
     format!(
-        "{}  {}  {}\n    from {}, id {}, cause {cause}, trace {trace}\n    {data}",
+        "{}  {}  {}\n    from {}, id {}, cause {}, trace {}\n    {data}",
         clock(stored.stored),
         address(stored),
         stored.subject,
-        writer(stored),
-        stored.id,
+        shown::line(&writer(stored)),
+        shown::line(&stored.id),
+        shown::line(&cause),
+        shown::line(trace),
     )
 }
 

@@ -6,7 +6,10 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use mesh_bus::Bus;
 use mesh_core::Stored;
-use mesh_proto::placement::{Candidate, PlacementDecided, PlacementUnplaced};
+use mesh_proto::{
+    placement::{Candidate, PlacementDecided, PlacementUnplaced},
+    shown,
+};
 use mesh_why::{
     address, body,
     describe::{describe, value, writer},
@@ -127,7 +130,7 @@ fn print(steps: &[Stored]) {
             clock(fact.stored),
             address(fact),
             writer(fact),
-            describe(fact),
+            shown::line(&describe(fact)),
             cause(fact).map(|cause| format!("  (because of {cause})")).unwrap_or_default()
         ));
         if let Some((chosen, list)) = weighed(fact) {

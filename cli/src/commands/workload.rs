@@ -17,6 +17,7 @@ use mesh_proto::{
     derived_id,
     instance::{LogLine, LogsRequest},
     query::GetRequest,
+    shown,
     workload::{
         DeleteInstance, DropWorkload, InstancePhase, InstanceView, MigrateInstance, RollbackInstance, RunInstance,
         StopInstance, UpgradeInstance, WorkloadDocument, WorkloadView,
@@ -471,7 +472,7 @@ async fn logs(context: &Context<'_>, id: &str, lines: u32, follow: bool) -> anyh
             if !written.contains(&key) {
                 let text = || {
                     let at = log.at.map(clock).unwrap_or_default();
-                    format!("{at}  {}  {}  {}", log.replica, log.stream, log.text)
+                    format!("{at}  {}  {}  {}", log.replica, log.stream, shown::line(&log.text))
                 };
                 if follow || context.format != output::Format::Table {
                     event(context.format, &to_json("continuum.instance.v1.LogLine", &log), text)?;

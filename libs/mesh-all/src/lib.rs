@@ -45,7 +45,7 @@ pub type Report = fn(&str);
 /// Writes a note to standard error.
 #[allow(clippy::print_stderr)]
 fn to_stderr(text: &str) {
-    eprintln!("continuum: {text}");
+    eprintln!("continuum: {}", mesh_proto::shown::lines(text));
 }
 
 /// What to run, and how.

@@ -532,7 +532,7 @@ fn log_panics() {
 /// Writes to standard error before there is a log.
 fn tell(text: &str) {
     use io::Write as _;
-    let _nowhere_else_to_say_it = io::stderr().write_all(text.as_bytes());
+    let _nowhere_else_to_say_it = io::stderr().write_all(mesh_proto::shown::lines(text).as_bytes());
 }
 
 impl fmt::Debug for Running {

@@ -195,7 +195,7 @@ where
         if !spans.is_empty() {
             line.insert("spans".into(), spans.into());
         }
-        writeln!(writer, "{}", Value::Object(line))
+        writeln!(writer, "{}", mesh_proto::shown::json(&Value::Object(line).to_string()))
     }
 }
 
