@@ -221,7 +221,7 @@ async fn consumers(client: &Client) -> anyhow::Result<Vec<Consumer>> {
     let stats: Vec<Json> = stats.iter().filter_map(|answer| serde_json::from_slice(&answer.body).ok()).collect();
     let reported = |name: &str| {
         let endpoints = stats.iter().filter_map(|answer| answer["endpoints"].as_array()).flatten();
-        let data = endpoints.filter(|endpoint| endpoint["name"] == name).map(|endpoint| &endpoint["data"]);
+        let data = endpoints.map(|endpoint| &endpoint["data"]).filter(|data| data["consumer"] == name);
         data.max_by_key(|data| data["ageMs"].as_u64()).cloned().unwrap_or_default()
     };
     let reported = &reported;

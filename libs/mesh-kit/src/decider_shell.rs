@@ -262,7 +262,12 @@ impl<D: Decider> Shell<D> {
             }
         }
         let meter = mesh.consumer(D::NAME);
-        let meter_of = |stream: &String| (stream.clone(), mesh.consumer(&format!("{} from {stream}", D::NAME)));
+        meter.listens(filters.values().flatten().cloned());
+        let meter_of = |stream: &String| {
+            let meter = mesh.consumer(&format!("{} from {stream}", D::NAME));
+            meter.listens(filters.get(stream).into_iter().flatten().cloned());
+            (stream.clone(), meter)
+        };
         let meters = low_waters.keys().map(meter_of).collect();
         Ok(Self {
             meters,

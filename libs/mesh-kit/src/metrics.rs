@@ -109,6 +109,7 @@ struct Cells {
     follows: AtomicU64,
     entities: AtomicU64,
     micros: AtomicU64,
+    subjects: Mutex<Vec<String>>,
 }
 
 /// A reading of one consumer, for `$SRV.STATS`.
@@ -141,6 +142,8 @@ pub struct Reading {
     pub entities: u64,
     /// Time spent, microseconds.
     pub micros: u64,
+    /// Subjects that it listens to; empty for samples, which are not on the bus.
+    pub subjects: Vec<String>,
 }
 
 /// The instruments of one consumer; made by [`Mesh::consumer`](crate::Mesh::consumer).
@@ -236,6 +239,7 @@ impl Metrics {
             follows: cells.follows.load(Relaxed) > 0,
             entities: cells.entities.load(Relaxed),
             micros: cells.micros.load(Relaxed),
+            subjects: cells.subjects.lock().clone(),
         };
         consumers.iter().map(reading).collect()
     }
@@ -273,6 +277,11 @@ fn observer(
 }
 
 impl Consumer {
+    /// Says what it listens to.
+    pub fn listens(&self, subjects: impl IntoIterator<Item = String>) {
+        *self.cells.subjects.lock() = subjects.into_iter().collect();
+    }
+
     /// Counts messages that came in.
     pub fn received(&self, count: u64) {
         self.cells.received.fetch_add(count, Relaxed);

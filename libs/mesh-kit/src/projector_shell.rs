@@ -87,6 +87,8 @@ impl Mesh {
         let view = View::of(shown.clone(), changes);
         let published = self.published().await?;
         let meter = self.consumer(name);
+        let subject = |stream: &&str| Some(mesh_proto::contract().stream(stream)?.subject.clone());
+        meter.listens(sources.streams.iter().filter_map(subject));
 
         let folded = shared.as_ref().map(|shared| shared.folded);
         let apply = move |arrival: Arrival<S>, now: Timestamp| {

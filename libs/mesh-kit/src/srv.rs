@@ -1,5 +1,6 @@
-//! Answers NATS service discovery, `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS` (also `.<name>` and `.<name>.<id>`), in the
-//! published JSON types, so that `nats micro ls` and `nats micro stats` show the mesh. Consumers stand as endpoints.
+//! Answers NATS service discovery (ADR-32), `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS` (also `.<name>` and `.<name>.<id>`),
+//! in the published JSON types, so that `nats micro ls` and `nats micro stats` show the mesh. Consumers stand as endpoints:
+//! under a name that ADR-32 allows, with the subject that they listen to.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reading};
 
 /// Who answers.
 pub(crate) struct Service {
@@ -103,6 +104,10 @@ impl Service {
             started: None,
             endpoints: None,
         };
+        // One subject each: of several the first, all of them in the metadata. What listens to none, such as a view of
+        // samples, is where its numbers are asked for.
+        let none = format!("$SRV.STATS.{}.{}", self.name, self.process);
+        let subject = |reading: &Reading| reading.subjects.first().unwrap_or(&none).clone();
         let readings = || self.metrics.readings().into_iter();
         match asked {
             Asked::Ping => common,
@@ -111,7 +116,13 @@ impl Service {
                 description: Some(format!("Continuum {}; queries by gRPC at {}", self.name, self.endpoint)),
                 endpoints: Some(
                     readings()
-                        .map(|r| json!({"name": r.consumer, "subject": "", "queue_group": "", "metadata": {}}))
+                        .map(|r| {
+                            let subjects = r.subjects.join(", ");
+                            json!({
+                                "name": endpoint_name(&r.consumer), "subject": subject(&r), "queue_group": "",
+                                "metadata": {"consumer": r.consumer, "subjects": subjects},
+                            })
+                        })
                         .collect(),
                 ),
                 ..common
@@ -122,14 +133,17 @@ impl Service {
                 endpoints: Some(
                     readings()
                         .map(|r| {
-                            let nanos = r.micros.saturating_mul(1_000);
+                            // Time without a request, such as of what was due, is nobody's: `nats micro stats` divides by
+                            // the requests wherever there is time.
+                            let asked = r.handled > 0 || r.dead > 0;
+                            let nanos = if asked { r.micros.saturating_mul(1_000) } else { 0 };
                             json!({
-                                "name": r.consumer, "subject": "", "queue_group": "",
+                                "name": endpoint_name(&r.consumer), "subject": subject(&r), "queue_group": "",
                                 "num_requests": r.handled, "num_errors": r.dead, "last_error": "",
                                 "processing_time": nanos,
                                 "average_processing_time": nanos.checked_div(r.handled).unwrap_or(0),
                                 "data": {
-                                    "received": r.received, "retried": r.retried, "lag": r.lag, "entities": r.entities,
+                                    "consumer": r.consumer, "received": r.received, "retried": r.retried, "lag": r.lag, "entities": r.entities,
                                     "open": r.open, "ageMs": r.age_ms, "waiting": r.waiting, "floor": r.floor,
                                     "follows": r.follows,
                                 },
@@ -141,6 +155,12 @@ impl Service {
             },
         }
     }
+}
+
+/// A consumer's name as ADR-32 has names: letters, digits, `_` and `-`.
+fn endpoint_name(consumer: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '-' };
+    consumer.chars().map(allowed).collect()
 }
 
 #[cfg(test)]
@@ -200,5 +220,47 @@ mod tests {
         assert_eq!(stats["endpoints"][0]["num_requests"], 3);
         assert_eq!(stats["endpoints"][0]["average_processing_time"], 2_000_000);
         assert_eq!(stats["endpoints"][0]["data"]["received"], 4);
+    }
+
+    #[test]
+    fn there_is_no_time_without_a_request() {
+        let service = service();
+        service.metrics.consumer("due").took(Duration::from_millis(6));
+        let times = || {
+            let stats = serde_json::to_value(service.answer(Asked::Stats)).unwrap();
+            ["num_requests", "processing_time", "average_processing_time"]
+                .map(|name| stats["endpoints"][0][name].as_u64())
+        };
+        assert_eq!(times(), [Some(0), Some(0), Some(0)]);
+        service.metrics.consumer("due").handled(1);
+        assert_eq!(times(), [Some(1), Some(6_000_000), Some(6_000_000)]);
+    }
+
+    #[test]
+    fn every_endpoint_has_a_name_and_a_subject_by_adr_32() {
+        let service = service();
+        let listens =
+            [("verdicts from INTENT", vec!["intent.>"]), ("a.b/c ü", vec!["x.>", "y.>"]), ("samples", vec![])];
+        for (name, subjects) in listens {
+            service.metrics.consumer(name).listens(subjects.into_iter().map(str::to_owned));
+        }
+        for asked in [Asked::Info, Asked::Stats] {
+            let value = serde_json::to_value(service.answer(asked)).unwrap();
+            let endpoints = value["endpoints"].as_array().unwrap();
+            assert_eq!(endpoints.len(), 3);
+            for endpoint in endpoints {
+                let (name, subject) = (endpoint["name"].as_str().unwrap(), endpoint["subject"].as_str().unwrap());
+                assert!(
+                    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)),
+                    "{name}"
+                );
+                assert!(!subject.is_empty() && !subject.contains(' '), "{subject}");
+            }
+            let named = |name: &str| endpoints.iter().find(|endpoint| endpoint["name"] == name).unwrap();
+            assert_eq!(named("verdicts-from-INTENT")["subject"], "intent.>");
+            assert_eq!(named("samples")["subject"], "$SRV.STATS.validator.p1");
+        }
+        let info = serde_json::to_value(service.answer(Asked::Info)).unwrap();
+        assert_eq!(info["endpoints"][0]["metadata"], json!({"consumer": "a.b/c ü", "subjects": "x.>, y.>"}));
     }
 }
