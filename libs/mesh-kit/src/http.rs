@@ -13,7 +13,7 @@ use std::{
 use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
-    routing::get,
+    routing::{get, post},
 };
 use futures::Stream;
 use mesh_proto::Timestamp;
@@ -37,6 +37,7 @@ use tonic_health::ServingStatus;
 use crate::{
     accept::accept,
     config::{ServeTls, Settings},
+    health,
     metrics::{Metrics, Reading},
     secret,
 };
@@ -81,6 +82,9 @@ pub enum Error {
     /// gRPC reflection was not built: the descriptors are not those of this build.
     #[error("build gRPC reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// What tonic-health describes is not as it was.
+    #[error("describe gRPC health")]
+    Health(#[from] prost::DecodeError),
     /// Serving ended, or TLS was not set up.
     #[error("serve gRPC and HTTP")]
     Serve(#[from] tonic::transport::Error),
@@ -301,15 +305,18 @@ pub(crate) struct Host {
 
 /// Serves until stopped and the last request is answered, or cut.
 pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Settings, host: Host) -> Result<(), Error> {
-    let (health, health_server) = tonic_health::server::health_reporter();
+    let (reporter, health_server) = tonic_health::server::health_reporter();
     for name in std::iter::once("").chain(served.names.iter().copied()) {
-        health.set_service_status(name, ServingStatus::NotServing).await;
+        reporter.set_service_status(name, ServingStatus::NotServing).await;
     }
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(mesh_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        .register_file_descriptor_set(health::described()?);
     let names = [served.names.clone(), vec!["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]].concat();
     let reflection = names.iter().fold(reflection, |builder, name| builder.with_service_name(*name)).build_v1()?;
+    let ready = host.readiness.clone();
+    let list =
+        health::List { ready: Arc::new(move || ready.missing().is_empty()), names: served.names.as_slice().into() };
     let (readiness, metrics, readings) = (host.readiness.clone(), host.metrics.clone(), host.metrics.clone());
     let pages = served
         .routes
@@ -317,6 +324,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Sett
         .add_service(reflection)
         .into_axum_router()
         .merge(served.pages)
+        .route(health::PATH, post(async move |request| list.answer(request).await))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(move |uri: axum::http::Uri| async move { readyz(&readiness, &readings, &uri) }))
         .route("/metrics", get(move || async move { metrics_page(&metrics) }));
@@ -324,7 +332,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Sett
 
     let listener = Arc::new(listener);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let follow = follow_readiness(host.readiness.clone(), health, served.names, host.stopping.clone());
+    let follow = follow_readiness(host.readiness.clone(), reporter, served.names, host.stopping.clone());
     let accept = async {
         let mut draining = tokio::task::JoinSet::new();
         loop {

@@ -13,6 +13,7 @@ mod dead_letter;
 mod decided;
 mod decider_shell;
 mod files;
+mod health;
 mod http;
 mod mesh;
 pub mod metrics;

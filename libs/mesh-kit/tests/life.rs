@@ -161,11 +161,17 @@ async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
         assert_eq!(checked(service).await.unwrap(), ServingStatus::NotServing, "{service}");
     }
     assert_eq!(checked("no.such.Service").await.unwrap_err().code(), Code::NotFound);
+    let all = |status: ServingStatus| {
+        let names = ["", "continuum.intent.v1.IntentQueries", "continuum.validation.v1.ValidatorQueries"];
+        names.map(|name| (name.to_owned(), status)).into()
+    };
+    assert_eq!(all_health(&endpoint).await, all(ServingStatus::NotServing));
     assert_eq!(page(&endpoint, "/what").await.0, 200, "unknown paths are answered as gRPC does: unimplemented");
 
     met.lock().unwrap().as_ref().unwrap().met();
     assert_eq!(ready(&endpoint).await, (200, serde_json::json!({"ready": true, "unmet": []})));
     until("gRPC health follows", async || checked("").await.unwrap(), |s| *s == ServingStatus::Serving).await;
+    assert_eq!(all_health(&endpoint).await, all(ServingStatus::Serving));
 
     // Every instrument of every consumer, and the bus.
     let (status, body) = page(&endpoint, "/metrics").await;
@@ -217,6 +223,23 @@ async fn a_service_shows_how_it_is_on_one_port_and_on_the_bus() {
     let address = endpoint.strip_prefix("http://").unwrap();
     assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
     person.close().await;
+}
+
+/// What `grpc.health.v1.Health/List` says, as grpcurl and others ask it.
+async fn all_health(endpoint: &str) -> BTreeMap<String, ServingStatus> {
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    struct HealthListRequest {}
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct HealthListResponse {
+        #[prost(btree_map = "string, message", tag = "1")]
+        statuses: BTreeMap<String, tonic_health::pb::HealthCheckResponse>,
+    }
+    let mut client = tonic::client::Grpc::new(channel(endpoint).await);
+    client.ready().await.unwrap();
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/List");
+    let codec = tonic_prost::ProstCodec::<HealthListRequest, HealthListResponse>::default();
+    let answered = client.unary(tonic::Request::new(HealthListRequest {}), path, codec).await.unwrap().into_inner();
+    answered.statuses.into_iter().map(|(name, answer)| (name, answer.status())).collect()
 }
 
 /// The services that reflection lists.
