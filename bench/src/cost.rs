@@ -318,7 +318,11 @@ impl RunningMesh {
         let data_dir = folder.path().join("mesh");
         let log = std::fs::File::create(folder.path().join("log")).context("make the log")?;
         let mut command = Command::new(program);
-        command.arg("--data-dir").arg(&data_dir).args(["up", "--log", "error", "--clusters"]).arg(&file);
+        command
+            .arg("--data-dir")
+            .arg(&data_dir)
+            .args(["up", "--nats-context", "", "--log", "error", "--clusters"])
+            .arg(&file);
         if processes {
             command.arg("--processes");
         }

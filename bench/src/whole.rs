@@ -196,7 +196,7 @@ pub(super) async fn memory(full: bool) -> anyhow::Result<Vec<Row>> {
     let mut child = Command::new(std::env::current_exe().context("find this program")?.with_file_name("continuum"))
         .arg("--data-dir")
         .arg(folder.path())
-        .args(["up", "--log", "error"])
+        .args(["up", "--nats-context", "", "--log", "error"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

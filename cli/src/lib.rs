@@ -3,7 +3,8 @@
 //! - [`args`]: the command line; [`run`]: one command of it;
 //! - [`commands`]: one module per noun; each owns its part of the command line;
 //! - [`context`], [`outcome`], [`output`]: what commands get, what came of them, how it is written;
-//! - [`document`]: files that people write; [`http`]: one request.
+//! - [`document`]: files that people write; [`http`]: one request;
+//! - [`nats_context`]: what `up` leaves for the NATS command line.
 //!
 //! It imports the inside of no service, and runs none: the program alone links `mesh-all`.
 
@@ -14,6 +15,7 @@ pub mod commands;
 pub mod context;
 pub mod document;
 pub mod http;
+pub mod nats_context;
 pub mod outcome;
 pub mod output;
 

@@ -5,13 +5,16 @@ use std::{path::Path, process::ExitCode, time::Instant};
 use anyhow::bail;
 use continuum::{
     commands::{login, up::UpOptions},
+    nats_context,
     output::{line, note},
 };
 use mesh_all::{Options, Up};
+use mesh_client::Endpoints;
 
 /// Starts a mesh, waits until it is ready, and keeps it running until a signal comes or a part of it fails.
 pub(crate) async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
+    let context = options.nats_context.clone();
     let options = options_of(options);
     let mut up = tokio::select! {
         up = Up::start(data_dir, &options) => up?,
@@ -24,6 +27,9 @@ pub(crate) async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<Ex
         up.endpoints.clusters.join(", ")
     ));
     line(format!("  bus    {}  (person's key: {})", up.endpoints.nats, up.endpoints.person_seed_file.display()));
+    if !context.is_empty() {
+        line(format!("  nats   {}", nats(data_dir, &context, &up.endpoints)));
+    }
     line(format!("  zenoh  {}", up.endpoints.zenoh));
     if let Ok(url) = login::gateway_of(data_dir) {
         line(format!("  REST   {url}  (sign in: continuum login)"));
@@ -46,8 +52,19 @@ pub(crate) async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<Ex
     Ok(ExitCode::from(if failure.is_some() { 70 } else { 0 }))
 }
 
+/// Leaves a context for the NATS command line, and says how to use it, or why there is none.
+fn nats(data_dir: &Path, name: &str, endpoints: &Endpoints) -> String {
+    let Some(home) = nats_context::config_home(|variable| std::env::var_os(variable)) else {
+        return "no context is written: neither XDG_CONFIG_HOME nor HOME is set".into();
+    };
+    match nats_context::write(&home, name, data_dir, endpoints) {
+        Ok(path) => format!("nats --context {name} micro ls  (context: {})", path.display()),
+        Err(error) => format!("no context is written: {error:#}"),
+    }
+}
+
 fn options_of(options: UpOptions) -> Options {
-    let UpOptions { processes, clusters, nats_port, zenoh_port, set, without, otlp, log, relays } = options;
+    let UpOptions { processes, clusters, nats_port, zenoh_port, set, without, otlp, log, relays, .. } = options;
     Options { processes, clusters, nats_port, zenoh_port, set, without, otlp, log, relays, ..Options::default() }
 }
 

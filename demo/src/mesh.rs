@@ -42,7 +42,7 @@ impl Mesh {
         let folder =
             tempfile::Builder::new().prefix("continuum-demo-").tempdir().context("make a folder for the demo")?;
         let mut command = Command::new(program()?);
-        command.arg("--data-dir").arg(folder.path()).args(["up", "--relays", "--log", "error"]);
+        command.arg("--data-dir").arg(folder.path()).args(["up", "--relays", "--nats-context", "", "--log", "error"]);
         for setting in SETTINGS {
             command.args(["--set", setting]);
         }

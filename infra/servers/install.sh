@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The programs that tests use and that no registry has ready for use: helm, kustomize, a registry of images, and a checker
-# of ledgers. Each is compiled with Go once per machine, into a cache outside the checkout keyed by its version, and
+# The programs that tests use and that no registry has ready for use: helm, kustomize, a registry of images, the NATS
+# command line, and a checker of ledgers. Each is compiled with Go once per machine, into a cache outside the checkout keyed by its version, and
 # `.tools` links to it. With --cached nothing is compiled: what the cache has is linked, what it lacks is named.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -57,6 +57,7 @@ stamp="-s -w -X helm.sh/helm/v3/internal/version.version=$helm -X helm.sh/helm/v
 provide helm helm "$helm" go install -ldflags "$stamp" "helm.sh/helm/v3/cmd/helm@$helm"
 provide kustomize go/kustomize v5.7.1 go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
 provide registry go/registry v3.1.2 go install github.com/distribution/distribution/v3/cmd/registry@v3.1.2
+provide nats go/nats v0.5.1 go install github.com/nats-io/natscli/nats@v0.5.1
 # Ours: its version is its sources.
 sources="$(cat infra/test/ledger-check/* | sha256sum | cut -c1-12)"
 provide ledger-check test/ledger-check "$sources" env GOFLAGS="-trimpath -mod=readonly" go install -C infra/test/ledger-check .

@@ -106,7 +106,7 @@ impl Written {
         // serde_json says whether it is JSON. What follows only finds where its parts stand.
         serde_json::from_slice::<de::IgnoredAny>(text).map_err(|error| Error(error.to_string()))?;
         let text = std::str::from_utf8(text).map_err(|error| Error(format!("it is not UTF-8: {error}")))?;
-        Scan { text, at: 0, line: 1, line_start: 0 }.value(0)
+        Scan { text, at: 0, line: 1, mark: 0, column: 1 }.value(0)
     }
 
     /// Reads one document of YAML 1.2; nothing at all is null.
@@ -291,7 +291,9 @@ struct Scan<'a> {
     text: &'a str,
     at: usize,
     line: usize,
-    line_start: usize,
+    /// Up to where characters are counted, and the column there: each is counted once, however long a line is.
+    mark: usize,
+    column: usize,
 }
 
 impl Scan<'_> {
@@ -299,7 +301,7 @@ impl Scan<'_> {
     fn next(&mut self) -> u8 {
         while let Some(byte) = self.text.as_bytes().get(self.at) {
             match byte {
-                b'\n' => (self.line, self.line_start) = (self.line + 1, self.at + 1),
+                b'\n' => (self.line, self.mark, self.column) = (self.line + 1, self.at + 1, 1),
                 b' ' | b'\t' | b'\r' => {}
                 other => return *other,
             }
@@ -308,9 +310,10 @@ impl Scan<'_> {
         b'\0'
     }
 
-    fn place(&self) -> Place {
-        let column = self.text.get(self.line_start..self.at).map_or(0, |before| before.chars().count());
-        Place { line: self.line, column: column + 1 }
+    fn place(&mut self) -> Place {
+        self.column += self.text.get(self.mark..self.at).map_or(0, |before| before.chars().count());
+        self.mark = self.at;
+        Place { line: self.line, column: self.column }
     }
 
     fn value(&mut self, depth: usize) -> Result<Written, Error> {
@@ -719,6 +722,8 @@ mod tests {
         assert_eq!(read.get("more").unwrap().get("count").unwrap().text(), Some("0x10"));
         // What a mapping says itself goes before what it merges: that is not twice.
         assert_eq!(Written::yaml("a: &a {x: 1}\nb:\n  <<: *a\n  x: 2\n").unwrap().into_json()["b"], json!({"x": 2}));
+        let several = "a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {<<: [*a, *b], z: 3}\n";
+        assert_eq!(Written::yaml(several).unwrap().into_json()["c"], json!({"x": 1, "y": 1, "z": 3}));
     }
 
     #[test]
@@ -760,6 +765,14 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(Written::json(deep.as_bytes()).is_err());
         assert!(Written::yaml(&deep).is_err());
+    }
+
+    #[test]
+    fn a_long_line_is_read_in_one_go() {
+        // Were each place counted from the start of its line, this would take minutes.
+        let text = format!("[{}7]", "\"ü\", ".repeat(200_000));
+        let Kind::List(items) = Written::json(text.as_bytes()).unwrap().kind else { panic!("a list") };
+        assert_eq!(items.last().unwrap().place, Place { line: 1, column: 1_000_002 });
     }
 
     #[test]

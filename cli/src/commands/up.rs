@@ -46,6 +46,9 @@ pub struct UpOptions {
     /// Log level or filter, as tracing-subscriber's `EnvFilter` reads it.
     #[arg(long, default_value = "warn", env = "CONTINUUM_LOG_LEVEL")]
     pub log: String,
+    /// Name of the context that is written for the NATS command line (`nats --context NAME`); none when empty.
+    #[arg(long, value_name = "NAME", default_value = crate::nats_context::NAME)]
+    pub nats_context: String,
     /// Puts a relay in front of each agent's probes; milliseconds in `<data-dir>/probe-delay-<cluster>` delay them.
     #[arg(long, hide = true)]
     pub relays: bool,

@@ -93,6 +93,13 @@ mod tests {
     }
 
     #[test]
+    fn names_and_labels_are_as_they_are_spelt() {
+        let read = read_text("- {name: no, cpu_milli: 0x64, memory_mb: 64, labels: {zone: on, rack: 010}}\n").unwrap();
+        assert_eq!((read[0].name.as_str(), read[0].cpu_milli), ("no", 100));
+        assert_eq!(read[0].labels, BTreeMap::from([("rack".into(), "010".into()), ("zone".into(), "on".into())]));
+    }
+
+    #[test]
     fn a_file_that_cannot_be_used_is_refused_with_what_is_wrong() {
         let cluster =
             |name: &str, driver: &str| format!("- {{name: {name}, cpu_milli: 1, memory_mb: 1, driver: {driver}}}\n");
@@ -102,6 +109,11 @@ mod tests {
             (cluster("a", "docker"), "unknown driver"),
             (cluster("a", "process") + &cluster("a", "process"), "used twice"),
             ("{name: a}".to_owned(), "not a list of clusters"),
+            ("clusters: []\nmore: 1\n".to_owned(), "more is not known"),
+            (
+                "- {name: a, cpu_milli: 1, cpu_milli: 2, memory_mb: 1}".to_owned(),
+                "line 1 column 13 and at line 1 column 27",
+            ),
         ] {
             let error = read_text(&text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -103,6 +103,11 @@ impl MeshRun {
         self.folder.clone()
     }
 
+    /// Where `up` leaves its context for the NATS command line.
+    pub fn config_home(&self) -> PathBuf {
+        self.folder.with_extension("config")
+    }
+
     /// Process id of `up`.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -276,6 +281,8 @@ fn launch(mut command: Command, folder: &Path, arguments: &[String]) -> Child {
         .arg(folder)
         .arg("up")
         .args(arguments)
+        // Its context for the NATS command line is the test's own.
+        .env("XDG_CONFIG_HOME", folder.with_extension("config"))
         .current_dir(root())
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
