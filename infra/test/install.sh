@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the test suite uses besides Rust and nats-server, into .tools. Without it, the suites that need it skip
-# by name: Python clients of NATS and Zenoh, validators of compose.yaml and of Kubernetes resources, OpenID Connect
-# providers. Everything comes ready from a registry of packages; what has to be compiled comes from `make servers`.
+# by name: Python clients of NATS and Zenoh, compilers of protobuf (grpcio-tools, buf), validators of compose.yaml and of
+# Kubernetes resources, OpenID Connect providers. Everything comes ready from a registry of packages; what has to be compiled comes from `make servers`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p .tools

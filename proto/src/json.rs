@@ -211,8 +211,19 @@ fn fit(
                 Json::Object(entries.iter().map(one).collect())
             }
             (WrittenKind::List(items), kind) if field.is_list() => {
-                let one = |(i, item)| fit_one(&kind, item, &format!("{at}[{i}]"), problems, depth);
+                let one = |(i, item): (usize, &Written)| {
+                    let at = format!("{at}[{i}]");
+                    if item.is_null() {
+                        problems.push(format!("{at}: {} stands in a list; leave it out", told(item)));
+                    }
+                    fit_one(&kind, item, &at, problems, depth)
+                };
                 items.iter().enumerate().map(one).collect()
+            }
+            (kind, _) if (field.is_list() || field.is_map()) && *kind != WrittenKind::Null => {
+                let wanted = if field.is_list() { "a list" } else { "an object" };
+                problems.push(format!("{at}: {} is not {wanted}", told(&part.value)));
+                continue;
             }
             (_, kind) => fit_one(&kind, &part.value, &at, problems, depth),
         };
@@ -223,6 +234,10 @@ fn fit(
 
 /// One value of a field, an item or an entry.
 fn fit_one(kind: &Kind, written: &Written, at: &str, problems: &mut Vec<String>, depth: usize) -> Json {
+    if let Some(wanted) = misfit(kind, written) {
+        problems.push(format!("{at}: {} is not {wanted}", told(written)));
+        return Json::Null;
+    }
     match (kind, written.text()) {
         (Kind::Message(inner), Some(text)) if inner.full_name() == "google.protobuf.Timestamp" => {
             match text.parse::<crate::Timestamp>() {
@@ -236,6 +251,68 @@ fn fit_one(kind: &Kind, written: &Written, at: &str, problems: &mut Vec<String>,
         (Kind::Message(inner), _) => fit(inner, written, at, problems, depth + 1),
         (Kind::String, Some(text)) => Json::String(text.to_owned()),
         _ => written.clone().into_json(),
+    }
+}
+
+/// What is wanted, if a value of this kind cannot be made of what is written.
+fn misfit(kind: &Kind, written: &Written) -> Option<String> {
+    fn whole<T: TryFrom<u64> + TryFrom<i64> + std::str::FromStr>(written: &Written) -> bool {
+        match &written.kind {
+            WrittenKind::Number(number, _) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(number), _, _) => T::try_from(number).is_ok(),
+                (_, Some(number), _) => T::try_from(number).is_ok(),
+                // `1e3` is whole too.
+                (_, _, Some(number)) => number.fract() == 0.0 && format!("{number:.0}").parse::<T>().is_ok(),
+                _ => false,
+            },
+            WrittenKind::Text(text) => text.parse::<T>().is_ok(),
+            _ => false,
+        }
+    }
+    let number = || match &written.kind {
+        WrittenKind::Number(..) => true,
+        WrittenKind::Text(text) => text.parse::<f64>().is_ok() || matches!(text.as_str(), "Infinity" | "-Infinity"),
+        _ => false,
+    };
+    let range =
+        |least: &dyn std::fmt::Display, most: &dyn std::fmt::Display| format!("a whole number of {least} to {most}");
+    if written.is_null() {
+        return None;
+    }
+    let (fits, wanted) = match kind {
+        Kind::Bool => (matches!(written.kind, WrittenKind::Bool(..)), "true or false".to_owned()),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => (whole::<i32>(written), range(&i32::MIN, &i32::MAX)),
+        Kind::Uint32 | Kind::Fixed32 => (whole::<u32>(written), range(&0, &u32::MAX)),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => (whole::<i64>(written), range(&i64::MIN, &i64::MAX)),
+        Kind::Uint64 | Kind::Fixed64 => (whole::<u64>(written), range(&0, &u64::MAX)),
+        Kind::Double | Kind::Float => (number(), "a number".to_owned()),
+        Kind::String => (written.text().is_some(), "a text".to_owned()),
+        Kind::Enum(values) => {
+            let known = written.text().is_some_and(|text| values.get_value_by_name(text).is_some());
+            let names = values.values().map(|value| value.name().to_owned()).collect::<Vec<_>>().join(", ");
+            (known || matches!(written.kind, WrittenKind::Number(..)), format!("one of {names}"))
+        }
+        Kind::Message(inner) if inner.full_name() == "google.protobuf.Timestamp" => {
+            (matches!(written.kind, WrittenKind::Text(_)), "a time such as 2027-01-31T12:00:00Z".to_owned())
+        }
+        Kind::Message(_) => (written.is_fields(), "an object".to_owned()),
+        Kind::Bytes => (matches!(written.kind, WrittenKind::Text(_)), "base64".to_owned()),
+    };
+    (!fits).then_some(wanted)
+}
+
+/// What is written, for a message about it.
+fn told(written: &Written) -> String {
+    let what = match (&written.kind, written.text()) {
+        (WrittenKind::Text(_), Some(text)) => format!("{:?}", text.chars().take(64).collect::<String>()),
+        (_, Some(text)) => text.chars().take(64).collect(),
+        (WrittenKind::List(_), _) => "a list".to_owned(),
+        (WrittenKind::Fields(_), _) => "an object".to_owned(),
+        _ => "null".to_owned(),
+    };
+    match written.place.line {
+        0 => what,
+        _ => format!("{what} at {}", written.place),
     }
 }
 
@@ -358,6 +435,36 @@ mod tests {
             assert!(error.contains("at: ") && error.contains("write it as 2027-01-31T12:00:00Z"), "{error}");
         }
         assert!(read(json!(1_795_318_929)).is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_its_place_and_what_would() {
+        let refused = |text: &str| workload(text).unwrap_err();
+        for (text, told) in [
+            ("singleton: yes\n", "singleton: \"yes\" at line 1 column 12 is not true or false"),
+            ("replicas: 1_000\n", "replicas: \"1_000\" at line 1 column 11 is not a whole number of 0 to 4294967295"),
+            ("replicas: -1\n", "replicas: -1 at line 1 column 11 is not a whole"),
+            ("replicas: 1.5\n", "replicas: 1.5 at line 1 column 11 is not a whole"),
+            ("replicas: 4294967296\n", "4294967296 at line 1 column 11 is not a whole"),
+            ("resources: 3\n", "resources: 3 at line 1 column 12 is not an object"),
+            ("name: [a]\n", "name: a list at line 1 column 7 is not a text"),
+            ("process: {arguments: a}\n", "process.arguments: \"a\" at line 1 column 22 is not a list"),
+            ("process: {arguments: [a, [b]]}\n", "process.arguments[1]: a list at line 1 column 26 is not a text"),
+            ("process: {arguments: [a, ~]}\n", "process.arguments[1]: null at line 1 column 26 stands in a list"),
+            ("clusterSelector: [a]\n", "clusterSelector: a list at line 1 column 18 is not an object"),
+            (
+                "latencyBounds: [{maxLatencyMs: low}]\n",
+                "latencyBounds[0].maxLatencyMs: \"low\" at line 1 column 32 is not a number",
+            ),
+        ] {
+            let error = refused(text);
+            assert!(error.contains(told), "{error}");
+        }
+        assert_eq!(workload("singleton: True\nreplicas: 1e1\n").unwrap()["replicas"], 10);
+        assert_eq!(workload("replicas: '7'\nname: ~\n").unwrap(), json!({"replicas": 7}));
+        let report = json!({"intentFulfilmentReport": {"intentFulfilmentInfo": {"notFulfilledState": "BROKEN"}}});
+        let error = value_to_protobuf(REPORT, report).unwrap_err().to_string();
+        assert!(error.contains("notFulfilledState: \"BROKEN\" is not one of") && error.contains("DEGRADED"), "{error}");
     }
 
     #[test]

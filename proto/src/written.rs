@@ -363,10 +363,7 @@ impl Scan<'_> {
                 match word {
                     "null" => Kind::Null,
                     "true" | "false" => Kind::Bool(word == "true", word.to_owned()),
-                    number => match serde_json::from_str(number) {
-                        Ok(value) => Kind::Number(value, number.to_owned()),
-                        Err(_) => return Err(out_of_range(number, place)),
-                    },
+                    number => plain(number, place)?,
                 }
             }
         };
@@ -759,6 +756,8 @@ mod tests {
         }
         assert_eq!(Written::json(b"\xef\xbb\xbf{}").unwrap().into_json(), json!({}));
         assert_eq!(Written::json(b"[1.10]").unwrap().into_json(), json!([1.1]));
+        // The nearest number to what is written, and not one beside it.
+        assert_eq!(Written::json(b"[1000.1844674407372]").unwrap().into_json(), json!([1_000.184_467_440_737_2]));
         for text in ["", "{", "{a: 1}", "[1,]", "{} {}", "[01]", "1e999", "[1e999]", "\u{1}", "'a'"] {
             assert!(Written::json(text.as_bytes()).is_err(), "{text}");
         }
