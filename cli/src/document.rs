@@ -175,4 +175,26 @@ mod tests {
         assert!(refused("intent: {}\nuserLabel: b\n").contains("userLabel stands beside the intent"));
         assert!(refused("id: [a]\nuserLabel: b\n").contains("id at line 1 column 5 is not a text"));
     }
+
+    #[test]
+    fn no_file_makes_its_reader_panic() {
+        let good = [
+            "id: a\nintent: {userLabel: b}\n---\nowner: c\nuser_label: d\n",
+            "{\"intentId\": 1, \"userLabel\": \"e\"}",
+        ];
+        let mut made = fuzzing::Made::new(1, good.map(|text| text.as_bytes().to_vec()).into());
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..5_000 {
+            let text = String::from_utf8_lossy(&made.input()).into_owned();
+            let _ = split(&text);
+            for document in Written::documents(&text).unwrap_or_default() {
+                let _ = id_of(&document);
+                match intent(document) {
+                    Ok(_) => read += 1,
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(read > 0 && refused > 0, "{read} {refused}");
+    }
 }

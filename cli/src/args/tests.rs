@@ -34,6 +34,8 @@ fn the_format_may_stand_anywhere() {
 #[test]
 fn an_invalid_time_and_an_unknown_kind_are_refused() {
     assert!(parse("continuum twin get a --at 2026-11-22T05:00:00Z").is_ok());
+    let refused = parse("continuum twin get a --at 2026-11-22T05:00:00+0530").unwrap_err().to_string();
+    assert!(refused.contains("2027-01-31T12:00:00+05:30"), "{refused}");
     assert!(parse("continuum twin get a --at yesterday").is_err());
     assert!(parse("continuum twin list --kind planet").is_err());
 }
@@ -92,4 +94,24 @@ fn demo_and_bench_pass_every_argument_on() {
     assert_eq!(passed("continuum demo --examples here"), ["--examples", "here"]);
     assert_eq!(passed("continuum bench --help"), ["--help"]);
     assert_eq!(passed("continuum bench intents --full -o json"), ["intents", "--full", "-o", "json"]);
+}
+
+#[test]
+fn no_command_line_makes_the_reader_panic() {
+    let good = [
+        "continuum intent submit a.yaml --id b --wait fulfilled --timeout 5",
+        "continuum -o json account top-up local 1.50",
+        "continuum tap intent.> --filter owner=local --count 3",
+        "continuum twin get a --at 2026-11-22T05:00:00Z --kind workload",
+        "continuum learn train --episodes 100 --seed 7",
+    ];
+    let mut made = fuzzing::Made::new(1, good.map(|line| line.as_bytes().to_vec()).into());
+    let (mut read, mut refused) = (0, 0);
+    for _ in 0..3_000 {
+        match parse(&String::from_utf8_lossy(&made.input())) {
+            Ok(_) => read += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(read > 0 && refused > 0, "{read} {refused}");
 }
