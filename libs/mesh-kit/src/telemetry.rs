@@ -49,8 +49,8 @@ pub(crate) const SERVICE_SPAN: &str = "mesh_kit::service";
 /// What carries telemetry away; what these say is never sent by OTLP, or sending would feed itself.
 const CARRIERS: &[&str] = &["h2", "hyper", "hyper_util", "tonic", "tower", "opentelemetry"];
 /// Libraries that are quiet unless log directives name them.
-const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,rustls=warn,tonic=warn,\
-                     tower=warn,zenoh=warn";
+const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,rustls=warn,s3s=off,\
+                     tonic=warn,tower=warn,zenoh=warn";
 /// Longest wait for one export, and for the connection to it.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
