@@ -1,5 +1,6 @@
 //! The decisions of storage, without I/O: names (policies, locations, buckets, scrubs), objects, and uploads.
 
+pub mod checksums;
 pub mod choose;
 pub mod objects;
 pub mod policy;

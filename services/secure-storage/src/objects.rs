@@ -18,7 +18,7 @@ use mesh_core::Key;
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
     AnyEvent, Refusal, derived_id,
-    object::{Layout, ObjectDeleted, ObjectStored, Part},
+    object::{Checksum, Layout, ObjectDeleted, ObjectStored, Part},
 };
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -32,7 +32,9 @@ use crate::{
     },
     config::Config,
     domain::{
-        bucket_token, object_token,
+        bucket_token,
+        checksums::Algorithm,
+        object_token,
         objects::{self, Command, Condition},
         policy::{Recipe, recipe},
         storages::Bucket,
@@ -109,6 +111,22 @@ pub enum BodyError {
         /// Milliseconds.
         limit_ms: i64,
     },
+    /// It is longer or shorter than announced, or ended without its last chunk.
+    #[error("the body has {received} bytes and ended {whole}, where {announced} were announced; send all of it")]
+    Short {
+        /// Bytes that came.
+        received: u64,
+        /// Bytes that were announced.
+        announced: u64,
+        /// With or without its last chunk.
+        whole: &'static str,
+    },
+    /// It is not what its digest says.
+    #[error("the {0} that was sent is not that of the body; it was changed on its way, send it again")]
+    Digest(&'static str),
+    /// The trailer that was announced did not come, or holds no digest.
+    #[error("the trailer {0} was announced and holds no value of its algorithm; send it after the last chunk")]
+    Trailer(&'static str),
     /// It broke off, or is not what its sender signed.
     #[error("the body broke off after {received} bytes: {problem}")]
     Broken {
@@ -131,9 +149,80 @@ impl From<fragment::Error> for Error {
     }
 }
 
+/// What a sender says of a body before it comes. Checked when it has come, before any fact says that it is stored.
+#[derive(Clone, Default)]
+pub struct Announced {
+    /// Bytes.
+    pub bytes: Option<u64>,
+    /// MD5.
+    pub md5: Option<[u8; 16]>,
+    /// The checksum that is kept.
+    pub algorithm: Option<Algorithm>,
+    /// Its value, if it was given before the body.
+    pub value: Option<Vec<u8>>,
+    /// What follows the body, asked when it has ended.
+    pub ending: Option<Arc<dyn Ending>>,
+}
+
+/// What follows a body.
+pub trait Ending: Send + Sync {
+    /// Did the last chunk come? Yes for a body without chunks.
+    fn is_whole(&self) -> bool;
+    /// The value of a trailer: `None` if none was announced.
+    ///
+    /// # Errors
+    /// When it was announced and did not come.
+    fn trailer(&self, algorithm: Algorithm) -> Result<Option<Vec<u8>>, BodyError>;
+}
+
+impl std::fmt::Debug for Announced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Announced")
+            .field("bytes", &self.bytes)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Announced {
+    /// Nothing but the algorithm of the checksum that is to be kept.
+    pub fn only(algorithm: Option<Algorithm>) -> Self {
+        Self { algorithm, ..Self::default() }
+    }
+
+    /// Is a body what was announced? Returns its checksum.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(crate) fn check(
+        &self,
+        size: u64,
+        md5: &[u8; 16],
+        checksum: Option<&[u8]>,
+    ) -> Result<Option<Checksum>, BodyError> {
+        let whole = self.ending.as_ref().is_none_or(|ending| ending.is_whole());
+        let announced = self.bytes.unwrap_or(size);
+        if !whole || announced != size {
+            let whole = if whole { "with its last chunk" } else { "without its last chunk" };
+            return Err(BodyError::Short { received: size, announced, whole });
+        }
+        if self.md5.is_some_and(|announced| announced != *md5) {
+            return Err(BodyError::Digest("MD5"));
+        }
+        let (Some(algorithm), Some(checksum)) = (self.algorithm, checksum) else { return Ok(None) };
+        let trailer = self.ending.as_ref().map(|ending| ending.trailer(algorithm)).transpose()?.flatten();
+        if [&self.value, &trailer].into_iter().flatten().any(|value| value != checksum) {
+            return Err(BodyError::Digest(algorithm.name()));
+        }
+        Ok(Some(algorithm.checksum(checksum)))
+    }
+}
+
 /// Metadata that a caller gives an object.
 #[derive(Clone, Debug, Default)]
 pub struct Head {
+    /// Refuse a bucket whose policy stores plain bytes.
+    pub encrypted: bool,
     /// Content type.
     pub content_type: String,
     /// User metadata.
@@ -311,10 +400,10 @@ impl ObjectStore {
     pub async fn put<S, E>(
         &self,
         owner: &str,
-        bucket: &str,
-        key: &str,
+        (bucket, key): (&str, &str),
         head: Head,
         condition: &Condition,
+        announced: &Announced,
         body: S,
     ) -> Result<ObjectStored, Error>
     where
@@ -325,6 +414,7 @@ impl ObjectStore {
         let (token, of) = self.bucket(owner, bucket).await?;
         let object = object_token(&token, of.epoch, key);
         let recipe = self.recipe(&of)?;
+        check_encrypted(&head, &recipe)?;
         self.check_room(&token, &of, key)?;
         // Once before the body is received, to refuse early; the decision is made when the fact is written.
         if *condition != Condition::default()
@@ -333,7 +423,8 @@ impl ObjectStore {
             return Err(objects::Refused::Precondition.into());
         }
         let (layout, data_key) = self.layout(owner, &recipe)?;
-        let (part, md5) = self.write(&layout, &data_key, recipe.acknowledge_at, body).await?;
+        let received = self.write(&layout, &data_key, recipe.acknowledge_at, announced, body).await?;
+        let part = received.part;
         let stored = ObjectStored {
             bucket: token,
             object,
@@ -341,7 +432,7 @@ impl ObjectStore {
             epoch: of.epoch,
             owner: owner.into(),
             size: part.size,
-            etag: hex::encode(md5),
+            etag: hex::encode(received.md5),
             content_type: head.content_type,
             metadata: head.metadata,
             headers: head.headers,
@@ -349,6 +440,7 @@ impl ObjectStore {
             parts: vec![part.clone()],
             upload: String::new(),
             modified: Some(self.mesh.now()),
+            checksum: received.checksum,
         };
         let command = Command::Put { object: stored.clone(), condition: condition.clone() };
         match self.decide(&command, None).await {
@@ -399,6 +491,18 @@ impl ObjectStore {
         self.retire(decided.garbage);
         Ok(decided.fact.is_some())
     }
+}
+
+/// Refuses to store plain bytes for a caller who asks for encryption.
+pub(crate) fn check_encrypted(head: &Head, recipe: &Recipe) -> Result<(), Error> {
+    if head.encrypted && !recipe.encrypted {
+        return Err(Error::Invalid(
+            "the request asks for encryption, and the policy of the bucket stores plain bytes; use a bucket whose policy \
+             encrypts"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 /// Bounds on what becomes part of a fact.

@@ -4,6 +4,7 @@ Usage: clients.py SUITE ENDPOINT ACCESS SECRET [argument]. Prints a line per thi
 does not.
 """
 
+import base64
 import hashlib
 import io
 import json
@@ -12,8 +13,11 @@ import re
 import sys
 import threading
 import time
+import traceback
 import urllib.error
+import urllib.parse
 import urllib.request
+import zlib
 from http.client import HTTPConnection
 
 import boto3
@@ -22,6 +26,7 @@ import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
 import botocore.exceptions
+import botocore.session
 from botocore.client import Config
 from minio import Minio
 
@@ -448,4 +453,417 @@ def check():
     holds(f"{len(acked)} acknowledged objects are whole, of {len(seen)} that are visible")
 
 
-{f.__name__: f for f in (acceptance, large, second, read, cached, lost, writer, check)}[SUITE]()
+CHECKSUMS = {
+    "CRC32": lambda b: zlib.crc32(b).to_bytes(4, "big"),
+    "SHA1": lambda b: hashlib.sha1(b).digest(),
+    "SHA256": lambda b: hashlib.sha256(b).digest(),
+}
+
+
+def b64(value):
+    return base64.b64encode(value).decode()
+
+
+def ask(method, path, body=b"", headers=None, payload=None, region="local", send=None, prefix=""):
+    """A signed request, whatever it says; gives status, headers and body. `send` is what goes over the wire."""
+    request = botocore.awsrequest.AWSRequest(method, ENDPOINT + prefix + path, data=body, headers=headers or {})
+    request.headers["x-amz-content-sha256"] = payload or hashlib.sha256(body).hexdigest()
+    botocore.auth.S3SigV4Auth(CREDENTIALS, "s3", region).add_auth(request)
+    # The signer computes the digest of what it is given; what was asked for is signed here.
+    if payload:
+        del request.headers["Authorization"]
+        signer = botocore.auth.S3SigV4Auth(CREDENTIALS, "s3", region)
+        signer.payload = lambda _: payload
+        signer.add_auth(request)
+    connection = HTTPConnection(ENDPOINT.removeprefix("http://"), timeout=60)
+    sent = body if send is None else send
+    connection.putrequest(method, prefix + path, skip_accept_encoding=True, skip_host=True)
+    connection.putheader("Host", ENDPOINT.removeprefix("http://"))
+    for name, value in dict(request.headers).items():
+        if name.lower() not in ("host", "content-length"):
+            connection.putheader(name, value)
+    connection.putheader("Content-Length", str(len(sent)))
+    connection.endheaders()
+    connection.send(sent)
+    answer = connection.getresponse()
+    return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode("utf8", "replace")
+
+
+def code(answer):
+    found = re.search("<Code>(.*?)</Code>", answer[2])
+    return (answer[0], found[1]) if found else answer[0]
+
+
+UNSIGNED = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+
+
+def framed(body, trailer="", last=True):
+    return (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + (f"0\r\n{trailer}\r\n".encode() if last else b"")
+
+
+def chunked(key, body, sent, length=None, **headers):
+    headers = {k.replace("_", "-"): v for k, v in headers.items()}
+    headers |= {"content-encoding": "aws-chunked",
+                "x-amz-decoded-content-length": str(len(body) if length is None else length)}
+    return ask("PUT", key, headers=headers, payload=UNSIGNED, send=sent)
+
+
+def digests():
+    body = b"123456789"
+    wrong = {"CRC32": b64(bytes(4)), "CRC32C": b64(bytes(4)), "CRC64NVME": b64(bytes(8)), "SHA1": b64(bytes(20)),
+             "SHA256": b64(bytes(32))}
+    right = {"CRC32": "y/Q5Jg==", "CRC32C": "4waSgw==", "CRC64NVME": "rosUhgp5mIg=",
+             "SHA1": b64(hashlib.sha1(body).digest()), "SHA256": b64(hashlib.sha256(body).digest())}
+    at, _ = begin("sums/part", {})
+    part = f"/plant/sums/part?partNumber=1&uploadId={at['UploadId']}"
+    for name, value in wrong.items():
+        header = f"x-amz-checksum-{name.lower()}"
+        for path in ("/plant/sums/none", part):
+            assert code(ask("PUT", path, body, {header: value})) == (400, "BadDigest"), name
+            assert code(ask("PUT", path, body, {header: "AAA"})) == (400, "InvalidRequest"), name
+            trailer = chunked(path, body, framed(body, f"{header}:{value}\r\n"), x_amz_trailer=header)
+            assert code(trailer) == (400, "BadDigest"), (name, trailer)
+            trailer = chunked(path, body, framed(body), x_amz_trailer=header)
+            assert code(trailer) == (400, "MalformedTrailerError"), (name, trailer)
+            found = chunked(path, body, framed(body, f"{header}:{right[name]}\r\n"), x_amz_trailer=header)
+            assert found[0] == 200 and found[1][header] == right[name], (name, found)
+        S3.delete_object(Bucket="plant", Key="sums/none")
+        found = ask("PUT", f"/plant/sums/{name}", body, {header: right[name]})
+        assert found[0] == 200 and found[1][header] == right[name], found
+        found = ask("HEAD", f"/plant/sums/{name}", headers={"x-amz-checksum-mode": "ENABLED"})
+        assert found[1][header] == right[name] and found[1]["x-amz-checksum-type"] == "FULL_OBJECT", found
+        assert header not in ask("GET", f"/plant/sums/{name}")[1]
+    holds("wrong digests are refused in headers and trailers, right ones are kept and given back")
+    for path in ("/plant/sums/none", part):
+        for md5, expected in [("AAAA", "InvalidDigest"), (b64(bytes(16)), "BadDigest"), ("", "InvalidDigest")]:
+            assert code(ask("PUT", path, body, {"content-md5": md5})) == (400, expected), md5
+        crc = {"x_amz_trailer": "x-amz-checksum-crc32"}
+        found = chunked(path, body, framed(body, last=False), **crc)
+        assert code(found) == (400, "IncompleteBody"), found
+        for length in (8, 10):
+            found = chunked(path, body, framed(body, f"x-amz-checksum-crc32:{right['CRC32']}\r\n"), length=length, **crc)
+            assert code(found) == (400, "IncompleteBody"), (length, found)
+        two = {"x-amz-checksum-crc32": right["CRC32"], "x-amz-checksum-sha1": right["SHA1"]}
+        assert code(ask("PUT", path, body, two)) == (400, "InvalidRequest")
+        assert code(ask("PUT", path, body, {"x-amz-sdk-checksum-algorithm": "SHA1"})) == (400, "InvalidRequest")
+    refused("NoSuchKey", 404, S3.get_object, Bucket="plant", Key="sums/none")
+    holds("so are broken bodies, and nothing of them is visible")
+    xml = b"<Delete><Object><Key>sums/CRC32</Key></Object></Delete>"
+    for header, value, expected in [("content-md5", b64(bytes(16)), "BadDigest"), ("content-md5", "x", "InvalidDigest"),
+                                    ("x-amz-checksum-crc32", b64(bytes(4)), "BadDigest")]:
+        assert code(ask("POST", "/plant?delete", xml, {header: value})) == (400, expected)
+    assert get("sums/CRC32") == body
+    holds("so is DeleteObjects")
+    big = [data(5 << 20, 31), b"the end"]
+    for name, kind in [("CRC32", "FULL_OBJECT"), ("CRC32", "COMPOSITE"), ("SHA256", "COMPOSITE"), ("SHA1", "COMPOSITE")]:
+        arguments = {"Bucket": "plant", "Key": f"sums/{name}/{kind}"}
+        begun = S3.create_multipart_upload(**arguments, ChecksumAlgorithm=name, ChecksumType=kind)
+        assert begun["ChecksumAlgorithm"] == name and begun["ChecksumType"] == kind
+        here = arguments | {"UploadId": begun["UploadId"]}
+        parts = []
+        for number, piece in enumerate(big, 1):
+            sum_ = b64(CHECKSUMS[name](piece))
+            stored = S3.upload_part(**here, PartNumber=number, Body=piece, **{f"Checksum{name}": sum_})
+            assert stored[f"Checksum{name}"] == sum_
+            parts.append({"PartNumber": number, "ETag": stored["ETag"], f"Checksum{name}": sum_})
+        assert S3.list_parts(**here)["Parts"][0][f"Checksum{name}"] == parts[0][f"Checksum{name}"]
+        if kind == "COMPOSITE":
+            whole = b64(CHECKSUMS[name](b"".join(map(CHECKSUMS[name], big)))) + "-2"
+        else:
+            whole = b64(CHECKSUMS[name](b"".join(big)))
+        bad = [parts[0] | {f"Checksum{name}": parts[1][f"Checksum{name}"]}, parts[1]]
+        complete = S3.complete_multipart_upload
+        refused("InvalidPart", 400, complete, **here, MultipartUpload={"Parts": bad})
+        zero = b64(bytes(len(CHECKSUMS[name](b""))))
+        refused("BadDigest", 400, complete, **here, MultipartUpload={"Parts": parts}, **{f"Checksum{name}": zero})
+        refused("InvalidRequest", 400, complete, **here, MultipartUpload={"Parts": parts}, MpuObjectSize=1)
+        done = complete(**here, MultipartUpload={"Parts": parts}, ChecksumType=kind, MpuObjectSize=sum(map(len, big)))
+        found = S3.head_object(**arguments, ChecksumMode="ENABLED")
+        assert done[f"Checksum{name}"] == found[f"Checksum{name}"] == whole and found["ChecksumType"] == kind
+    refused("InvalidRequest", 400, S3.create_multipart_upload, Bucket="plant", Key="x", ChecksumAlgorithm="SHA1",
+            ChecksumType="FULL_OBJECT")
+    copied = S3.copy_object(Bucket="plant", Key="sums/copy", CopySource="plant/sums/CRC32/COMPOSITE")
+    assert copied["CopyObjectResult"]["ChecksumCRC32"] == b64(CHECKSUMS["CRC32"](b"".join(big)))
+    holds("parts, Complete and copies keep checksums, and refuse wrong ones")
+
+
+def nothing_dropped():
+    S3.put_object(Bucket="plant", Key="kept/as/is", Body=b"as it is")
+    for headers in [{"x-amz-server-side-encryption-customer-algorithm": "AES256"}, {"x-amz-tagging": "a=b"},
+                    {"x-amz-server-side-encryption": "aws:kms"}, {"x-amz-object-lock-mode": "GOVERNANCE"},
+                    {"x-amz-object-lock-legal-hold": "ON"}, {"x-amz-website-redirect-location": "/"},
+                    {"x-amz-storage-class": "GLACIER"}, {"x-amz-grant-read": "id=1"}, {"x-amz-unknown": "1"}]:
+        for method, path in [("PUT", "/plant/kept/as/is"), ("POST", "/plant/kept/as/is?uploads")]:
+            assert code(ask(method, path, b"other", headers))[1] == "NotImplemented", headers
+    assert code(ask("PUT", "/plant/kept/as/is", b"x", {"x-amz-acl": "public-read"}))[1] == "AccessControlListNotSupported"
+    copy = {"x-amz-copy-source": "plant/kept/as/is"}
+    for headers, expected in [({"x-amz-metadata-directive": "BOGUS"}, "InvalidArgument"), ({}, "InvalidRequest"),
+                              ({"x-amz-tagging": "a=b"}, "NotImplemented")]:
+        assert code(ask("PUT", "/plant/kept/as/is", b"", copy | headers))[1] == expected, headers
+    for path in ["/plant/kept/as/is?acl", "/plant/kept/as/is?tagging", "/plant/kept/as/is?torrent", "/plant?policy", "/plant?cors",
+                 "/plant?unknown=1", "/plant?list-type=2&unknown", "/plant/kept/as/is?retention"]:
+        assert code(ask("GET", path))[1] == "NotImplemented", path
+    assert code(ask("PUT", "/newer", b"<CreateBucketConfiguration><Tags/></CreateBucketConfiguration>"))[1] == "NotImplemented"
+    assert code(ask("GET", "/plant", headers={"x-amz-expected-bucket-owner": "other"})) == (403, "AccessDenied")
+    assert ask("GET", "/plant", headers={"x-amz-expected-bucket-owner": "local"})[0] == 200
+    assert get("kept/as/is") == b"as it is"
+    holds("what is not acted on is refused, and changes nothing")
+    put = S3.put_object(Bucket="plant", Key="kept/head", Body=b"x", Expires="Wed, 21 Oct 2026 07:28:00 GMT",
+                        ServerSideEncryption="AES256", StorageClass="STANDARD", ContentEncoding="aws-chunked,gzip")
+    found = ask("GET", "/plant/kept/head")
+    assert put["ServerSideEncryption"] == found[1]["x-amz-server-side-encryption"] == "AES256"
+    assert found[1]["expires"] == "Wed, 21 Oct 2026 07:28:00 GMT" and found[1]["content-encoding"] == "gzip", found
+    ask("PUT", "/plant/kept/head", b"x", {"content-encoding": "aws-chunked"})
+    assert "content-encoding" not in ask("GET", "/plant/kept/head")[1]
+    holds("what is acted on comes back")
+
+
+def reads():
+    S3.put_object(Bucket="plant", Key="read/ten", Body=b"0123456789", CacheControl="no-store")
+    S3.put_object(Bucket="plant", Key="read/empty", Body=b"")
+    found = ask("GET", "/plant/read/ten")
+    etag, modified = found[1]["etag"], found[1]["last-modified"]
+    old = "Sunday, 06-Nov-94 08:49:37 GMT"
+    for headers, status, body in [
+            ({"range": "bytes=2-4", "if-range": etag}, 206, "234"), ({"range": "bytes=2-4", "if-range": '"x"'}, 200, None),
+            ({"range": "bytes=2-4", "if-range": modified}, 206, "234"), ({"range": "bytes=2-4", "if-range": old}, 200, None),
+            ({"if-match": f'"x", {etag}'}, 200, None), ({"if-none-match": f'"x", W/{etag}'}, 304, ""),
+            ({"if-modified-since": old}, 200, None), ({"if-unmodified-since": old}, 412, 0),
+            ({"range": "bytes=5-2"}, 200, None), ({"range": "items=0-1"}, 200, None),
+            ({"range": "bytes=7-99999999999999999999999"}, 206, "789"), ({"range": "bytes=10-"}, 416, 0),
+            ({"range": "bytes=0-0,2-2"}, 200, None), ({"range": "bytes=-0"}, 416, 0)]:
+        got = ask("GET", "/plant/read/ten", headers=headers)
+        assert got[0] == status and (body == 0 or got[2] == ("0123456789" if body is None else body)), (headers, got)
+        if status == 416:
+            assert got[1]["content-range"] == "bytes */10", got
+        if status == 304:
+            assert got[1]["etag"] == etag and got[1]["cache-control"] == "no-store", got
+        head = ask("HEAD", "/plant/read/ten", headers=headers)
+        assert head[0] == status and (status >= 300 or head[1].get("content-length") == got[1].get("content-length")), head
+        assert head[1].get("content-range") == got[1].get("content-range") and head[2] == "", head
+    assert code(ask("GET", "/plant/read/empty", headers={"range": "bytes=-5"})) == (416, "InvalidRange")
+    holds("conditions and ranges are those of RFC 9110 and S3")
+    one, two = data(5 << 20, 41), b"second"
+    at, tags = begin("read/parts", {1: one, 2: two})
+    S3.complete_multipart_upload(**at, MultipartUpload=named(tags))
+    found = S3.get_object(Bucket="plant", Key="read/parts", PartNumber=2)
+    assert found["Body"].read() == two and found["PartsCount"] == 2
+    assert found["ContentRange"] == f"bytes {len(one)}-{len(one) + 5}/{len(one) + 6}"
+    found = S3.head_object(Bucket="plant", Key="read/parts", PartNumber=1)
+    assert found["ContentLength"] == len(one) and found["PartsCount"] == 2
+    assert get("read/ten", PartNumber=1) == b"0123456789"
+    refused("InvalidPartNumber", 416, S3.get_object, Bucket="plant", Key="read/parts", PartNumber=3)
+    both = ask("GET", "/plant/read/parts?partNumber=1", headers={"range": "bytes=0-1"})
+    assert code(both) == (400, "InvalidRequest"), both
+    holds("a part is read by its number")
+
+
+def copies():
+    source = data((12 << 20) + 5, 51)
+    S3.put_object(Bucket="plant", Key="copy/from", Body=source)
+    config = boto3.s3.transfer.TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=6 << 20)
+    S3.copy({"Bucket": "plant", "Key": "copy/from"}, "plant", "copy/to", Config=config)
+    assert get("copy/to") == source and S3.head_object(Bucket="plant", Key="copy/to")["ETag"].endswith('-3"')
+    at, _ = begin("copy/ranges", {})
+    part = {**at, "CopySource": "plant/copy/from"}
+    ranges = [(0, (5 << 20) - 1), (7, 11)]
+    tags = {n: S3.upload_part_copy(**part, PartNumber=n, CopySourceRange=f"bytes={a}-{b}")["CopyPartResult"]["ETag"]
+            for n, (a, b) in enumerate(ranges, 1)}
+    refused("InvalidRange", 416, S3.upload_part_copy, **part, PartNumber=3, CopySourceRange=f"bytes=0-{len(source)}")
+    for wrong in ["bytes=5-2", "bytes=-3", "0-4"]:
+        refused("InvalidArgument", 400, S3.upload_part_copy, **part, PartNumber=3, CopySourceRange=wrong)
+    refused("PreconditionFailed", 412, S3.upload_part_copy, **part, PartNumber=3, CopySourceIfMatch='"x"')
+    refused("NoSuchKey", 404, S3.upload_part_copy, **part | {"CopySource": "plant/copy/nothing"}, PartNumber=3)
+    S3.complete_multipart_upload(**at, MultipartUpload=named(tags))
+    assert get("copy/ranges") == b"".join(source[a:b + 1] for a, b in ranges)
+    holds("parts are copied, whole and in ranges")
+
+
+def lists():
+    for key in ["odd/a+b%2B", "odd/\u0001", "odd/<&>\r", "odd/d+/1"]:
+        S3.put_object(Bucket="plant", Key=key, Body=b"x")
+    for version in ("", "list-type=2&"):
+        start = "start-after" if version else "marker"
+        path = f"/plant?{version}prefix=odd%2Fd%2B&delimiter=%2B&encoding-type=url&{start}=odd%2Fa%2B"
+        text = ask("GET", path)[2]
+        assert "<Prefix>odd/d%2B</Prefix>" in text and "<Delimiter>%2B</Delimiter>" in text, text
+        assert ("<StartAfter>" if version else "<Marker>") + "odd/a%2B</" in text, text
+        text = ask("GET", f"/plant?{version}prefix=odd%2F&encoding-type=url")[2]
+        assert "<Key>odd/%01</Key>" in text and "<Key>odd/a%2Bb%252B</Key>" in text, text
+        text = ask("GET", f"/plant?{version}prefix=odd%2F")[2]
+        assert "<Key>odd/&#x1;</Key>" in text and "<Key>odd/&lt;&amp;&gt;&#xd;</Key>" in text, text
+        assert code(ask("GET", f"/plant?{version}encoding-type=bogus")) == (400, "InvalidArgument")
+        assert ("<Owner>" in text) == (version == ""), text
+    assert "<Owner>" in ask("GET", "/plant?list-type=2&fetch-owner=true&prefix=odd%2F")[2]
+    assert "<Name>" in ask("GET", "/?max-buckets=1&prefix=pl")[2]
+    pages = S3.get_paginator("list_object_versions").paginate(Bucket="plant", Prefix="odd/", PaginationConfig={"PageSize": 1})
+    versions = [v for page in pages for v in page["Versions"]]
+    assert [v["Key"] for v in versions] == ["odd/\u0001", "odd/<&>\r", "odd/a+b%2B", "odd/d+/1"], versions
+    assert all(v["VersionId"] == "null" and v["IsLatest"] for v in versions)
+    holds("listings echo what was asked as S3 does")
+    ns = "http://s3.amazonaws.com/doc/2006-03-01/"
+    xml = (f"<?xml version='1.0'?><s:Delete xmlns:s='{ns}'><!-- c --><s:Object><s:Key><![CDATA[odd/a+b%2B]]></s:Key>"
+           "</s:Object><s:Object><s:Key>odd/&#60;&amp;&gt;&#13;</s:Key></s:Object></s:Delete>").encode()
+    done = ask("POST", "/plant?delete", xml)
+    assert done[0] == 200 and done[2].count("<Deleted>") == 2 and "<Error>" not in done[2], done
+    text = ask("GET", "/plant?prefix=odd%2F")[2]
+    assert text.count("<Key>") == 2, text
+    assert code(ask("POST", "/plant?delete", b"<Delete><Object><Key>a</Key><Odd/></Object></Delete>")) == (400, "MalformedXML")
+    holds("XML is XML")
+
+
+def signing():
+    for days, status in [(7, 200), (8, 400)]:
+        for version in ("s3v4", "s3"):
+            other = boto3.client("s3", endpoint_url=ENDPOINT, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET,
+                                 region_name="local", config=Config(signature_version=version))
+            url = other.generate_presigned_url("get_object", Params={"Bucket": "plant", "Key": "kept"},
+                                               ExpiresIn=days * 86_400)
+            assert http("GET", url.removeprefix(ENDPOINT))[0] == status, (days, version)
+    holds("a presigned URL is valid for a week at most")
+    for region in ["US", "eu-west-1", "Any_Where"]:
+        put = ask("PUT", "/plant/region/a%20b", b"x", {"x-amz-meta-a": " b  c "}, region=region)
+        assert put[0] == 200, (region, put)
+        assert ask("GET", "/plant?prefix=region%2F&max-keys=1", region=region)[0] == 200
+        url = boto3.client("s3", endpoint_url=ENDPOINT, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET,
+                           region_name="eu-west-1", config=Config(signature_version="s3v4"))
+        url = url.generate_presigned_url("get_object", Params={"Bucket": "plant", "Key": "region/a b"})
+        assert http("GET", url.removeprefix(ENDPOINT))[0] == 200
+    wrong = signed("GET", "/plant/kept", b"")
+    wrong["Authorization"] = wrong["Authorization"].replace("/local/", "/US/")
+    assert http("GET", "/plant/kept", headers=wrong)[0] == 403
+    holds("any region is taken that the signature is over, and no other")
+    assert ask("PUT", "/plant/slash", b"slash", prefix="/s3")[0] == 200 and get("slash") == b"slash"
+    assert ask("GET", "/plant/slash", prefix="/s3")[2] == "slash"
+    assert "<Name>plant</Name>" in ask("GET", "/", prefix="/s3")[2]
+    before = boto3.client("s3", endpoint_url=ENDPOINT + "/s3", aws_access_key_id=ACCESS, aws_secret_access_key=SECRET,
+                          region_name="local")
+    assert before.get_object(Bucket="plant", Key="slash")["Body"].read() == b"slash"
+    assert [o["Key"] for o in before.list_objects_v2(Bucket="plant", Prefix="slash")["Contents"]] == ["slash"]
+    before.upload_fileobj(io.BytesIO(data(9 << 20, 3)), "plant", "slash/big")
+    assert get("slash/big") == data(9 << 20, 3)
+    assert "Status" not in S3.get_bucket_versioning(Bucket="plant")
+    holds("/s3/ may stand before the bucket")
+    form = S3.generate_presigned_post("plant", "form/${filename}", Fields={"x-amz-meta-a": "b"},
+                                      Conditions=[{"x-amz-meta-a": "b"}])
+
+    def post(fields):
+        lines = "".join(f'--B\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items())
+        lines += '--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nposted\r\n--B--\r\n'
+        return http("POST", "/plant", lines.encode(), {"Content-Type": "multipart/form-data; boundary=B"})
+    status, text = post(form["fields"] | {"key": "form/f"} if "${" not in form["fields"]["key"] else form["fields"])
+    holds(f"a form is posted ({status})", status in (200, 201, 204))
+
+
+# Members of S3's own model that are acted on, by operation, beside bucket, key and body. All others are refused.
+OBJECT = ["ACL", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "ExpectedBucketOwner",
+          "Expires", "Metadata", "ServerSideEncryption", "StorageClass"]
+SUMS = ["ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumSHA1", "ChecksumSHA256"]
+READ = ["ChecksumMode", "ExpectedBucketOwner", "IfMatch", "IfModifiedSince", "IfNoneMatch", "IfUnmodifiedSince", "PartNumber",
+        "Range", "ResponseCacheControl", "ResponseContentDisposition", "ResponseContentEncoding", "ResponseContentLanguage",
+        "ResponseContentType", "ResponseExpires", "VersionId"]
+SOURCE = ["CopySource", "CopySourceIfMatch", "CopySourceIfModifiedSince", "CopySourceIfNoneMatch",
+          "CopySourceIfUnmodifiedSince", "ExpectedBucketOwner", "ExpectedSourceBucketOwner"]
+ACTED = {
+    "AbortMultipartUpload": ["ExpectedBucketOwner", "UploadId"],
+    "CompleteMultipartUpload": SUMS + ["ChecksumType", "ExpectedBucketOwner", "IfMatch", "IfNoneMatch", "MpuObjectSize",
+                                       "UploadId"],
+    "CopyObject": OBJECT + SOURCE + ["ChecksumAlgorithm", "IfMatch", "IfNoneMatch", "MetadataDirective", "TaggingDirective"],
+    "CreateBucket": ["ACL", "ObjectLockEnabledForBucket", "ObjectOwnership"],
+    "CreateMultipartUpload": OBJECT + ["ChecksumAlgorithm", "ChecksumType"],
+    "DeleteBucket": ["ExpectedBucketOwner"],
+    "DeleteObject": ["ExpectedBucketOwner", "IfMatch", "VersionId"],
+    "DeleteObjects": ["ChecksumAlgorithm", "ExpectedBucketOwner"],
+    "GetBucketLocation": ["ExpectedBucketOwner"],
+    "GetBucketVersioning": ["ExpectedBucketOwner"],
+    "GetObject": READ,
+    "HeadBucket": ["ExpectedBucketOwner"],
+    "HeadObject": READ,
+    "ListBuckets": ["ContinuationToken", "MaxBuckets", "Prefix"],
+    "ListMultipartUploads": ["EncodingType", "ExpectedBucketOwner", "KeyMarker", "MaxUploads", "Prefix", "UploadIdMarker"],
+    "ListObjectVersions": ["Delimiter", "EncodingType", "ExpectedBucketOwner", "KeyMarker", "MaxKeys", "Prefix",
+                           "VersionIdMarker"],
+    "ListObjects": ["Delimiter", "EncodingType", "ExpectedBucketOwner", "Marker", "MaxKeys", "Prefix"],
+    "ListObjectsV2": ["ContinuationToken", "Delimiter", "EncodingType", "ExpectedBucketOwner", "FetchOwner", "MaxKeys",
+                      "Prefix", "StartAfter"],
+    "ListParts": ["ExpectedBucketOwner", "MaxParts", "PartNumberMarker", "UploadId"],
+    "PutObject": OBJECT + SUMS + ["ChecksumAlgorithm", "ContentLength", "ContentMD5", "IfMatch", "IfNoneMatch"],
+    "UploadPart": SUMS + ["ChecksumAlgorithm", "ContentLength", "ContentMD5", "ExpectedBucketOwner", "PartNumber", "UploadId"],
+    "UploadPartCopy": SOURCE + ["CopySourceRange", "PartNumber", "UploadId"],
+}
+# Values that are refused although the member is acted on, for what they mean.
+VALUES = {"ObjectLockEnabledForBucket": "false", "CopySource": "plant/from", "ObjectOwnership": "BucketOwnerEnforced",
+          "TaggingDirective": "COPY", "IfNoneMatch": "*"}
+
+
+def model():
+    """Each operation of S3's model with each of its members: acted on, or refused with NotImplemented."""
+    service = botocore.session.get_session().get_service_model("s3")
+    acted = refused_ = unknown = 0
+    for name in service.operation_names:
+        operation = service.operation_model(name)
+        if name in ("WriteGetObjectResponse", "CreateSession", "ListDirectoryBuckets"):
+            continue  # Of other services: Lambda and directory buckets.
+        members = operation.input_shape.members if operation.input_shape else {}
+        required = set(operation.input_shape.required_members if operation.input_shape else [])
+
+        def value(member):
+            shape = members[member]
+            if member in VALUES:
+                return VALUES[member]
+            if getattr(shape, "enum", None):
+                return shape.enum[0]
+            return {"integer": "1", "long": "1", "boolean": "true", "timestamp": "Sun, 06 Nov 1994 08:49:37 GMT"}.get(
+                shape.type_name, "a")
+
+        def send(extra, header=None, parameter=None):
+            path = operation.http["requestUri"].replace("{Bucket}", "plant").replace("{Key+}", "model/key")
+            path, _, query = path.partition("?")
+            pairs, headers = [query] if query else [], {}
+            for member in (required | {extra}) - {None}:
+                place, at = members[member].serialization.get("location"), members[member].serialization.get("name")
+                if place == "querystring":
+                    pairs.append(f"{at}={urllib.parse.quote(value(member), safe='')}")
+                elif place == "header":
+                    headers[at] = value(member)
+                elif place == "headers":
+                    headers[at + "a"] = "b"
+            if header:
+                headers[header] = "1"
+            if parameter:
+                pairs.append(f"{parameter}=1")
+            answer = ask(operation.http["method"], path + ("?" + "&".join(pairs) if pairs else ""), b"", headers)
+            # A HEAD has no code; no other 501 is sent.
+            return answer[0] == 501
+        if name not in ACTED:
+            assert send(None), name
+        for member, shape in members.items():
+            if shape.serialization.get("location") not in ("querystring", "header", "headers") or member == "ContentLength":
+                continue
+            assert send(member) == (member not in ACTED.get(name, [])), (name, member)
+            acted, refused_ = acted + (member in ACTED.get(name, [])), refused_ + (member not in ACTED.get(name, []))
+        assert send(None, header="x-amz-not-in-the-model") and send(None, parameter="not-in-the-model"), name
+        unknown += 2
+    assert acted > 100 and refused_ > 200, (acted, refused_)
+    holds(f"of S3's model, {acted} members are acted on, {refused_} refused, and {unknown} unknown ones too")
+
+
+def policies_only():
+    policies()
+
+
+def clients_know():
+    policies()
+    S3.create_bucket(Bucket="plant", CreateBucketConfiguration={"LocationConstraint": "hybrid"})
+    S3.put_object(Bucket="plant", Key="kept", Body=b"kept")
+    wrong = []
+    for suite in (digests, nothing_dropped, reads, copies, lists, signing, model):
+        try:
+            suite()
+        except Exception:
+            wrong.append(traceback.format_exc())
+    assert not wrong, "\n".join(wrong)
+
+
+{f.__name__: f for f in (acceptance, large, second, read, cached, lost, writer, check, clients_know,
+                             policies_only)}[SUITE]()

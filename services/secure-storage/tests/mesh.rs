@@ -307,6 +307,62 @@ async fn two_s3_clients_work_and_losing_up_to_r_locations_costs_nothing() {
     assert!(!output.status.success() && printed.contains("no master key named"), "{printed}");
 }
 
+/// Digests, conditions, ranges, what is refused rather than dropped, copies of parts, XML, regions.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_is_what_its_clients_know_and_nothing_is_dropped() {
+    let Some(site) = Site::start("clients know").await else { return };
+    let gateway = site.gateway(&[]).await;
+    site.locations().await;
+    print!("{}", site.holds(&gateway, "clients_know", "").await);
+}
+
+/// A tool that people own, as it comes: it signs for the region `US`.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3cmd_works_with_the_region_that_it_comes_with() {
+    let Some(s3cmd) = python().map(|python| python.with_file_name("s3cmd")).filter(|path| path.is_file()) else {
+        println!("SKIPPED: secure-storage, s3cmd: no .tools/test/bin/s3cmd (run `make setup-test`)");
+        return;
+    };
+    let Some(site) = Site::start("s3cmd").await else { return };
+    let gateway = site.gateway(&[]).await;
+    site.locations().await;
+    site.holds(&gateway, "policies_only", "").await;
+    let (access, secret) = site.access();
+    let host = gateway.endpoint.trim_start_matches("http://");
+    let folder = site.test_bus.folder();
+    let config = format!(
+        "[default]\naccess_key = {access}\nsecret_key = {secret}\nhost_base = {host}\nhost_bucket = {host}\nuse_https = False\n"
+    );
+    std::fs::write(folder.join("s3cfg"), config).unwrap();
+    let body: Vec<u8> = (0..12_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(folder.join("sent"), &body).unwrap();
+    for line in [
+        "ls",
+        "mb --bucket-location=hybrid s3://cmd",
+        "put --multipart-chunk-size-mb=5 sent s3://cmd/a/b%20+c",
+        "ls s3://cmd/a/",
+        "cp s3://cmd/a/b%20+c s3://cmd/copy",
+        "mv s3://cmd/copy s3://cmd/moved",
+        "info s3://cmd/moved",
+        "get --force s3://cmd/moved got",
+        "del --recursive --force s3://cmd",
+        "rb s3://cmd",
+    ] {
+        let output = Command::new(&s3cmd)
+            .args(["-c", "s3cfg"])
+            .args(line.split(' '))
+            .current_dir(folder)
+            .env_remove("AWS_CA_BUNDLE")
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success() && !printed.contains("ERROR"), "s3cmd {line}: {printed}\n{}", site.log());
+    }
+    assert!(std::fs::read(folder.join("got")).unwrap() == body);
+}
+
 /// S10, and crashes: of two gateways one is killed again and again while clients write through both.
 #[tokio::test(flavor = "multi_thread")]
 async fn gateways_killed_while_writing_lose_nothing_and_show_no_half_object() {

@@ -23,8 +23,8 @@ use mesh_proto::{
 /// What a request requires of the object that is visible.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
-    /// Only if there is one with this etag; `*` for any.
-    pub if_match: Option<String>,
+    /// Only if there is one with any of these etags; `*` for any etag. Empty: whatever there is.
+    pub if_match: Vec<String>,
     /// Only if there is none.
     pub if_none: bool,
 }
@@ -32,7 +32,8 @@ pub struct Condition {
 impl Condition {
     /// Does it hold for what is visible now?
     pub fn holds(&self, now: Option<&ObjectStored>) -> bool {
-        let matches = self.if_match.as_ref().is_none_or(|etag| now.is_some_and(|n| etag == "*" || *etag == n.etag));
+        let named = |now: &ObjectStored| self.if_match.iter().any(|etag| etag == "*" || *etag == now.etag);
+        let matches = self.if_match.is_empty() || now.is_some_and(named);
         matches && !(self.if_none && now.is_some())
     }
 }

@@ -11,10 +11,13 @@ use mesh_core::Key;
 use mesh_proto::{
     Timestamp,
     deciders::stream_object::Event as Fact,
-    object::{ObjectStored, Part, PartStored, UploadEnded, UploadStarted},
+    object::{Checksum, ObjectStored, Part, PartStored, UploadEnded, UploadStarted},
 };
 
-use super::object_token;
+use super::{
+    checksums::{Algorithm, of_parts},
+    object_token,
+};
 use crate::blob::seal;
 
 /// Parts of an upload at most, as in S3.
@@ -31,8 +34,23 @@ pub struct StoredPart {
     pub part: Part,
     /// MD5 in hexadecimal digits.
     pub etag: String,
+    /// What its sender gave, or the upload asks for.
+    pub checksum: Option<Checksum>,
     /// When it was stored.
     pub at: Timestamp,
+}
+
+/// What a request says of the object that it completes, beside the list of its parts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claims {
+    /// Checksums of parts, by number.
+    pub parts: BTreeMap<u32, Checksum>,
+    /// Of the object: algorithm and value.
+    pub checksum: Option<(Algorithm, String)>,
+    /// Its kind: of the checksums of the parts, or of the bytes.
+    pub composite: Option<bool>,
+    /// Bytes of the object.
+    pub size: Option<u64>,
 }
 
 /// One question about an upload.
@@ -50,6 +68,8 @@ pub enum Command {
         upload: String,
         /// Number and etag of each part, as the request names them.
         named: Vec<(u32, String)>,
+        /// What else it says of the object.
+        claims: Claims,
         /// The write that the key shows now ([`super::objects::write_id`]).
         replaces: String,
         /// When it is completed.
@@ -86,6 +106,31 @@ pub enum Refused {
         number: u32,
         /// The etag that the request names.
         etag: String,
+    },
+    /// A part that is named has another checksum.
+    #[error("part {number} does not have the checksum that the request names")]
+    PartChecksum {
+        /// Its number.
+        number: u32,
+    },
+    /// The object would have another checksum.
+    #[error("the parts do not have the checksum that the request names for the object")]
+    ObjectChecksum,
+    /// The upload has checksums of another algorithm or kind.
+    #[error("the upload was begun with checksums {begun}, and the request has {asked}")]
+    ChecksumKind {
+        /// Of the upload.
+        begun: String,
+        /// Of the request.
+        asked: String,
+    },
+    /// The object would have another size.
+    #[error("the parts have {bytes} bytes, and the request says {claimed}")]
+    Size {
+        /// That it would have.
+        bytes: u64,
+        /// That it should have.
+        claimed: u64,
     },
     /// A part before the last is too small.
     #[error("part {number} has {bytes} bytes; every part but the last needs at least {PART_MIN_BYTES}")]
@@ -172,7 +217,7 @@ pub fn decide(state: &State, command: &Command) -> Result<Option<Fact>, Refused>
             part_number(&m.number)?;
             Ok(Some(m.clone().into()))
         }
-        Command::Complete { named, replaces, at, .. } => complete(state, named, replaces, *at),
+        Command::Complete { named, claims, replaces, at, .. } => complete(state, named, claims, replaces, *at),
         Command::Abort { bucket, upload } => match &state.ended {
             None => {
                 state.open()?;
@@ -200,7 +245,54 @@ fn etag(etags: &[&str]) -> String {
     format!("{}-{}", hex::encode(seal::md5(&digests)), etags.len())
 }
 
-fn complete(state: &State, named: &[(u32, String)], replaces: &str, at: Timestamp) -> Result<Option<Fact>, Refused> {
+/// The checksum of the object, which must be what the request claims.
+fn checksum(
+    begun: Option<&Checksum>,
+    claims: &Claims,
+    parts: &[(Option<&Checksum>, u64)],
+) -> Result<Option<Checksum>, Refused> {
+    let kind = |composite| if composite { "COMPOSITE" } else { "FULL_OBJECT" };
+    let algorithm = begun.and_then(|begun| Algorithm::named(&begun.algorithm));
+    let is_composite = begun.is_some_and(|begun| begun.composite);
+    let other = |asked: String| {
+        let begun = algorithm.map_or("of no algorithm".into(), |a| format!("{} {}", a.name(), kind(is_composite)));
+        Refused::ChecksumKind { begun, asked }
+    };
+    if let Some(composite) = claims.composite.filter(|composite| algorithm.is_some() && *composite != is_composite) {
+        return Err(other(kind(composite).into()));
+    }
+    let (algorithm, composite) = match (algorithm, &claims.checksum) {
+        (Some(algorithm), Some((asked, _))) if algorithm != *asked => return Err(other(asked.name().into())),
+        (Some(algorithm), _) => (algorithm, is_composite),
+        // Nothing was agreed: what is claimed can be checked if the parts carry it.
+        (None, Some((asked, _))) => (*asked, claims.composite.unwrap_or(asked.is_composite())),
+        (None, None) => return Ok(None),
+    };
+    let found = of_parts(algorithm, composite, parts);
+    match &claims.checksum {
+        None => Ok(found),
+        Some((asked, value)) => match &found {
+            None => Err(other(asked.name().into())),
+            Some(found) => {
+                // The number of parts may be left out.
+                let bare = found.value.split('-').next();
+                if *value == found.value || (composite && bare == Some(value.as_str())) {
+                    Ok(Some(found.clone()))
+                } else {
+                    Err(Refused::ObjectChecksum)
+                }
+            }
+        },
+    }
+}
+
+fn complete(
+    state: &State,
+    named: &[(u32, String)],
+    claims: &Claims,
+    replaces: &str,
+    at: Timestamp,
+) -> Result<Option<Fact>, Refused> {
     let etags: Vec<&str> = named.iter().map(|(_, etag)| etag.as_str()).collect();
     if let Some(object) = state.object() {
         // The same list again: the answer was lost on its way, or two requests complete it at once.
@@ -213,10 +305,16 @@ fn complete(state: &State, named: &[(u32, String)], replaces: &str, at: Timestam
     if named.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
         return Err(Refused::PartOrder);
     }
-    let mut parts: Vec<Part> = vec![];
+    let (mut parts, mut checksums): (Vec<Part>, Vec<_>) = (vec![], vec![]);
     for (number, etag) in named {
         match state.parts.get(number) {
-            Some(stored) if stored.etag == *etag => parts.push(stored.part.clone()),
+            Some(stored) if stored.etag == *etag => {
+                if claims.parts.get(number).is_some_and(|claimed| stored.checksum.as_ref() != Some(claimed)) {
+                    return Err(Refused::PartChecksum { number: *number });
+                }
+                parts.push(stored.part.clone());
+                checksums.push((stored.checksum.as_ref(), stored.part.size));
+            }
             _ => return Err(Refused::PartUnknown { number: *number, etag: etag.clone() }),
         }
     }
@@ -224,13 +322,18 @@ fn complete(state: &State, named: &[(u32, String)], replaces: &str, at: Timestam
     if let Some((part, (number, _))) = but_last.into_iter().find(|(part, _)| part.size < PART_MIN_BYTES) {
         return Err(Refused::PartTooSmall { number: *number, bytes: part.size });
     }
+    let bytes = parts.iter().map(|part| part.size).sum();
+    if let Some(claimed) = claims.size.filter(|claimed| *claimed != bytes) {
+        return Err(Refused::Size { bytes, claimed });
+    }
+    let checksum = checksum(started.checksum.as_ref(), claims, &checksums)?;
     let object = ObjectStored {
         bucket: started.bucket.clone(),
         object: object_token(&started.bucket, started.epoch, &started.key),
         key: started.key.clone(),
         epoch: started.epoch,
         owner: started.owner.clone(),
-        size: parts.iter().map(|part| part.size).sum(),
+        size: bytes,
         etag: etag(&etags),
         content_type: started.content_type.clone(),
         metadata: started.metadata.clone(),
@@ -239,6 +342,7 @@ fn complete(state: &State, named: &[(u32, String)], replaces: &str, at: Timestam
         parts,
         upload: started.upload.clone(),
         modified: Some(at),
+        checksum,
     };
     let (bucket, upload, replaces) = (started.bucket.clone(), started.upload.clone(), replaces.to_owned());
     Ok(Some(UploadEnded { bucket, upload, completed: true, object: Some(object), replaces }.into()))
@@ -254,7 +358,9 @@ pub fn evolve(mut state: State, fact: &Fact, at: Timestamp) -> State {
             if state.ended.is_some() {
                 state.late.push(part);
             } else {
-                let replaced = state.parts.insert(number, StoredPart { part, etag: m.etag.clone(), at });
+                let replaced = state
+                    .parts
+                    .insert(number, StoredPart { part, etag: m.etag.clone(), checksum: m.checksum.clone(), at });
                 state.replaced.extend(replaced.map(|stored| stored.part));
             }
         }

@@ -9,14 +9,15 @@ use mesh_core::Key;
 use mesh_proto::{
     Event as _, Timestamp,
     deciders::stream_object::Event as Fact,
-    object::{ObjectStored, PartStored, UploadEnded, UploadStarted},
+    object::{Checksum, ObjectStored, PartStored, UploadEnded, UploadStarted},
 };
 
-use super::{Error, Head, ObjectStore, catalogue::Upload, check_head, commit::Parts};
+use super::{Announced, Error, Head, ObjectStore, catalogue::Upload, check_encrypted, check_head, commit::Parts};
 use crate::{
     domain::{
+        checksums::Algorithm,
         objects::{self, Command, Condition, Outcome},
-        uploads::{self, Refused, StoredPart},
+        uploads::{self, Claims, Refused, StoredPart},
     },
     keys,
 };
@@ -38,22 +39,31 @@ pub struct At {
 }
 
 impl ObjectStore {
-    /// Begins an upload; returns its id.
+    /// Begins an upload, whose parts have checksums of this algorithm; returns its id.
     ///
     /// # Errors
     /// When the bucket does not exist or the bus is unreachable.
-    pub async fn begin(&self, owner: &str, bucket: &str, key: &str, head: Head) -> Result<String, Error> {
+    pub async fn begin(
+        &self,
+        owner: &str,
+        bucket: &str,
+        key: &str,
+        head: Head,
+        checksum: Option<(Algorithm, bool)>,
+    ) -> Result<UploadStarted, Error> {
         check_head(key, &head)?;
         let (token, of) = self.bucket(owner, bucket).await?;
         self.check_room(&token, &of, key)?;
         if self.view.read(|view| view.uploads.len()) >= UPLOADS_MAX {
             return Err(Error::Unavailable(format!("{UPLOADS_MAX} uploads are under way; complete or abort some")));
         }
-        let (layout, _) = self.layout(owner, &self.recipe(&of)?)?;
+        let recipe = self.recipe(&of)?;
+        check_encrypted(&head, &recipe)?;
+        let (layout, _) = self.layout(owner, &recipe)?;
         let upload = hex::encode(keys::random::<16>().map_err(Error::internal)?);
         let started = UploadStarted {
             bucket: token,
-            upload: upload.clone(),
+            upload,
             key: key.into(),
             epoch: of.epoch,
             owner: owner.into(),
@@ -61,9 +71,14 @@ impl ObjectStore {
             metadata: head.metadata,
             headers: head.headers,
             layout: Some(layout),
+            checksum: checksum.map(|(algorithm, composite)| Checksum {
+                algorithm: algorithm.name().into(),
+                composite,
+                ..Checksum::default()
+            }),
         };
-        self.decide_upload(&uploads::Command::Begin(started)).await?;
-        Ok(upload)
+        self.decide_upload(&uploads::Command::Begin(started.clone())).await?;
+        Ok(started)
     }
 
     /// An upload of this bucket and key, under way or over.
@@ -80,11 +95,18 @@ impl ObjectStore {
         }
     }
 
-    /// Stores a part; returns its etag.
+    /// Stores a part; returns its fact.
     ///
     /// # Errors
     /// When it could not be made safe, or the upload is over before it is stored.
-    pub async fn put_part<S, E>(&self, owner: &str, at: &At, number: u32, body: S) -> Result<String, Error>
+    pub async fn put_part<S, E>(
+        &self,
+        owner: &str,
+        at: &At,
+        number: u32,
+        announced: &Announced,
+        body: S,
+    ) -> Result<PartStored, Error>
     where
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: std::fmt::Display,
@@ -96,12 +118,28 @@ impl ObjectStore {
         let layout = started.layout.unwrap_or_default();
         let data_key = self.data_key(&layout)?;
         let acknowledge_at = self.recipe(&of)?.acknowledge_at;
-        let (part, md5) = self.write(&layout, &data_key, acknowledge_at, body).await?;
-        let etag = hex::encode(md5);
-        let (bucket, upload) = (started.bucket, at.upload.clone());
-        let fact = PartStored { bucket, upload, number, part: Some(part.clone()), etag: etag.clone() };
-        match self.add_part(fact).await {
-            Ok(()) => Ok(etag),
+        let mut announced = announced.clone();
+        let begun = started.checksum.as_ref().and_then(|begun| Algorithm::named(&begun.algorithm));
+        if let (Some(begun), Some(asked)) = (begun, announced.algorithm)
+            && begun != asked
+        {
+            let (begun, asked) = (begun.name().to_owned(), asked.name().to_owned());
+            return Err(Refused::ChecksumKind { begun, asked }.into());
+        }
+        // A part without a checksum of its own gets the one that the object is to have.
+        announced.algorithm = announced.algorithm.or(begun);
+        let received = self.write(&layout, &data_key, acknowledge_at, &announced, body).await?;
+        let part = received.part;
+        let fact = PartStored {
+            bucket: started.bucket,
+            upload: at.upload.clone(),
+            number,
+            part: Some(part.clone()),
+            etag: hex::encode(received.md5),
+            checksum: received.checksum,
+        };
+        match self.add_part(fact.clone()).await {
+            Ok(()) => Ok(fact),
             Err(error) => {
                 // The upload was over before: no object can hold this blob.
                 if matches!(error, Error::Upload(_)) {
@@ -113,14 +151,14 @@ impl ObjectStore {
         }
     }
 
-    /// The parts of an upload that is under way, by number.
+    /// An upload that is under way, and its parts by number.
     ///
     /// # Errors
     /// When it does not exist.
-    pub async fn parts(&self, owner: &str, at: &At) -> Result<BTreeMap<u32, StoredPart>, Error> {
+    pub async fn parts(&self, owner: &str, at: &At) -> Result<(UploadStarted, BTreeMap<u32, StoredPart>), Error> {
         let (_, state) = self.upload_at(owner, at, Parts::All).await?;
-        state.open()?;
-        Ok(state.parts)
+        let started = state.open()?.clone();
+        Ok((started, state.parts))
     }
 
     /// Makes the object of the named parts, in the order of their numbers.
@@ -133,6 +171,7 @@ impl ObjectStore {
         owner: &str,
         at: &At,
         named: &[(u32, String)],
+        claims: &Claims,
         condition: &Condition,
     ) -> Result<ObjectStored, Error> {
         let (key, state) = self.upload_at(owner, at, Parts::None).await?;
@@ -152,6 +191,7 @@ impl ObjectStore {
             bucket: started.bucket.clone(),
             upload: at.upload.clone(),
             named: named.to_vec(),
+            claims: claims.clone(),
             replaces: visible.as_ref().map(objects::write_id).unwrap_or_default(),
             at: self.mesh.now(),
         };

@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use md5::{Digest as _, Md5};
-use mesh_proto::object::{Layout, ObjectStored, Part};
+use mesh_proto::object::{Checksum, Layout, ObjectStored, Part};
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{Blob, BodyError, EXTENTS_IN_FLIGHT, Error, ObjectStore, geometry};
+use super::{Announced, Blob, BodyError, EXTENTS_IN_FLIGHT, Error, ObjectStore, geometry};
 use crate::{
     blob::{fragment, seal::DataKey},
+    domain::checksums::Hasher,
     keys,
 };
 
@@ -18,6 +19,24 @@ use crate::{
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Fragments that are removed at once.
 const REMOVALS_IN_FLIGHT: usize = 8;
+
+/// Bytes that were written as a blob.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    /// The blob.
+    pub(crate) part: Part,
+    /// MD5 of the bytes.
+    pub(crate) md5: [u8; 16],
+    /// The checksum that was asked for.
+    pub(crate) checksum: Option<Checksum>,
+}
+
+/// What came of a body.
+struct Digests {
+    size: u64,
+    md5: [u8; 16],
+    checksum: Option<Vec<u8>>,
+}
 
 impl ObjectStore {
     /// Codes an extent and writes its fragments. Returns when `acknowledge_at` of them are on disk and the others had
@@ -75,14 +94,15 @@ impl ObjectStore {
         )))
     }
 
-    /// Writes bytes as a new blob; returns the blob and its MD5. After a failure it removes what it wrote.
+    /// Writes bytes as a new blob, which must be what their sender announced. After a failure it removes what it wrote.
     pub(crate) async fn write<S, E>(
         &self,
         layout: &Layout,
         data_key: &DataKey,
         acknowledge_at: usize,
+        announced: &Announced,
         body: S,
-    ) -> Result<(Part, [u8; 16]), Error>
+    ) -> Result<Received, Error>
     where
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: std::fmt::Display,
@@ -96,10 +116,17 @@ impl ObjectStore {
             part: part.clone(),
         });
         let acknowledge_at = acknowledge_at.clamp(layout.data as usize, layout.locations.len());
-        match self.write_all(&blob, acknowledge_at, body).await {
-            Ok((size, md5)) => {
+        let written = match self.write_all(&blob, acknowledge_at, announced, body).await {
+            Ok(digests) => announced
+                .check(digests.size, &digests.md5, digests.checksum.as_deref())
+                .map(|checksum| (digests.size, digests.md5, checksum))
+                .map_err(|error| (error.into(), digests.size)),
+            Err(failed) => Err(failed),
+        };
+        match written {
+            Ok((size, md5, checksum)) => {
                 part.size = size;
-                Ok((part, md5))
+                Ok(Received { part, md5, checksum })
             }
             Err((error, size)) => {
                 let (store, layout) = (self.clone(), blob.layout.clone());
@@ -115,8 +142,9 @@ impl ObjectStore {
         &self,
         blob: &Arc<Blob>,
         acknowledge_at: usize,
+        announced: &Announced,
         body: S,
-    ) -> Result<(u64, [u8; 16]), (Error, u64)>
+    ) -> Result<Digests, (Error, u64)>
     where
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: std::fmt::Display,
@@ -124,6 +152,7 @@ impl ObjectStore {
         let mut body = std::pin::pin!(body);
         let extent_bytes = blob.geometry.extent_bytes as usize;
         let (mut md5, mut size, mut extent) = (Md5::new(), 0u64, 0u32);
+        let mut hasher = announced.algorithm.map(Hasher::new);
         let mut buffer = BytesMut::new();
         let mut writing: JoinSet<Result<(), Error>> = JoinSet::new();
         let mut open = true;
@@ -141,6 +170,9 @@ impl ObjectStore {
                 match next {
                     Some(Ok(bytes)) => {
                         md5.update(&bytes);
+                        if let Some(hasher) = &mut hasher {
+                            hasher.update(&bytes);
+                        }
                         size += bytes.len() as u64;
                         buffer.extend_from_slice(&bytes);
                     }
@@ -170,7 +202,7 @@ impl ObjectStore {
         while let Some(done) = writing.join_next().await {
             settle(Some(done)).map_err(|e| (e, size))?;
         }
-        Ok((size, md5.finalize().into()))
+        Ok(Digests { size, md5: md5.finalize().into(), checksum: hasher.map(Hasher::finish) })
     }
 
     /// Removes the fragments of a replaced object after `linger_ms`, when nobody reads them any more.

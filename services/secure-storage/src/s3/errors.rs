@@ -28,7 +28,9 @@ fn code(error: &Error) -> S3ErrorCode {
             uploads::Refused::PartNumber(_) => S3ErrorCode::InvalidArgument,
             uploads::Refused::PartCount(_) => S3ErrorCode::MalformedXML,
             uploads::Refused::PartOrder => S3ErrorCode::InvalidPartOrder,
-            uploads::Refused::PartUnknown { .. } => S3ErrorCode::InvalidPart,
+            uploads::Refused::PartUnknown { .. } | uploads::Refused::PartChecksum { .. } => S3ErrorCode::InvalidPart,
+            uploads::Refused::ObjectChecksum => S3ErrorCode::BadDigest,
+            uploads::Refused::ChecksumKind { .. } | uploads::Refused::Size { .. } => S3ErrorCode::InvalidRequest,
             uploads::Refused::PartTooSmall { .. } => S3ErrorCode::EntityTooSmall,
         },
         Error::Invalid(_) => S3ErrorCode::InvalidArgument,
@@ -36,14 +38,28 @@ fn code(error: &Error) -> S3ErrorCode {
             S3ErrorCode::from_bytes(refusal.code.s3().as_bytes()).unwrap_or(S3ErrorCode::InvalidRequest)
         }
         Error::Unavailable(_) | Error::Lost(_) => S3ErrorCode::ServiceUnavailable,
-        Error::Body(BodyError::Silent { .. }) => S3ErrorCode::RequestTimeout,
-        Error::Body(BodyError::Slow { .. } | BodyError::Broken { .. }) => S3ErrorCode::IncompleteBody,
+        Error::Body(error) => of_body(error),
         Error::Key(_) | Error::Internal(_) => S3ErrorCode::InternalError,
     }
 }
 
+/// The S3 code of a body that did not arrive.
+fn of_body(error: &BodyError) -> S3ErrorCode {
+    match error {
+        BodyError::Silent { .. } => S3ErrorCode::RequestTimeout,
+        BodyError::Slow { .. } | BodyError::Short { .. } | BodyError::Broken { .. } => S3ErrorCode::IncompleteBody,
+        BodyError::Digest(_) => S3ErrorCode::BadDigest,
+        BodyError::Trailer(_) => S3ErrorCode::Custom("MalformedTrailerError".into()),
+    }
+}
+
+/// The answer to a body that did not arrive.
+pub(super) fn body_error(error: &BodyError) -> S3Error {
+    failed(of_body(error), error.to_string())
+}
+
 /// An S3 error; one with a code of our own is the caller's fault.
-fn with_code(code: S3ErrorCode, text: String) -> S3Error {
+pub(super) fn failed(code: S3ErrorCode, text: String) -> S3Error {
     let own = matches!(code, S3ErrorCode::Custom(_));
     let mut error = S3Error::with_message(code, text);
     if own {
@@ -58,7 +74,7 @@ impl From<Error> for S3Error {
         if matches!(code, S3ErrorCode::InternalError) {
             tracing::error!(error = &error as &dyn std::error::Error, "an S3 request failed");
         }
-        with_code(code, error.to_string())
+        failed(code, error.to_string())
     }
 }
 
@@ -86,7 +102,7 @@ pub(crate) async fn answer<T>(
     if matches!(code, S3ErrorCode::InternalError) {
         return Err(error.into());
     }
-    Err(with_code(code, error.to_string()))
+    Err(failed(code, error.to_string()))
 }
 
 #[cfg(test)]

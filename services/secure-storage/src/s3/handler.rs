@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use futures::{StreamExt as _, TryStreamExt as _};
 use mesh_proto::{
     Event as _, RefusalCode,
-    object::ObjectStored,
+    object::{Checksum, Layout, ObjectStored},
     storage::{BucketCreated, CreateBucket, DeleteBucket},
 };
 use s3s::{
@@ -15,17 +15,22 @@ use s3s::{
 };
 
 use super::{
+    asked::{Asked, Caller},
     body::{Expected, content, sync_stream},
-    errors::answer,
-    listing::{LIST_MAX, is_url, lines, time, url_encoded},
+    conditions::{self, Span, Verdict},
+    digests,
+    errors::{answer, failed},
+    listing::{LIST_MAX, Line, lines, time},
 };
 use crate::{
-    domain::{bucket_token, objects::Condition, storages::BUCKET_REALM},
-    objects::{Error, Head, ObjectStore, multipart::At},
+    domain::{bucket_token, checksums::Algorithm, objects::Condition, storages::BUCKET_REALM, uploads::Claims},
+    objects::{Announced, Error, Head, ObjectStore, multipart::At},
 };
 
 /// Policy of buckets that name none.
 pub const DEFAULT_POLICY: &str = "default";
+/// Buckets of a listing at most, as in S3.
+const BUCKETS_MAX: i32 = 10_000;
 /// The only version that an object has: no bucket keeps others.
 const ONLY_VERSION: &str = "null";
 
@@ -48,6 +53,9 @@ pub(crate) struct Handler(pub(crate) ObjectStore);
 
 /// The owner whose access key signed a request.
 pub(crate) fn owner<T>(store: &ObjectStore, request: &S3Request<T>) -> S3Result<String> {
+    if let Some(Caller(owner)) = request.extensions.get::<Caller>() {
+        return Ok(owner.clone());
+    }
     let signed = request.credentials.as_ref().and_then(|c| store.keys.access.get(&c.access_key));
     signed.map(|(owner, _)| owner.clone()).ok_or_else(|| s3_error!(AccessDenied, "the request is not signed"))
 }
@@ -58,45 +66,89 @@ fn etag(text: &str) -> dto::ETag {
 
 /// The metadata that a request gives an object.
 macro_rules! head {
-    ($input:ident) => {
+    ($input:ident, $asked:ident) => {
         Head {
+            encrypted: $asked.get("x-amz-server-side-encryption").is_some(),
             content_type: $input.content_type.unwrap_or_else(|| "binary/octet-stream".into()),
             metadata: $input.metadata.unwrap_or_default().into_iter().collect(),
             headers: headers([
                 ("cache-control", $input.cache_control),
                 ("content-disposition", $input.content_disposition),
-                ("content-encoding", $input.content_encoding),
+                ("content-encoding", $input.content_encoding.and_then(|encoding| content_encoding(&encoding))),
                 ("content-language", $input.content_language),
+                ("expires", $asked.get("expires")),
             ]),
         }
     };
 }
 
+/// The fields of a checksum in an answer.
+macro_rules! checksum {
+    ($output:expr, $checksum:expr) => {{
+        let checksum = $checksum;
+        let value = |algorithm| digests::value(checksum, algorithm);
+        $output.checksum_crc32 = value(Algorithm::Crc32);
+        $output.checksum_crc32c = value(Algorithm::Crc32c);
+        $output.checksum_crc64nvme = value(Algorithm::Crc64Nvme);
+        $output.checksum_sha1 = value(Algorithm::Sha1);
+        $output.checksum_sha256 = value(Algorithm::Sha256);
+    }};
+}
+
+/// What a read tells of an object, with or without its bytes.
+macro_rules! described {
+    ($kind:ident, $object:ident, $found:ident, $input:ident) => {{
+        let header = |name: &str| $object.headers.get(name).cloned();
+        let mut output = dto::$kind {
+            accept_ranges: Some("bytes".into()),
+            content_length: Some(($found.bytes.end - $found.bytes.start) as i64),
+            content_range: $found.content_range.clone(),
+            content_type: $input.response_content_type.or(Some($object.content_type.clone())),
+            cache_control: $input.response_cache_control.or(header("cache-control")),
+            content_disposition: $input.response_content_disposition.or(header("content-disposition")),
+            content_encoding: $input.response_content_encoding.or(header("content-encoding")),
+            content_language: $input.response_content_language.or(header("content-language")),
+            e_tag: Some(etag(&$object.etag)),
+            last_modified: Some(time($object.modified.unwrap_or_default())),
+            metadata: (!$object.metadata.is_empty()).then(|| $object.metadata.clone().into_iter().collect()),
+            parts_count: $found.parts_count,
+            server_side_encryption: encryption($object.layout.as_ref()),
+            ..Default::default()
+        };
+        if $found.with_checksum {
+            checksum!(output, $object.checksum.as_ref());
+            output.checksum_type = $object.checksum.as_ref().map(checksum_type);
+        }
+        output
+    }};
+}
+
 /// Standard headers that are kept with an object.
-fn headers(pairs: [(&str, Option<String>); 4]) -> BTreeMap<String, String> {
+fn headers(pairs: [(&str, Option<String>); 5]) -> BTreeMap<String, String> {
     pairs.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect()
 }
 
-fn condition(if_match: Option<dto::ETagCondition>, if_none_match: Option<dto::ETagCondition>) -> S3Result<Condition> {
-    let text = |condition: dto::ETagCondition| {
-        condition.as_etag().map_or_else(|| "*".to_owned(), |etag| etag.value().to_owned())
-    };
-    let if_none = match if_none_match {
-        None => false,
-        Some(condition) if condition.is_any() => true,
-        Some(_) => return Err(s3_error!(NotImplemented, "a write takes no etag in If-None-Match, only *")),
-    };
-    Ok(Condition { if_match: if_match.map(text), if_none })
+/// The encoding of the content, without that of the request: `aws-chunked` is undone when the body is read.
+fn content_encoding(text: &str) -> Option<String> {
+    let kept: Vec<&str> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|encoding| !encoding.is_empty() && !encoding.eq_ignore_ascii_case("aws-chunked"))
+        .collect();
+    (!kept.is_empty()).then(|| kept.join(","))
 }
 
-/// The conditions of a copy on its destination, which `s3s` does not read.
-fn condition_of_headers(headers: &http::HeaderMap) -> S3Result<Condition> {
-    let of = |name: http::HeaderName| match headers.get(&name).map(|value| value.to_str().unwrap_or_default().parse()) {
-        None => Ok(None),
-        Some(Ok(condition)) => Ok(Some(condition)),
-        Some(Err(_)) => Err(s3_error!(InvalidArgument, "{name} is neither * nor an etag")),
-    };
-    condition(of(http::header::IF_MATCH)?, of(http::header::IF_NONE_MATCH)?)
+/// How the bytes of a layout are encrypted, as S3 says it.
+fn encryption(layout: Option<&Layout>) -> Option<dto::ServerSideEncryption> {
+    layout.filter(|layout| layout.encrypted).map(|_| dto::ServerSideEncryption::from_static("AES256"))
+}
+
+fn checksum_type(checksum: &Checksum) -> dto::ChecksumType {
+    dto::ChecksumType::from_static(if checksum.composite { "COMPOSITE" } else { "FULL_OBJECT" })
+}
+
+fn checksum_algorithm(checksum: &Checksum) -> dto::ChecksumAlgorithm {
+    dto::ChecksumAlgorithm::from(checksum.algorithm.clone())
 }
 
 /// Refuses a version that no object has.
@@ -110,55 +162,128 @@ fn only_version(version: Option<&str>) -> S3Result<()> {
 }
 
 impl Handler {
+    /// The source of a copy, whose conditions hold.
+    async fn source(&self, owner: &str, source: &dto::CopySource, asked: &Asked) -> S3Result<ObjectStored> {
+        let dto::CopySource::Bucket { bucket, key, version_id } = source else {
+            return Err(s3_error!(NotImplemented, "access points are not supported; copy from a bucket and key"));
+        };
+        only_version(version_id.as_deref())?;
+        let from = self.0.object(owner, bucket, key).await?;
+        match conditions::of_read(asked, "x-amz-copy-source-", &from)? {
+            Verdict::Through => Ok(from),
+            _ => Err(s3_error!(PreconditionFailed, "the source does not meet the conditions of the request")),
+        }
+    }
+
     /// One object of DeleteObjects.
     async fn delete_one(&self, owner: &str, bucket: &str, object: &dto::ObjectIdentifier) -> S3Result<bool> {
         only_version(object.version_id.as_deref())?;
-        if object.size.is_some() || object.last_modified_time.is_some() {
-            return Err(s3_error!(NotImplemented, "a delete takes the condition ETag only"));
-        }
-        let condition =
-            Condition { if_match: object.e_tag.as_ref().map(|etag| etag.value().to_owned()), ..Condition::default() };
+        let if_match = object.e_tag.iter().map(|etag| etag.value().to_owned()).collect();
+        let condition = Condition { if_match, ..Condition::default() };
         Ok(self.0.delete(owner, bucket, &object.key, &condition).await?)
     }
 }
 
-/// Refuses a read whose conditions do not hold.
-fn let_through(
-    object: &ObjectStored,
-    if_match: Option<&dto::ETagCondition>,
-    if_none_match: Option<&dto::ETagCondition>,
-    if_modified_since: Option<&dto::Timestamp>,
-    if_unmodified_since: Option<&dto::Timestamp>,
-) -> S3Result<()> {
-    let is = |condition: &dto::ETagCondition| {
-        condition.as_etag().map_or_else(|| condition.is_any(), |etag| etag.value() == object.etag)
-    };
-    // Dates of HTTP have whole seconds.
-    let modified = time(mesh_proto::Timestamp { nanos: 0, ..object.modified.unwrap_or_default() });
-    let failed = match if_match {
-        Some(condition) => !is(condition),
-        None => if_unmodified_since.is_some_and(|since| modified > *since),
-    };
-    if failed {
-        return Err(s3_error!(PreconditionFailed, "the object does not meet the conditions of the request"));
-    }
-    let same = match if_none_match {
-        Some(condition) => is(condition),
-        None => if_modified_since.is_some_and(|since| modified <= *since),
-    };
-    if same {
-        return Err(s3_error!(NotModified, "the object has not changed"));
-    }
-    Ok(())
+/// The bytes that a read of an object asks for.
+struct Found {
+    bytes: Range<u64>,
+    content_range: Option<String>,
+    parts_count: Option<i32>,
+    with_checksum: bool,
 }
 
-/// The bytes of a read, and the Content-Range of a part.
-fn range(object: &ObjectStored, asked: Option<dto::Range>) -> S3Result<(Range<u64>, Option<String>)> {
-    let Some(asked) = asked else { return Ok((0..object.size, None)) };
-    let range =
-        asked.check(object.size).map_err(|_| s3_error!(InvalidRange, "the object has {} bytes", object.size))?;
-    let text = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), object.size);
-    Ok((range, Some(text)))
+impl Found {
+    /// 206 for a part, 200 for all.
+    fn status(&self) -> Option<http::StatusCode> {
+        self.content_range.as_ref().map(|_| http::StatusCode::PARTIAL_CONTENT)
+    }
+}
+
+/// What a read finds: `None` if the object has not changed.
+fn find(object: &ObjectStored, asked: &Asked, part: Option<i32>) -> S3Result<Option<Found>> {
+    match conditions::of_read(asked, "", object)? {
+        Verdict::Failed => {
+            return Err(s3_error!(PreconditionFailed, "the object does not meet the conditions of the request"));
+        }
+        Verdict::NotModified => return Ok(None),
+        Verdict::Through => {}
+    }
+    let is_multipart = !object.upload.is_empty();
+    let mut parts_count = None;
+    let span = match part {
+        None => conditions::of_range(asked, object),
+        Some(_) if asked.get("range").is_some() => {
+            return Err(s3_error!(InvalidRequest, "a request has a range or a part number, and not both"));
+        }
+        Some(wanted) => {
+            let count = if is_multipart { object.parts.len() } else { 1 };
+            parts_count = is_multipart.then_some(count as i32);
+            let Some(index) = usize::try_from(wanted).ok().and_then(|wanted| wanted.checked_sub(1)) else {
+                return Err(s3_error!(InvalidArgument, "part numbers are 1 to 10,000"));
+            };
+            if index >= count {
+                let mut error =
+                    failed(S3ErrorCode::Custom("InvalidPartNumber".into()), format!("the object has {count} parts"));
+                error.set_status_code(http::StatusCode::RANGE_NOT_SATISFIABLE);
+                return Err(error);
+            }
+            let start: u64 = object.parts.iter().take(index).map(|part| part.size).sum();
+            let size = if is_multipart { object.parts.get(index).map_or(0, |part| part.size) } else { object.size };
+            if size == 0 { Span::Whole } else { Span::Part(start..start + size) }
+        }
+    };
+    let (bytes, is_part) = match span {
+        Span::Whole => (0..object.size, false),
+        Span::Part(bytes) => (bytes, true),
+        Span::Unsatisfiable => {
+            let mut error =
+                s3_error!(InvalidRange, "the object has {} bytes, and none of them is in the range", object.size);
+            let mut headers = http::HeaderMap::new();
+            if let Ok(value) = format!("bytes */{}", object.size).try_into() {
+                headers.insert(http::header::CONTENT_RANGE, value);
+            }
+            headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/xml"));
+            error.set_headers(headers);
+            return Err(error);
+        }
+    };
+    let content_range =
+        is_part.then(|| format!("bytes {}-{}/{}", bytes.start, bytes.end.saturating_sub(1), object.size));
+    // The checksum is of all bytes.
+    let with_checksum = asked.get("x-amz-checksum-mode").is_some() && bytes == (0..object.size);
+    Ok(Some(Found { bytes, content_range, parts_count, with_checksum }))
+}
+
+/// The answer that an object has not changed, with what RFC 9110 wants in it.
+fn not_modified<T: Default>(object: &ObjectStored) -> S3Response<T> {
+    let mut headers = http::HeaderMap::new();
+    let mut set = |name: http::HeaderName, value: Option<String>| {
+        if let Some(value) = value.and_then(|value| http::HeaderValue::try_from(value).ok()) {
+            headers.insert(name, value);
+        }
+    };
+    set(http::header::ETAG, Some(format!("\"{}\"", object.etag)));
+    set(http::header::CACHE_CONTROL, object.headers.get("cache-control").cloned());
+    set(http::header::EXPIRES, object.headers.get("expires").cloned());
+    with_status(S3Response { headers, ..S3Response::new(T::default()) }, Some(http::StatusCode::NOT_MODIFIED))
+}
+
+/// The status of an answer, which `s3s` leaves to [`super::front`] where it has no other for the operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Status(pub(crate) http::StatusCode);
+
+fn with_status<T>(mut response: S3Response<T>, status: Option<http::StatusCode>) -> S3Response<T> {
+    if let Some(status) = status {
+        response.extensions.insert(Status(status));
+    }
+    response
+}
+
+/// The headers of a read that are given back as they came.
+fn kept(object: &ObjectStored, overridden: bool) -> http::HeaderMap {
+    let expires = object.headers.get("expires").filter(|_| !overridden);
+    let value = expires.and_then(|expires| http::HeaderValue::try_from(expires).ok());
+    value.map(|value| (http::header::EXPIRES, value)).into_iter().collect()
 }
 
 fn number(number: i32) -> u32 {
@@ -230,13 +355,29 @@ impl S3 for Handler {
         Ok(S3Response::new(dto::GetBucketLocationOutput { location_constraint }))
     }
 
+    /// A bucket without versions has an empty configuration.
+    async fn get_bucket_versioning(
+        &self,
+        request: S3Request<dto::GetBucketVersioningInput>,
+    ) -> S3Result<S3Response<dto::GetBucketVersioningOutput>> {
+        let owner = owner(&self.0, &request)?;
+        self.0.bucket(&owner, &request.input.bucket).await?;
+        Ok(S3Response::new(dto::GetBucketVersioningOutput::default()))
+    }
+
     async fn list_buckets(
         &self,
         request: S3Request<dto::ListBucketsInput>,
     ) -> S3Result<S3Response<dto::ListBucketsOutput>> {
         let owner = owner(&self.0, &request)?;
         self.0.catch_up(BucketCreated::STREAM).await?;
-        let buckets = self.0.view.read(|view| {
+        let input = request.input;
+        let max = match input.max_buckets.unwrap_or(BUCKETS_MAX) {
+            max @ 1..=BUCKETS_MAX => max as usize,
+            _ => return Err(s3_error!(InvalidArgument, "max-buckets is 1 to {BUCKETS_MAX}")),
+        };
+        let (prefix, after) = (input.prefix.unwrap_or_default(), input.continuation_token);
+        let mut buckets: Vec<dto::Bucket> = self.0.view.read(|view| {
             let of_owner = view.known.buckets.iter().filter(|(_, bucket)| bucket.owner == owner);
             let bucket = |(token, _): (&String, _)| dto::Bucket {
                 name: Some(token.replace('_', ".")),
@@ -245,109 +386,132 @@ impl S3 for Handler {
             };
             of_owner.map(bucket).collect()
         });
+        buckets.retain(|bucket| {
+            let name = bucket.name.as_deref().unwrap_or_default();
+            name.starts_with(&prefix) && after.as_deref().is_none_or(|after| name > after)
+        });
+        buckets.sort_by(|a, b| a.name.cmp(&b.name));
+        let truncated = buckets.len() > max;
+        buckets.truncate(max);
+        let continuation_token = buckets.last().filter(|_| truncated).and_then(|bucket| bucket.name.clone());
         let owner = Some(dto::Owner { id: Some(owner.clone()), display_name: Some(owner) });
-        Ok(S3Response::new(dto::ListBucketsOutput { buckets: Some(buckets), owner, ..Default::default() }))
+        let prefix = (!prefix.is_empty()).then_some(prefix);
+        Ok(S3Response::new(dto::ListBucketsOutput { buckets: Some(buckets), owner, continuation_token, prefix }))
     }
 
     async fn put_object(&self, request: S3Request<dto::PutObjectInput>) -> S3Result<S3Response<dto::PutObjectOutput>> {
         let owner = owner(&self.0, &request)?;
-        let expected = Expected::of(&request);
+        let (asked, expected) = (Asked::of(&request), Expected::of(&request));
+        let announced = match request.extensions.get::<Caller>() {
+            Some(_) => digests::announced(&asked, &request.extensions)?,
+            // A form: its headers are about all of it, and not about the file in it.
+            None => Announced::default(),
+        };
+        let condition = conditions::of_write(&asked)?;
         let input = request.input;
-        let head = head!(input);
-        let condition = condition(input.if_match, input.if_none_match)?;
+        let head = head!(input, asked);
         let mut body = content(input.body);
-        let stored = self.0.put(&owner, &input.bucket, &input.key, head, &condition, &mut body).await;
+        let at = (input.bucket.as_str(), input.key.as_str());
+        let stored = self.0.put(&owner, at, head, &condition, &announced, &mut body).await;
         let stored = answer(stored, &expected, &mut body).await?;
-        Ok(S3Response::new(dto::PutObjectOutput { e_tag: Some(etag(&stored.etag)), ..Default::default() }))
+        let mut output = dto::PutObjectOutput {
+            e_tag: Some(etag(&stored.etag)),
+            server_side_encryption: encryption(stored.layout.as_ref()),
+            checksum_type: stored.checksum.as_ref().map(checksum_type),
+            ..Default::default()
+        };
+        checksum!(output, stored.checksum.as_ref());
+        Ok(S3Response::new(output))
+    }
+
+    async fn post_object(
+        &self,
+        request: S3Request<dto::PostObjectInput>,
+    ) -> S3Result<S3Response<dto::PostObjectOutput>> {
+        let input = &request.input;
+        for (name, is_there) in [
+            (
+                "acl",
+                input.acl.as_ref().is_some_and(|acl| !matches!(acl.as_str(), "private" | "bucket-owner-full-control")),
+            ),
+            ("tagging", input.tagging.is_some()),
+            ("x-amz-storage-class", input.storage_class.as_ref().is_some_and(|class| class.as_str() != "STANDARD")),
+            ("x-amz-website-redirect-location", input.website_redirect_location.is_some()),
+            ("x-amz-server-side-encryption", input.server_side_encryption.is_some() || input.ssekms_key_id.is_some()),
+            ("x-amz-server-side-encryption-customer-algorithm", input.sse_customer_algorithm.is_some()),
+            ("x-amz-server-side-encryption-customer-key", input.sse_customer_key.is_some()),
+            ("x-amz-object-lock-mode", input.object_lock_mode.is_some()),
+            ("x-amz-object-lock-legal-hold", input.object_lock_legal_hold_status.is_some()),
+            ("expires", input.expires.is_some()),
+            ("content-md5", input.content_md5.is_some()),
+            ("x-amz-checksum-crc32", input.checksum_crc32.is_some()),
+            ("x-amz-checksum-crc32c", input.checksum_crc32c.is_some()),
+            ("x-amz-checksum-crc64nvme", input.checksum_crc64nvme.is_some()),
+            ("x-amz-checksum-sha1", input.checksum_sha1.is_some()),
+            ("x-amz-checksum-sha256", input.checksum_sha256.is_some()),
+        ] {
+            if is_there {
+                return Err(s3_error!(NotImplemented, "a form does not support the field {name}; leave it out"));
+            }
+        }
+        let put = request.map_input(|input| dto::PutObjectInput {
+            bucket: input.bucket,
+            key: input.key,
+            body: input.body,
+            content_type: input.content_type,
+            cache_control: input.cache_control,
+            content_disposition: input.content_disposition,
+            content_encoding: input.content_encoding,
+            content_language: input.content_language,
+            metadata: input.metadata,
+            ..Default::default()
+        });
+        let e_tag = self.put_object(put).await?.output.e_tag;
+        Ok(S3Response::new(dto::PostObjectOutput { e_tag, ..Default::default() }))
     }
 
     async fn get_object(&self, request: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
-        let owner = owner(&self.0, &request)?;
+        let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
         let input = request.input;
         only_version(input.version_id.as_deref())?;
         let object = self.0.object(&owner, &input.bucket, &input.key).await?;
-        let_through(
-            &object,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
-            input.if_modified_since.as_ref(),
-            input.if_unmodified_since.as_ref(),
-        )?;
-        let (range, content_range) = range(&object, input.range)?;
-        let length = range.end - range.start;
-        let mut chunks = Box::pin(self.0.read(&object, range)?);
+        let Some(found) = find(&object, &asked, input.part_number)? else { return Ok(not_modified(&object)) };
+        let mut chunks = Box::pin(self.0.read(&object, found.bytes.clone())?);
         // Read the first bytes before sending the status, so that an unreadable object is an error and not an answer that
         // breaks off.
         let first = chunks.next().await.transpose()?;
         let chunks = futures::stream::iter(first.map(Ok)).chain(chunks);
         let chunks = chunks.map_err(|error| std::io::Error::other(error.to_string()));
         let body = dto::StreamingBlob::wrap(sync_stream(chunks));
-        let header = |name: &str| object.headers.get(name).cloned();
-        let metadata = (!object.metadata.is_empty()).then(|| object.metadata.clone().into_iter().collect());
-        let output = dto::GetObjectOutput {
-            body: Some(body),
-            accept_ranges: Some("bytes".into()),
-            content_length: Some(length as i64),
-            content_range,
-            content_type: input.response_content_type.or(Some(object.content_type.clone())),
-            cache_control: input.response_cache_control.or(header("cache-control")),
-            content_disposition: input.response_content_disposition.or(header("content-disposition")),
-            content_encoding: input.response_content_encoding.or(header("content-encoding")),
-            content_language: input.response_content_language.or(header("content-language")),
-            e_tag: Some(etag(&object.etag)),
-            last_modified: Some(time(object.modified.unwrap_or_default())),
-            metadata,
-            ..Default::default()
-        };
-        Ok(S3Response::new(output))
+        let headers = kept(&object, input.response_expires.is_some());
+        let mut output = described!(GetObjectOutput, object, found, input);
+        output.body = Some(body);
+        Ok(with_status(S3Response { headers, ..S3Response::new(output) }, found.status()))
     }
 
     async fn head_object(
         &self,
         request: S3Request<dto::HeadObjectInput>,
     ) -> S3Result<S3Response<dto::HeadObjectOutput>> {
-        let owner = owner(&self.0, &request)?;
+        let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
         let input = request.input;
         only_version(input.version_id.as_deref())?;
         let object = self.0.object(&owner, &input.bucket, &input.key).await?;
-        let_through(
-            &object,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
-            input.if_modified_since.as_ref(),
-            input.if_unmodified_since.as_ref(),
-        )?;
-        let (range, content_range) = range(&object, input.range)?;
-        let header = |name: &str| object.headers.get(name).cloned();
-        let metadata = (!object.metadata.is_empty()).then(|| object.metadata.clone().into_iter().collect());
-        let output = dto::HeadObjectOutput {
-            accept_ranges: Some("bytes".into()),
-            content_length: Some((range.end - range.start) as i64),
-            content_range,
-            content_type: Some(object.content_type.clone()),
-            cache_control: header("cache-control"),
-            content_disposition: header("content-disposition"),
-            content_encoding: header("content-encoding"),
-            content_language: header("content-language"),
-            e_tag: Some(etag(&object.etag)),
-            last_modified: Some(time(object.modified.unwrap_or_default())),
-            metadata,
-            ..Default::default()
-        };
-        Ok(S3Response::new(output))
+        let Some(found) = find(&object, &asked, input.part_number)? else { return Ok(not_modified(&object)) };
+        let headers = kept(&object, input.response_expires.is_some());
+        let mut output = described!(HeadObjectOutput, object, found, input);
+        output.expires = input.response_expires;
+        Ok(with_status(S3Response { headers, ..S3Response::new(output) }, found.status()))
     }
 
     async fn delete_object(
         &self,
         request: S3Request<dto::DeleteObjectInput>,
     ) -> S3Result<S3Response<dto::DeleteObjectOutput>> {
-        let owner = owner(&self.0, &request)?;
+        let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
         let input = request.input;
         only_version(input.version_id.as_deref())?;
-        if input.if_match_size.is_some() || input.if_match_last_modified_time.is_some() {
-            return Err(s3_error!(NotImplemented, "a delete takes the condition If-Match only"));
-        }
-        let condition = condition(input.if_match, None)?;
+        let condition = conditions::of_write(&asked)?;
         self.0.delete(&owner, &input.bucket, &input.key, &condition).await?;
         Ok(S3Response::new(dto::DeleteObjectOutput::default()))
     }
@@ -392,40 +556,47 @@ impl S3 for Handler {
         request: S3Request<dto::CopyObjectInput>,
     ) -> S3Result<S3Response<dto::CopyObjectOutput>> {
         let owner = owner(&self.0, &request)?;
-        let condition = condition_of_headers(&request.headers)?;
+        let asked = Asked::of(&request);
+        let condition = conditions::of_write(&asked)?;
+        let algorithm = digests::named(&asked, "x-amz-checksum-algorithm")?;
         let input = request.input;
-        let dto::CopySource::Bucket { bucket, key, version_id } = &input.copy_source else {
-            return Err(s3_error!(NotImplemented, "access points are not supported; copy from a bucket and key"));
-        };
-        only_version(version_id.as_deref())?;
-        let from = self.0.object(&owner, bucket, key).await?;
-        let source = let_through(
-            &from,
-            input.copy_source_if_match.as_ref(),
-            input.copy_source_if_none_match.as_ref(),
-            input.copy_source_if_modified_since.as_ref(),
-            input.copy_source_if_unmodified_since.as_ref(),
-        );
-        if source.is_err() {
-            return Err(s3_error!(PreconditionFailed, "the source does not meet the conditions of the request"));
+        let from = self.source(&owner, &input.copy_source, &asked).await?;
+        let replace = asked.get("x-amz-metadata-directive").is_some_and(|directive| directive == "REPLACE");
+        let is_itself = matches!(&input.copy_source, dto::CopySource::Bucket { bucket, key, .. }
+            if **bucket == *input.bucket && **key == *input.key);
+        if is_itself && !replace {
+            return Err(s3_error!(
+                InvalidRequest,
+                "the copy would change nothing; copy to another key, or with x-amz-metadata-directive: REPLACE"
+            ));
         }
-        let replace = input.metadata_directive.as_ref().is_some_and(|d| d.as_str() == "REPLACE");
         let head = match replace {
             false => Head {
+                encrypted: asked.get("x-amz-server-side-encryption").is_some(),
                 content_type: from.content_type.clone(),
                 metadata: from.metadata.clone(),
                 headers: from.headers.clone(),
             },
-            true => head!(input),
+            true => head!(input, asked),
         };
         let body = self.0.read(&from, 0..from.size)?;
-        let stored = self.0.put(&owner, &input.bucket, &input.key, head, &condition, body).await?;
-        let result = dto::CopyObjectResult {
+        // The copy has a checksum if it is asked for, or the source has one.
+        let of_source = from.checksum.as_ref().and_then(|checksum| Algorithm::named(&checksum.algorithm));
+        let announced = Announced { bytes: Some(from.size), ..Announced::only(algorithm.or(of_source)) };
+        let at = (input.bucket.as_str(), input.key.as_str());
+        let stored = self.0.put(&owner, at, head, &condition, &announced, body).await?;
+        let mut result = dto::CopyObjectResult {
             e_tag: Some(etag(&stored.etag)),
             last_modified: stored.modified.map(time),
+            checksum_type: stored.checksum.as_ref().map(checksum_type),
             ..Default::default()
         };
-        Ok(S3Response::new(dto::CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }))
+        checksum!(result, stored.checksum.as_ref());
+        Ok(S3Response::new(dto::CopyObjectOutput {
+            copy_object_result: Some(result),
+            server_side_encryption: encryption(stored.layout.as_ref()),
+            ..Default::default()
+        }))
     }
 
     async fn list_objects(
@@ -436,18 +607,19 @@ impl S3 for Handler {
         let input = request.input;
         let text = |option: &Option<String>| option.clone().unwrap_or_default();
         let (prefix, delimiter, marker) = (text(&input.prefix), text(&input.delimiter), text(&input.marker));
-        let (max, encoded) = (lines(input.max_keys)?, is_url(input.encoding_type.as_ref()));
-        let page = self.0.list(&owner, &input.bucket, (&prefix, &delimiter, &marker), max, encoded).await?;
+        let max = lines(input.max_keys)?;
+        let line = Line::new(input.encoding_type.as_ref(), Some(&owner))?;
+        let page = self.0.list(&owner, &input.bucket, (&prefix, &delimiter, &marker), max, line).await?;
         let output = dto::ListObjectsOutput {
             name: Some(input.bucket),
-            prefix: Some(prefix),
-            marker: Some(marker),
+            prefix: Some(line.show(&prefix)),
+            marker: Some(line.show(&marker)),
             max_keys: Some(max as i32),
             is_truncated: Some(page.next.is_some()),
-            next_marker: page.next.map(|next| if encoded { url_encoded(&next) } else { next }),
+            next_marker: page.next.map(|next| line.show(&next)),
             contents: Some(page.contents),
             common_prefixes: Some(page.prefixes),
-            delimiter: input.delimiter,
+            delimiter: input.delimiter.map(|delimiter| line.show(&delimiter)),
             encoding_type: input.encoding_type,
             ..Default::default()
         };
@@ -471,11 +643,12 @@ impl S3 for Handler {
             }
             None => text(&input.start_after),
         };
-        let (max, encoded) = (lines(input.max_keys)?, is_url(input.encoding_type.as_ref()));
-        let page = self.0.list(&owner, &input.bucket, (&prefix, &delimiter, &after), max, encoded).await?;
+        let max = lines(input.max_keys)?;
+        let line = Line::new(input.encoding_type.as_ref(), input.fetch_owner.unwrap_or_default().then_some(&owner))?;
+        let page = self.0.list(&owner, &input.bucket, (&prefix, &delimiter, &after), max, line).await?;
         let output = dto::ListObjectsV2Output {
             name: Some(input.bucket),
-            prefix: Some(prefix),
+            prefix: Some(line.show(&prefix)),
             max_keys: Some(max as i32),
             key_count: Some((page.contents.len() + page.prefixes.len()) as i32),
             continuation_token: input.continuation_token,
@@ -483,9 +656,56 @@ impl S3 for Handler {
             next_continuation_token: page.next.map(|next| BASE64_URL_SAFE_NO_PAD.encode(next)),
             contents: Some(page.contents),
             common_prefixes: Some(page.prefixes),
-            delimiter: input.delimiter,
+            delimiter: input.delimiter.map(|delimiter| line.show(&delimiter)),
             encoding_type: input.encoding_type,
-            start_after: input.start_after,
+            start_after: input.start_after.map(|after| line.show(&after)),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    /// Each object is its only version.
+    async fn list_object_versions(
+        &self,
+        request: S3Request<dto::ListObjectVersionsInput>,
+    ) -> S3Result<S3Response<dto::ListObjectVersionsOutput>> {
+        let owner = owner(&self.0, &request)?;
+        let input = request.input;
+        if input.version_id_marker.as_deref().is_some_and(|marker| !matches!(marker, "" | ONLY_VERSION)) {
+            return Err(s3_error!(
+                InvalidArgument,
+                "version-id-marker may be {ONLY_VERSION}; the bucket keeps no versions"
+            ));
+        }
+        let text = |option: &Option<String>| option.clone().unwrap_or_default();
+        let (prefix, delimiter, marker) = (text(&input.prefix), text(&input.delimiter), text(&input.key_marker));
+        let max = lines(input.max_keys)?;
+        let line = Line::new(input.encoding_type.as_ref(), Some(&owner))?;
+        let page = self.0.list(&owner, &input.bucket, (&prefix, &delimiter, &marker), max, line).await?;
+        let version = |object: dto::Object| dto::ObjectVersion {
+            key: object.key,
+            e_tag: object.e_tag,
+            size: object.size,
+            last_modified: object.last_modified,
+            owner: object.owner,
+            is_latest: Some(true),
+            version_id: Some(ONLY_VERSION.into()),
+            storage_class: Some(dto::ObjectVersionStorageClass::from_static("STANDARD")),
+            ..Default::default()
+        };
+        let output = dto::ListObjectVersionsOutput {
+            name: Some(input.bucket),
+            prefix: Some(line.show(&prefix)),
+            key_marker: Some(line.show(&marker)),
+            version_id_marker: input.version_id_marker,
+            max_keys: Some(max as i32),
+            is_truncated: Some(page.next.is_some()),
+            next_version_id_marker: page.next.is_some().then(|| ONLY_VERSION.into()),
+            next_key_marker: page.next.map(|next| line.show(&next)),
+            versions: Some(page.contents.into_iter().map(version).collect()),
+            common_prefixes: Some(page.prefixes),
+            delimiter: input.delimiter.map(|delimiter| line.show(&delimiter)),
+            encoding_type: input.encoding_type,
             ..Default::default()
         };
         Ok(S3Response::new(output))
@@ -495,14 +715,35 @@ impl S3 for Handler {
         &self,
         request: S3Request<dto::CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<dto::CreateMultipartUploadOutput>> {
-        let owner = owner(&self.0, &request)?;
+        let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
+        let algorithm = digests::named(&asked, "x-amz-checksum-algorithm")?;
+        let checksum = match (algorithm, digests::is_composite(&asked)?) {
+            (None, None) => None,
+            (None, Some(_)) => {
+                return Err(s3_error!(InvalidRequest, "x-amz-checksum-type needs x-amz-checksum-algorithm beside it"));
+            }
+            (Some(algorithm), composite) => {
+                let composite = composite.unwrap_or(algorithm.is_composite());
+                if !algorithm.allows(composite) {
+                    let name = algorithm.name();
+                    return Err(s3_error!(
+                        InvalidRequest,
+                        "{name} is not for this x-amz-checksum-type; use the other one"
+                    ));
+                }
+                Some((algorithm, composite))
+            }
+        };
         let input = request.input;
-        let head = head!(input);
-        let upload = self.0.begin(&owner, &input.bucket, &input.key, head).await?;
+        let head = head!(input, asked);
+        let started = self.0.begin(&owner, &input.bucket, &input.key, head, checksum).await?;
         Ok(S3Response::new(dto::CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
-            upload_id: Some(upload),
+            upload_id: Some(started.upload),
+            server_side_encryption: encryption(started.layout.as_ref()),
+            checksum_algorithm: started.checksum.as_ref().map(checksum_algorithm),
+            checksum_type: started.checksum.as_ref().map(checksum_type),
             ..Default::default()
         }))
     }
@@ -512,39 +753,92 @@ impl S3 for Handler {
         request: S3Request<dto::UploadPartInput>,
     ) -> S3Result<S3Response<dto::UploadPartOutput>> {
         let owner = owner(&self.0, &request)?;
-        let expected = Expected::of(&request);
+        let (asked, expected) = (Asked::of(&request), Expected::of(&request));
+        let announced = digests::announced(&asked, &request.extensions)?;
         let input = request.input;
         let at = At { bucket: input.bucket, key: input.key, upload: input.upload_id };
         let mut body = content(input.body);
-        let tag = self.0.put_part(&owner, &at, number(input.part_number), &mut body).await;
-        let tag = answer(tag, &expected, &mut body).await?;
-        Ok(S3Response::new(dto::UploadPartOutput { e_tag: Some(etag(&tag)), ..Default::default() }))
+        let part = self.0.put_part(&owner, &at, number(input.part_number), &announced, &mut body).await;
+        let part = answer(part, &expected, &mut body).await?;
+        let mut output = dto::UploadPartOutput { e_tag: Some(etag(&part.etag)), ..Default::default() };
+        checksum!(output, part.checksum.as_ref());
+        Ok(S3Response::new(output))
+    }
+
+    async fn upload_part_copy(
+        &self,
+        request: S3Request<dto::UploadPartCopyInput>,
+    ) -> S3Result<S3Response<dto::UploadPartCopyOutput>> {
+        let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
+        let input = request.input;
+        let from = self.source(&owner, &input.copy_source, &asked).await?;
+        let range = conditions::of_copy(&asked, from.size)?;
+        let at = At { bucket: input.bucket, key: input.key, upload: input.upload_id };
+        let announced = Announced { bytes: Some(range.end - range.start), ..Announced::default() };
+        let body = self.0.read(&from, range)?;
+        let part = self.0.put_part(&owner, &at, number(input.part_number), &announced, body).await?;
+        let last_modified = Some(time(self.0.mesh.now()));
+        let mut result = dto::CopyPartResult { e_tag: Some(etag(&part.etag)), last_modified, ..Default::default() };
+        checksum!(result, part.checksum.as_ref());
+        Ok(S3Response::new(dto::UploadPartCopyOutput {
+            copy_part_result: Some(result),
+            server_side_encryption: encryption(from.layout.as_ref()),
+            ..Default::default()
+        }))
     }
 
     async fn complete_multipart_upload(
         &self,
         request: S3Request<dto::CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<dto::CompleteMultipartUploadOutput>> {
-        let owner = owner(&self.0, &request)?;
+        let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
+        let condition = conditions::of_write(&asked)?;
+        let size = match asked.get("x-amz-mp-object-size").map(|text| text.parse()) {
+            None => None,
+            Some(Ok(size)) => Some(size),
+            Some(Err(_)) => return Err(s3_error!(InvalidArgument, "x-amz-mp-object-size is not a number of bytes")),
+        };
+        let mut claims = Claims {
+            checksum: digests::claimed(&asked)?,
+            composite: digests::is_composite(&asked)?,
+            size,
+            ..Claims::default()
+        };
         let input = request.input;
-        let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
-        let named: Vec<(u32, String)> = parts
-            .into_iter()
-            .map(|part| {
-                let etag = part.e_tag.map(dto::ETag::into_value).unwrap_or_default();
-                (number(part.part_number.unwrap_or_default()), etag)
-            })
-            .collect();
-        let condition = condition(input.if_match, input.if_none_match)?;
+        let mut named = vec![];
+        for part in input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default() {
+            let number = number(part.part_number.unwrap_or_default());
+            let given = [
+                (Algorithm::Crc32, part.checksum_crc32),
+                (Algorithm::Crc32c, part.checksum_crc32c),
+                (Algorithm::Crc64Nvme, part.checksum_crc64nvme),
+                (Algorithm::Sha1, part.checksum_sha1),
+                (Algorithm::Sha256, part.checksum_sha256),
+            ];
+            for (algorithm, text) in given {
+                let Some(text) = text else { continue };
+                let Some(value) = algorithm.value(&text) else {
+                    return Err(s3_error!(InvalidRequest, "the checksum of part {number} is no {}", algorithm.name()));
+                };
+                if claims.parts.insert(number, algorithm.checksum(&value)).is_some() {
+                    return Err(s3_error!(InvalidRequest, "part {number} is there with several checksums; send one"));
+                }
+            }
+            named.push((number, part.e_tag.map(dto::ETag::into_value).unwrap_or_default()));
+        }
         let at = At { bucket: input.bucket.clone(), key: input.key.clone(), upload: input.upload_id };
-        let stored = self.0.complete(&owner, &at, &named, &condition).await?;
-        Ok(S3Response::new(dto::CompleteMultipartUploadOutput {
+        let stored = self.0.complete(&owner, &at, &named, &claims, &condition).await?;
+        let mut output = dto::CompleteMultipartUploadOutput {
             location: Some(format!("/{}/{}", input.bucket, input.key)),
             bucket: Some(input.bucket),
             key: Some(input.key),
             e_tag: Some(etag(&stored.etag)),
+            server_side_encryption: encryption(stored.layout.as_ref()),
+            checksum_type: stored.checksum.as_ref().map(checksum_type),
             ..Default::default()
-        }))
+        };
+        checksum!(output, stored.checksum.as_ref());
+        Ok(S3Response::new(output))
     }
 
     async fn abort_multipart_upload(
@@ -564,15 +858,19 @@ impl S3 for Handler {
         let max = lines(input.max_parts)?;
         let marker = input.part_number_marker.unwrap_or_default();
         let at = At { bucket: input.bucket.clone(), key: input.key.clone(), upload: input.upload_id.clone() };
-        let stored = self.0.parts(&owner, &at).await?;
+        let (started, stored) = self.0.parts(&owner, &at).await?;
         let mut parts: Vec<dto::Part> = stored
             .range(number(marker).saturating_add(1)..)
-            .map(|(number, stored)| dto::Part {
-                part_number: Some(*number as i32),
-                e_tag: Some(etag(&stored.etag)),
-                size: Some(stored.part.size as i64),
-                last_modified: Some(time(stored.at)),
-                ..Default::default()
+            .map(|(number, stored)| {
+                let mut part = dto::Part {
+                    part_number: Some(*number as i32),
+                    e_tag: Some(etag(&stored.etag)),
+                    size: Some(stored.part.size as i64),
+                    last_modified: Some(time(stored.at)),
+                    ..Default::default()
+                };
+                checksum!(part, stored.checksum.as_ref());
+                part
             })
             .take(max + 1)
             .collect();
@@ -586,6 +884,9 @@ impl S3 for Handler {
             part_number_marker: Some(marker),
             next_part_number_marker: parts.last().and_then(|part| part.part_number),
             is_truncated: Some(truncated),
+            storage_class: Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
+            checksum_algorithm: started.checksum.as_ref().map(checksum_algorithm),
+            checksum_type: started.checksum.as_ref().map(checksum_type),
             parts: Some(parts),
             ..Default::default()
         }))
@@ -598,6 +899,7 @@ impl S3 for Handler {
         let owner = owner(&self.0, &request)?;
         let input = request.input;
         let max = lines(input.max_uploads)?;
+        let line = Line::new(input.encoding_type.as_ref(), None)?;
         let prefix = input.prefix.unwrap_or_default();
         let (key_marker, upload_marker) =
             (input.key_marker.unwrap_or_default(), input.upload_id_marker.unwrap_or_default());
@@ -614,6 +916,9 @@ impl S3 for Handler {
             .map(|u| dto::MultipartUpload {
                 key: Some(u.started.key),
                 upload_id: Some(u.started.upload),
+                storage_class: Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
+                checksum_algorithm: u.started.checksum.as_ref().map(checksum_algorithm),
+                checksum_type: u.started.checksum.as_ref().map(checksum_type),
                 initiated: Some(time(u.at)),
                 ..Default::default()
             })
@@ -621,11 +926,15 @@ impl S3 for Handler {
             .collect();
         let truncated = uploads.len() > max;
         uploads.truncate(max);
+        for upload in &mut uploads {
+            upload.key = upload.key.as_deref().map(|key| line.show(key));
+        }
         let last = uploads.last().filter(|_| truncated);
         Ok(S3Response::new(dto::ListMultipartUploadsOutput {
             bucket: Some(input.bucket),
-            prefix: Some(prefix),
-            key_marker: Some(key_marker),
+            prefix: Some(line.show(&prefix)),
+            key_marker: Some(line.show(&key_marker)),
+            encoding_type: input.encoding_type,
             upload_id_marker: Some(upload_marker),
             max_uploads: Some(max as i32),
             next_key_marker: last.and_then(|u| u.key.clone()),

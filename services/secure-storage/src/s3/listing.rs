@@ -29,7 +29,7 @@ fn page<'a>(
     delimiter: &str,
     after: &str,
     max: usize,
-    encode: &dyn Fn(&str) -> String,
+    line: Line<'_>,
 ) -> Page {
     let mut page = Page { contents: vec![], prefixes: vec![], next: None };
     let (mut last, mut rolled) = (String::new(), None::<String>);
@@ -52,17 +52,20 @@ fn page<'a>(
         }
         match group {
             Some(group) => {
-                page.prefixes.push(dto::CommonPrefix { prefix: Some(encode(group)) });
+                page.prefixes.push(dto::CommonPrefix { prefix: Some(line.show(group)) });
                 rolled = Some(group.to_owned());
                 last = group.to_owned();
             }
             None => {
                 page.contents.push(dto::Object {
-                    key: Some(encode(key)),
+                    key: Some(line.show(key)),
                     e_tag: Some(dto::ETag::Strong(entry.etag.clone())),
                     size: Some(entry.size as i64),
                     last_modified: Some(time(entry.modified)),
                     storage_class: Some(dto::ObjectStorageClass::from_static(dto::ObjectStorageClass::STANDARD)),
+                    owner: line
+                        .owner
+                        .map(|owner| dto::Owner { id: Some(owner.to_owned()), display_name: Some(owner.to_owned()) }),
                     ..dto::Object::default()
                 });
                 last.clone_from(key);
@@ -72,7 +75,7 @@ fn page<'a>(
     page
 }
 
-pub(crate) fn url_encoded(text: &str) -> String {
+fn url_encoded(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte) {
@@ -92,11 +95,10 @@ impl ObjectStore {
         bucket: &str,
         (prefix, delimiter, after): (&str, &str, &str),
         max: usize,
-        encoded: bool,
+        line: Line<'_>,
     ) -> S3Result<Page> {
         let (token, of) = self.bucket(owner, bucket).await?;
         self.catch_up(ObjectStored::STREAM).await?;
-        let encode: &dyn Fn(&str) -> String = if encoded { &url_encoded } else { &str::to_owned };
         Ok(self.view.read(|view| {
             let Some(listing) = view.listing(&token, of.epoch) else {
                 return Page { contents: vec![], prefixes: vec![], next: None };
@@ -107,7 +109,7 @@ impl ObjectStore {
             } else {
                 Included(prefix.to_owned())
             };
-            page(listing.range((start, Unbounded)), prefix, delimiter, after, max, encode)
+            page(listing.range((start, Unbounded)), prefix, delimiter, after, max, line)
         }))
     }
 
@@ -132,8 +134,29 @@ pub(crate) fn lines(max: Option<i32>) -> S3Result<usize> {
     }
 }
 
-pub(crate) fn is_url(encoding: Option<&dto::EncodingType>) -> bool {
-    encoding.is_some_and(|encoding| encoding.as_str() == "url")
+/// How keys and other texts of a listing are shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Line<'a> {
+    /// Are they percent-encoded?
+    encoded: bool,
+    /// The owner that each object is shown with.
+    owner: Option<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    /// As a request asks for.
+    pub(crate) fn new(encoding: Option<&dto::EncodingType>, owner: Option<&'a str>) -> S3Result<Self> {
+        match encoding.map(dto::EncodingType::as_str) {
+            None => Ok(Self { encoded: false, owner }),
+            Some("url") => Ok(Self { encoded: true, owner }),
+            Some(_) => Err(s3_error!(InvalidArgument, "encoding-type may be url")),
+        }
+    }
+
+    /// A text as it is shown.
+    pub(crate) fn show(&self, text: &str) -> String {
+        if self.encoded { url_encoded(text) } else { text.to_owned() }
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +186,7 @@ mod tests {
             } else {
                 Included(prefix.to_owned())
             };
-            let found = page(all.range((start, Unbounded)), prefix, delimiter, &after, max, &str::to_owned);
+            let found = page(all.range((start, Unbounded)), prefix, delimiter, &after, max, Line::default());
             assert!(found.contents.len() + found.prefixes.len() <= max);
             lines.extend(found.contents.into_iter().filter_map(|o| o.key));
             lines.extend(found.prefixes.into_iter().filter_map(|p| p.prefix));
@@ -186,5 +209,15 @@ mod tests {
             assert_eq!(walk(&keys, "b/", "", max), ["b/1", "b/2", "b/3"], "{max}");
             assert!(walk(&keys, "x", "/", max).is_empty());
         }
+    }
+    #[test]
+    fn texts_are_shown_encoded_only_if_asked() {
+        let line = |encoding: Option<&'static str>| {
+            Line::new(encoding.map(dto::EncodingType::from_static).as_ref(), None)
+                .map(|line| line.show("a%2B+ /ü\u{1}"))
+        };
+        assert_eq!(line(None).unwrap(), "a%2B+ /ü\u{1}");
+        assert_eq!(line(Some("url")).unwrap(), "a%252B%2B%20/%C3%BC%01");
+        assert_eq!(line(Some("bogus")).unwrap_err().code().as_str(), "InvalidArgument");
     }
 }

@@ -27,10 +27,10 @@ fn given(facts: &[Fact]) -> State {
 }
 
 fn if_match(etag: &str) -> Condition {
-    Condition { if_match: Some(etag.into()), if_none: false }
+    Condition { if_match: vec![etag.into()], if_none: false }
 }
 
-const IF_NONE: Condition = Condition { if_match: None, if_none: true };
+const IF_NONE: Condition = Condition { if_match: vec![], if_none: true };
 
 #[test]
 fn conditions_are_decided_against_what_the_fact_replaces() {

@@ -18,6 +18,7 @@ fn part(number: u32, blob: u8, content: u8, size: u64) -> Fact {
         number: number.to_string(),
         part: Some(Part { blob: vec![blob; 16].into(), size }),
         etag: etag_of(content),
+        ..PartStored::default()
     }
     .into()
 }
@@ -32,7 +33,8 @@ fn given(facts: &[Fact]) -> State {
 
 fn complete(named: &[(u32, u8)]) -> Command {
     let named = named.iter().map(|(number, content)| (*number, etag_of(*content))).collect();
-    Command::Complete { bucket: "b".into(), upload: "u".into(), named, replaces: String::new(), at: at(9) }
+    let (bucket, upload, claims) = ("b".into(), "u".into(), Claims::default());
+    Command::Complete { bucket, upload, named, claims, replaces: String::new(), at: at(9) }
 }
 
 fn decided(state: &State, command: &Command) -> State {
@@ -109,4 +111,41 @@ fn a_completed_upload_is_due_and_an_aborted_one_is_not() {
     let ended = |command| decided(&state, &command).ended.unwrap().0;
     assert_eq!(due(&ended(complete(&[(1, 1)])), at(5)), Some(at(5 + FINISH_AFTER_MS)));
     assert_eq!(due(&ended(ABORT()), at(5)), None);
+}
+
+/// A part with the checksum of its content, under an upload of an algorithm.
+fn summed(number: u32, content: &[u8], algorithm: Algorithm) -> Fact {
+    let mut hasher = super::super::checksums::Hasher::new(algorithm);
+    hasher.update(content);
+    let Fact::PartStored(stored) = part(number, number as u8, number as u8, content.len() as u64) else { panic!() };
+    PartStored { checksum: Some(algorithm.checksum(&hasher.finish())), ..stored }.into()
+}
+
+#[test]
+fn a_completed_object_has_the_checksum_that_was_agreed_and_claimed() {
+    let with = |algorithm: Algorithm, composite| {
+        let Fact::UploadStarted(begun) = started() else { panic!() };
+        let checksum = Checksum { algorithm: algorithm.name().into(), composite, ..Checksum::default() };
+        UploadStarted { checksum: Some(checksum), ..begun }.into()
+    };
+    let claim = |claims: Claims| {
+        let Command::Complete { bucket, upload, named, replaces, at, .. } = complete(&[(1, 1)]) else { panic!() };
+        Command::Complete { bucket, upload, named, claims, replaces, at }
+    };
+    let crc = |value: &str| Some((Algorithm::Crc32, value.to_owned()));
+    let whole = given(&[with(Algorithm::Crc32, false), summed(1, b"123456789", Algorithm::Crc32)]);
+    let state = decided(&whole, &claim(Claims { checksum: crc("y/Q5Jg=="), size: Some(9), ..Claims::default() }));
+    assert_eq!(state.object().unwrap().checksum.as_ref().unwrap().value, "y/Q5Jg==");
+    let composite = given(&[with(Algorithm::Sha256, true), summed(1, b"123456789", Algorithm::Sha256)]);
+    let state = decided(&composite, &claim(Claims::default()));
+    assert!(state.object().unwrap().checksum.as_ref().is_some_and(|c| c.composite && c.value.ends_with("-1")));
+    let wrong = |claims: Claims| decide(&whole, &claim(claims)).unwrap_err();
+    assert_eq!(wrong(Claims { checksum: crc("AAAAAA=="), ..Claims::default() }), Refused::ObjectChecksum);
+    assert_eq!(wrong(Claims { size: Some(8), ..Claims::default() }), Refused::Size { bytes: 9, claimed: 8 });
+    let part = [(1, Algorithm::Crc32.checksum(&[0; 4]))].into();
+    assert_eq!(wrong(Claims { parts: part, ..Claims::default() }), Refused::PartChecksum { number: 1 });
+    let kind = wrong(Claims { composite: Some(true), ..Claims::default() });
+    assert!(matches!(kind, Refused::ChecksumKind { .. }), "{kind}");
+    let other = Some((Algorithm::Crc32c, "AAAAAA==".to_owned()));
+    assert!(matches!(wrong(Claims { checksum: other, ..Claims::default() }), Refused::ChecksumKind { .. }));
 }
