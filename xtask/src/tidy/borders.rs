@@ -13,6 +13,7 @@ const DOMAIN_CRATES: &[&str] = &[
     "chart",
     "core",
     "crate",
+    "crc_fast",
     "flate2",
     "hex",
     "jsonwebtoken",

@@ -39,7 +39,7 @@ pub(crate) enum Chunks {
     Length(u64, bool),
     /// After the length of that line.
     Line(u64),
-    /// In a chunk of so many more bytes, with the line end after it.
+    /// In a chunk with this many more bytes, with the line end after it.
     Data(u64),
     /// In the last chunk, or after it.
     Last,

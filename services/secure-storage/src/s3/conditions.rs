@@ -15,7 +15,7 @@ struct Tag {
     weak: bool,
 }
 
-/// The tags of If-Match or If-None-Match; `None` if the text is no list of tags. A tag without quotation marks is taken as S3
+/// The tags of If-Match or If-None-Match; `None` if the text is not a list of tags. A tag without quotation marks is taken as S3
 /// does.
 fn tags(text: &str) -> Option<Vec<Tag>> {
     let (mut tags, mut rest) = (vec![], text.trim());
@@ -83,7 +83,7 @@ pub(super) enum Verdict {
     Failed,
 }
 
-/// A date in any form of RFC 9110; text that is none counts as absent.
+/// A date in any form of RFC 9110; other text counts as absent.
 fn date(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text).ok()
 }
@@ -100,7 +100,7 @@ pub(super) fn of_read(asked: &Asked, prefix: &str, object: &ObjectStored) -> S3R
     let date_of = |header: &str| -> S3Result<Option<SystemTime>> {
         let Some(text) = asked.get(&name(header)) else { return Ok(None) };
         match date(&text) {
-            // RFC 9110 ignores a condition with a date that is none. A header of S3 says what it means or is refused.
+            // RFC 9110 ignores a condition whose date is invalid. A header of S3 says what it means or is refused.
             None if !prefix.is_empty() => Err(s3_error!(InvalidArgument, "{} is not a date of HTTP", name(header))),
             date => Ok(date),
         }
@@ -122,7 +122,7 @@ pub(super) fn of_read(asked: &Asked, prefix: &str, object: &ObjectStored) -> S3R
     })
 }
 
-/// The bytes that a range asks for, of so many.
+/// The bytes that a range asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Span {
     /// All: no range, or one that is to be ignored.

@@ -53,7 +53,7 @@ pub(super) fn named(asked: &Asked, header: &str) -> S3Result<Option<Algorithm>> 
     let Some(text) = asked.get(header) else { return Ok(None) };
     match Algorithm::named(&text.to_ascii_uppercase()) {
         Some(algorithm) => Ok(Some(algorithm)),
-        None => Err(s3_error!(InvalidRequest, "{header} is none of CRC32, CRC32C, CRC64NVME, SHA1, SHA256")),
+        None => Err(s3_error!(InvalidRequest, "{header} may be CRC32, CRC32C, CRC64NVME, SHA1 or SHA256")),
     }
 }
 
@@ -144,7 +144,7 @@ pub(super) fn claimed(asked: &Asked) -> S3Result<Option<(Algorithm, String)>> {
         let Some(text) = asked.get(algorithm.header()) else { continue };
         let value = text.split('-').next().unwrap_or_default();
         if algorithm.value(value).is_none() {
-            return Err(s3_error!(InvalidRequest, "{} is no value of its algorithm", algorithm.header()));
+            return Err(s3_error!(InvalidRequest, "{} is not a value of its algorithm", algorithm.header()));
         }
         if found.replace((algorithm, text)).is_some() {
             return Err(s3_error!(InvalidRequest, "the request has several x-amz-checksum headers; send one"));

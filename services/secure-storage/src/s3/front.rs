@@ -57,7 +57,7 @@ fn path(path: &str) -> &str {
     }
 }
 
-/// The parameters of a query that are none of a signature, as they are written; headers that a presigned URL carries go to
+/// The parameters of a query without those of a signature, as they are written; headers that a presigned URL carries go to
 /// the headers.
 fn parameters(query: &str, headers: &mut HeaderMap) -> S3Result<String> {
     let mut kept = vec![];
@@ -76,7 +76,7 @@ fn parameters(query: &str, headers: &mut HeaderMap) -> S3Result<String> {
             _ if name.to_ascii_lowercase().starts_with("x-amz-") => {
                 let header = HeaderName::try_from(name.to_ascii_lowercase());
                 let (Ok(header), Ok(value)) = (header, HeaderValue::from_str(&decoded(value))) else {
-                    return Err(s3_error!(InvalidArgument, "the parameter {name} is no header"));
+                    return Err(s3_error!(InvalidArgument, "the parameter {name} is not a header"));
                 };
                 if headers.get(&header).is_none_or(|there| *there != value) {
                     headers.append(header, value);

@@ -1,6 +1,6 @@
 //! Regions with names that `s3s` does not take, as `US`, which s3cmd signs with when nobody tells it otherwise. A gateway has no
 //! region: whichever a request names, its signature holds if it is over that name. Such a signature is checked here, and made
-//! anew for a region that `s3s` takes.
+//! again for a region that `s3s` takes.
 
 use aws_lc_rs::{digest, hmac};
 use http::{HeaderValue, header, request::Parts};
@@ -85,7 +85,7 @@ fn parameter<'a>(authorization: &'a str, name: &str) -> Option<&'a str> {
     words.filter_map(|word| word.split_once('=')).find(|(found, _)| *found == name).map(|(_, value)| value)
 }
 
-/// Signs a request anew, if it names a region that `s3s` does not take and its signature holds. A request whose signature does
+/// Signs a request again, if it names a region that `s3s` does not take and its signature holds. A request whose signature does
 /// not hold gets one that holds for nothing, and is refused for it.
 pub(super) fn adopt(parts: &mut Parts, secret_of: impl Fn(&str) -> Option<String>) {
     let odd = |scope: &Scope<'_>| Region::new(scope.region.into()).is_err();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_signed_anew_only_if_its_signature_holds() {
+    fn a_request_is_signed_again_only_if_its_signature_holds() {
         let of = |parts: &Parts| parts.headers.get(header::AUTHORIZATION).unwrap().to_str().unwrap().to_owned();
         let mut usual = request("eu-west-1");
         let before = of(&usual);
@@ -202,7 +202,7 @@ mod tests {
             let mut odd = request(region);
             adopt(&mut odd, secret);
             assert_eq!(signature_of(&odd), right, "{region}");
-            // A signature for the region that stands in is none for this one.
+            // A signature for the region that stands in does not hold for this one.
             let mut claimed = request(INSTEAD);
             let text = of(&claimed).replace("/local/", &format!("/{region}/"));
             claimed.headers.insert(header::AUTHORIZATION, HeaderValue::try_from(text).unwrap());

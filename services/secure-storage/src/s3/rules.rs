@@ -128,11 +128,13 @@ const RULES: &[Rule] = &[
 const EVERYWHERE: &[&str] =
     &["x-amz-content-sha256", "x-amz-date", "x-amz-expected-bucket-owner", "x-amz-user-agent", "x-id"];
 
-/// Does a header ask for something? Others are for the connection or for logs.
+/// Does a header ask for something? Others are for the connection or for logs. A part of an object cannot be put, so that a
+/// Content-Range must not put all of it.
 fn asks(header: &str) -> bool {
     let conditions =
         ["content-md5", "expires", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since"];
-    header.starts_with("x-amz-") || conditions.contains(&header) || header == "range" || header == "if-range"
+    let ranges = ["content-range", "if-range", "range"];
+    header.starts_with("x-amz-") || conditions.contains(&header) || ranges.contains(&header)
 }
 
 fn covers(listed: &str, name: &str) -> bool {
@@ -289,6 +291,7 @@ mod tests {
 
     /// Documented headers that nothing here acts on.
     const UNSUPPORTED: &[&str] = &[
+        "content-range",
         "x-amz-bypass-governance-retention",
         "x-amz-expected-nothing",
         "x-amz-grant-full-control",
