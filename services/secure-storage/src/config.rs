@@ -26,8 +26,10 @@ pub struct Config {
     pub location_limit_ms: u32,
     /// A read that gets no answer for this long asks one more location, milliseconds.
     pub hedge_ms: u32,
-    /// Extents in memory at once, of all requests together.
+    /// Extents on their way to locations at once, of all requests together.
     pub extents_max: u32,
+    /// Bytes of answers in memory at once, of all requests together.
+    pub answer_bytes: u64,
     /// Objects in the listings at most; beyond, puts of new keys are refused.
     pub objects_max: u64,
     /// The fragments of a replaced object stay this long for those who still read them, milliseconds.
@@ -55,6 +57,7 @@ impl Default for Config {
             location_limit_ms: 10_000,
             hedge_ms: 500,
             extents_max: 16,
+            answer_bytes: 64 << 20,
             objects_max: 10_000_000,
             linger_ms: 30_000,
             orphan_ms: 24 * 3_600_000,

@@ -246,6 +246,8 @@ pub struct Inner {
     pub(crate) cache: Cache,
     pub(crate) locations: Locations,
     extents: Arc<Semaphore>,
+    /// Of answers in memory, in units of [`read::UNIT`].
+    answers: Arc<Semaphore>,
 }
 
 impl std::ops::Deref for ObjectStore {
@@ -289,6 +291,7 @@ impl ObjectStore {
         let inner = Inner {
             cache: Cache::new(config.cache_bytes),
             extents: Arc::new(Semaphore::new(config.extents_max.max(1) as usize)),
+            answers: Arc::new(Semaphore::new(read::units(config.answer_bytes) as usize)),
             locations: Locations::new(mesh.clone(), view.clone(), opener),
             mesh,
             view,

@@ -848,6 +848,35 @@ def model():
     holds(f"of S3's model, {acted} members are acted on, {refused_} refused, and {unknown} unknown ones too")
 
 
+def large_ones():
+    policies()
+    S3.create_bucket(Bucket="plant", CreateBucketConfiguration={"LocationConstraint": "hybrid"})
+    for n in range(3):
+        S3.put_object(Bucket="plant", Key=f"large/{n}", Body=data(24 << 20, 60 + n))
+
+
+def unread():
+    """Many who take nothing of their answers, and some who take all of theirs meanwhile."""
+    silent = []
+    for n in range(24):
+        url = S3.generate_presigned_url("get_object", Params={"Bucket": "plant", "Key": f"large/{n % 2}"})
+        connection = HTTPConnection(ENDPOINT.removeprefix("http://"), timeout=60)
+        connection.request("GET", url.removeprefix(ENDPOINT))
+        silent.append((connection, connection.getresponse()))
+    found = {}
+
+    def take(index):
+        found[index] = get("large/2") == data(24 << 20, 62)
+    threads = [threading.Thread(target=take, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {index: True for index in range(4)} and all(answer.status == 200 for _, answer in silent), found
+    assert silent[0][1].read() == data(24 << 20, 60)
+    holds("clients who take nothing leave room for the others")
+
+
 def policies_only():
     policies()
 
@@ -866,4 +895,4 @@ def clients_know():
 
 
 {f.__name__: f for f in (acceptance, large, second, read, cached, lost, writer, check, clients_know,
-                             policies_only)}[SUITE]()
+                             policies_only, large_ones, unread)}[SUITE]()

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{
-    Stream, StreamExt as _,
+    Stream, StreamExt as _, TryStreamExt as _,
     stream::{self, FuturesUnordered},
 };
 use mesh_proto::object::{Layout, ObjectStored, Part};
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{Blob, EXTENTS_IN_FLIGHT, Error, ObjectStore, geometry};
 use crate::{
@@ -18,6 +18,22 @@ use crate::{
         seal::DataKey,
     },
 };
+
+/// Bytes of an answer that are counted as one, and that are read at once when memory is short.
+pub(super) const UNIT: u64 = 256 << 10;
+
+/// Units of a number of bytes, at least one.
+pub(super) fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
+}
+
+/// Bytes in slices; what they occupy is free again when the last one is taken.
+fn slices(bytes: Bytes, held: OwnedSemaphorePermit) -> impl Stream<Item = Result<Bytes, Error>> + Send {
+    stream::unfold((bytes, held), |(mut rest, held)| async move {
+        let slice = rest.split_to((UNIT as usize).min(rest.len()));
+        (!slice.is_empty()).then(|| (Ok(slice), (rest, held)))
+    })
+}
 
 /// A fragment that was read and whose header is right.
 type Fetched = (Table, Bytes);
@@ -33,7 +49,8 @@ impl ObjectStore {
         })
     }
 
-    /// A range of an object's bytes, in order; the next extents are read ahead.
+    /// A range of an object's bytes, in order. While memory is plenty, whole extents are read, the next ones ahead. While it
+    /// is short, each answer holds one unit at a time, so that clients who take theirs slowly leave room for the others.
     ///
     /// # Errors
     /// When its key does not open.
@@ -65,11 +82,45 @@ impl ObjectStore {
             .map(move |(blob, extent, inside)| {
                 let store = store.clone();
                 async move {
-                    let _permit = store.extents.clone().acquire_owned().await.map_err(Error::internal)?;
-                    store.read_extent(&blob, extent, inside).await
+                    match store.room(inside.len() as u64) {
+                        Some(held) => Ok(slices(store.read_extent(&blob, extent, inside).await?, held).left_stream()),
+                        None => Ok::<_, Error>(store.by_units(blob, extent, inside).right_stream()),
+                    }
                 }
             })
-            .buffered(EXTENTS_IN_FLIGHT))
+            .buffered(EXTENTS_IN_FLIGHT)
+            .try_flatten())
+    }
+
+    /// Room for a number of bytes, if a quarter of all is left for answers that are read by units.
+    fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let (all, wanted) = (units(self.config.answer_bytes) as usize, units(bytes));
+        let plenty = self.answers.available_permits() >= all / 4 + wanted as usize;
+        plenty.then(|| self.answers.clone().try_acquire_many_owned(wanted).ok()).flatten()
+    }
+
+    /// A range of an extent, a unit at a time.
+    fn by_units(
+        &self,
+        blob: Arc<Blob>,
+        extent: u32,
+        inside: Range<usize>,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + Send + use<> {
+        let store = self.clone();
+        // Up to the next border of a unit, so that no piece is read twice.
+        let unit = UNIT as usize;
+        let parts = std::iter::successors(Some(inside.start), move |from| Some((from / unit + 1) * unit))
+            .take_while(move |from| *from < inside.end)
+            .map(move |from| from..((from / unit + 1) * unit).min(inside.end));
+        stream::iter(parts)
+            .then(move |part| {
+                let (store, blob) = (store.clone(), blob.clone());
+                async move {
+                    let held = store.answers.clone().acquire_owned().await.map_err(Error::internal)?;
+                    Ok::<_, Error>(slices(store.read_extent(&blob, extent, part).await?, held))
+                }
+            })
+            .try_flatten()
     }
 
     async fn read_extent(&self, blob: &Arc<Blob>, extent: u32, inside: Range<usize>) -> Result<Bytes, Error> {
