@@ -256,7 +256,9 @@ async fn access(session: &login::Session, count: usize) -> anyhow::Result<Vec<Ro
     let unchecked = Router::new().fallback(move |request: Request<Body>| {
         let proxy = proxy.clone();
         async move {
-            let answer = proxy.forward(request, &format!("http://127.0.0.1:{port}"), "/", false).await;
+            let address = format!("http://127.0.0.1:{port}");
+            let to = gateway::Upstream { address: &address, path: "/", over_h2: false };
+            let answer = proxy.forward(request, &to, http::HeaderMap::new()).await;
             answer.unwrap_or_else(|_| http::Response::new(Body::from("away")))
         }
     });

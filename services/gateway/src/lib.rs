@@ -25,7 +25,7 @@ use mesh_rest::ask::Answers;
 use tokio::sync::Semaphore;
 
 pub use config::Config;
-pub use shell::proxy::Proxy;
+pub use shell::proxy::{Proxy, Upstream};
 
 /// Joins the mesh; returns once its view runs and requests are answered.
 ///

@@ -3,6 +3,8 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
+#[path = "mesh/hostile.rs"]
+mod hostile;
 #[path = "mesh/hub.rs"]
 mod hub;
 #[path = "mesh/keycloak.rs"]

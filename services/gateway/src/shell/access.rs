@@ -1,37 +1,42 @@
 //! The way to exposed workloads: `/access/<owner>/<instance>/…`, for those who may use them.
 
 use axum::{body::Body, response::Response};
-use http::{HeaderName, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderValue, Request, header};
 use mesh_rest::{
     http::refuse,
     problem::{Kind, Problem},
 };
 
 use crate::{
-    domain::routes::{ROUTES_MAX, Routes},
-    shell::gateway::Gateway,
+    domain::{
+        passage,
+        routes::{ROUTES_MAX, Routes},
+    },
+    shell::{gateway::Gateway, proxy::Upstream},
 };
 
 /// First segment of the paths.
 pub(crate) const PREFIX: &str = "/access";
-/// Headers that only the gateway sets: a client's own are dropped, so nobody can pose as somebody else.
-const OURS: [&str; 7] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-prefix",
-    "x-forwarded-user",
-    "x-forwarded-owner",
-];
+/// A request that may be forwarded.
+struct Passed {
+    request: Request<Body>,
+    /// `host:port`.
+    upstream: String,
+    path: String,
+    /// What the workload is told of who asks.
+    stamps: HeaderMap,
+    over_h2: bool,
+}
 
 impl Gateway {
     /// Forwards a request of `/access/<owner>/<instance>/…`.
     pub(crate) async fn access(&self, mut request: Request<Body>) -> Response {
         let path = request.uri().path().to_owned();
         match self.accessed(&mut request, &path).await {
-            Ok((request, upstream, rest, over_h2)) => {
-                match self.inner.proxy.forward(request, &format!("http://{upstream}"), &rest, over_h2).await {
+            Ok(passed) => {
+                let address = format!("http://{}", passed.upstream);
+                let to = Upstream { address: &address, path: &passed.path, over_h2: passed.over_h2 };
+                match self.inner.proxy.forward(passed.request, &to, passed.stamps).await {
                     Ok(response) => response,
                     Err(problem) => refuse(&problem, &path),
                 }
@@ -40,14 +45,13 @@ impl Gateway {
         }
     }
 
-    async fn accessed(
-        &self,
-        request: &mut Request<Body>,
-        path: &str,
-    ) -> Result<(Request<Body>, String, String, bool), Problem> {
+    async fn accessed(&self, request: &mut Request<Body>, path: &str) -> Result<Passed, Problem> {
         let mut segments = path.splitn(5, '/').skip(2);
         let (owner, instance) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
         let rest = segments.next().map(|rest| format!("/{rest}")).unwrap_or_else(|| "/".into());
+        // HTTP/2 names the host in the address.
+        let authority = request.uri().authority().and_then(|at| at.as_str().rsplit('@').next());
+        let authority = authority.and_then(|at| HeaderValue::from_str(at).ok());
         let caller = self.inner.signin.caller(request.headers()).await?;
         let route = self.inner.routes.read(|routes| routes.find(owner, instance));
         let Some(route) = route else {
@@ -68,26 +72,20 @@ impl Gateway {
             ..Problem::new(Kind::Unavailable, why, "wait until it runs: `continuum why` says what it waits for")
         })?;
         let headers = request.headers_mut();
-        let host = headers.get(header::HOST).cloned();
+        let prefix = format!("{PREFIX}/{owner}/{instance}");
+        let mut stamps = passage::stamps(&[
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-prefix", &prefix),
+            ("x-forwarded-user", &caller.subject),
+            ("x-forwarded-owner", &caller.owner),
+        ])?;
+        if let Some(host) = headers.get(header::HOST).cloned().or(authority) {
+            stamps.insert("x-forwarded-host", host);
+        }
         // The token is for us: a workload that had it could act in the caller's name.
         headers.remove(header::AUTHORIZATION);
-        for name in OURS {
-            headers.remove(name);
-        }
-        let mut set = |name: &'static str, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        };
-        set("x-forwarded-proto", "http");
-        set("x-forwarded-prefix", &format!("{PREFIX}/{owner}/{instance}"));
-        set("x-forwarded-user", &caller.subject);
-        set("x-forwarded-owner", &caller.owner);
-        if let Some(host) = host.as_ref().and_then(|host| host.to_str().ok()) {
-            set("x-forwarded-host", host);
-        }
-        let below = route.expose.path.trim_end_matches('/');
+        let path = passage::path(&route.expose.path, &rest)?;
         let over_h2 = route.expose.protocol == "h2";
-        Ok((std::mem::take(request), upstream, format!("{below}{rest}"), over_h2))
+        Ok(Passed { request: std::mem::take(request), upstream, path, stamps, over_h2 })
     }
 }

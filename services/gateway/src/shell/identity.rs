@@ -1,7 +1,7 @@
 //! The way to the identity service, where people sign in and accounts are kept; and who the caller is.
 
 use axum::{body::Body, response::Response};
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use mesh_rest::{
     access::{Caller, MATRIX, ROLES, Reach},
     body::BODY_MAX,
@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     domain::table::{Op, Route},
-    shell::{gateway::Gateway, signin::IDENTITY},
+    shell::{gateway::Gateway, proxy::Upstream, signin::IDENTITY},
 };
 
 /// Requests that the identity service answers.
@@ -70,7 +70,9 @@ impl Gateway {
             away()
         })?;
         let path = request.uri().path().to_owned();
-        let forwarded = self.inner.proxy.forward(request, &found.ok_or_else(away)?, &path, false).await;
+        let address = found.ok_or_else(away)?;
+        let to = Upstream { address: &address, path: &path, over_h2: false };
+        let forwarded = self.inner.proxy.forward(request, &to, HeaderMap::new()).await;
         forwarded.map_err(|problem| match problem.kind {
             Kind::Upstream | Kind::Late => {
                 tracing::warn!(problem = problem.detail, "identity service does not answer");

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use http_body_util::BodyExt as _;
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -14,24 +15,12 @@ use mesh_rest::problem::{Kind, Problem};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::shell::inside;
+use crate::{domain::passage, shell::inside};
 
 /// How long a connection to a workload may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Upgraded connections at once (WebSocket).
 const TUNNELS_MAX: usize = 1_024;
-/// Headers about one connection and not the next (RFC 9110 §7.6.1).
-const HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// Connections to workloads and services. It checks nothing: permission is checked before.
 #[derive(Clone)]
 pub struct Proxy {
@@ -40,6 +29,17 @@ pub struct Proxy {
     tunnels: Arc<Semaphore>,
     limit: Duration,
     stopping: CancellationToken,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream<'a> {
+    /// `scheme://host:port`.
+    pub address: &'a str,
+    /// Path there.
+    pub path: &'a str,
+    /// By HTTP/2 without TLS.
+    pub over_h2: bool,
 }
 
 impl Proxy {
@@ -60,23 +60,28 @@ impl Proxy {
         Ok(Self { http1, h2, tunnels: Arc::new(Semaphore::new(TUNNELS_MAX)), limit, stopping })
     }
 
-    /// Forwards a request to `scheme://host:port`, to this path, with the request's own query; `over_h2` by HTTP/2 without
-    /// TLS.
+    /// Forwards a request with its own query. `stamps` are the headers that nobody but the gateway sets: what the client
+    /// sent under their names, in any spelling or as trailers, goes no further.
     ///
     /// # Errors
     /// When the workload does not answer, or too many upgraded connections are open.
     pub async fn forward(
         &self,
         mut request: Request<Body>,
-        upstream: &str,
-        path: &str,
-        over_h2: bool,
+        to: &Upstream<'_>,
+        stamps: HeaderMap,
     ) -> Result<Response, Problem> {
+        let (upstream, over_h2) = (to.address, to.over_h2);
         let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-        let uri: Uri = format!("{upstream}{path}{query}")
-            .parse()
-            .map_err(|_| Problem::malformed("the address cannot be forwarded", "correct it"))?;
-        let upgrade = upgrade(request.headers()).filter(|_| !over_h2 && request.version() == Version::HTTP_11);
+        let wrong = || Problem::malformed("the address cannot be forwarded", "correct it");
+        let mut address = upstream.parse::<Uri>().map_err(|_| wrong())?.into_parts();
+        address.path_and_query = Some(format!("{}{query}", to.path).parse::<PathAndQuery>().map_err(|_| wrong())?);
+        let uri = Uri::from_parts(address).map_err(|_| wrong())?;
+        let offered = match over_h2 || request.version() != Version::HTTP_11 {
+            true => vec![],
+            false => passage::upgrades(request.headers()),
+        };
+        let upgrade = HeaderValue::from_str(&offered.join(", ")).ok().filter(|_| !offered.is_empty());
         let permit = match &upgrade {
             None => None,
             Some(_) => Some(self.tunnels.clone().try_acquire_owned().map_err(|_| Problem {
@@ -85,7 +90,10 @@ impl Proxy {
             })?),
         };
         let client_side = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-        strip(request.headers_mut());
+        // What is about this connection goes first, so that a client cannot name what is stamped below.
+        passage::strip(request.headers_mut());
+        passage::disown(request.headers_mut());
+        request.headers_mut().extend(stamps);
         if let Some(protocol) = &upgrade {
             request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             request.headers_mut().insert(header::UPGRADE, protocol.clone());
@@ -94,6 +102,14 @@ impl Proxy {
         request.headers_mut().remove(header::HOST);
         *request.uri_mut() = uri;
         *request.version_mut() = if over_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        let request = request.map(|body| {
+            Body::new(body.map_frame(|mut frame| {
+                if let Some(trailers) = frame.trailers_mut() {
+                    passage::disown(trailers);
+                }
+                frame
+            }))
+        });
         let client = if over_h2 { &self.h2 } else { &self.http1 };
         let mut response = match tokio::time::timeout(self.limit, client.request(request)).await {
             Ok(Ok(response)) => response,
@@ -109,7 +125,11 @@ impl Proxy {
             }
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (Some(client_side), Some(protocol)) = (client_side, upgrade) else {
+            let chosen = response.headers().get(header::UPGRADE).cloned();
+            let asked = |chosen: &HeaderValue| {
+                offered.iter().any(|one| chosen.as_bytes().trim_ascii().eq_ignore_ascii_case(one.as_bytes()))
+            };
+            let (Some(client_side), Some(protocol)) = (client_side, chosen.filter(asked)) else {
                 return Err(Problem::new(Kind::Upstream, "it switched protocols unasked", "see its log"));
             };
             let workload_side = hyper::upgrade::on(&mut response);
@@ -124,40 +144,12 @@ impl Proxy {
                     () = stopping.cancelled() => {}
                 }
             });
-            strip(response.headers_mut());
+            passage::strip(response.headers_mut());
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             response.headers_mut().insert(header::UPGRADE, protocol);
             return Ok(response.map(Body::new));
         }
-        strip(response.headers_mut());
+        passage::strip(response.headers_mut());
         Ok(response.map(Body::new))
-    }
-}
-
-fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asks = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
-    let asks = asks.flat_map(|v| v.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    headers.get(header::UPGRADE).filter(|_| asks).cloned()
-}
-
-/// Removes what is about one connection: the known headers, and those that `Connection` names.
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    // gRPC has to announce that it accepts trailers.
-    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in named {
-        headers.remove(name);
-    }
-    for name in HOP {
-        headers.remove(name);
-    }
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
