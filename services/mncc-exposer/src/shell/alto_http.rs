@@ -74,12 +74,16 @@ async fn answer(request: Request, costs: &View<Costs>, cache: &Mutex<Cache>) -> 
     let tcp = parts.extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     let tls = || parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(|info| info.get_ref().remote_addr());
     let maps = maps(costs, cache);
+    // One list, however many lines it comes in (RFC 9110 §5.3).
+    let accept: Vec<&str> =
+        parts.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept = accept.join(", ");
     let answer = alto::answer(
         &maps,
         &alto::Request {
             method: parts.method.as_str(),
             path: if parts.uri.path() == "/alto" { "/alto/" } else { parts.uri.path() },
-            accept: text(&parts.headers, &header::ACCEPT),
+            accept: Some(&accept),
             content_type: text(&parts.headers, &header::CONTENT_TYPE),
             body: &body,
             client: tcp.or_else(tls).map(|address| address.ip()),

@@ -134,19 +134,50 @@ pub fn answer(maps: &Maps, request: &Request<'_>) -> Response {
     }
 }
 
-/// Does the client take this type? Without the header it takes anything.
+/// Does the client take this type? What the most specific of its ranges says counts (RFC 9110 §12.5.1); without any range
+/// it takes everything.
 fn accepts(header: Option<&str>, media_type: &str) -> bool {
-    let Some(header) = header else { return true };
-    header.split(',').any(|range| {
-        let mut parts = range.split(';').map(str::trim);
+    let ranges: Vec<&str> = unquoted(header.unwrap_or_default(), ',').filter(|range| !range.is_empty()).collect();
+    let kind = media_type.split('/').next().unwrap_or_default();
+    let judged = ranges.iter().filter_map(|range| {
+        let mut parts = unquoted(range, ';');
         let range = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let refused = parts.any(|p| {
-            let weight = p.strip_prefix("q=").or_else(|| p.strip_prefix("Q="));
-            weight.and_then(|w| w.parse::<f64>().ok()).is_some_and(|w| w == 0.0)
-        });
-        let matches = range == "*/*" || range == "application/*" || range == media_type;
-        matches && !refused
+        let (mut weight, mut parameters) = (1.0, 0);
+        for part in parts.filter(|part| !part.is_empty()) {
+            match part.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q")) {
+                Some((_, given)) => {
+                    weight = given.trim().parse::<f64>().unwrap_or(1.0);
+                    // What follows is about the range no more.
+                    break;
+                }
+                None => parameters += 1,
+            }
+        }
+        // A type with parameters that ours does not have says less of it than the bare one.
+        let precedence = match () {
+            () if range == media_type => Some(if parameters == 0 { 4 } else { 3 }),
+            () if range.split_once('/') == Some((kind, "*")) => Some(2),
+            () if range == "*/*" => Some(1),
+            () => None,
+        };
+        precedence.map(|precedence| (precedence, weight > 0.0))
+    });
+    ranges.is_empty() || judged.max().is_some_and(|(_, takes)| takes)
+}
+
+/// The parts of a header between separators that are not in quotes.
+fn unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |c| {
+        let was_escaped = std::mem::take(&mut escaped);
+        match c {
+            '"' if !was_escaped => quoted = !quoted,
+            '\\' if quoted && !was_escaped => escaped = true,
+            _ => {}
+        }
+        c == separator && !quoted
     })
+    .map(str::trim)
 }
 
 fn directory() -> Value {

@@ -239,6 +239,39 @@ fn s8_5_errors_have_a_code_and_a_proper_http_status() {
 }
 
 #[test]
+fn the_most_specific_range_of_accept_counts() {
+    let own = "application/alto-networkmap+json";
+    let maps = three();
+    for (accept, status) in [
+        ("", 200),
+        (" , ,", 200),
+        ("*/*", 200),
+        ("application/*", 200),
+        ("*/*;q=0", 406),
+        (&format!("{own};q=0, */*"), 406),
+        (&format!("*/*, {own};q=0"), 406),
+        (&format!("{own};q=0, application/*;q=1, */*"), 406),
+        (&format!("{own}, application/*;q=0, */*;q=0"), 200),
+        ("application/*;q=0, */*", 406),
+        ("application/*, */*;q=0", 200),
+        (&format!("{own};q=0.001"), 200),
+        (&format!("{own}; Q=0.000"), 406),
+        (&format!("{own};q = 0"), 406),
+        (&format!("{};q=0, */*", own.to_uppercase()), 406),
+        (&format!("{own};version=\"1,2;q=0\""), 200),
+        (&format!("{own};version=1;q=0, {own}"), 200),
+        (&format!("text/html;title=\"a\\\", */*\", {own};q=0"), 406),
+        (&format!("text/html, {own};q=0.5;q=0"), 200),
+        ("text/*, image/png", 406),
+        ("*", 406),
+        ("application/json", 406),
+    ] {
+        let request = Request { method: "GET", path: "/alto/networkmap", accept: Some(accept), ..Default::default() };
+        assert_eq!(answer(&maps, &request).status, status, "{accept}");
+    }
+}
+
+#[test]
 fn s8_5_2_a_value_comes_only_with_its_field_and_is_always_text() {
     let number = fault("/alto/networkmap", NETWORK_FILTER, r#"{"pids": [7]}"#);
     assert_eq!(number, json!({"code": "E_INVALID_FIELD_VALUE", "field": "pids", "value": "7"}));
