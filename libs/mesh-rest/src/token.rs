@@ -4,12 +4,10 @@
 //! the algorithm is the key's and never the token's choice, so that neither `none` nor a public key taken for a secret
 //! gets through.
 
-use std::collections::BTreeMap;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     Algorithm, DecodingKey,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse},
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -20,8 +18,18 @@ use crate::problem::{Kind, Problem};
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Keys that are taken from an issuer at most.
 const KEYS_MAX: usize = 64;
-/// Algorithms that a provider may sign with.
-pub const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
+/// Algorithms that a provider may sign with. Ed25519 is EdDSA with its one curve here (RFC 9864).
+pub const ALGORITHMS: [&str; 4] = ["RS256", "ES256", "EdDSA", "Ed25519"];
+
+/// The algorithm of a name.
+fn algorithm_of(name: &str) -> Option<Algorithm> {
+    match name {
+        "RS256" => Some(Algorithm::RS256),
+        "ES256" => Some(Algorithm::ES256),
+        "EdDSA" | "Ed25519" => Some(Algorithm::EdDSA),
+        _ => None,
+    }
+}
 
 /// Keys of an issuer, each with the one algorithm it is good for.
 #[derive(Clone, Default)]
@@ -42,6 +50,27 @@ impl std::fmt::Debug for Keys {
     }
 }
 
+/// A key that is for signatures we check, as far as it says what it is for: `use`, `key_ops` and `alg` (RFC 7517 §4).
+fn usable(published: &Json) -> Option<Key> {
+    let jwk: Jwk = serde_json::from_value(published.clone()).ok()?;
+    let algorithm = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => Algorithm::RS256,
+        AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => Algorithm::ES256,
+        AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,
+        _ => return None,
+    };
+    let is_for_signatures = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
+    let operations = jwk.common.key_operations.as_ref();
+    let verifies = operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify));
+    // As it is written: the library does not know every name.
+    let declared = match published.get("alg") {
+        None | Some(Json::Null) => true,
+        Some(name) => name.as_str().and_then(algorithm_of) == Some(algorithm),
+    };
+    let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| is_for_signatures && verifies && declared)?;
+    Some(Key { id: jwk.common.key_id.clone(), algorithm, key })
+}
+
 impl Keys {
     /// Reads a JWK set (RFC 7517). Keys for other uses, other algorithms, or that cannot be read, are left out: an issuer
     /// may publish what we do not know.
@@ -54,31 +83,7 @@ impl Keys {
             keys: Vec<Json>,
         }
         let set: Set = serde_json::from_slice(text)?;
-        let keys = set.keys.into_iter().take(KEYS_MAX).filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
-        Ok(Self::of(&JwkSet { keys: keys.collect() }))
-    }
-
-    /// The keys of a set that are for signatures we check.
-    pub fn of(set: &JwkSet) -> Self {
-        let usable = |jwk: &Jwk| {
-            let for_signing = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
-            let algorithm = match &jwk.algorithm {
-                AlgorithmParameters::RSA(_) => Algorithm::RS256,
-                AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => Algorithm::ES256,
-                AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,
-                _ => return None,
-            };
-            let declared = match jwk.common.key_algorithm {
-                None => true,
-                Some(KeyAlgorithm::RS256) => algorithm == Algorithm::RS256,
-                Some(KeyAlgorithm::ES256) => algorithm == Algorithm::ES256,
-                Some(KeyAlgorithm::EdDSA) => algorithm == Algorithm::EdDSA,
-                Some(_) => false,
-            };
-            let key = DecodingKey::from_jwk(jwk).ok().filter(|_| for_signing && declared)?;
-            Some(Key { id: jwk.common.key_id.clone(), algorithm, key })
-        };
-        Self { keys: set.keys.iter().take(KEYS_MAX).filter_map(usable).collect() }
+        Ok(Self { keys: set.keys.iter().take(KEYS_MAX).filter_map(usable).collect() })
     }
 
     /// Has it a key of this id?
@@ -131,7 +136,7 @@ pub enum Refused {
     #[error("the token has {0} bytes, more than {TOKEN_BYTES_MAX}")]
     TooLarge(usize),
     /// Not one of [`ALGORITHMS`].
-    #[error("the token's algorithm is {0:?}, not one of RS256, ES256, EdDSA")]
+    #[error("the token's algorithm is {0:?}, not one of RS256, ES256, EdDSA, Ed25519")]
     Algorithm(String),
     /// A critical header parameter that we do not understand (RFC 7515 §4.1.11).
     #[error("the token needs header parameters that are not understood (crit)")]
@@ -194,11 +199,8 @@ pub fn check(token: &str, keys: &Keys, expected: &Expected, now_s: i64) -> Resul
         return Err(Refused::Malformed("it does not have three parts"));
     };
     let header: Header = decode(head).ok_or(Refused::Malformed("its header is not base64url of a JSON object"))?;
-    let algorithm = match header.alg.as_str() {
-        "RS256" => Algorithm::RS256,
-        "ES256" => Algorithm::ES256,
-        "EdDSA" => Algorithm::EdDSA,
-        other => return Err(Refused::Algorithm(other.chars().take(16).collect())),
+    let Some(algorithm) = algorithm_of(&header.alg) else {
+        return Err(Refused::Algorithm(header.alg.chars().take(16).collect()));
     };
     if header.crit.is_some() {
         return Err(Refused::Critical);
@@ -282,48 +284,46 @@ pub fn texts(claims: &Json, path: &str) -> Vec<String> {
     }
 }
 
-/// When an issuer's keys are fetched: before they grow old, and at once for a key id that is not known, though not more
-/// often than a stranger's made-up ids may cause.
+impl Refused {
+    /// Could the issuer have published a key since that makes it good? Of a key without an id, or with the id of another
+    /// before it, only the signature tells that it is new.
+    pub fn wants_newer_keys(&self) -> bool {
+        matches!(self, Self::UnknownKey(_) | Self::Signature)
+    }
+}
+
+/// When an issuer's keys are fetched: before they grow old, and for a key that is not known. An id that a fetch did not
+/// bring may be published the moment after, so no id is remembered: what bounds the fetches that strangers can cause is the
+/// pause between any two.
 #[derive(Clone, Debug, Default)]
 pub struct Freshness {
     fetched_ms: Option<i64>,
     asked_ms: Option<i64>,
-    /// Ids that a fetch did not bring, so that they do not cause another one soon.
-    missing: BTreeMap<String, i64>,
 }
 
 /// Keys are fetched again after so long, milliseconds.
 pub const FRESH_MS: i64 = 300_000;
-/// Two fetches are at least so far apart, milliseconds.
+/// From the end of a fetch to the next at least so long, milliseconds.
 pub const FETCH_PAUSE_MS: i64 = 2_000;
-/// Unknown ids that are remembered.
-const MISSING_MAX: usize = 256;
 
 impl Freshness {
-    /// Should keys be fetched now? `missing` is an id that was not found.
-    pub fn wants_fetch(&mut self, missing: Option<&str>, now_ms: i64) -> bool {
-        let paused = self.asked_ms.is_some_and(|at| now_ms - at < FETCH_PAUSE_MS);
-        if paused {
-            return false;
+    /// Should keys be fetched now? `is_missing` when a token needs a key that is not known.
+    pub fn wants_fetch(&mut self, is_missing: bool, now_ms: i64) -> bool {
+        let is_paused = self.asked_ms.is_some_and(|at| now_ms - at < FETCH_PAUSE_MS);
+        let is_old = self.fetched_ms.is_none_or(|at| now_ms - at >= FRESH_MS);
+        let wants = !is_paused && (is_old || is_missing);
+        if wants {
+            self.asked_ms = Some(now_ms);
         }
-        let old = self.fetched_ms.is_none_or(|at| now_ms - at >= FRESH_MS);
-        let new = missing.is_some_and(|id| self.missing.get(id).is_none_or(|at| now_ms - at >= FRESH_MS));
-        if !(old || new) {
-            return false;
-        }
-        if let Some(id) = missing {
-            if self.missing.len() >= MISSING_MAX {
-                self.missing.clear();
-            }
-            self.missing.insert(id.chars().take(128).collect(), now_ms);
-        }
-        self.asked_ms = Some(now_ms);
-        true
+        wants
     }
 
-    /// A fetch brought keys.
-    pub fn fetched(&mut self, now_ms: i64) {
-        self.fetched_ms = Some(now_ms);
+    /// A fetch ended; with keys or without.
+    pub fn ended(&mut self, has_keys: bool, now_ms: i64) {
+        self.asked_ms = Some(now_ms);
+        if has_keys {
+            self.fetched_ms = Some(now_ms);
+        }
     }
 
     /// Is what there is too old to be trusted? Keys outlive a provider's absence by an hour and no longer.
@@ -516,17 +516,102 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn rotated_keys_are_fetched_at_once_and_made_up_ones_rarely() {
+    fn a_key_is_for_what_it_says_it_is_for() {
+        let issuer = Issuer::new();
+        let with = |at: usize, more: Json| {
+            let mut key = issuer.jwks["keys"][at].clone();
+            key.as_object_mut().unwrap().remove("use");
+            key.as_object_mut().unwrap().remove("alg");
+            key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Keys::parse(json!({"keys": [key]}).to_string().as_bytes()).unwrap().len() == 1
+        };
+        for (at, right, wrong) in
+            [(0, "EdDSA", "ES256"), (0, "Ed25519", "Ed448"), (1, "ES256", "ES384"), (2, "RS256", "PS256")]
+        {
+            for (more, taken) in [
+                (json!({}), true),
+                (json!({"alg": right}), true),
+                (json!({"alg": null}), true),
+                (json!({"alg": wrong}), false),
+                (json!({"alg": "RSA-OAEP"}), false),
+                (json!({"alg": "ECDH-ES"}), false),
+                (json!({"alg": ""}), false),
+                (json!({"alg": 7}), false),
+                (json!({"use": "sig"}), true),
+                (json!({"use": "enc"}), false),
+                (json!({"use": "SIG"}), false),
+                (json!({"use": "tls"}), false),
+                (json!({"key_ops": ["verify"]}), true),
+                (json!({"key_ops": ["sign", "verify"]}), true),
+                (json!({"key_ops": ["sign"]}), false),
+                (json!({"key_ops": ["encrypt", "wrapKey"]}), false),
+                (json!({"key_ops": []}), false),
+                (json!({"use": "sig", "key_ops": ["decrypt"]}), false),
+                (json!({"use": "enc", "key_ops": ["verify"]}), false),
+            ] {
+                assert_eq!(with(at, more.clone()), taken, "{at}: {more}");
+            }
+        }
+    }
+
+    #[test]
+    fn ed25519_is_taken_under_both_of_its_names() {
+        let issuer = Issuer::new();
+        for declared in [Json::Null, json!("EdDSA"), json!("Ed25519")] {
+            let mut jwks = issuer.jwks.clone();
+            jwks["keys"][0]["alg"] = declared;
+            let keys = Keys::parse(jwks.to_string().as_bytes()).unwrap();
+            for alg in ["EdDSA", "Ed25519"] {
+                let token = issuer.sign(&json!({"alg": alg, "kid": "ed"}), &good());
+                assert_eq!(check(&token, &keys, &expected(), NOW).map(|claims| claims.subject), Ok("ada".into()));
+            }
+        }
+        let crossed = issuer.sign(&json!({"alg": "Ed25519", "kid": "ec"}), &good());
+        assert_eq!(check(&crossed, &issuer.keys(), &expected(), NOW), Err(Refused::UnknownKey(Some("ec".into()))));
+    }
+
+    #[test]
+    fn a_key_counts_as_soon_as_it_is_published_and_fetches_are_bounded() {
+        let (old, new) = (Issuer::new(), Issuer::new());
+        // The token comes before its key is published, and again each three seconds.
+        for (header, id) in [
+            (json!({"alg": "ES256", "kid": "next"}), json!("next")),
+            (json!({"alg": "ES256", "kid": "ec"}), json!("ec")),
+            (json!({"alg": "ES256"}), Json::Null),
+        ] {
+            let mut jwks = new.jwks.clone();
+            jwks["keys"][1]["kid"] = id;
+            let published = Keys::parse(jwks.to_string().as_bytes()).unwrap();
+            let (token, mut keys, mut freshness) = (new.sign(&header, &good()), old.keys(), Freshness::default());
+            freshness.ended(true, 0);
+            let mut taken = None;
+            for now_ms in (10_000..100_000).step_by(3_000) {
+                let mut judged = check(&token, &keys, &expected(), NOW);
+                let missing = judged.as_ref().is_err_and(Refused::wants_newer_keys);
+                if missing && freshness.wants_fetch(missing, now_ms) {
+                    keys = if now_ms > 10_000 { published.clone() } else { old.keys() };
+                    freshness.ended(true, now_ms + 100);
+                    judged = check(&token, &keys, &expected(), NOW);
+                }
+                if judged.is_ok() {
+                    taken = Some(now_ms);
+                    break;
+                }
+            }
+            assert_eq!(taken, Some(13_000), "{header}: with the first request after it was published");
+        }
         let mut freshness = Freshness::default();
-        assert!(freshness.wants_fetch(None, 0), "there are none yet");
-        freshness.fetched(0);
-        assert!(!freshness.wants_fetch(None, FETCH_PAUSE_MS), "they are fresh");
-        assert!(freshness.wants_fetch(Some("next"), FETCH_PAUSE_MS), "the issuer may have rotated");
-        let fetches = (0..60_000).filter(|at| freshness.wants_fetch(Some("next"), 3_000 + at)).count();
-        assert_eq!(fetches, 0, "what a fetch did not bring is not fetched again soon");
-        let fetches = (0..10_000).filter(|at| freshness.wants_fetch(Some(&format!("id{at}")), 70_000 + at)).count();
-        assert_eq!(fetches, 5, "made-up ids cause a fetch every two seconds at most");
-        assert!(freshness.wants_fetch(None, FRESH_MS + 100_000));
+        assert!(freshness.wants_fetch(false, 0), "there are none yet");
+        freshness.ended(true, 0);
+        assert!(!freshness.wants_fetch(false, FETCH_PAUSE_MS), "they are fresh");
+        let fetches = (0..60_000).filter(|at| freshness.wants_fetch(true, 70_000 + at)).count();
+        assert_eq!(fetches, 30, "however many ask, and for whatever: a fetch every two seconds at most");
+        freshness.ended(false, 150_000);
+        assert!(
+            !freshness.wants_fetch(true, 150_000 + FETCH_PAUSE_MS - 1),
+            "a fetch that took long is not repeated at once"
+        );
+        assert!(freshness.wants_fetch(false, FRESH_MS + 100_000));
         assert!(!freshness.is_stale(FRESH_MS) && freshness.is_stale(12 * FRESH_MS));
     }
 

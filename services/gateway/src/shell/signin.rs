@@ -108,19 +108,16 @@ impl SignIn {
     pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         let token = bearer(headers)?;
         let mut judged = self.judge(token);
-        let is_missing = |judged: &Result<token::Claims, Refused>| matches!(judged, Err(Refused::UnknownKey(_)));
+        let is_missing =
+            |judged: &Result<token::Claims, Refused>| judged.as_ref().is_err_and(Refused::wants_newer_keys);
         if is_missing(&judged) || self.is_stale() {
             let _one_at_a_time = self.inner.fetching.lock().await;
             judged = self.judge(token);
-            let missing = match &judged {
-                Err(Refused::UnknownKey(id)) => Some(id.clone().unwrap_or_default()),
-                _ => None,
-            };
-            if (missing.is_some() || self.is_stale()) && self.wants_fetch(missing.as_deref()) {
+            if (is_missing(&judged) || self.is_stale()) && self.wants_fetch(is_missing(&judged)) {
                 self.fetch().await;
                 judged = self.judge(token);
             }
-        } else if self.wants_fetch(None) {
+        } else if self.wants_fetch(false) {
             // Keys that only grow old are renewed beside the request.
             let this = self.clone();
             tokio::spawn(async move { this.fetch().await });
@@ -155,9 +152,9 @@ impl SignIn {
         self.inner.freshness.lock().unwrap_or_else(PoisonError::into_inner).is_stale(now_ms)
     }
 
-    fn wants_fetch(&self, missing: Option<&str>) -> bool {
+    fn wants_fetch(&self, is_missing: bool) -> bool {
         let now_ms = self.inner.mesh.now().as_millis();
-        self.inner.freshness.lock().unwrap_or_else(PoisonError::into_inner).wants_fetch(missing, now_ms)
+        self.inner.freshness.lock().unwrap_or_else(PoisonError::into_inner).wants_fetch(is_missing, now_ms)
     }
 
     fn judge(&self, token: &str) -> Result<token::Claims, Refused> {
@@ -167,17 +164,18 @@ impl SignIn {
 
     async fn fetch(&self) {
         let keys = if self.inner.built_in { self.own_keys().await } else { self.provider_keys().await };
+        let has_keys = keys.is_ok();
         match keys {
             Ok(keys) => {
                 tracing::info!(issuer = self.inner.expected.issuer, keys = keys.len(), "keys fetched");
                 *self.inner.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-                let now_ms = self.inner.mesh.now().as_millis();
-                self.inner.freshness.lock().unwrap_or_else(PoisonError::into_inner).fetched(now_ms);
             }
             Err(error) => {
                 tracing::warn!(issuer = self.inner.expected.issuer, error = format!("{error:#}"), "keys not fetched")
             }
         }
+        let now_ms = self.inner.mesh.now().as_millis();
+        self.inner.freshness.lock().unwrap_or_else(PoisonError::into_inner).ended(has_keys, now_ms);
     }
 
     /// The key set of the identity service, wherever it runs now.
