@@ -3,6 +3,7 @@
 //! - [`archive`] reads a `.tgz` within bounded memory, and refuses what could leave its folder;
 //! - [`structure`] holds the rules of the first check;
 //! - [`manifests`] reads what a renderer gave: workloads, images, secrets, what they ask for;
+//! - [`quantity`] is what they may ask for;
 //! - [`mod@reference`] is the grammar of image references;
 //! - [`ingress`] holds the rules of the annotations `nemo.eu/ingress-*`;
 //! - [`report`] puts the four checks together and concludes.
@@ -10,6 +11,7 @@
 pub mod archive;
 pub mod ingress;
 pub mod manifests;
+pub mod quantity;
 pub mod reference;
 pub mod report;
 pub mod structure;

@@ -1,8 +1,8 @@
 //! The first check: is this a chart, and the one that its document speaks of?
 //!
-//! `Chart.yaml`, `values.yaml` and a folder `templates` with something to render; name and version as in the document;
-//! every YAML file that is not a template parses; everything that the chart depends on is inside. What these fields may hold is
-//! Helm's documentation of charts, apiVersion v1 and v2.
+//! `Chart.yaml` and something to render, in `templates` or in a chart that it depends on; name and version as in the
+//! document; every file that Helm reads as YAML parses; everything that the chart depends on is inside. What Helm takes is
+//! taken. What these fields may hold is Helm's documentation of charts, apiVersion v1 and v2.
 
 use mesh_proto::{intent::Problem, is_key};
 use semver::Version;
@@ -37,14 +37,13 @@ pub fn check(files: &Files, expected: Option<(&str, &str)>) -> Result<Chart, Vec
             let reason = format!("the chart is named {}, its document {}", quoted(&chart.name), quoted(name));
             found.add("Chart.yaml: name", reason, "give both the same name");
         }
-        if !chart.version.is_empty() && chart.version != version {
+        if !chart.version.is_empty() && !is_same(&chart.version, version) {
             let reason = format!("the chart is of version {}, its document of {version}", quoted(&chart.version));
             found.add("Chart.yaml: version", reason, "give both the same version");
         }
     }
     match parsed(files, "values.yaml") {
-        None => found.add("values.yaml", "it is missing", "add it; it may be empty"),
-        Some(Ok(Value::Null | Value::Object(_))) => {}
+        None | Some(Ok(Value::Null | Value::Object(_))) => {}
         Some(Ok(_)) => found.add("values.yaml", "it is not a mapping", "write keys with their values"),
         Some(Err(error)) => found.add("values.yaml", error, "correct it"),
     }
@@ -59,9 +58,8 @@ pub fn check(files: &Files, expected: Option<(&str, &str)>) -> Result<Chart, Vec
             problems.into_iter().for_each(|p| found.add(format!("{path}: {}", p.path), p.reason, p.hint));
         }
     }
-    let other = files.files.keys().filter(|path| is_yaml(path) && !is_template(path) && !is_known(path));
-    for path in other {
-        // A key twice, a tab as indentation: Helm may never look at it, the next tool does.
+    // All else is the chart's own: a template that another file includes, the settings of a program.
+    for path in files.files.keys().filter(|path| is_yaml(path) && is_definition(path)) {
         if let Some(Err(error)) = many(files, path) {
             found.add(path.clone(), error, "correct it");
         }
@@ -135,7 +133,7 @@ fn chart_yaml(found: &mut Found, files: &Files) -> Chart {
     }
     if chart.version.is_empty() && text("version").is_ok() {
         found.add("Chart.yaml: version", "it is missing", "give a semantic version, such as 1.0.0");
-    } else if let Some(error) = Version::parse(&chart.version).err().filter(|_| !chart.version.is_empty()) {
+    } else if let Some(error) = version(&chart.version).err().filter(|_| !chart.version.is_empty()) {
         let reason = format!("{} is not a semantic version: {error}", quoted(&chart.version));
         found.add("Chart.yaml: version", reason, "use a semantic version, such as 1.0.0");
     }
@@ -185,14 +183,32 @@ fn name_of(files: &Files) -> Option<String> {
     Some(parsed(files, "Chart.yaml")?.ok()?.get("name")?.as_str()?.to_owned())
 }
 
+/// A version as Helm reads it: semantic, with or without `v`, its last numbers left out.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn version(text: &str) -> Result<Version, String> {
+    let bare = text.strip_prefix('v').unwrap_or(text);
+    let (numbers, rest) = bare.split_at(bare.find(['-', '+']).unwrap_or(bare.len()));
+    let missing = 2_usize.saturating_sub(numbers.matches('.').count());
+    Version::parse(&format!("{numbers}{}{rest}", ".0".repeat(missing))).map_err(|error| error.to_string())
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    one == other || matches!((version(one), version(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 fn templates(found: &mut Found, files: &Files) {
-    let mut templates = files.files.keys().filter(|path| path.starts_with("templates/")).peekable();
+    let others = files.files.keys().any(|path| path.starts_with("charts/") && path.ends_with("/Chart.yaml"));
+    if others || !files.archives.is_empty() {
+        return;
+    }
+    let mut templates = files.files.keys().filter_map(|path| path.strip_prefix("templates/")).peekable();
     if templates.peek().is_none() {
         return found.add("templates", "the folder is missing", "put the chart's templates there");
     }
-    let files_of = |path: &&String| is_yaml(path) || path.ends_with(".tpl");
-    if !templates.any(|path| files_of(&path)) {
-        found.add("templates", "it holds no .yaml, .yml or .tpl", "put what is to be rendered there");
+    if templates.all(|path| path == "NOTES.txt") {
+        found.add("templates", "it holds nothing but NOTES.txt", "put what is to be rendered there");
     }
 }
 
@@ -226,13 +242,9 @@ fn is_yaml(path: &str) -> bool {
     path.ends_with(".yaml") || path.ends_with(".yml")
 }
 
-/// Templates are not YAML before they are rendered.
-fn is_template(path: &str) -> bool {
-    path.starts_with("templates/") || path.contains("/templates/")
-}
-
-fn is_known(path: &str) -> bool {
-    matches!(path, "Chart.yaml" | "values.yaml")
+/// Is it a definition of resources, which Helm reads as it is?
+fn is_definition(path: &str) -> bool {
+    path.starts_with("crds/") || (path.starts_with("charts/") && path.contains("/crds/"))
 }
 
 #[cfg(test)]
@@ -279,9 +291,8 @@ pub(crate) mod tests {
     #[test]
     fn what_is_missing_is_named() {
         one(&[("Chart.yaml", ""), ("values.yaml", "a: 1")], "Chart.yaml", "folder does not contain it");
-        one(&[("values.yaml", "")], "values.yaml", "it is missing");
         one(&[("templates/a.yaml", "")], "templates", "the folder is missing");
-        one(&[("templates/a.yaml", ""), ("templates/NOTES.txt", "hi")], "templates", "no .yaml");
+        one(&[("templates/a.yaml", ""), ("templates/NOTES.txt", "hi")], "templates", "nothing but NOTES.txt");
     }
 
     #[test]
@@ -291,7 +302,9 @@ pub(crate) mod tests {
             (with("v2", "v3"), "Chart.yaml: apiVersion", "\"v3\" is unknown"),
             (with("name: web", "name: other"), "Chart.yaml: name", "its document \"web\""),
             (with("1.2.3", "1.2.4"), "Chart.yaml: version", "its document of 1.2.3"),
-            (with("1.2.3", "\"1.2\""), "Chart.yaml: version", "not a semantic version"),
+            (with("1.2.3", "\"1.2\""), "Chart.yaml: version", "its document of 1.2.3"),
+            (with("1.2.3", "\"1.2.3.4\""), "Chart.yaml: version", "not a semantic version"),
+            (with("1.2.3", "latest"), "Chart.yaml: version", "not a semantic version"),
             (with("1.2.3", "1.2"), "Chart.yaml: version", "it is not text"),
             (format!("{CHART}type: library\n"), "Chart.yaml: type", "runs nothing"),
             (format!("{CHART}type: plugin\n"), "Chart.yaml: type", "unknown"),
@@ -309,6 +322,34 @@ pub(crate) mod tests {
             assert!(problems.iter().any(|p| p.starts_with(begin) && p.contains(holds)), "{text}: {problems:?}");
         }
         one(&[("Chart.yaml", &with("name: web\n", ""))], "Chart.yaml: name", "it is missing");
+    }
+
+    #[test]
+    fn what_helm_takes_is_taken() {
+        after(&[("Chart.yaml", &CHART.replace("1.2.3", "v1.2.3"))]).unwrap();
+        after(&[("values.yaml", "")]).unwrap();
+        after(&[
+            ("files/a.yaml", "{{ .Values.a }}: [\n\tb"),
+            ("ci/b.yml", "a: 1\na: 2"),
+            ("templates/c.json", "{{ x }}"),
+        ])
+        .unwrap();
+        after(&[("templates/a.yaml", ""), ("templates/a.json", "{{ x }}")]).unwrap();
+        let redis = "apiVersion: v2\nname: redis\nversion: v1.0\n";
+        after(&[("templates/a.yaml", ""), ("charts/redis/Chart.yaml", redis)]).unwrap();
+        for (text, parsed) in [
+            ("1.0.0", "1.0.0"),
+            ("v1.0.0", "1.0.0"),
+            ("v1", "1.0.0"),
+            ("1.2", "1.2.0"),
+            ("1.2-rc.1+b.2", "1.2.0-rc.1+b.2"),
+            ("v1.0.0+up1.2.3", "1.0.0+up1.2.3"),
+        ] {
+            assert_eq!(version(text).map(|version| version.to_string()), Ok(parsed.to_owned()), "{text}");
+        }
+        for wrong in ["", "v", "vv1.0.0", "V1.0.0", "1.0.0.0", "1.x", "latest", "1.0.0-", "1..0", "-1"] {
+            assert!(version(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -330,7 +371,7 @@ pub(crate) mod tests {
 
     #[test]
     fn every_problem_is_named_at_once() {
-        let problems = after(&[("Chart.yaml", "apiVersion: v9\nversion: x\n"), ("values.yaml", "")]).unwrap_err();
+        let problems = after(&[("Chart.yaml", "apiVersion: v9\nversion: x\n"), ("values.yaml", "[1]")]).unwrap_err();
         assert_eq!(problems.len(), 5, "{problems:?}");
     }
 }

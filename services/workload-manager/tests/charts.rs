@@ -167,18 +167,19 @@ async fn a_chart_without_helm_is_accepted_and_says_what_was_not_checked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_chart_is_rejected_with_every_fault() {
     let Some(world) = World::start("charts, rejected", Config::default()).await else { return };
-    // Another name than its document's, no values.yaml, a values file that is not YAML.
+    // Another name than its document's, values that are no mapping, a definition that is not YAML.
     let bad = support::tgz(&[
         ("web/Chart.yaml", "apiVersion: v2\nname: other\nversion: 1.2.3\n"),
         ("web/templates/a.yaml", "a: 1"),
-        ("web/ci/values.yaml", "a: ["),
+        ("web/values.yaml", "[1]"),
+        ("web/crds/a.yaml", "a: ["),
     ]);
     let sha256_of_bad = world.upload(&bad).await;
     world.register(ChartSpec { sha256: sha256_of_bad, ..Default::default() }).await;
     let view = world.decided().await;
     assert_eq!(view.status, "rejected");
     let paths: Vec<&str> = view.problems.iter().map(|p| p.path.as_str()).collect();
-    let all = ["chart.structure: Chart.yaml: name", "chart.structure: values.yaml", "chart.structure: ci/values.yaml"];
+    let all = ["chart.structure: Chart.yaml: name", "chart.structure: values.yaml", "chart.structure: crds/a.yaml"];
     assert_eq!(paths, all);
     // Pushed again with an archive that was never uploaded.
     world.register(ChartSpec { sha256: "0".repeat(64), ..Default::default() }).await;

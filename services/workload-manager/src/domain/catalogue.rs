@@ -314,7 +314,7 @@ fn token(last: Option<&WorkloadView>) -> String {
 }
 
 fn ordered(version: &str) -> Ordered {
-    (Version::parse(version).ok(), version.to_owned())
+    (chart::structure::version(version).ok(), version.to_owned())
 }
 
 fn phase(name: &str) -> Result<Option<InstancePhase>, Error> {

@@ -192,7 +192,7 @@ pub(super) fn missing(world: &Known, owner: &str, workload: &str, standing: Opti
             };
             let versions = world.registered(owner, name);
             if let Some(newest) =
-                versions.iter().max_by_key(|w| semver::Version::parse(split(w).map_or("", |s| s.1)).ok())
+                versions.iter().max_by_key(|w| chart::structure::version(split(w).map_or("", |s| s.1)).ok())
             {
                 return (reason, format!("push it, or use {newest}"));
             }

@@ -17,7 +17,7 @@ use futures::{StreamExt as _, stream};
 use mesh_outbound::listed;
 use mesh_proto::{
     intent::Problem,
-    workload::{CheckReport, CheckStep, Release, WorkloadDocument},
+    workload::{CheckReport, CheckStep, Release, Resources, WorkloadDocument},
 };
 use tokio::sync::Semaphore;
 
@@ -34,7 +34,7 @@ use chart::{
     archive,
     archive::Files,
     ingress,
-    manifests::{self, Keys, Manifest},
+    manifests::{self, DockerConfig, Keys, Manifest},
     reference::Image,
     report, structure,
 };
@@ -76,7 +76,12 @@ impl Checks {
             "" => Keys::new(),
             path => {
                 let text = std::fs::read_to_string(path).with_context(|| format!("read registries_file {path}"))?;
-                manifests::docker_config(&text).map_err(|why| anyhow::anyhow!("read registries_file {path}: {why}"))?
+                let found = manifests::docker_config(&text)
+                    .map_err(|why| anyhow::anyhow!("read registries_file {path}: {why}"))?;
+                for why in found.skipped {
+                    tracing::warn!(path, why, "an entry of registries_file is skipped");
+                }
+                found.keys
             }
         };
         let access = Access {
@@ -115,8 +120,8 @@ impl Checks {
             };
             let (manifests, told) = self.template(&files, &order, &mut report).await;
             steps.push(took(told, begun));
-            if let Some(manifests) = manifests {
-                report.resources = Some(manifests::resources(&manifests));
+            if let Some((manifests, resources)) = manifests {
+                report.resources = Some(resources);
                 let begun = Instant::now();
                 steps.push(took(self.images(&manifests, &mut report).await, begun));
                 let begun = Instant::now();
@@ -132,7 +137,7 @@ impl Checks {
         files: &Files,
         order: &Order,
         report: &mut CheckReport,
-    ) -> (Option<Vec<Manifest>>, CheckStep) {
+    ) -> (Option<(Vec<Manifest>, Resources)>, CheckStep) {
         let helm = match Helm::find(&self.config.helm).await {
             Ok(helm) => helm,
             Err(error) => return (None, report::not_checked("template", error.to_string(), INSTALL)),
@@ -147,10 +152,15 @@ impl Checks {
                 return (None, report::failed("template", "it does not render with its default values", vec![problem]));
             }
         };
-        match aside(move || manifests::read(&text)).await {
-            Ok(manifests) => {
+        let read = aside(move || {
+            let manifests = manifests::read(&text)?;
+            let resources = manifests::resources(&manifests)?;
+            Ok((manifests, resources))
+        });
+        match read.await {
+            Ok((manifests, resources)) => {
                 let told = format!("{} objects, rendered by {}", manifests.len(), helm.version);
-                (Some(manifests), report::passed("template", told))
+                (Some((manifests, resources)), report::passed("template", told))
             }
             Err(problems) => (None, report::failed("template", counted(problems.len()), problems)),
         }
@@ -162,8 +172,8 @@ impl Checks {
             Err(problems) => return report::failed("images", counted(problems.len()), problems),
         };
         report.images = images.keys().cloned().collect();
-        let keys = match manifests::pull_secrets(manifests) {
-            Ok(keys) => keys,
+        let DockerConfig { keys, skipped } = match manifests::pull_secrets(manifests) {
+            Ok(found) => found,
             Err(problems) => return report::failed("images", counted(problems.len()), problems),
         };
         if images.is_empty() {
@@ -209,7 +219,11 @@ impl Checks {
             return report::failed("images", counted(problems.len()), problems);
         }
         match away.first() {
-            None => report::passed("images", format!("{} images are there", images.len())),
+            None if skipped.is_empty() => report::passed("images", format!("{} images are there", images.len())),
+            None => {
+                let told = format!("{} images are there; not used: {}", images.len(), skipped.join("; "));
+                report::passed("images", told)
+            }
             Some(reason) => {
                 self.unreachable(format!("{} of {} images could not be asked for: {reason}", away.len(), images.len()))
             }
@@ -257,7 +271,13 @@ impl Checks {
         };
         let helm = Helm::find(&self.config.helm).await.map_err(away)?;
         let text = helm.template(&files, &order, self.limit()).await.map_err(away)?;
-        let mut manifests = aside(move || manifests::read(&text)).await.map_err(refused)?;
+        let read = aside(move || {
+            let manifests = manifests::read(&text)?;
+            // Its own values may ask for what no cluster can read.
+            manifests::resources(&manifests)?;
+            Ok(manifests)
+        });
+        let mut manifests = read.await.map_err(refused)?;
         if release.ingress {
             let exposed = ingress::check(&manifests).map_err(refused)?;
             let value = ingress::ingress(&name, &exposed);

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use mesh_outbound::{Guard, Guarded, chain, lists};
 
 use chart::{manifests::Credentials, manifests::Keys, reference::Image};
+use url::Url;
 
 /// What a manifest may be.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -70,19 +71,18 @@ impl Registries {
         let scheme = if self.access.is_plain(host) { "http" } else { "https" };
         let text = format!("{scheme}://{host}/v2/{}/manifests/{}", image.repository, image.manifest());
         let uri: Uri = text.parse().map_err(|_| Error::Away(format!("{text} is not an address")))?;
-        let (mut status, headers) = self.head(&uri, None).await?;
+        let (mut status, mut headers) = self.head(&uri, None).await?;
         if status == StatusCode::UNAUTHORIZED {
-            let challenges = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok());
-            let Some(challenge) = challenges.filter_map(Challenge::parse).next() else {
+            let Some(challenge) = Challenge::of(&headers) else {
                 return Err(Error::Away(format!("{host} asks for an authentication that is unknown here")));
             };
             let Some(authorization) = self.authorize(&challenge, image, key).await? else {
                 return Err(denied(image, key.is_some()));
             };
-            (status, _) = self.head(&uri, Some(&authorization)).await?;
+            (status, headers) = self.head(&uri, Some(&authorization)).await?;
         }
         match status {
-            StatusCode::OK => Ok(()),
+            StatusCode::OK => is_manifest(&headers, image).map_err(|why| Error::Away(format!("{host} {why}"))),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(denied(image, key.is_some())),
             StatusCode::NOT_FOUND => {
                 let reason = format!("{host} has no {}:{}", image.repository, image.manifest());
@@ -100,11 +100,19 @@ impl Registries {
         key: Option<&Credentials>,
     ) -> Result<Option<String>, Error> {
         let basic = key.map(|k| format!("Basic {}", STANDARD.encode(format!("{}:{}", k.user, k.password))));
-        let Challenge::Bearer { realm, service } = challenge else { return Ok(basic) };
-        let scope = format!("repository:{}:pull", image.repository);
-        let joint = if realm.contains('?') { '&' } else { '?' };
-        let text = format!("{realm}{joint}service={}&scope={}", escaped(service), escaped(&scope));
-        let uri: Uri = text.parse().map_err(|_| Error::Away("the registry's token service has no address".into()))?;
+        let Challenge::Bearer { realm, service, scope } = challenge else { return Ok(basic) };
+        let away = || Error::Away(format!("the token service of {} has no address", image.registry));
+        let mut address = Url::parse(realm).map_err(|_| away())?;
+        let own = format!("repository:{}:pull", image.repository);
+        {
+            let mut query = address.query_pairs_mut();
+            if !service.is_empty() {
+                query.append_pair("service", service);
+            }
+            query.append_pair("scope", if scope.is_empty() { &own } else { scope });
+        }
+        address.set_fragment(None);
+        let uri: Uri = address.as_str().parse().map_err(|_| away())?;
         let (status, _, body) = self.send(&uri, Method::GET, basic.as_deref(), TOKEN_BYTES_MAX).await?;
         match status {
             StatusCode::OK => {}
@@ -112,10 +120,13 @@ impl Registries {
             other => return Err(Error::Away(format!("the token service of {} answers {other}", image.registry))),
         }
         let token = serde_json::from_slice::<serde_json::Value>(&body).ok().and_then(|value| {
-            let field = |name: &str| value.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+            // One of them, or both with the same; an empty one does not count.
+            let field = |name: &str| {
+                let text = value.get(name)?.as_str()?;
+                (!text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then(|| text.to_owned())
+            };
             field("token").or_else(|| field("access_token"))
         });
-        let token = token.filter(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_graphic()));
         let token = token.ok_or_else(|| Error::Away(format!("the token service of {} gives none", image.registry)))?;
         Ok(Some(format!("Bearer {token}")))
     }
@@ -158,7 +169,7 @@ impl Registries {
             let (parts, body) = response.into_parts();
             if let Some(next) = redirection(&uri, parts.status, &parts.headers) {
                 let next = next.map_err(|reason| Error::Away(format!("{host} {reason}")))?;
-                if next.authority() != uri.authority() {
+                if next.authority() != uri.authority() || next.scheme() != uri.scheme() {
                     authorization = None;
                 }
                 uri = next;
@@ -197,13 +208,37 @@ fn redirection(from: &Uri, status: StatusCode, headers: &HeaderMap) -> Option<Re
     if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
-    let to = headers.get(header::LOCATION)?.to_str().ok()?;
-    let absolute = if to.starts_with('/') && !to.starts_with("//") {
-        format!("{}://{}{to}", from.scheme_str().unwrap_or("https"), from.authority()?)
-    } else {
-        to.to_owned()
-    };
-    Some(absolute.parse().map_err(|_| "redirects to an invalid address".to_owned()))
+    let to = headers.get(header::LOCATION)?;
+    let invalid = "redirects to an invalid address".to_owned();
+    // Relative to what was asked (RFC 9110 §10.2.2).
+    let next =
+        to.to_str().ok().and_then(|to| Url::parse(&from.to_string()).ok()?.join(to).ok()).and_then(|mut next| {
+            next.set_fragment(None);
+            next.as_str().parse().ok()
+        });
+    Some(next.ok_or(invalid))
+}
+
+/// Is what was found a manifest, and the one that was asked for? A page that says so to everybody is not a manifest.
+fn is_manifest(headers: &HeaderMap, image: &Image) -> Result<(), String> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let kind = text("content-type").unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let digest = text("docker-content-digest");
+    let named = ACCEPTED.split(", ").any(|known| known == essence)
+        || essence.starts_with("application/vnd.docker.distribution.manifest.v1+");
+    // Some name no type, but all name the digest.
+    let bare = matches!(essence.as_str(), "" | "application/json" | "application/octet-stream") && digest.is_some();
+    if !named && !bare {
+        let shown: String = kind.chars().take(64).collect();
+        return Err(format!("answers with {shown:?} and not with a manifest: it is no registry"));
+    }
+    match (&image.digest, digest) {
+        (Some(asked), Some(found)) if asked != found => {
+            Err(format!("answers with the manifest {found:?}, not with {asked}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Access {
@@ -227,41 +262,30 @@ impl Access {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Challenge {
     Basic,
-    Bearer { realm: String, service: String },
+    Bearer { realm: String, service: String, scope: String },
 }
 
 impl Challenge {
-    /// Reads a `WWW-Authenticate` header (RFC 9110 §11.6.1), as far as registries use it.
-    fn parse(text: &str) -> Option<Self> {
-        let (scheme, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
-        if scheme.eq_ignore_ascii_case("basic") {
-            return Some(Self::Basic);
-        }
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let (mut realm, mut service) = (String::new(), String::new());
-        let mut rest = rest.trim_start();
-        while let Some((name, after)) = rest.split_once('=') {
-            let (value, after) = match after.strip_prefix('"') {
-                Some(quoted) => quoted.split_once('"')?,
-                None => after.split_once(',').map_or((after, ""), |(value, _)| (value, &after[value.len()..])),
+    /// The challenge to answer, of those that a registry offers in whatever order (RFC 9110 §11.6.1): by a token if it
+    /// gives tokens, so that the password goes to its token service alone.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let offered = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        let mut found = None;
+        for challenge in offered.filter_map(|text| http_auth::parse_challenges(text).ok()).flatten() {
+            let parameter = |name: &str| {
+                let of = |(known, _): &&(&str, http_auth::ParamValue<'_>)| known.eq_ignore_ascii_case(name);
+                challenge.params.iter().find(of).map(|(_, value)| value.to_unescaped()).unwrap_or_default()
             };
-            match name.trim().to_ascii_lowercase().as_str() {
-                "realm" => realm = value.to_owned(),
-                "service" => service = value.to_owned(),
-                _ => {}
+            if challenge.scheme.eq_ignore_ascii_case("bearer") && !parameter("realm").is_empty() {
+                let (realm, service, scope) = (parameter("realm"), parameter("service"), parameter("scope"));
+                return Some(Self::Bearer { realm, service, scope });
             }
-            rest = after.trim_start_matches([',', ' ']);
+            if challenge.scheme.eq_ignore_ascii_case("basic") {
+                found = Some(Self::Basic);
+            }
         }
-        (!realm.is_empty()).then_some(Self::Bearer { realm, service })
+        found
     }
-}
-
-/// Percent-encoded for a query.
-fn escaped(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes().map(|b| if plain(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 #[cfg(test)]
@@ -300,19 +324,138 @@ mod tests {
         assert!(matches!(&error, Error::Away(text) if text.contains("has a private address")), "{error:?}");
     }
 
+    fn challenge(offered: &[&str]) -> Option<Challenge> {
+        let headers = offered.iter().map(|text| (header::WWW_AUTHENTICATE, text.parse().unwrap()));
+        Challenge::of(&headers.collect())
+    }
+
     #[test]
     fn challenges_are_read_as_registries_write_them() {
-        let bearer = |realm: &str, service: &str| {
-            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.to_owned() })
+        let bearer = |realm: &str, service: &str, scope: &str| {
+            Some(Challenge::Bearer { realm: realm.into(), service: service.into(), scope: scope.into() })
         };
         let docker = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="a:b,c:pull""#;
-        assert_eq!(Challenge::parse(docker), bearer("https://auth.docker.io/token", "registry.docker.io"));
-        assert_eq!(Challenge::parse("bearer realm=x, service=y"), bearer("x", "y"));
-        assert_eq!(Challenge::parse("Basic realm=\"r\""), Some(Challenge::Basic));
+        let read = bearer("https://auth.docker.io/token", "registry.docker.io", "a:b,c:pull");
+        assert_eq!(challenge(&[docker]), read);
+        // In any order, in one header or several.
+        assert_eq!(challenge(&["Basic realm=\"r\"", docker]), read);
+        assert_eq!(challenge(&[docker, "Basic realm=\"r\""]), read);
+        assert_eq!(challenge(&[&format!("Basic realm=\"r\", {docker}")]), read);
+        assert_eq!(challenge(&[&format!("Negotiate, Basic realm=\"a, Bearer realm=b\", {docker}")]), read);
+        assert_eq!(challenge(&["bearer realm=\"x\", service=y"]), bearer("x", "y", ""));
+        assert_eq!(challenge(&["Bearer SERVICE=\"y\", REALM=\"a\\\"b\""]), bearer("a\"b", "y", ""));
+        assert_eq!(challenge(&["Basic realm=\"r\""]), Some(Challenge::Basic));
+        assert_eq!(challenge(&["Basic realm=\"r\", Bearer service=\"y\""]), Some(Challenge::Basic), "without a realm");
         for bad in ["", "Negotiate", "Bearer", "Bearer realm=\"x", "Bearer service=\"y\""] {
-            assert_eq!(Challenge::parse(bad), None, "{bad}");
+            assert_eq!(challenge(&[bad]), None, "{bad}");
         }
-        assert_eq!(escaped("a b:c/d"), "a%20b%3Ac%2Fd");
+    }
+
+    #[test]
+    fn only_a_manifest_says_that_an_image_is_there() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let tagged = Image::parse("a.io/b:1").unwrap();
+        let judge = |image: &Image, kind: &str, digest: &str| {
+            let given =
+                [("content-type", kind), ("docker-content-digest", digest)].into_iter().filter(|(_, v)| !v.is_empty());
+            let headers =
+                given.map(|(name, value)| (name.parse::<header::HeaderName>().unwrap(), value.parse().unwrap()));
+            is_manifest(&headers.collect(), image).is_ok()
+        };
+        for kind in ACCEPTED.split(", ") {
+            assert!(
+                judge(&tagged, kind, "") && judge(&tagged, &format!("{}; charset=utf-8", kind.to_uppercase()), &digest)
+            );
+        }
+        assert!(judge(&tagged, "application/vnd.docker.distribution.manifest.v1+prettyjws", ""));
+        assert!(judge(&tagged, "application/json", &digest) && judge(&tagged, "", &digest));
+        for page in
+            ["text/html", "text/html; charset=utf-8", "application/json", "text/plain", "", "application/vnd.oci.image"]
+        {
+            assert!(!judge(&tagged, page, ""), "{page}");
+        }
+        assert!(!judge(&tagged, "text/html", &digest));
+        let exact = Image::parse(&format!("a.io/b@{digest}")).unwrap();
+        assert!(judge(&exact, "application/json", &digest));
+        assert!(!judge(&exact, "application/json", &format!("sha256:{}", "b".repeat(64))));
+    }
+
+    /// A registry and its token service on one port, which answers each request as told; what it was asked.
+    async fn registry(
+        answers: &'static [(&'static str, &'static str)],
+    ) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let (asked, at) = (Arc::new(std::sync::Mutex::new(vec![])), host.clone());
+        let seen = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let (mut head, mut byte) = (vec![], [0; 1]);
+                while !head.ends_with(b"\r\n\r\n") && socket.read(&mut byte).await.unwrap_or(0) > 0 {
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                let found = answers.iter().find(|(wanted, _)| wanted.split('|').all(|part| head.contains(part)));
+                let answer = found.map_or("HTTP/1.1 404 Not Found\r\n\r\n", |(_, answer)| answer);
+                seen.lock().unwrap().push(head);
+                let answer = answer.replace("HOST", &at).replacen("\r\n", "\r\nconnection: close\r\n", 1);
+                let _ = socket.write_all(answer.as_bytes()).await;
+            }
+        });
+        (host, asked)
+    }
+
+    async fn looked_up(answers: &'static [(&'static str, &'static str)], with_key: bool) -> Result<(), Error> {
+        mesh_bus::install_crypto();
+        let (host, _) = registry(answers).await;
+        let image = Image::parse(&format!("{host}/a/b:1")).unwrap();
+        let credentials = Credentials { user: "u".into(), password: "p".into() };
+        let keys = Keys::from_iter(with_key.then(|| (host.clone(), credentials)));
+        Registries::new(access(&host, &host)).unwrap().look_up(&image, &keys).await
+    }
+
+    const FOUND: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.oci.image.manifest.v1+json\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_registry_is_asked_as_the_distribution_specification_has_it() {
+        const ASKS: &str = "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic realm=\"r\"\r\n\
+                            www-authenticate: Bearer realm=\"http://HOST/token?a=b\",service=\"s t\"\r\n\r\n";
+        const ONLY_BASIC: &str = "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic realm=\"r\"\r\n\r\n";
+        const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 36\r\n\r\n{\"token\": \"\", \"access_token\": \"tk\"} ";
+        const PAGE: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>";
+        const MOVED: &str = "HTTP/1.1 307 Temporary Redirect\r\nlocation: ../../c/manifests/1?x=1\r\n\r\n";
+        let of = |result: Result<(), Error>| match result {
+            Ok(()) => "found".to_owned(),
+            Err(Error::Refused { reason, .. }) => format!("refused: {reason}"),
+            Err(Error::Away(reason)) => format!("away: {reason}"),
+        };
+        let by_token: &[(&str, &str)] = &[
+            ("HEAD /v2/a/b/manifests/1 |authorization: Bearer tk", FOUND),
+            ("HEAD /v2/a/b/manifests/1 ", ASKS),
+            ("GET /token?a=b&service=s+t&scope=repository%3Aa%2Fb%3Apull ", EMPTY),
+        ];
+        assert_eq!(of(looked_up(by_token, false).await), "found");
+        let with_password: &[(&str, &str)] = &[
+            ("HEAD /v2/a/b/manifests/1 |authorization: Bearer tk", FOUND),
+            (
+                "HEAD /v2/a/b/manifests/1 |authorization: Basic",
+                "HTTP/1.1 500 The password is for the token service\r\n\r\n",
+            ),
+            ("HEAD /v2/a/b/manifests/1 ", ASKS),
+            ("GET /token|authorization: Basic dTpw", EMPTY),
+        ];
+        assert_eq!(of(looked_up(with_password, true).await), "found");
+        let by_password: &[(&str, &str)] =
+            &[("HEAD /v2/a/b/manifests/1 |authorization: Basic dTpw", FOUND), ("HEAD", ONLY_BASIC)];
+        assert_eq!(of(looked_up(by_password, true).await), "found");
+        assert!(of(looked_up(by_password, false).await).starts_with("refused: "));
+        let moved: &[(&str, &str)] = &[("HEAD /v2/a/c/manifests/1?x=1 ", FOUND), ("HEAD /v2/a/b/manifests/1 ", MOVED)];
+        assert_eq!(of(looked_up(moved, false).await), "found");
+        assert!(of(looked_up(&[("HEAD", PAGE)], false).await).contains("text/html"), "a page is no manifest");
+        let page_of_tokens: &[(&str, &str)] = &[("HEAD", ASKS), ("GET /token", PAGE)];
+        assert!(of(looked_up(page_of_tokens, false).await).contains("gives none"));
+        assert!(of(looked_up(&[], false).await).starts_with("refused: "));
     }
 
     #[test]
@@ -324,6 +467,13 @@ mod tests {
         };
         assert_eq!(to("/v2/y"), Some(Ok("https://a.io/v2/y".into())));
         assert_eq!(to("https://b.io/z"), Some(Ok("https://b.io/z".into())));
+        assert_eq!(to("y?n=1#top"), Some(Ok("https://a.io/v2/y?n=1".into())));
+        assert_eq!(to("../y"), Some(Ok("https://a.io/y".into())));
+        assert_eq!(to("?n=2"), Some(Ok("https://a.io/v2/x?n=2".into())));
+        assert_eq!(to("//b.io/z"), Some(Ok("https://b.io/z".into())));
+        for invalid in ["http://", "https://[::1/"] {
+            assert!(matches!(to(invalid), Some(Err(_))), "{invalid}");
+        }
         assert!(redirection(&from, StatusCode::OK, &HeaderMap::new()).is_none());
     }
 }
