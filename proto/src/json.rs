@@ -71,11 +71,19 @@ pub fn to_published(message: &str, body: &[u8]) -> Result<Json, DecodeError> {
     Ok(write(&dynamic, Spelling::Published))
 }
 
+/// The same with field names in snake_case. Keys of maps and what is in a text that stands for a value are people's own,
+/// and stay as they are.
+pub fn to_snake(message: &str, body: &[u8]) -> Result<Json, DecodeError> {
+    let dynamic = DynamicMessage::decode(descriptor(message)?, body)?;
+    Ok(write(&dynamic, Spelling::Snake))
+}
+
 /// Which names are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Spelling {
     Right,
     Published,
+    Snake,
 }
 
 fn write(dynamic: &DynamicMessage, spelling: Spelling) -> Json {
@@ -113,8 +121,12 @@ fn expand(dynamic: &DynamicMessage, value: &mut Json, spelling: Spelling) {
             }
             _ => {}
         }
-        if spelling == Spelling::Published
-            && let Some(name) = published(&field)
+        let name = match spelling {
+            Spelling::Right => None,
+            Spelling::Published => published(&field),
+            Spelling::Snake => Some(field.name().to_owned()),
+        };
+        if let Some(name) = name
             && let Some(slot) = object.remove(field.json_name())
         {
             object.insert(name, slot);
@@ -499,6 +511,18 @@ mod tests {
         assert!(twice.contains("at line 1 column 2 and at line 1 column 15"), "{twice}");
         let value = json!({"userLabel": "a", "user_label": "a"});
         assert!(value_to_protobuf(INTENT, value).unwrap_err().to_string().contains("are the same field"));
+    }
+
+    #[test]
+    fn only_names_of_fields_are_written_in_snake_case() {
+        let own = json!({"APIKey": "k", "apiKey": {"innerKey": [{"aB": 1}]}, "user_label": 1, "intentContexts": []});
+        let sent = json!({"userLabel": "L", "intentContexts": [{"contextAttribute": "aB", "contextValueRange": own}]});
+        let body = value_to_protobuf(INTENT, sent).unwrap();
+        let shown = to_snake(INTENT, &body).unwrap();
+        let expected =
+            json!({"user_label": "L", "intent_contexts": [{"context_attribute": "aB", "context_value_range": own}]});
+        assert_eq!(shown, expected);
+        assert_eq!(value_to_protobuf(INTENT, shown).unwrap(), body, "and is read again");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use mesh_bus::{Bus, LogError};
+use mesh_bus::{Bus, LogError, PublishError};
 use mesh_core::{Outgoing, Stored};
 use mesh_kit::Mesh;
 use mesh_proto::{AnyEvent, Refusal};
@@ -124,6 +124,10 @@ impl Answers {
                 *last = sequence.max(*last);
                 // A new command gets a higher sequence than everything stored before it was sent.
                 Ok(sequence <= before)
+            }
+            Ok(Err(PublishError::TooLarge { size, .. })) => {
+                let detail = format!("it has {size} bytes as a command, which is more than the bus takes");
+                Err(Problem::new(Kind::TooLarge, detail, "send less at once"))
             }
             Ok(Err(error)) => Err(internal(&error)),
             Err(_) => {

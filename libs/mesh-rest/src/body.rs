@@ -60,6 +60,22 @@ pub fn form<T: serde::de::DeserializeOwned>(value: impl Into<Written>) -> Result
 /// # Errors
 /// When it is not UTF-8, has too many parts, or a name that is not among `known`.
 pub fn query(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>, Problem> {
+    parameters(text, known, |name| known.contains(&name))
+}
+
+/// The same, where a name may lead inside: `a.b` where `a` is among `known`.
+///
+/// # Errors
+/// As [`query`].
+pub fn query_below(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>, Problem> {
+    parameters(text, known, |name| name.split('.').next().is_some_and(|root| known.contains(&root)))
+}
+
+fn parameters(
+    text: &str,
+    known: &[&str],
+    is_known: impl Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Vec<String>>, Problem> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (count, pair) in text.split('&').filter(|pair| !pair.is_empty()).enumerate() {
         if count >= 64 {
@@ -67,7 +83,7 @@ pub fn query(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>
         }
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (name, value) = (decoded(name)?, decoded(value)?);
-        if !known.contains(&name.as_str()) {
+        if !is_known(&name) {
             let hint = if known.is_empty() { "leave it out".to_owned() } else { format!("use {}", known.join(", ")) };
             return Err(Problem::field(
                 &name.chars().take(64).collect::<String>(),

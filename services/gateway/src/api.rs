@@ -16,7 +16,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use mesh_proto::intent::Intent;
+use mesh_proto::intent::{Intent, IntentView};
 use mesh_rest::{
     body,
     http::{json, refuse, with},
@@ -44,6 +44,11 @@ const HEADER_LIMIT: Duration = Duration::from_secs(15);
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
+
+/// The id that a document names itself by, which a read does not show.
+fn own_id(view: &IntentView) -> String {
+    view.intent.as_ref().map(|intent| intent.id.clone()).unwrap_or_default()
+}
 
 /// What requests count.
 #[derive(Clone)]
@@ -75,8 +80,8 @@ impl Gateway {
             Op::WhoAmI => Ok(self.whoami(&admitted.caller)),
             Op::ListIntents => self.list_intents(admitted).await,
             Op::SubmitIntent => {
-                let read = forms::intent(admitted.written())?;
-                self.create(admitted, read, RestView::Rest).await
+                let sent = forms::intent(admitted.written())?.of(&admitted.owner()?)?;
+                self.create(admitted, (sent.id, sent.intent), RestView::Rest).await
             }
             Op::SubmitTemplate => {
                 let template: IntentTemplate = body::form(admitted.written())?;
@@ -85,13 +90,14 @@ impl Gateway {
             }
             Op::IntentTypes => self.types().await,
             Op::CheckIntent => {
-                let (_, intent) = forms::intent(admitted.written())?;
-                self.check(admitted, intent).await
+                let sent = forms::intent(admitted.written())?.of(&admitted.owner()?)?;
+                self.check(admitted, sent).await
             }
             Op::GetIntent => self.show(admitted, RestView::Rest).await,
             Op::UpdateIntent => {
-                let (_, intent) = forms::intent(admitted.written())?;
-                self.redefine(admitted, RestView::Rest, |_| Ok(intent)).await
+                let intent = forms::intent(admitted.written())?.about(&admitted.id(0), &admitted.owner()?)?;
+                let change = |before: &IntentView| Ok(Intent { id: own_id(before), ..intent });
+                self.redefine(admitted, RestView::Rest, change).await
             }
             Op::EndIntent => self.end(admitted, RestView::Rest).await,
             Op::ActOnIntent => {
@@ -100,8 +106,11 @@ impl Gateway {
             }
             Op::UpdateTarget => {
                 let update: TargetUpdate = body::form(admitted.written())?;
-                let change = |mut intent: Intent| update.apply(&mut intent).map(|()| intent);
-                self.redefine(admitted, RestView::Rest, change).await
+                let change = |before: &IntentView| {
+                    let mut intent = before.intent.clone().unwrap_or_default();
+                    update.apply(&mut intent).map(|()| intent)
+                };
+                self.amend(admitted, RestView::Rest, change).await
             }
             Op::IntentReport => self.report(admitted).await,
             Op::IntentHistory => self.history(admitted).await,
@@ -129,17 +138,14 @@ impl Gateway {
             Op::GetCluster => self.show_cluster(admitted).await,
             Op::TmfList => self.list_tmf(admitted).await,
             Op::TmfCreate => {
-                let (creates, name, id, intent) = tmf::read(&admitted.json())?;
-                match creates {
-                    tmf::Creates::Intent => self.create(admitted, (id, intent), RestView::Tmf).await,
-                    tmf::Creates::Probe => self.probe(admitted, &name, intent).await,
+                let new = tmf::read(&admitted.json())?;
+                match new.creates {
+                    tmf::Creates::Intent => self.create(admitted, (new.id, new.intent), RestView::Tmf).await,
+                    tmf::Creates::Probe => self.probe(admitted, new.intent).await,
                 }
             }
             Op::TmfGet => self.show(admitted, RestView::Tmf).await,
-            Op::TmfPatch => match tmf::patch(&admitted.json())? {
-                tmf::Change::Definition(intent) => self.redefine(admitted, RestView::Tmf, |_| Ok(intent)).await,
-                tmf::Change::Action(verb) => self.acted(admitted, verb, RestView::Tmf).await,
-            },
+            Op::TmfPatch => self.patch_tmf(admitted).await,
             Op::TmfDelete => self.end(admitted, RestView::Tmf).await,
             Op::TmfReports => self.reports_tmf(admitted).await,
             Op::TmfReport => self.report_tmf(admitted).await,

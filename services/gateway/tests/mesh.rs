@@ -336,12 +336,32 @@ async fn an_intent_is_submitted_read_changed_and_ended_over_rest_and_tmf921() {
         |status| *status == 304,
     )
     .await;
+    // What a read gave, PUT and check take, a person's own keys as they were.
+    let mut own = intent("20");
+    own["intent_report_reference"] = json!({"APIKey": "k", "inner": {"aB": 1}});
+    let put = world.ask(&token, "PUT", "/api/v1/intent/plant/", Some(own.clone())).await;
+    assert_eq!((put.status, &put.body["intent_report_reference"]), (200, &own["intent_report_reference"]), "{put:?}");
+    let read = world.ask(&token, "GET", "/api/v1/intent/plant/", None).await;
+    let checked = world.ask(&token, "POST", "/api/v1/intent/check/", Some(read.body.clone())).await;
+    assert_eq!((checked.status, checked.body["acceptable"].as_bool()), (200, Some(true)), "{checked:?}");
+    let put = world.ask(&token, "PUT", "/api/v1/intent/plant/", Some(read.body.clone())).await;
+    assert_eq!((put.status, &put.body["version"]), (200, &read.body["version"]), "nothing has changed: {put:?}");
+    assert_eq!(put.body["intent_report_reference"], own["intent_report_reference"]);
+    let elsewhere = world.ask(&token, "PUT", "/api/v1/intent/other/", Some(read.body)).await;
+    assert_eq!((elsewhere.status, elsewhere.body["errors"][0]["path"].as_str()), (422, Some("id")), "{elsewhere:?}");
     let stale = [("if-match", "\"0-0\"")];
     let change = json!({"target_id": "cpuUsage", "target_value_range": "30"});
     let refused = world.with(&token, "PUT", "/api/v1/intent/plant/target/", &stale, Some(change.clone())).await;
     assert_eq!((refused.status, refused.body["type"].as_str()), (412, Some("/problems/precondition")));
+    let other = [("if-none-match", "*")];
+    let refused = world.with(&token, "PUT", "/api/v1/intent/plant/target/", &other, Some(change.clone())).await;
+    assert_eq!(refused.status, 412, "a condition holds on every method: {refused:?}");
+    assert_eq!(world.with(&token, "GET", "/api/v1/intent/plant/", &stale, None).await.status, 412);
+    // What has no meaning here is passed over, as RFC 9110 has it.
+    let ranges = [("range", "items=0-1"), ("if-modified-since", "Sunday, 06-Nov-94 08:49:37 GMT")];
+    assert_eq!(world.with(&token, "GET", "/api/v1/intent/plant/", &ranges, None).await.status, 200);
     let changed = world.ask(&token, "PUT", "/api/v1/intent/plant/target/", Some(change)).await;
-    assert_eq!((changed.status, changed.body["version"].as_u64()), (200, Some(2)), "{changed:?}");
+    assert_eq!((changed.status, changed.body["version"].as_u64()), (200, Some(3)), "{changed:?}");
     // What the validator rejects is told with its field, and what would be right.
     let wrong = world.ask(&token, "POST", "/api/v1/intent/", Some(intent("many"))).await;
     assert_eq!(wrong.status, 422, "{wrong:?}");
@@ -359,15 +379,63 @@ async fn an_intent_is_submitted_read_changed_and_ended_over_rest_and_tmf921() {
     let base = "/tmf-api/intentManagement/v5/intent";
     let shown = world.ask(&token, "GET", &format!("{base}/plant"), None).await;
     assert_eq!((shown.status, shown.body["lifecycleStatus"].as_str()), (200, Some("SUSPENDED")), "{shown:?}");
-    let body = json!({"@type": "Intent", "name": "tmf", "expression": {"@type": "JsonLdExpression", "iri": "x",
+    let body = json!({"@type": "Intent", "name": "Halle Süd", "priority": "7", "relatedParty": [{"id": "p", "APIKey": "k"}],
+        "validFor": {"startDateTime": "2027-01-01T00:00:00Z"}, "expression": {"@type": "JsonLdExpression", "iri": "x",
         "expressionValue": shown.body["expression"]["expressionValue"]}});
-    let made = world.ask(&token, "POST", base, Some(body)).await;
-    assert_eq!((made.status, made.body["id"].as_str()), (201, Some("tmf")), "{made:?}");
+    let made = world.ask(&token, "POST", base, Some(body.clone())).await;
+    assert_eq!((made.status, made.body["name"].as_str()), (201, Some("Halle Süd")), "{made:?}");
+    assert_eq!((&made.body["relatedParty"], &made.body["validFor"]), (&body["relatedParty"], &body["validFor"]));
+    let tmf = format!("{base}/{}", made.body["id"].as_str().unwrap());
+    assert_eq!(made.headers["location"], *tmf);
+    let again = world.ask(&token, "POST", base, Some(body)).await;
+    assert_eq!(again.status, 201, "names need not be unique: {again:?}");
+    let second = again.body["id"].as_str().unwrap().to_owned();
+    assert_ne!(made.body["id"], second.as_str());
+    // A merge patch changes what it names; with what it must not change, nothing.
+    let merge = [("content-type", "application/merge-patch+json")];
+    let patch = async |change: Json| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), merge[0]];
+        world.raw(0, "PATCH", &tmf, &headers, change.to_string()).await
+    };
+    let both = patch(json!({"description": "of the south", "lifecycleStatus": "TERMINATED"})).await;
+    assert_eq!((both.status, both.body["errors"][0]["path"].as_str()), (422, Some("lifecycleStatus")), "{both:?}");
     let patched =
-        world.ask(&token, "PATCH", &format!("{base}/tmf"), Some(json!({"lifecycleStatus": "TERMINATED"}))).await;
+        patch(json!({"description": "of the south", "expression": {"expressionValue": {"observation_period": 5}}}))
+            .await;
+    assert_eq!((patched.status, patched.body["version"].as_str()), (200, Some("2")), "{patched:?}");
+    assert_eq!(patched.body["description"], "of the south");
+    let value = &patched.body["expression"]["expressionValue"];
+    assert_eq!(
+        (value["observationPeriod"].as_u64(), value["intentPriority"].as_u64()),
+        (Some(5), Some(7)),
+        "{patched:?}"
+    );
+    assert_eq!(value["intentExpectations"], shown.body["expression"]["expressionValue"]["intentExpectations"]);
+    let same = patch(json!({"description": "of the south", "name": "Halle Süd"})).await;
+    assert_eq!((same.status, same.body["version"].as_str()), (200, Some("2")), "{same:?}");
+    // Over REST it keeps what only TMF921 speaks of.
+    let rest = format!("/api/v1/intent/{}/", made.body["id"].as_str().unwrap());
+    let changed = world.ask(&token, "PUT", &rest, Some(intent("50"))).await;
+    assert_eq!((changed.status, changed.body["resource"]["name"].as_str()), (200, Some("Halle Süd")), "{changed:?}");
+    // Filters and counts, as TMF630 has them.
+    let list = async |query: &str| {
+        let answer = world.ask(&token, "GET", &format!("{base}?{query}"), None).await;
+        let total = answer.headers.get("x-total-count").map(|count| count.to_str().unwrap().to_owned());
+        (answer.status, answer.body.as_array().map(Vec::len), total)
+    };
+    let found = |count: usize, total: &str| (200, Some(count), Some(total.to_owned()));
+    assert_eq!(list("name=Halle%20S%C3%BCd&limit=1&offset=1").await, found(1, "2"));
+    assert_eq!(list("description=of%20the%20south&relatedParty.id=p,q").await, found(1, "1"));
+    assert_eq!(list("priority.gt=8").await, found(0, "0"));
+    assert_eq!(list("").await, found(4, "4"), "with the one that was rejected");
+    assert_eq!(list("colour=red").await.0, 422);
+    assert_eq!(world.ask(&token, "DELETE", &format!("{base}/{second}"), None).await.status, 204);
+    let patched = world.ask(&token, "PATCH", &tmf, Some(json!({"lifecycleStatus": "TERMINATED"}))).await;
     assert_eq!((patched.status, patched.body["lifecycleStatus"].as_str()), (200, Some("TERMINATED")), "{patched:?}");
-    let reports = world.ask(&token, "GET", &format!("{base}/tmf/intentReport"), None).await;
+    let reports = world.ask(&token, "GET", &format!("{tmf}/intentReport"), None).await;
     assert_eq!((reports.status, reports.body[0]["@type"].as_str()), (200, Some("IntentReport")));
+    assert_eq!(reports.headers["x-total-count"], "1");
     let page = world.ask(&token, "GET", "/api/v1/intent/?page_size=1", None).await;
     assert!(page.headers["link"].to_str().unwrap().contains("page_token="), "{page:?}");
     let narrowed = world
@@ -735,6 +803,21 @@ async fn unreadable_requests_get_a_problem_document_with_the_place_and_a_hint() 
         let path = answer.body["errors"][0]["path"].as_str().unwrap_or_default();
         assert!(path.contains(place), "{shown}: {answer:?}");
     }
+    // What is larger than its registry keeps, and than the bus takes.
+    for (size, status) in [(70_000, 413), (1_000_000, 413), (1_100_000, 413)] {
+        let document = json!({"name": "large", "version": "1.0.0", "description": "x".repeat(size), "kind": "process",
+            "process": {"command": "true"}, "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1});
+        let refused = world.ask(&token, "POST", "/api/v1/workload/", Some(document)).await;
+        assert_eq!(
+            (refused.status, refused.body["type"].as_str()),
+            (status, Some("/problems/too-large")),
+            "{size}: {refused:?}"
+        );
+    }
+    let mut large = intent("20");
+    large["intent_report_reference"] = json!("x".repeat(70_000));
+    let refused = world.ask(&token, "POST", "/api/v1/intent/", Some(large)).await;
+    assert_eq!((refused.status, refused.body["errors"][0]["path"].as_str()), (422, Some("intentReportReference")));
     // Malformed headers.
     let key = "x".repeat(300);
     for (name, value, status) in [("idempotency-key", "a b", 400), ("idempotency-key", key.as_str(), 400)] {

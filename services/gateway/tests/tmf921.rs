@@ -103,7 +103,7 @@ fn what_is_answered_is_valid_by_the_published_components() {
         credits_per_day: 1.5,
         ..CheckReply::default()
     };
-    let probe = tmf::probe("p", "plant", &intent(), &reply);
+    let probe = tmf::probe("p", &tmf::read(&shown).unwrap().intent, &reply);
     none("ProbeIntent", &probe);
     none("IntentReport", &probe["intentReport"]);
     for characteristic in probe["characteristic"].as_array().unwrap() {

@@ -647,10 +647,10 @@ mod tests {
         let (owner, name, version) = ("local".to_owned(), "spinner".to_owned(), "1.0.0".to_owned());
         let accepted = WorkloadAccepted { owner: owner.clone(), name: name.clone(), version };
         assert_eq!(facts, [accepted.into()]);
-        let bad = WorkloadDocument { version: "1.0".into(), kind: "chart".into(), ..good_workload() };
+        let bad = WorkloadDocument { version: "latest".into(), kind: "chart".into(), ..good_workload() };
         let problems = content::check_workload(&bad);
         assert_eq!(problems.len(), 2);
-        let rejected = WorkloadRejected { owner, name, version: "1.0".into(), problems };
+        let rejected = WorkloadRejected { owner, name, version: "latest".into(), problems };
         assert_eq!(mesh.tell(submitted(&bad)), [rejected.into()]);
     }
 

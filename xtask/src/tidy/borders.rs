@@ -16,6 +16,8 @@ const DOMAIN_CRATES: &[&str] = &[
     "crc_fast",
     "flate2",
     "hex",
+    "http",
+    "json_patch",
     "jsonwebtoken",
     "learning",
     "ledger",

@@ -89,30 +89,98 @@ fn culprit(whole: &Json, is_wrong: impl Fn(Json) -> bool) -> String {
     if text.is_empty() { "body".to_owned() } else { text.chars().take(256).collect() }
 }
 
-/// An intent: bare, or as `intent` (IntentInputAttribute); with an `id` of the person's own beside it, or none.
+/// What a read of an intent gives beside it: how it stands, which is not a person's to say.
+const STANDING: [&str; 8] =
+    ["version", "fulfilment_status", "not_fulfilled_state", "reason", "waits_for", "hint", "since", "instances"];
+
+/// An intent as it was sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sent {
+    /// Id that is given beside it.
+    pub id: Option<String>,
+    /// Owner that is given beside it.
+    owner: Option<Json>,
+    /// The intent.
+    pub intent: Intent,
+}
+
+impl Sent {
+    /// As one of this owner.
+    ///
+    /// # Errors
+    /// When it names another.
+    pub fn of(self, owner: &str) -> Result<Self, Problem> {
+        match &self.owner {
+            Some(named) if named != owner => {
+                Err(Problem::field("owner", "is another than the request is for", "leave it out, or use ?owner="))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// The intent, as a definition of this one.
+    ///
+    /// # Errors
+    /// When it names another.
+    pub fn about(self, id: &str, owner: &str) -> Result<Intent, Problem> {
+        let sent = self.of(owner)?;
+        match sent.id {
+            Some(named) if named != id => {
+                Err(Problem::field("id", "is another than in the address", "leave it out, or correct the address"))
+            }
+            _ => Ok(sent.intent),
+        }
+    }
+}
+
+/// An intent: bare, or as `intent` (IntentInputAttribute); with an `id` of the person's own beside it, or none; or whole as
+/// a read gave it, where what is said of its standing is no instruction.
 ///
 /// # Errors
 /// When it is not an intent.
-pub fn intent(value: impl Into<Written>) -> Result<(Option<String>, Intent), Problem> {
+pub fn intent(value: impl Into<Written>) -> Result<Sent, Problem> {
     let mut value = value.into();
     let unread = |error: mesh_proto::WrittenError| Problem::field("body", error.to_string(), "send it once");
+    let mut owner = None;
+    if ["id", "owner", "version", "fulfilment_status"].iter().all(|name| value.get(name).is_some()) {
+        owner = value.take(&["owner"]).map_err(unread)?.map(Written::into_json);
+        for name in STANDING {
+            value.take(&[name]).map_err(unread)?;
+        }
+        let of = value.get("intent_report_reference").and_then(|report| report.get("intent_id")).and_then(Written::text);
+        if of.is_some() && of == value.get("id").and_then(Written::text) {
+            value.take(&["intent_report_reference"]).map_err(unread)?;
+        }
+    }
     let id = value.take(&["id"]).map_err(unread)?.filter(|id| !id.is_null());
     let inner = match value.names().eq(["intent"]) {
         true => value.take(&["intent"]).map_err(unread)?.unwrap_or(value),
         false => value,
     };
-    let id = match id.as_ref().map(Written::text) {
-        None => None,
-        Some(Some(id)) if is_key(id) => Some(id.to_owned()),
-        Some(_) => {
-            return Err(Problem::field(
-                "id",
-                "is not a valid id",
-                "use 1 to 64 letters, digits, `_` and `-`, or leave it out",
-            ));
+    // As it is spelt: `010` is an id like any other.
+    let id = id.map(|id| own_id(id.text().map_or(Json::Null, Json::from))).transpose()?;
+    Ok(Sent { id, owner, intent: definition(inner)? })
+}
+
+/// An id of a person's own.
+///
+/// # Errors
+/// When no intent can have it.
+pub fn own_id(id: Json) -> Result<String, Problem> {
+    match id {
+        Json::String(id) if is_key(&id) => Ok(id),
+        _ => {
+            Err(Problem::field("id", "is not a valid id", "use 1 to 64 letters, digits, `_` and `-`, or leave it out"))
         }
-    };
-    Ok((id, message("continuum.intent.v1.Intent", &inner)?))
+    }
+}
+
+/// An intent after TS 28.312, and nothing else.
+///
+/// # Errors
+/// When it is not one.
+pub fn definition(value: impl Into<Written>) -> Result<Intent, Problem> {
+    message("continuum.intent.v1.Intent", &value.into())
 }
 
 /// A workload document.
@@ -229,8 +297,8 @@ impl TargetUpdate {
     ///
     /// # Errors
     /// When there is no such target, or more than one.
-    pub fn apply(self, intent: &mut Intent) -> Result<(), Problem> {
-        let wanted = self.target_id;
+    pub fn apply(&self, intent: &mut Intent) -> Result<(), Problem> {
+        let wanted = &self.target_id;
         let number = wanted.parse::<usize>().ok();
         let mut known = vec![];
         let mut found = vec![];
@@ -248,7 +316,7 @@ impl TargetUpdate {
         }
         match &mut found[..] {
             [target] => {
-                target.target_value_range = self.target_value_range;
+                target.target_value_range.clone_from(&self.target_value_range);
                 Ok(())
             }
             found => Err(Problem::field(
@@ -278,11 +346,20 @@ pub struct HubInput {
     #[serde(default)]
     pub query: String,
     #[serde(default, rename = "@type")]
-    _type: Option<String>,
-    #[serde(default, rename = "@baseType")]
-    _base_type: Option<String>,
-    #[serde(default, rename = "@schemaLocation")]
-    _schema_location: Option<String>,
+    kind: Option<String>,
+}
+
+impl HubInput {
+    /// Refuses what is no hub.
+    ///
+    /// # Errors
+    /// When its type is another.
+    pub fn check(self) -> Result<Self, Problem> {
+        match self.kind.as_deref() {
+            None | Some("Hub") => Ok(self),
+            Some(_) => Err(Problem::field("@type", "is not Hub", "send Hub, or leave it out")),
+        }
+    }
 }
 
 /// How a chart is released; of other documents nothing of it may be said.
@@ -311,14 +388,18 @@ impl ReleaseInput {
     fn release(&self, is_chart: bool, now: Option<Release>) -> Result<Option<Release>, Problem> {
         let values = self.values()?;
         if !is_chart {
-            // A name, a namespace and an exposure mean nothing for a process; the published example has them all the same.
-            return match values.is_empty() {
-                true => Ok(None),
-                false => Err(Problem::field(
-                    "values_override",
-                    "is only for charts, and this document is not a chart",
-                    "leave it out",
-                )),
+            // A name means nothing for a process; the published example has one all the same, and the default namespace.
+            let given = [
+                ("values_override", !values.is_empty()),
+                ("ingress_enabled", self.ingress_enabled),
+                ("namespace", !["", "default"].contains(&self.namespace.as_str())),
+            ];
+            return match given.iter().find(|(_, is_given)| *is_given) {
+                None => Ok(None),
+                Some((path, _)) => {
+                    let reason = "is only for charts, and this document is not a chart";
+                    Err(Problem::field(path, reason, "leave it out"))
+                }
             };
         }
         if values.is_empty() && self.release_name.is_empty() && self.namespace.is_empty() && !self.ingress_enabled {
@@ -486,7 +567,20 @@ pub struct ClusterInput {
     pub memory: u32,
     /// GB.
     #[serde(default)]
-    pub storage: u32,
+    storage: u32,
+}
+
+impl ClusterInput {
+    /// Refuses what nothing can confirm.
+    ///
+    /// # Errors
+    /// When storage is asked for: no agent declares it.
+    pub fn check(self) -> Result<Self, Problem> {
+        match self.storage {
+            0 => Ok(self),
+            _ => Err(Problem::field("storage", "is declared by no cluster, so it cannot be confirmed", "leave it out")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -509,15 +603,15 @@ mod tests {
 
     #[test]
     fn an_intent_is_read_bare_or_wrapped_as_json_or_yaml() {
-        let (id, bare) = intent(plain()).unwrap();
-        assert_eq!((id, bare.observation_period), (None, 2));
-        let (id, wrapped) = intent(json!({"id": "x", "intent": plain()})).unwrap();
-        assert_eq!((id.as_deref(), &wrapped), (Some("x"), &bare));
+        let bare = intent(plain()).unwrap();
+        assert_eq!((&bare.id, bare.intent.observation_period), (&None, 2));
+        let wrapped = intent(json!({"id": "x", "intent": plain()})).unwrap();
+        assert_eq!((wrapped.id.as_deref(), &wrapped.intent), (Some("x"), &bare.intent));
         let yaml = read(Some("application/yaml"), b"user_label: a\nobservation_period: 2\n").unwrap();
-        assert_eq!(intent(yaml).unwrap().1.user_label, "a");
+        assert_eq!(intent(yaml).unwrap().intent.user_label, "a");
         assert!(intent(json!({"id": "a.b", "intent": plain()})).is_err());
         let numbered = read(Some("application/yaml"), b"id: 010\nintent: {user_label: a}\n").unwrap();
-        assert_eq!(intent(numbered).unwrap().0.as_deref(), Some("010"));
+        assert_eq!(intent(numbered).unwrap().id.as_deref(), Some("010"));
     }
 
     #[test]
@@ -534,7 +628,7 @@ mod tests {
         assert_eq!(fault.path, "cluster_selector");
         assert!(fault.reason.contains("line 1 column 15") && fault.reason.contains("line 1 column 38"), "{fault:?}");
         let update: TargetUpdate = form(yaml("target_id: 1\ntarget_value_range: 20.50\n")).unwrap();
-        let (_, mut intent) = intent(plain()).unwrap();
+        let mut intent = intent(plain()).unwrap().intent;
         update.apply(&mut intent).unwrap();
         assert_eq!(intent.intent_expectations[0].expectation_targets[0].target_value_range, "20.50");
     }
@@ -570,7 +664,7 @@ mod tests {
 
     #[test]
     fn one_target_gets_another_value() {
-        let (_, whole) = intent(plain()).unwrap();
+        let whole = intent(plain()).unwrap().intent;
         let update = |id: Json| {
             let mut changed = whole.clone();
             let form: TargetUpdate = form(json!({"target_id": id, "target_value_range": 30})).unwrap();

@@ -11,40 +11,9 @@ use mesh_proto::{
 use prost::Message;
 use serde_json::{Map, Value as Json, json};
 
-/// Fields whose keys are people's own and stay as they are.
-const MAPS: [&str; 4] = ["environment", "labels", "clusterSelector", "values"];
-
-/// A message as JSON in snake_case.
+/// A message as JSON in snake_case; people's own keys stay as they are.
 pub fn message(name: &str, message: &impl Message) -> Json {
-    snake(json::to_value(name, &message.encode_to_vec()).unwrap_or(Json::Null))
-}
-
-/// Rewrites keys from camelCase to snake_case.
-pub fn snake(value: Json) -> Json {
-    match value {
-        Json::Array(many) => Json::Array(many.into_iter().map(snake).collect()),
-        Json::Object(many) => {
-            let rewrite = |(key, value): (String, Json)| {
-                let value = if MAPS.contains(&key.as_str()) { value } else { snake(value) };
-                (snaked(&key), value)
-            };
-            Json::Object(many.into_iter().map(rewrite).collect())
-        }
-        other => other,
-    }
-}
-
-fn snaked(key: &str) -> String {
-    let mut text = String::with_capacity(key.len() + 4);
-    for letter in key.chars() {
-        if letter.is_ascii_uppercase() {
-            text.push('_');
-            text.push(letter.to_ascii_lowercase());
-        } else {
-            text.push(letter);
-        }
-    }
-    text
+    json::to_snake(name, &message.encode_to_vec()).unwrap_or(Json::Null)
 }
 
 /// An intent as it stands, with its report under `intent_report_reference`.
@@ -69,8 +38,9 @@ pub fn intent(view: &IntentView) -> Json {
     }
     let instance = |i: &mesh_proto::intent::GovernedInstance| message("continuum.intent.v1.GovernedInstance", i);
     fields.insert("instances".into(), view.instances.iter().map(instance).collect());
+    // A person's own reference stays.
     if let Some(report) = report(view) {
-        fields.insert("intent_report_reference".into(), report);
+        fields.entry("intent_report_reference").or_insert(report);
     }
     Json::Object(fields)
 }
@@ -142,12 +112,27 @@ pub fn etag(view: &IntentView) -> String {
     format!("\"{}-{}\"", view.version, view.revision)
 }
 
-/// Does one of the tags of an If-Match or If-None-Match header name this one? If-Match compares strongly.
+/// Does an If-Match or If-None-Match header name this tag (RFC 9110 §13.1)? It is `*` for any, or a list of tags, which may
+/// hold commas. If-Match compares strongly.
 pub fn matches(header: &str, tag: &str, strongly: bool) -> bool {
-    header.split(',').map(str::trim).any(|one| match one.strip_prefix("W/") {
-        Some(weak) => !strongly && weak == tag,
-        None => one == "*" || one == tag,
-    })
+    if header.trim() == "*" {
+        return true;
+    }
+    let mut rest = header;
+    loop {
+        rest = rest.trim_start_matches([',', ' ', '\t']);
+        let (is_weak, quoted) = match rest.strip_prefix("W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, rest),
+        };
+        // What is no tag ends the list: it cannot be told where the next one begins.
+        let Some(end) = quoted.strip_prefix('"').and_then(|inner| inner.find('"')) else { return false };
+        let (one, after) = quoted.split_at(end + 2);
+        if one == tag && !(is_weak && strongly) {
+            return true;
+        }
+        rest = after;
+    }
 }
 
 /// A workload document as it stands (WorkloadDocumentList).
@@ -348,16 +333,51 @@ mod tests {
 
     #[test]
     fn what_is_shown_can_be_sent_again() {
-        let mut shown = message("continuum.intent.v1.Intent", &view().intent.unwrap());
-        shown["id"] = json!("a");
-        let (id, read) = crate::domain::forms::intent(shown).unwrap();
-        assert_eq!((id.as_deref(), Some(read)), (Some("a"), view().intent));
+        let mut view = view();
+        view.report = Some(mesh_proto::report::ReportPublished {
+            owner: "local".into(),
+            intent_id: "a".into(),
+            ..Default::default()
+        });
+        let own = json!({"APIKey": "k", "inner": {"aB": [1, {"cD": "x"}]}});
+        if let Some(intent) = &mut view.intent {
+            intent.intent_contexts.push(mesh_proto::intent::Context {
+                context_attribute: "Any".into(),
+                context_value_range: own.to_string(),
+                ..Default::default()
+            });
+        }
+        let shown = intent(&view);
+        assert_eq!(shown["intent_contexts"][0]["context_value_range"], own);
+        assert!(shown["intent_report_reference"].is_object());
+        let read = |shown: &Json| crate::domain::forms::intent(shown.clone());
+        assert_eq!(read(&shown).unwrap().about("a", "local"), Ok(view.intent.clone().unwrap()));
+        assert_eq!(read(&shown).unwrap().about("b", "local").unwrap_err().faults[0].path, "id");
+        assert_eq!(read(&shown).unwrap().about("a", "other").unwrap_err().faults[0].path, "owner");
+        // A person's own reference is neither hidden nor lost.
+        if let Some(intent) = &mut view.intent {
+            intent.intent_report_reference = "IntentReport=1".into();
+        }
+        let shown = intent(&view);
+        assert_eq!(shown["intent_report_reference"], "IntentReport=1");
+        assert_eq!(read(&shown).unwrap().about("a", "local"), Ok(view.intent.unwrap()));
+        // How an intent stands is not a person's to say where it is not what a read gave.
+        for name in ["version", "reason", "fulfilment_status", "instances", "owner"] {
+            let told = read(&json!({"user_label": "x", name: "y"})).unwrap_err();
+            assert_eq!(told.faults[0].path, name);
+        }
     }
 
     #[test]
     fn keys_of_people_keep_their_spelling() {
-        let value = snake(json!({"process": {"environment": {"aB": "x"}}, "memoryBytes": 1}));
-        assert_eq!(value, json!({"process": {"environment": {"aB": "x"}}, "memory_bytes": 1}));
+        let own = json!({"aB": "x", "APIKey": "k", "memoryBytes": "y"});
+        let sent = json!({"name": "w", "process": {"environment": own}, "clusterSelector": own,
+            "resources": {"memoryBytes": 1}});
+        let document = crate::domain::forms::workload(sent).unwrap();
+        let shown = message("continuum.workload.v1.WorkloadDocument", &document);
+        assert_eq!((&shown["process"]["environment"], &shown["cluster_selector"]), (&own, &own));
+        assert_eq!(shown["resources"], json!({"memory_bytes": 1}));
+        assert_eq!(crate::domain::forms::workload(shown), Ok(document), "and is read again");
     }
 
     #[test]
@@ -382,5 +402,22 @@ mod tests {
         assert!(matches("\"1-2\", \"2-9\"", "\"2-9\"", true) && matches("*", "\"2-9\"", true));
         assert!(!matches("W/\"2-9\"", "\"2-9\"", true) && matches("W/\"2-9\"", "\"2-9\"", false));
         assert!(!matches("2-9", "\"2-9\"", true) && !matches("", "\"2-9\"", true));
+        for (header, does) in [
+            (r#""x", "2-9""#, true),
+            (r#""x","2-9","y""#, true),
+            (r#""x,", "2-9""#, true),
+            (r#""a,b" , , "2-9""#, true),
+            (r#"W/"x", "2-9""#, true),
+            (" * ", true),
+            (r#""x", "y""#, false),
+            (r#""x,"2-9"#, false),
+            (r#""x, \"2-9\"""#, false),
+            (r#""x", *"#, false),
+            (r#"w/"2-9""#, false),
+            (r#""2-9"#, false),
+            (r#"x, "2-9""#, false),
+        ] {
+            assert_eq!(matches(header, "\"2-9\"", true), does, "{header}");
+        }
     }
 }

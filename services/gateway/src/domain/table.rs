@@ -102,6 +102,31 @@ const WORKLOAD_LIST: [&str; 5] = ["name", "version", PAGE[0], PAGE[1], PAGE[2]];
 const INSTANCE_LIST: [&str; 7] =
     ["release_name", "cluster_name", "workload_document", "status", PAGE[0], PAGE[1], PAGE[2]];
 
+/// What a list of TMF921 is narrowed to and by: pages, fields, then members of an intent.
+const TMF_LIST: [&str; 21] = [
+    "fields",
+    "offset",
+    "limit",
+    "id",
+    "href",
+    "name",
+    "description",
+    "priority",
+    "version",
+    "lifecycleStatus",
+    "statusReason",
+    "statusChangeDate",
+    "context",
+    "isBundle",
+    "validFor",
+    "expression",
+    "intentSpecification",
+    "intentRelationship",
+    "characteristic",
+    "relatedParty",
+    "attachment",
+];
+
 use Action::{
     OwnSession, ReadClusters, ReadIntents, ReadWorkloads, WriteAccounts, WriteClusters, WriteIntents, WriteWorkloads,
 };
@@ -162,7 +187,7 @@ pub const ROUTES: &[Route] = &[
     route!("POST" "/api/v1/cluster/register/" RegisterCluster, Some(WriteClusters), "Check that an agent has declared a cluster; registers nothing", &[], "ClusterInput", &[(204, "")]),
     route!("GET" "/api/v1/cluster/retrieve/" ListClusters, Some(ReadClusters), "List clusters", &[], "", &[(200, "[Cluster]")]),
     route!("GET" "/api/v1/cluster/retrieve/{id}/" GetCluster, Some(ReadClusters), "A cluster as it stands", &[], "", &[(200, "Cluster")]),
-    route!("GET" "/tmf-api/intentManagement/v5/intent" TmfList, Some(ReadIntents), "List intents (TMF921)", &["fields", "offset", "limit"], "", &[(200, "[TmfIntent]")]),
+    route!("GET" "/tmf-api/intentManagement/v5/intent" TmfList, Some(ReadIntents), "List intents (TMF921)", &TMF_LIST, "", &[(200, "[TmfIntent]")]),
     route!("POST" "/tmf-api/intentManagement/v5/intent" TmfCreate, Some(WriteIntents), "Create an intent, or predict what would come of it (ProbeIntent; TMF921)", &["fields"], "TmfIntentInput", &[(201, "TmfIntent"), (200, "TmfIntent"), (202, "TmfIntent")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent/{id}" TmfGet, Some(ReadIntents), "An intent (TMF921)", &["fields"], "", &[(200, "TmfIntent"), (304, "")]),
     route!("PATCH" "/tmf-api/intentManagement/v5/intent/{id}" TmfPatch, Some(WriteIntents), "Change an intent (TMF921)", &["fields"], "TmfIntentPatch", &[(200, "TmfIntent"), (202, "TmfIntent")]),
@@ -230,6 +255,8 @@ pub fn conditional(op: Op) -> bool {
             | Op::RollbackIntent
             | Op::TmfPatch
             | Op::TmfDelete
+            | Op::GetIntent
+            | Op::TmfGet
     )
 }
 
@@ -240,7 +267,7 @@ pub fn creates(op: Op) -> bool {
 
 /// Does it show a tag and take If-None-Match?
 fn tagged(op: Op) -> bool {
-    matches!(op, Op::GetIntent | Op::TmfGet)
+    conditional(op)
 }
 
 /// Statuses of refusal that a request can have.
@@ -297,7 +324,13 @@ fn operation(route: &Route) -> Json {
         );
     }
     for name in route.query {
-        let (schema, description) = parameter(name);
+        let (schema, description) = if route.op == Op::TmfList && !["fields", "offset", "limit"].contains(name) {
+            let description = "Only intents that have it (TMF630): several values divided by commas, `.gt`, `.gte`, `.lt`, \
+                               `.lte`, `.eq` or `.ne` behind the name, and names of what is in it, as `relatedParty.id`";
+            (json!({"type": "string", "maxLength": 512}), description)
+        } else {
+            parameter(name)
+        };
         parameters.push(
             json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema}),
         );
@@ -309,7 +342,11 @@ fn operation(route: &Route) -> Json {
         parameters.push(header("If-Match", "Only if it is still what this tag was given for", "^[ -~]+$"));
     }
     if tagged(route.op) {
-        parameters.push(header("If-None-Match", "Only if it is not what this tag was given for", "^[ -~]+$"));
+        parameters.push(header(
+            "If-None-Match",
+            "Only if it is not what this tag was given for: 304 of a read, 412 of a change",
+            "^[ -~]+$",
+        ));
     }
     let mut responses = Map::new();
     for (status, name) in route.answers {
@@ -417,6 +454,20 @@ fn components() -> Json {
                 "targets": {"type": "array", "items": target}}),
         )
     };
+    let named = json!({"type": "string", "minLength": 1});
+    let priority = json!({"type": "string", "pattern": "^([1-9]|[1-9][0-9]|100)$"});
+    // What a person says around an intent, which is kept and given back.
+    let around = |mut members: Json| {
+        let period = json!({"type": "object", "properties": {
+            "startDateTime": {"type": "string", "format": "date-time"}, "endDateTime": {"type": "string", "format": "date-time"}}});
+        let own = json!({"description": text, "validFor": period, "isBundle": truth, "context": text,
+            "intentSpecification": thing, "intentRelationship": things, "characteristic": things, "relatedParty": things,
+            "attachment": things, "@baseType": text, "@schemaLocation": text});
+        if let (Some(members), Json::Object(own)) = (members.as_object_mut(), own) {
+            members.extend(own);
+        }
+        members
+    };
     let mut schemas = Map::new();
     for (name, schema) in mesh_proto::document::schemas(
         &["continuum.intent.v1.Intent", "continuum.workload.v1.WorkloadDocument"],
@@ -472,7 +523,9 @@ fn components() -> Json {
                 json!({"id": text, "owner": text, "version": count, "user_label": text,
                     "fulfilment_status": text, "not_fulfilled_state": text, "reason": text, "waits_for": text, "hint": text,
                     "since": {"type": "string", "format": "date-time"}, "intent_expectations": things,
-                    "intent_contexts": things, "instances": things, "intent_report_reference": thing}),
+                    "intent_contexts": things, "instances": things,
+                    "intent_report_reference": {"description": "The newest report, or the reference that it was given."},
+                    "resource": {"description": "What TMF921 has around it."}}),
             ),
         ),
         ("IntentTemplate", template(&["instance_id", "intent_type", "targets"])),
@@ -571,7 +624,7 @@ fn components() -> Json {
                 &["cluster_name"],
                 json!({"cluster_name": key, "cpus": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64},
                 "memory": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64},
-                "storage": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64}}),
+                "storage": {"const": 0, "description": "No agent declares it, so it cannot be confirmed."}}),
             ),
         ),
         (
@@ -586,24 +639,31 @@ fn components() -> Json {
             "TmfIntent",
             object(
                 &["@type", "id"],
-                json!({"@type": {"enum": ["Intent", "ProbeIntent"]}, "id": text, "href": text, "name": text, "version": text,
-                    "priority": text, "lifecycleStatus": text, "expression": thing}),
+                around(
+                    json!({"@type": {"enum": ["Intent", "ProbeIntent"]}, "id": text, "href": text, "name": text, "version": text,
+                    "priority": text, "lifecycleStatus": text, "statusReason": text, "statusChangeDate": text, "expression": thing}),
+                ),
             ),
         ),
         (
             "TmfIntentInput",
-            object(
+            closed(
                 &["name", "expression"],
-                json!({"@type": {"enum": ["Intent", "ProbeIntent"]}, "name": text,
+                around(
+                    json!({"@type": {"enum": ["Intent", "ProbeIntent"]}, "id": key, "name": named, "priority": priority,
+                    "lifecycleStatus": {"const": "ACKNOWLEDGED", "description": "What an intent is at first."},
                     "expression": {"$ref": "#/components/schemas/TmfExpression"}}),
+                ),
             ),
         ),
         (
             "TmfIntentPatch",
             closed(
                 &[],
-                json!({"@type": {"const": "Intent"}, "expression": {"$ref": "#/components/schemas/TmfExpression"},
-                    "lifecycleStatus": {"type": "string", "enum": ["SUSPENDED", "ACKNOWLEDGED", "TERMINATED"]}}),
+                around(json!({"@type": {"const": "Intent"}, "name": named, "priority": priority,
+                    "expression": {"type": "object", "description": "Merged into what it is (RFC 7396)."},
+                    "lifecycleStatus": {"type": "string", "enum": ["SUSPENDED", "ACKNOWLEDGED", "TERMINATED"],
+                        "description": "Not together with another member that changes."}})),
             ),
         ),
         (
@@ -620,7 +680,7 @@ fn components() -> Json {
                 &["callback"],
                 json!({"callback": {"type": "string", "pattern": "^https?://", "maxLength": 2048},
                     "query": {"type": "string", "maxLength": 512, "description": "`eventType=A,B`; all when empty."},
-                    "@type": text, "@baseType": text, "@schemaLocation": text}),
+                    "@type": {"const": "Hub"}}),
             ),
         ),
         (

@@ -29,7 +29,8 @@ use crate::{
     domain::{
         forms::{self, Upload},
         routes::Routes,
-        table::{self, Route},
+        table::{self, Op, Route},
+        tmf,
     },
     shell::{proxy::Proxy, signin::SignIn},
 };
@@ -102,6 +103,12 @@ impl Admitted {
         self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
     }
 
+    /// A header that is a list, however many lines it comes in (RFC 9110 §5.3).
+    pub(crate) fn list(&self, name: &str) -> Option<String> {
+        let lines: Vec<&str> = self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+        (!lines.is_empty()).then(|| lines.join(", "))
+    }
+
     /// Whose objects are meant. Another's are not there, for those who may not reach them.
     pub(crate) fn owner(&self) -> Result<String, Problem> {
         let Some(owner) = self.value("owner").filter(|owner| *owner != self.caller.owner) else {
@@ -171,7 +178,15 @@ impl Gateway {
                 return Err(Problem::not_found(format!("object {shown:?}")));
             }
         }
-        Ok((caller, body::query(parts.uri.query().unwrap_or_default(), route.query)?))
+        let query = parts.uri.query().unwrap_or_default();
+        let query = match route.op {
+            Op::TmfList => body::query_below(query, route.query)?,
+            _ => body::query(query, route.query)?,
+        };
+        if let Some(fields) = query.get("fields") {
+            tmf::selectable(fields)?;
+        }
+        Ok((caller, query))
     }
 
     /// Who sends it, if it may do that and has not sent too many requests.

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{
-        forms::Verb,
+        forms::{Sent, Verb},
         present::{self, IntentFilter},
         tmf,
     },
@@ -41,6 +41,10 @@ const VALIDATOR: &str = "validator";
 const PAGE_MAX: u32 = 1_000;
 /// Steps of one answer to why.
 const STEPS_MAX: usize = 500;
+/// How often a change is tried that rests on how an intent stands, while that moves.
+const TRIES_MAX: usize = 5;
+/// Pages that a list of TMF921 counts; of more intents it tells no total.
+const COUNT_PAGES: usize = 100;
 /// Pages that one filtered list looks through; what lies beyond is the next page's.
 pub(crate) const SCAN_PAGES: usize = 8;
 
@@ -76,6 +80,11 @@ impl RestView {
         }
         response
     }
+}
+
+/// Is it the same content? A document's own id is not shown, and so is not sent again.
+fn is_same(now: &Intent, sent: &Intent) -> bool {
+    *now == Intent { id: if sent.id.is_empty() { now.id.clone() } else { sent.id.clone() }, ..sent.clone() }
 }
 
 fn content(intent: &Intent) -> String {
@@ -198,7 +207,7 @@ impl Gateway {
         };
         if given.is_some() || key.is_some() {
             match self.intent(&owner, &id).await {
-                Ok(view) if view.intent.as_ref() == Some(&intent) => {
+                Ok(view) if view.intent.as_ref().is_some_and(|now| is_same(now, &intent)) => {
                     return Ok(style.answer(StatusCode::OK, &view, admitted));
                 }
                 Ok(_) => {}
@@ -226,13 +235,17 @@ impl Gateway {
         Ok(style.answer(status, &view, admitted))
     }
 
-    /// The intent as it stands, if it matches the request's If-Match; and the revision that the command names, 0 for any.
+    /// The intent as it stands, if the request's conditions hold; and the revision that the command names, 0 for any.
     /// The manager refuses the command if the intent changes in between.
     async fn expected(&self, admitted: &Admitted) -> Result<(String, IntentView, u64), Problem> {
         let owner = admitted.owner()?;
         let view = self.intent_made(&owner, &admitted.id(0)).await?;
-        let Some(wanted) = admitted.header("if-match") else { return Ok((owner, view, 0)) };
-        if !present::matches(&wanted, &present::etag(&view), true) {
+        let tag = present::etag(&view);
+        if admitted.list("if-none-match").is_some_and(|unwanted| present::matches(&unwanted, &tag, false)) {
+            return Err(moved_on(&view));
+        }
+        let Some(wanted) = admitted.list("if-match") else { return Ok((owner, view, 0)) };
+        if !present::matches(&wanted, &tag, true) {
             return Err(moved_on(&view));
         }
         let revision = if wanted.trim() == "*" { 0 } else { view.revision };
@@ -244,17 +257,73 @@ impl Gateway {
         &self,
         admitted: &Admitted,
         style: RestView,
-        change: impl FnOnce(Intent) -> Result<Intent, Problem>,
+        change: impl FnOnce(&IntentView) -> Result<Intent, Problem>,
     ) -> Result<Response, Problem> {
         let (owner, before, if_revision) = self.expected(admitted).await?;
-        let intent = change(before.intent.clone().unwrap_or_default())?;
+        let intent = change(&before)?;
+        let (view, judged) = self.redefined(&owner, &before, intent, if_revision, style).await?;
+        Ok(defined(&view, judged, style, admitted))
+    }
+
+    /// Changes a part of a definition. What comes of that rests on how the intent stands, so the manager is told the
+    /// revision; where the caller asked for none, it is tried again if the intent has moved.
+    pub(crate) async fn amend(
+        &self,
+        admitted: &Admitted,
+        style: RestView,
+        change: impl Fn(&IntentView) -> Result<Intent, Problem>,
+    ) -> Result<Response, Problem> {
+        for _ in 0..TRIES_MAX {
+            let (owner, before, asked) = self.expected(admitted).await?;
+            let intent = change(&before)?;
+            let if_revision = if asked == 0 { before.revision } else { asked };
+            match self.redefined(&owner, &before, intent, if_revision, style).await {
+                Err(problem) if problem.kind == Kind::Precondition && asked == 0 => {}
+                Err(problem) => return Err(problem),
+                Ok((view, judged)) => return Ok(defined(&view, judged, style, admitted)),
+            }
+        }
+        let detail = format!("intent {} moved {TRIES_MAX} times while it was to be changed", admitted.id(0));
+        Err(Problem { retry_after_s: Some(1), ..Problem::new(Kind::Unavailable, detail, "send it again") })
+    }
+
+    async fn redefined(
+        &self,
+        owner: &str,
+        before: &IntentView,
+        intent: Intent,
+        if_revision: u64,
+        style: RestView,
+    ) -> Result<(IntentView, bool), Problem> {
         let id = before.intent_id.clone();
         // What has happened to it belongs to the command's id: back to an earlier definition is a new command.
-        let command_id = derived_id(&["update", &owner, &id, &before.sequence.to_string(), &content(&intent)]);
-        let command = UpdateIntent { owner: owner.clone(), intent_id: id.clone(), intent: Some(intent), if_revision };
-        let (view, judged, _) = self.define(&owner, &id, &command, &command_id, style).await?;
-        let status = if judged { StatusCode::OK } else { StatusCode::ACCEPTED };
-        Ok(style.answer(status, &view, admitted))
+        let command_id = derived_id(&["update", owner, &id, &before.sequence.to_string(), &content(&intent)]);
+        let command =
+            UpdateIntent { owner: owner.to_owned(), intent_id: id.clone(), intent: Some(intent), if_revision };
+        let (view, judged, _) = self.define(owner, &id, &command, &command_id, style).await?;
+        Ok((view, judged))
+    }
+
+    /// Changes an intent by a merge patch of its resource (TMF921).
+    pub(crate) async fn patch_tmf(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
+        let kind = admitted.header("content-type").unwrap_or_default().to_ascii_lowercase();
+        if kind.contains("patch") && !kind.starts_with("application/merge-patch+json") {
+            let hint = "send application/merge-patch+json (RFC 7396)";
+            return Err(Problem::new(Kind::MediaType, "JSON Patch is not read", hint));
+        }
+        let (sent, style) = (admitted.json(), RestView::Tmf);
+        let (_, before, _) = self.expected(admitted).await?;
+        match tmf::patch(&before, &sent)? {
+            tmf::Change::Nothing => Ok(style.answer(StatusCode::OK, &before, admitted)),
+            tmf::Change::Action(verb) => self.acted(admitted, verb, style).await,
+            tmf::Change::Definition(_) => {
+                let change = |before: &IntentView| match tmf::patch(before, &sent)? {
+                    tmf::Change::Definition(intent) => Ok(intent),
+                    _ => Ok(before.intent.clone().unwrap_or_default()),
+                };
+                self.amend(admitted, style, change).await
+            }
+        }
     }
 
     /// Makes an earlier version the definition again.
@@ -318,7 +387,10 @@ impl Gateway {
     pub(crate) async fn show(&self, admitted: &Admitted, style: RestView) -> Result<Response, Problem> {
         let view = self.intent_made(&admitted.owner()?, &admitted.id(0)).await?;
         let tag = present::etag(&view);
-        if admitted.header("if-none-match").is_some_and(|wanted| present::matches(&wanted, &tag, false)) {
+        if admitted.list("if-match").is_some_and(|wanted| !present::matches(&wanted, &tag, true)) {
+            return Err(moved_on(&view));
+        }
+        if admitted.list("if-none-match").is_some_and(|wanted| present::matches(&wanted, &tag, false)) {
             return Ok(with(empty(StatusCode::NOT_MODIFIED), header::ETAG, &tag));
         }
         Ok(style.answer(StatusCode::OK, &view, admitted))
@@ -414,33 +486,38 @@ impl Gateway {
         Ok(json(StatusCode::OK, &Json::Array(found)))
     }
 
-    /// Lists for TMF921, by offset and limit.
+    /// Lists for TMF921: what the filters let through, by offset and limit, and how many there are (TMF630).
     pub(crate) async fn list_tmf(&self, admitted: &Admitted) -> Result<Response, Problem> {
         let owner = admitted.owner()?;
-        let (offset, limit) = (body::number(&admitted.query, "offset", 0, 10_000)?, limit(admitted)?);
+        let (offset, limit) = (body::number(&admitted.query, "offset", 0, 10_000)? as usize, limit(admitted)? as usize);
+        let filters = tmf::filters(&admitted.query)?;
         let mut found: Vec<Json> = vec![];
-        let (mut passed, mut token) = (0, String::new());
-        loop {
-            let request = ListRequest {
-                owner: owner.clone(),
-                page_size: PAGE_MAX.min(offset.saturating_add(limit).saturating_sub(passed)),
-                page_token: token,
-                ..ListRequest::default()
-            };
+        let (mut total, mut token) = (0, String::new());
+        for _ in 0..COUNT_PAGES {
+            let request =
+                ListRequest { owner: owner.clone(), page_size: PAGE_MAX, page_token: token, ..ListRequest::default() };
             let (views, next) = self.page(request).await?;
             for view in views {
-                if passed >= offset && found.len() < limit as usize {
-                    found.push(RestView::Tmf.show(&view, admitted));
+                let is_wanted = total >= offset && found.len() < limit;
+                // What is neither shown nor looked at is not written out.
+                let shown = if is_wanted || !filters.is_empty() { tmf::intent(&view) } else { Json::Null };
+                if filters.iter().all(|filter| filter.lets_through(&shown)) {
+                    if is_wanted {
+                        found.push(tmf::select(shown, &admitted.values("fields")));
+                    }
+                    total += 1;
                 }
-                passed += 1;
             }
             token = next;
-            if token.is_empty() || found.len() >= limit as usize {
+            if token.is_empty() {
                 break;
             }
         }
         let count = found.len().to_string();
-        let response = json(StatusCode::OK, &Json::Array(found));
+        let mut response = json(StatusCode::OK, &Json::Array(found));
+        if token.is_empty() {
+            response = with(response, header::HeaderName::from_static("x-total-count"), &total.to_string());
+        }
         Ok(with(response, header::HeaderName::from_static("x-result-count"), &count))
     }
 
@@ -457,9 +534,14 @@ impl Gateway {
     pub(crate) async fn reports_tmf(&self, admitted: &Admitted) -> Result<Response, Problem> {
         let view = self.intent(&admitted.owner()?, &admitted.id(0)).await?;
         let (offset, limit) = (body::number(&admitted.query, "offset", 0, 10_000)?, limit(admitted)?);
-        let all: Vec<Json> = tmf::report(&view).into_iter().skip(offset as usize).take(limit as usize).collect();
-        let shown = all.into_iter().map(|report| tmf::select(report, &admitted.values("fields"))).collect();
-        Ok(json(StatusCode::OK, &Json::Array(shown)))
+        let all: Vec<Json> = tmf::report(&view).into_iter().collect();
+        let total = all.len().to_string();
+        let found = all.into_iter().skip(offset as usize).take(limit as usize);
+        let shown: Vec<Json> = found.map(|report| tmf::select(report, &admitted.values("fields"))).collect();
+        let count = shown.len().to_string();
+        let response = json(StatusCode::OK, &Json::Array(shown));
+        let response = with(response, header::HeaderName::from_static("x-total-count"), &total);
+        Ok(with(response, header::HeaderName::from_static("x-result-count"), &count))
     }
 
     /// One report for TMF921.
@@ -485,21 +567,28 @@ impl Gateway {
         self.reply(VALIDATOR, answer)
     }
 
-    /// What the verdict would be, and what would come of it.
-    pub(crate) async fn check(&self, admitted: &Admitted, intent: Intent) -> Result<Response, Problem> {
-        let intent_id = admitted.value("intent_id").unwrap_or_default();
-        if !intent_id.is_empty() && !mesh_proto::is_key(intent_id) {
+    /// What the verdict would be, and what would come of it; as a next version of the intent that it names, or a new one.
+    pub(crate) async fn check(&self, admitted: &Admitted, sent: Sent) -> Result<Response, Problem> {
+        let named = admitted.value("intent_id").unwrap_or_default();
+        if !named.is_empty() && !mesh_proto::is_key(named) {
             return Err(Problem::field("intent_id", "is not a valid id", "use 1 to 64 letters, digits, `_` and `-`"));
         }
-        let reply = self.predicted(admitted.owner()?, intent_id, intent).await?;
+        let intent_id = match &sent.id {
+            Some(id) if !named.is_empty() && id != named => {
+                return Err(Problem::field("id", "is another than ?intent_id=", "leave one of them out"));
+            }
+            Some(id) => id.clone(),
+            None => named.to_owned(),
+        };
+        let reply = self.predicted(admitted.owner()?, &intent_id, sent.intent).await?;
         Ok(json(StatusCode::OK, &present::check(&reply)))
     }
 
     /// The same for TMF921. Nothing is made, so the status is not 201.
-    pub(crate) async fn probe(&self, admitted: &Admitted, name: &str, intent: Intent) -> Result<Response, Problem> {
+    pub(crate) async fn probe(&self, admitted: &Admitted, intent: Intent) -> Result<Response, Problem> {
         let reply = self.predicted(admitted.owner()?, "", intent.clone()).await?;
         let id = uuid::Uuid::now_v7().to_string();
-        let shown = tmf::select(tmf::probe(&id, name, &intent, &reply), &admitted.values("fields"));
+        let shown = tmf::select(tmf::probe(&id, &intent, &reply), &admitted.values("fields"));
         Ok(json(StatusCode::OK, &shown))
     }
 
@@ -573,6 +662,12 @@ fn owner_of(step: &Stored) -> Option<String> {
     let event = mesh_proto::contract().event(&step.message)?;
     let position = event.keys.iter().position(|key| key == "owner")?;
     mesh_proto::subject_keys(&event.subject, &step.subject)?.into_iter().nth(position)
+}
+
+/// The answer to a new definition; whether the verdict is in.
+fn defined(view: &IntentView, judged: bool, style: RestView, admitted: &Admitted) -> Response {
+    let status = if judged { StatusCode::OK } else { StatusCode::ACCEPTED };
+    style.answer(status, view, admitted)
 }
 
 fn moved_on(view: &IntentView) -> Problem {

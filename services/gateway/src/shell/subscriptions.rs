@@ -73,7 +73,7 @@ impl Gateway {
     /// Subscribes.
     pub(crate) async fn subscribe(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
         let (owner, key) = (admitted.owner()?, admitted.idempotency_key()?);
-        let HubInput { callback, query, .. } = body::form(admitted.written())?;
+        let HubInput { callback, query, .. } = body::form::<HubInput>(admitted.written())?.check()?;
         let id = match &key {
             Some(key) => derived_id(&["hub", &owner, key]),
             None => uuid::Uuid::now_v7().to_string(),

@@ -465,7 +465,7 @@ impl Gateway {
     /// Checks that a cluster is there and has what is asked for. It registers nothing: a cluster's agent declares it, since
     /// nobody else can know what it has.
     pub(crate) async fn confirm_cluster(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
-        let input: ClusterInput = body::form(admitted.written())?;
+        let input = body::form::<ClusterInput>(admitted.written())?.check()?;
         if !mesh_proto::is_key(&input.cluster_name) {
             return Err(Problem::field(
                 "cluster_name",

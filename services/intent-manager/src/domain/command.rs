@@ -123,21 +123,22 @@ impl Case<'_> {
     }
 
     pub(super) fn update(&self) -> Result<Vec<Fact>, Refusal> {
-        self.define(self.with_its_secrets(self.document()), 0)
+        self.define(self.with_what_it_keeps(self.document()), 0)
     }
 
     /// People see fingerprints in place of secrets; in a document that they read, changed and sent back the secrets of the
-    /// version before are put in their place. Any other document stays as it came.
-    fn with_its_secrets(&self, document: Bytes) -> Bytes {
+    /// version before are put in their place. What TMF921 has around an intent is kept where the document does not have it:
+    /// other faces do not speak of it. Any other document stays as it came.
+    fn with_what_it_keeps(&self, document: Bytes) -> Bytes {
         let decoded = |bytes: &Bytes| Intent::decode(bytes.clone()).ok();
         let (Some(mut intent), Some(last)) = (decoded(&document), &self.entity.submission) else { return document };
-        if !secret::holds(&intent) {
-            return document;
+        let Some(earlier) = decoded(&last.content.document) else { return document };
+        let restored = secret::holds(&intent) && secret::restore(&mut intent, &earlier);
+        let kept = intent.resource.is_empty() && !earlier.resource.is_empty();
+        if kept {
+            intent.resource = earlier.resource;
         }
-        match decoded(&last.content.document) {
-            Some(earlier) if secret::restore(&mut intent, &earlier) => intent.encode_to_vec().into(),
-            _ => document,
-        }
+        if restored || kept { intent.encode_to_vec().into() } else { document }
     }
 
     /// An earlier version again, as a next one.

@@ -475,6 +475,20 @@ fn an_update_with_the_same_content_restarts_only_ended_or_failed() {
 }
 
 #[test]
+fn what_tmf921_has_around_an_intent_outlives_an_update_without_it() {
+    let around = |intent: Intent, name: &str| Intent { resource: format!("{{\"name\":\"{name}\"}}"), ..intent };
+    let given = [submit(around(plain(), "a")), accept(1)];
+    let resource_after = |changed: Intent| {
+        let bench = check(given.clone(), update(changed), &["submitted v2 by input-3"]);
+        let Some((Fact::IntentSubmitted(fact), _)) = bench.facts.last() else { panic!() };
+        Intent::decode(fact.document.clone()).unwrap().resource
+    };
+    assert_eq!(resource_after(other()), around(other(), "a").resource);
+    assert_eq!(resource_after(around(other(), "b")), around(other(), "b").resource);
+    check(given.clone(), update(plain()), &["unchanged v1 by input-3"]);
+}
+
+#[test]
 fn a_new_version_tells_which_instances_it_no_longer_names() {
     let given = [submit(two()), accept(1), update(plain())];
     let bench = check(given, accept(2), &["acknowledged v2: waiting for a cluster"]);

@@ -12,7 +12,7 @@ use mesh_intent::{
 use mesh_proto::{
     Timestamp,
     intent::{Context, ExpectationTarget, Intent, IntentExpectation, Problem},
-    is_key,
+    is_key, json,
     workload::{ChartSpec, Expose, ProcessSpec, Resources, WorkloadDocument},
 };
 
@@ -37,6 +37,8 @@ const OBJECT_NAME_MAX_BYTES: usize = 253;
 const CONTEXTS_MAX: usize = 64;
 /// Bytes of the longest value of a context.
 const CONTEXT_MAX_BYTES: usize = 8 * 1024;
+/// Bytes of what is only kept: the reference to a report, and what TMF921 has around an intent.
+const KEPT_MAX_BYTES: usize = 64 * 1024;
 /// How to choose among stated contexts.
 const SELECTIVITIES: &[&str] = &["ALL_OF", "ONE_OF", "ANY_OF"];
 /// Kinds of workload documents.
@@ -119,6 +121,15 @@ pub fn check(intent: &Intent) -> Vec<Problem> {
         expectation(&mut found, &at, item, kind);
     }
     contradictions(&mut found, intent);
+    for (path, text) in [("intentReportReference", &intent.intent_report_reference), ("resource", &intent.resource)] {
+        if text.len() > KEPT_MAX_BYTES {
+            let reason = format!("{} bytes; at most {KEPT_MAX_BYTES} are allowed", text.len());
+            found.add(path, reason, "leave out what nobody reads, or keep it elsewhere and name the place");
+        }
+    }
+    if !intent.resource.is_empty() && !matches!(json::value_of(&intent.resource), Some(serde_json::Value::Object(_))) {
+        found.add("resource", "it is not an object", "give members of TMF921's Intent, such as {\"name\": \"plant\"}");
+    }
     let of_networks: &[&str] = match kind.map(IntentType::kind) {
         Some(ObjectKind::Network) => &[types::WORKLOAD_CONTEXT],
         _ => &[],
@@ -272,7 +283,8 @@ fn object_instance(text: &str) -> Result<(), String> {
     if !is_key(name) || is_uuid(name) {
         return Err(format!("{} is not the name of a workload document", quoted(name)));
     }
-    version_problem(version).map_or(Ok(()), Err)
+    // A chart's, or else nothing is registered under it.
+    version_problem(version, true).map_or(Ok(()), Err)
 }
 
 fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Option<&IntentType>) {
@@ -415,11 +427,11 @@ pub fn check_workload(document: &WorkloadDocument) -> Vec<Problem> {
         let reason = format!("{} is a UUID; UUIDs name instances", quoted(&document.name));
         found.add("name", reason, "give the document a name of its own");
     }
-    if let Some(reason) = version_problem(&document.version) {
+    let is_chart = document.kind == "chart";
+    if let Some(reason) = version_problem(&document.version, is_chart) {
         found.add("version", reason, "use a semantic version, such as 1.0.0");
     }
     required(&mut found, "kind", &document.kind, KINDS);
-    let is_chart = document.kind == "chart";
     if is_chart && !document.driver.is_empty() {
         let hint = "leave it out: a chart runs on clusters that run charts";
         found.add("driver", "a chart has no choice of driver", hint);
@@ -579,11 +591,16 @@ fn resource_problems(found: &mut Problems, resources: &Resources) {
     limit("resources.memoryLimitBytes", resources.memory_limit_bytes, resources.memory_bytes);
 }
 
-fn version_problem(text: &str) -> Option<String> {
+/// Charts have the versions that Helm reads, `v1.0.0` and `1.0` among them.
+fn version_problem(text: &str, of_chart: bool) -> Option<String> {
+    let parsed = match of_chart {
+        true => chart::structure::version(text).map(drop),
+        false => semver::Version::parse(text).map(drop).map_err(|error| error.to_string()),
+    };
     match text {
         "" => Some("the version is missing".into()),
         _ if text.len() > VERSION_MAX_BYTES => Some(format!("the version is longer than {VERSION_MAX_BYTES} bytes")),
-        _ => semver::Version::parse(text).err().map(|e| format!("{} is not a semantic version: {e}", quoted(text))),
+        _ => parsed.err().map(|error| format!("{} is not a semantic version: {error}", quoted(text))),
     }
 }
 
@@ -790,8 +807,8 @@ pub(crate) mod tests {
             "",
             "spinner",
             "spinner@",
-            "spinner@1",
-            "spinner@v1.0.0",
+            "spinner@latest",
+            "spinner@1.0.0.0",
             "@1.0.0",
             "a b@1.0.0",
             "s@1.0.0@2.0.0",
@@ -854,6 +871,30 @@ pub(crate) mod tests {
         one(after(|i| i.intent_preemption_capability = "true".into()), "intentPreemptionCapability", "mean TRUE?");
         one(after(|i| i.intent_admin_state = "ACTIVE".into()), "intentAdminState", "did you mean ACTIVATED?");
         one(after(|i| i.context_selectivity = "SOME".into()), "contextSelectivity", "ALL_OF, ONE_OF, ANY_OF");
+    }
+
+    #[test]
+    fn what_is_only_kept_is_bounded_and_of_its_shape() {
+        let long = "x".repeat(KEPT_MAX_BYTES + 1);
+        one(after(|i| i.intent_report_reference = long.clone()), "intentReportReference", "65537 bytes");
+        one(after(|i| i.resource = format!("{{\"name\": \"{long}\"}}")), "resource", "bytes");
+        one(after(|i| i.resource = "plant".into()), "resource", "not an object");
+        assert_eq!(after(|i| i.resource = "{\"name\": \"Halle Süd\"}".into()), [""; 0]);
+    }
+
+    #[test]
+    fn a_chart_has_a_version_that_helm_reads() {
+        for (version, of_chart, taken) in [
+            ("v1.0.0", true, true),
+            ("1.0", true, true),
+            ("v1.0.0", false, false),
+            ("1.0", false, false),
+            ("1.0.0", false, true),
+            ("latest", true, false),
+            ("", true, false),
+        ] {
+            assert_eq!(version_problem(version, of_chart).is_none(), taken, "{version}, {of_chart}");
+        }
     }
 
     #[test]
