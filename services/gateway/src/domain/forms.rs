@@ -147,7 +147,8 @@ pub fn intent(value: impl Into<Written>) -> Result<Sent, Problem> {
         for name in STANDING {
             value.take(&[name]).map_err(unread)?;
         }
-        let of = value.get("intent_report_reference").and_then(|report| report.get("intent_id")).and_then(Written::text);
+        let of =
+            value.get("intent_report_reference").and_then(|report| report.get("intent_id")).and_then(Written::text);
         if of.is_some() && of == value.get("id").and_then(Written::text) {
             value.take(&["intent_report_reference"]).map_err(unread)?;
         }
@@ -298,7 +299,7 @@ impl TargetUpdate {
     /// # Errors
     /// When there is no such target, or more than one.
     pub fn apply(&self, intent: &mut Intent) -> Result<(), Problem> {
-        let wanted = &self.target_id;
+        let wanted = self.target_id.as_str();
         let number = wanted.parse::<usize>().ok();
         let mut known = vec![];
         let mut found = vec![];
