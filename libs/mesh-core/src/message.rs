@@ -181,13 +181,7 @@ mod tests {
     }
 
     fn bucket() -> CreateBucket {
-        CreateBucket {
-            owner: "local".into(),
-            bucket: "b".into(),
-            policy: "p".into(),
-            realm: "r".into(),
-            ..CreateBucket::default()
-        }
+        CreateBucket { owner: "local".into(), bucket: "b".into(), policy: "p".into(), realm: "r".into() }
     }
 
     #[test]

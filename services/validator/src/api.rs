@@ -148,7 +148,7 @@ mod tests {
     use bytes::Bytes;
     use mesh_core::ReadModel as _;
     use mesh_proto::{
-        Event, Timestamp, Written,
+        Event, Timestamp,
         cluster::ClusterRegistered,
         workload::{InstanceChanged, InstancePhase, InstanceWanted, WorkloadRegistered},
     };
