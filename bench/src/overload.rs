@@ -107,7 +107,7 @@ async fn within(data_dir: &Path, full: bool) -> anyhow::Result<Vec<Row>> {
     Ok(vec![
         Row::new(
             1,
-            "planned while three times the best is offered, to the best (mean of before and after)",
+            "planned while three times the best is offered, to the best (mean of the two around it)",
             Bound::AtLeast(0.9),
             "",
             goodput * 2.0 / (before + after),

@@ -77,7 +77,9 @@ const IMPURE: &[&str] = &[
 fn is_domain(source: &Source) -> bool {
     let path = source.path.to_string_lossy();
     let service = path.starts_with("services/") && (path.contains("/src/domain/") || path.ends_with("/src/domain.rs"));
-    let shared = path.strip_prefix("libs/mesh-rest/src/").is_some_and(|file| !matches!(file, "ask.rs" | "http.rs"));
+    let shared = path
+        .strip_prefix("libs/mesh-rest/src/")
+        .is_some_and(|file| !matches!(file, "admission.rs" | "ask.rs" | "http.rs"));
     (service || shared || path.starts_with("libs/mesh-core/src/")) && !source.is_test_file()
 }
 
