@@ -153,9 +153,11 @@ mod tests {
         let ask = |asked: &mut Asked, tickets: std::ops::Range<u64>, now| {
             asked.waiting.extend(tickets.map(|ticket| (ticket, now)));
         };
-        // 100 answered in a second, but with nobody left to wait: as many came as were answered.
-        ask(&mut asked, 0..100, at(0));
-        (0..100).for_each(|ticket| asked.answered(ticket, at(ticket * 10)));
+        // 100 answered in a second, each before the next came: as many came as were answered.
+        for ticket in 0..100 {
+            ask(&mut asked, ticket..ticket + 1, at(ticket * 10));
+            asked.answered(ticket, at(ticket * 10 + 5));
+        }
         asked.reckon(at(1_250));
         assert_eq!(asked.limit(), WAITING_MAX);
         // 50 in each quarter of a second, while 1,000 wait.
