@@ -14,10 +14,12 @@ const WORTH_SYNCS: u64 = 4;
 /// What a batch costs the server besides: a store of its own, made and removed. Measured in plain publishes of half a
 /// millisecond (`docs/performance.md`).
 const BATCH_MICROS: u64 = 5_500;
+/// A disk whose quickest write takes less is not slow, whatever else makes writes take their time.
+const SLOW: Duration = Duration::from_millis(2);
 /// How long the quickest write stands for the disk.
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// Measures plain publishes. The quickest of the last seconds had nothing before it: it is what the disk takes.
+/// Measures plain publishes. The quickest of the last seconds waited for nothing else: it is what the disk takes.
 pub(crate) struct Disk {
     windows: Mutex<Windows>,
     worth: AtomicUsize,
@@ -45,10 +47,12 @@ impl Disk {
         Self { windows: Mutex::new(windows), worth: AtomicUsize::new(WORTH_MAX) }
     }
 
-    /// A plain publish, begun at `start`, was stored.
-    pub(crate) fn stored_since(&self, start: Instant) {
+    /// A plain publish, begun at `start` as one of `together` on their way to one stream, was stored. The server stores them
+    /// one after the other.
+    pub(crate) fn stored_since(&self, start: Instant, together: u32) {
         let now = Instant::now();
-        let quickest = self.windows.lock().took(now, now.saturating_duration_since(start));
+        let took = now.saturating_duration_since(start) / together.max(1);
+        let quickest = self.windows.lock().took(now, took);
         self.worth.store(worth(quickest), Relaxed);
     }
 
@@ -59,6 +63,9 @@ impl Disk {
 }
 
 fn worth(write: Duration) -> usize {
+    if write < SLOW {
+        return WORTH_MAX;
+    }
     let micros = u64::try_from(write.as_micros()).unwrap_or(u64::MAX).max(1);
     usize::try_from(WORTH_SYNCS + BATCH_MICROS / micros).unwrap_or(WORTH_MAX).clamp(WORTH_SYNCS as usize + 1, WORTH_MAX)
 }
@@ -70,7 +77,8 @@ mod tests {
     #[test]
     fn the_slower_a_sync_the_fewer_messages_are_worth_a_batch() {
         assert_eq!(worth(Duration::from_micros(300)), 16);
-        assert_eq!(worth(Duration::from_micros(1_000)), 9);
+        assert_eq!(worth(Duration::from_micros(1_999)), 16);
+        assert_eq!(worth(Duration::from_micros(2_000)), 6);
         assert_eq!(worth(Duration::from_micros(5_500)), 5);
         assert_eq!(worth(Duration::from_secs(5)), 5);
     }

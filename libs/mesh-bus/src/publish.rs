@@ -119,7 +119,6 @@ impl Link {
         let mut full = false;
         let mut silent = 0;
         loop {
-            let start = std::time::Instant::now();
             let attempt = self.ask(subject.clone(), Some(headers.clone()), body.clone(), self.ack_timeout());
             let Ok(answer) = tokio::time::timeout_at(deadline, attempt).await else {
                 return Err(if full {
@@ -137,7 +136,6 @@ impl Link {
             match answer.as_ref().map(Answer::parse) {
                 Ok(Some(Answer::Stored { sequence, is_known })) => {
                     self.stats.published.fetch_add(1, Relaxed);
-                    self.disk.stored_since(start);
                     self.mark_full(stream, false);
                     return Ok((sequence, is_known));
                 }

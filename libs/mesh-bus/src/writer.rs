@@ -13,7 +13,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicBool,
+            AtomicBool, AtomicU32,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -169,6 +169,27 @@ pub(crate) struct Core {
     closed: AtomicBool,
     nudge: Notify,
     full: AtomicBool,
+    /// Plain publishes on their way.
+    plain: AtomicU32,
+}
+
+/// A plain publish, counted for as long as it is on its way.
+struct Flying<'a> {
+    all: &'a AtomicU32,
+    /// On their way when it set out, itself included.
+    together: u32,
+}
+
+impl<'a> Flying<'a> {
+    fn one_more(all: &'a AtomicU32) -> Self {
+        Self { all, together: all.fetch_add(1, Relaxed) + 1 }
+    }
+}
+
+impl Drop for Flying<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Relaxed);
+    }
 }
 
 /// A decision that waits for its turn or answer.
@@ -267,6 +288,7 @@ impl Core {
             nudge: Notify::new(),
             closed: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            plain: AtomicU32::new(0),
             source,
             closing,
             link,
@@ -409,10 +431,10 @@ impl Core {
         let message = &decision.messages[0];
         let subject = ingest(&self.stream, &message.subject);
         let headers = self.headers(decision, 0);
-        let start = std::time::Instant::now();
+        let (start, flying) = (std::time::Instant::now(), Flying::one_more(&self.plain));
         let answer = self.link.ask(subject, Some(headers), message.body.clone(), self.link.ack_timeout()).await?;
         let stored = self.stored(&answer, 1)?;
-        self.link.disk.stored_since(start);
+        self.link.disk.stored_since(start, flying.together);
         Ok(stored)
     }
 
