@@ -52,7 +52,7 @@ pub(crate) async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<Ex
     Ok(ExitCode::from(if failure.is_some() { 70 } else { 0 }))
 }
 
-/// Leaves a context for the NATS command line, and says how to use it, or why there is none.
+/// Writes a context for the NATS command line, and says how to use it, or why it was not written.
 fn nats(data_dir: &Path, name: &str, endpoints: &Endpoints) -> String {
     let Some(home) = nats_context::config_home(|variable| std::env::var_os(variable)) else {
         return "no context is written: neither XDG_CONFIG_HOME nor HOME is set".into();
