@@ -31,15 +31,20 @@ pub struct Sources {
 }
 
 /// Derived events of facts stored earlier than this before the newest derived event are known to be published.
-const OVERLAP_MS: i64 = 2_000;
+const OVERLAP_MS: i64 = 3_000;
 /// Derived events waiting to be published.
 const PENDING_MAX: usize = 10_000;
 /// Shortest time between two publications of derived events; each publishes all there are by then.
 const GATHER: Duration = Duration::from_millis(200);
+/// The same while there are many, so that more of them share a write to disk: a batch costs the server as much as a dozen
+/// single ones, however full it is.
+const GATHER_MANY: Duration = Duration::from_secs(1);
+/// Derived events in one publication that count as many.
+const MANY: usize = 6;
 /// Between two full batches of them.
 const BREATH: Duration = Duration::from_millis(5);
 /// Derived events published at once.
-const GATHER_MAX: usize = 100;
+const GATHER_MAX: usize = 200;
 
 /// Arrivals waiting to be applied.
 const ARRIVALS_MAX: usize = 4_096;
@@ -288,7 +293,8 @@ async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::
         }
         // A full batch is followed by the next after a breath, in which decisions find their way to the server.
         let full = batch.len() == GATHER_MAX;
-        next = tokio::time::Instant::now() + if full { BREATH } else { GATHER };
+        let gather = if batch.len() < MANY { GATHER } else { GATHER_MANY };
+        next = tokio::time::Instant::now() + if full { BREATH } else { gather };
         let messages = std::mem::take(&mut batch);
         tokio::select! {
             result = mesh.bus().publish_many(messages) => {
