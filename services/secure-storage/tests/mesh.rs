@@ -9,6 +9,9 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
+#[path = "mesh/tools.rs"]
+mod tools;
+
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
