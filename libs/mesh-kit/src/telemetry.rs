@@ -31,10 +31,11 @@ use tracing::{
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
+    field::RecordFields,
     filter::filter_fn,
     fmt::{
         FmtContext, FormatEvent, FormatFields, FormattedFields,
-        format::{JsonFields, Writer},
+        format::{DefaultFields, JsonFields, Writer},
     },
     layer::SubscriberExt as _,
     registry::LookupSpan,
@@ -158,8 +159,20 @@ fn lines(format: LogFormat) -> Box<dyn Layer<tracing_subscriber::layer::Layered<
     use std::io::IsTerminal as _;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => Box::new(lines.with_ansi(std::io::stderr().is_terminal())),
+        LogFormat::Text => Box::new(lines.fmt_fields(TextFields).with_ansi(std::io::stderr().is_terminal())),
         LogFormat::Json => Box::new(lines.fmt_fields(JsonFields::new()).event_format(JsonLines).with_ansi(false)),
+    }
+}
+
+/// Fields of a line of text. Text of others in them stays in its line: what would move the cursor, change colours or turn
+/// the direction of text around is written out.
+struct TextFields;
+
+impl<'a> FormatFields<'a> for TextFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'a>, fields: R) -> fmt::Result {
+        let mut text = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
+        writer.write_str(&mesh_proto::shown::line(&text))
     }
 }
 
@@ -449,19 +462,51 @@ mod tests {
         assert_eq!(carriers, [true, true, false, false]);
     }
 
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().clone()).unwrap()
+        }
+    }
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn text_of_others_acts_in_no_line_of_a_log() {
+        let hostile = "a\u{1b}[2J\u{202e}b\u{2066}\r\nINFO forged: line\u{9b}\u{7f}\u{200b}";
+        let error = Error::Endpoint { endpoint: hostile.into(), source: Endpoint::from_shared("%").unwrap_err() };
+        for json in [false, true] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_ansi(false);
+            let layer: Box<dyn Layer<Registry> + Send + Sync> = match json {
+                false => Box::new(layer.fmt_fields(TextFields)),
+                true => Box::new(layer.fmt_fields(JsonFields::new()).event_format(JsonLines)),
+            };
+            tracing::subscriber::with_default(Registry::default().with(layer), || {
+                let _span = tracing::info_span!("decide", intent = hostile, of = %hostile).entered();
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, name = hostile, shown = %hostile, debug = ?hostile, "{hostile}");
+            });
+            let text = lines.text();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert_eq!(mesh_proto::shown::line(text.trim_end_matches('\n')), text.trim_end_matches('\n'), "{text}");
+            assert!(text.contains("forged"));
+        }
+    }
+
     #[test]
     fn a_json_line_has_typed_fields_and_the_whole_chain_of_an_error() {
-        #[derive(Clone, Default)]
-        struct Lines(Arc<Mutex<Vec<u8>>>);
-        impl std::io::Write for Lines {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
         let (lines, error) = (Lines::default(), Error::Authority(std::io::Error::other("disk gone")));
         let writer = lines.clone();
         let json = tracing_subscriber::fmt::layer()
@@ -474,7 +519,7 @@ mod tests {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, count = 3, share = 0.5, held = true, target = "x", "not\nread");
         });
-        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        let text = lines.text();
         assert_eq!(text.lines().count(), 1, "{text}");
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["error"], "read tls_ca_file: disk gone");

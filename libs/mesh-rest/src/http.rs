@@ -78,9 +78,10 @@ pub fn too_slow() -> Problem {
     Problem::new(Kind::Timeout, format!("the body did not arrive within {} s", BODY_LIMIT.as_secs()), "send it again")
 }
 
-/// An answer with a JSON body.
+/// An answer with a JSON body; what would act in text of others on a terminal is written as JSON's escapes.
 pub fn json(status: StatusCode, value: &Json) -> Response {
-    let mut response = Response::new(Body::from(value.to_string()));
+    let text = mesh_proto::shown::json(&value.to_string()).into_owned();
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
