@@ -6,7 +6,7 @@ use std::fmt;
 
 use mesh_proto::wording;
 
-pub use page::{OWNER_DEFAULT, Page, SIZE_DEFAULT, SIZE_MAX, check_key, owner, size};
+pub use page::{OWNER_DEFAULT, Page, SIZE_DEFAULT, SIZE_MAX, check_key, narrowed_by, owner, size};
 
 /// Why a query was not answered. Says what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]

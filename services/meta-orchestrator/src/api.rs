@@ -1,6 +1,6 @@
 //! Answers about clusters and plans.
 
-use mesh_core::query::{Error, Page, owner};
+use mesh_core::query::{Error, Page, narrowed_by, owner};
 use mesh_kit::View;
 use mesh_proto::{
     placement::{ClusterList, ClusterView, ExplainReply, orchestrator_queries_server::OrchestratorQueries},
@@ -26,8 +26,9 @@ impl Api {
 impl OrchestratorQueries for Api {
     /// Clusters belong to no owner; a `state` of `available` or `lost` leaves the others out.
     async fn list_clusters(&self, request: Request<ListRequest>) -> Result<Response<ClusterList>, Status> {
-        let ListRequest { page_size, page_token, state, .. } = request.into_inner();
-        let wanted = match state.as_str() {
+        let request = request.into_inner();
+        narrowed_by(&request, &["state"])?;
+        let wanted = match request.state.as_str() {
             "" => None,
             "available" => Some(true),
             "lost" => Some(false),
@@ -36,14 +37,17 @@ impl OrchestratorQueries for Api {
                 return Err(Error::invalid(format!("a cluster has no state {other:?}"), hint).into());
             }
         };
-        let page = Page::new(page_size, &page_token)?;
+        let page = Page::new(request.page_size, &request.page_token)?;
         let listed = |planned: &State| self.view.read(|view| view.clusters(planned, &page, wanted));
         let (clusters, next_page_token) = self.planned.read(listed);
         Ok(Response::new(ClusterList { clusters, next_page_token }))
     }
 
     async fn get_cluster(&self, request: Request<GetRequest>) -> Result<Response<ClusterView>, Status> {
-        let id = request.into_inner().id;
+        let GetRequest { owner: asked, id } = request.into_inner();
+        if !asked.is_empty() {
+            return Err(Error::invalid("clusters belong to no owner", "leave owner out").into());
+        }
         let found = self.planned.read(|planned| self.view.read(|view| view.cluster(planned, &id)));
         let missing = || Error::not_found(format!("cluster {id:?}"), "list those that registered with ListClusters");
         Ok(Response::new(found.ok_or_else(missing)?))

@@ -58,6 +58,7 @@ impl NetworkQueries for Api {
 
     async fn list_intents(&self, request: Request<ListRequest>) -> Result<Response<NetworkIntentList>, Status> {
         let request = request.into_inner();
+        query::narrowed_by(&request, &["owner"])?;
         let page = query::Page::new(request.page_size, &request.page_token)?;
         let (intents, next_page_token) =
             self.networks.read(|networks| networks.list(query::owner(&request.owner), &page));

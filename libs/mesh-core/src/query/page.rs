@@ -1,6 +1,6 @@
 //! What questions have in common: whose things are meant, which page of a list, and what a key looks like.
 
-use mesh_proto::{KEY_FORMAT, is_key};
+use mesh_proto::{KEY_FORMAT, is_key, query::ListRequest};
 
 use super::Error;
 
@@ -21,6 +21,26 @@ pub fn check_key(what: &str, text: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::invalid(format!("{what} {:?} is not a key", head(text)), format!("use {KEY_FORMAT}")))
+}
+
+/// Refuses what a list is not narrowed by: the lists of all areas share their question, and none drops a part of it.
+///
+/// # Errors
+/// Invalid argument, with the first of its members that is given and not among `taken`.
+pub fn narrowed_by(request: &ListRequest, taken: &[&str]) -> Result<(), Error> {
+    let ListRequest { owner, page_size: _, page_token: _, state, states, user_label, object_instance, count } = request;
+    let given = [
+        ("owner", !owner.is_empty()),
+        ("state", !state.is_empty()),
+        ("states", !states.is_empty()),
+        ("user_label", !user_label.is_empty()),
+        ("object_instance", !object_instance.is_empty()),
+        ("count", *count),
+    ];
+    match given.iter().find(|(name, is_given)| *is_given && !taken.contains(name)) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::invalid(format!("this list does not know {name}"), "leave it out")),
+    }
 }
 
 /// Entries of a list when the question does not say how many.
@@ -134,5 +154,13 @@ mod tests {
         let text = check_key("owner", "a b").unwrap_err().to_string();
         assert_eq!(text, "owner \"a b\" is not a key; use 1 to 64 letters, digits, `_` and `-`");
         assert_eq!((owner(""), owner("me")), ("local", "me"));
+    }
+
+    #[test]
+    fn a_list_refuses_what_it_is_not_narrowed_by() {
+        let request = ListRequest { user_label: "a".into(), state: "b".into(), ..ListRequest::default() };
+        assert!(narrowed_by(&request, &["state", "user_label"]).is_ok());
+        assert!(matches!(narrowed_by(&request, &["state"]), Err(Error::InvalidArgument { .. })));
+        assert!(narrowed_by(&ListRequest { page_size: 7, ..ListRequest::default() }, &[]).is_ok());
     }
 }

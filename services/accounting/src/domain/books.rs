@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Derived, Projector, Stored,
-    query::{Error, Page},
+    query::{Error, Page, narrowed_by},
 };
 use mesh_proto::{
     Timestamp,
@@ -103,6 +103,7 @@ impl Books {
     /// # Errors
     /// A page token that no page ended with.
     pub fn list(&self, request: &ListRequest) -> Result<AccountList, Error> {
+        narrowed_by(request, &["state"])?;
         let page = Page::new(request.page_size, &request.page_token)?;
         let named = self.ledger.accounts.keys().filter(|name| name.starts_with(&request.state));
         let later = named.filter(|name| name.as_str() > page.after());

@@ -303,11 +303,13 @@ impl IntentsView {
             bytes += view.encoded_len();
             intents.push(view);
         }
-        let next_page_token = match (found.next(), intents.last()) {
-            (Some(_), Some(last)) => last.intent_id.clone(),
-            _ => String::new(),
+        let shown = intents.len() as u64;
+        let (next_page_token, more) = match (found.next(), intents.last()) {
+            (Some(_), Some(last)) => (last.intent_id.clone(), 1),
+            _ => (String::new(), 0),
         };
-        Ok(IntentList { intents, next_page_token })
+        let total = if request.count { shown + more + found.count() as u64 } else { 0 };
+        Ok(IntentList { intents, next_page_token, total })
     }
 }
 

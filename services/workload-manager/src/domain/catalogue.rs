@@ -7,7 +7,7 @@ use std::{
 
 use mesh_core::{
     Derived, Projector, Stored,
-    query::{Error, Page, owner},
+    query::{Error, Page, narrowed_by, owner},
 };
 use mesh_planner::Driver;
 use mesh_proto::{
@@ -265,6 +265,7 @@ impl Catalogue {
     /// # Errors
     /// Invalid argument: a phase or page token that there is not.
     pub fn list(&self, request: &ListRequest) -> Result<WorkloadList, Error> {
+        narrowed_by(request, &["owner", "state"])?;
         let owner = owner(&request.owner).to_owned();
         let phase = phase(&request.state)?;
         let wanted = Page::new(request.page_size, &request.page_token)?;

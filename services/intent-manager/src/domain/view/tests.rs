@@ -366,9 +366,12 @@ proptest! {
 
 /// Every page of a list, and the ids on them.
 fn pages(view: &IntentsView, request: &ListRequest) -> Vec<String> {
-    let (mut found, mut request) = (vec![], request.clone());
+    let (mut found, mut request) = (vec![], ListRequest { count: true, ..request.clone() });
+    let mut counted = None;
     loop {
         let page = view.list(&request).unwrap();
+        // Each page says how many there are from it on.
+        assert_eq!(*counted.get_or_insert(page.total), found.len() as u64 + page.total);
         assert!(
             page.intents.len() <= request.page_size as usize
                 && (page.next_page_token.is_empty() || !page.intents.is_empty())
@@ -376,6 +379,7 @@ fn pages(view: &IntentsView, request: &ListRequest) -> Vec<String> {
         found.extend(page.intents.into_iter().map(|i| i.intent_id));
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
+            assert_eq!(counted, Some(found.len() as u64));
             return found;
         }
     }
