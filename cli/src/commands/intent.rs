@@ -554,7 +554,7 @@ async fn types(context: &Context<'_>) -> anyhow::Result<ExitCode> {
 }
 
 async fn objectives(context: &Context<'_>, file: &Path) -> anyhow::Result<ExitCode> {
-    let document = document::read(file)?.remove(0).into_json().to_string();
+    let document = document::read(file)?.remove(0).into_spelt_json().to_string();
     let client = context.client().await?;
     let request = ObjectivesRequest { document };
     let reply = answer("translate goals", client.validator().await?.objectives(request).await)?;

@@ -212,6 +212,7 @@ fn objective(component: &Component, goal: Goal, resources: &[Resource]) -> Objec
 }
 
 /// Reads the components of a document: a TOSCA topology (`topology_template.node_templates`), or its node templates alone.
+/// Names are taken as the document has them, so numbers in it are to be as they are spelt (`Written::into_spelt_json`).
 /// A component's work is in its properties `work_core_seconds`, `parallelism`, `memory_bytes` and `accelerators`; what it
 /// does not say counts as 1 core-second on one core.
 ///
@@ -248,18 +249,47 @@ pub fn read(document: &Json) -> Result<Vec<Component>, Vec<Problem>> {
             let hint = "write Application_Performance: {Total_Execution_Time: \"<= 200 ms\"}";
             problems.push(problem(path, "it states no goal".into(), hint));
         }
-        let figure = |key: &str| properties.get(key).and_then(Json::as_f64).filter(|v| v.is_finite() && *v > 0.0);
-        let missing =
-            [("work_core_seconds", "1"), ("parallelism", "1")].into_iter().filter(|(key, _)| figure(key).is_none());
-        let assumed =
-            missing.map(|(key, value)| format!("{key} = {value}, which the document does not state")).collect();
-        let names = properties.get("accelerators").and_then(Json::as_array).into_iter().flatten();
+        let mut figure = |key: &str| {
+            let value = properties.get(key).filter(|value| !value.is_null())?;
+            let number = value.as_f64().or_else(|| value.as_str()?.parse().ok()).filter(|v| v.is_finite() && *v > 0.0);
+            if number.is_none() {
+                let path = format!("{at}{name}.properties.{key}");
+                problems.push(problem(
+                    path,
+                    format!("{value} is not a number above 0"),
+                    "write a number, or leave it out",
+                ));
+            }
+            number
+        };
+        let (work, parallelism) = (figure("work_core_seconds"), figure("parallelism"));
+        let memory = figure("memory_bytes");
+        let missing = [("work_core_seconds", work), ("parallelism", parallelism)];
+        let missing = missing.into_iter().filter(|(_, given)| given.is_none());
+        let assumed = missing.map(|(key, _)| format!("{key} = 1, which the document does not state")).collect();
+        let mut accelerators = vec![];
+        let names = match properties.get("accelerators") {
+            None | Some(Json::Null) => &[],
+            Some(Json::Array(names)) => names.as_slice(),
+            Some(one) => std::slice::from_ref(one),
+        };
+        for (i, given) in names.iter().enumerate() {
+            match given {
+                Json::String(given) => accelerators.push(given.clone()),
+                // A name that looks like a number or a truth value.
+                Json::Number(_) | Json::Bool(_) => accelerators.push(given.to_string()),
+                _ => {
+                    let path = format!("{at}{name}.properties.accelerators[{i}]");
+                    problems.push(problem(path, format!("{given} is not a name"), "write a list of names"));
+                }
+            }
+        }
         components.push(Component {
             name: name.clone(),
-            work_core_seconds: figure("work_core_seconds").unwrap_or(1.0),
-            parallelism: figure("parallelism").unwrap_or(1.0),
-            memory_bytes: properties.get("memory_bytes").and_then(Json::as_u64).unwrap_or_default(),
-            accelerators: names.filter_map(Json::as_str).map(str::to_owned).collect(),
+            work_core_seconds: work.unwrap_or(1.0),
+            parallelism: parallelism.unwrap_or(1.0),
+            memory_bytes: memory.map_or(0, |bytes| bytes as u64),
+            accelerators,
             goals,
             assumed,
         });
@@ -422,6 +452,28 @@ mod tests {
         let mut large = read(&trainer("minimum")).unwrap().remove(0);
         large.memory_bytes = 1_000 * GB;
         assert!(translate(&large, &platform())[0].reason.contains("no resource can run"));
+    }
+
+    #[test]
+    fn names_are_taken_as_they_are_spelt_and_figures_are_never_dropped() {
+        let of = |properties: &str| {
+            let text = format!("a: {{intent: {{x: {{Execution_Time: minimum}}}}, {properties}}}\n");
+            read(&mesh_proto::Written::yaml(&text).unwrap().into_spelt_json())
+        };
+        let named =
+            of("accelerators: [U50, 1.10, 010, 7, yes, true], work_core_seconds: 1.50, memory_bytes: 1e3").unwrap();
+        assert_eq!(named[0].accelerators, ["U50", "1.10", "010", "7", "yes", "true"]);
+        assert_eq!((named[0].work_core_seconds, named[0].memory_bytes), (1.5, 1_000));
+        assert_eq!(of("accelerators: 550").unwrap()[0].accelerators, ["550"]);
+        for (wrong, path) in [
+            ("accelerators: [[a]]", "a.properties.accelerators[0]"),
+            ("accelerators: [~]", "a.properties.accelerators[0]"),
+            ("work_core_seconds: ten", "a.properties.work_core_seconds"),
+            ("parallelism: -1", "a.properties.parallelism"),
+            ("memory_bytes: [1]", "a.properties.memory_bytes"),
+        ] {
+            assert_eq!(of(wrong).unwrap_err()[0].path, path);
+        }
     }
 
     #[test]

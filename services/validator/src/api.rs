@@ -99,7 +99,7 @@ impl ValidatorQueries for Api {
         let problem = |reason: String| Problem { path: String::new(), reason, hint: "correct it there".into() };
         let read = Written::yaml(&document)
             .map_err(|error| vec![problem(format!("it is neither YAML nor JSON: {error}"))])
-            .and_then(|written| goal::read(&written.into_json()));
+            .and_then(|written| goal::read(&written.into_spelt_json()));
         Ok(Response::new(match read {
             Ok(components) => {
                 let resources = self.view.read(Known::resources);
