@@ -182,6 +182,9 @@ pub enum DecodeError {
     /// The body is not JSON for this message.
     #[error("decode JSON body: {0}")]
     Json(String),
+    /// A command says something that is not known here: nothing of it may be dropped silently.
+    #[error("field {0} is not known here: leave it out, or update the services that read it")]
+    Unknown(String),
     /// The content type is neither protobuf nor JSON.
     #[error("content type {0:?} is neither application/protobuf nor application/json")]
     ContentType(String),

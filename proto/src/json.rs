@@ -54,6 +54,70 @@ pub fn from_written<M: prost::Message + Default>(message: &str, written: &Writte
     Ok(M::decode(written_to_protobuf(message, written)?.as_slice())?)
 }
 
+/// What somebody wrote of a message, as JSON that is merged or looked at before it is read: fields by their names in JSON,
+/// text as it is spelt, nulls kept. What does not fit is left to the reader.
+///
+/// # Errors
+/// When a field is there in two spellings, or a number of a person's own would be rounded.
+pub fn spelt(message: &str, written: &Written) -> Result<Json, DecodeError> {
+    let mut problems = vec![];
+    let value = spell(Some(&Kind::Message(descriptor(message)?)), written, "", &mut problems);
+    if problems.is_empty() { Ok(value) } else { Err(DecodeError::Json(problems.join("; "))) }
+}
+
+/// The same for one value; of no kind if it is a person's own.
+fn spell(kind: Option<&Kind>, written: &Written, at: &str, problems: &mut Vec<String>) -> Json {
+    match (kind, &written.kind) {
+        (Some(Kind::String), WrittenKind::Bool(_, text) | WrittenKind::Number(_, text)) => Json::String(text.clone()),
+        (Some(_), WrittenKind::List(items)) => {
+            let one = |(i, item): (usize, &Written)| spell(kind, item, &format!("{at}[{i}]"), problems);
+            items.iter().enumerate().map(one).collect()
+        }
+        (Some(Kind::Message(inner)), WrittenKind::Fields(fields)) if inner.is_map_entry() => {
+            let kind = inner.map_entry_value_field().kind();
+            let one = |entry: &Field| {
+                let at = format!("{at}.{}", entry.name);
+                (entry.name.clone(), spell(Some(&kind), &entry.value, &at, problems))
+            };
+            Json::Object(fields.iter().map(one).collect())
+        }
+        (Some(Kind::Message(inner)), WrittenKind::Fields(fields)) => {
+            let mut object = serde_json::Map::new();
+            for part in fields {
+                let at = if at.is_empty() { part.name.clone() } else { format!("{at}.{}", part.name) };
+                let field = known(inner, &part.name);
+                let name = field.as_ref().map_or(part.name.as_str(), FieldDescriptor::json_name).to_owned();
+                if object.contains_key(&name) {
+                    let other = |first: &&Field| known(inner, &first.name) == field;
+                    let first = fields.iter().find(other).unwrap_or(part);
+                    problems.push(format!("{at}: {}", written::same(first, part)));
+                    continue;
+                }
+                let value = match (&field, &part.value.kind) {
+                    (Some(field), WrittenKind::Bool(_, text) | WrittenKind::Number(_, text)) if is_value(field) => {
+                        Json::String(text.clone())
+                    }
+                    (Some(field), _) if !is_value(field) => spell(Some(&field.kind()), &part.value, &at, problems),
+                    _ => spell(None, &part.value, &at, problems),
+                };
+                object.insert(name, value);
+            }
+            Json::Object(object)
+        }
+        (None, _) => written.clone().into_exact_json().unwrap_or_else(|error| {
+            problems.push(format!("{at}: {error}"));
+            Json::Null
+        }),
+        _ => written.clone().into_json(),
+    }
+}
+
+/// The field of a name, in any of its spellings.
+fn known(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    let field = descriptor.get_field_by_json_name(name).or_else(|| descriptor.get_field_by_name(name));
+    field.or_else(|| descriptor.fields().find(|field| published(field).as_deref() == Some(name)))
+}
+
 /// Can these bytes be a message's body in protobuf?
 pub fn is_protobuf(message: &str, body: &[u8]) -> bool {
     descriptor(message).is_ok_and(|descriptor| DynamicMessage::decode(descriptor, body).is_ok())
@@ -155,9 +219,10 @@ fn option(field: &FieldDescriptor, name: &str) -> Option<Value> {
     options.has_extension(&extension).then(|| options.get_extension(&extension).into_owned())
 }
 
-/// The list, object or quoted text that a text stands for; `None` if it stands for itself.
+/// The list, object or quoted text that a text stands for; `None` if it stands for itself, as does one whose numbers JSON's
+/// readers would round.
 pub fn value_of(text: &str) -> Option<Json> {
-    text.starts_with(['[', '{', '"']).then(|| serde_json::from_str(text).ok()).flatten()
+    text.starts_with(['[', '{', '"']).then(|| Written::json(text.as_bytes()).ok()?.into_exact_json().ok()).flatten()
 }
 
 /// The text that stands for a value. A text that would be taken for another value is quoted.
@@ -195,9 +260,7 @@ fn fit(
     for part in fields {
         let name = part.name.as_str();
         let at = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        let known = descriptor.get_field_by_json_name(name).or_else(|| descriptor.get_field_by_name(name));
-        let known = known.or_else(|| descriptor.fields().find(|field| published(field).as_deref() == Some(name)));
-        let Some(field) = known else {
+        let Some(field) = known(descriptor, name) else {
             problems.push(unknown(descriptor, name, &at));
             continue;
         };
@@ -332,24 +395,8 @@ fn told(written: &Written) -> String {
 fn any_text(written: &Written) -> Result<String, String> {
     match &written.kind {
         WrittenKind::Bool(_, text) | WrittenKind::Number(_, text) => Ok(text.clone()),
-        _ => json_text(written).map(text_of),
+        _ => written.clone().into_exact_json().map(text_of).map_err(|error| error.to_string()),
     }
-}
-
-/// As JSON. Inside a list or mapping nobody knows whether text is meant: what JSON would spell differently is refused.
-fn json_text(written: &Written) -> Result<Json, String> {
-    Ok(match &written.kind {
-        WrittenKind::Number(number, text) if serde_json::from_str::<Json>(text).is_err() => {
-            let place = written.place;
-            return Err(format!("{text} at {place} is text or a number: put it in quotes, or write {number}"));
-        }
-        WrittenKind::List(items) => items.iter().map(json_text).collect::<Result<_, _>>()?,
-        WrittenKind::Fields(fields) => {
-            let entry = |field: &Field| Ok((field.name.clone(), json_text(&field.value)?));
-            Json::Object(fields.iter().map(entry).collect::<Result<_, String>>()?)
-        }
-        _ => written.clone().into_json(),
-    })
 }
 
 fn unknown(descriptor: &MessageDescriptor, name: &str, at: &str) -> String {

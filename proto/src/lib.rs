@@ -59,6 +59,12 @@ pub fn pool() -> &'static DescriptorPool {
     POOL.get_or_init(|| DescriptorPool::decode(DESCRIPTORS).expect("the build decoded these bytes"))
 }
 
+/// The method of a query, by the path it is called at: `/continuum.intent.v1.IntentQueries/Get`.
+pub fn method(path: &str) -> Option<prost_reflect::MethodDescriptor> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    pool().get_service_by_name(service)?.methods().find(|known| known.name() == method)
+}
+
 /// The contract: streams, events, services.
 ///
 /// # Panics

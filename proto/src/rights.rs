@@ -5,7 +5,7 @@
 //! matters because a server does not check the reply subject of a request: wherever a service points one, it reaches
 //! only its own account, and so nothing that it may not publish itself.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use crate::contract::{Contract, EventSpec, Kind, ServiceSpec, WRITE_PREFIX};
 
@@ -120,6 +120,13 @@ pub fn writes<'a>(contract: &'a Contract, service: &'a ServiceSpec) -> Vec<&'a E
 pub fn peoples_commands(contract: &Contract) -> impl Iterator<Item = &EventSpec> {
     let sent = |e: &EventSpec| contract.services.iter().any(|s| s.publishes.contains(&e.message));
     contract.events.iter().filter(move |e| e.command && !sent(e))
+}
+
+/// May people send it? Whoever does: the gateway sends it in their name.
+pub fn is_peoples(message: &str) -> bool {
+    static PEOPLES: LazyLock<BTreeSet<&str>> =
+        LazyLock::new(|| peoples_commands(crate::contract()).map(|event| event.message.as_str()).collect());
+    PEOPLES.contains(message)
 }
 
 /// Is it a notice of a service about itself? Its only key is the service's name.

@@ -1,6 +1,12 @@
 //! Reading protobuf bytes without losing what this version does not know.
 
 use bytes::{Bytes, BytesMut};
+use prost_reflect::{Kind, MessageDescriptor};
+
+use crate::json;
+
+/// How deep messages are looked into; the decoder stops there.
+const DEPTH_MAX: usize = 100;
 
 /// The bytes of a length-delimited field, as they came in; several occurrences are merged, as protobuf does.
 /// `None` if the field is absent or the body is not protobuf.
@@ -27,6 +33,44 @@ pub fn field(body: &[u8], number: u64) -> Option<Bytes> {
         }
     }
     found.map(BytesMut::freeze)
+}
+
+/// The first field that the message does not have, by the names that lead to it and its number; in embedded documents,
+/// too. What is not protobuf is left to the decoder.
+pub fn unknown(descriptor: &MessageDescriptor, body: &[u8]) -> Option<String> {
+    unknown_below(descriptor, body, DEPTH_MAX)
+}
+
+fn unknown_below(descriptor: &MessageDescriptor, body: &[u8], depth: usize) -> Option<String> {
+    let mut rest = body;
+    while !rest.is_empty() {
+        let tag = varint(&mut rest)?;
+        let field = u32::try_from(tag >> 3).ok().and_then(|number| descriptor.get_field(number));
+        let Some(field) = field else { return Some((tag >> 3).to_string()) };
+        match tag & 7 {
+            0 => {
+                varint(&mut rest)?;
+            }
+            1 => rest = rest.get(8..)?,
+            5 => rest = rest.get(4..)?,
+            2 => {
+                let length = usize::try_from(varint(&mut rest)?).ok()?;
+                let (value, tail) = (rest.get(..length)?, rest.get(length..)?);
+                rest = tail;
+                let inner = match field.kind() {
+                    Kind::Message(inner) => Some(inner),
+                    Kind::Bytes => json::embedded(&field).and_then(|name| json::descriptor(&name).ok()),
+                    _ => None,
+                };
+                let found = inner.filter(|_| depth > 0).and_then(|inner| unknown_below(&inner, value, depth - 1));
+                if let Some(found) = found {
+                    return Some(format!("{}.{found}", field.json_name()));
+                }
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 fn varint(rest: &mut &[u8]) -> Option<u64> {
@@ -85,5 +129,28 @@ mod tests {
         assert_eq!(field(&body, 3).as_deref(), Some(inner.as_slice()));
         assert_eq!(field(&body, 9), None);
         assert_eq!(field(&body[..body.len() - 1], 3), None);
+    }
+
+    #[test]
+    fn a_field_that_no_message_has_is_found_at_any_depth() {
+        let of = |message: &str| json::descriptor(message).unwrap();
+        let submit = of("continuum.intent.v1.SubmitIntent");
+        let extra = [0xf8, 0x3f, 0x07]; // field 1023, varint 7
+        let intent = |body: Vec<u8>| [vec![3 << 3 | 2, body.len() as u8], body].concat();
+        let plain = Intent { user_label: "x".into(), intent_contexts: vec![Default::default()], ..Default::default() };
+        assert_eq!(unknown(&submit, &intent(plain.encode_to_vec())), None);
+        assert_eq!(unknown(&submit, &extra).as_deref(), Some("1023"));
+        assert_eq!(unknown(&submit, &intent(extra.to_vec())).as_deref(), Some("intent.1023"));
+        let context = [vec![8 << 3 | 2, 3], extra.to_vec()].concat();
+        let inner = of("continuum.intent.v1.Intent").get_field_by_name("intent_contexts").unwrap().number();
+        let context = [vec![(inner << 3 | 2) as u8], context[1..].to_vec()].concat();
+        assert_eq!(unknown(&submit, &intent(context)).as_deref(), Some("intent.intentContexts.1023"));
+        // Documents that a fact embeds as bytes.
+        let document = intent(extra.to_vec());
+        let submitted = of("continuum.intent.v1.IntentSubmitted");
+        let number = submitted.get_field_by_name("document").unwrap().number();
+        let body = [vec![(number << 3 | 2) as u8], document[1..].to_vec()].concat();
+        assert_eq!(unknown(&submitted, &body).as_deref(), Some("document.1023"));
+        assert_eq!(unknown(&submit, &[0xff]), None, "the decoder says what is wrong");
     }
 }

@@ -223,7 +223,35 @@ impl Written {
         }
     }
 
-    /// The same, but what JSON would spell differently becomes a text: for documents whose scalars are all texts.
+    /// The same, if every reader of JSON finds in it what was written: for lists and objects that are a person's own, where
+    /// nobody knows what is meant as text.
+    ///
+    /// # Errors
+    /// Names the first number that JSON spells differently or whose readers round, as they do whole numbers beyond 64 bits.
+    pub fn into_exact_json(self) -> Result<Json, Error> {
+        Ok(match self.kind {
+            Kind::Number(number, text) => {
+                if serde_json::from_str::<Json>(&text).is_err() {
+                    let why = format!("put it in quotes, or write {number}");
+                    return Err(Error(format!("{text} at {} is text or a number: {why}", self.place)));
+                }
+                if decimal(&text) != decimal(&number.to_string()) {
+                    let shown: String = text.chars().take(64).collect();
+                    let why = format!("would be rounded to {number}: put it in quotes, or write that");
+                    return Err(Error(format!("{shown} at {} {why}", self.place)));
+                }
+                Json::Number(number)
+            }
+            Kind::List(items) => items.into_iter().map(Self::into_exact_json).collect::<Result<_, _>>()?,
+            Kind::Fields(fields) => {
+                let entry = |field: Field| Ok((field.name, field.value.into_exact_json()?));
+                Json::Object(fields.into_iter().map(entry).collect::<Result<_, Error>>()?)
+            }
+            _ => self.into_json(),
+        })
+    }
+
+    /// As JSON, but what JSON would spell differently becomes a text: for documents whose scalars are all texts.
     pub fn into_spelt_json(self) -> Json {
         match self.kind {
             Kind::Bool(truth, text) if truth.to_string() != text => Json::String(text),
@@ -243,6 +271,21 @@ impl Written {
     pub fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
         T::deserialize(self)
     }
+}
+
+/// A number of JSON as its digits and the power of ten behind them, so that spellings of one value are alike; `None` if its
+/// exponent is beyond all that is counted.
+fn decimal(text: &str) -> Option<(bool, String, i64)> {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{}{fraction}", whole.trim_start_matches('-'));
+    let plain = digits.trim_matches('0');
+    if plain.is_empty() {
+        return Some((false, String::new(), 0));
+    }
+    let behind = digits.len() - digits.trim_end_matches('0').len();
+    let power = exponent.parse::<i64>().ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
+    Some((whole.starts_with('-'), plain.to_owned(), power.checked_add(i64::try_from(behind).ok()?)?))
 }
 
 /// Says that two fields of an object are one.
@@ -836,5 +879,34 @@ mod tests {
         let mut both = Written::yaml("id: a\nintentId: b\n").unwrap();
         let error = both.take(&["id", "intentId"]).unwrap_err().to_string();
         assert_eq!(error, "id (line 1 column 1) and intentId (line 2 column 1) are the same field; give one");
+    }
+
+    #[test]
+    fn a_number_that_would_be_rounded_is_refused_with_its_place() {
+        let exact = |text: &str| Written::json(text.as_bytes()).unwrap().into_exact_json();
+        for text in
+            ["1.10", "1e3", "-0.0", "18446744073709551615", "-9223372036854775808", "[1e-7, 0.1, 120e-2]", "1E+2"]
+        {
+            assert_eq!(
+                exact(text).map_err(|error| error.to_string()),
+                Ok(serde_json::from_str(text).unwrap()),
+                "{text}"
+            );
+        }
+        for text in [
+            "18446744073709551616",
+            "-9223372036854775809",
+            "100000000000000000000000000001",
+            "0.1234567890123456789012345",
+            "1e-400",
+            "9007199254740993.0",
+        ] {
+            let error = exact(&format!("{{\"a\":\n [{text}]}}")).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{text} at line 2 column 3 would be rounded")), "{error}");
+        }
+        let yaml = Written::yaml("a: [010]").unwrap().into_exact_json().unwrap_err().to_string();
+        assert!(yaml.contains("put it in quotes"), "{yaml}");
+        // A power of ten is as exact as it is spelt.
+        assert_eq!(exact("1e30").unwrap().as_f64(), Some(1e30));
     }
 }

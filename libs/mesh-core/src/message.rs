@@ -1,7 +1,7 @@
 //! What travels: a body with its CloudEvents attributes and its cause.
 
 use bytes::Bytes;
-use mesh_proto::{AnyEvent, DecodeError, Event, Timestamp, wording};
+use mesh_proto::{AnyEvent, DecodeError, Event, EventSet, Timestamp, json, rights, wire, wording};
 
 /// The message that caused another: an address by which it can be read again, and its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -121,19 +121,19 @@ impl Stored {
     /// with `{`, which no protobuf message of ours does: it would open a group. With blanks or a byte order mark before it,
     /// which may also begin a protobuf message, it is what it can be read as.
     pub fn protobuf(&self) -> Result<Bytes, DecodeError> {
-        let json = || Ok(mesh_proto::json::to_protobuf(&self.message, &self.body)?.into());
+        let from_json = || Ok(json::to_protobuf(&self.message, &self.body)?.into());
         match self.content_type.as_deref().map(|t| t.split(';').next().unwrap_or(t).trim().to_ascii_lowercase()) {
-            Some(kind) if kind == "application/json" => return json(),
+            Some(kind) if kind == "application/json" => return from_json(),
             Some(kind) if matches!(kind.as_str(), "application/protobuf" | "application/x-protobuf") => {}
             Some(_) => return Err(DecodeError::ContentType(self.content_type.clone().unwrap_or_default())),
-            None if self.body.first() == Some(&b'{') => return json(),
+            None if self.body.first() == Some(&b'{') => return from_json(),
             None => {
                 let text = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body).trim_ascii_start();
                 if text.starts_with(b"{")
                     && (serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
-                        || !mesh_proto::json::is_protobuf(&self.message, &self.body))
+                        || !json::is_protobuf(&self.message, &self.body))
                 {
-                    return json();
+                    return from_json();
                 }
             }
         }
@@ -149,6 +149,24 @@ impl Stored {
         let mut event = E::decode(self.protobuf()?)?;
         event.adopt_keys(&self.subject)?;
         Ok(Some(event))
+    }
+
+    /// The body as one of a decider's inputs, with its keys made those of the subject, and its bytes as they came in. Facts
+    /// of a newer service are taken as far as they are known; what a person asks for is taken whole or not at all.
+    ///
+    /// # Errors
+    /// When it is another message, says another entity than its subject, or is a command of people with a field that is not
+    /// known.
+    pub fn input<I: EventSet>(&self) -> Result<(Bytes, I), DecodeError> {
+        let body = self.protobuf()?;
+        let mut input = I::decode(&self.message, &body)?;
+        if rights::is_peoples(&self.message)
+            && let Some(field) = wire::unknown(&json::descriptor(&self.message)?, &body)
+        {
+            return Err(DecodeError::Unknown(field));
+        }
+        input.any_mut().adopt_keys(&self.subject)?;
+        Ok((body, input))
     }
 
     /// Its address, as a cause of others.
@@ -206,6 +224,21 @@ mod tests {
         assert!(body.starts_with(b"\n{"));
         let key = SubmitIntent { owner: "local".into(), intent_id: "i".into(), ..SubmitIntent::default() };
         assert_eq!(stored(&key, body.clone(), None).protobuf().unwrap(), body);
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_of_people_and_passed_over_of_services() {
+        use mesh_proto::{deciders::intents::Input, validation::IntentAccepted};
+        let extra = [0xf8, 0x3f, 7]; // field 1023, varint 7
+        let command = SubmitIntent { owner: "local".into(), intent_id: "i".into(), ..SubmitIntent::default() };
+        let more = [&command.body()[..], &extra].concat();
+        let refused = stored(&command, more, None).input::<Input>().unwrap_err();
+        assert!(matches!(&refused, DecodeError::Unknown(field) if field == "1023"), "{refused}");
+        assert!(stored(&command, command.body(), None).input::<Input>().is_ok());
+        let fact = IntentAccepted { owner: "local".into(), intent_id: "i".into(), ..Default::default() };
+        let more = [&fact.body()[..], &extra].concat();
+        let (body, read) = stored(&fact, more.clone(), None).input::<Input>().unwrap();
+        assert_eq!((&body[..], read.any().body()), (&more[..], fact.body()));
     }
 
     #[test]

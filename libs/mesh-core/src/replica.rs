@@ -455,12 +455,7 @@ impl<D: Decider> Replica<D> {
         }
         progress.fed = stored.sequence;
         self.counts.received += 1;
-        let decoded = stored.protobuf().and_then(|body| {
-            let mut input = D::Input::decode(&stored.message, &body)?;
-            input.any_mut().adopt_keys(&stored.subject)?;
-            Ok((body, input))
-        });
-        match decoded {
+        match stored.input::<D::Input>() {
             Ok((body, input)) => {
                 let pending = Arc::new(Pending { stored, body, input: Some(input) });
                 let cause = pending.stored.cause.as_ref();

@@ -40,10 +40,9 @@ use crate::{
     health,
     metrics::{Metrics, Reading},
     secret,
+    strict::known_fields,
 };
 
-/// Largest gRPC request, bytes: what tonic decodes unless a service says otherwise.
-pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Connections at once; more wait in the listening queue.
 const CONNECTIONS_MAX: usize = 1_024;
 /// Requests at once on one connection; without it, memory grows with the number of requests.
@@ -323,6 +322,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served, settings: &Sett
         .add_service(health_server)
         .add_service(reflection)
         .into_axum_router()
+        .layer(axum::middleware::from_fn(known_fields))
         .merge(served.pages)
         .route(health::PATH, post(async move |request| list.answer(request).await))
         .route("/livez", get(|| async { "ok\n" }))
@@ -437,7 +437,10 @@ fn readyz(readiness: &Readiness, metrics: &Metrics, uri: &axum::http::Uri) -> ax
     let unmet = readiness.missing();
     let status = if unmet.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     match serde_json::to_string(&Page { ready: unmet.is_empty(), unmet, consumers }) {
-        Ok(page) => (status, [(CONTENT_TYPE, "application/json")], page + "\n").into_response(),
+        Ok(page) => {
+            let page = mesh_proto::shown::json(&page).into_owned() + "\n";
+            (status, [(CONTENT_TYPE, "application/json")], page).into_response()
+        }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -23,6 +23,7 @@ mod reader;
 mod run;
 pub mod secret;
 mod srv;
+mod strict;
 pub mod telemetry;
 mod view;
 
@@ -50,13 +51,14 @@ pub use accept::serve_connections;
 pub use config::Settings;
 pub use decided::Decided;
 pub use files::{ReadableBy, write_atomic};
-pub use http::{Condition, Error as ServeError, Missing, REQUEST_BYTES_MAX, Readiness};
+pub use http::{Condition, Error as ServeError, Missing, Readiness};
 pub use mesh::{Failure, Mesh};
 pub use metrics::Consumer;
 pub use projector_shell::Sources;
 pub use reader::{Follower, Reader};
 pub use run::{Joint, Running, StartError, Stopped, exit, join, join_sharing, run, run_with};
 pub use secret::Secret;
+pub use strict::REQUEST_BYTES_MAX;
 pub use view::{Follow, Look, View, follow};
 
 /// A query that failed by a fault of the service: logs the cause, which the answer does not name.

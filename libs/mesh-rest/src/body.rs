@@ -47,34 +47,54 @@ pub fn read(content_type: Option<&str>, body: &[u8]) -> Result<Written, Problem>
 /// # Errors
 /// When a field is missing, unknown or of another type.
 pub fn form<T: serde::de::DeserializeOwned>(value: impl Into<Written>) -> Result<T, Problem> {
-    value.into().read().map_err(|error| {
-        let text = error.to_string();
-        // serde names the field between backticks.
-        let path = text.split('`').nth(1).unwrap_or("body").to_owned();
-        Problem::faults(vec![Fault { path, reason: text, hint: "see the schema at /openapi.json".into() }])
+    let value = value.into();
+    if !value.is_fields() {
+        // serde would take a list for the fields in their order.
+        return Err(Problem::field("body", "is not an object", "send one; see the schema at /openapi.json"));
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let (path, reason) = (error.path().to_string(), error.inner().to_string());
+        let mut path = if path == "." { String::new() } else { path };
+        // Of a field that is missing or unknown, serde gives the name between backticks.
+        let named = reason.split('`').nth(1).filter(|_| reason.contains(" field `"));
+        if let Some(name) = named.filter(|name| path.rsplit('.').next() != Some(name)) {
+            path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        }
+        let path = if path.is_empty() { "body".to_owned() } else { path };
+        Problem::faults(vec![Fault { path, reason, hint: "see the schema at /openapi.json".into() }])
     })
 }
 
-/// The query of an address, percent-decoded; repeated names keep their order.
+/// The query of an address, or a form, percent-decoded. Names of lists (`is_list`) may be there several times, and keep
+/// their order.
 ///
 /// # Errors
-/// When it is not UTF-8, has too many parts, or a name that is not among `known`.
-pub fn query(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>, Problem> {
-    parameters(text, known, |name| known.contains(&name))
+/// When it is not UTF-8, has too many parts, a name that is not among `known`, or one twice that is not a list.
+pub fn query(
+    text: &str,
+    known: &[&str],
+    is_list: impl Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Vec<String>>, Problem> {
+    parameters(text, known, |name| known.contains(&name), is_list)
 }
 
 /// The same, where a name may lead inside: `a.b` where `a` is among `known`.
 ///
 /// # Errors
 /// As [`query`].
-pub fn query_below(text: &str, known: &[&str]) -> Result<BTreeMap<String, Vec<String>>, Problem> {
-    parameters(text, known, |name| name.split('.').next().is_some_and(|root| known.contains(&root)))
+pub fn query_below(
+    text: &str,
+    known: &[&str],
+    is_list: impl Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Vec<String>>, Problem> {
+    parameters(text, known, |name| name.split('.').next().is_some_and(|root| known.contains(&root)), is_list)
 }
 
 fn parameters(
     text: &str,
     known: &[&str],
     is_known: impl Fn(&str) -> bool,
+    is_list: impl Fn(&str) -> bool,
 ) -> Result<BTreeMap<String, Vec<String>>, Problem> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (count, pair) in text.split('&').filter(|pair| !pair.is_empty()).enumerate() {
@@ -93,7 +113,12 @@ fn parameters(
         }
         found.entry(name).or_default().push(value);
     }
-    Ok(found)
+    match found.iter().find(|(name, values)| values.len() > 1 && !is_list(name)) {
+        None => Ok(found),
+        Some((name, values)) => {
+            Err(Problem::field(name, format!("is there {} times, and is not a list", values.len()), "give it once"))
+        }
+    }
 }
 
 /// One part of a query or form, percent-decoded.
@@ -111,15 +136,12 @@ pub fn decoded(text: &str) -> Result<String, Problem> {
 /// A number of a query.
 ///
 /// # Errors
-/// When it is not a number, out of range, or there twice.
+/// When it is not a number, or out of range.
 pub fn number(query: &BTreeMap<String, Vec<String>>, name: &str, default: u32, max: u32) -> Result<u32, Problem> {
-    match query.get(name).map(Vec::as_slice) {
-        None | Some([]) => Ok(default),
-        Some([text]) => match text.parse::<u32>() {
-            Ok(number) if number <= max => Ok(number),
-            _ => Err(Problem::field(name, "is not a number in range", format!("use 0 to {max}"))),
-        },
-        Some(several) => Err(Problem::field(name, format!("is there {} times", several.len()), "give it once")),
+    match query.get(name).and_then(|values| values.first()).map(|text| text.parse::<u32>()) {
+        None => Ok(default),
+        Some(Ok(number)) if number <= max => Ok(number),
+        Some(_) => Err(Problem::field(name, "is not a number in range", format!("use 0 to {max}"))),
     }
 }
 
@@ -170,13 +192,55 @@ mod tests {
     #[test]
     fn a_misspelt_parameter_is_refused() {
         let known = ["user_label", "page_size"];
-        let read = query("user_label=a%20b&user_label=c+d&page_size=7", &known).unwrap();
+        let read = query("user_label=a%20b&user_label=c+d&page_size=7", &known, |name| name == "user_label").unwrap();
         assert_eq!(read["user_label"], ["a b", "c d"]);
         assert_eq!(number(&read, "page_size", 1, 10), Ok(7));
         assert_eq!(number(&read, "page_size", 1, 6).unwrap_err().status(), 422);
-        let twice = query("page_size=7&page_size=8", &known).unwrap();
-        assert_eq!(number(&twice, "page_size", 1, 10).unwrap_err().status(), 422);
-        assert_eq!(query("user_lable=a", &known).unwrap_err().faults[0].path, "user_lable");
-        assert_eq!(query("user_label=%ff", &known).unwrap_err().status(), 400);
+        let refused = |text: &str| query(text, &known, |_| false).unwrap_err();
+        assert_eq!(refused("user_lable=a").faults[0].path, "user_lable");
+        assert_eq!(refused("user_label=%ff").status(), 400);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_form_is_told_with_its_path() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Inner {
+            #[expect(dead_code, reason = "only read")]
+            name: String,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Form {
+            #[expect(dead_code, reason = "only read")]
+            many: Vec<Inner>,
+        }
+        for (body, path) in [
+            (r#"{"many": 7}"#, "many"),
+            (r#"{"many": [{"name": "a"}, {"name": {}}]}"#, "many[1].name"),
+            (r#"{"many": [{"name": "a", "nmae": 1}]}"#, "many[0].nmae"),
+            (r#"{"many": [{}]}"#, "many[0].name"),
+            (r#"{"mnay": []}"#, "mnay"),
+            ("{}", "many"),
+            ("[[]]", "body"),
+        ] {
+            let refused = form::<Form>(read(None, body.as_bytes()).unwrap()).unwrap_err();
+            assert_eq!(refused.faults[0].path, path, "{body}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_is_not_a_list_is_refused_when_it_is_there_twice() {
+        for (text, path) in [
+            ("page_size=7&page_size=8", "page_size"),
+            ("page_size=7&page_size=7", "page_size"),
+            ("user_label=a&page_size=7&user%5flabel=b", "user_label"),
+            ("user_label=&user_label", "user_label"),
+        ] {
+            let refused = query(text, &["user_label", "page_size"], |_| false).unwrap_err();
+            assert_eq!((refused.status(), refused.faults[0].path.as_str()), (422, path), "{text}");
+        }
+        let read = query_below("a.b=1&a.b=2&c=3", &["a", "c"], |name| name != "c").unwrap();
+        assert_eq!(read["a.b"], ["1", "2"]);
     }
 }

@@ -138,7 +138,7 @@ impl Gateway {
             Op::GetCluster => self.show_cluster(admitted).await,
             Op::TmfList => self.list_tmf(admitted).await,
             Op::TmfCreate => {
-                let new = tmf::read(&admitted.json())?;
+                let new = tmf::read(&tmf::spelt(admitted.written())?)?;
                 match new.creates {
                     tmf::Creates::Intent => self.create(admitted, (new.id, new.intent), RestView::Tmf).await,
                     tmf::Creates::Probe => self.probe(admitted, new.intent).await,

@@ -9,6 +9,8 @@ mod hostile;
 mod hub;
 #[path = "mesh/keycloak.rs"]
 mod keycloak;
+#[path = "mesh/silent.rs"]
+mod silent;
 
 use std::{
     collections::BTreeSet,

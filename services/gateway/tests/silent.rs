@@ -32,21 +32,22 @@ fn read(schema: &str, sent: Json) -> Result<String, Problem> {
         "RollbackInput" => body::form::<RollbackInput>(sent).map(|read| shown(&read)),
         "WorkloadInput" => forms::workload(sent).map(|read| shown(&read)),
         "TemplateInput" => {
-            let read: TemplateInput = body::form(sent)?;
+            let read = TemplateInput::read(sent)?;
             let release = read.release(true)?;
             Ok(shown(&(release, read.replicas, &read.intents)))
         }
         "UpgradeInput" => {
-            let read: UpgradeInput = body::form(sent)?;
+            let read = UpgradeInput::read(sent)?;
             let release = read.release(true, None)?;
             Ok(shown(&(release, read.replicas, read.atomic, &read.workload_document)))
         }
         "RevisionInput" => body::form::<RevisionInput>(sent).map(|read| shown(&read)),
         "MigrateInput" => body::form::<MigrateInput>(sent).map(|read| shown(&read)),
         "ClusterInput" => body::form::<ClusterInput>(sent)?.check().map(|read| shown(&read)),
-        "TmfIntentInput" => tmf::read(&sent).map(|read| shown(&read)),
+        "TmfIntentInput" => tmf::read(&tmf::spelt(sent.into())?).map(|read| shown(&read)),
         "TmfIntentPatch" => {
-            tmf::patch(&IntentView { intent_id: "i".into(), ..Default::default() }, &sent).map(|read| shown(&read))
+            let view = IntentView { intent_id: "i".into(), ..Default::default() };
+            tmf::patch(&view, &tmf::spelt(sent.into())?).map(|read| shown(&read))
         }
         "TmfHubInput" => body::form::<HubInput>(sent)?.check().map(|read| shown(&read)),
         other => panic!("a body of {other} is read by nobody: add it here"),
@@ -188,15 +189,20 @@ fn every_member_of_a_body_is_read_or_refused_by_its_name() {
 fn every_parameter_is_known_or_refused_by_its_name() {
     let mut known = 0;
     for route in ROUTES {
+        let is_list = |name: &str| table::is_list(route.op, name);
         let read = |text: &str| match route.op {
-            Op::TmfList => body::query_below(text, route.query).and_then(|query| tmf::filters(&query).map(|_| query)),
-            _ => body::query(text, route.query),
+            Op::TmfList => {
+                body::query_below(text, route.query, is_list).and_then(|query| tmf::filters(&query).map(|_| query))
+            }
+            _ => body::query(text, route.query, is_list),
         };
         for name in route.query {
             known += 1;
             let is_nested = route.op == Op::TmfList && read(&format!("{name}=1")).is_err();
             let name = if is_nested { format!("{name}.id") } else { (*name).to_owned() };
             assert!(read(&format!("{name}=1")).is_ok(), "{:?}: {name}", route.op);
+            let twice = read(&format!("{name}=1&{name}=2")).err().map(|refused| refused.faults[0].path.clone());
+            assert_eq!(twice, (!is_list(&name)).then_some(name), "{:?}", route.op);
         }
         for unknown in ["notKnown", "notKnown.id", "Owner", "owner.id"] {
             let refused = read(&format!("{unknown}=1")).unwrap_err();

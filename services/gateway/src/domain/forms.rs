@@ -14,6 +14,8 @@ use serde_json::Value as Json;
 /// Bytes of a chart's archive at most, as the registry takes them.
 pub const ARCHIVE_MAX: usize = 3 << 20;
 
+/// Faults of a body that are told.
+const FAULTS_MAX: usize = 64;
 /// Parts of a document that are tried one by one to find the wrong one.
 const CULPRIT_TRIES_MAX: usize = 1_000;
 
@@ -27,17 +29,38 @@ fn message<M: prost::Message + Default>(name: &str, sent: &Written) -> Result<M,
             let path = culprit(&sent.clone().into_json(), |value| json::from_value::<M>(name, value).is_err());
             Problem::field(&path, text, "see the schema at /openapi.json")
         }
+        other => unfit(other),
+    })
+}
+
+/// What does not fit a message, by field.
+fn unfit(error: DecodeError) -> Problem {
+    match error {
         DecodeError::Json(text) => {
-            let fault = |text: &str| {
-                let (path, reason) = text.split_once(": ").unwrap_or(("body", text));
-                let path = if path.contains(' ') { "body" } else { path };
-                let reason = if path == "body" { text } else { reason };
-                Fault { path: path.into(), reason: reason.into(), hint: "see the schema at /openapi.json".into() }
-            };
-            Problem::faults(text.split("; ").take(64).map(fault).collect())
+            let mut faults: Vec<Fault> = vec![];
+            for part in text.split("; ") {
+                // What does not begin with a path goes on with the one before: "unknown field; did you mean …".
+                let read = part.split_once(": ").filter(|(path, _)| !path.contains(' '));
+                if let (None, Some(last)) = (read, faults.last_mut()) {
+                    last.reason.extend(["; ", part]);
+                } else if faults.len() < FAULTS_MAX {
+                    let (path, reason) = read.unwrap_or(("body", part));
+                    let hint = "see the schema at /openapi.json".into();
+                    faults.push(Fault { path: path.into(), reason: reason.into(), hint });
+                }
+            }
+            Problem::faults(faults)
         }
         other => Problem::malformed(other.to_string(), "see the schema at /openapi.json"),
-    })
+    }
+}
+
+/// What was sent of a message, its text as it is spelt: to merge or look at before it is read.
+///
+/// # Errors
+/// When a field is there in two spellings, or a number of a person's own would be rounded.
+pub fn spelt(name: &str, sent: &Written) -> Result<Json, Problem> {
+    json::spelt(name, sent).map_err(unfit)
 }
 
 /// Path to what is wrong in a document: narrows it to one field after another while it stays wrong.
@@ -154,10 +177,14 @@ pub fn intent(value: impl Into<Written>) -> Result<Sent, Problem> {
         }
     }
     let id = value.take(&["id"]).map_err(unread)?.filter(|id| !id.is_null());
-    let inner = match value.names().eq(["intent"]) {
+    let is_wrapped = value.names().eq(["intent"]);
+    let inner = match is_wrapped {
         true => value.take(&["intent"]).map_err(unread)?.unwrap_or(value),
         false => value,
     };
+    if is_wrapped && !inner.is_fields() {
+        return Err(Problem::field("intent", "is not an object", "send the intent as an object"));
+    }
     // As it is spelt: `010` is an id like any other.
     let id = id.map(|id| own_id(id.text().map_or(Json::Null, Json::from))).transpose()?;
     Ok(Sent { id, owner, intent: definition(inner)? })
@@ -438,7 +465,32 @@ pub struct TemplateInput {
     pub intents: Vec<IntentTemplate>,
 }
 
+/// Reads a form with values for a chart, which are a person's own.
+fn with_values<T: serde::de::DeserializeOwned>(
+    sent: impl Into<Written>,
+    values: impl FnOnce(&mut T, Json),
+) -> Result<T, Problem> {
+    let mut sent = sent.into();
+    let unread = |error: mesh_proto::WrittenError| {
+        Problem::field("values_override", error.to_string(), "values are kept as JSON's readers have them")
+    };
+    let given = sent.take(&["values_override"]).map_err(unread)?.map(Written::into_exact_json);
+    let mut form = mesh_rest::body::form(sent)?;
+    if let Some(given) = given.transpose().map_err(unread)? {
+        values(&mut form, given);
+    }
+    Ok(form)
+}
+
 impl TemplateInput {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When a field is missing, unknown or of another type, or a number among the values would be rounded.
+    pub fn read(sent: impl Into<Written>) -> Result<Self, Problem> {
+        with_values(sent, |form: &mut Self, values| form.values_override = values)
+    }
+
     /// How it is released: `None` if it is not a chart, or as its document has it.
     ///
     /// # Errors
@@ -482,6 +534,14 @@ pub struct UpgradeInput {
 }
 
 impl UpgradeInput {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// As [`TemplateInput::read`].
+    pub fn read(sent: impl Into<Written>) -> Result<Self, Problem> {
+        with_values(sent, |form: &mut Self, values| form.values_override = values)
+    }
+
     /// How it is released, over how it is now.
     ///
     /// # Errors
@@ -645,8 +705,10 @@ mod tests {
         assert_eq!(status(read(None, deep.as_bytes())), 400);
         let deeper = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(status(read(None, deeper.as_bytes())), 400);
-        let unknown = intent(json!({"userLable": "x"})).unwrap_err();
+        let unknown = intent(json!({"userLable": "x", "observationPeriod": "soon"})).unwrap_err();
         assert_eq!(unknown.status(), 422);
+        let paths: Vec<&str> = unknown.faults.iter().map(|fault| fault.path.as_str()).collect();
+        assert_eq!(paths, ["observationPeriod", "userLable"], "{unknown:?}");
         assert!(unknown.detail.contains("userLable"), "{unknown:?}");
         for wrong in [json!([]), json!(7), json!(null), json!({"intentExpectations": 7})] {
             assert_eq!(intent(wrong.clone()).unwrap_err().status(), 422, "{wrong}");
@@ -706,7 +768,7 @@ mod tests {
             "intents": [{"intent_type": "DeliverComputingWorkload", "targets": [
                 {"target_name": "cpuUsage", "target_condition": "IS_LESS_THAN", "target_value_range": "20"},
                 {"target_name": "ramUsage", "target_condition": "IS_LESS_THAN", "target_value_range": "100"}]}]});
-        let input: TemplateInput = form(printed).unwrap();
+        let input = TemplateInput::read(printed).unwrap();
         assert_eq!(input.release(false), Ok(None));
         assert_eq!(input.intents.len(), 1);
         let release = input.release(true).unwrap().unwrap();
@@ -715,23 +777,36 @@ mod tests {
 
     #[test]
     fn values_are_for_charts_and_what_is_not_offered_is_refused() {
-        let given: TemplateInput = form(json!({"values_override": {"a": 1}})).unwrap();
+        let given = TemplateInput::read(json!({"values_override": {"a": 1}})).unwrap();
         assert_eq!(given.release(false).unwrap_err().faults[0].path, "values_override");
         assert_eq!(given.release(true).unwrap().unwrap().values, "{\"a\":1}");
         for wrong in [json!([1]), json!("a: 1"), json!(7)] {
-            let given: TemplateInput = form(json!({"values_override": wrong})).unwrap();
+            let given = TemplateInput::read(json!({"values_override": wrong})).unwrap();
             assert_eq!(given.release(true).unwrap_err().faults[0].path, "values_override");
         }
         for path in ["include_crds", "is_upgrade", "no_hooks"] {
-            let given: TemplateInput = form(json!({path: true})).unwrap();
+            let given = TemplateInput::read(json!({path: true})).unwrap();
             assert_eq!(given.release(true).unwrap_err().faults[0].path, path);
         }
-        let many: UpgradeInput = form(json!({"replicas": 101})).unwrap();
+        let many = UpgradeInput::read(json!({"replicas": 101})).unwrap();
         assert_eq!(many.release(false, None).unwrap_err().faults[0].path, "replicas");
         let now = Release { name: "r".into(), values: "x: 1".into(), ..Release::default() };
-        let moved: UpgradeInput = form(json!({"namespace": "n"})).unwrap();
+        let moved = UpgradeInput::read(json!({"namespace": "n"})).unwrap();
         let release = moved.release(true, Some(now.clone())).unwrap().unwrap();
         assert_eq!(release, Release { namespace: "n".into(), ..now }, "what is not given stays");
+    }
+
+    #[test]
+    fn values_of_a_chart_are_never_rounded_or_respelt() {
+        let big = br#"{"values_override": {"a": [18446744073709551616]}}"#;
+        let refused = TemplateInput::read(read(None, big).unwrap()).unwrap_err();
+        assert_eq!(refused.faults[0].path, "values_override");
+        let octal = read(Some("application/yaml"), b"values_override: {mode: 010}\n").unwrap();
+        assert_eq!(UpgradeInput::read(octal).unwrap_err().faults[0].path, "values_override");
+        let kept = TemplateInput::read(
+            read(None, br#"{"values_override": {"a": 20.50, "b": 18446744073709551615}}"#).unwrap(),
+        );
+        assert_eq!(kept.unwrap().release(true).unwrap().unwrap().values, r#"{"a":20.5,"b":18446744073709551615}"#);
     }
 
     #[test]
@@ -751,10 +826,10 @@ mod tests {
         fn no_body_and_no_query_ends_the_process(bytes in proptest::collection::vec(any::<u8>(), 0..300), text in ".{0,80}") {
             for content_type in [None, Some("application/yaml")] {
                 if let Ok(value) = read(content_type, &bytes) {
-                    let _ = (intent(value.clone()), workload(value.clone()), form::<TemplateInput>(value));
+                    let _ = (intent(value.clone()), workload(value.clone()), TemplateInput::read(value));
                 }
             }
-            let _ = query(&text, &["a"]);
+            let _ = query(&text, &["a"], |_| false);
         }
     }
 }

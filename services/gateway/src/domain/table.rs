@@ -7,6 +7,8 @@ use mesh_rest::{
     problem,
 };
 
+use super::tmf;
+
 /// What is asked for.
 #[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,46 +88,14 @@ pub struct Route {
 }
 
 const PAGE: [&str; 3] = ["owner", "page_size", "page_token"];
-const INTENT_LIST: [&str; 8] = [
-    "user_label",
-    "object_instance",
-    "fulfilment_status",
-    "not_fulfilled_state",
-    "intent_id",
-    PAGE[0],
-    PAGE[1],
-    PAGE[2],
-];
+/// What a list of intents is narrowed by.
+const FILTERS: [&str; 5] = ["user_label", "object_instance", "fulfilment_status", "not_fulfilled_state", "intent_id"];
+const INTENT_LIST: [&str; 8] = [FILTERS[0], FILTERS[1], FILTERS[2], FILTERS[3], FILTERS[4], PAGE[0], PAGE[1], PAGE[2]];
 const OWNER: [&str; 1] = ["owner"];
 const CHECK: [&str; 2] = ["owner", "intent_id"];
 const WORKLOAD_LIST: [&str; 5] = ["name", "version", PAGE[0], PAGE[1], PAGE[2]];
 const INSTANCE_LIST: [&str; 7] =
     ["release_name", "cluster_name", "workload_document", "status", PAGE[0], PAGE[1], PAGE[2]];
-
-/// What a list of TMF921 is narrowed to and by: pages, fields, then members of an intent.
-const TMF_LIST: [&str; 21] = [
-    "fields",
-    "offset",
-    "limit",
-    "id",
-    "href",
-    "name",
-    "description",
-    "priority",
-    "version",
-    "lifecycleStatus",
-    "statusReason",
-    "statusChangeDate",
-    "context",
-    "isBundle",
-    "validFor",
-    "expression",
-    "intentSpecification",
-    "intentRelationship",
-    "characteristic",
-    "relatedParty",
-    "attachment",
-];
 
 use Action::{
     OwnSession, ReadClusters, ReadIntents, ReadWorkloads, WriteAccounts, WriteClusters, WriteIntents, WriteWorkloads,
@@ -187,7 +157,7 @@ pub const ROUTES: &[Route] = &[
     route!("POST" "/api/v1/cluster/register/" RegisterCluster, Some(WriteClusters), "Check that an agent has declared a cluster; registers nothing", &[], "ClusterInput", &[(204, "")]),
     route!("GET" "/api/v1/cluster/retrieve/" ListClusters, Some(ReadClusters), "List clusters", &[], "", &[(200, "[Cluster]")]),
     route!("GET" "/api/v1/cluster/retrieve/{id}/" GetCluster, Some(ReadClusters), "A cluster as it stands", &[], "", &[(200, "Cluster")]),
-    route!("GET" "/tmf-api/intentManagement/v5/intent" TmfList, Some(ReadIntents), "List intents (TMF921)", &TMF_LIST, "", &[(200, "[TmfIntent]")]),
+    route!("GET" "/tmf-api/intentManagement/v5/intent" TmfList, Some(ReadIntents), "List intents (TMF921)", &tmf::LIST, "", &[(200, "[TmfIntent]")]),
     route!("POST" "/tmf-api/intentManagement/v5/intent" TmfCreate, Some(WriteIntents), "Create an intent, or predict what would come of it (ProbeIntent; TMF921)", &["fields"], "TmfIntentInput", &[(201, "TmfIntent"), (200, "TmfIntent"), (202, "TmfIntent")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent/{id}" TmfGet, Some(ReadIntents), "An intent (TMF921)", &["fields"], "", &[(200, "TmfIntent"), (304, "")]),
     route!("PATCH" "/tmf-api/intentManagement/v5/intent/{id}" TmfPatch, Some(WriteIntents), "Change an intent (TMF921)", &["fields"], "TmfIntentPatch", &[(200, "TmfIntent"), (202, "TmfIntent")]),
@@ -199,24 +169,45 @@ pub const ROUTES: &[Route] = &[
     route!("DELETE" "/tmf-api/intentManagement/v5/hub/{id}" TmfUnsubscribe, Some(WriteIntents), "End a subscription (TMF921)", &[], "", &[(204, "")]),
 ];
 
-/// What a query parameter is.
-fn parameter(name: &str) -> (Json, &'static str) {
+/// May a query parameter be there several times? One that is not a list is refused when it is there twice.
+pub fn is_list(op: Op, name: &str) -> bool {
+    match op {
+        Op::ListIntents => FILTERS.contains(&name),
+        Op::TmfList => !["offset", "limit"].contains(&name),
+        _ => name == "fields",
+    }
+}
+
+/// What a query parameter of a request is.
+fn parameter(op: Op, name: &str) -> (Json, &'static str) {
+    let (schema, description) = match op {
+        Op::TmfList if !tmf::PAGING.contains(&name) => (
+            json!({"type": "string", "maxLength": 512}),
+            "Only intents that have it (TMF630): several values divided by commas or each by itself, `.gt`, `.gte`, `.lt`, \
+             `.lte`, `.eq` or `.ne` behind the name, and names of what is in it, as `relatedParty.id`",
+        ),
+        _ => one(name),
+    };
+    match is_list(op, name) {
+        true => (json!({"type": "array", "items": schema, "maxItems": 16}), description),
+        false => (schema, description),
+    }
+}
+
+/// What one value of a query parameter is.
+fn one(name: &str) -> (Json, &'static str) {
     let text = || json!({"type": "string", "maxLength": 512});
-    let many = |of: Json| json!({"type": "array", "items": of, "maxItems": 16});
     match name {
         "fulfilment_status" => {
-            (many(json!({"type": "string", "enum": ["FULFILLED", "NOT_FULFILLED"]})), "Whether it is fulfilled")
+            (json!({"type": "string", "enum": ["FULFILLED", "NOT_FULFILLED"]}), "Whether it is fulfilled")
         }
         "not_fulfilled_state" => (
-            many(
-                json!({"type": "string", "enum": ["ACKNOWLEDGED", "COMPLIANT", "DEGRADED", "FULFILMENTFAILED", "SUSPENDED", "TERMINATED"]}),
-            ),
+            json!({"type": "string", "enum": ["ACKNOWLEDGED", "COMPLIANT", "DEGRADED", "FULFILMENTFAILED", "SUSPENDED", "TERMINATED"]}),
             "Its state",
         ),
-        "user_label" => (many(text()), "Its type"),
-        "object_instance" => (many(text()), "A workload document or instance that it is about"),
-        // Of a dry run one, of a list several.
-        "intent_id" => (many(text()), "Its id"),
+        "user_label" => (text(), "Its type"),
+        "object_instance" => (text(), "A workload document or instance that it is about"),
+        "intent_id" => (text(), "Its id"),
         "page_size" | "limit" => {
             (json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}), "Entries at most")
         }
@@ -288,7 +279,7 @@ pub fn refusals(route: &Route) -> Vec<u16> {
     if (writes(route) && route.action != Some(OwnSession)) || route.op == Op::Manifests {
         found.push(409);
     }
-    if conditional(route.op) {
+    if conditional(route.op) || writes(route) {
         found.push(412);
     }
     found.sort_unstable();
@@ -324,13 +315,7 @@ fn operation(route: &Route) -> Json {
         );
     }
     for name in route.query {
-        let (schema, description) = if route.op == Op::TmfList && !["fields", "offset", "limit"].contains(name) {
-            let description = "Only intents that have it (TMF630): several values divided by commas, `.gt`, `.gte`, `.lt`, \
-                               `.lte`, `.eq` or `.ne` behind the name, and names of what is in it, as `relatedParty.id`";
-            (json!({"type": "string", "maxLength": 512}), description)
-        } else {
-            parameter(name)
-        };
+        let (schema, description) = parameter(route.op, name);
         parameters.push(
             json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema}),
         );

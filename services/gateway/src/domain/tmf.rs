@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 pub use mesh_intent::tmf::{BASE, GIVEN, IRI, KEPT, intent, own, status};
 use mesh_proto::{
-    Timestamp,
+    Timestamp, Written,
     intent::{Intent, IntentView},
     validation::CheckReply,
 };
@@ -13,6 +13,11 @@ use prost::Message as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::forms;
+
+/// The message of an expression's value.
+const INTENT: &str = "continuum.intent.v1.Intent";
+/// Words of JSON-LD about an intent, beside its fields.
+const WORDS: [&str; 3] = ["@context", "@type", "@id"];
 
 /// An intent's report as a resource; the newest is the only one that is kept for questions.
 pub fn report(view: &IntentView) -> Option<Json> {
@@ -88,6 +93,54 @@ pub enum Creates {
     Probe,
 }
 
+/// What was sent, as values to read or to merge: the intent of an expression with its text as it is spelt (`20.50`), and the
+/// names of its fields as they are shown.
+///
+/// # Errors
+/// When a field of the intent is there in two spellings, or a number around it would be rounded.
+pub fn spelt(mut sent: Written) -> Result<Json, Problem> {
+    let twice = |error: mesh_proto::WrittenError| Problem::field("body", error.to_string(), "send it once");
+    let mut expression = sent.take(&["expression"]).map_err(twice)?;
+    let mut value = None;
+    if let Some(expression) = &mut expression {
+        value = expression.take(&["expressionValue"]).map_err(twice)?;
+    }
+    let exact = |sent: Written, path: &str| {
+        let hint = "numbers are kept as JSON's readers have them";
+        sent.into_exact_json().map_err(|error| Problem::field(path, error.to_string(), hint))
+    };
+    let mut body = exact(sent, "body")?;
+    let Some(expression) = expression else { return Ok(body) };
+    let mut expression = exact(expression, "expression")?;
+    if let Some(mut value) = value {
+        let mut words = vec![];
+        for name in WORDS {
+            words.extend(value.take(&[name]).map_err(twice)?.map(|word| (name, word)));
+        }
+        let mut inner =
+            forms::spelt(INTENT, &value).map_err(|problem| within("expression.expressionValue.", problem))?;
+        for (name, word) in words {
+            let word = exact(word, &format!("expression.expressionValue.{name}"))?;
+            if let Some(inner) = inner.as_object_mut() {
+                inner.insert(name.to_owned(), word);
+            }
+        }
+        if let Some(expression) = expression.as_object_mut() {
+            expression.insert("expressionValue".into(), inner);
+        }
+    }
+    if let Some(body) = body.as_object_mut() {
+        body.insert("expression".into(), expression);
+    }
+    Ok(body)
+}
+
+/// The same, its paths below this one.
+fn within(path: &str, mut problem: Problem) -> Problem {
+    problem.faults.iter_mut().for_each(|fault| fault.path.insert_str(0, path));
+    problem
+}
+
 /// A new intent as it was sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct New {
@@ -99,7 +152,7 @@ pub struct New {
     pub intent: Intent,
 }
 
-/// Reads a new intent. What the mesh gives is no instruction in a resource that a read gave, and refused in any other.
+/// Reads a new intent, as [`spelt`] has it. What the mesh gives is no instruction in a resource that a read gave, and refused in any other.
 ///
 /// # Errors
 /// Each member that is missing, wrong or unknown.
@@ -236,7 +289,7 @@ pub enum Change {
     Action(forms::Verb),
 }
 
-/// Reads a change of an intent: a merge patch of its resource (RFC 7396), whole or not at all.
+/// Reads a change of an intent, as [`spelt`] has it: a merge patch of its resource (RFC 7396), whole or not at all.
 ///
 /// # Errors
 /// Each member that is wrong or may not change; and when it asks for another definition and another state, which are two
@@ -272,7 +325,6 @@ pub fn patch(view: &IntentView, body: &Json) -> Result<Change, Problem> {
     let value = fields.get_mut("expression").and_then(|expression| expression.get_mut("expressionValue"));
     let mut sets_priority = false;
     if let Some(value) = value.and_then(Json::as_object_mut) {
-        in_camel_case(value, &mut faults);
         sets_priority = value.contains_key("intentPriority");
     }
     let base = own(&before);
@@ -305,19 +357,6 @@ pub fn patch(view: &IntentView, body: &Json) -> Result<Change, Problem> {
     }
 }
 
-/// Spells the fields of an intent as they are shown, so that a patch meets them.
-fn in_camel_case(value: &mut Map<String, Json>, faults: &mut Vec<Fault>) {
-    let Ok(descriptor) = mesh_proto::json::descriptor("continuum.intent.v1.Intent") else { return };
-    for (name, inner) in std::mem::take(value) {
-        let known = descriptor.get_field_by_name(&name).map(|field| field.json_name().to_owned());
-        let right = known.unwrap_or_else(|| name.clone());
-        if value.insert(right, inner).is_some() {
-            let path = format!("expression.expressionValue.{name}");
-            faults.push(fault(&path, "is given twice, in two spellings", "give it once"));
-        }
-    }
-}
-
 /// The intent of an expression, and what it says beside it.
 fn expression(value: Json) -> Result<(Intent, Map<String, Json>), Problem> {
     let Json::Object(mut said) = value else {
@@ -340,9 +379,8 @@ fn expression(value: Json) -> Result<(Intent, Map<String, Json>), Problem> {
             return Err(Problem::field(&path, "is not known here", "give iri and expressionValue"));
         }
     }
-    // Words of JSON-LD about the intent.
     let (words, inner): (Map<_, _>, Map<_, _>) =
-        value.into_iter().partition(|(name, _)| ["@context", "@type", "@id"].contains(&name.as_str()));
+        value.into_iter().partition(|(name, _)| WORDS.contains(&name.as_str()));
     if inner.contains_key("resource") {
         let hint = "give its members around the expression";
         return Err(Problem::field("expression.expressionValue.resource", "is not part of an expression", hint));
@@ -353,19 +391,17 @@ fn expression(value: Json) -> Result<(Intent, Map<String, Json>), Problem> {
     if !words.is_empty() {
         said.insert("expressionValue".into(), Json::Object(words));
     }
-    let intent = forms::definition(Json::Object(inner)).map_err(|mut problem| {
-        for fault in &mut problem.faults {
-            fault.path.insert_str(0, "expression.expressionValue.");
-        }
-        problem
-    })?;
+    let intent =
+        forms::definition(Json::Object(inner)).map_err(|problem| within("expression.expressionValue.", problem))?;
     Ok((intent, said))
 }
 
-/// Parameters of a list that are no filters.
-const PAGING: [&str; 3] = ["fields", "offset", "limit"];
-/// Members that an intent can be filtered by as they are.
-const PLAIN: [&str; 11] = [
+/// Parameters of a list: those that are no filters, then members that an intent can be filtered by as they are, then those
+/// that it can be filtered by what is in them.
+pub const LIST: [&str; 21] = [
+    "fields",
+    "offset",
+    "limit",
     "id",
     "href",
     "name",
@@ -377,9 +413,6 @@ const PLAIN: [&str; 11] = [
     "statusChangeDate",
     "context",
     "isBundle",
-];
-/// Members that an intent can be filtered by what is in them.
-const NESTED: [&str; 7] = [
     "validFor",
     "expression",
     "intentSpecification",
@@ -388,6 +421,10 @@ const NESTED: [&str; 7] = [
     "relatedParty",
     "attachment",
 ];
+/// Those of a page.
+pub const PAGING: &[&str] = LIST.split_at(3).0;
+const PLAIN: &[&str] = LIST.split_at(3).1.split_at(11).0;
+const NESTED: &[&str] = LIST.split_at(14).1;
 
 /// How a member is compared (TMF630).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -600,6 +637,46 @@ mod tests {
     }
 
     #[test]
+    fn text_is_taken_as_it_is_spelt_and_no_number_is_rounded() {
+        let sent = |text: &str| spelt(mesh_rest::body::read(None, text.as_bytes()).unwrap());
+        let whole = |range: &str, around: &str| {
+            sent(&format!(
+                r#"{{"name": "p", "expression": {{"expressionValue": {{"@id": "urn:x", "observation_period": 2.0,
+                "intentContexts": [{{"contextAttribute": "a", "context_value_range": {range}}}],
+                "intentExpectations": [{{"expectation_id": 1.10, "expectationTargets": [
+                    {{"targetName": 10e0, "targetCondition": "IS_LESS_THAN", "target_value_range": {range}}}]}}]}}}}{around}}}"#
+            ))
+        };
+        let big = "100000000000000000000000000001";
+        for (range, kept) in [("20.50", "20.50"), (big, big), ("true", "true"), ("[1.5,\"a\"]", "[1.5,\"a\"]")] {
+            let new = read(&whole(range, "").unwrap()).unwrap();
+            let expectation = &new.intent.intent_expectations[0];
+            assert_eq!((expectation.expectation_id.as_str(), new.intent.observation_period), ("1.10", 2));
+            let target = &expectation.expectation_targets[0];
+            assert_eq!((target.target_name.as_str(), target.target_value_range.as_str()), ("10e0", kept));
+            assert_eq!(new.intent.intent_contexts[0].context_value_range, kept);
+        }
+        let around = format!(r#", "characteristic": [{{"name": "a", "value": {big}}}]"#);
+        for (refused, path) in [
+            (whole(&format!("[{big}]"), ""), "expression.expressionValue.intentContexts[0].context_value_range"),
+            (whole("1", &around), "body"),
+        ] {
+            let problem = refused.unwrap_err();
+            assert_eq!((problem.status(), problem.faults[0].path.as_str()), (422, path), "{problem:?}");
+        }
+        let change = format!(
+            r#"{{"expression": {{"expressionValue": {{"intent_contexts": [
+            {{"contextAttribute": "b", "contextValueRange": {big}}}]}}}}}}"#
+        );
+        match patch(&view_of(&body()), &sent(&change).unwrap()) {
+            Ok(Change::Definition(changed)) => assert_eq!(changed.intent_contexts[0].context_value_range, big),
+            other => panic!("{other:?}"),
+        }
+        let twice = sent(r#"{"expression": {"expressionValue": {"intent_priority": 8, "intentPriority": 9}}}"#);
+        assert_eq!(twice.unwrap_err().faults[0].path, "expression.expressionValue.intentPriority");
+    }
+
+    #[test]
     fn what_is_not_kept_is_refused_by_name() {
         for (name, value) in [
             ("colour", json!("red")),
@@ -665,7 +742,7 @@ mod tests {
     #[test]
     fn a_patch_is_merged_as_rfc_7396_has_it() {
         let view = view_of(&around());
-        let changed = |change: Json| match patch(&view, &change) {
+        let changed = |change: Json| match patch(&view, &spelt(change.clone().into()).unwrap()) {
             Ok(Change::Definition(changed)) => intent(&IntentView { intent: Some(changed), ..view.clone() }),
             other => panic!("{change}: {other:?}"),
         };
@@ -722,7 +799,7 @@ mod tests {
                 "expression.expressionValue.intent_priority",
             ),
         ] {
-            let refused = patch(&view, &change).unwrap_err();
+            let refused = spelt(change.clone().into()).and_then(|change| patch(&view, &change)).unwrap_err();
             assert_eq!((refused.status(), refused.faults[0].path.as_str()), (422, path), "{change}: {refused:?}");
         }
         for odd in [
@@ -774,6 +851,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_that_is_sent_or_kept_ends_the_process(sent in any_json(), kept in any_json()) {
+            let _ = spelt(sent.clone().into()).map(|sent| read(&sent).is_ok());
             let _ = read(&sent);
             let mut view = view_of(&around());
             let _ = patch(&view, &sent);

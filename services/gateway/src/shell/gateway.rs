@@ -28,6 +28,7 @@ use crate::{
     config::Config,
     domain::{
         forms::{self, Upload},
+        headers,
         routes::Routes,
         table::{self, Op, Route},
         tmf,
@@ -83,19 +84,14 @@ impl Admitted {
         self.query.get(name).cloned().unwrap_or_default()
     }
 
-    /// The last value of a query parameter.
+    /// The value of a query parameter that is not a list.
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
-        self.query.get(name).and_then(|values| values.last()).map(String::as_str)
+        self.query.get(name).and_then(|values| values.first()).map(String::as_str)
     }
 
     /// The body as it is written; there is one where the table says so.
     pub(crate) fn written(&mut self) -> Written {
         self.body.take().unwrap_or_else(|| Json::Null.into())
-    }
-
-    /// The same as values.
-    pub(crate) fn json(&mut self) -> Json {
-        self.written().into_json()
     }
 
     /// A header's text.
@@ -152,7 +148,10 @@ impl Gateway {
         let (caller, query) = self.enter(route, &path, &parts).await?;
         let kind = parts.headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
         let (body, upload) = match route.body {
-            "" => (None, None),
+            "" => {
+                unread(&parts.headers, body).await?;
+                (None, None)
+            }
             table::UPLOAD => (None, Some(upload(kind, &parts.headers, body).await?)),
             _ => (Some(body::read(kind, &read(&parts.headers, body).await?)?), None),
         };
@@ -170,6 +169,7 @@ impl Gateway {
             Some(action) => self.permitted(&parts.headers, action).await?,
             None => Caller::default(),
         };
+        headers::check(route, &parts.headers)?;
         for id in path {
             // Ids that no object can have; documents carry their version.
             let plain = id.split_once('@').map_or(id.as_str(), |(name, _)| name);
@@ -180,8 +180,8 @@ impl Gateway {
         }
         let query = parts.uri.query().unwrap_or_default();
         let query = match route.op {
-            Op::TmfList => body::query_below(query, route.query)?,
-            _ => body::query(query, route.query)?,
+            Op::TmfList => body::query_below(query, route.query, |name| table::is_list(route.op, name))?,
+            _ => body::query(query, route.query, |name| table::is_list(route.op, name))?,
         };
         if let Some(fields) = query.get("fields") {
             tmf::selectable(fields)?;
@@ -252,6 +252,13 @@ impl Gateway {
     pub(crate) fn limit_of_commands(&self) -> Duration {
         Duration::from_millis((self.inner.config.request_limit_ms / 2).max(1).into())
     }
+}
+
+/// Reads a body that means nothing here, and refuses it if it says something.
+pub(crate) async fn unread(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let bytes = if axum::body::HttpBody::is_end_stream(&body) { Bytes::new() } else { read(headers, body).await? };
+    headers::no_body(&bytes)?;
+    Ok(bytes)
 }
 
 /// Reads the form of an upload (RFC 7578) within its limits and in time.

@@ -12,7 +12,11 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     domain::table::{Op, Route},
-    shell::{gateway::Gateway, proxy::Upstream, signin::IDENTITY},
+    shell::{
+        gateway::{Gateway, unread},
+        proxy::Upstream,
+        signin::IDENTITY,
+    },
 };
 
 /// Requests that the identity service answers.
@@ -31,6 +35,7 @@ impl Gateway {
     ) -> Result<Response, Problem> {
         let (parts, body) = request.into_parts();
         self.enter(route, path, &parts).await?;
+        let body = if route.body.is_empty() { Body::from(unread(&parts.headers, body).await?) } else { body };
         if self.inner.signin.is_built_in() {
             return self.forward_to_identity(Request::from_parts(parts, body)).await;
         }

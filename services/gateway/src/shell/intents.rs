@@ -311,7 +311,7 @@ impl Gateway {
             let hint = "send application/merge-patch+json (RFC 7396)";
             return Err(Problem::new(Kind::MediaType, "JSON Patch is not read", hint));
         }
-        let (sent, style) = (admitted.json(), RestView::Tmf);
+        let (sent, style) = (tmf::spelt(admitted.written())?, RestView::Tmf);
         let (_, before, _) = self.expected(admitted).await?;
         match tmf::patch(&before, &sent)? {
             tmf::Change::Nothing => Ok(style.answer(StatusCode::OK, &before, admitted)),
@@ -420,6 +420,12 @@ impl Gateway {
             ));
         }
         let size = page_size(admitted)?;
+        if filter.intent_id.iter().any(|id| !mesh_proto::is_key(id)) {
+            return Err(Problem::field("intent_id", "is not a valid id", "use 1 to 64 letters, digits, `_` and `-`"));
+        }
+        if admitted.value("page_token").is_some_and(|token| !token.is_empty() && !mesh_proto::is_key(token)) {
+            return Err(other_page());
+        }
         if !filter.intent_id.is_empty() {
             return self.list_named(admitted, &owner, &filter, size).await;
         }
@@ -494,9 +500,22 @@ impl Gateway {
         let mut found: Vec<Json> = vec![];
         let (mut total, mut token) = (0, String::new());
         for _ in 0..COUNT_PAGES {
-            let request =
-                ListRequest { owner: owner.clone(), page_size: PAGE_MAX, page_token: token, ..ListRequest::default() };
-            let (views, next) = self.page(request).await?;
+            // Where nothing is looked at that is not shown, the manager counts the rest.
+            let (size, count) = match filters.is_empty() {
+                true => (offset + limit - total, true),
+                false => (PAGE_MAX as usize, false),
+            };
+            let request = ListRequest {
+                owner: owner.clone(),
+                page_size: (size as u32).min(PAGE_MAX),
+                page_token: token,
+                count,
+                ..ListRequest::default()
+            };
+            let page = self.manager().await?.list(request).await;
+            let page = self.reply(MANAGER, page)?;
+            let (views, next, rest) = (page.intents, page.next_page_token, page.total as usize);
+            let before = total;
             for view in views {
                 let is_wanted = total >= offset && found.len() < limit;
                 // What is neither shown nor looked at is not written out.
@@ -509,6 +528,9 @@ impl Gateway {
                 }
             }
             token = next;
+            if count && total >= offset + limit {
+                (total, token) = (before + rest, String::new());
+            }
             if token.is_empty() {
                 break;
             }
@@ -637,7 +659,9 @@ impl Gateway {
                 view = views.message() => match view {
                     Ok(Some(view)) => {
                         let tag = present::etag(&view);
-                        format!("event: intent\nid: {}\ndata: {}\n\n", tag.trim_matches('"'), present::intent(&view))
+                        let shown = present::intent(&view).to_string();
+                        let shown = mesh_proto::shown::json(&shown);
+                        format!("event: intent\nid: {}\ndata: {shown}\n\n", tag.trim_matches('"'))
                     }
                     Ok(None) => return Some((Ok("event: end\ndata: {}\n\n".to_owned()), None)),
                     Err(status) => {
@@ -689,6 +713,11 @@ fn bounded(admitted: &Admitted, name: &str) -> Result<u32, Problem> {
         0 => Err(Problem::field(name, "is 0", format!("use 1 to {PAGE_MAX}"))),
         size => Ok(size),
     }
+}
+
+/// A page token that no page of this list ended with.
+pub(crate) fn other_page() -> Problem {
+    Problem::field("page_token", "is of another list", "take it from the Link header of the page before")
 }
 
 /// With the address of the next page, if there is one.

@@ -270,7 +270,7 @@ impl Gateway {
     /// Gives an instance another version of its document, or other values.
     pub(crate) async fn upgrade(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
         let owner = admitted.owner()?;
-        let input: UpgradeInput = body::form(admitted.written())?;
+        let input = UpgradeInput::read(admitted.written())?;
         let before = self.instance(&owner, &admitted.id(0)).await?;
         let workload =
             if input.workload_document.is_empty() { before.workload.clone() } else { input.workload_document.clone() };
@@ -323,7 +323,7 @@ impl Gateway {
     /// Makes an instance, and its intents.
     pub(crate) async fn run(&self, admitted: &mut Admitted) -> Result<Response, Problem> {
         let (owner, key) = (admitted.owner()?, admitted.idempotency_key()?);
-        let input: TemplateInput = body::form(admitted.written())?;
+        let input = TemplateInput::read(admitted.written())?;
         let document = self.document(&owner, &admitted.id(0)).await?;
         if document.status != "accepted" {
             let detail = format!("document {} is {}", admitted.id(0), document.status);
@@ -335,6 +335,9 @@ impl Gateway {
             Some(key) => derived_id(&["instance", &owner, key]),
             None => uuid::Uuid::now_v7().to_string(),
         };
+        // Before anything is done.
+        let intents = input.intents.into_iter().map(|template| template.expand(Some(&id)));
+        let intents = intents.collect::<Result<Vec<_>, _>>()?;
         let wanted = release.as_ref().map(|r| format!("{:?}", r.encode_to_vec())).unwrap_or_default();
         let command_id = derived_id(&["run", &owner, &id, &workload, &input.replicas.to_string(), &wanted]);
         let command =
@@ -350,8 +353,7 @@ impl Gateway {
         })?;
         let view = self.instance_once(&owner, &id, |_| true).await?;
         let mut made = vec![];
-        for (number, template) in input.intents.into_iter().enumerate() {
-            let intent = template.expand(Some(&id))?;
+        for (number, intent) in intents.into_iter().enumerate() {
             let intent_id = derived_id(&["intent-of", &owner, &id, &number.to_string()]);
             made.push(match self.create(admitted, (Some(intent_id.clone()), intent), RestView::Rest).await {
                 Ok(response) => json!({"id": intent_id, "status": response.status().as_u16()}),
@@ -388,12 +390,17 @@ impl Gateway {
             // Instances follow the documents in the registry's list.
             token = "instance/".into();
         }
-        if instances != token.starts_with("instance/") && !token.is_empty() {
-            return Err(Problem::field(
-                "page_token",
-                "is of another list",
-                "take it from the Link header of the page before",
-            ));
+        let fits = match token.split_once('/') {
+            Some((kind, id)) if instances => kind == "instance" && (id.is_empty() || mesh_proto::is_key(id)),
+            Some((kind, id)) => kind == "document" && id.contains('@'),
+            None => token.is_empty(),
+        };
+        if !fits {
+            return Err(intents::other_page());
+        }
+        let state = admitted.value("status").unwrap_or_default();
+        if !state.is_empty() && InstancePhase::from_str_name(&state.to_uppercase()).is_none() {
+            return Err(Problem::field("status", "is not a phase of an instance", "see the values in /openapi.json"));
         }
         let one = |name: &str, value: &str| admitted.value(name).is_none_or(|wanted| wanted == value);
         let mut found: Vec<Json> = vec![];
@@ -402,7 +409,7 @@ impl Gateway {
                 owner: owner.clone(),
                 page_size: PAGE.min((size - found.len()) as u32),
                 page_token: token.clone(),
-                state: admitted.value("status").unwrap_or_default().to_owned(),
+                state: state.to_owned(),
                 ..ListRequest::default()
             };
             let answer = self.registry().await?.list(request).await;

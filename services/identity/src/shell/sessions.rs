@@ -60,6 +60,9 @@ const FIELDS: [&str; 13] = [
     "code_challenge_method",
 ];
 
+/// No parameter may be there twice (RFC 6749 §3.1, §3.2).
+const NO_LIST: fn(&str) -> bool = |_| false;
+
 type Form = BTreeMap<String, Vec<String>>;
 
 /// Name and password (AuthToken).
@@ -70,15 +73,15 @@ struct Login {
     password: String,
 }
 
-/// The last value of a field; empty if it is absent.
+/// The value of a field; empty if it is absent.
 fn value(form: &Form, name: &str) -> String {
-    form.get(name).and_then(|values| values.last()).cloned().unwrap_or_default()
+    form.get(name).and_then(|values| values.first()).cloned().unwrap_or_default()
 }
 
 async fn form(headers: &HeaderMap, body: Body) -> Result<Form, Problem> {
     let bytes = read(headers, body).await?;
     let text = std::str::from_utf8(&bytes).map_err(|_| Problem::malformed("the form is not UTF-8", "send UTF-8"))?;
-    body::query(text, &FIELDS)
+    body::query(text, &FIELDS, NO_LIST)
 }
 
 impl Identity {
@@ -239,7 +242,7 @@ impl Identity {
         let form = if parts.method == http::Method::POST {
             form(&parts.headers, body).await
         } else {
-            body::query(parts.uri.query().unwrap_or_default(), &AUTHORIZE)
+            body::query(parts.uri.query().unwrap_or_default(), &AUTHORIZE, NO_LIST)
         };
         let form = match form {
             Ok(form) => form,

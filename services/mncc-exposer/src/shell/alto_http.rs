@@ -66,6 +66,11 @@ fn refuse(gate: &Gate, request: &Request, now_s: i64) -> Option<Response> {
 
 async fn answer(request: Request, costs: &View<Costs>, cache: &Mutex<Cache>) -> Response {
     let (parts, body) = request.into_parts();
+    if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+        let text =
+            "no resource of ALTO takes parameters in its address: leave out ? and what follows, or POST a filter\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
+    }
     // One more than allowed, so that too much is seen as such.
     let Ok(body) = to_bytes(body, alto::BODY_BYTES_MAX + 1).await else {
         return (StatusCode::PAYLOAD_TOO_LARGE, format!("send at most {} bytes\n", alto::BODY_BYTES_MAX))
