@@ -1,16 +1,22 @@
 //! Made-up input for every decoder and every parser of what people write that computes only: the contract, messages,
-//! intents, charts. A target takes any bytes, must not panic on them, and checks what must hold of what it read.
+//! intents, charts; and for what services read of requests and files. A target takes any bytes, must not panic on them, and checks what must hold of what it read.
 //!
-//! - [`TARGETS`]: what is tried; [`Made`]: seeded input, mutated from what is known to be good.
+//! - [`targets`]: what is tried; [`Made`]: seeded input, mutated from what is known to be good.
 //! - A bounded run of each is a test (`tests/bounded.rs`); `cargo run -p fuzzing --bin fuzz -- --cases 1000000` is the long
 //!   form.
 //! - Never: a file, a clock, a process.
 
+mod faces;
 mod made;
 mod targets;
 
 pub use made::Made;
-pub use targets::{TARGETS, Target};
+pub use targets::Target;
+
+/// Every target.
+pub fn targets() -> impl Iterator<Item = &'static Target> {
+    targets::TARGETS.iter().chain(faces::FACES)
+}
 
 /// Tries a target on seeded input; gives how many inputs it read. Panics where the target does: `on` is told each input
 /// before it is tried.

@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use fuzzing::{TARGETS, run};
+use fuzzing::{run, targets};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,9 +26,9 @@ fn main() -> ExitCode {
             }
         }
     }
-    let chosen: Vec<_> = TARGETS.iter().filter(|target| wanted.is_none_or(|name| name == target.name)).collect();
+    let chosen: Vec<_> = targets().filter(|target| wanted.is_none_or(|name| name == target.name)).collect();
     if chosen.is_empty() {
-        let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+        let names: Vec<&str> = targets().map(|target| target.name).collect();
         eprintln!("fuzz: no such target; there are {}", names.join(", "));
         return ExitCode::from(64);
     }

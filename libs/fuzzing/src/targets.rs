@@ -24,8 +24,8 @@ pub struct Target {
     pub good: fn() -> Vec<Vec<u8>>,
 }
 
-/// Every target.
-pub const TARGETS: &[Target] = &[
+/// Targets of the contract, of intents and of charts.
+pub(crate) const TARGETS: &[Target] = &[
     Target { name: "json", try_on: written_json, good: json_texts },
     Target { name: "yaml", try_on: written_yaml, good: yaml_texts },
     Target { name: "message-of-json", try_on: message_of_json, good: json_texts },
@@ -59,7 +59,7 @@ const WRITTEN_BY_PEOPLE: &[&str] = &[
     "continuum.anomaly.v1.AnomalyDetected",
 ];
 
-fn text(input: &[u8]) -> Option<&str> {
+pub(crate) fn text(input: &[u8]) -> Option<&str> {
     std::str::from_utf8(input).ok()
 }
 
@@ -159,7 +159,7 @@ fn shown_text(input: &[u8]) -> bool {
 
 // ---- what travels
 
-fn each_event(input: &[u8], mut read: impl FnMut(&str, &str, &[u8]) -> bool) -> bool {
+pub(crate) fn each_event(input: &[u8], mut read: impl FnMut(&str, &str, &[u8]) -> bool) -> bool {
     // The first byte chooses the event.
     let (Some(first), Some(body)) = (input.first(), input.get(1..)) else { return false };
     let events = &contract().events;
@@ -240,7 +240,7 @@ fn window(input: &[u8]) -> bool {
 
 fn goals(input: &[u8]) -> bool {
     let Some(written) = text(input).and_then(|text| Written::yaml(text).ok()) else { return false };
-    mesh_intent::goal::read(&written.into_json())
+    mesh_intent::goal::read(&written.into_spelt_json())
         .map(|read| read.iter().for_each(|one| drop(mesh_intent::goal::translate(one, &[]))))
         .is_ok()
 }
@@ -307,16 +307,16 @@ fn docker_config(input: &[u8]) -> bool {
 
 // ---- good input
 
-fn of(texts: &[&str]) -> Vec<Vec<u8>> {
+pub(crate) fn of(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-const INTENT_YAML: &str = "id: a\nintent:\n  userLabel: DeliverComputingWorkload\n  observationPeriod: 2\n  \
+pub(crate) const INTENT_YAML: &str = "id: a\nintent:\n  userLabel: DeliverComputingWorkload\n  observationPeriod: 2\n  \
     intentContexts:\n  - {contextAttribute: region, contextCondition: IS_EQUAL_TO, contextValueRange: [no, 1.10]}\n  \
     intentExpectations:\n  - expectationId: a\n    expectationVerb: DELIVER\n    \
     expectationObject: {objectType: NEMO_WORKLOAD, objectInstance: spinner@1.0.0}\n    expectationTargets:\n    \
     - {targetName: cpuUsage, targetCondition: IS_LESS_THAN, targetValueRange: 20}\n";
-const WORKLOAD_YAML: &str = "name: on\nversion: 1.10\nkind: process\nprocess:\n  command: yes\n  \
+pub(crate) const WORKLOAD_YAML: &str = "name: on\nversion: 1.10\nkind: process\nprocess:\n  command: yes\n  \
     arguments: [1.10, 010, true, 1e3, 0x1F]\n  environment: {A: no}\nresources: {cpuMilli: 100, memoryMb: 0x40}\n\
     clusterSelector: &s {zone: no}\nreplicas: 2\n";
 const ANOMALY_YAML: &str = "at: 2027-01-31T12:00:00+05:30\nsince: 2016-12-31T23:59:60Z\n";
@@ -347,7 +347,7 @@ fn commands() -> Vec<Vec<u8>> {
     all
 }
 
-fn bodies() -> Vec<Vec<u8>> {
+pub(crate) fn bodies() -> Vec<Vec<u8>> {
     let events = contract().events.iter().enumerate();
     let submit = commands().pop().unwrap_or_default();
     let mut all: Vec<Vec<u8>> = events

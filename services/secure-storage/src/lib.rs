@@ -29,6 +29,8 @@ use mesh_proto::storage::storage_queries_server::StorageQueriesServer;
 pub use config::Config;
 pub use objects::ObjectStore;
 pub use s3::DEFAULT_POLICY;
+#[doc(hidden)]
+pub use s3::fuzzed;
 
 /// Joins the mesh; returns once its decider and its view run and S3 is answered.
 ///

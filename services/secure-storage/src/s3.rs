@@ -6,6 +6,8 @@ mod conditions;
 mod digests;
 mod errors;
 mod front;
+#[doc(hidden)]
+pub mod fuzzed;
 mod handler;
 mod listing;
 mod region;

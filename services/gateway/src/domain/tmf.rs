@@ -233,6 +233,10 @@ fn parts(mut fields: Map<String, Json>, faults: &mut Vec<Fault>) -> Intent {
             intent
         }
     };
+    if intent.intent_priority > 100 {
+        // Shown as the priority, it could not be sent again.
+        faults.push(fault("expression.expressionValue.intentPriority", "is no priority", "use 1 to 100"));
+    }
     if let Some(value) = priority {
         let number = match &value {
             Json::String(text) => text.parse().ok(),
@@ -710,6 +714,9 @@ mod tests {
             sent["expression"][name] = value;
             assert_eq!(read(&sent).unwrap_err().faults[0].path, format!("expression.{name}"));
         }
+        let mut sent = body();
+        sent["expression"]["expressionValue"]["intentPriority"] = json!(101);
+        assert_eq!(read(&sent).unwrap_err().faults[0].path, "expression.expressionValue.intentPriority");
         let mut sent = body();
         sent["expression"]["expressionValue"]["colour"] = json!("red");
         assert_eq!(read(&sent).unwrap_err().faults[0].path, "expression.expressionValue.colour");
