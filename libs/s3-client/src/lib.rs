@@ -112,7 +112,8 @@ impl Client {
         })
     }
 
-    async fn send(&self, ask: Ask<'_>) -> Result<Response<Incoming>, Error> {
+    /// A signed request.
+    fn signed(&self, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, Error> {
         let at = Timestamp::from_nanos(now_nanos()).to_string();
         let stamp: String = at.split('.').next().unwrap_or_default().chars().filter(|c| !"-:Z".contains(*c)).collect();
         let stamp = format!("{stamp}Z");
@@ -153,7 +154,29 @@ impl Client {
         for (name, value) in ask.headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(ask.body)).map_err(|error| Error::Failed(error.to_string()))?;
+        request.body(Full::new(ask.body)).map_err(|error| Error::Failed(error.to_string()))
+    }
+
+    /// The request that gets a name, signed now, for those who send it themselves.
+    ///
+    /// # Errors
+    /// When the name makes no request.
+    pub fn signed_get(&self, name: &str) -> Result<Request<Full<Bytes>>, Error> {
+        let (query, headers) = (vec![], vec![]);
+        self.signed(Ask { method: Method::GET, name: Some(name), query, headers, body: Bytes::new() })
+    }
+
+    /// The request that puts under a name, signed now, whose body those send who send it themselves: this many bytes.
+    ///
+    /// # Errors
+    /// When the name makes no request.
+    pub fn signed_put(&self, name: &str, bytes: u64) -> Result<Request<Full<Bytes>>, Error> {
+        let headers = vec![(header::CONTENT_LENGTH, bytes.to_string())];
+        self.signed(Ask { method: Method::PUT, name: Some(name), query: vec![], headers, body: Bytes::new() })
+    }
+
+    async fn send(&self, ask: Ask<'_>) -> Result<Response<Incoming>, Error> {
+        let request = self.signed(ask)?;
         match tokio::time::timeout(self.limit, self.http.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(Error::Unavailable(format!("{}: {}", self.server, chain(&error)))),
