@@ -2,7 +2,12 @@
 
 mod folder;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use mesh_proto::storage::Location;
@@ -12,6 +17,9 @@ pub use s3_client::{Client, Credentials, Error, Found};
 
 /// A fragment file is never larger: an extent in one shard, with its tags.
 pub const FILE_MAX: u64 = 128 << 20;
+
+/// A file that is not finished and that nobody wrote to for this long is of a gateway that is gone.
+pub(crate) const STAGED_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 
 /// One location.
 #[derive(Clone)]
@@ -36,6 +44,11 @@ pub struct Opener {
 }
 
 impl Opener {
+    /// Where fragments wait until they are sent. No location has such a name.
+    pub fn spool(&self) -> PathBuf {
+        self.root.join(".spool")
+    }
+
     /// Opens a location. One that cannot be opened returns the reason whenever it is used.
     pub fn open(&self, location: &Location) -> Backend {
         if let Some(folder) = location.url.strip_prefix("dir:") {
@@ -84,6 +97,16 @@ impl Backend {
         }
     }
 
+    /// Begins a file that comes bit by bit, after `room` bytes for its header. What is for a server of another kind waits in
+    /// `spool` until it is whole: a request to it says its length first.
+    pub fn draft(&self, room: u64, spool: &Path) -> Draft {
+        let staged = match self {
+            Self::Folder(folder) => folder.staged(),
+            _ => spool.join(uuid::Uuid::new_v4().simple().to_string()),
+        };
+        Draft { backend: self.clone(), staged, room, bytes: 0 }
+    }
+
     /// Reads a range of a file, or all of it; less if it is shorter.
     ///
     /// # Errors
@@ -127,4 +150,70 @@ impl Backend {
             _ => 0,
         }
     }
+}
+
+/// A file that comes bit by bit. Nobody sees it before it is finished.
+pub struct Draft {
+    backend: Backend,
+    staged: PathBuf,
+    room: u64,
+    bytes: u64,
+}
+
+impl Draft {
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// When it could not; the draft is of no use then.
+    pub async fn append(&mut self, bytes: Bytes) -> Result<(), Error> {
+        let (staged, at) = (self.staged.clone(), self.room + self.bytes);
+        self.bytes += bytes.len() as u64;
+        match &self.backend {
+            Backend::Folder(folder) => folder.clone().append(staged, at, bytes).await,
+            Backend::S3(_) => {
+                spooled(move || {
+                    if let Some(folder) = staged.parent() {
+                        std::fs::create_dir_all(folder)?;
+                    }
+                    folder::write_at(&staged, at, &bytes)
+                })
+                .await
+            }
+            Backend::Broken(why) => Backend::broken(why),
+        }
+    }
+
+    /// Bytes that [`Draft::finish`] holds in memory.
+    pub fn finish_bytes(&self) -> u64 {
+        if matches!(self.backend, Backend::S3(_)) { 2 * self.bytes } else { 0 }
+    }
+
+    /// Puts its header first and gives the file its name; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// When it could not; whether the file exists is unknown then.
+    pub async fn finish(&self, name: &str, header: Bytes) -> Result<(), Error> {
+        let (staged, room) = (self.staged.clone(), self.room);
+        match &self.backend {
+            Backend::Folder(folder) => folder.clone().finish(staged, name.to_owned(), room, header).await,
+            Backend::S3(client) => {
+                let whole = spooled(move || {
+                    let bytes = std::fs::read(&staged)?;
+                    Ok([&header[..], bytes.get(room as usize..).unwrap_or_default()].concat())
+                });
+                client.put(name, whole.await?.into()).await
+            }
+            Backend::Broken(why) => Backend::broken(why),
+        }
+    }
+
+    /// Removes what is not needed any more, whether or not it was finished.
+    pub async fn close(self) {
+        let _renamed = spooled(move || std::fs::remove_file(self.staged)).await;
+    }
+}
+
+async fn spooled<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Error::Failed(error.to_string()))?;
+    done.map_err(|error| Error::Failed(format!("keep a fragment until it is sent: {error}")))
 }

@@ -20,16 +20,18 @@ pub struct Config {
     pub extent_bytes: u32,
     /// Plain bytes per piece, the smallest unit that is read.
     pub piece_bytes: u32,
-    /// Plain bytes of objects kept in memory.
+    /// Plain bytes of objects kept in memory, beside `memory_bytes`; an object of more than an eighth of it is not kept.
     pub cache_bytes: u64,
+    /// Bytes of bodies, answers and the work on them in memory at once, of all requests together; beyond, requests wait in
+    /// the order in which they came. With the default a gateway holds at most 256 MiB.
+    pub memory_bytes: u64,
+    /// A client that has to send or to take moves at least 64 KiB, or all that is left, in this time of waiting for it;
+    /// otherwise it is cut off. Milliseconds.
+    pub client_wait_ms: u64,
     /// A location must read or write a fragment within this time, milliseconds.
     pub location_limit_ms: u32,
     /// A read that gets no answer for this long asks one more location, milliseconds.
     pub hedge_ms: u32,
-    /// Extents on their way to locations at once, of all requests together.
-    pub extents_max: u32,
-    /// Bytes of answers in memory at once, of all requests together.
-    pub answer_bytes: u64,
     /// Objects in the listings at most; beyond, puts of new keys are refused.
     pub objects_max: u64,
     /// The fragments of a replaced object stay this long for those who still read them, milliseconds.
@@ -53,11 +55,11 @@ impl Default for Config {
             locations_dir: None,
             extent_bytes: 8 << 20,
             piece_bytes: 256 << 10,
-            cache_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
+            memory_bytes: 128 << 20,
+            client_wait_ms: 60_000,
             location_limit_ms: 10_000,
             hedge_ms: 500,
-            extents_max: 16,
-            answer_bytes: 64 << 20,
             objects_max: 10_000_000,
             linger_ms: 30_000,
             orphan_ms: 24 * 3_600_000,

@@ -49,6 +49,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let (listener, endpoint) = s3::listen(&config.s3_listen).await.context("start S3")?;
     let (probing, probe_every) = (config.probe_ms > 0, std::time::Duration::from_millis(config.probe_ms));
     let store = ObjectStore::new(mesh.clone(), view, keys, config, root);
+    store.locations.clear_spool();
     mesh.serve(StorageQueriesServer::new(api::Api { store: store.clone(), endpoint: endpoint.clone() }));
     mesh.spawn("scrubs", store.clone().scrubs());
     mesh.spawn("uploads", store.clone().finish_uploads());

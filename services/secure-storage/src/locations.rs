@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use mesh_proto::Timestamp;
 use tokio::time::timeout;
 
 use crate::{
-    backend::{self, Backend, Opener},
+    backend::{self, Backend, Folder, Opener},
     objects::catalogue::Catalogue,
 };
 
@@ -107,6 +108,29 @@ impl Locations {
     ) -> Result<(), backend::Error> {
         let put = async { self.backend(owner, location).await?.put(name, bytes).await };
         self.within_limit(owner, location, put).await
+    }
+
+    /// A registered location that is a folder and answered when it was last asked.
+    pub(crate) async fn folder(&self, owner: &str, name: &str) -> Option<Folder> {
+        match self.backend(owner, name).await {
+            Ok(Backend::Folder(folder)) if !self.is_unavailable(owner, name) => Some(folder),
+            _ => None,
+        }
+    }
+
+    /// Where fragments wait until they are sent.
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.opener.spool()
+    }
+
+    /// Removes what a gateway that is gone left in the spool.
+    pub(crate) fn clear_spool(&self) {
+        for entry in std::fs::read_dir(self.spool()).into_iter().flatten().flatten() {
+            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
+            if age.is_some_and(|age| age > backend::STAGED_LIMIT) {
+                let _removed_before = std::fs::remove_file(entry.path());
+            }
+        }
     }
 
     fn observe(&self, owner: &str, name: &str, available: bool) {

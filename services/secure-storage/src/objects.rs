@@ -5,6 +5,7 @@
 
 pub mod catalogue;
 mod commit;
+mod memory;
 pub mod multipart;
 mod read;
 mod scrub;
@@ -44,12 +45,13 @@ use crate::{
     locations::Locations,
 };
 use catalogue::Catalogue;
+use memory::Memory;
 
 /// A view may take this long to catch up with its stream.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
 /// A command of ours is answered within this time, or its caller hears that it was not.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// Extents of one request that are read or written at once.
+/// Extents of one body that are finished at once.
 const EXTENTS_IN_FLIGHT: usize = 2;
 
 /// A request was not carried out.
@@ -79,6 +81,9 @@ pub enum Error {
     /// Too few locations took the fragments, or something else is unavailable for now.
     #[error("{0}")]
     Unavailable(String),
+    /// The memory of the gateway is taken by other requests.
+    #[error("the gateway has had no memory left for this request for {0} s; send it again")]
+    Busy(u64),
     /// Too few good fragments are left.
     #[error("{0}")]
     Lost(String),
@@ -99,12 +104,6 @@ pub enum Error {
 /// How a request's body failed to arrive.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// Nothing came for too long.
-    #[error("the body stopped for {seconds} s; send it again")]
-    Silent {
-        /// Seconds.
-        seconds: u64,
-    },
     /// It took too long in all.
     #[error("the body took more than {limit_ms} ms; use a multipart upload")]
     Slow {
@@ -160,6 +159,8 @@ pub struct Announced {
     pub algorithm: Option<Algorithm>,
     /// Its value, if it was given before the body.
     pub value: Option<Vec<u8>>,
+    /// Bytes of a chunk that has to be there whole before its first byte is given; 0 if it has none.
+    pub chunk_bytes: u64,
     /// What follows the body, asked when it has ended.
     pub ending: Option<Arc<dyn Ending>>,
 }
@@ -245,9 +246,9 @@ pub struct Inner {
     pub(crate) config: Config,
     pub(crate) cache: Cache,
     pub(crate) locations: Locations,
-    extents: Arc<Semaphore>,
-    /// Of answers in memory, in units of [`read::UNIT`].
-    answers: Arc<Semaphore>,
+    pub(crate) memory: Memory,
+    /// As many steps are coded at once as there are processors, so that few threads do it.
+    pub(crate) coding: Semaphore,
 }
 
 impl std::ops::Deref for ObjectStore {
@@ -290,8 +291,8 @@ impl ObjectStore {
         };
         let inner = Inner {
             cache: Cache::new(config.cache_bytes),
-            extents: Arc::new(Semaphore::new(config.extents_max.max(1) as usize)),
-            answers: Arc::new(Semaphore::new(read::units(config.answer_bytes) as usize)),
+            memory: Memory::new(config.memory_bytes),
+            coding: Semaphore::new(std::thread::available_parallelism().map_or(2, std::num::NonZero::get)),
             locations: Locations::new(mesh.clone(), view.clone(), opener),
             mesh,
             view,

@@ -18,7 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 
 import boto3
 import boto3.s3.transfer
@@ -855,26 +855,65 @@ def large_ones():
         S3.put_object(Bucket="plant", Key=f"large/{n}", Body=data(24 << 20, 60 + n))
 
 
-def unread():
-    """Many who take nothing of their answers, and some who take all of theirs meanwhile."""
-    silent = []
-    for n in range(24):
-        url = S3.generate_presigned_url("get_object", Params={"Bucket": "plant", "Key": f"large/{n % 2}"})
+def many():
+    """Many clients at once, puts and gets, a quarter each of them quick, slow, silent and almost silent."""
+    size, wait = 24 << 20, float(sys.argv[5])
+    block = data(1 << 20, 60)
+    whole, late = [], []
+
+    def put(index, kind):
+        url = S3.generate_presigned_url("put_object", Params={"Bucket": "plant", "Key": f"many/{index}"})
+        connection = HTTPConnection(ENDPOINT.removeprefix("http://"), timeout=60)
+        connection.putrequest("PUT", url.removeprefix(ENDPOINT))
+        connection.putheader("Content-Length", str(size))
+        connection.endheaders()
+        stop, begun = size if kind in ("quick", "slow") else 3 << 20, time.monotonic()
+        for at in range(0, stop, 1 << 20):
+            connection.send(block)
+            if kind == "slow":
+                time.sleep(wait / 8)
+        while kind == "dribbling" and time.monotonic() - begun < 20 * wait:
+            try:
+                connection.send(b"x")
+            except OSError:
+                break
+            time.sleep(wait / 20)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        (whole if answer.status == 200 else late).append((index, kind, "put", text))
+
+    def get(index, kind):
+        url = S3.generate_presigned_url("get_object", Params={"Bucket": "plant", "Key": f"large/{index % 3}"})
         connection = HTTPConnection(ENDPOINT.removeprefix("http://"), timeout=60)
         connection.request("GET", url.removeprefix(ENDPOINT))
-        silent.append((connection, connection.getresponse()))
-    found = {}
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        if kind in ("silent", "dribbling"):
+            time.sleep(3 * wait)
+        body = b""
+        try:
+            while piece := answer.read(1 << 20):
+                body += piece
+                if kind == "slow":
+                    time.sleep(wait / 8)
+        except (HTTPException, OSError):
+            pass
+        right = body == data(size, 60 + index % 3)
+        assert right or (kind in ("silent", "dribbling") and len(body) < size), (index, kind, len(body))
+        (whole if right else late).append((index, kind, "get", "RequestTimeout"))
 
-    def take(index):
-        found[index] = get("large/2") == data(24 << 20, 62)
-    threads = [threading.Thread(target=take, args=(index,)) for index in range(4)]
+    kinds = ["quick", "slow", "silent", "dribbling"]
+    threads = [threading.Thread(target=(put, get)[n % 2], args=(n, kinds[n // 2 % 4])) for n in range(48)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {index: True for index in range(4)} and all(answer.status == 200 for _, answer in silent), found
-    assert silent[0][1].read() == data(24 << 20, 60)
-    holds("clients who take nothing leave room for the others")
+    assert sorted(kind for _, kind, _, _ in whole) == ["quick"] * 12 + ["slow"] * 12, whole
+    assert sorted(kind for _, kind, _, _ in late) == ["dribbling"] * 12 + ["silent"] * 12, late
+    assert all("RequestTimeout" in text for _, _, _, text in late), late
+    for n in (0, 2):
+        assert S3.get_object(Bucket="plant", Key=f"many/{n}")["Body"].read() == block * 24
+    holds("those who keep up are served whole, and those who do not are cut off and told")
 
 
 def policies_only():
@@ -895,4 +934,4 @@ def clients_know():
 
 
 {f.__name__: f for f in (acceptance, large, second, read, cached, lost, writer, check, clients_know,
-                             policies_only, large_ones, unread)}[SUITE]()
+                             policies_only, large_ones, many)}[SUITE]()

@@ -5,7 +5,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, IoSliceMut, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::UNIX_EPOCH,
@@ -13,16 +14,21 @@ use std::{
 
 use bytes::Bytes;
 use mesh_proto::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Error, FILE_MAX, Found};
 
 /// Where files are written before they are renamed.
 const STAGING: &str = "new";
 
+/// Operations on a folder at once. A disk does no more for more, and each takes a thread.
+const AT_ONCE: usize = 8;
+
 /// A folder. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Folder {
     root: Arc<Path>,
+    turns: Arc<Semaphore>,
 }
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> Error {
@@ -42,14 +48,16 @@ fn is_name(name: &str) -> bool {
 impl Folder {
     /// At a path.
     pub fn new(root: PathBuf) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     async fn blocking<T: Send + 'static>(
         self,
         work: impl FnOnce(&Path) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let turn = self.turn().await;
         let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             if !self.root.join(STAGING).is_dir() {
                 return Err(Error::Unavailable(format!(
                     "the folder {} is missing; mount it again, or register the location again to start with an empty one",
@@ -64,6 +72,13 @@ impl Folder {
     /// Makes the folder if this generation has none yet.
     pub(super) async fn prepare(self, generation: u64) -> Result<(), Error> {
         let made = tokio::task::spawn_blocking(move || {
+            // What a crash left half written. What is still written to is younger.
+            for entry in fs::read_dir(self.root.join(STAGING)).into_iter().flatten().flatten() {
+                let old = entry.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
+                if old.is_some_and(|age| age > super::STAGED_LIMIT) {
+                    let _removed_before = fs::remove_file(entry.path());
+                }
+            }
             let recorded = self.root.with_extension("generation");
             let made = fs::read_to_string(&recorded).ok().and_then(|text| text.trim().parse::<u64>().ok());
             if made.is_some_and(|made| made >= generation) {
@@ -74,13 +89,6 @@ impl Folder {
             make(&self.root.join("probe"))?;
             for short in 0..256 {
                 make(&self.root.join(format!("{short:02x}")))?;
-            }
-            // Files that a crash left half written.
-            for entry in fs::read_dir(self.root.join(STAGING)).into_iter().flatten().flatten() {
-                let old = entry.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
-                if old.is_some_and(|age| age.as_secs() > 3_600) {
-                    let _removed_before = fs::remove_file(entry.path());
-                }
             }
             sync(&self.root)?;
             // Last: after a crash before it, the folders are made again, which changes nothing.
@@ -117,6 +125,62 @@ impl Folder {
                 Ok(bytes.into())
             };
             read().map_err(|error| failed("read", &path, &error))
+        })
+        .await
+    }
+
+    /// The right to do something with this folder in a thread, which keeps it until it is done.
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.turns.clone().acquire_owned().await.ok()
+    }
+
+    /// Reads to where these are, from a place in a file on. Blocks.
+    pub(crate) fn read_to(&self, name: &str, from: u64, mut to: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        if !is_name(name) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut file = File::open(self.root.join(name))?;
+        if from > 0 {
+            file.seek(SeekFrom::Start(from))?;
+        }
+        IoSliceMut::advance_slices(&mut to, 0);
+        while !to.is_empty() {
+            match file.read_vectored(to) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => IoSliceMut::advance_slices(&mut to, read),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a file is written that comes bit by bit.
+    pub(super) fn staged(&self) -> PathBuf {
+        self.root.join(STAGING).join(uuid::Uuid::new_v4().simple().to_string())
+    }
+
+    /// Writes bytes at a place of a file that is not there yet for others.
+    pub(super) async fn append(self, staged: PathBuf, at: u64, bytes: Bytes) -> Result<(), Error> {
+        self.blocking(move |_| write_at(&staged, at, &bytes).map_err(|error| failed("write", &staged, &error))).await
+    }
+
+    /// Puts a header before what was appended, and makes it a file of its name; it is on disk when this returns.
+    pub(super) async fn finish(self, staged: PathBuf, name: String, room: u64, header: Bytes) -> Result<(), Error> {
+        self.blocking(move |root| {
+            let path = checked(root, &name)?;
+            let finish = || {
+                if header.len() as u64 != room {
+                    // The body ended sooner than was thought.
+                    let whole = [&header[..], fs::read(&staged)?.get(room as usize..).unwrap_or_default()].concat();
+                    fs::remove_file(&staged)?;
+                    return write_atomic(&staged, &path, &whole);
+                }
+                let file = File::options().write(true).open(&staged)?;
+                file.write_all_at(&header, 0)?;
+                publish(&file, &staged, &path)
+            };
+            finish().map_err(|error| failed("write", &path, &error))
         })
         .await
     }
@@ -167,13 +231,23 @@ fn write_atomic(staged: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let write = || {
         let mut file = File::create_new(staged)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(staged, path)
+        publish(&file, staged, path)
     };
     write().inspect_err(|_| {
         let _never_written = fs::remove_file(staged);
-    })?;
+    })
+}
+
+/// Gives a file its name, once it is on disk.
+fn publish(file: &File, staged: &Path, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    fs::rename(staged, path)?;
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// Writes at a place of a file, which is made if it is not there.
+pub(super) fn write_at(path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+    File::options().create(true).truncate(false).write(true).open(path)?.write_all_at(bytes, at)
 }
 
 fn sync(path: &Path) -> Result<(), Error> {
@@ -198,6 +272,22 @@ mod tests {
         assert_eq!(folder.clone().list("07".into()).await.unwrap()[0].name, name);
         assert!(folder.clone().list("08".into()).await.unwrap().is_empty());
         assert!(matches!(folder.clone().get("../../etc/passwd".into(), None).await, Err(Error::Failed(_))));
+        // A file that comes bit by bit has its name only when it is whole, whether or not its length was known.
+        for (room, header) in [(2, "he"), (4, "he")] {
+            let staged = folder.staged();
+            for (at, bytes) in [(0, "0123"), (4, "4567")] {
+                folder.clone().append(staged.clone(), room + at, Bytes::from_static(bytes.as_bytes())).await.unwrap();
+            }
+            let name = fragment::name(&[9; 16], room as u32, 0);
+            assert!(folder.clone().get(name.clone(), None).await.is_err());
+            let header = Bytes::from_static(header.as_bytes());
+            folder.clone().finish(staged.clone(), name.clone(), room, header).await.unwrap();
+            assert_eq!(&*folder.clone().get(name.clone(), None).await.unwrap(), b"he01234567");
+            let (mut one, mut two) = ([0; 3], [0; 4]);
+            folder.read_to(&name, 1, &mut [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)]).unwrap();
+            assert_eq!((&one, &two), (b"e01", b"2345"));
+            assert!(folder.read_to(&name, 8, &mut [IoSliceMut::new(&mut two)]).is_err() && !staged.exists());
+        }
         fs::remove_dir_all(temporary.path().join("edge")).unwrap();
         assert!(matches!(folder.clone().get(name.clone(), None).await, Err(Error::Unavailable(_))));
         folder.clone().prepare(1).await.unwrap();

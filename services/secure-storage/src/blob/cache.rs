@@ -1,4 +1,4 @@
-//! Plain extents in memory; the least recently used leaves first. A blob never changes, so that nothing here can be
+//! Plain pieces in memory; the least recently used leaves first. A blob never changes, so that nothing here can be
 //! stale; the blobs of deleted objects are removed.
 
 use std::{
@@ -10,9 +10,12 @@ use bytes::Bytes;
 
 type Key = (Vec<u8>, u32);
 
+/// An object may take this part of the cache at most.
+const OBJECT_SHARE: u64 = 8;
+
 #[derive(Default)]
 struct Inner {
-    extents: BTreeMap<Key, (Bytes, u64)>,
+    pieces: BTreeMap<Key, (Bytes, u64)>,
     by_use: BTreeSet<(u64, Key)>,
     uses: u64,
     bytes: u64,
@@ -31,9 +34,9 @@ pub struct Cache {
 pub struct Counts {
     /// Bytes in it.
     pub bytes: u64,
-    /// Extents that were found.
+    /// Pieces that were found.
     pub hits: u64,
-    /// Extents that were not found.
+    /// Pieces that were not found.
     pub misses: u64,
 }
 
@@ -47,13 +50,23 @@ impl Cache {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An extent.
-    pub fn get(&self, blob: &[u8], extent: u32) -> Option<Bytes> {
+    /// Is an object of this size kept? A larger one would drive out all others, and is soon out itself.
+    pub fn takes(&self, size: u64) -> bool {
+        size <= self.limit / OBJECT_SHARE
+    }
+
+    /// Is a piece of a blob there, counted from its first?
+    pub fn has(&self, blob: &[u8], piece: u32) -> bool {
+        self.lock().pieces.contains_key(&(blob.to_vec(), piece))
+    }
+
+    /// A piece of a blob.
+    pub fn get(&self, blob: &[u8], piece: u32) -> Option<Bytes> {
         let mut guard = self.lock();
         let inner = &mut *guard;
         inner.uses += 1;
-        let key = (blob.to_vec(), extent);
-        match inner.extents.get_mut(&key) {
+        let key = (blob.to_vec(), piece);
+        match inner.pieces.get_mut(&key) {
             Some((bytes, used)) => {
                 let moved = inner.by_use.remove(&(*used, key.clone()));
                 debug_assert!(moved);
@@ -69,8 +82,8 @@ impl Cache {
         }
     }
 
-    /// Keeps an extent.
-    pub fn put(&self, blob: &[u8], extent: u32, bytes: Bytes) {
+    /// Keeps a piece.
+    pub fn put(&self, blob: &[u8], piece: u32, bytes: Bytes) {
         if bytes.len() as u64 > self.limit {
             return;
         }
@@ -78,15 +91,15 @@ impl Cache {
         let inner = &mut *guard;
         inner.uses += 1;
         inner.bytes += bytes.len() as u64;
-        let key = (blob.to_vec(), extent);
+        let key = (blob.to_vec(), piece);
         inner.by_use.insert((inner.uses, key.clone()));
-        if let Some((old, used)) = inner.extents.insert(key.clone(), (bytes, inner.uses)) {
+        if let Some((old, used)) = inner.pieces.insert(key.clone(), (bytes, inner.uses)) {
             inner.bytes -= old.len() as u64;
             inner.by_use.remove(&(used, key));
         }
         while inner.bytes > self.limit {
             let Some((_, key)) = inner.by_use.pop_first() else { return };
-            if let Some((old, _)) = inner.extents.remove(&key) {
+            if let Some((old, _)) = inner.pieces.remove(&key) {
                 inner.bytes -= old.len() as u64;
             }
         }
@@ -97,9 +110,9 @@ impl Cache {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let keys: Vec<Key> =
-            inner.extents.range((blob.to_vec(), 0)..=(blob.to_vec(), u32::MAX)).map(|(k, _)| k.clone()).collect();
+            inner.pieces.range((blob.to_vec(), 0)..=(blob.to_vec(), u32::MAX)).map(|(k, _)| k.clone()).collect();
         for key in keys {
-            if let Some((old, used)) = inner.extents.remove(&key) {
+            if let Some((old, used)) = inner.pieces.remove(&key) {
                 inner.bytes -= old.len() as u64;
                 inner.by_use.remove(&(used, key));
             }
@@ -121,8 +134,8 @@ mod tests {
     fn the_least_recently_used_goes_first_and_a_purged_blob_is_gone() {
         let cache = Cache::new(30);
         let bytes = Bytes::from_static(b"0123456789");
-        for extent in 0..3 {
-            cache.put(b"a", extent, bytes.clone());
+        for piece in 0..3 {
+            cache.put(b"a", piece, bytes.clone());
         }
         assert!(cache.get(b"a", 0).is_some());
         cache.put(b"b", 0, bytes.clone());

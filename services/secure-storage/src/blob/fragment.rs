@@ -11,7 +11,10 @@
 //! sealed, and coded into shards; shard i of every piece is in fragment i. All fragments of an extent carry the same
 //! table, so that any good one says where everything is. Nothing is used before its tag is verified.
 
-use std::{io::Write as _, ops::Range};
+use std::{
+    io::{IoSliceMut, Write as _},
+    ops::Range,
+};
 
 use super::{
     code::{self, Code, Scheme},
@@ -123,7 +126,11 @@ impl Geometry {
         plain.saturating_sub(piece * self.piece_bytes as usize).min(self.piece_bytes as usize)
     }
 
-    fn header(&self, extent: u32, fragment: u32, table: &[u32], keys: &BlobKeys) -> Result<Vec<u8>, Error> {
+    /// The header of a fragment of an extent, whose pieces have these entries.
+    ///
+    /// # Errors
+    /// If the cipher fails.
+    pub fn header(&self, keys: &BlobKeys, extent: u32, fragment: u32, table: &[u32]) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::with_capacity(FIXED + 4 * table.len() + TAG_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&extent.to_le_bytes());
@@ -136,38 +143,80 @@ impl Geometry {
         Ok(bytes)
     }
 
-    /// Makes the n fragments of an extent.
+    /// Room for [`Geometry::code_pieces`] of this many plain bytes, after `header` bytes. Who allocates it keeps it, whichever thread
+    /// fills it: an allocator holds what a thread once had ready for that thread.
+    pub fn prepare(&self, keys: &BlobKeys, plain: usize, header: usize) -> Coded {
+        let size = |piece| self.piece_size(plain, piece) + keys.seal_bytes();
+        let capacity =
+            (0..self.pieces(plain)).map(|piece| self.code.shard_bytes(size(piece)) + TAG_BYTES).sum::<usize>();
+        let fragment = || {
+            let mut fragment = Vec::with_capacity(header + capacity);
+            fragment.resize(header, 0);
+            fragment
+        };
+        Coded {
+            table: vec![],
+            fragments: (0..self.code.shards()).map(|_| fragment()).collect(),
+            stored: Vec::with_capacity(size(0)),
+        }
+    }
+
+    /// Seals and codes pieces of an extent, of which the first has this number.
     ///
     /// # Errors
     /// If cipher or code fail.
-    pub fn write(&self, keys: &BlobKeys, extent: u32, plain: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
-        let mut table = vec![];
-        let mut stored = vec![];
-        for (piece, bytes) in plain.chunks(self.piece_bytes as usize).enumerate() {
+    pub fn code_pieces(
+        &self,
+        keys: &BlobKeys,
+        extent: u32,
+        first: usize,
+        plain: &[u8],
+        coded: &mut Coded,
+    ) -> Result<(), Error> {
+        let Coded { table, fragments, stored } = coded;
+        for (piece, bytes) in (first..).zip(plain.chunks(self.piece_bytes as usize)) {
+            stored.clear();
             let deflated = (self.deflate_level > 0).then(|| deflate(bytes, self.deflate_level)).flatten();
-            let mark = if deflated.is_some() { DEFLATED } else { 0 };
-            let mut bytes = deflated.unwrap_or_else(|| with_room(bytes, keys.seal_bytes()));
-            keys.seal(Place { extent, piece: piece as u32, fragment: 0 }, &mut bytes)?;
-            table.push(bytes.len() as u32 | mark);
-            stored.push(bytes);
-        }
-        let shards: usize = stored.iter().map(|s| self.code.shard_bytes(s.len()) + TAG_BYTES).sum();
-        let mut fragments = vec![];
-        for fragment in 0..self.code.shards() as u32 {
-            let mut bytes = self.header(extent, fragment, &table, keys)?;
-            bytes.reserve_exact(shards);
-            fragments.push(bytes);
-        }
-        for (piece, bytes) in stored.iter().enumerate() {
-            let size = self.code.shard_bytes(bytes.len());
-            self.code.encode(bytes, &mut fragments)?;
+            stored.extend_from_slice(deflated.as_deref().unwrap_or(bytes));
+            keys.seal(Place { extent, piece: piece as u32, fragment: 0 }, stored)?;
+            table.push(stored.len() as u32 | if deflated.is_some() { DEFLATED } else { 0 });
+            let size = self.code.shard_bytes(stored.len());
+            self.code.encode(stored, fragments)?;
             for (fragment, output) in fragments.iter_mut().enumerate() {
                 let place = Place { extent, piece: piece as u32, fragment: fragment as u32 };
                 let tag = keys.tag(place, &output[output.len() - size..])?;
                 output.extend_from_slice(&tag);
             }
         }
-        Ok(fragments)
+        Ok(())
+    }
+
+    /// Codes a whole extent into what was prepared with room for its header.
+    ///
+    /// # Errors
+    /// If cipher or code fail.
+    pub fn code_extent(&self, keys: &BlobKeys, extent: u32, plain: &[u8], coded: &mut Coded) -> Result<(), Error> {
+        self.code_pieces(keys, extent, 0, plain, coded)?;
+        for (fragment, bytes) in coded.fragments.iter_mut().enumerate() {
+            let header = self.header(keys, extent, fragment as u32, &coded.table)?;
+            bytes[..header.len()].copy_from_slice(&header);
+        }
+        Ok(())
+    }
+
+    /// Makes the n fragments of an extent.
+    ///
+    /// # Errors
+    /// If cipher or code fail.
+    pub fn write(&self, keys: &BlobKeys, extent: u32, plain: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        let mut coded = self.prepare(keys, plain.len(), self.header_bytes(plain.len()));
+        self.code_extent(keys, extent, plain, &mut coded)?;
+        Ok(coded.fragments)
+    }
+
+    /// Memory that [`Geometry::prepare`] takes for this many plain bytes.
+    pub fn write_bytes(&self, plain: usize) -> u64 {
+        (plain.div_ceil(self.code.data()) * self.code.shards() + self.piece_bytes as usize) as u64
     }
 
     /// Reads and checks a fragment's header; the extent has `plain` bytes.
@@ -261,11 +310,90 @@ impl Geometry {
         Ok(())
     }
 
+    /// The table of an extent of `plain` bytes; `None` if only its fragments know it, because pieces may be deflated.
+    pub fn known_table(&self, keys: &BlobKeys, plain: usize) -> Option<Table> {
+        let entry = |piece| (self.piece_size(plain, piece) + keys.seal_bytes()) as u32;
+        let entries = || (0..self.pieces(plain)).map(entry).collect();
+        (self.deflate_level == 0).then(|| Table { entries: entries(), plain })
+    }
+
+    /// Bytes of the first k shards of pieces, one after the other.
+    pub fn whole_bytes(&self, table: &Table, pieces: &Range<usize>) -> usize {
+        let whole = |entry: &u32| self.code.data() * self.code.shard_bytes((entry & !DEFLATED) as usize);
+        table.entries[pieces.clone()].iter().map(whole).sum()
+    }
+
+    /// Where the span of each of the first k fragments is to be read to, so that the stored bytes of each piece lie whole in
+    /// a buffer of [`Geometry::whole_bytes`], one piece after the other; `tags` are k for each piece.
+    pub fn scatter<'a>(
+        &self,
+        table: &Table,
+        pieces: &Range<usize>,
+        mut buffer: &'a mut [u8],
+        tags: &'a mut [[u8; TAG_BYTES]],
+    ) -> Vec<Vec<IoSliceMut<'a>>> {
+        let mut spans: Vec<Vec<IoSliceMut<'a>>> = (0..self.code.data()).map(|_| vec![]).collect();
+        let mut tags = tags.iter_mut();
+        for entry in &table.entries[pieces.clone()] {
+            let size = self.code.shard_bytes((entry & !DEFLATED) as usize);
+            for span in &mut spans {
+                let Some((shard, rest)) = buffer.split_at_mut_checked(size) else { return vec![] };
+                buffer = rest;
+                span.push(IoSliceMut::new(shard));
+                span.extend(tags.next().map(|tag| IoSliceMut::new(tag.as_mut_slice())));
+            }
+        }
+        spans
+    }
+
+    /// Checks every shard that was read to where [`Geometry::scatter`] said, and opens each piece where it lies; gives where
+    /// the plain bytes are. `None` if something is not what was written.
+    pub fn open_whole(
+        &self,
+        keys: &BlobKeys,
+        extent: u32,
+        table: &Table,
+        pieces: &Range<usize>,
+        buffer: &mut [u8],
+        tags: &[[u8; TAG_BYTES]],
+    ) -> Option<Vec<Range<usize>>> {
+        let (mut start, mut tags, mut plain) = (0, tags.iter(), vec![]);
+        for piece in pieces.clone() {
+            let entry = *table.entries.get(piece)? as usize;
+            let size = self.code.shard_bytes(entry);
+            for fragment in 0..self.code.data() {
+                let place = Place { extent, piece: piece as u32, fragment: fragment as u32 };
+                let from = start + fragment * size;
+                if !keys.is_tagged(place, buffer.get(from..from + size)?, tags.next()?) {
+                    return None;
+                }
+            }
+            let place = Place { extent, piece: piece as u32, fragment: 0 };
+            let opened = keys.open_in(place, buffer.get_mut(start..start + entry)?).ok()?;
+            if opened != self.piece_size(table.plain, piece) {
+                return None;
+            }
+            plain.push(start..start + opened);
+            start += self.code.data() * size;
+        }
+        Some(plain)
+    }
+
     /// Pieces for which fewer than k of these fragments have a good shard.
     pub fn wanting(&self, pieces: &Range<usize>, fragments: &[Vec<Option<&[u8]>>]) -> usize {
         let good = |position: usize| fragments.iter().filter(|s| s.get(position).is_some_and(Option::is_some)).count();
         (0..pieces.len()).filter(|&position| good(position) < self.code.data()).count()
     }
+}
+
+/// Pieces that were coded.
+#[derive(Debug)]
+pub struct Coded {
+    /// Their entries in the table of their extent.
+    pub table: Vec<u32>,
+    /// What they add to each fragment.
+    pub fragments: Vec<Vec<u8>>,
+    stored: Vec<u8>,
 }
 
 /// Where the pieces of an extent are.
@@ -296,12 +424,6 @@ pub fn named(name: &str) -> Option<(Vec<u8>, u32, usize)> {
     let found = (hex::decode(blob).ok()?, extent.parse().ok()?, fragment.parse().ok()?);
     let whole = tokens.next().is_none() && found.0.len() == seal::BLOB_BYTES;
     (whole && short.len() == 2 && blob.starts_with(short)).then_some(found)
-}
-
-fn with_room(bytes: &[u8], room: usize) -> Vec<u8> {
-    let mut with = Vec::with_capacity(bytes.len() + room);
-    with.extend_from_slice(bytes);
-    with
 }
 
 /// Deflated, if that is shorter.
@@ -433,6 +555,49 @@ mod tests {
                     prop_assert_eq!(bytes, plain);
                 }
             }
+        }
+
+        /// Read to where they are opened, in whatever steps they were written: the same bytes, or nothing once one is changed.
+        #[test]
+        fn pieces_read_in_place_are_those_that_were_written(
+            plain in proptest::collection::vec(any::<u8>(), 1..4_096),
+            encrypted: bool, step in 1usize..4, first: prop::sample::Index, count in 1usize..4, at: prop::sample::Index,
+        ) {
+            let (geometry, keys) = (geometry(0), keys(encrypted));
+            let written = geometry.write(&keys, 7, &plain).unwrap();
+            let (mut table, mut files) = (vec![], vec![vec![]; 4]);
+            for bytes in plain.chunks(step * 1_024) {
+                let mut coded = geometry.prepare(&keys, bytes.len(), 0);
+                geometry.code_pieces(&keys, 7, table.len(), bytes, &mut coded).unwrap();
+                table.extend(coded.table);
+                files.iter_mut().zip(coded.fragments).for_each(|(file, shards)| file.extend(shards));
+            }
+            for (fragment, file) in files.iter().enumerate() {
+                let header = geometry.header(&keys, 7, fragment as u32, &table).unwrap();
+                prop_assert_eq!(&[header, file.clone()].concat(), &written[fragment]);
+            }
+
+            let all = geometry.pieces(plain.len());
+            let first = first.index(all);
+            let pieces = first..(first + count).min(all);
+            let table = geometry.known_table(&keys, plain.len()).unwrap();
+            let span = geometry.span(&table, &pieces);
+            let read = |written: &[Vec<u8>]| {
+                let mut buffer = vec![0; geometry.whole_bytes(&table, &pieces)];
+                let mut tags = vec![[0; TAG_BYTES]; 3 * pieces.len()];
+                for (file, to) in written.iter().zip(geometry.scatter(&table, &pieces, &mut buffer, &mut tags)) {
+                    let mut from = &file[span.clone()];
+                    to.into_iter().for_each(|mut to| std::io::Read::read_exact(&mut from, &mut to).unwrap());
+                }
+                let found = geometry.open_whole(&keys, 7, &table, &pieces, &mut buffer, &tags)?;
+                Some(found.into_iter().flat_map(|range| buffer[range].to_vec()).collect::<Vec<_>>())
+            };
+            let wanted = &plain[first * 1_024..(pieces.end * 1_024).min(plain.len())];
+            prop_assert_eq!(read(&written), Some(wanted.to_vec()));
+            let mut changed = written.clone();
+            let flipped = at.index(3 * span.len());
+            changed[flipped / span.len()][span.start + flipped % span.len()] ^= 1;
+            prop_assert_eq!(read(&changed), None);
         }
 
         #[test]

@@ -213,10 +213,19 @@ impl BlobKeys {
     /// # Errors
     /// If it was changed.
     pub fn open(&self, place: Place, piece: &mut Vec<u8>) -> Result<(), Error> {
-        let Some(cipher) = &self.cipher else { return Ok(()) };
-        let length = cipher.open_in_place(place.nonce(), Aad::empty(), piece).map_err(|_| Error::Open)?.len();
+        let length = self.open_in(place, piece)?;
         piece.truncate(length);
         Ok(())
+    }
+
+    /// Opens a piece where it lies; gives the number of its plain bytes.
+    ///
+    /// # Errors
+    /// If it was changed.
+    pub fn open_in(&self, place: Place, piece: &mut [u8]) -> Result<usize, Error> {
+        let Some(cipher) = &self.cipher else { return Ok(piece.len()) };
+        let opened = cipher.open_in_place(place.nonce(), Aad::empty(), piece).map_err(|_| Error::Open)?;
+        Ok(opened.len())
     }
 
     /// Authenticates bytes that stay as they are.
@@ -230,8 +239,8 @@ impl BlobKeys {
 
     /// Were exactly these bytes tagged?
     pub fn is_tagged(&self, place: Place, bytes: &[u8], tag: &[u8]) -> bool {
-        let mut sealed = tag.to_vec();
-        tag.len() == TAG_BYTES && self.tag.open_in_place(place.nonce(), Aad::from(bytes), &mut sealed).is_ok()
+        let Ok(mut sealed) = <[u8; TAG_BYTES]>::try_from(tag) else { return false };
+        self.tag.open_in_place(place.nonce(), Aad::from(bytes), &mut sealed).is_ok()
     }
 }
 

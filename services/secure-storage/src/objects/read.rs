@@ -1,6 +1,6 @@
 //! The read pipeline: the bytes of an object from any k good fragments of each extent.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration, vec};
 
 use bytes::Bytes;
 use futures::{
@@ -8,35 +8,71 @@ use futures::{
     stream::{self, FuturesUnordered},
 };
 use mesh_proto::object::{Layout, ObjectStored, Part};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::time::timeout;
 
-use super::{Blob, EXTENTS_IN_FLIGHT, Error, ObjectStore, geometry};
+use super::{
+    Blob, Error, ObjectStore, geometry,
+    memory::{Share, counted},
+};
 use crate::{
     backend,
     blob::{
-        fragment::{self, Table},
-        seal::DataKey,
+        fragment::{self, Geometry, Table},
+        seal::{DataKey, TAG_BYTES},
     },
 };
 
-/// Bytes of an answer that are counted as one, and that are read at once when memory is short.
-pub(super) const UNIT: u64 = 256 << 10;
-
-/// Units of a number of bytes, at least one.
-pub(super) fn units(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
-}
-
-/// Bytes in slices; what they occupy is free again when the last one is taken.
-fn slices(bytes: Bytes, held: OwnedSemaphorePermit) -> impl Stream<Item = Result<Bytes, Error>> + Send {
-    stream::unfold((bytes, held), |(mut rest, held)| async move {
-        let slice = rest.split_to((UNIT as usize).min(rest.len()));
-        (!slice.is_empty()).then(|| (Ok(slice), (rest, held)))
-    })
-}
+/// Plain bytes of an answer that are read at once while memory is plenty.
+const WINDOW: u64 = 1 << 20;
+/// The same from servers, which take longer to answer.
+const WINDOW_FAR: u64 = 4 << 20;
+/// Windows that are read at once while memory is plenty; one more may be on its way to the client.
+const AHEAD: u64 = 2;
 
 /// A fragment that was read and whose header is right.
 type Fetched = (Table, Bytes);
+
+/// Bytes of an extent that are read at once.
+struct Window {
+    blob: Arc<Blob>,
+    extent: u32,
+    pieces: Range<usize>,
+    inside: Range<usize>,
+}
+
+/// The windows of a range of an object, in order. They are made when they are needed: an object has up to ten thousand parts.
+struct Windows {
+    layout: Arc<Layout>,
+    geometry: Geometry,
+    data_key: DataKey,
+    parts: vec::IntoIter<(Part, Range<u64>)>,
+    /// What is left of the part that is being read.
+    part: Option<(Arc<Blob>, Range<u64>)>,
+    pieces: usize,
+}
+
+impl Windows {
+    fn next(&mut self, store: &ObjectStore) -> Result<Option<Window>, Error> {
+        loop {
+            if let Some((blob, left)) = self.part.as_mut().filter(|(_, left)| !left.is_empty()) {
+                let extent = left.start / u64::from(self.geometry.extent_bytes);
+                let base = extent * u64::from(self.geometry.extent_bytes);
+                let piece = self.geometry.piece_bytes as usize;
+                let plain = self.geometry.extent_size(blob.part.size, extent as u32);
+                let from = (left.start - base) as usize;
+                let first = from / piece;
+                // Up to a border, so that no piece is read twice.
+                let border = ((first + self.pieces) * piece).min(plain);
+                let to = border.min(usize::try_from(left.end - base).unwrap_or(usize::MAX));
+                left.start = base + to as u64;
+                let (pieces, inside) = (first..to.div_ceil(piece), from..to);
+                return Ok(Some(Window { blob: blob.clone(), extent: extent as u32, pieces, inside }));
+            }
+            let Some((part, range)) = self.parts.next() else { return Ok(None) };
+            self.part = Some((Arc::new(store.blob(&self.layout, &self.data_key, &part)?), range));
+        }
+    }
+}
 
 impl ObjectStore {
     /// A blob of an object, ready to be read.
@@ -49,8 +85,8 @@ impl ObjectStore {
         })
     }
 
-    /// A range of an object's bytes, in order. While memory is plenty, whole extents are read, the next ones ahead. While it
-    /// is short, each answer holds one unit at a time, so that clients who take theirs slowly leave room for the others.
+    /// A range of an object's bytes, in order, a window at a time with the next ones ahead. Windows are small while memory
+    /// is short, so that clients who take theirs slowly leave room for the others.
     ///
     /// # Errors
     /// When its key does not open.
@@ -59,89 +95,175 @@ impl ObjectStore {
         object: &ObjectStored,
         range: Range<u64>,
     ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + use<>, Error> {
-        let layout = Arc::new(object.layout.clone().unwrap_or_default());
-        let data_key = self.data_key(&layout)?;
-        let extent_bytes = u64::from(layout.extent_bytes.max(1));
-        let mut start = 0;
-        let mut spans = vec![];
+        let (mut start, mut parts, mut bytes) = (0, vec![], 0);
         for part in &object.parts {
             let (from, to) = (range.start.max(start), range.end.min(start + part.size));
             if from < to {
-                let blob = Arc::new(self.blob(&layout, &data_key, part)?);
-                let (from, to) = (from - start, to - start);
-                for extent in from / extent_bytes..to.div_ceil(extent_bytes) {
-                    let base = extent * extent_bytes;
-                    let inside = from.saturating_sub(base) as usize..(to - base).min(extent_bytes) as usize;
-                    spans.push((blob.clone(), extent as u32, inside));
-                }
+                bytes += to - from;
+                parts.push((part.clone(), from - start..to - start));
             }
             start += part.size;
         }
+        let cached = self.cache.takes(object.size);
         let store = self.clone();
-        Ok(stream::iter(spans)
-            .map(move |(blob, extent, inside)| {
-                let store = store.clone();
-                async move {
-                    match store.room(inside.len() as u64) {
-                        Some(held) => Ok(slices(store.read_extent(&blob, extent, inside).await?, held).left_stream()),
-                        None => Ok::<_, Error>(store.by_units(blob, extent, inside).right_stream()),
-                    }
+        if cached && let Some(found) = self.in_cache(object, &parts) {
+            let found = async move {
+                let share = Arc::new(store.memory.answer(bytes, bytes).await?);
+                Ok::<_, Error>(stream::iter(found).map(move |piece| Ok(counted(piece, share.clone()))))
+            };
+            return Ok(stream::once(found).try_flatten().left_stream());
+        }
+        let layout = Arc::new(object.layout.clone().unwrap_or_default());
+        let (geometry, data_key) = (geometry(&layout)?, self.data_key(&layout)?);
+        let parts = parts.into_iter();
+        let windows = async move {
+            let piece = u64::from(geometry.piece_bytes);
+            let most = if store.is_near(&layout).await { WINDOW } else { WINDOW_FAR };
+            let most = (most / piece).max(1);
+            // Shards are even.
+            let held = |ahead: u64, pieces: u64| ((ahead + 1) * pieces * (piece + 64)).min(bytes + 4_096);
+            let (least, most, pieces) = (held(1, 1), held(AHEAD, most), most as usize);
+            let share = store.memory.answer(least, most).await?;
+            let (ahead, pieces) = if share.bytes() > least { (AHEAD as usize, pieces) } else { (1, 1) };
+            let windows = Windows { layout, geometry, data_key, parts, part: None, pieces };
+            Ok::<_, Error>(store.in_order(windows, ahead, cached, Arc::new(share)))
+        };
+        Ok(stream::once(windows).try_flatten().right_stream())
+    }
+
+    /// These ranges of parts, if all of them are in the cache.
+    fn in_cache(&self, object: &ObjectStored, parts: &[(Part, Range<u64>)]) -> Option<Vec<Bytes>> {
+        let piece = u64::from(object.layout.as_ref()?.piece_bytes.max(1));
+        let numbers = |range: &Range<u64>| (range.start / piece) as u32..range.end.div_ceil(piece) as u32;
+        let mut wanted = parts.iter().flat_map(|(part, range)| numbers(range).map(move |number| (part, number)));
+        if !wanted.all(|(part, number)| self.cache.has(&part.blob, number)) {
+            return None;
+        }
+        let mut found = vec![];
+        for (part, range) in parts {
+            for number in numbers(range) {
+                let bytes = self.cache.get(&part.blob, number)?;
+                let base = u64::from(number) * piece;
+                let from = range.start.saturating_sub(base) as usize;
+                found.push(bytes.slice(from..((range.end - base) as usize).min(bytes.len())));
+            }
+        }
+        Some(found)
+    }
+
+    /// Are the fragments that are asked first all in folders?
+    async fn is_near(&self, layout: &Layout) -> bool {
+        for location in layout.locations.iter().take(layout.data as usize) {
+            if self.locations.folder(&layout.owner, location).await.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn in_order(
+        self,
+        windows: Windows,
+        ahead: usize,
+        cached: bool,
+        share: Arc<Share>,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + Send {
+        let store = self.clone();
+        stream::try_unfold((windows, self), |(mut windows, store)| async move {
+            Ok(windows.next(&store)?.map(|window| (window, (windows, store))))
+        })
+        .map_ok(move |window| {
+            let (store, share) = (store.clone(), share.clone());
+            async move { store.read_window(&window, cached, share).await }
+        })
+        .try_buffered(ahead)
+        .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
+        .try_flatten()
+    }
+
+    /// The bytes of a window, piece by piece.
+    async fn read_window(&self, window: &Window, cached: bool, share: Arc<Share>) -> Result<Vec<Bytes>, Error> {
+        let Window { blob, extent, pieces, inside } = window;
+        let piece_bytes = blob.geometry.piece_bytes as usize;
+        let number = |piece: usize| {
+            let before = u64::from(*extent) * u64::from(blob.geometry.extent_bytes / blob.geometry.piece_bytes);
+            u32::try_from(before + piece as u64).unwrap_or(u32::MAX)
+        };
+        let found: Option<Vec<Bytes>> = match cached {
+            true => pieces.clone().map(|piece| self.cache.get(&blob.part.blob, number(piece))).collect(),
+            false => None,
+        };
+        let found = match found {
+            Some(found) => found,
+            None => {
+                let found = self.pieces(blob, *extent, pieces, share).await?;
+                for (piece, bytes) in pieces.clone().zip(&found).filter(|_| cached) {
+                    // A copy: what is read here is counted until it is sent.
+                    self.cache.put(&blob.part.blob, number(piece), Bytes::copy_from_slice(bytes));
                 }
-            })
-            .buffered(EXTENTS_IN_FLIGHT)
-            .try_flatten())
+                found
+            }
+        };
+        let within = |(piece, bytes): (usize, Bytes)| {
+            let base = piece * piece_bytes;
+            let from = inside.start.saturating_sub(base).min(bytes.len());
+            bytes.slice(from..inside.end.saturating_sub(base).min(bytes.len()).max(from))
+        };
+        Ok(pieces.clone().zip(found).map(within).collect())
     }
 
-    /// Room for a number of bytes, if a quarter of all is left for answers that are read by units.
-    fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let (all, wanted) = (units(self.config.answer_bytes) as usize, units(bytes));
-        let plenty = self.answers.available_permits() >= all / 4 + wanted as usize;
-        plenty.then(|| self.answers.clone().try_acquire_many_owned(wanted).ok()).flatten()
-    }
-
-    /// A range of an extent, a unit at a time.
-    fn by_units(
+    /// Plain bytes of pieces.
+    async fn pieces(
         &self,
-        blob: Arc<Blob>,
+        blob: &Arc<Blob>,
         extent: u32,
-        inside: Range<usize>,
-    ) -> impl Stream<Item = Result<Bytes, Error>> + Send + use<> {
-        let store = self.clone();
-        // Up to the next border of a unit, so that no piece is read twice.
-        let unit = UNIT as usize;
-        let parts = std::iter::successors(Some(inside.start), move |from| Some((from / unit + 1) * unit))
-            .take_while(move |from| *from < inside.end)
-            .map(move |from| from..((from / unit + 1) * unit).min(inside.end));
-        stream::iter(parts)
-            .then(move |part| {
-                let (store, blob) = (store.clone(), blob.clone());
-                async move {
-                    let held = store.answers.clone().acquire_owned().await.map_err(Error::internal)?;
-                    Ok::<_, Error>(slices(store.read_extent(&blob, extent, part).await?, held))
-                }
-            })
-            .try_flatten()
+        pieces: &Range<usize>,
+        share: Arc<Share>,
+    ) -> Result<Vec<Bytes>, Error> {
+        if let Some(found) = self.in_place(blob, extent, pieces, share.clone()).await {
+            return Ok(found);
+        }
+        let plain = blob.geometry.piece_bytes as usize * pieces.len();
+        let _room = self.memory.work(blob.geometry.write_bytes(plain) + plain as u64).await?;
+        let found = counted(self.fetch(blob, extent, pieces.clone()).await?.into(), share);
+        let piece = blob.geometry.piece_bytes as usize;
+        Ok((0..found.len()).step_by(piece).map(|from| found.slice(from..(from + piece).min(found.len()))).collect())
     }
 
-    async fn read_extent(&self, blob: &Arc<Blob>, extent: u32, inside: Range<usize>) -> Result<Bytes, Error> {
-        let plain = blob.geometry.extent_size(blob.part.size, extent);
-        let inside = inside.start..inside.end.min(plain);
-        if let Some(bytes) = self.cache.get(&blob.part.blob, extent) {
-            return Ok(bytes.slice(inside));
+    /// The same, if the first k fragments are whole in folders: each byte is read to where it is sent from, and checked and
+    /// opened there. `None` if something is not as it should be, or takes too long.
+    async fn in_place(
+        &self,
+        blob: &Arc<Blob>,
+        extent: u32,
+        pieces: &Range<usize>,
+        share: Arc<Share>,
+    ) -> Option<Vec<Bytes>> {
+        let geometry = &blob.geometry;
+        let table = geometry.known_table(&blob.keys, geometry.extent_size(blob.part.size, extent))?;
+        let mut folders = vec![];
+        for location in blob.layout.locations.iter().take(geometry.code.data()) {
+            folders.push(self.locations.folder(&blob.layout.owner, location).await?);
         }
-        let piece = blob.geometry.piece_bytes as usize;
-        let mut pieces = inside.start / piece..inside.end.div_ceil(piece);
-        let all = 0..blob.geometry.pieces(plain);
-        // From half on, one request for all is less than two for the half; and all can be kept.
-        if pieces.len() * 2 >= all.len() {
-            pieces = all.clone();
-        }
-        let bytes: Bytes = self.fetch(blob, extent, pieces.clone()).await?.into();
-        if pieces == all {
-            self.cache.put(&blob.part.blob, extent, bytes.clone());
-        }
-        let base = pieces.start * piece;
-        Ok(bytes.slice(inside.start - base..inside.end - base))
+        let mut buffer = self.memory.buffer(geometry.whole_bytes(&table, pieces), share);
+        let (blob, pieces) = (blob.clone(), pieces.clone());
+        let first = folders.first()?.clone();
+        let limit = Duration::from_millis(self.config.location_limit_ms.into());
+        let turn = timeout(limit, first.turn()).await.ok()?;
+        let work = move || {
+            let _turn = turn;
+            let mut tags = vec![[0; TAG_BYTES]; pieces.len() * blob.geometry.code.data()];
+            let from = blob.geometry.span(&table, &pieces).start as u64;
+            let spans = blob.geometry.scatter(&table, &pieces, buffer.as_mut(), &mut tags);
+            for ((index, folder), mut span) in folders.into_iter().enumerate().zip(spans) {
+                folder.read_to(&fragment::name(&blob.part.blob, extent, index), from, &mut span).ok()?;
+            }
+            let plain = blob.geometry.open_whole(&blob.keys, extent, &table, &pieces, buffer.as_mut(), &tags)?;
+            let bytes = buffer.freeze();
+            Some(plain.into_iter().map(|range| bytes.slice(range)).collect())
+        };
+        let moment = Duration::from_millis(self.config.hedge_ms.into());
+        timeout(moment, tokio::task::spawn_blocking(work)).await.ok()?.ok()?
     }
 
     /// One fragment's header and its shards of these pieces.
@@ -166,8 +288,12 @@ impl ObjectStore {
                     (table, bytes.slice(from..to))
                 }));
             }
-            let header = backend.get(&name, Some(0..blob.geometry.header_bytes(plain) as u64)).await?;
-            match table(&header) {
+            // Where nothing is deflated everything has its place, and the shards have tags.
+            let found = match blob.geometry.known_table(&blob.keys, plain) {
+                Some(table) => Ok(table),
+                None => table(&backend.get(&name, Some(0..blob.geometry.header_bytes(plain) as u64)).await?),
+            };
+            match found {
                 Err(rotten) => Ok(Err(rotten)),
                 Ok(table) => {
                     let span = blob.geometry.span(&table, pieces);

@@ -38,7 +38,7 @@ const FINDINGS_MAX: usize = 20;
 
 /// The state of one fragment.
 enum State {
-    Good(Bytes),
+    Good(u64),
     Missing,
     Rotten,
 }
@@ -252,6 +252,9 @@ impl ObjectStore {
         report: &mut ScrubEnded,
     ) -> Result<bool, Error> {
         let plain = blob.geometry.extent_size(blob.part.size, extent);
+        // What is read to check, and to make bad fragments again.
+        let bytes = 3 * blob.geometry.write_bytes(plain) + plain as u64;
+        let _room = self.memory.work(bytes).await?;
         let checks = (0..blob.layout.locations.len()).map(|index| self.check(blob, extent, index, plain));
         let states: Vec<State> = stream::iter(checks).buffered(8).collect().await;
         let (mut bad, mut good) = (vec![], 0);
@@ -259,7 +262,7 @@ impl ObjectStore {
             report.fragments += 1;
             match state {
                 State::Good(bytes) => {
-                    report.bytes += bytes.len() as u64;
+                    report.bytes += bytes;
                     good += 1;
                 }
                 State::Missing => {
@@ -318,7 +321,7 @@ impl ObjectStore {
             let shards =
                 geometry.shards(keys, extent, index as u32, &table, &all, bytes.get(span.clone()).unwrap_or_default());
             let good = span.end == bytes.len() && shards.iter().all(Option::is_some);
-            if good { State::Good(bytes) } else { State::Rotten }
+            if good { State::Good(bytes.len() as u64) } else { State::Rotten }
         });
         checked.await.unwrap_or(State::Rotten)
     }

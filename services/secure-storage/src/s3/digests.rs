@@ -7,7 +7,10 @@ use http::{Extensions, HeaderMap};
 use mesh_proto::object::Checksum;
 use s3s::{S3Result, TrailingHeaders, s3_error};
 
-use super::{asked::Asked, body::Arrival};
+use super::{
+    asked::Asked,
+    body::{Arrival, CHUNK_MAX},
+};
 use crate::{
     domain::checksums::Algorithm,
     objects::{Announced, BodyError, Ending},
@@ -133,6 +136,7 @@ pub(super) fn announced(asked: &Asked, extensions: &Extensions) -> S3Result<Anno
         md5,
         algorithm: announced,
         value: given.map(|(_, value)| value),
+        chunk_bytes: if chunked { CHUNK_MAX } else { 0 },
         ending: Some(Arc::new(Trailers { algorithm: trailing, headers, chunks })),
     })
 }

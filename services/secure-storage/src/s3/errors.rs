@@ -37,6 +37,7 @@ fn code(error: &Error) -> S3ErrorCode {
         Error::Refused(refusal) => {
             S3ErrorCode::from_bytes(refusal.code.s3().as_bytes()).unwrap_or(S3ErrorCode::InvalidRequest)
         }
+        Error::Busy(_) => S3ErrorCode::SlowDown,
         Error::Unavailable(_) | Error::Lost(_) => S3ErrorCode::ServiceUnavailable,
         Error::Body(error) => of_body(error),
         Error::Key(_) | Error::Internal(_) => S3ErrorCode::InternalError,
@@ -46,7 +47,6 @@ fn code(error: &Error) -> S3ErrorCode {
 /// The S3 code of a body that did not arrive.
 fn of_body(error: &BodyError) -> S3ErrorCode {
     match error {
-        BodyError::Silent { .. } => S3ErrorCode::RequestTimeout,
         BodyError::Slow { .. } | BodyError::Short { .. } | BodyError::Broken { .. } => S3ErrorCode::IncompleteBody,
         BodyError::Digest(_) => S3ErrorCode::BadDigest,
         BodyError::Trailer(_) => S3ErrorCode::Custom("MalformedTrailerError".into()),

@@ -48,6 +48,12 @@ fn is_route(uri: &Uri) -> bool {
     routes::is_route(uri.path().trim_matches('/').split('/').next().unwrap_or_default())
 }
 
+/// Is the body a form?
+pub(super) fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data")
+}
+
 /// The path without `/s3` before the bucket; no bucket has so short a name.
 fn path(path: &str) -> &str {
     match path.strip_prefix("/s3") {
@@ -173,8 +179,7 @@ impl Front {
 #[async_trait::async_trait]
 impl S3Route for Front {
     fn is_match(&self, method: &Method, _: &Uri, headers: &HeaderMap, _: &mut Extensions) -> bool {
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        !(*method == Method::POST && kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data"))
+        !(*method == Method::POST && is_form(headers))
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
@@ -205,8 +210,13 @@ impl S3Route for Front {
         if let Some(trailers) = request.trailing_headers.clone() {
             request.extensions.insert(trailers);
         }
+        let mut _room = None;
         let body = match root(&request.method, &path, &query) {
             Some(root) => {
+                // As text, and as what is read from it.
+                let bytes = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+                let bytes = 3 * bytes.unwrap_or(XML_MAX as u64).min(XML_MAX as u64);
+                _room = Some(self.store.memory.answer(bytes, bytes).await?);
                 let body = self.xml(&mut request, root).await?;
                 let length = body.bytes().map_or(0, |bytes| bytes.len());
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));

@@ -1,6 +1,6 @@
 //! The port on which S3 and the policy API are answered.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use hyper::{
@@ -15,24 +15,34 @@ use s3s::{
     service::{S3Service, S3ServiceBuilder},
     validation::{AwsNameValidation, NameValidation},
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     body::{Arrival, Chunks, Watched},
-    front::Front,
+    front::{self, Front},
     handler::{Auth, Handler},
     region,
     routes::Routes,
     rules::{FormsOnly, Rules},
-    taken::Taken,
+    taken::{Pace, Taken},
 };
 use crate::objects::ObjectStore;
 
 /// Connections at once; more wait.
-const CONNECTIONS_MAX: usize = 1_024;
-/// A client takes some of its answer within this time, or is cut off.
-const TAKE_LIMIT: Duration = Duration::from_secs(60);
+const CONNECTIONS_MAX: usize = 512;
+/// Bytes that a connection buffers of what it reads, and that it takes of an answer before it writes; the lines and
+/// headers of a request are not longer.
+const CONNECTION_BYTES: usize = 64 << 10;
+/// Bytes that the kernel takes of an answer before a client does. It would take several MiB of each.
+const KERNEL_BYTES: u32 = 512 << 10;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
+/// Forms that are received at once.
+const FORMS_MAX: usize = 1;
 /// Bytes of a file in a form at most: `s3s` has it in memory.
 const FORM_FILE_MAX: u64 = 32 << 20;
 /// The headers of a request must arrive within this time.
@@ -49,11 +59,26 @@ impl NameValidation for AnyName {
 
 /// Opens the listener; returns it and its address.
 pub(crate) async fn listen(address: &str) -> anyhow::Result<(TcpListener, String)> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address} for S3"))?;
+    let listener = bind(address).await.with_context(|| format!("listen on {address} for S3"))?;
     let address = listener.local_addr().context("read the S3 address")?;
     let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
     let host = if address.is_ipv6() && host.contains(':') { format!("[{host}]") } else { host };
     Ok((listener, format!("http://{host}:{}", address.port())))
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    let mut problem = anyhow::anyhow!("the name has no address");
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        // Accepted connections have it, too.
+        socket.set_send_buffer_size(KERNEL_BYTES)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => problem = error.into(),
+        }
+    }
+    Err(problem)
 }
 
 /// Answers until the process stops; finishes the requests that are under way then. The process's drain limit bounds the
@@ -73,18 +98,43 @@ pub(crate) async fn serve(store: ObjectStore, listener: TcpListener) -> anyhow::
     limits.post_object_max_file_size = FORM_FILE_MAX;
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(limits))));
     let service: S3Service = builder.build();
-    let connection = |socket: TcpStream| serve_connection(socket, store.clone(), service.clone(), stopping.clone());
+    let forms = Arc::new(Semaphore::new(FORMS_MAX));
+    let connection =
+        |socket: TcpStream| serve_connection(socket, store.clone(), service.clone(), forms.clone(), stopping.clone());
     mesh_kit::serve_connections(&listener, CONNECTIONS_MAX, &stopping, connection).await;
     Ok(())
 }
 
-async fn serve_connection(socket: TcpStream, store: ObjectStore, service: S3Service, stopping: CancellationToken) {
+/// Memory for a form, of that for answers; one after the other, so that none waits for it behind another.
+async fn room_for_form(store: &ObjectStore, forms: Arc<Semaphore>) -> impl Sized {
+    let turn = forms.acquire_owned().await;
+    loop {
+        if let Ok(share) = store.memory.answer(FORM_FILE_MAX, FORM_FILE_MAX).await {
+            return (turn, share);
+        }
+    }
+}
+
+/// Is this a request whose body `s3s` has in memory?
+fn is_form(request: &http::request::Parts) -> bool {
+    request.method == http::Method::POST && front::is_form(&request.headers)
+}
+
+async fn serve_connection(
+    socket: TcpStream,
+    store: ObjectStore,
+    service: S3Service,
+    forms: Arc<Semaphore>,
+    stopping: CancellationToken,
+) {
+    let wait = Duration::from_millis(store.config.client_wait_ms);
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(CONNECTION_BYTES);
     // The unread rest of a refused body would be taken for the next request. Such a connection is closed, and the
     // answer says so.
     let service = service_fn(move |request: Request<Incoming>| {
         let (store, service, has_body) = (store.clone(), service.clone(), !request.body().is_end_stream());
+        let forms = forms.clone();
         async move {
             let (mut parts, inner) = request.into_parts();
             region::adopt(&mut parts, |key| {
@@ -92,7 +142,13 @@ async fn serve_connection(socket: TcpStream, store: ObjectStore, service: S3Serv
             });
             let arrival = Arrival::default();
             parts.extensions.insert(arrival.clone());
-            let body = s3s::Body::http_body(Watched { inner, arrival, chunks: Chunks::new() });
+            let chunks = Chunks::of(&parts.headers);
+            let (pace, read) = (Pace::new(wait), VecDeque::new());
+            let body = s3s::Body::http_body(Watched { inner, arrival, chunks, pace, read });
+            let _form = match is_form(&parts) {
+                true => Some(room_for_form(&store, forms).await),
+                false => None,
+            };
             let mut response = service.call(Request::from_parts(parts, body)).await?;
             if has_body && response.status().as_u16() >= 400 {
                 response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
@@ -100,7 +156,7 @@ async fn serve_connection(socket: TcpStream, store: ObjectStore, service: S3Serv
             Ok::<_, s3s::HttpError>(response)
         }
     });
-    let connection = builder.serve_connection(TokioIo::new(Taken::new(socket, TAKE_LIMIT)), service);
+    let connection = builder.serve_connection(TokioIo::new(Taken::new(socket, Pace::new(wait))), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
