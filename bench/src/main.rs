@@ -55,6 +55,12 @@ enum BenchCommand {
     Bus(BusOptions),
     /// Storage: put and get beside hash, cipher, code and disk, in one run.
     Storage(storage::StorageOptions),
+    /// The bare server of files that storage is measured beside.
+    #[command(hide = true)]
+    BareFiles {
+        /// Whose files.
+        folder: PathBuf,
+    },
     /// The anomaly detector beside river's, on Shuttle in stream order.
     Sar(sar::SarOptions),
     /// The learner: its return on held-out seeds beside schedulers by rule, and what hostile members of a federation do.
@@ -100,6 +106,10 @@ async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> 
     let options = match command {
         BenchCommand::Bus(options) => options,
         BenchCommand::Storage(options) => return storage::run(options, format).await,
+        BenchCommand::BareFiles { folder } => {
+            storage::bare::serve(folder).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         BenchCommand::Account(Length { full }) => {
             let begun = Instant::now();
             return Ok(conclude(format, full, begun, account::measure(full).await?));

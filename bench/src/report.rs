@@ -28,6 +28,8 @@ pub(crate) enum Bound {
     AtMost(f64),
     /// Not widened in the short form.
     Exactly(f64),
+    /// At most, and not widened either.
+    Limit(f64),
     /// A counter that does not depend on the machine, as it was recorded: it must not grow by more than a tenth, in any
     /// form.
     Guard(f64),
@@ -38,6 +40,7 @@ impl Bound {
         match self {
             Self::AtLeast(bound) => measured >= bound / loose,
             Self::AtMost(bound) => measured <= bound * loose,
+            Self::Limit(bound) => measured <= bound,
             Self::Exactly(bound) => (measured - bound).abs() < f64::EPSILON,
             Self::Guard(recorded) => measured <= recorded * GROWTH,
         }
@@ -46,7 +49,7 @@ impl Bound {
     fn text(self, unit: &str) -> String {
         match self {
             Self::AtLeast(bound) => format!(">= {bound}{unit}"),
-            Self::AtMost(bound) => format!("<= {bound}{unit}"),
+            Self::AtMost(bound) | Self::Limit(bound) => format!("<= {bound}{unit}"),
             Self::Exactly(bound) => format!("{bound}{unit}"),
             Self::Guard(recorded) => format!("<= {:.1}{unit}", recorded * GROWTH),
         }
@@ -72,6 +75,13 @@ impl Row {
     }
 }
 
+/// MiB that a process has held at most, as the kernel counts them.
+pub(crate) fn most_held(process: &str) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1_024.0)
+}
+
 /// Shows what was measured; exit code 1 if a bound does not hold.
 pub(crate) fn conclude(format: Format, full: bool, begun: Instant, rows: Vec<Row>) -> ExitCode {
     let loose = if full { 1.0 } else { LOOSE };
@@ -81,6 +91,7 @@ pub(crate) fn conclude(format: Format, full: bool, begun: Instant, rows: Vec<Row
         "full": full,
         "bounds_widened": loose,
         "seconds": seconds,
+        "most_held_mib": most_held("self"),
         "rows": rows.iter().map(|row| {
             let mut value = serde_json::to_value(row).unwrap_or_default();
             value["holds"] = json!(holds(row));
@@ -105,8 +116,10 @@ pub(crate) fn conclude(format: Format, full: bool, begun: Instant, rows: Vec<Row
         };
         rows.iter().map(cells).collect()
     });
+    // Of whatever ran in this process: the mesh, if it was one, and those who put load on it.
+    let held = most_held("self").map_or(String::new(), |mib| format!("{mib:.0} MiB held at most; "));
     note(format!(
-        "{seconds:.1} s; bounds {}",
+        "{seconds:.1} s; {held}bounds {}",
         if full { "as they are".to_owned() } else { format!("{loose} times as wide: direction only, see --full") }
     ));
     ExitCode::from(u8::from(!rows.iter().all(holds)))

@@ -1,37 +1,54 @@
-//! `bench storage`: put and get through the gateway, beside the parts they are made of, in one run on one disk.
-//!
-//! The bound of a put is its slowest part if all overlapped, and the sum of their times if none did; with the cores of
-//! this machine the truth lies between. The same for a get.
+//! `bench storage`: puts through the gateway beside the parts they are made of, gets beside a bare server of files, and
+//! the memory of one gateway with many clients, in one run on one disk.
+
+pub(crate) mod bare;
+mod memory;
+mod process;
 
 use std::{
     path::Path,
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
-use clap::Args;
-use mesh_proto::storage::{DefinePolicy, Location, Policy, Redundancy, RegisterLocation};
+use anyhow::{Context as _, ensure};
+use clap::{Args, ValueEnum};
+use s3_client::Client as S3;
 use secure_storage::blob::{
     code::{Code, Scheme},
     fragment::Geometry,
     seal::{self, DataKey, Place},
 };
-use serde_json::json;
 
-use continuum::{
-    commands::storage,
-    output::{self, Format},
+use continuum::output::Format;
+use process::Gateway;
+
+use crate::{
+    report::{Bound, Row, conclude},
+    rig::median,
 };
-use mesh_all::{Options, Up};
-use mesh_client::{Client, OWNER};
 
 /// Options of `bench storage`.
 #[derive(Debug, Args)]
 pub(crate) struct StorageOptions {
-    /// More objects, of more sizes.
+    /// Full lengths, and the bounds as they are; without it fewer and smaller objects, and bounds three times as wide.
     #[arg(long)]
     full: bool,
+    /// Only these measurements.
+    #[arg(long, value_enum, value_name = "WHAT,…", value_delimiter = ',')]
+    only: Vec<What>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Each part alone, and puts.
+    Puts,
+    /// Gets beside a bare server of files.
+    Gets,
+    /// The memory of one gateway with 64 clients, half of them slow or silent.
+    Memory,
 }
 
 const PIECE: usize = 256 << 10;
@@ -41,59 +58,30 @@ const SHAPE: (usize, usize) = (3, 1);
 
 /// Runs it.
 pub(crate) async fn run(options: StorageOptions, format: Format) -> anyhow::Result<ExitCode> {
-    let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
-    let seconds = Duration::from_secs_f64(if options.full { 3.0 } else { 0.7 });
-    let bytes: Vec<u8> = (0..EXTENT as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
-    let parts = tokio::task::block_in_place(|| parts(folder.path(), &bytes, seconds))?;
-    let up = Up::start(&folder.path().join("mesh"), &Options { log: "error".into(), ..Options::default() }).await?;
-    let measured = through(&folder.path().join("mesh"), options.full).await;
-    up.stop().await.context("stop the mesh")?;
-    let measured = measured?;
-
-    let speed = |name: &str| parts.iter().find(|(n, _)| *n == name).map_or(f64::NAN, |(_, speed)| *speed);
-    // Bytes per second of the object's own bytes.
-    let bound = |names: &[&str]| {
-        let slowest = names.iter().map(|n| speed(n)).fold(f64::INFINITY, f64::min);
-        let sum = 1.0 / names.iter().map(|n| 1.0 / speed(n)).sum::<f64>();
-        (slowest, sum)
-    };
-    let put = bound(&["md5", "cipher", "code", "tags", "disk write"]);
-    let get = bound(&["cipher", "tags", "disk read"]);
-    let mut rows: Vec<Vec<String>> =
-        parts.iter().map(|(name, speed)| vec![(*name).into(), mega(*speed), String::new(), String::new()]).collect();
-    for (what, (slowest, sum)) in [("bound of a put", put), ("bound of a get", get)] {
-        rows.push(vec![what.into(), mega(slowest), "all parts overlapped".into(), String::new()]);
-        rows.push(vec![what.into(), mega(sum), "one part after the other".into(), String::new()]);
+    let begun = Instant::now();
+    let wanted = |what: What| options.only.is_empty() || options.only.contains(&what);
+    let mut rows = vec![];
+    if wanted(What::Puts) {
+        let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
+        let seconds = Duration::from_secs_f64(if options.full { 3.0 } else { 0.7 });
+        let parts = tokio::task::block_in_place(|| parts(folder.path(), &bytes(EXTENT), seconds))?;
+        let gateway = Gateway::start(&[]).await?;
+        rows.extend(puts(&gateway.bucket().await?, options.full, &parts).await?);
     }
-    for m in &measured {
-        let (slowest, sum) = if m.what.starts_with("put") { put } else { get };
-        rows.push(vec![
-            m.what.clone(),
-            mega(m.bytes_per_second),
-            format!(
-                "{:.0} % of overlapped, {:.0} % of in turn",
-                100.0 * m.bytes_per_second / slowest,
-                100.0 * m.bytes_per_second / sum
-            ),
-            format!("p50 {:.2} ms", m.p50.as_secs_f64() * 1e3),
-        ]);
+    if wanted(What::Gets) {
+        let folder = tempfile::Builder::new().prefix("continuum-bench-").tempdir().context("make a folder")?;
+        let gateway = Gateway::start(&[]).await?;
+        rows.extend(gets(&gateway.bucket().await?, folder.path(), options.full).await?);
     }
-    let value = json!({
-        "full": options.full,
-        "shape": {"data": SHAPE.0, "redundant": SHAPE.1},
-        "partsBytesPerSecond": parts.iter().map(|(n, s)| ((*n).to_owned(), json!(s))).collect::<serde_json::Map<_, _>>(),
-        "putBound": {"overlapped": put.0, "inTurn": put.1},
-        "getBound": {"overlapped": get.0, "inTurn": get.1},
-        "measured": measured.iter().map(|m| json!({
-            "what": m.what, "bytesPerSecond": m.bytes_per_second, "p50Ms": m.p50.as_secs_f64() * 1e3,
-        })).collect::<Vec<_>>(),
-    });
-    output::show(format, &value, &["what", "MB/s", "share", "latency"], || rows);
-    Ok(ExitCode::SUCCESS)
+    if wanted(What::Memory) {
+        rows.extend(memory::measure(options.full).await?);
+    }
+    Ok(conclude(format, options.full, begun, rows))
 }
 
-fn mega(bytes_per_second: f64) -> String {
-    format!("{:.0}", bytes_per_second / 1e6)
+/// Bytes that do not repeat soon.
+fn bytes(size: usize) -> Vec<u8> {
+    (0..size as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
 }
 
 /// Both schemes where they differ, with more than one redundant shard: coding, and decoding without two data shards.
@@ -218,71 +206,115 @@ fn parts(folder: &Path, bytes: &[u8], time: Duration) -> anyhow::Result<Vec<(&'s
     Ok(found)
 }
 
-struct Measured {
-    what: String,
-    bytes_per_second: f64,
-    p50: Duration,
-}
-
-/// Puts and gets of several sizes through the S3 interface, one and four at a time.
-async fn through(data_dir: &Path, full: bool) -> anyhow::Result<Vec<Measured>> {
-    let client = Client::connect(data_dir).await?;
-    let mut edge_devices = vec![];
-    for number in 0..SHAPE.0 + SHAPE.1 {
-        let location = format!("bench-{number}");
-        let description = Some(Location { kind: "edge".into(), url: format!("dir:{location}"), ..Location::default() });
-        storage::send(&client, &RegisterLocation { owner: OWNER.into(), location: location.clone(), description })
-            .await?;
-        edge_devices.push(location);
-    }
-    let redundancy = Some(Redundancy { scheme: "RS".into(), redundant_packets: SHAPE.1 as u32 });
-    let definition = Some(Policy { edge_devices, redundancy, ..Policy::default() });
-    storage::send(&client, &DefinePolicy { owner: OWNER.into(), policy: "bench".into(), definition }).await?;
-    let bucket = storage::bucket(&client, data_dir, OWNER, "bench").await?;
-    bucket.make_bucket("bench").await?;
-    let sizes: &[(usize, usize)] = if full {
-        &[(4 << 10, 200), (1 << 20, 100), (32 << 20, 16), (96 << 20, 6)]
-    } else {
-        &[(4 << 10, 60), (1 << 20, 30), (32 << 20, 4)]
+/// Puts of several sizes through S3, one and four at a time, beside their parts.
+///
+/// The bound of a put is its slowest part if all overlapped, and the sum of their times if none did; with the cores of
+/// this machine the truth lies between.
+async fn puts(bucket: &S3, full: bool, parts: &[(&'static str, f64)]) -> anyhow::Result<Vec<Row>> {
+    let speed = |name: &str| parts.iter().find(|(n, _)| *n == name).map_or(f64::NAN, |(_, speed)| *speed);
+    let whole = ["md5", "cipher", "code", "tags", "disk write"];
+    let slowest = whole.iter().map(|n| speed(n)).fold(f64::INFINITY, f64::min);
+    let in_turn = 1.0 / whole.iter().map(|n| 1.0 / speed(n)).sum::<f64>();
+    let mut rows: Vec<Row> = parts
+        .iter()
+        .map(|(name, speed)| Row::new(1, name, Bound::AtLeast(0.0), " MB/s", speed / 1e6, "alone, on one core".into()))
+        .collect();
+    let sizes: &[(usize, usize)] = match full {
+        true => &[(4 << 10, 400), (1 << 20, 200), (32 << 20, 24), (96 << 20, 8)],
+        false => &[(4 << 10, 60), (1 << 20, 30), (32 << 20, 4)],
     };
-    let mut found = vec![];
     for &(size, count) in sizes {
-        let body = bytes::Bytes::from(
-            (0..size as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as u8).collect::<Vec<_>>(),
-        );
+        let body = bytes::Bytes::from(bytes(size));
         for at_once in [1usize, 4] {
-            for put in [true, false] {
-                let (begun, mut times) = (Instant::now(), vec![]);
-                let mut running = tokio::task::JoinSet::new();
-                for number in 0..count {
-                    while running.len() >= at_once {
-                        times.push(running.join_next().await.context("a request")???);
-                    }
-                    let (bucket, body, key) = (bucket.clone(), body.clone(), format!("{size}/{at_once}/{number}"));
-                    running.spawn(async move {
-                        let begun = Instant::now();
-                        if put {
-                            bucket.put(&key, body).await?;
-                        } else if bucket.get(&key, None).await?.len() != body.len() {
-                            bail!("another length was read");
-                        }
-                        anyhow::Ok(begun.elapsed())
-                    });
+            let (begun, mut times) = (Instant::now(), vec![]);
+            let mut running = tokio::task::JoinSet::new();
+            for number in 0..count {
+                while running.len() >= at_once {
+                    times.push(running.join_next().await.context("a request")???);
                 }
-                while let Some(done) = running.join_next().await {
-                    times.push(done??);
-                }
-                let seconds = begun.elapsed().as_secs_f64();
-                times.sort();
-                let what = if put { "put" } else { "get" };
-                found.push(Measured {
-                    what: format!("{what} {} KiB, {at_once} at once", size >> 10),
-                    bytes_per_second: (size * count) as f64 / seconds,
-                    p50: times.get(times.len() / 2).copied().unwrap_or_default(),
+                let (bucket, body, key) = (bucket.clone(), body.clone(), format!("put/{size}/{at_once}/{number}"));
+                running.spawn(async move {
+                    let begun = Instant::now();
+                    bucket.put(&key, body).await?;
+                    anyhow::Ok(begun.elapsed())
                 });
             }
+            while let Some(done) = running.join_next().await {
+                times.push(done??);
+            }
+            let speed = (size * count) as f64 / begun.elapsed().as_secs_f64();
+            for number in 0..count {
+                bucket.delete(&format!("put/{size}/{at_once}/{number}")).await?;
+            }
+            let what = format!("put of {} KiB, {at_once} at once", size >> 10);
+            let detail = format!(
+                "p50 {:.2} ms; {:.0} % of all parts overlapped, {:.0} % of parts in turn",
+                median(&times).as_secs_f64() * 1e3,
+                100.0 * speed / slowest,
+                100.0 * speed / in_turn
+            );
+            rows.push(Row::new(2, &what, Bound::AtLeast(0.0), " MB/s", speed / 1e6, detail));
         }
     }
-    client.bus().close().await;
-    Ok(found)
+    Ok(rows)
+}
+
+/// Gets beside a bare server that sends the same bytes from files: the same client, in turn, in one run.
+async fn gets(bucket: &S3, folder: &Path, full: bool) -> anyhow::Result<Vec<Row>> {
+    let server = bare::Bare::start(folder).await?;
+    let bare = &server.address;
+    let time = Duration::from_secs_f64(if full { 4.0 } else { 0.8 });
+    let rounds = if full { 5 } else { 2 };
+    let mut rows = vec![];
+    // More of the small ones than a moment reads, and more of the large ones than a gateway keeps in memory.
+    for (size, count, bounded) in [(4 << 10, 400, true), (1 << 20, 160, false), (32 << 20, 10, true)] {
+        let mut body = bytes(size);
+        let (mut ours, mut files) = (vec![], vec![]);
+        for number in 0..count {
+            let name = format!("{size}-{number}");
+            body[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            bare::file(folder, &name, &body)?;
+            bucket.put(&name, body.clone().into()).await?;
+            files.push(bare::plain(bare, &name)?);
+            ours.push(bucket.signed_get(&name)?);
+        }
+        let gateway = ours[0].uri().authority().context("a request names its server")?.to_string();
+        let ours: Vec<_> = ours.iter().map(bare::written).collect::<anyhow::Result<_>>()?;
+        let (ours, files) = (Arc::new(ours), Arc::new(files));
+        // First of all: are they the same bytes?
+        let (mut of_ours, mut of_files) = (vec![], vec![]);
+        let (mut taker, mut other) = (bare::Taker::connect(&gateway).await?, bare::Taker::connect(bare).await?);
+        for (one, two) in ours.iter().zip(files.iter()).take(3) {
+            taker.get(one, |bytes| of_ours.extend_from_slice(bytes)).await?;
+            other.get(two, |bytes| of_files.extend_from_slice(bytes)).await?;
+        }
+        ensure!(of_ours == of_files, "the gateway gave other bytes than were put");
+        for at_once in [1usize, 4] {
+            let (mut shares, mut speeds, mut bares, mut times) = (vec![], vec![], vec![], (vec![], vec![]));
+            for _ in 0..rounds {
+                let from_bare = bare::read(bare, &files, size as u64, at_once, time).await?;
+                let from_ours = bare::read(&gateway, &ours, size as u64, at_once, time).await?;
+                shares.push(from_ours.bytes_per_second / from_bare.bytes_per_second);
+                speeds.push(from_ours.bytes_per_second);
+                bares.push(from_bare.bytes_per_second);
+                times.0.extend(from_ours.times);
+                times.1.extend(from_bare.times);
+            }
+            let middle = |values: &mut Vec<f64>| {
+                values.sort_by(f64::total_cmp);
+                values.get(values.len() / 2).copied().unwrap_or_default()
+            };
+            let detail = format!(
+                "{:.0} MB/s of {:.0} MB/s, p50 {:.3} ms of {:.3} ms, {rounds} rounds of each in turn",
+                middle(&mut speeds) / 1e6,
+                middle(&mut bares) / 1e6,
+                median(&times.0).as_secs_f64() * 1e3,
+                median(&times.1).as_secs_f64() * 1e3,
+            );
+            let what = format!("get of {} KiB, {at_once} at once, to bare axum", size >> 10);
+            let bound = Bound::AtLeast(if bounded { 0.5 } else { 0.0 });
+            rows.push(Row::new(3, &what, bound, "", middle(&mut shares), detail));
+        }
+    }
+    Ok(rows)
 }
