@@ -199,7 +199,8 @@ mod tests {
     }
 
     fn bucket() -> CreateBucket {
-        CreateBucket { owner: "local".into(), bucket: "b".into(), policy: "p".into(), realm: "r".into() }
+        let [owner, bucket, policy, realm] = ["local", "b", "p", "r"].map(Into::into);
+        CreateBucket { owner, bucket, policy, realm, ..CreateBucket::default() }
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl StorageQueries for Api {
         let active = store.keys.masters.active().to_owned();
         let health = store.view.read(|view| {
             let policies = view.known.policies.iter().filter(|((o, _), _)| *o == owner).map(|((o, name), policy)| {
-                let users = view.known.buckets.iter().filter(|(_, b)| b.owner == *o && b.policy == *name);
+                let users = view.known.buckets.iter().filter(|(_, b)| b.provider() == o && b.policy == *name);
                 StoragePolicyView {
                     definition: policy.definition.clone(),
                     version: policy.version,
@@ -66,7 +66,8 @@ impl StorageQueries for Api {
                     buckets: users.map(|(bucket, _)| bucket.replace('_', ".")).collect(),
                 }
             });
-            let entries = view.listings().flat_map(|(_, _, listing)| listing.values());
+            let keys = view.listings().flat_map(|(_, _, listing)| listing.values());
+            let entries = keys.flat_map(crate::objects::catalogue::Versions::all).filter(|entry| !entry.is_marker);
             StorageHealth {
                 s3_endpoint: self.endpoint.clone(),
                 objects: view.count,

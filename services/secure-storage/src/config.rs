@@ -14,6 +14,9 @@ pub struct Config {
     pub master_keys_file: Option<PathBuf>,
     /// Keys for S3 locations, a line each: `<name> <access key> <secret key>`.
     pub location_keys_file: Option<PathBuf>,
+    /// Owner whose storage policies, with their locations, the buckets of every owner may use who has none of that name;
+    /// empty for nobody.
+    pub shared_owner: String,
     /// Folder of the `dir:` locations; in the data folder if unset.
     pub locations_dir: Option<PathBuf>,
     /// Plain bytes per extent, a file per fragment.
@@ -52,6 +55,7 @@ impl Default for Config {
             access_keys_file: None,
             master_keys_file: None,
             location_keys_file: None,
+            shared_owner: "local".into(),
             locations_dir: None,
             extent_bytes: 8 << 20,
             piece_bytes: 256 << 10,

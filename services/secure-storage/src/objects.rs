@@ -18,8 +18,10 @@ use futures::Stream;
 use mesh_core::Key;
 use mesh_kit::{Mesh, View};
 use mesh_proto::{
-    AnyEvent, Refusal, derived_id,
-    object::{Checksum, Layout, ObjectDeleted, ObjectStored, Part},
+    AnyEvent, Refusal,
+    deciders::stream_object::Event as Fact,
+    derived_id,
+    object::{Checksum, Layout, MarkerStored, ObjectDeleted, ObjectStored, Part},
 };
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -38,7 +40,7 @@ use crate::{
         object_token,
         objects::{self, Command, Condition},
         policy::{Recipe, recipe},
-        storages::Bucket,
+        storages::{Bucket, Versioning},
         uploads,
     },
     keys::{self, Keys},
@@ -63,9 +65,6 @@ pub enum Error {
     /// It belongs to another owner.
     #[error("bucket {0} belongs to another owner")]
     Denied(String),
-    /// The object does not exist.
-    #[error("object {0} does not exist")]
-    NoKey(String),
     /// Refused by the decision about the object.
     #[error(transparent)]
     Object(#[from] objects::Refused),
@@ -230,6 +229,15 @@ pub struct Head {
     pub metadata: BTreeMap<String, String>,
     /// Other standard headers.
     pub headers: BTreeMap<String, String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What a delete did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// The delete marker that was stored, or removed.
+    pub marker: Option<String>,
 }
 
 /// The object store. Cheap to clone.
@@ -337,7 +345,7 @@ impl ObjectStore {
 
     /// The recipe of a bucket.
     pub(crate) fn recipe(&self, bucket: &Bucket) -> Result<Recipe, Error> {
-        let key = (bucket.owner.clone(), bucket.policy.clone());
+        let key = (bucket.provider().to_owned(), bucket.policy.clone());
         let policy = self.view.read(|view| view.known.policies.get(&key).and_then(|p| p.definition.clone()));
         let policy = policy.ok_or_else(|| {
             Error::Unavailable(format!("the policy {} of the bucket no longer exists; define it again", bucket.policy))
@@ -421,12 +429,10 @@ impl ObjectStore {
         check_encrypted(&head, &recipe)?;
         self.check_room(&token, &of, key)?;
         // Once before the body is received, to refuse early; the decision is made when the fact is written.
-        if *condition != Condition::default()
-            && !condition.holds(self.visible(&Key::new([&token, &object])).await?.as_ref())
-        {
-            return Err(objects::Refused::Precondition.into());
+        if *condition != Condition::default() {
+            condition.check(self.visible(&Key::new([&token, &object])).await?.as_ref())?;
         }
-        let (layout, data_key) = self.layout(owner, &recipe)?;
+        let (layout, data_key) = self.layout(of.provider(), &recipe)?;
         let received = self.write(&layout, &data_key, recipe.acknowledge_at, announced, body).await?;
         let part = received.part;
         let stored = ObjectStored {
@@ -445,12 +451,20 @@ impl ObjectStore {
             upload: String::new(),
             modified: Some(self.mesh.now()),
             checksum: received.checksum,
+            version: String::new(),
+            tags: head.tags,
+            labels: vec![],
+            versioned: false,
         };
-        let command = Command::Put { object: stored.clone(), condition: condition.clone() };
+        let versioning = self.versioning(&stored.bucket);
+        let command = Command::Put { object: stored.clone(), condition: condition.clone(), versioning };
         match self.decide(&command, None).await {
             Ok(decided) => {
                 self.retire(decided.garbage);
-                Ok(stored)
+                Ok(match decided.fact {
+                    Some(Fact::ObjectStored(stored)) => stored,
+                    _ => stored,
+                })
             }
             Err(error) => {
                 // A refusal is certain. After any other error it is unknown whether the fact is stored; a scrub removes
@@ -467,33 +481,94 @@ impl ObjectStore {
     /// Refuses a new key if the listing is full.
     pub(crate) fn check_room(&self, bucket: &str, of: &Bucket, key: &str) -> Result<(), Error> {
         let max = self.config.objects_max;
-        let full = self.view.read(|view| {
-            view.count >= max && !view.listing(bucket, of.epoch).is_some_and(|listing| listing.contains_key(key))
-        });
+        // A put replaces what there is, or is one version more.
+        let is_new = |view: &Catalogue| {
+            of.versioning == Versioning::Enabled
+                || !view.listing(bucket, of.epoch).is_some_and(|listing| listing.contains_key(key))
+        };
+        let full = self.view.read(|view| view.count >= max && is_new(view));
         if full {
             return Err(Error::Unavailable(format!("this gateway lists at most {max} objects; raise objects_max")));
         }
         Ok(())
     }
 
-    /// The object that is visible under a key.
-    pub(crate) async fn object(&self, owner: &str, bucket: &str, key: &str) -> Result<ObjectStored, Error> {
+    /// The object that is visible under a key, or one of its versions.
+    pub(crate) async fn object(
+        &self,
+        owner: &str,
+        bucket: &str,
+        key: &str,
+        version: Option<&str>,
+    ) -> Result<ObjectStored, Error> {
         let (token, of) = self.bucket(owner, bucket).await?;
         let object = object_token(&token, of.epoch, key);
-        self.visible(&Key::new([token, object])).await?.ok_or_else(|| Error::NoKey(key.to_owned()))
+        let entity = Key::new([token, object]);
+        let state = match version {
+            None => self.latest(&entity).await?,
+            Some(_) => self.versions(&entity).await?,
+        };
+        Ok(state.find(version)?.clone())
     }
 
-    /// Deletes an object; returns whether there was one.
+    /// Deletes an object, or hides it by a delete marker where versions are kept; or deletes one of its versions for good.
     ///
     /// # Errors
     /// When the bucket does not exist, the condition does not hold, or the bus is unreachable.
-    pub async fn delete(&self, owner: &str, bucket: &str, key: &str, condition: &Condition) -> Result<bool, Error> {
+    pub async fn delete(
+        &self,
+        owner: &str,
+        bucket: &str,
+        key: &str,
+        version: Option<&str>,
+        condition: &Condition,
+    ) -> Result<Deleted, Error> {
         let (token, of) = self.bucket(owner, bucket).await?;
         let object = object_token(&token, of.epoch, key);
-        let fact = ObjectDeleted { bucket: token, object, key: key.into(), epoch: of.epoch };
-        let decided = self.decide(&Command::Delete { fact, condition: condition.clone() }, None).await?;
+        let (condition, key, epoch) = (condition.clone(), key.to_owned(), of.epoch);
+        let command = match version {
+            None => {
+                let version = hex::encode(keys::random::<16>().map_err(Error::internal)?);
+                let versioning = self.versioning(&token);
+                let modified = Some(self.mesh.now());
+                let marker = MarkerStored { bucket: token, object, key, epoch, version, modified };
+                Command::Delete { marker, condition, versioning }
+            }
+            Some(version) => {
+                let version = version.to_owned();
+                let fact = ObjectDeleted { bucket: token, object, key, epoch, version, ..ObjectDeleted::default() };
+                Command::DeleteVersion { fact, condition }
+            }
+        };
+        let decided = self.decide(&command, None).await?;
         self.retire(decided.garbage);
-        Ok(decided.fact.is_some())
+        Ok(match decided.fact {
+            Some(Fact::MarkerStored(m)) => Deleted { marker: Some(m.version) },
+            Some(Fact::ObjectDeleted(m)) if m.marker => Deleted { marker: Some(m.version) },
+            _ => Deleted::default(),
+        })
+    }
+
+    /// Gives a version of an object, the visible one if none is named, these tags; returns its name.
+    ///
+    /// # Errors
+    /// When there is no such version, or the bus is unreachable.
+    pub async fn tag(
+        &self,
+        owner: &str,
+        bucket: &str,
+        key: &str,
+        version: Option<&str>,
+        tags: BTreeMap<String, String>,
+    ) -> Result<String, Error> {
+        let (token, of) = self.bucket(owner, bucket).await?;
+        let object = object_token(&token, of.epoch, key);
+        let command = Command::Tag { bucket: token, object, version: version.map(ToOwned::to_owned), tags };
+        match self.decide(&command, None).await?.fact {
+            Some(Fact::ObjectTagged(m)) => Ok(m.now.unwrap_or_default().version),
+            // It has them already.
+            _ => Ok(self.object(owner, bucket, key, version).await?.version),
+        }
     }
 }
 

@@ -2,19 +2,26 @@
 
 mod asked;
 mod body;
+mod bucket;
+mod caller;
 mod conditions;
+mod cors;
 mod digests;
 mod errors;
+mod form;
 mod front;
 #[doc(hidden)]
 pub mod fuzzed;
 mod handler;
 mod listing;
+mod paths;
 mod region;
 mod routes;
 mod rules;
 mod serve;
+mod tags;
 mod taken;
+mod versions;
 mod xml;
 
 pub use handler::DEFAULT_POLICY;

@@ -5,9 +5,11 @@ does not.
 """
 
 import base64
+import collections
 import hashlib
 import io
 import json
+import os
 import random
 import re
 import sys
@@ -19,6 +21,7 @@ import urllib.parse
 import urllib.request
 import zlib
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 
 import boto3
 import boto3.s3.transfer
@@ -29,16 +32,28 @@ import botocore.exceptions
 import botocore.session
 from botocore.client import Config
 from minio import Minio
+from minio.commonconfig import ENABLED, Tags
+from minio.versioningconfig import SUSPENDED, VersioningConfig
 
 SUITE, ENDPOINT, ACCESS, SECRET = sys.argv[1:5]
 CREDENTIALS = botocore.credentials.Credentials(ACCESS, SECRET)
 
 
-def client(secret=SECRET):
+# Which members of which operations were sent by the suites before `model`, which check what became of them.
+SENT = collections.defaultdict(set)
+
+
+def note(params, model, **_):
+    SENT[model.name] |= set(params)
+
+
+def client(secret=SECRET, access=ACCESS):
     config = Config(signature_version="s3v4", s3={"addressing_style": "path"}, retries={"max_attempts": 0},
                     read_timeout=60)
-    return boto3.client("s3", endpoint_url=ENDPOINT, aws_access_key_id=ACCESS, aws_secret_access_key=secret,
+    made = boto3.client("s3", endpoint_url=ENDPOINT, aws_access_key_id=access, aws_secret_access_key=secret,
                         region_name="local", config=config)
+    made.meta.events.register("before-parameter-build.s3", note)
+    return made
 
 
 S3 = client()
@@ -47,6 +62,10 @@ S3 = client()
 def holds(what, true=True):
     assert true, what
     print("ok", what, flush=True)
+
+
+def headers_of(answer):
+    return answer["ResponseMetadata"]["HTTPHeaders"]
 
 
 def refused(code, status, call, **arguments):
@@ -589,7 +608,7 @@ def digests():
 
 def nothing_dropped():
     S3.put_object(Bucket="plant", Key="kept/as/is", Body=b"as it is")
-    for headers in [{"x-amz-server-side-encryption-customer-algorithm": "AES256"}, {"x-amz-tagging": "a=b"},
+    for headers in [{"x-amz-server-side-encryption-customer-algorithm": "AES256"},
                     {"x-amz-server-side-encryption": "aws:kms"}, {"x-amz-object-lock-mode": "GOVERNANCE"},
                     {"x-amz-object-lock-legal-hold": "ON"}, {"x-amz-website-redirect-location": "/"},
                     {"x-amz-storage-class": "GLACIER"}, {"x-amz-grant-read": "id=1"}, {"x-amz-unknown": "1"}]:
@@ -598,10 +617,11 @@ def nothing_dropped():
     assert code(ask("PUT", "/plant/kept/as/is", b"x", {"x-amz-acl": "public-read"}))[1] == "AccessControlListNotSupported"
     copy = {"x-amz-copy-source": "plant/kept/as/is"}
     for headers, expected in [({"x-amz-metadata-directive": "BOGUS"}, "InvalidArgument"), ({}, "InvalidRequest"),
-                              ({"x-amz-tagging": "a=b"}, "NotImplemented")]:
+                              ({"x-amz-tagging": "a=b"}, "InvalidRequest"),
+                              ({"x-amz-tagging-directive": "BOGUS"}, "InvalidArgument")]:
         assert code(ask("PUT", "/plant/kept/as/is", b"", copy | headers))[1] == expected, headers
-    for path in ["/plant/kept/as/is?acl", "/plant/kept/as/is?tagging", "/plant/kept/as/is?torrent", "/plant?policy", "/plant?cors",
-                 "/plant?unknown=1", "/plant?list-type=2&unknown", "/plant/kept/as/is?retention"]:
+    for path in ["/plant/kept/as/is?legal-hold", "/plant/kept/as/is?torrent", "/plant?inventory&id=a", "/plant?unknown=1",
+                 "/plant?list-type=2&unknown", "/plant/kept/as/is?retention"]:
         assert code(ask("GET", path))[1] == "NotImplemented", path
     assert code(ask("PUT", "/newer", b"<CreateBucketConfiguration><Tags/></CreateBucketConfiguration>"))[1] == "NotImplemented"
     assert code(ask("GET", "/plant", headers={"x-amz-expected-bucket-owner": "other"})) == (403, "AccessDenied")
@@ -742,28 +762,660 @@ def signing():
     assert [o["Key"] for o in before.list_objects_v2(Bucket="plant", Prefix="slash")["Contents"]] == ["slash"]
     before.upload_fileobj(io.BytesIO(data(9 << 20, 3)), "plant", "slash/big")
     assert get("slash/big") == data(9 << 20, 3)
-    assert "Status" not in S3.get_bucket_versioning(Bucket="plant")
+    url = before.generate_presigned_url("get_object", Params={"Bucket": "plant", "Key": "slash"})
+    assert "/s3/plant/" in url and http("GET", url.removeprefix(ENDPOINT)) == (200, "slash")
     holds("/s3/ may stand before the bucket")
-    form = S3.generate_presigned_post("plant", "form/${filename}", Fields={"x-amz-meta-a": "b"},
-                                      Conditions=[{"x-amz-meta-a": "b"}])
 
-    def post(fields):
-        lines = "".join(f'--B\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items())
-        lines += '--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nposted\r\n--B--\r\n'
-        return http("POST", "/plant", lines.encode(), {"Content-Type": "multipart/form-data; boundary=B"})
-    status, text = post(form["fields"] | {"key": "form/f"} if "${" not in form["fields"]["key"] else form["fields"])
-    holds(f"a form is posted ({status})", status in (200, 201, 204))
+
+def upload(bucket, key, parts, **arguments):
+    """An object of parts; gives the answer to Complete."""
+    begun = S3.create_multipart_upload(Bucket=bucket, Key=key, **arguments)
+    at = {"Bucket": bucket, "Key": key, "UploadId": begun["UploadId"]}
+    of_parts = {"ChecksumAlgorithm": arguments.get("ChecksumAlgorithm", "CRC32")}
+    tags = {n: S3.upload_part(**at, PartNumber=n, Body=body, **of_parts)["ETag"] for n, body in parts.items()}
+    return S3.complete_multipart_upload(**at, MultipartUpload=named(tags))
+
+
+def bucket(name, policy="hybrid", by=None):
+    (by or S3).create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": policy})
+
+
+def versions_of(key, bucket="kept", **arguments):
+    """Versions and delete markers of a key, the latest first, from pages of any size."""
+    seen = []
+    for size in (1, 2, 1000):
+        pages = S3.get_paginator("list_object_versions").paginate(
+            Bucket=bucket, Prefix=key, PaginationConfig={"PageSize": size}, **arguments)
+        lines = [(v["VersionId"], v["IsLatest"], "ETag" in v, v["LastModified"]) for page in pages
+                 for v in page.get("Versions", []) + page.get("DeleteMarkers", []) if v["Key"] == key]
+        seen.append(sorted(lines))
+    assert seen[0] == seen[1] == seen[2], seen
+    return {version: (latest, has_bytes) for version, latest, has_bytes, _ in seen[0]}
+
+
+def versioned():
+    bucket("kept")
+    configure = S3.put_bucket_versioning
+    old = S3.put_object(Bucket="kept", Key="a", Body=b"old")
+    assert "VersionId" not in old and "VersionId" not in S3.get_object(Bucket="kept", Key="a")
+    assert "Status" not in S3.get_bucket_versioning(Bucket="kept")
+    for wrong in ("On", ""):
+        refused("IllegalVersioningConfigurationException", 400, configure, Bucket="kept",
+                VersioningConfiguration={"Status": wrong})
+    refused("NotImplemented", 501, configure, Bucket="kept", VersioningConfiguration={
+        "Status": "Enabled", "MFADelete": "Enabled"})
+    refused("NoSuchBucket", 404, configure, Bucket="nothing", VersioningConfiguration={"Status": "Enabled"})
+    configure(Bucket="kept", VersioningConfiguration={"Status": "Enabled"}, ChecksumAlgorithm="SHA256")
+    assert S3.get_bucket_versioning(Bucket="kept")["Status"] == "Enabled"
+    ids = [S3.put_object(Bucket="kept", Key="a", Body=body)["VersionId"] for body in (b"one", b"two")]
+    assert len(set(ids)) == 2 and get("a", "kept") == b"two" and get("a", "kept", VersionId="null") == b"old"
+    assert [get("a", "kept", VersionId=v) for v in ids] == [b"one", b"two"]
+    head = S3.head_object(Bucket="kept", Key="a", VersionId=ids[0])
+    assert head["VersionId"] == ids[0] and head["ContentLength"] == 3
+    assert S3.get_object(Bucket="kept", Key="a")["VersionId"] == ids[1]
+    assert versions_of("a") == {ids[1]: (True, True), ids[0]: (False, True), "null": (False, True)}
+    holds("versions: a put keeps what it replaces, and each version is read by its id")
+    refused("NoSuchVersion", 404, S3.get_object, Bucket="kept", Key="a", VersionId="0" * 32)
+    refused("404", 404, S3.head_object, Bucket="kept", Key="a", VersionId="0" * 32)
+    for wrong in ("abc", ids[0].upper()):
+        refused("InvalidArgument", 400, S3.get_object, Bucket="kept", Key="a", VersionId=wrong)
+    assert code(ask("GET", "/kept/a?versionId=")) == (400, "InvalidArgument")
+    marker = S3.delete_object(Bucket="kept", Key="a")
+    assert marker["DeleteMarker"] and marker["VersionId"] not in ids
+    for call in (S3.get_object, S3.head_object):
+        try:
+            call(Bucket="kept", Key="a")
+            raise SystemExit("a deleted object is read")
+        except botocore.exceptions.ClientError as error:
+            answer = error.response
+            assert answer["ResponseMetadata"]["HTTPStatusCode"] == 404, answer
+            assert headers_of(answer)["x-amz-delete-marker"] == "true"
+            assert headers_of(answer)["x-amz-version-id"] == marker["VersionId"]
+    found = ask("GET", f"/kept/a?versionId={marker['VersionId']}")
+    assert code(found) == (405, "MethodNotAllowed") and found[1]["x-amz-delete-marker"] == "true", found
+    assert found[1]["allow"] == "DELETE" and "last-modified" in found[1], found
+    assert ask("HEAD", f"/kept/a?versionId={marker['VersionId']}")[0] == 405
+    assert "Contents" not in S3.list_objects_v2(Bucket="kept") and get("a", "kept", VersionId=ids[1]) == b"two"
+    assert versions_of("a")[marker["VersionId"]] == (True, False)
+    holds("versions: a delete hides, and what it hides is there")
+    refused("BucketNotEmpty", 409, S3.delete_bucket, Bucket="kept")
+    put = S3.put_object
+    refused("NoSuchKey", 404, put, Bucket="kept", Key="a", Body=b"x", IfMatch="*")
+    again = put(Bucket="kept", Key="a", Body=b"three", IfNoneMatch="*")["VersionId"]
+    refused("PreconditionFailed", 412, put, Bucket="kept", Key="a", Body=b"x", IfNoneMatch="*")
+    refused("PreconditionFailed", 412, put, Bucket="kept", Key="a", Body=b"x", IfMatch=old["ETag"])
+    refused("PreconditionFailed", 412, S3.delete_object, Bucket="kept", Key="a", IfMatch=old["ETag"])
+    assert S3.delete_object(Bucket="kept", Key="a", VersionId=again)["VersionId"] == again
+    gone = S3.delete_object(Bucket="kept", Key="a", VersionId=marker["VersionId"])
+    assert gone["DeleteMarker"] and gone["VersionId"] == marker["VersionId"] and get("a", "kept") == b"two"
+    assert S3.delete_object(Bucket="kept", Key="a", VersionId=again)["VersionId"] == again
+    holds("versions: conditions are on what is visible; without its marker a version is visible again")
+    copy = S3.copy_object(Bucket="kept", Key="a", CopySource={"Bucket": "kept", "Key": "a", "VersionId": ids[0]})
+    assert copy["CopySourceVersionId"] == ids[0] and copy["VersionId"] not in ids and get("a", "kept") == b"one"
+    hidden = S3.delete_object(Bucket="kept", Key="hidden")["VersionId"]
+    refused("InvalidRequest", 400, S3.copy_object, Bucket="kept", Key="b",
+            CopySource={"Bucket": "kept", "Key": "hidden", "VersionId": hidden})
+    refused("NoSuchKey", 404, S3.copy_object, Bucket="kept", Key="b", CopySource="kept/hidden")
+    one, two = data(5 << 20, 71), b"two"
+    first, second = upload("kept", "parts", {1: one, 2: two}), upload("kept", "parts", {1: two})
+    assert first["VersionId"] != second["VersionId"] and get("parts", "kept") == two
+    assert get("parts", "kept", VersionId=first["VersionId"]) == one + two
+    part = S3.get_object(Bucket="kept", Key="parts", VersionId=first["VersionId"], PartNumber=2)
+    assert part["Body"].read() == two and part["PartsCount"] == 2
+    begun = S3.create_multipart_upload(Bucket="kept", Key="copied")
+    at = {"Bucket": "kept", "Key": "copied", "UploadId": begun["UploadId"]}
+    source = {"Bucket": "kept", "Key": "parts", "VersionId": first["VersionId"]}
+    done = S3.upload_part_copy(**at, PartNumber=1, CopySource=source)
+    assert done["CopySourceVersionId"] == first["VersionId"]
+    S3.complete_multipart_upload(**at, MultipartUpload=named({1: done["CopyPartResult"]["ETag"]}))
+    assert get("copied", "kept") == one + two
+    holds("versions: of copies and of uploads")
+    configure(Bucket="kept", VersioningConfiguration={"Status": "Suspended"})
+    assert put(Bucket="kept", Key="a", Body=b"null one")["VersionId"] == "null"
+    assert put(Bucket="kept", Key="a", Body=b"null two")["VersionId"] == "null"
+    assert get("a", "kept", VersionId="null") == get("a", "kept") == b"null two"
+    assert [get("a", "kept", VersionId=v) for v in ids] == [b"one", b"two"]
+    null = S3.delete_object(Bucket="kept", Key="a")
+    assert null["VersionId"] == "null" and null["DeleteMarker"]
+    refused("MethodNotAllowed", 405, S3.get_object, Bucket="kept", Key="a", VersionId="null")
+    S3.delete_object(Bucket="kept", Key="a", VersionId="null")
+    assert get("a", "kept") == b"one"
+    holds("versions: suspended, only the null version is replaced")
+    configure(Bucket="kept", VersioningConfiguration={"Status": "Enabled"})
+    for n in range(3):
+        for _ in range(2):
+            put(Bucket="kept", Key=f"list/{n}/x", Body=b"x")
+    page = S3.list_object_versions(Bucket="kept", Prefix="list/", Delimiter="/", MaxKeys=2, EncodingType="url")
+    assert [p["Prefix"] for p in page["CommonPrefixes"]] == ["list/0/", "list/1/"] and page["IsTruncated"]
+    page = S3.list_object_versions(Bucket="kept", Prefix="list/", Delimiter="/", KeyMarker=page["NextKeyMarker"])
+    assert [p["Prefix"] for p in page["CommonPrefixes"]] == ["list/2/"] and not page["IsTruncated"]
+    page = S3.list_object_versions(Bucket="kept", Prefix="list/", MaxKeys=3)
+    assert len(page["Versions"]) == 3 and page["NextKeyMarker"] == "list/1/x", page
+    after = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+    page = S3.list_object_versions(Bucket="kept", Prefix="list/", **after)
+    assert [v["Key"] for v in page["Versions"]] == ["list/1/x", "list/2/x", "list/2/x"], page
+    assert [v["IsLatest"] for v in page["Versions"]] == [False, True, False]
+    refused("InvalidArgument", 400, S3.list_object_versions, Bucket="kept", VersionIdMarker=ids[0])
+    refused("InvalidArgument", 400, S3.list_object_versions, Bucket="kept", KeyMarker="a", VersionIdMarker="x")
+    holds("versions: lists in pages, with delimiters")
+    many = S3.delete_objects(Bucket="kept", Delete={"Objects": [
+        {"Key": "list/0/x"}, {"Key": "a", "VersionId": ids[0]}, {"Key": "hidden", "VersionId": hidden},
+        {"Key": "a", "VersionId": "abc"}, {"Key": "list/1/x", "ETag": '"nope"'}]})
+    by_key = {d["Key"]: d for d in many["Deleted"]}
+    assert by_key["list/0/x"]["DeleteMarker"] and by_key["list/0/x"]["DeleteMarkerVersionId"], many
+    assert by_key["a"]["VersionId"] == ids[0] and "DeleteMarker" not in by_key["a"], many
+    assert by_key["hidden"]["DeleteMarkerVersionId"] == by_key["hidden"]["VersionId"] == hidden, many
+    assert sorted((e["Code"], e.get("VersionId")) for e in many["Errors"]) == [
+        ("InvalidArgument", "abc"), ("PreconditionFailed", None)], many
+    refused("NoSuchVersion", 404, S3.get_object, Bucket="kept", Key="a", VersionId=ids[0])
+    holds("versions: many are deleted at once")
+    bucket("emptied")
+    configure(Bucket="emptied", VersioningConfiguration={"Status": "Enabled"})
+    put(Bucket="emptied", Key="a", Body=b"a")
+    S3.delete_object(Bucket="emptied", Key="a")
+    lines = S3.list_object_versions(Bucket="emptied")
+    for line in lines["Versions"] + lines["DeleteMarkers"]:
+        S3.delete_object(Bucket="emptied", Key="a", VersionId=line["VersionId"])
+    S3.delete_bucket(Bucket="emptied")
+    holds("versions: a bucket without any is deleted")
+    other = Minio(ENDPOINT.removeprefix("http://"), access_key=ACCESS, secret_key=SECRET, secure=False, region="local")
+    bucket("minio-kept")
+    other.set_bucket_versioning("minio-kept", VersioningConfig(ENABLED))
+    assert other.get_bucket_versioning("minio-kept").status == ENABLED
+    ids = [other.put_object("minio-kept", "m", io.BytesIO(body), len(body)).version_id for body in (b"1", b"22")]
+    assert other.get_object("minio-kept", "m", version_id=ids[0]).read() == b"1"
+    assert other.stat_object("minio-kept", "m").version_id == ids[1]
+    other.remove_object("minio-kept", "m")
+    listed = list(other.list_objects("minio-kept", include_version=True))
+    assert sorted((o.is_delete_marker, str(o.is_latest).lower() == "true", o.size or 0) for o in listed) == [
+        (False, False, 1), (False, False, 2), (True, True, 0)], [vars(o) for o in listed]
+    other.set_bucket_versioning("minio-kept", VersioningConfig(SUSPENDED))
+    assert other.put_object("minio-kept", "m", io.BytesIO(b"n"), 1).version_id == "null"
+    tags = Tags.new_object_tags()
+    tags["a b"] = "c"
+    other.set_object_tags("minio-kept", "m", tags)
+    assert dict(other.get_object_tags("minio-kept", "m")) == {"a b": "c"}
+    other.delete_object_tags("minio-kept", "m")
+    assert other.get_object_tags("minio-kept", "m") is None
+    tags = Tags.new_bucket_tags()
+    tags["of"] = "bucket"
+    other.set_bucket_tags("minio-kept", tags)
+    assert dict(other.get_bucket_tags("minio-kept")) == {"of": "bucket"}
+    other.delete_bucket_tags("minio-kept")
+    assert other.get_bucket_tags("minio-kept") is None
+    holds("versions and tags, by a second client")
+    # For `versions_whole`, after scrubs.
+    S3.put_object(Bucket="kept", Key="whole", Body=data(3_000_000, 81))
+    S3.put_object(Bucket="kept", Key="whole", Body=data(3_000_000, 82))
+    S3.delete_object(Bucket="kept", Key="whole")
+
+
+def versions_whole():
+    lines = S3.list_object_versions(Bucket="kept", Prefix="whole")
+    ids = {v["VersionId"]: v["LastModified"] for v in lines["Versions"]}
+    bodies = sorted((get("whole", "kept", VersionId=v) for v in ids), key=lambda b: hashlib.md5(b).digest())
+    assert bodies == sorted((data(3_000_000, n) for n in (81, 82)), key=lambda b: hashlib.md5(b).digest())
+    first = next(v["VersionId"] for v in S3.list_object_versions(Bucket="kept", Prefix="parts")["Versions"]
+                 if not v["IsLatest"])
+    assert get("parts", "kept", VersionId=first) == data(5 << 20, 71) + b"two"
+    holds("every version is as it was")
+
+
+def tags_of(**arguments):
+    return {t["Key"]: t["Value"] for t in S3.get_object_tagging(**arguments)["TagSet"]}
+
+
+def tag_set(tags):
+    return {"TagSet": [{"Key": k, "Value": v} for k, v in tags.items()]}
+
+
+def tagged():
+    at = {"Bucket": "plant", "Key": "tagged"}
+    S3.put_object(**at, Body=b"x", Tagging="a=b&c%20d=e+f")
+    assert tags_of(**at) == {"a": "b", "c d": "e f"}
+    assert S3.get_object(**at)["TagCount"] == 2
+    assert headers_of(S3.head_object(**at))["x-amz-tagging-count"] == "2"
+    etag = S3.head_object(**at)["ETag"]
+    S3.put_object_tagging(**at, Tagging=tag_set({" k": "v "}), ChecksumAlgorithm="CRC32")
+    assert tags_of(**at) == {" k": "v "} and S3.head_object(**at)["ETag"] == etag and get("tagged") == b"x"
+    md5 = b64(hashlib.md5(b"other").digest())
+    refused("BadDigest", 400, S3.put_object_tagging, **at, Tagging=tag_set({"a": "b"}), ContentMD5=md5)
+    for wrong in [{"a?": "b"}, {"x" * 129: "b"}, {"a": "b" * 257}, {"aws:a": "b"}]:
+        refused("InvalidTag", 400, S3.put_object_tagging, **at, Tagging=tag_set(wrong))
+    twice = {"TagSet": [{"Key": "a", "Value": "1"}, {"Key": "a", "Value": "2"}]}
+    refused("InvalidTag", 400, S3.put_object_tagging, **at, Tagging=twice)
+    refused("BadRequest", 400, S3.put_object_tagging, **at, Tagging=tag_set({str(n): "" for n in range(11)}))
+    refused("InvalidTag", 400, S3.put_object, **at, Body=b"y", Tagging="a=1&a=2")
+    assert get("tagged") == b"x" and tags_of(**at) == {" k": "v "}
+    refused("NoSuchKey", 404, S3.put_object_tagging, Bucket="plant", Key="nothing", Tagging=tag_set({"a": "b"}))
+    refused("NoSuchKey", 404, S3.get_object_tagging, Bucket="plant", Key="nothing")
+    S3.delete_object_tagging(**at)
+    assert tags_of(**at) == {} and "TagCount" not in S3.get_object(**at)
+    holds("tags: put, read, replaced, deleted, and within their limits")
+    S3.put_object(**at, Body=b"x", Tagging="a=b")
+    S3.copy_object(Bucket="plant", Key="tagged/copy", CopySource="plant/tagged")
+    assert tags_of(Bucket="plant", Key="tagged/copy") == {"a": "b"}
+    S3.copy_object(Bucket="plant", Key="tagged/copy", CopySource="plant/tagged", Tagging="n=1", TaggingDirective="REPLACE")
+    assert tags_of(Bucket="plant", Key="tagged/copy") == {"n": "1"}
+    S3.copy_object(Bucket="plant", Key="tagged", CopySource="plant/tagged", TaggingDirective="REPLACE")
+    assert tags_of(**at) == {}
+    upload("plant", "tagged/parts", {1: b"x"}, Tagging="p=q")
+    assert tags_of(Bucket="plant", Key="tagged/parts") == {"p": "q"}
+    holds("tags: of copies and uploads")
+    S3.put_object(Bucket="kept", Key="tagged", Body=b"1")
+    old = S3.put_object(Bucket="kept", Key="tagged", Body=b"2", Tagging="v=1")["VersionId"]
+    S3.put_object(Bucket="kept", Key="tagged", Body=b"3")
+    at = {"Bucket": "kept", "Key": "tagged", "VersionId": old}
+    done = S3.put_object_tagging(**at, Tagging=tag_set({"v": "2"}))
+    assert done["VersionId"] == old and tags_of(**at) == {"v": "2"} and tags_of(Bucket="kept", Key="tagged") == {}
+    assert get("tagged", "kept") == b"3" and S3.delete_object_tagging(**at)["VersionId"] == old
+    assert tags_of(**at) == {}
+    holds("tags: of a version, which stays in its place")
+    refused("NoSuchTagSet", 404, S3.get_bucket_tagging, Bucket="plant")
+    S3.put_bucket_tagging(Bucket="plant", Tagging=tag_set({str(n): "v" for n in range(20)}))
+    assert len(S3.get_bucket_tagging(Bucket="plant")["TagSet"]) == 20
+    refused("BadRequest", 400, S3.put_bucket_tagging, Bucket="plant", Tagging=tag_set({str(n): "" for n in range(51)}))
+    S3.delete_bucket_tagging(Bucket="plant")
+    refused("NoSuchTagSet", 404, S3.get_bucket_tagging, Bucket="plant")
+    holds("tags: of buckets")
+
+
+def owned():
+    S3.put_object(Bucket="plant", Key="owned", Body=b"x")
+    for acl in (S3.get_bucket_acl(Bucket="plant"), S3.get_object_acl(Bucket="plant", Key="owned")):
+        [grant] = acl["Grants"]
+        assert acl["Owner"]["ID"] == grant["Grantee"]["ID"] == "local" and grant["Permission"] == "FULL_CONTROL", acl
+        assert grant["Grantee"]["Type"] == "CanonicalUser"
+    full = S3_FULL
+    more = {"Owner": {"ID": "local"}, "Grants": full["Grants"] + [
+        {"Grantee": {"Type": "Group", "URI": "http://acs.amazonaws.com/groups/global/AllUsers"}, "Permission": "READ"}]}
+    of_object = {"Bucket": "plant", "Key": "owned"}
+    S3.put_object_acl(**of_object, ACL="bucket-owner-full-control")
+    S3.put_object_acl(**of_object, AccessControlPolicy=full)
+    S3.put_bucket_acl(Bucket="plant", AccessControlPolicy=full)
+    no = "AccessControlListNotSupported", 400
+    for arguments in [{"ACL": "public-read"}, {"AccessControlPolicy": more}, {"GrantRead": "id=x"},
+                      {"GrantFullControl": "id=x"}, {"GrantReadACP": "id=x"}, {"GrantWrite": "id=x"},
+                      {"GrantWriteACP": "id=x"}]:
+        refused(*no, S3.put_object_acl, **of_object, **arguments)
+        refused(*no, S3.put_bucket_acl, Bucket="plant", **arguments)
+    refused("NoSuchKey", 404, S3.get_object_acl, Bucket="plant", Key="nothing")
+    refused("NoSuchKey", 404, S3.put_object_acl, Bucket="plant", Key="nothing", ACL="bucket-owner-full-control")
+    version = S3.put_object(Bucket="kept", Key="owned", Body=b"1")["VersionId"]
+    for call, arguments in [(S3.get_object_acl, {}), (S3.put_object_acl, {"ACL": "bucket-owner-full-control"})]:
+        call(Bucket="kept", Key="owned", VersionId=version, **arguments)
+        refused("NoSuchVersion", 404, call, Bucket="kept", Key="owned", VersionId="0" * 32, **arguments)
+    holds("access lists are read, and give the owner everything and nobody else anything")
+    rules = S3.get_bucket_ownership_controls(Bucket="plant")["OwnershipControls"]["Rules"]
+    assert rules == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    assert set(S3.get_public_access_block(Bucket="plant")["PublicAccessBlockConfiguration"].values()) == {True}
+    rules = S3.get_bucket_encryption(Bucket="plant")["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rules[0]["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    bucket("plain", "plain-edge")
+    for code_, call, where in [
+            ("ServerSideEncryptionConfigurationNotFoundError", S3.get_bucket_encryption, "plain"),
+            ("NoSuchBucketPolicy", S3.get_bucket_policy, "plant"),
+            ("NoSuchBucketPolicy", S3.get_bucket_policy_status, "plant"),
+            ("NoSuchLifecycleConfiguration", S3.get_bucket_lifecycle_configuration, "plant"),
+            ("NoSuchWebsiteConfiguration", S3.get_bucket_website, "plant"),
+            ("ReplicationConfigurationNotFoundError", S3.get_bucket_replication, "plant"),
+            ("ObjectLockConfigurationNotFoundError", S3.get_object_lock_configuration, "plant"),
+            ("NoSuchCORSConfiguration", S3.get_bucket_cors, "plant")]:
+        refused(code_, 404, call, Bucket=where)
+        refused("NoSuchBucket", 404, call, Bucket="nothing")
+    assert S3.get_bucket_request_payment(Bucket="plant")["Payer"] == "BucketOwner"
+    for call in (S3.get_bucket_notification_configuration, S3.get_bucket_logging, S3.get_bucket_accelerate_configuration):
+        assert set(call(Bucket="plant")) == {"ResponseMetadata"}, call
+        refused("NoSuchBucket", 404, call, Bucket="nothing")
+    for call in (S3.delete_bucket_policy, S3.delete_bucket_lifecycle, S3.delete_bucket_website,
+                 S3.delete_bucket_replication):
+        call(Bucket="plant")
+        refused("NoSuchBucket", 404, call, Bucket="nothing")
+    refused("NotImplemented", 501, S3.put_bucket_policy, Bucket="plant", Policy="{}")
+    assert S3.get_bucket_location(Bucket="plant")["LocationConstraint"] == "hybrid"
+    holds("a bucket answers for what it does not have as S3 does")
+
+
+def attributes():
+    every = ["ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"]
+    one, two = data(5 << 20, 91), b"the end"
+    at = {"Bucket": "kept", "Key": "attributes"}
+    sums = [b64(CHECKSUMS["SHA256"](body)) for body in (one, two)]
+    done = upload("kept", "attributes", {2: one, 5: two}, ChecksumAlgorithm="SHA256")
+    S3.put_object(**at, Body=b"newer", ChecksumCRC32=b64(CHECKSUMS["CRC32"](b"newer")))
+    found = S3.get_object_attributes(**at, ObjectAttributes=every)
+    assert found["ETag"] == hashlib.md5(b"newer").hexdigest() and found["ObjectSize"] == 5, found
+    assert found["Checksum"] == {"ChecksumCRC32": b64(CHECKSUMS["CRC32"](b"newer")), "ChecksumType": "FULL_OBJECT"}
+    assert found["StorageClass"] == "STANDARD" and "ObjectParts" not in found and "LastModified" in found
+    old = S3.get_object_attributes(**at, VersionId=done["VersionId"], ObjectAttributes=every)
+    assert old["VersionId"] == done["VersionId"] and old["ObjectSize"] == len(one + two), old
+    assert old["Checksum"]["ChecksumType"] == "COMPOSITE"
+    parts = old["ObjectParts"]
+    assert parts["TotalPartsCount"] == 2 and not parts["IsTruncated"], parts
+    assert parts["Parts"] == [{"PartNumber": n, "Size": len(b), "ChecksumSHA256": c}
+                              for n, b, c in [(2, one, sums[0]), (5, two, sums[1])]], parts
+    page = S3.get_object_attributes(**at, VersionId=done["VersionId"], ObjectAttributes=["ObjectParts"], MaxParts=1)
+    assert set(page) & set(every) == {"ObjectParts"} and page["ObjectParts"]["IsTruncated"], page
+    marker = page["ObjectParts"]["NextPartNumberMarker"]
+    page = S3.get_object_attributes(**at, VersionId=done["VersionId"], ObjectAttributes=["ObjectParts"],
+                                    PartNumberMarker=marker)
+    assert marker == 2 and [p["PartNumber"] for p in page["ObjectParts"]["Parts"]] == [5]
+    refused("InvalidArgument", 400, S3.get_object_attributes, **at, ObjectAttributes=["Bogus"])
+    refused("NoSuchKey", 404, S3.get_object_attributes, Bucket="kept", Key="nothing", ObjectAttributes=["ETag"])
+    at, _ = begin("attributes", {})
+    part = ask("PUT", f"/plant/attributes?partNumber=1&uploadId={at['UploadId']}", b"x")
+    S3.complete_multipart_upload(**at, MultipartUpload=named({1: part[1]["etag"]}))
+    found = S3.get_object_attributes(Bucket="plant", Key="attributes", ObjectAttributes=every)
+    assert found["ObjectParts"] == {"TotalPartsCount": 1} and "VersionId" not in found, found
+    holds("attributes of an object, its parts and its versions")
+
+
+def origins():
+    rules = [{"ID": "one", "AllowedOrigins": ["http://*.example.com"], "AllowedMethods": ["PUT", "GET"],
+              "AllowedHeaders": ["x-amz-*", "content-type"], "ExposeHeaders": ["ETag"], "MaxAgeSeconds": 60},
+             {"AllowedOrigins": ["*"], "AllowedMethods": ["GET"]}]
+    asks = {"Origin": "http://www.example.com", "Access-Control-Request-Method": "PUT",
+            "Access-Control-Request-Headers": "x-amz-date, Content-Type"}
+
+    def preflight(headers, path="/plant/k"):
+        connection = HTTPConnection(ENDPOINT.removeprefix("http://"), timeout=60)
+        connection.request("OPTIONS", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode()
+    assert code(preflight(asks)) == (403, "AccessForbidden")
+    S3.put_bucket_cors(Bucket="plant", CORSConfiguration={"CORSRules": rules}, ChecksumAlgorithm="CRC32")
+    assert S3.get_bucket_cors(Bucket="plant")["CORSRules"] == rules
+    md5 = b64(hashlib.md5(b"other").digest())
+    refused("BadDigest", 400, S3.put_bucket_cors, Bucket="plant", CORSConfiguration={"CORSRules": rules}, ContentMD5=md5)
+    for wrong, why in [({"AllowedMethods": ["PATCH"]}, "InvalidRequest"), ({"AllowedOrigins": ["*.*"]}, "InvalidRequest"),
+                       ({"AllowedMethods": []}, "MalformedXML")]:
+        refused(why, 400, S3.put_bucket_cors, Bucket="plant", CORSConfiguration={"CORSRules": [rules[1] | wrong]})
+    for path in ("/plant/k", "/s3/plant/k", "/plant"):
+        found = preflight(asks, path)
+        told = found[1]
+        assert found[0] == 200 and told["access-control-allow-origin"] == "http://www.example.com", found
+        assert told["access-control-allow-methods"] == "PUT, GET" and told["access-control-max-age"] == "60", told
+        assert told["access-control-allow-headers"] == "x-amz-date, content-type", told
+        assert told["access-control-expose-headers"] == "ETag" and "Origin" in told["vary"], told
+    for change in [{"Origin": "http://example.org"}, {"Access-Control-Request-Method": "DELETE"},
+                   {"Access-Control-Request-Headers": "authorization"}]:
+        assert code(preflight(asks | change)) == (403, "AccessForbidden"), change
+    assert code(preflight({"Origin": "http://a"})) == code(preflight({})) == (400, "BadRequest")
+    assert code(preflight(asks, "/nothing/k")) == (404, "NoSuchBucket")
+    S3.put_object(Bucket="plant", Key="page", Body=b"x")
+    for path, status in [("/plant/page", 200), ("/plant/nothing", 404), ("/s3/plant/page", 200)]:
+        found = ask("GET", path, headers={"origin": "http://www.example.com"})
+        assert found[0] == status and found[1]["access-control-allow-origin"] == "http://www.example.com", found
+        assert found[1]["access-control-expose-headers"] == "ETag"
+    assert ask("GET", "/plant/page", headers={"origin": "null"})[1]["access-control-allow-origin"] == "*"
+    assert "access-control-allow-origin" not in ask("PUT", "/plant/page", b"x", {"origin": "http://example.org"})[1]
+    unsigned = HTTPConnection(ENDPOINT.removeprefix("http://"), timeout=60)
+    unsigned.request("GET", "/plant/page", headers={"Origin": "http://www.example.com"})
+    answer = unsigned.getresponse()
+    assert answer.status == 403 and answer.headers["access-control-allow-origin"] == "http://www.example.com"
+    S3.delete_bucket_cors(Bucket="plant")
+    assert code(preflight(asks)) == (403, "AccessForbidden")
+    assert "access-control-allow-origin" not in ask("GET", "/plant/page", headers={"origin": "http://www.example.com"})[1]
+    holds("pages of other origins get what the rules of the bucket allow")
+
+
+def posted(form, file=b"posted", filename="f", path="/plant", after=()):
+    """Posts a form; gives status, headers and body."""
+    line = '--B\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n'
+    body = b"".join(line.format(k, "").encode() + v.encode() + b"\r\n" for k, v in form.items())
+    if file is not None:
+        body += line.format("file", f'; filename="{filename}"').encode() + file + b"\r\n"
+    body += b"".join(line.format(k, "").encode() + v.encode() + b"\r\n" for k, v in after) + b"--B--\r\n"
+    connection = HTTPConnection(ENDPOINT.removeprefix("http://"), timeout=60)
+    connection.request("POST", path, body, {"Content-Type": "multipart/form-data; boundary=B"})
+    answer = connection.getresponse()
+    return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode("utf8", "replace")
+
+
+def forms():
+    def form(key, fields=None, conditions=(), by=S3, **arguments):
+        fields = fields or {}
+        conditions = [{k: v} for k, v in fields.items()] + list(conditions)
+        return by.generate_presigned_post("plant", key, Fields=dict(fields), Conditions=conditions, **arguments)["fields"]
+    found = posted(form("form/${filename}", {"x-amz-meta-a": "b", "Content-Type": "image/png", "Cache-Control": "no-store"}),
+                   filename="C:\\dir\\a b.png")
+    assert found[0] == 204 and found[1]["etag"] == f'"{hashlib.md5(b"posted").hexdigest()}"', found
+    stored = S3.get_object(Bucket="plant", Key="form/a b.png")
+    assert stored["Body"].read() == b"posted" and stored["Metadata"] == {"a": "b"} and stored["CacheControl"] == "no-store"
+    assert stored["ContentType"] == "image/png"
+    v2 = boto3.client("s3", endpoint_url=ENDPOINT, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET,
+                      region_name="local", config=Config(signature_version="s3"))
+    assert posted(form("form/v2", by=v2))[0] == 204 and posted(form("form/s3"), path="/s3/plant")[0] == 204
+    big = data(40 << 20, 95)
+    assert posted(form("form/big"), big)[0] == 204 and get("form/big") == big
+    holds("forms: a file is stored, of any size, with what the fields say")
+    for status, expected in [("200", 200), ("201", 201), ("204", 204), ("404", 204)]:
+        found = posted(form("form/status", {"success_action_status": status}))
+        assert found[0] == expected, found
+        if status == "201":
+            assert "<Bucket>plant</Bucket><Key>form/status</Key>" in found[2] and "<Location>http://" in found[2], found
+    found = posted(form("form/redirect", {"success_action_redirect": "http://a.example/x?y=1"}))
+    assert found[0] == 303 and found[1]["location"].startswith("http://a.example/x?y=1&bucket=plant&key=form%2F"), found
+    holds("forms: the answer is what they ask for")
+    begins = [["starts-with", "$key", "form/"]]
+    limits = [["content-length-range", 3, 6]]
+    assert posted(form("form/x", conditions=limits))[0] == 204
+    assert code(posted(form("form/large", conditions=limits), b"1234567")) == (400, "EntityTooLarge")
+    assert code(posted(form("form/small", conditions=limits), b"12")) == (400, "EntityTooSmall")
+    fields = form("form/x", conditions=begins)
+    for changed, expected in [({"key": "other"}, (403, "AccessDenied")), ({"x-amz-meta-a": "b"}, (403, "AccessDenied")),
+                              ({"unknown": "b"}, (403, "AccessDenied")), ({"bucket": "other"}, (403, "AccessDenied")),
+                              ({"x-amz-signature": "0" * 64}, (403, "SignatureDoesNotMatch")),
+                              ({"policy": b64(b"{}")}, (403, "SignatureDoesNotMatch")),
+                              ({"x-amz-credential": "NOBODY/20260101/local/s3/aws4_request",
+                                "x-amz-date": "20260101T000000Z"}, (403, "InvalidAccessKeyId"))]:
+        assert code(posted(fields | changed)) == expected, (changed, posted(fields | changed))
+    assert code(posted(form("form/x", ExpiresIn=-60))) == (403, "AccessDenied")
+    assert code(posted({"key": "form/x"})) == (403, "AccessDenied")
+    assert code(posted(fields, None)) == (400, "InvalidArgument")
+    assert code(posted(fields, path="/plant/key")) == (405, "MethodNotAllowed")
+    assert posted(fields | {"x-ignore-a": "b", "submit": "go"}, after=[("late", "ignored")])[0] == 204
+    assert code(posted(form("form/long", {"x-amz-meta-a": "b" * 21_000})))[1] == "MaxPostPreDataLengthExceededError"
+    for gone in ("form/large", "form/small"):
+        refused("404", 404, S3.head_object, Bucket="plant", Key=gone)
+    holds("forms: they hold what their policy says, or nothing is stored")
+    xml = "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"
+    assert posted(form("form/tags", {"tagging": xml, "acl": "private", "x-amz-storage-class": "STANDARD"}))[0] == 204
+    assert tags_of(Bucket="plant", Key="form/tags") == {"a": "b"}
+    crc = b64(CHECKSUMS["CRC32"](b"posted"))
+    assert posted(form("form/sum", {"x-amz-checksum-crc32": crc}))[0] == 204
+    assert S3.head_object(Bucket="plant", Key="form/sum", ChecksumMode="ENABLED")["ChecksumCRC32"] == crc
+    for fields, expected in [({"x-amz-checksum-crc32": b64(bytes(4))}, "BadDigest"),
+                             ({"Content-MD5": b64(bytes(16))}, "BadDigest"),
+                             ({"acl": "public-read"}, "AccessControlListNotSupported"),
+                             ({"tagging": "a=b"}, "MalformedXML"),
+                             ({"x-amz-storage-class": "GLACIER"}, "NotImplemented"),
+                             ({"x-amz-website-redirect-location": "/"}, "NotImplemented"),
+                             ({"x-amz-server-side-encryption": "aws:kms"}, "NotImplemented"),
+                             ({"x-amz-object-lock-mode": "GOVERNANCE"}, "NotImplemented"),
+                             ({"x-amz-not-in-the-model": "1"}, "NotImplemented")]:
+        assert code(posted(form("form/no", fields)))[1] == expected, (fields, posted(form("form/no", fields)))
+    refused("404", 404, S3.head_object, Bucket="plant", Key="form/no")
+    version = posted(S3.generate_presigned_post("kept", "form")["fields"], path="/kept")[1]["x-amz-version-id"]
+    assert get("form", "kept", VersionId=version) == b"posted"
+    holds("forms: each field is acted on or refused")
+
+
+def members():
+    """Members that no other suite sends, each with what became of it."""
+    at = {"Bucket": "plant", "Key": "members"}
+    body = b"0123456789"
+    wrong = {"ChecksumCRC32": b64(bytes(4)), "ChecksumCRC32C": b64(bytes(4)), "ChecksumCRC64NVME": b64(bytes(8)),
+             "ChecksumSHA1": b64(bytes(20)), "ChecksumSHA256": b64(bytes(32))}
+    said = {"CacheControl": "no-store", "ContentDisposition": "attachment", "ContentEncoding": "gzip",
+            "ContentLanguage": "de", "ContentType": "x/y", "Expires": "Wed, 21 Oct 2026 07:28:00 GMT",
+            "Metadata": {"a": "b"}, "ServerSideEncryption": "AES256"}
+
+    def same(**arguments):
+        found = S3.head_object(**at, **arguments)
+        assert {k: found["ExpiresString" if k == "Expires" else k] for k in said} == said, found
+    kept = said | {"StorageClass": "STANDARD", "ACL": "private", "Tagging": "t=1"}
+    S3.put_object(**at, Body=body, **kept, IfNoneMatch="*", ContentLength=len(body), ChecksumAlgorithm="SHA256")
+    same()
+    first = S3.head_object(**at)
+    refused("PreconditionFailed", 412, S3.put_object, **at, Body=b"x", IfMatch='"nope"')
+    refused("BadDigest", 400, S3.put_object, **at, Body=b"x", ContentMD5=b64(bytes(16)))
+    for name, value in wrong.items():
+        refused("BadDigest", 400, S3.put_object, **at, Body=b"x", **{name: value})
+    for name, value in [("ACL", "public-read"), ("StorageClass", "GLACIER"), ("ServerSideEncryption", "aws:kms")]:
+        no = ("AccessControlListNotSupported", 400) if name == "ACL" else ("NotImplemented", 501)
+        refused(*no, S3.put_object, **at, Body=b"x", **{name: value})
+        refused(*no, S3.copy_object, **at, CopySource="plant/members", MetadataDirective="REPLACE", **{name: value})
+        refused(*no, S3.create_multipart_upload, **at, **{name: value})
+    S3.copy_object(**at, CopySource="plant/members", MetadataDirective="REPLACE", TaggingDirective="REPLACE",
+                   ChecksumAlgorithm="SHA1", IfMatch=first["ETag"], **kept)
+    same(ChecksumMode="ENABLED")
+    assert S3.head_object(**at, ChecksumMode="ENABLED")["ChecksumSHA1"] == b64(hashlib.sha1(body).digest())
+    copy = {"Bucket": "plant", "Key": "members/copy", "CopySource": "plant/members"}
+    past, future = "Sun, 06 Nov 1994 08:49:37 GMT", "Wed, 06 Nov 2069 08:49:37 GMT"
+    part = {**begin("members/part", {})[0], "CopySource": "plant/members"}
+    for call, more in [(S3.copy_object, copy), (S3.upload_part_copy, part | {"PartNumber": 1})]:
+        for condition in [{"CopySourceIfMatch": '"nope"'}, {"CopySourceIfNoneMatch": first["ETag"]},
+                          {"CopySourceIfModifiedSince": future}, {"CopySourceIfUnmodifiedSince": past}]:
+            refused("PreconditionFailed", 412, call, **more, **condition)
+        refused("AccessDenied", 403, call, **more, ExpectedSourceBucketOwner="other")
+        call(**more, CopySourceIfMatch=first["ETag"], CopySourceIfModifiedSince=past, ExpectedSourceBucketOwner="local")
+    refused("PreconditionFailed", 412, S3.copy_object, **copy, IfNoneMatch="*")
+    refused("PreconditionFailed", 412, S3.copy_object, **copy, IfMatch='"nope"')
+    begun = S3.create_multipart_upload(**at, **kept, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+    here = at | {"UploadId": begun["UploadId"]}
+    for name, value in wrong.items():
+        refused(*(("BadDigest", 400) if name == "ChecksumCRC32" else ("InvalidRequest", 400)), S3.upload_part, **here,
+                PartNumber=1, Body=body, **{name: value})
+    refused("BadDigest", 400, S3.upload_part, **here, PartNumber=1, Body=body, ContentMD5=b64(bytes(16)))
+    stored = S3.upload_part(**here, PartNumber=1, Body=body, ContentLength=len(body), ChecksumAlgorithm="CRC32")
+    S3.upload_part(**here, PartNumber=2, Body=body)
+    assert [p["PartNumber"] for p in S3.list_parts(**here, MaxParts=1)["Parts"]] == [1]
+    assert [p["PartNumber"] for p in S3.list_parts(**here, PartNumberMarker=1)["Parts"]] == [2]
+    only = {"Parts": [{"PartNumber": 1, "ETag": stored["ETag"]}]}
+    complete = S3.complete_multipart_upload
+    for name, value in wrong.items():
+        refused(*(("BadDigest", 400) if name == "ChecksumCRC32" else ("InvalidRequest", 400)), complete, **here,
+                MultipartUpload=only, **{name: value})
+    refused("InvalidRequest", 400, complete, **here, MultipartUpload=only, ChecksumType="COMPOSITE")
+    refused("InvalidRequest", 400, complete, **here, MultipartUpload=only, MpuObjectSize=11)
+    refused("PreconditionFailed", 412, complete, **here, MultipartUpload=only, IfMatch='"nope"')
+    refused("PreconditionFailed", 412, complete, **here, MultipartUpload=only, IfNoneMatch="*")
+    complete(**here, MultipartUpload=only, MpuObjectSize=10, ChecksumType="FULL_OBJECT")
+    same()
+    etag = S3.head_object(**at)["ETag"]
+    over = {"ResponseCacheControl": "a", "ResponseContentDisposition": "b", "ResponseContentEncoding": "c",
+            "ResponseContentLanguage": "d", "ResponseContentType": "e/f", "ResponseExpires": past}
+    for call in (S3.get_object, S3.head_object):
+        found = call(**at, **over)
+        assert {k: found["ExpiresString" if k == "ResponseExpires" else k.removeprefix("Response")] for k in over} == over
+        assert "ChecksumCRC32" in call(**at, ChecksumMode="ENABLED")
+        assert call(**at, Range="bytes=2-4")["ContentLength"] == 3 and call(**at, PartNumber=1)["PartsCount"] == 1
+        bad = "404" if call == S3.head_object else "InvalidArgument"
+        not_met, same_ = ("412", "304") if call == S3.head_object else ("PreconditionFailed", "304")
+        refused(not_met, 412, call, **at, IfMatch='"nope"')
+        refused(not_met, 412, call, **at, IfUnmodifiedSince=past)
+        refused(same_, 304, call, **at, IfNoneMatch=etag)
+        refused(same_, 304, call, **at, IfModifiedSince=future)
+        call(**at, VersionId="null")
+        refused("400" if call == S3.head_object else bad, 400, call, **at, VersionId="abc")
+    done = S3.delete_objects(Bucket="plant", Delete={"Objects": [{"Key": "members/copy"}]}, ChecksumAlgorithm="SHA1")
+    assert done["Deleted"][0]["Key"] == "members/copy"
+    for n in range(3):
+        S3.create_multipart_upload(Bucket="plant", Key=f"members/up+{n}")
+    found = S3.list_multipart_uploads(Bucket="plant", Prefix="members/up", MaxUploads=2, EncodingType="url")
+    assert found["IsTruncated"] and len(found["Uploads"]) == 2, found
+    found = S3.list_multipart_uploads(Bucket="plant", Prefix="members/up", KeyMarker="members/up+0",
+                                      UploadIdMarker="f" * 32)
+    assert [u["Key"] for u in found["Uploads"]] == ["members/up+1", "members/up+2"], found
+    for upload_ in S3.list_multipart_uploads(Bucket="plant", Prefix="members/")["Uploads"]:
+        S3.abort_multipart_upload(Bucket="plant", Key=upload_["Key"], UploadId=upload_["UploadId"])
+    for n in range(3):
+        S3.put_object(Bucket="plant", Key=f"members/l+{n}/x", Body=b"")
+    page = {"Bucket": "plant", "Prefix": "members/l", "EncodingType": "url", "Delimiter": "/x", "MaxKeys": 2}
+    found = S3.list_objects(**page)
+    assert [p["Prefix"] for p in found["CommonPrefixes"]] == ["members/l%2B0/x", "members/l%2B1/x"] and found["IsTruncated"]
+    assert len(S3.list_objects(**page, Marker="members/l+1/x")["CommonPrefixes"]) == 1
+    found = S3.list_objects_v2(**page)
+    assert len(S3.list_objects_v2(**page, ContinuationToken=found["NextContinuationToken"])["CommonPrefixes"]) == 1
+    assert len(S3.list_objects_v2(**page, StartAfter="members/l+1/x")["CommonPrefixes"]) == 1
+    assert "Owner" in S3.list_objects_v2(Bucket="plant", Prefix="members/l", FetchOwner=True)["Contents"][0]
+    first = S3.list_buckets(MaxBuckets=1, Prefix="p")
+    second = S3.list_buckets(MaxBuckets=1, Prefix="p", ContinuationToken=first["ContinuationToken"])
+    assert [b["Name"] for b in first["Buckets"] + second["Buckets"]] == ["plain", "plant"]
+    where = {"CreateBucketConfiguration": {"LocationConstraint": "hybrid"}}
+    for name, good, bad in [("ACL", "private", "public-read"), ("ObjectOwnership", "BucketOwnerEnforced", "ObjectWriter"),
+                            ("ObjectLockEnabledForBucket", False, True)]:
+        no = ("AccessControlListNotSupported", 400) if name == "ACL" else ("NotImplemented", 501)
+        refused(*no, S3.create_bucket, Bucket="members-bucket", **where, **{name: bad})
+        S3.create_bucket(Bucket="members-bucket", **where, **{name: good})
+        S3.delete_bucket(Bucket="members-bucket")
+    for call, arguments in [(S3.put_bucket_versioning, {"VersioningConfiguration": {"Status": "Enabled"}}),
+                            (S3.put_bucket_tagging, {"Tagging": tag_set({"a": "b"})}),
+                            (S3.put_bucket_acl, {"AccessControlPolicy": S3_FULL}),
+                            (S3.put_object_acl, {"AccessControlPolicy": S3_FULL, "Key": "members"})]:
+        refused("BadDigest", 400, call, Bucket="plant", ContentMD5=b64(bytes(16)), **arguments)
+        if call != S3.put_bucket_versioning:
+            call(Bucket="plant", ChecksumAlgorithm="CRC32", **arguments)
+    S3.delete_bucket_tagging(Bucket="plant")
+    holds("members: each one is acted on")
+
+
+S3_FULL = {"Owner": {"ID": "local"}, "Grants": [
+    {"Grantee": {"Type": "CanonicalUser", "ID": "local"}, "Permission": "FULL_CONTROL"}]}
+
+
+def default_policy():
+    policies()
+    edge = {e["name"]: e["id"] for e in json.loads(http("GET", "/edge_devices/")[1])}
+    status, _ = policy("POST", body={"name": "default", "edge_devices": [edge["e1"], edge["e2"]], "backends": [],
+                                     "redundancy": {"scheme": "RS", "redundant_packets": 1}})
+    assert status == 201
+    bucket("ours")
+    S3.put_object(Bucket="ours", Key="k", Body=b"ours")
+
+
+def owners():
+    """Another owner, of whom nothing is known but a key."""
+    access, secret = sys.argv[5].split()
+    other = client(secret, access)
+    assert other.list_buckets()["Buckets"] == []
+    other.create_bucket(Bucket="theirs")
+    assert other.get_bucket_location(Bucket="theirs")["LocationConstraint"] == "default"
+    bucket("named", by=other)
+    body = data(9 << 20, 97)
+    other.upload_fileobj(io.BytesIO(body), "theirs", "big")
+    other.put_object(Bucket="theirs", Key="k", Body=b"theirs")
+    assert other.get_object(Bucket="theirs", Key="big")["Body"].read() == body
+    assert [b["Name"] for b in other.list_buckets()["Buckets"]] == ["named", "theirs"]
+    assert other.list_objects_v2(Bucket="theirs", FetchOwner=True)["Contents"][0]["Owner"]["ID"] == "newcomer"
+    holds("a new owner makes a bucket, and fills it, without further set-up")
+    for call, arguments in [("get_object", {"Key": "k"}), ("head_bucket", {}), ("list_objects_v2", {}),
+                            ("put_object", {"Key": "k", "Body": b"x"}), ("delete_object", {"Key": "k"}),
+                            ("delete_bucket", {}), ("get_bucket_acl", {}), ("get_bucket_tagging", {}),
+                            ("put_bucket_versioning", {"VersioningConfiguration": {"Status": "Enabled"}})]:
+        code_ = "403" if call == "head_bucket" else "AccessDenied"
+        refused(code_, 403, getattr(S3, call), Bucket="theirs", **arguments)
+        refused(code_, 403, getattr(other, call), Bucket="ours", **arguments)
+    refused("AccessDenied", 403, other.copy_object, Bucket="theirs", Key="c", CopySource="ours/k")
+    refused("BucketAlreadyExists", 409, other.create_bucket, Bucket="ours")
+    refused("InvalidLocationConstraint", 400, bucket, name="nowhere-at-all", policy="nowhere", by=other)
+    assert get("k", "ours") == b"ours" and other.get_object(Bucket="theirs", Key="k")["Body"].read() == b"theirs"
+    assert policy("DELETE", "/default")[0] == 409
+    holds("and neither owner reads or changes what is of the other")
 
 
 # Members of S3's own model that are acted on, by operation, beside bucket, key and body. All others are refused.
 OBJECT = ["ACL", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "ExpectedBucketOwner",
-          "Expires", "Metadata", "ServerSideEncryption", "StorageClass"]
+          "Expires", "Metadata", "ServerSideEncryption", "StorageClass", "Tagging"]
 SUMS = ["ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumSHA1", "ChecksumSHA256"]
 READ = ["ChecksumMode", "ExpectedBucketOwner", "IfMatch", "IfModifiedSince", "IfNoneMatch", "IfUnmodifiedSince", "PartNumber",
         "Range", "ResponseCacheControl", "ResponseContentDisposition", "ResponseContentEncoding", "ResponseContentLanguage",
         "ResponseContentType", "ResponseExpires", "VersionId"]
 SOURCE = ["CopySource", "CopySourceIfMatch", "CopySourceIfModifiedSince", "CopySourceIfNoneMatch",
           "CopySourceIfUnmodifiedSince", "ExpectedBucketOwner", "ExpectedSourceBucketOwner"]
+DIGEST = ["ChecksumAlgorithm", "ContentMD5", "ExpectedBucketOwner"]
+GRANTS = ["GrantFullControl", "GrantRead", "GrantReadACP", "GrantWrite", "GrantWriteACP"]
 ACTED = {
     "AbortMultipartUpload": ["ExpectedBucketOwner", "UploadId"],
     "CompleteMultipartUpload": SUMS + ["ChecksumType", "ExpectedBucketOwner", "IfMatch", "IfNoneMatch", "MpuObjectSize",
@@ -771,13 +1423,13 @@ ACTED = {
     "CopyObject": OBJECT + SOURCE + ["ChecksumAlgorithm", "IfMatch", "IfNoneMatch", "MetadataDirective", "TaggingDirective"],
     "CreateBucket": ["ACL", "ObjectLockEnabledForBucket", "ObjectOwnership"],
     "CreateMultipartUpload": OBJECT + ["ChecksumAlgorithm", "ChecksumType"],
-    "DeleteBucket": ["ExpectedBucketOwner"],
     "DeleteObject": ["ExpectedBucketOwner", "IfMatch", "VersionId"],
+    "DeleteObjectTagging": ["ExpectedBucketOwner", "VersionId"],
     "DeleteObjects": ["ChecksumAlgorithm", "ExpectedBucketOwner"],
-    "GetBucketLocation": ["ExpectedBucketOwner"],
-    "GetBucketVersioning": ["ExpectedBucketOwner"],
     "GetObject": READ,
-    "HeadBucket": ["ExpectedBucketOwner"],
+    "GetObjectAcl": ["ExpectedBucketOwner", "VersionId"],
+    "GetObjectAttributes": ["ExpectedBucketOwner", "MaxParts", "ObjectAttributes", "PartNumberMarker", "VersionId"],
+    "GetObjectTagging": ["ExpectedBucketOwner", "VersionId"],
     "HeadObject": READ,
     "ListBuckets": ["ContinuationToken", "MaxBuckets", "Prefix"],
     "ListMultipartUploads": ["EncodingType", "ExpectedBucketOwner", "KeyMarker", "MaxUploads", "Prefix", "UploadIdMarker"],
@@ -787,19 +1439,34 @@ ACTED = {
     "ListObjectsV2": ["ContinuationToken", "Delimiter", "EncodingType", "ExpectedBucketOwner", "FetchOwner", "MaxKeys",
                       "Prefix", "StartAfter"],
     "ListParts": ["ExpectedBucketOwner", "MaxParts", "PartNumberMarker", "UploadId"],
+    "PutBucketAcl": DIGEST + GRANTS + ["ACL"],
+    "PutBucketCors": DIGEST,
+    "PutBucketTagging": DIGEST,
+    "PutBucketVersioning": DIGEST,
     "PutObject": OBJECT + SUMS + ["ChecksumAlgorithm", "ContentLength", "ContentMD5", "IfMatch", "IfNoneMatch"],
+    "PutObjectAcl": DIGEST + GRANTS + ["ACL", "VersionId"],
+    "PutObjectTagging": DIGEST + ["VersionId"],
     "UploadPart": SUMS + ["ChecksumAlgorithm", "ContentLength", "ContentMD5", "ExpectedBucketOwner", "PartNumber", "UploadId"],
     "UploadPartCopy": SOURCE + ["CopySourceRange", "PartNumber", "UploadId"],
-}
+} | {name: ["ExpectedBucketOwner"] for name in [
+    "DeleteBucket", "DeleteBucketCors", "DeleteBucketLifecycle", "DeleteBucketPolicy", "DeleteBucketReplication",
+    "DeleteBucketTagging", "DeleteBucketWebsite", "GetBucketAccelerateConfiguration", "GetBucketAcl", "GetBucketCors",
+    "GetBucketEncryption", "GetBucketLifecycle", "GetBucketLifecycleConfiguration", "GetBucketLocation", "GetBucketLogging",
+    "GetBucketNotification", "GetBucketNotificationConfiguration", "GetBucketOwnershipControls", "GetBucketPolicy", "GetBucketPolicyStatus",
+    "GetBucketReplication", "GetBucketRequestPayment", "GetBucketTagging", "GetBucketVersioning", "GetBucketWebsite",
+    "GetObjectLockConfiguration", "GetPublicAccessBlock", "HeadBucket"]}
 # Values that are refused although the member is acted on, for what they mean.
 VALUES = {"ObjectLockEnabledForBucket": "false", "CopySource": "plant/from", "ObjectOwnership": "BucketOwnerEnforced",
           "TaggingDirective": "COPY", "IfNoneMatch": "*"}
+PAGE = Path(__file__).parents[3] / "docs/reference/s3.md"
 
 
 def model():
-    """Each operation of S3's model with each of its members: acted on, or refused with NotImplemented."""
+    """Each operation of S3's model with each of its members: acted on, or refused with NotImplemented. What is acted on was
+    sent, and its effect checked, by the suites before."""
     service = botocore.session.get_session().get_service_model("s3")
     acted = refused_ = unknown = 0
+    without, operations, members_refused = [], [], {}
     for name in service.operation_names:
         operation = service.operation_model(name)
         if name in ("WriteGetObjectResponse", "CreateSession", "ListDirectoryBuckets"):
@@ -834,18 +1501,51 @@ def model():
                 pairs.append(f"{parameter}=1")
             answer = ask(operation.http["method"], path + ("?" + "&".join(pairs) if pairs else ""), b"", headers)
             # A HEAD has no code; no other 501 is sent.
-            return answer[0] == 501
+            return answer[0]
         if name not in ACTED:
-            assert send(None), name
+            operations.append(name)
+            assert send(None) == 501, name
         for member, shape in members.items():
             if shape.serialization.get("location") not in ("querystring", "header", "headers") or member == "ContentLength":
                 continue
-            assert send(member) == (member not in ACTED.get(name, [])), (name, member)
-            acted, refused_ = acted + (member in ACTED.get(name, [])), refused_ + (member not in ACTED.get(name, []))
-        assert send(None, header="x-amz-not-in-the-model") and send(None, parameter="not-in-the-model"), name
+            status, is_acted = send(member), member in ACTED.get(name, [])
+            assert (status == 501) != is_acted, (name, member, status)
+            acted, refused_ = acted + is_acted, refused_ + (not is_acted)
+            if member == "ExpectedBucketOwner" and is_acted:
+                assert status == 403, (name, status)
+            elif is_acted and member not in SENT[name]:
+                without.append(f"{name}.{member}")
+            elif name in ACTED and not is_acted:
+                members_refused.setdefault(name, []).append(member)
+        assert send(None, header="x-amz-not-in-the-model") == send(None, parameter="not-in-the-model") == 501, name
         unknown += 2
-    assert acted > 100 and refused_ > 200, (acted, refused_)
+    assert acted > 200 and refused_ > 200, (acted, refused_)
+    assert not without, f"acted on without a check: {without}"
     holds(f"of S3's model, {acted} members are acted on, {refused_} refused, and {unknown} unknown ones too")
+    table = [f"| `{name}` | {', '.join(sorted(set(ACTED[name]) - {'ContentLength'})) or '-'} | "
+             f"{', '.join(sorted(members_refused.get(name, []))) or '-'} |" for name in sorted(ACTED)]
+    text = "\n".join(table) + "\n\nRefused as a whole: " + ", ".join(f"`{name}`" for name in sorted(operations)) + ".\n"
+    head, _, tail = PAGE.read_text().partition("<!-- botocore ")
+    version, _, old = tail.partition(" -->\n\n")
+    header = "| operation | acted on | refused |\n| --- | --- | --- |\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        PAGE.write_text(f"{head}<!-- botocore {botocore.__version__} -->\n\n{header}{text}")
+    elif version == botocore.__version__:
+        assert old == header + text, "docs/reference/s3.md says otherwise; write it again with UPDATE_GOLDEN=1"
+    else:
+        # Of another version of the model: what is acted on does not depend on it.
+        acted_on = [line.split("|")[1:3] for line in old.split("\n\n")[0].splitlines()[2:]]
+        assert acted_on == [line.split("|")[1:3] for line in table], "docs/reference/s3.md says otherwise"
+    holds("and the documents say the same")
+
+
+def owners_alone():
+    """Where the site gives its policies to nobody, a new owner defines one first."""
+    access, secret = sys.argv[5].split()
+    other = client(secret, access)
+    refused("InvalidLocationConstraint", 400, other.create_bucket, Bucket="without-policy")
+    assert other.get_object(Bucket="theirs", Key="k")["Body"].read() == b"theirs"
+    holds("the policies of the site are given only if it says so")
 
 
 def large_ones():
@@ -925,7 +1625,8 @@ def clients_know():
     S3.create_bucket(Bucket="plant", CreateBucketConfiguration={"LocationConstraint": "hybrid"})
     S3.put_object(Bucket="plant", Key="kept", Body=b"kept")
     wrong = []
-    for suite in (digests, nothing_dropped, reads, copies, lists, signing, model):
+    for suite in (digests, nothing_dropped, reads, copies, lists, signing, versioned, tagged, owned, attributes, origins, forms,
+                  members, model):
         try:
             suite()
         except Exception:
@@ -934,4 +1635,5 @@ def clients_know():
 
 
 {f.__name__: f for f in (acceptance, large, second, read, cached, lost, writer, check, clients_know,
-                             policies_only, large_ones, many)}[SUITE]()
+                             policies_only, large_ones, many, versions_whole, default_policy, owners,
+                             owners_alone)}[SUITE]()

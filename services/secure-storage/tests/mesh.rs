@@ -149,8 +149,12 @@ impl Site {
     }
 
     async fn scrub(&self, name: &str, repair: bool, rewrap: bool) -> ScrubEnded {
-        self.ask(&RequestScrub { owner: OWNER.into(), scrub: name.into(), repair, rewrap }).await;
-        let mut tail = self.person.log("OBJECT").tail(&format!("object.scrub_ended.v1.{OWNER}.{name}"), 1);
+        self.scrub_of(OWNER, name, repair, rewrap).await
+    }
+
+    async fn scrub_of(&self, owner: &str, name: &str, repair: bool, rewrap: bool) -> ScrubEnded {
+        self.ask(&RequestScrub { owner: owner.into(), scrub: name.into(), repair, rewrap }).await;
+        let mut tail = self.person.log("OBJECT").tail(&format!("object.scrub_ended.v1.{owner}.{name}"), 1);
         let ended = tokio::time::timeout(PATIENCE, tail.next()).await;
         ended.unwrap_or_else(|_| panic!("no scrub\n{}", self.log())).unwrap().event().unwrap().unwrap()
     }
@@ -310,13 +314,44 @@ async fn two_s3_clients_work_and_losing_up_to_r_locations_costs_nothing() {
     assert!(!output.status.success() && printed.contains("no master key named"), "{printed}");
 }
 
-/// Digests, conditions, ranges, what is refused rather than dropped, copies of parts, XML, regions.
+/// Digests, conditions, ranges, what is refused rather than dropped, copies of parts, XML, regions, versions, tags, what a bucket
+/// answers that is its owner's alone, pages of other origins, forms; and every member of S3's own model.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_is_what_its_clients_know_and_nothing_is_dropped() {
     let Some(site) = Site::start("clients know").await else { return };
     let gateway = site.gateway(&[]).await;
     site.locations().await;
     print!("{}", site.holds(&gateway, "clients_know", "").await);
+
+    // No scrub takes fragments of a version for those of nothing, and another gateway reads the same.
+    drop(gateway);
+    let cleaner = site.gateway(&["orphan_ms=1", "cache_bytes=0", "linger_ms=0"]).await;
+    site.holds(&cleaner, "versions_whole", "").await;
+    let found = site.scrub("versions", true, true).await;
+    assert_eq!((found.missing, found.rotten, found.lost, found.degraded), (0, 0, 0, 0), "{found:?}");
+    assert_eq!(site.scrub("again", true, false).await.orphans, 0);
+    print!("{}", site.holds(&cleaner, "versions_whole", "").await);
+}
+
+/// Two owners, each with a key; the second one has nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_owner_makes_a_bucket_without_further_set_up() {
+    let Some(site) = Site::start("owners").await else { return };
+    let gateway = site.gateway(&[]).await;
+    site.locations().await;
+    site.holds(&gateway, "default_policy", "").await;
+    drop(gateway);
+    let keys = site.data().join("access.keys");
+    let before = std::fs::read_to_string(&keys).unwrap();
+    std::fs::write(&keys, format!("{before}SECONDKEY secret-of-the-second newcomer\n")).unwrap();
+    let gateway = site.gateway(&["cache_bytes=0"]).await;
+    print!("{}", site.holds(&gateway, "owners", "SECONDKEY secret-of-the-second").await);
+    // Their fragments are in the locations of the first one, and are looked after there.
+    let found = site.scrub_of("newcomer", "theirs", true, false).await;
+    assert!(found.objects >= 2 && found.missing + found.rotten + found.lost + found.degraded == 0, "{found:?}");
+    drop(gateway);
+    let alone = site.gateway(&["shared_owner="]).await;
+    print!("{}", site.holds(&alone, "owners_alone", "SECONDKEY secret-of-the-second").await);
 }
 
 /// MiB that a process has held at most.

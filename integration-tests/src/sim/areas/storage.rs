@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_proto::{
     deciders::storages::Fact,
     storage::{
-        CreateBucket, DefinePolicy, DeleteBucket, DropPolicy, Goals, Location, Policy, Redundancy, RegisterLocation,
-        RequestScrub, RetireLocation,
+        BucketSettings, ConfigureBucket, CreateBucket, DefinePolicy, DeleteBucket, DropPolicy, Goals, Location, Policy,
+        Redundancy, RegisterLocation, RequestScrub, RetireLocation,
     },
 };
 use secure_storage::domain::storages::{BUCKET_REALM, Storages};
@@ -52,7 +52,7 @@ impl Area for Storage {
         let policy_ = (*rng.pick(&POLICIES)).to_owned();
         let realm = if rng.percent(5) { owner.clone() } else { BUCKET_REALM.to_owned() };
         let bucket = (*rng.pick(&["films", "books"])).to_owned();
-        match rng.below(14) {
+        match rng.below(15) {
             0..=3 => {
                 let kind = (*rng.pick(&["cloud", "cloud", "cloud", "edge", "sky"])).to_owned();
                 let description = Location { kind, url: format!("dir:{location}"), ..Location::default() };
@@ -69,7 +69,13 @@ impl Area for Storage {
                 asker.ask(bus, rng, &DropPolicy { owner, policy: policy_ });
             }
             9..=11 => {
-                asker.ask(bus, rng, &CreateBucket { realm, bucket, owner, policy: policy_ });
+                let bucket = CreateBucket { realm, bucket, owner, policy: policy_, ..CreateBucket::default() };
+                asker.ask(bus, rng, &bucket);
+            }
+            14 => {
+                let versioning = (*rng.pick(&["Enabled", "Suspended", "On"])).to_owned();
+                let settings = Some(BucketSettings { versioning, ..BucketSettings::default() });
+                asker.ask(bus, rng, &ConfigureBucket { realm, bucket, owner, settings });
             }
             12 => {
                 asker.ask(bus, rng, &DeleteBucket { realm, bucket, owner });
@@ -138,6 +144,14 @@ impl Area for Storage {
                     }
                     if let Some(owner) = buckets.insert(m.bucket, m.owner) {
                         return wrong(stored, format!("the bucket was {owner}'s"));
+                    }
+                }
+                Fact::BucketConfigured(m) => {
+                    if buckets.get(&m.bucket) != Some(&m.owner) {
+                        return wrong(stored, "the bucket was not its owner's");
+                    }
+                    if m.settings.is_some_and(|settings| settings.versioning == "On") {
+                        return wrong(stored, "there is no such setting");
                     }
                 }
                 Fact::BucketDeleted(m) => {

@@ -1,18 +1,20 @@
 //! The life of objects and uploads in seeded runs: puts with slow bodies, copies, deletes, parts, Complete, Abort, conditions,
-//! on two gateways that stop anywhere, with writes whose acknowledgement is lost. What was answered is true, and each object
-//! that is visible is whole. The steps are those of the shell in `objects/commit.rs` and `objects/multipart.rs`.
+//! versions that are kept, suspended, tagged and deleted, on two gateways that stop anywhere and learn late that versions are
+//! kept, with writes whose acknowledgement is lost. What was answered is true, each version is whole, and each one that was
+//! answered is there with its bytes until it is deleted or replaced. The steps are those of the shell in `objects/commit.rs` and `objects/multipart.rs`.
 
 use std::collections::BTreeMap;
 
 use super::{
     object_token,
-    objects::{self, Command, Condition},
+    objects::{self, Command, Condition, Need, Version},
+    storages::Versioning,
     uploads,
 };
 use mesh_proto::{
     EventSet as _, Timestamp,
     deciders::stream_object::Event as Fact,
-    object::{Layout, ObjectDeleted, ObjectStored, Part, PartStored, UploadStarted},
+    object::{Layout, MarkerStored, ObjectDeleted, ObjectStored, Part, PartStored, UploadStarted},
 };
 
 const BUCKET: &str = "b";
@@ -31,6 +33,20 @@ enum Request {
     },
     Delete {
         condition: Condition,
+    },
+    /// Deletes one of the versions for good.
+    DeleteVersion {
+        which: usize,
+        /// Steps that pass before.
+        wait: u32,
+    },
+    /// Gives the visible version a tag.
+    Tag {
+        value: u8,
+    },
+    /// Versions are kept from now on, or no longer.
+    Configure {
+        versioning: Versioning,
     },
     Part {
         upload: usize,
@@ -72,6 +88,10 @@ enum Fault {
     CompleteTakesAnother,
     /// A condition is decided before the body, and not with the fact.
     ConditionBefore,
+    /// A put removes what was visible, though it is a version that stays.
+    PutRemovesVersion,
+    /// A delete by name is decided on the last fact alone.
+    LatestForAll,
 }
 
 /// A request on its way through a gateway.
@@ -83,6 +103,10 @@ struct Running {
     content: u8,
     /// Parts that it read or found.
     source: Vec<Part>,
+    /// What its gateway knows of the bucket.
+    versioning: Versioning,
+    /// The fact that carried it out.
+    fact: Option<Fact>,
     /// The end of the upload that it decided.
     ended: Option<Fact>,
     state: objects::State,
@@ -104,6 +128,7 @@ struct World {
     /// Does the next write lose its acknowledgement?
     lossy: bool,
     fault: Fault,
+    versioning: Versioning,
 }
 
 fn keys(fact: &Fact) -> Vec<String> {
@@ -140,6 +165,18 @@ impl World {
         let facts = self.of(&[BUCKET, &token]);
         let state = facts.iter().fold(objects::initial(), |state, (_, fact)| objects::evolve(state, fact));
         (state, facts.last().map_or(0, |(sequence, _)| *sequence))
+    }
+
+    /// The object as a gateway reads it: from its last fact alone, if that suffices.
+    fn read(&self, need: Need) -> (objects::State, u64) {
+        let token = object_token(BUCKET, 1, "k");
+        let facts = self.of(&[BUCKET, &token]);
+        let about = facts.iter().rev().find(|(_, fact)| !matches!(fact, Fact::UploadDropped(_)));
+        let (mut state, last) = self.object();
+        if let Some((_, fact)) = about.filter(|(_, fact)| objects::suffices(fact, need)) {
+            state.versions = objects::evolve(objects::initial(), fact).versions;
+        }
+        (state, last)
     }
 
     fn upload(&self, upload: &str) -> (uploads::State, u64) {
@@ -198,6 +235,11 @@ impl World {
         if let Some(garbage) = objects::garbage(&running.state, &fact) {
             self.remove(&garbage.parts);
         }
+        if let (Fault::PutRemovesVersion, Fact::ObjectStored(_), Some(now)) = (self.fault, &fact, running.state.now()) {
+            let parts = now.parts.clone();
+            self.remove(&parts);
+        }
+        running.fact = Some(fact.clone());
         match (&fact, &command) {
             (Fact::UploadDropped(_), Command::Drop { .. }) => self.remove(&running.upload.all()),
             (Fact::UploadDropped(_), _) => {
@@ -219,12 +261,21 @@ impl World {
         }
         let step = running.step;
         running.step += 1;
-        let look = |world: &Self, running: &mut Running| (running.state, running.last) = world.object();
+        let fault = self.fault;
+        let look = move |world: &Self, running: &mut Running| {
+            let need = running.command.as_ref().map_or(Need::Latest, objects::needs);
+            let need = if fault == Fault::LatestForAll { Need::Latest } else { need };
+            (running.state, running.last) = world.read(need);
+        };
+        if step == 0 {
+            running.versioning = self.versioning;
+        }
+        let versioning = running.versioning;
         match running.request.clone() {
             Request::Put { condition, body } => match step {
                 0 => {
                     look(self, running);
-                    if !condition.holds(running.state.now.as_ref()) {
+                    if condition.check(running.state.now()).is_err() {
                         running.answer = Some(Answer::Refused);
                     }
                 }
@@ -232,7 +283,7 @@ impl World {
                 step if step == body + 1 => {
                     running.part = self.write(running.content);
                     let object = object(vec![running.part.clone()]);
-                    running.command = Some(Command::Put { object, condition });
+                    running.command = Some(Command::Put { object, condition, versioning });
                 }
                 step if step == body + 2 => look(self, running),
                 _ if self.decide(running) => {}
@@ -241,7 +292,7 @@ impl World {
             Request::Copy { condition } => match step {
                 0 => {
                     look(self, running);
-                    running.source = running.state.now.clone().map(|now| now.parts).unwrap_or_default();
+                    running.source = running.state.now().map(|now| now.parts.clone()).unwrap_or_default();
                     if running.source.is_empty() {
                         running.answer = Some(Answer::Refused);
                     }
@@ -256,7 +307,7 @@ impl World {
                             running.content = read[0];
                             running.part = self.write(read[0]);
                             let object = object(vec![running.part.clone()]);
-                            running.command = Some(Command::Put { object, condition });
+                            running.command = Some(Command::Put { object, condition, versioning });
                         }
                     }
                 }
@@ -266,14 +317,59 @@ impl World {
             },
             Request::Delete { condition } => match step {
                 0 => {
-                    let object = object_token(BUCKET, 1, "k");
-                    let fact = ObjectDeleted { bucket: BUCKET.into(), object, key: "k".into(), epoch: 1 };
-                    running.command = Some(Command::Delete { fact, condition });
+                    self.names += 1;
+                    let (object, version) = (object_token(BUCKET, 1, "k"), format!("marker-{}", self.names));
+                    let marker = MarkerStored {
+                        bucket: BUCKET.into(),
+                        object,
+                        key: "k".into(),
+                        epoch: 1,
+                        version,
+                        ..MarkerStored::default()
+                    };
+                    running.command = Some(Command::Delete { marker, condition, versioning });
                     look(self, running);
                 }
                 _ if self.decide(running) => {}
                 _ => running.step = 0,
             },
+            Request::DeleteVersion { which, wait } => match step {
+                step if step < wait => {}
+                step if step == wait => {
+                    let versions = self.object().0.versions;
+                    let Some(version) = versions.get(which % versions.len().max(1)) else {
+                        running.answer = Some(Answer::Refused);
+                        return;
+                    };
+                    let (object, version) = (object_token(BUCKET, 1, "k"), version.name().to_owned());
+                    let fact = ObjectDeleted {
+                        bucket: BUCKET.into(),
+                        object,
+                        key: "k".into(),
+                        epoch: 1,
+                        version,
+                        ..ObjectDeleted::default()
+                    };
+                    running.command = Some(Command::DeleteVersion { fact, condition: Condition::default() });
+                }
+                step if step == wait + 1 => look(self, running),
+                _ if self.decide(running) => {}
+                _ => running.step = wait + 1,
+            },
+            Request::Tag { value } => match step {
+                0 => {
+                    let tags = BTreeMap::from([("tag".to_owned(), value.to_string())]);
+                    let (bucket, object) = (BUCKET.to_owned(), object_token(BUCKET, 1, "k"));
+                    running.command = Some(Command::Tag { bucket, object, version: None, tags });
+                }
+                1 => look(self, running),
+                _ if self.decide(running) => {}
+                _ => running.step = 1,
+            },
+            Request::Configure { versioning } => {
+                self.versioning = versioning;
+                running.answer = Some(Answer::Done);
+            }
             Request::Part { upload, number, content, body } => match step {
                 0 => {
                     if self.upload(UPLOADS[upload]).0.open().is_err() {
@@ -323,7 +419,7 @@ impl World {
                 0 => {
                     look(self, running);
                     (running.upload, running.upload_last) = self.upload(UPLOADS[upload]);
-                    if running.upload.ended.is_none() && !condition.holds(running.state.now.as_ref()) {
+                    if running.upload.ended.is_none() && condition.check(running.state.now()).is_err() {
                         running.answer = Some(Answer::Refused);
                     }
                 }
@@ -333,7 +429,7 @@ impl World {
                         upload: UPLOADS[upload].into(),
                         named: named.iter().map(|(number, content)| (*number, etag(*content))).collect(),
                         claims: uploads::Claims::default(),
-                        replaces: running.state.now.as_ref().map(objects::write_id).unwrap_or_default(),
+                        replaces: running.state.now().map(objects::write_id).unwrap_or_default(),
                         at: Timestamp::from_millis(2),
                     };
                     match uploads::decide(&running.upload, &command) {
@@ -356,7 +452,7 @@ impl World {
                         running.upload.ended = Some((own.clone(), Timestamp::from_millis(2)));
                     }
                     match running.upload.object().cloned() {
-                        Some(object) => running.command = Some(Command::Complete { object, condition }),
+                        Some(object) => running.command = Some(Command::Complete { object, condition, versioning }),
                         None => running.answer = Some(Answer::Refused),
                     }
                 }
@@ -395,7 +491,7 @@ impl World {
                     match &running.upload.ended {
                         Some((ended, _)) if ended.object.is_some() => {
                             let (object, replaces) = (ended.object.clone().unwrap(), ended.replaces.clone());
-                            running.command = Some(Command::Finish { object, replaces });
+                            running.command = Some(Command::Finish { object, replaces, versioning });
                         }
                         _ => running.answer = Some(Answer::Refused),
                     }
@@ -409,13 +505,9 @@ impl World {
 
     /// What must hold at any time.
     fn check(&self) {
-        let visible = self.object().0.now;
-        for part in visible.iter().flat_map(|object| &object.parts) {
-            assert!(
-                self.blobs.contains_key(&*part.blob),
-                "a fragment of the visible object was removed: {:?}",
-                self.log
-            );
+        let versions = self.object().0.versions;
+        for part in versions.iter().filter_map(Version::object).flat_map(|object| &object.parts) {
+            assert!(self.blobs.contains_key(&*part.blob), "a fragment of a version was removed: {:?}", self.log);
         }
         for upload in UPLOADS {
             let outcomes = self.log.iter().filter(|fact| match fact {
@@ -441,11 +533,34 @@ fn object(parts: Vec<Part>) -> ObjectStored {
     }
 }
 
+/// The name of the version that a fact stores or removes.
+fn names_version(fact: &Fact) -> Option<&str> {
+    match fact {
+        Fact::ObjectStored(m) => Some(&m.version),
+        Fact::MarkerStored(m) => Some(&m.version),
+        Fact::ObjectDeleted(m) => Some(&m.version),
+        _ => None,
+    }
+}
+
+/// A version that was answered is there with its bytes, unless a later fact replaced or deleted that very version.
+fn version_is_kept(world: &World, running: &Running) {
+    let Some(Fact::ObjectStored(stored)) = &running.fact else { return };
+    let at = world.log.iter().position(|fact| matches!(fact, Fact::ObjectStored(m) if m == stored)).unwrap();
+    if world.log[at + 1..].iter().any(|fact| names_version(fact) == Some(&stored.version)) {
+        return;
+    }
+    let (state, _) = world.object();
+    let kept = state.find(Some(&stored.version)).expect("a version that was answered is gone");
+    assert_eq!(kept.parts, stored.parts, "a version has other bytes than were answered: {:?}", world.log);
+}
+
 /// What must hold of an answer, given all that was stored.
 fn answer_is_true(world: &World, running: &Running) {
     if running.answer != Some(Answer::Done) {
         return;
     }
+    version_is_kept(world, running);
     let position = |is: &dyn Fn(&ObjectStored) -> bool| {
         world.log.iter().position(|fact| matches!(fact, Fact::ObjectStored(m) if is(m)))
     };
@@ -459,7 +574,7 @@ fn answer_is_true(world: &World, running: &Running) {
             assert_eq!(world.contents(&at(index).parts), [running.content], "other bytes than were put");
             // What was visible just before met the condition.
             let before = world.log[..index].iter().fold(objects::initial(), objects::evolve);
-            assert!(condition.holds(before.now.as_ref()), "the condition did not hold: {:?}", world.log);
+            assert!(condition.check(before.now()).is_ok(), "the condition did not hold: {:?}", world.log);
         }
         Request::Part { upload, .. } => {
             let end = world.log.iter().position(|f| matches!(f, Fact::UploadEnded(m) if m.upload == UPLOADS[*upload]));
@@ -472,7 +587,22 @@ fn answer_is_true(world: &World, running: &Running) {
             let contents: Vec<u8> = named.iter().map(|(_, content)| *content).collect();
             assert_eq!(world.contents(&at(index).parts), contents, "other bytes than the list named");
         }
-        Request::Delete { .. } | Request::Abort { .. } | Request::Finish { .. } => {}
+        Request::Delete { .. } if running.versioning != Versioning::Off => {
+            assert!(matches!(running.fact, Some(Fact::MarkerStored(_))), "204, and there was no marker");
+        }
+        Request::DeleteVersion { .. } => {
+            let Some(Command::DeleteVersion { fact, .. }) = &running.command else { unreachable!() };
+            let gone = |found: &Fact| matches!(found, Fact::ObjectDeleted(m) if m.version == fact.version);
+            assert!(running.fact.is_none() || world.log.iter().any(gone), "204, and nothing was deleted");
+            // Only the null version comes back.
+            let there = world.object().0.version(&fact.version).is_some();
+            assert!(fact.version.is_empty() || !there, "204, and the version is there: {:?}", world.log);
+        }
+        Request::Delete { .. }
+        | Request::Tag { .. }
+        | Request::Configure { .. }
+        | Request::Abort { .. }
+        | Request::Finish { .. } => {}
     }
 }
 
@@ -511,6 +641,8 @@ fn run(requests: &[Request], schedule: &[Turn], fault: Fault) -> (World, Vec<Run
         part: Part::default(),
         content: 100 + index as u8,
         source: vec![],
+        versioning: Versioning::Off,
+        fact: None,
         ended: None,
         state: objects::initial(),
         last: 0,
@@ -559,8 +691,13 @@ impl Draw {
 
     fn request(&mut self) -> Request {
         let upload = self.below(2) as usize;
-        match self.below(14) {
-            0 | 1 => Request::Put { condition: self.condition(), body: self.below(6) as u32 },
+        match self.below(20) {
+            14 => Request::DeleteVersion { which: self.below(4) as usize, wait: self.below(12) as u32 },
+            15 => Request::Tag { value: self.below(3) as u8 },
+            16 => Request::Configure { versioning: Versioning::Enabled },
+            17 => Request::Configure { versioning: Versioning::Suspended },
+            18 => Request::Delete { condition: self.condition() },
+            0 | 1 | 19 => Request::Put { condition: self.condition(), body: self.below(6) as u32 },
             2 => Request::Copy { condition: self.condition() },
             3 => Request::Delete { condition: self.condition() },
             4..=6 => {
@@ -575,7 +712,7 @@ impl Draw {
                 Request::Complete { upload, named, condition: self.condition() }
             }
             10 => Request::Abort { upload },
-            11 => Request::Finish { upload },
+            11..=13 => Request::Finish { upload },
             _ => Request::Copy { condition: self.condition() },
         }
     }
@@ -592,7 +729,10 @@ impl Draw {
 
 fn simulate(seed: u64, fault: Fault) -> Vec<Running> {
     let mut draw = Draw(seed);
-    let requests: Vec<Request> = (0..2 + draw.below(7)).map(|_| draw.request()).collect();
+    let mut requests: Vec<Request> = (0..2 + draw.below(7)).map(|_| draw.request()).collect();
+    if draw.below(2) == 0 {
+        requests.insert(0, Request::Configure { versioning: Versioning::Enabled });
+    }
     let schedule: Vec<Turn> = (0..20 + draw.below(100)).map(|_| draw.turn(requests.len())).collect();
     run(&requests, &schedule, fault).1
 }
@@ -608,7 +748,7 @@ fn holds(seed: u64, fault: Fault) -> Result<(), String> {
 #[test]
 fn what_was_answered_is_true_and_visible_objects_are_whole() {
     let seeds = if mesh_test::is_full() { 100_000 } else { 2_000 };
-    let (mut done, mut failed) = ([0u64; 7], 0u64);
+    let (mut done, mut failed) = ([0u64; 10], 0u64);
     for seed in 0..seeds {
         let running = simulate(seed, Fault::None);
         failed += running.iter().filter(|running| running.answer == Some(Answer::Failed)).count() as u64;
@@ -621,6 +761,9 @@ fn what_was_answered_is_true_and_visible_objects_are_whole() {
                 Request::Complete { .. } => 4,
                 Request::Abort { .. } => 5,
                 Request::Finish { .. } => 6,
+                Request::DeleteVersion { .. } => 7,
+                Request::Tag { .. } => 8,
+                Request::Configure { .. } => 9,
             }] += 1;
         }
     }
@@ -632,8 +775,15 @@ fn what_was_answered_is_true_and_visible_objects_are_whole() {
 fn the_faults_that_lost_objects_are_found_when_put_back() {
     let quiet = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let found = [Fault::PartRemovesReplaced, Fault::CompleteTakesAnother, Fault::ConditionBefore]
-        .map(|fault| (fault, (0..1_000).find_map(|seed| holds(seed, fault).err().map(|why| (seed, why)))));
+    let faults = [
+        Fault::PartRemovesReplaced,
+        Fault::CompleteTakesAnother,
+        Fault::ConditionBefore,
+        Fault::PutRemovesVersion,
+        Fault::LatestForAll,
+    ];
+    let found =
+        faults.map(|fault| (fault, (0..1_000).find_map(|seed| holds(seed, fault).err().map(|why| (seed, why)))));
     std::panic::set_hook(quiet);
     for (fault, found) in found {
         assert!(found.is_some(), "{fault:?} was not seen in 1,000 seeds");
@@ -656,7 +806,7 @@ fn a_slow_part_that_ends_after_complete_removes_nothing() {
         let (world, running) = run(&[part.clone(), complete.clone()], &steps(schedule), Fault::None);
         assert_eq!(running[1].answer, Some(Answer::Done));
         assert_eq!(running[0].answer, Some(if before == 4 { Answer::Done } else { Answer::Refused }), "{before}");
-        assert_eq!(world.object().0.now.unwrap().upload, UPLOADS[0]);
+        assert_eq!(world.object().0.now().unwrap().upload, UPLOADS[0]);
     }
 }
 

@@ -15,8 +15,8 @@ use mesh_proto::{
     deciders::storages::{Fact, Input, NAME},
     deciders::stream_storage::Event,
     storage::{
-        BucketCreated, BucketDeleted, Location, LocationRegistered, LocationRetired, Policy, PolicyDefined,
-        PolicyDropped, Redundancy, ScrubWanted,
+        BucketConfigured, BucketCreated, BucketDeleted, BucketSettings, CorsRule, Location, LocationRegistered,
+        LocationRetired, Policy, PolicyDefined, PolicyDropped, Redundancy, ScrubWanted, Tag,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -45,15 +45,85 @@ pub struct State {
     scrub: bool,
 }
 
+/// Are versions kept that a put replaces or a delete hides?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Versioning {
+    /// They never were.
+    #[default]
+    Off,
+    /// They are.
+    Enabled,
+    /// Those that there are stay; new ones replace each other.
+    Suspended,
+}
+
+impl Versioning {
+    /// The word that S3 has for it; none while versions were never kept.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Off => None,
+            Self::Enabled => Some("Enabled"),
+            Self::Suspended => Some("Suspended"),
+        }
+    }
+
+    /// By its word.
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::Enabled, Self::Suspended].into_iter().find(|versioning| versioning.word() == Some(word))
+    }
+}
+
 /// A bucket.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Its owner.
     pub owner: String,
     /// Its policy.
     pub policy: String,
+    /// Whose policy and locations these are.
+    #[serde(default)]
+    pub policy_owner: String,
     /// How many buckets of this name there were, this one included.
     pub epoch: u64,
+    /// Are versions kept?
+    #[serde(default)]
+    pub versioning: Versioning,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: Vec<Tag>,
+    /// Which pages of other origins may send requests.
+    #[serde(default)]
+    pub cors: Vec<CorsRule>,
+}
+
+impl Bucket {
+    fn created(m: &BucketCreated) -> Self {
+        let policy_owner = if m.policy_owner.is_empty() { &m.owner } else { &m.policy_owner };
+        Self {
+            owner: m.owner.clone(),
+            policy: m.policy.clone(),
+            policy_owner: policy_owner.clone(),
+            epoch: m.epoch,
+            ..Self::default()
+        }
+    }
+
+    /// Whose policy and locations it uses. What an earlier release saved names nobody.
+    pub fn provider(&self) -> &str {
+        if self.policy_owner.is_empty() { &self.owner } else { &self.policy_owner }
+    }
+
+    fn configure(&mut self, settings: &BucketSettings) {
+        if let Some(versioning) = Versioning::named(&settings.versioning) {
+            self.versioning = versioning;
+        }
+        if let Some(tags) = &settings.tags {
+            self.tags.clone_from(&tags.tags);
+        }
+        if let Some(cors) = &settings.cors {
+            self.cors.clone_from(&cors.rules);
+        }
+    }
 }
 
 /// All policies, locations, buckets and requested scrubs.
@@ -97,8 +167,13 @@ impl Known {
                 self.locations.remove(&pair(&m.owner, &m.location));
             }
             Event::BucketCreated(m) => {
-                let bucket = Bucket { owner: m.owner, policy: m.policy, epoch: m.epoch };
+                let bucket = Bucket::created(&m);
                 self.buckets.insert(m.bucket, bucket);
+            }
+            Event::BucketConfigured(m) => {
+                if let (Some(bucket), Some(settings)) = (self.buckets.get_mut(&m.bucket), &m.settings) {
+                    bucket.configure(settings);
+                }
             }
             Event::BucketDeleted(m) => {
                 self.buckets.remove(&m.bucket);
@@ -141,6 +216,7 @@ impl Decider for Storages {
             Input::RegisterLocation(m) => Key::new([&m.owner, &m.location]),
             Input::RetireLocation(m) => Key::new([&m.owner, &m.location]),
             Input::CreateBucket(m) => Key::new([&m.realm, &m.bucket]),
+            Input::ConfigureBucket(m) => Key::new([&m.realm, &m.bucket]),
             Input::DeleteBucket(m) => Key::new([&m.realm, &m.bucket]),
             Input::RequestScrub(m) => Key::new([&m.owner, &m.scrub]),
         }]
@@ -169,7 +245,7 @@ impl Decider for Storages {
                         "list the policies with `continuum storage policy list`",
                     );
                 }
-                let user = world.buckets.iter().find(|(_, b)| b.owner == owner && b.policy == name);
+                let user = world.buckets.iter().find(|(_, b)| b.provider() == owner && b.policy == name);
                 if let Some((bucket, _)) = user {
                     return refuse(
                         Refusal::in_use,
@@ -241,16 +317,44 @@ impl Decider for Storages {
                         }
                     };
                 }
-                if !world.policies.contains_key(&pair(&m.owner, &m.policy)) {
-                    let reason = format!("{} has no storage policy {:?}", m.owner, m.policy);
+                let provider = if m.policy_owner.is_empty() { &m.owner } else { &m.policy_owner };
+                if !world.policies.contains_key(&pair(provider, &m.policy)) {
+                    let reason = format!("{provider} has no storage policy {:?}", m.policy);
                     return refuse(
                         Refusal::not_found,
                         reason,
                         "define the policy, or name another one as LocationConstraint",
                     );
                 }
-                let (owner, policy, epoch) = (m.owner.clone(), m.policy.clone(), state.epoch + 1);
-                BucketCreated { realm: BUCKET_REALM.into(), bucket: name, owner, policy, epoch, command_id }.into()
+                BucketCreated {
+                    realm: BUCKET_REALM.into(),
+                    bucket: name,
+                    owner: m.owner.clone(),
+                    policy: m.policy.clone(),
+                    epoch: state.epoch + 1,
+                    command_id,
+                    policy_owner: m.policy_owner.clone(),
+                }
+                .into()
+            }
+            Input::ConfigureBucket(m) => {
+                if !state.bucket.as_ref().is_some_and(|bucket| bucket.owner == m.owner) {
+                    return refuse(
+                        Refusal::not_found,
+                        format!("{} has no bucket {name}", m.owner),
+                        "list your buckets",
+                    );
+                }
+                let settings = m.settings.clone().unwrap_or_default();
+                if !settings.versioning.is_empty() && Versioning::named(&settings.versioning).is_none() {
+                    return refuse(
+                        Refusal::invalid,
+                        format!("{:?} is no setting of versions", settings.versioning),
+                        "use Enabled or Suspended, or leave it out",
+                    );
+                }
+                let (owner, settings) = (m.owner.clone(), Some(settings));
+                BucketConfigured { realm: BUCKET_REALM.into(), bucket: name, owner, settings, command_id }.into()
             }
             Input::DeleteBucket(m) => match &state.bucket {
                 Some(bucket) if bucket.owner == m.owner => {
@@ -282,8 +386,12 @@ impl Decider for Storages {
             Fact::LocationRegistered(m) => (state.location, state.generation) = (m.description.clone(), m.generation),
             Fact::LocationRetired(_) => state.location = None,
             Fact::BucketCreated(m) => {
-                let bucket = Bucket { owner: m.owner.clone(), policy: m.policy.clone(), epoch: m.epoch };
-                (state.bucket, state.epoch) = (Some(bucket), m.epoch);
+                (state.bucket, state.epoch) = (Some(Bucket::created(m)), m.epoch);
+            }
+            Fact::BucketConfigured(m) => {
+                if let (Some(bucket), Some(settings)) = (&mut state.bucket, &m.settings) {
+                    bucket.configure(settings);
+                }
             }
             Fact::BucketDeleted(_) => state.bucket = None,
             Fact::ScrubWanted(_) => state.scrub = true,

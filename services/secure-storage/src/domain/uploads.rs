@@ -11,7 +11,7 @@ use mesh_core::Key;
 use mesh_proto::{
     Timestamp,
     deciders::stream_object::Event as Fact,
-    object::{Checksum, ObjectStored, Part, PartStored, UploadEnded, UploadStarted},
+    object::{Checksum, ObjectStored, Part, PartLabel, PartStored, UploadEnded, UploadStarted},
 };
 
 use super::{
@@ -326,6 +326,11 @@ fn complete(
     if let Some(claimed) = claims.size.filter(|claimed| *claimed != bytes) {
         return Err(Refused::Size { bytes, claimed });
     }
+    let label = |((number, _), (checksum, _)): (&(u32, String), &(Option<&Checksum>, u64))| PartLabel {
+        number: *number,
+        checksum: checksum.cloned(),
+    };
+    let labels = named.iter().zip(&checksums).map(label).collect();
     let checksum = checksum(started.checksum.as_ref(), claims, &checksums)?;
     let object = ObjectStored {
         bucket: started.bucket.clone(),
@@ -343,6 +348,11 @@ fn complete(
         upload: started.upload.clone(),
         modified: Some(at),
         checksum,
+        // Its object decides.
+        version: String::new(),
+        tags: started.tags.clone(),
+        labels,
+        versioned: false,
     };
     let (bucket, upload, replaces) = (started.bucket.clone(), started.upload.clone(), replaces.to_owned());
     Ok(Some(UploadEnded { bucket, upload, completed: true, object: Some(object), replaces }.into()))

@@ -7,7 +7,7 @@ use mesh_core::{Derived, Projector, Stored};
 use mesh_proto::{
     EventSet as _, Refusal, Timestamp,
     deciders::{stream_object::Event as Object, stream_storage::Event as Storage},
-    object::{ObjectStored, ScrubEnded, UploadEnded, UploadStarted},
+    object::{MarkerStored, ObjectStored, ScrubEnded, UploadEnded, UploadStarted},
 };
 
 use crate::domain::{event, storages::Known};
@@ -17,9 +17,13 @@ const ANSWERS_MAX: usize = 1_024;
 /// Ended scrubs that are kept.
 const SCRUBS_MAX: usize = 1_000;
 
-/// A line of a listing.
-#[derive(Clone, Debug, PartialEq)]
+/// A version, as listings show it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
+    /// Its name, empty for the null version.
+    pub version: String,
+    /// Is it a delete marker?
+    pub is_marker: bool,
     /// Bytes.
     pub size: u64,
     /// Without quotation marks.
@@ -28,8 +32,29 @@ pub struct Entry {
     pub modified: Timestamp,
     /// The object's token.
     pub object: String,
-    /// Master key that wraps its data key.
+    /// Master key that wraps its data key; empty for a marker.
     pub master_key: String,
+}
+
+/// A key of a listing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Versions {
+    /// The latest version.
+    pub latest: Entry,
+    /// The others, the latest first.
+    pub older: Vec<Entry>,
+}
+
+impl Versions {
+    /// All of them, the latest first.
+    pub fn all(&self) -> impl Iterator<Item = &Entry> {
+        std::iter::once(&self.latest).chain(&self.older)
+    }
+
+    /// What is visible.
+    pub fn visible(&self) -> Option<&Entry> {
+        Some(&self.latest).filter(|latest| !latest.is_marker)
+    }
 }
 
 /// An upload under way.
@@ -51,7 +76,7 @@ pub struct Scrub {
 }
 
 /// Objects of a bucket's epoch, by key.
-pub type Listing = BTreeMap<String, Entry>;
+pub type Listing = BTreeMap<String, Versions>;
 
 /// The view.
 #[derive(Default)]
@@ -72,7 +97,7 @@ pub struct Catalogue {
     pub made: BTreeMap<String, Timestamp>,
     storage_position: u64,
     object_position: u64,
-    /// Number of objects.
+    /// Number of versions, delete markers too.
     pub count: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -108,22 +133,70 @@ impl Catalogue {
         self.known.scrubs.keys().find(free).cloned()
     }
 
+    fn is_over(&self, bucket: &str, epoch: u64) -> bool {
+        self.over.get(bucket).is_some_and(|over| epoch <= *over)
+    }
+
+    /// A version that is the latest now, instead of one of the same name.
     fn put(&mut self, m: &ObjectStored) {
         self.completing.remove(&(m.bucket.clone(), m.upload.clone()));
-        if self.over.get(&m.bucket).is_some_and(|over| m.epoch <= *over) {
+        self.store((&m.bucket, m.epoch, &m.key), entry(m));
+    }
+
+    fn mark(&mut self, m: &MarkerStored) {
+        let modified = m.modified.unwrap_or_default();
+        let (version, object) = (m.version.clone(), m.object.clone());
+        let entry = Entry { version, is_marker: true, modified, object, ..Entry::default() };
+        self.store((&m.bucket, m.epoch, &m.key), entry);
+    }
+
+    fn store(&mut self, (bucket, epoch, key): (&str, u64, &str), entry: Entry) {
+        if self.is_over(bucket, epoch) {
             return;
         }
-        let entry = Entry {
-            size: m.size,
-            etag: m.etag.clone(),
-            modified: m.modified.unwrap_or_default(),
-            object: m.object.clone(),
-            master_key: m.layout.as_ref().map(|l| l.master_key.clone()).unwrap_or_default(),
-        };
+        self.remove((bucket, epoch, key), &entry.version);
         self.count += 1;
-        self.bytes += m.size;
-        let before = self.objects.entry((m.bucket.clone(), m.epoch)).or_default().insert(m.key.clone(), entry);
-        self.forget(before);
+        self.bytes += entry.size;
+        let listing = self.objects.entry((bucket.to_owned(), epoch)).or_default();
+        match listing.get_mut(key) {
+            Some(versions) => {
+                let before = std::mem::replace(&mut versions.latest, entry);
+                versions.older.insert(0, before);
+            }
+            None => {
+                listing.insert(key.to_owned(), Versions { latest: entry, older: vec![] });
+            }
+        }
+    }
+
+    /// A version that stays in its place. Facts of one key come in order, so that it is there.
+    fn change(&mut self, m: &ObjectStored) {
+        let Some(versions) =
+            self.objects.get_mut(&(m.bucket.clone(), m.epoch)).and_then(|listing| listing.get_mut(&m.key))
+        else {
+            return;
+        };
+        let all = std::iter::once(&mut versions.latest).chain(&mut versions.older);
+        if let Some(found) = all.into_iter().find(|found| found.version == m.version) {
+            *found = entry(m);
+        }
+    }
+
+    fn remove(&mut self, (bucket, epoch, key): (&str, u64, &str), version: &str) {
+        let Some(listing) = self.objects.get_mut(&(bucket.to_owned(), epoch)) else { return };
+        let Some(versions) = listing.get_mut(key) else { return };
+        let removed = if versions.latest.version == version {
+            if versions.older.is_empty() {
+                listing.remove(key).map(|versions| versions.latest)
+            } else {
+                let next = versions.older.remove(0);
+                Some(std::mem::replace(&mut versions.latest, next))
+            }
+        } else {
+            let at = versions.older.iter().position(|older| older.version == version);
+            at.map(|at| versions.older.remove(at))
+        };
+        self.forget(removed);
     }
 
     fn forget(&mut self, before: Option<Entry>) {
@@ -161,8 +234,8 @@ impl Catalogue {
         let ended: Vec<_> =
             self.objects.range((bucket.to_owned(), 0)..=(bucket.to_owned(), epoch)).map(|(k, _)| k.clone()).collect();
         for key in ended {
-            for (_, entry) in self.objects.remove(&key).unwrap_or_default() {
-                self.forget(Some(entry));
+            for (_, versions) in self.objects.remove(&key).unwrap_or_default() {
+                versions.all().cloned().for_each(|entry| self.forget(Some(entry)));
             }
         }
         self.uploads.retain(|(b, _), upload| b != bucket || upload.started.epoch > epoch);
@@ -173,18 +246,20 @@ impl Catalogue {
     fn object(&mut self, event: Object, at: Timestamp) {
         match event {
             Object::ObjectStored(m) => self.put(&m),
+            Object::MarkerStored(m) => self.mark(&m),
             Object::ObjectMoved(m) => {
                 if let Some(now) = m.now {
-                    self.put(&now);
+                    self.change(&now);
                 }
             }
-            Object::ObjectDeleted(m) => {
-                let listing = self.objects.get_mut(&(m.bucket, m.epoch));
-                let before = listing.and_then(|listing| listing.remove(&m.key));
-                self.forget(before);
+            Object::ObjectTagged(m) => {
+                if let Some(now) = m.now {
+                    self.change(&now);
+                }
             }
+            Object::ObjectDeleted(m) => self.remove((&m.bucket, m.epoch, &m.key), &m.version),
             Object::UploadStarted(m) => {
-                if self.over.get(&m.bucket).is_none_or(|over| m.epoch > *over) {
+                if !self.is_over(&m.bucket, m.epoch) {
                     self.uploads.insert((m.bucket.clone(), m.upload.clone()), Upload { started: m, at });
                 }
             }
@@ -192,7 +267,7 @@ impl Catalogue {
                 let id = (m.bucket.clone(), m.upload.clone());
                 self.uploads.remove(&id);
                 let epoch = m.object.as_ref().map(|object| object.epoch);
-                if epoch.is_some_and(|epoch| self.over.get(&m.bucket).is_none_or(|over| epoch > *over)) {
+                if epoch.is_some_and(|epoch| !self.is_over(&m.bucket, epoch)) {
                     self.completing.insert(id, (m, at));
                 }
             }
@@ -220,6 +295,18 @@ impl Catalogue {
     }
 }
 
+fn entry(m: &ObjectStored) -> Entry {
+    Entry {
+        version: m.version.clone(),
+        is_marker: false,
+        size: m.size,
+        etag: m.etag.clone(),
+        modified: m.modified.unwrap_or_default(),
+        object: m.object.clone(),
+        master_key: m.layout.as_ref().map(|l| l.master_key.clone()).unwrap_or_default(),
+    }
+}
+
 impl Projector for Catalogue {
     fn apply(&mut self, fact: &Stored) -> Vec<Derived> {
         if fact.stream == "STORAGE" {
@@ -235,5 +322,54 @@ impl Projector for Catalogue {
             self.object_position = fact.sequence;
         }
         vec![]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::object::{ObjectDeleted, ObjectMoved};
+
+    use super::*;
+
+    fn stored(version: &str, size: u64) -> Object {
+        let (bucket, key) = ("b".to_owned(), "k".to_owned());
+        ObjectStored { bucket, key, epoch: 1, size, version: version.into(), ..ObjectStored::default() }.into()
+    }
+
+    fn names(catalogue: &Catalogue) -> Vec<String> {
+        let versions = catalogue.listing("b", 1).and_then(|listing| listing.get("k"));
+        versions.into_iter().flat_map(Versions::all).map(|entry| format!("{}:{}", entry.version, entry.size)).collect()
+    }
+
+    #[test]
+    fn a_listing_has_each_version_once_the_latest_first() {
+        let mut catalogue = Catalogue::default();
+        let mut take = |fact: Object, expected: &[&str]| {
+            catalogue.object(fact, Timestamp::from_millis(1));
+            assert_eq!(names(&catalogue), expected);
+            let sizes: u64 = expected.iter().map(|name| name.split(':').nth(1).unwrap().parse::<u64>().unwrap()).sum();
+            assert_eq!((catalogue.count, catalogue.bytes), (expected.len() as u64, sizes));
+        };
+        let marker = |version: &str| -> Object {
+            let (bucket, key) = ("b".to_owned(), "k".to_owned());
+            MarkerStored { bucket, key, epoch: 1, version: version.into(), ..MarkerStored::default() }.into()
+        };
+        let deleted = |version: &str| -> Object {
+            let (bucket, key) = ("b".to_owned(), "k".to_owned());
+            ObjectDeleted { bucket, key, epoch: 1, version: version.into(), ..ObjectDeleted::default() }.into()
+        };
+        take(stored("", 1), &[":1"]);
+        take(stored("", 2), &[":2"]);
+        take(stored("v1", 3), &["v1:3", ":2"]);
+        let moved = ObjectStored { bucket: "b".into(), key: "k".into(), epoch: 1, size: 2, ..ObjectStored::default() };
+        let moved = ObjectStored { etag: "moved".into(), ..moved };
+        take(ObjectMoved { now: Some(moved), ..ObjectMoved::default() }.into(), &["v1:3", ":2"]);
+        take(marker("v2"), &["v2:0", "v1:3", ":2"]);
+        take(marker(""), &[":0", "v2:0", "v1:3"]);
+        take(deleted("v1"), &[":0", "v2:0"]);
+        take(deleted(""), &["v2:0"]);
+        take(deleted("nothing"), &["v2:0"]);
+        take(deleted("v2"), &[]);
+        take(deleted("v2"), &[]);
     }
 }

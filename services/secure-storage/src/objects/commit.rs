@@ -9,11 +9,16 @@ use mesh_proto::{
     Event as _,
     deciders::stream_object::Event as Fact,
     derived_id,
-    object::{ObjectDeleted, ObjectMoved, ObjectStored, Part, PartStored},
+    object::{MarkerStored, ObjectDeleted, ObjectMoved, ObjectStored, ObjectTagged, Part, PartStored},
 };
 
 use super::{Error, ObjectStore};
-use crate::domain::{event, objects, uploads};
+use crate::domain::{
+    event,
+    objects::{self, Need, Outcome},
+    storages::Versioning,
+    uploads,
+};
 
 /// Attempts at a write whose entity moves each time.
 const ATTEMPTS_MAX: usize = 64;
@@ -25,8 +30,10 @@ const FACTS_MAX: usize = 100 * uploads::PARTS_MAX as usize;
 pub(crate) struct Decided {
     /// The fact that was stored; `None` if nothing had to change.
     pub(crate) fact: Option<Fact>,
-    /// The object whose fragments nothing needs any more.
+    /// The version whose fragments nothing needs any more.
     pub(crate) garbage: Option<ObjectStored>,
+    /// How the upload of the command came out, whoever decided it.
+    pub(crate) outcome: Option<Outcome>,
 }
 
 /// Which parts of an upload are to be read.
@@ -41,6 +48,8 @@ pub(crate) enum Parts<'a> {
 struct Folded<S> {
     state: S,
     last: u64,
+    /// Of all of its facts.
+    is_whole: bool,
 }
 
 impl ObjectStore {
@@ -71,30 +80,49 @@ impl ObjectStore {
         Ok(matches!(written, Written::Stored { .. }))
     }
 
-    /// The last fact that says what is visible: one about an upload that was dropped does not.
+    /// The last fact about versions: one about an upload that was dropped is not.
     async fn last_visible(&self, key: &Key) -> Result<Option<Fact>, Error> {
         let log = self.mesh.bus().log(ObjectStored::STREAM);
         let mut last = None;
-        for filter in [subject::<ObjectStored>(key), subject::<ObjectMoved>(key), subject::<ObjectDeleted>(key)] {
+        for filter in [
+            subject::<ObjectStored>(key),
+            subject::<ObjectMoved>(key),
+            subject::<ObjectTagged>(key),
+            subject::<MarkerStored>(key),
+            subject::<ObjectDeleted>(key),
+        ] {
             let found = log.last(&filter).await.map_err(Error::internal)?.map(readable).transpose()?;
             last = last.into_iter().chain(found).max_by_key(|(stored, _): &(Stored, Fact)| stored.sequence);
         }
         Ok(last.map(|(_, fact)| fact))
     }
 
-    /// An object. Its last fact alone says what is visible; the facts from `from` on, if any, how uploads came out.
-    async fn object_folded(&self, key: &Key, from: Option<u64>) -> Result<Folded<objects::State>, Error> {
+    /// Are versions kept in a bucket, as far as this gateway knows?
+    pub(crate) fn versioning(&self, bucket: &str) -> Versioning {
+        self.view.read(|view| view.known.buckets.get(bucket).map(|bucket| bucket.versioning).unwrap_or_default())
+    }
+
+    /// An object, with as much of its history as is needed: of its last fact alone if that suffices, else of all. The facts
+    /// from `from` on, if any, say how uploads came out.
+    async fn object_folded(&self, key: &Key, need: Need, from: Option<u64>) -> Result<Folded<objects::State>, Error> {
         let Some((stored, fact)) = self.last_fact(key).await? else {
-            return Ok(Folded { state: objects::initial(), last: 0 });
+            return Ok(Folded { state: objects::initial(), last: 0, is_whole: true });
         };
-        let last = stored.sequence;
+        let mut folded = Folded { state: objects::initial(), last: stored.sequence, is_whole: false };
         let visible = match fact {
             Fact::UploadDropped(_) => self.last_visible(key).await?,
             fact => Some(fact),
         };
-        let state = visible.iter().fold(objects::initial(), objects::evolve);
-        let mut folded = Folded { state, last };
-        if let Some(from) = from.filter(|from| *from <= last) {
+        if visible.as_ref().is_some_and(|fact| !objects::suffices(fact, need)) {
+            folded.is_whole = true;
+            for (stored, fact) in self.facts(&key.entity(ObjectStored::AREA), 1).await? {
+                folded.state = objects::evolve(folded.state, &fact);
+                folded.last = stored.sequence;
+            }
+            return Ok(folded);
+        }
+        folded.state = visible.iter().fold(folded.state, objects::evolve);
+        if let Some(from) = from.filter(|from| *from <= folded.last) {
             for (stored, fact) in self.facts(&key.entity(ObjectStored::AREA), from).await? {
                 folded.state = objects::evolve(folded.state, &fact);
                 folded.last = stored.sequence;
@@ -103,30 +131,58 @@ impl ObjectStore {
         Ok(folded)
     }
 
+    /// The visible object, or the delete marker over it.
+    pub(crate) async fn latest(&self, key: &Key) -> Result<objects::State, Error> {
+        Ok(self.object_folded(key, Need::Latest, None).await?.state)
+    }
+
+    /// All versions.
+    pub(crate) async fn versions(&self, key: &Key) -> Result<objects::State, Error> {
+        Ok(self.object_folded(key, Need::All, None).await?.state)
+    }
+
     /// The object that is visible.
     pub(crate) async fn visible(&self, key: &Key) -> Result<Option<ObjectStored>, Error> {
-        Ok(self.object_folded(key, None).await?.state.now)
+        Ok(self.latest(key).await?.now().cloned())
     }
 
     /// Decides about an object and stores what was decided. An upload came out after `from`, if at all.
     pub(crate) async fn decide(&self, command: &objects::Command, from: Option<u64>) -> Result<Decided, Error> {
-        let key = objects::concerns(command);
-        let mut folded = self.object_folded(&key, from).await?;
+        let (key, need) = (objects::concerns(command), objects::needs(command));
+        let outcome = |state: &objects::State| match command {
+            objects::Command::Complete { object, .. } | objects::Command::Finish { object, .. } => {
+                state.uploads.get(&object.upload).cloned()
+            }
+            objects::Command::Drop { upload, .. } => state.uploads.get(upload).cloned(),
+            _ => None,
+        };
+        let mut folded = self.object_folded(&key, need, from).await?;
         for _ in 0..ATTEMPTS_MAX {
-            let Some(fact) = objects::decide(&folded.state, command)? else { return Ok(Decided::default()) };
+            let Some(fact) = objects::decide(&folded.state, command)? else {
+                return Ok(Decided { outcome: outcome(&folded.state), ..Decided::default() });
+            };
             let id = self.fact_id(&key, &fact, folded.last)?;
-            let before = folded.state.clone();
             let mut stored = self.write_fact(&key, &fact, folded.last, id.clone()).await?;
             if !stored {
-                for (found, fact) in self.facts(&key.entity(ObjectStored::AREA), folded.last + 1).await? {
-                    // Ours, and its acknowledgement was lost on its way.
-                    stored |= found.id == id;
-                    folded.state = objects::evolve(folded.state, &fact);
-                    folded.last = found.sequence;
+                let missed = self.facts(&key.entity(ObjectStored::AREA), folded.last + 1).await?;
+                // Ours, and its acknowledgement was lost on its way.
+                stored = missed.iter().any(|(found, _)| found.id == id);
+                if !stored && !folded.is_whole {
+                    // What became visible may be of a fact that was not folded.
+                    folded = self.object_folded(&key, need, from).await?;
+                    continue;
+                }
+                if !stored {
+                    for (found, fact) in missed {
+                        folded.state = objects::evolve(folded.state, &fact);
+                        folded.last = found.sequence;
+                    }
                 }
             }
             if stored {
-                return Ok(Decided { garbage: objects::garbage(&before, &fact), fact: Some(fact) });
+                let garbage = objects::garbage(&folded.state, &fact);
+                let outcome = outcome(&objects::evolve(folded.state, &fact));
+                return Ok(Decided { garbage, outcome, fact: Some(fact) });
             }
         }
         Err(Error::Unavailable("the object changes faster than it can be written; try again".into()))
@@ -152,7 +208,7 @@ impl ObjectStore {
         let state = facts
             .into_values()
             .fold(uploads::initial(), |state, (stored, fact)| uploads::evolve(state, &fact, stored.time));
-        Ok(Folded { state, last })
+        Ok(Folded { state, last, is_whole: true })
     }
 
     /// An upload with these parts.
@@ -206,7 +262,9 @@ impl ObjectStore {
     fn fact_id(&self, key: &Key, fact: &Fact, last: u64) -> Result<String, Error> {
         let unique = match fact {
             // Decided alike by every gateway and every attempt of the same request, and by no other request.
-            Fact::ObjectStored(m) => format!("stored {}", objects::write_id(m)),
+            Fact::ObjectStored(m) if m.version.is_empty() => format!("stored {}", objects::write_id(m)),
+            // Another gateway may not know yet that versions are kept.
+            Fact::ObjectStored(m) => format!("stored {} as {}", objects::write_id(m), m.version),
             Fact::UploadStarted(m) => format!("started {}", m.upload),
             // Two requests may decide the same here; only the one that is stored may take it for its own.
             _ => hex::encode(crate::keys::random::<16>().map_err(Error::internal)?),

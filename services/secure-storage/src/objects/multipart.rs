@@ -59,7 +59,7 @@ impl ObjectStore {
         }
         let recipe = self.recipe(&of)?;
         check_encrypted(&head, &recipe)?;
-        let (layout, _) = self.layout(owner, &recipe)?;
+        let (layout, _) = self.layout(of.provider(), &recipe)?;
         let upload = hex::encode(keys::random::<16>().map_err(Error::internal)?);
         let started = UploadStarted {
             bucket: token,
@@ -70,6 +70,7 @@ impl ObjectStore {
             content_type: head.content_type,
             metadata: head.metadata,
             headers: head.headers,
+            tags: head.tags,
             layout: Some(layout),
             checksum: checksum.map(|(algorithm, composite)| Checksum {
                 algorithm: algorithm.name().into(),
@@ -184,8 +185,8 @@ impl ObjectStore {
             return visible.filter(|now| now.upload == at.upload).ok_or(Refused::NoUpload.into());
         }
         // While the upload is open, a condition that does not hold leaves it open.
-        if state.ended.is_none() && !condition.holds(visible.as_ref()) {
-            return Err(objects::Refused::Precondition.into());
+        if state.ended.is_none() {
+            condition.check(visible.as_ref())?;
         }
         let command = uploads::Command::Complete {
             bucket: started.bucket.clone(),
@@ -198,11 +199,12 @@ impl ObjectStore {
         let state = self.decide_upload(&command).await?;
         let Some(object) = state.object().cloned() else { return Err(Refused::NoUpload.into()) };
         let begun = self.began_at(&key).await?;
-        let command = Command::Complete { object: object.clone(), condition: condition.clone() };
-        let fact = self.decide_completed(&command, begun, &state).await?;
-        match fact {
+        let versioning = self.versioning(&object.bucket);
+        let command = Command::Complete { object: object.clone(), condition: condition.clone(), versioning };
+        match self.decide_completed(&command, begun, &state).await? {
+            Some(Outcome::Visible { version }) => Ok(ObjectStored { version, ..object }),
             Some(Outcome::Dropped) => Err(Error::Conflict),
-            _ => Ok(object),
+            None => Ok(object),
         }
     }
 
@@ -248,16 +250,16 @@ impl ObjectStore {
         let decided = self.decide(command, Some(begun)).await?;
         self.retire(decided.garbage);
         let layout = state.started.as_ref().and_then(|started| started.layout.clone()).unwrap_or_default();
-        let (outcome, garbage) = match &decided.fact {
-            Some(Fact::ObjectStored(_)) => (Some(Outcome::Visible), state.garbage()),
-            Some(Fact::UploadDropped(_)) => (Some(Outcome::Dropped), state.all()),
-            _ => (None, vec![]),
+        let garbage = match &decided.fact {
+            Some(Fact::ObjectStored(_)) => state.garbage(),
+            Some(Fact::UploadDropped(_)) => state.all(),
+            _ => vec![],
         };
         if !garbage.is_empty() {
             let store = self.clone();
             tokio::spawn(async move { store.remove(&layout, &garbage).await });
         }
-        Ok(outcome)
+        Ok(decided.outcome)
     }
 
     /// Finishes the completed uploads that their gateways left, until the process stops.
@@ -288,7 +290,8 @@ impl ObjectStore {
         let key = Key::new([&ended.bucket, &ended.upload]);
         let state = self.upload(&key, Parts::All).await?;
         let begun = self.began_at(&key).await?;
-        let finish = Command::Finish { object, replaces: ended.replaces.clone() };
+        let versioning = self.versioning(&object.bucket);
+        let finish = Command::Finish { object, replaces: ended.replaces.clone(), versioning };
         self.decide_completed(&finish, begun, &state).await?;
         Ok(())
     }

@@ -27,7 +27,7 @@ use crate::{
     backend,
     blob::fragment,
     domain::{
-        objects::Command,
+        objects::{Command, Version},
         scrubs::{self, Claim},
     },
     keys,
@@ -131,14 +131,15 @@ impl ObjectStore {
         // upload meanwhile.
         let (objects, uploads) = self.view.read(|view| {
             let listings = view.listings().flat_map(|(bucket, _, listing)| {
-                listing.values().map(move |entry| (bucket.to_owned(), entry.object.clone()))
+                listing.values().map(move |versions| (bucket.to_owned(), versions.latest.object.clone()))
             });
             let uploads = view.uploads.keys().chain(view.completing.keys()).cloned();
             (listings.collect::<Vec<(String, String)>>(), uploads.collect::<Vec<(String, String)>>())
         });
         let mut report = ScrubEnded::default();
         let mut live: BTreeSet<Bytes> = BTreeSet::new();
-        let mut locations: BTreeSet<String> = BTreeSet::new();
+        // With their owners: a bucket may use the locations of another one.
+        let mut locations: BTreeSet<(String, String)> = BTreeSet::new();
         if repair {
             for (bucket, upload) in uploads {
                 let upload = self.upload(&Key::new([bucket, upload]), Parts::All).await?;
@@ -146,17 +147,22 @@ impl ObjectStore {
             }
         }
         for (bucket, object) in objects {
-            // It may have been deleted since.
-            let Some(now) = self.visible(&Key::new([bucket, object])).await? else { continue };
-            live.extend(blobs(&now.parts));
-            if now.owner != owner {
-                continue;
-            }
-            locations.extend(now.layout.iter().flat_map(|layout| layout.locations.clone()));
-            report.objects += 1;
-            let name = format!("{}/{}", now.bucket, now.key);
-            if let Err(error) = self.scrub_object(now, repair, rewrap, &mut report).await {
-                add_finding(&mut report, format!("{name}: {error}"));
+            // Some may have been deleted since.
+            for version in self.versions(&Key::new([bucket, object])).await?.versions {
+                let Version::Object(now) = version else { continue };
+                live.extend(blobs(&now.parts));
+                if now.owner != owner {
+                    continue;
+                }
+                let of_layout = |layout: &Layout| -> Vec<(String, String)> {
+                    layout.locations.iter().map(|location| (layout.owner.clone(), location.clone())).collect()
+                };
+                locations.extend(now.layout.iter().flat_map(of_layout));
+                report.objects += 1;
+                let name = format!("{}/{}", now.bucket, now.key);
+                if let Err(error) = self.scrub_object(now, repair, rewrap, &mut report).await {
+                    add_finding(&mut report, format!("{name}: {error}"));
+                }
             }
             if self.mesh.now().millis_since(claimed) > (self.config.scrub_claim_ms / 3) as i64 {
                 claimed = self.mesh.now();
@@ -164,11 +170,12 @@ impl ObjectStore {
             }
         }
         if repair {
-            locations.extend(self.view.read(|view| view.known.locations_of(owner).into_keys().collect::<Vec<_>>()));
+            let own = self.view.read(|view| view.known.locations_of(owner).into_keys().collect::<Vec<_>>());
+            locations.extend(own.into_iter().map(|location| (owner.to_owned(), location)));
             let orphan_ms = i64::try_from(self.config.orphan_ms).unwrap_or(i64::MAX);
             // Before the moment of `live`: a fragment that was written since may be of an object that is not in it.
             let before = Timestamp::from_millis(begun.as_millis().saturating_sub(orphan_ms));
-            for location in &locations {
+            for (owner, location) in &locations {
                 report.orphans += self.remove_orphans(owner, location, &live, before).await;
             }
         }

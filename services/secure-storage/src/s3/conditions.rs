@@ -284,9 +284,9 @@ mod tests {
         assert_eq!(condition(&[]).unwrap(), Condition::default());
         assert!(condition(&[("if-none-match", "*")]).unwrap().if_none);
         assert!(condition(&[("if-none-match", "\"x\"")]).is_err());
-        assert!(condition(&[("if-match", "\"x\", e")]).unwrap().holds(Some(&object())));
-        assert!(!condition(&[("if-match", "W/\"e\"")]).unwrap().holds(Some(&object())));
-        assert!(!condition(&[("if-match", "*")]).unwrap().holds(None));
+        assert!(condition(&[("if-match", "\"x\", e")]).unwrap().check(Some(&object())).is_ok());
+        assert!(condition(&[("if-match", "W/\"e\"")]).unwrap().check(Some(&object())).is_err());
+        assert!(condition(&[("if-match", "*")]).unwrap().check(None).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use futures::StreamExt as _;
 use s3s::{S3Error, S3ErrorCode, dto::StreamingBlob};
 
-use super::body::Expected;
+use super::{body::Expected, versions};
 use crate::{
     domain::{objects, uploads},
     objects::{BodyError, Error},
@@ -19,9 +19,13 @@ fn code(error: &Error) -> S3ErrorCode {
     match error {
         Error::NoBucket(_) => S3ErrorCode::NoSuchBucket,
         Error::Denied(_) => S3ErrorCode::AccessDenied,
-        Error::NoKey(_) => S3ErrorCode::NoSuchKey,
-        Error::Object(objects::Refused::Precondition) => S3ErrorCode::PreconditionFailed,
-        Error::Object(objects::Refused::NoUpload) => S3ErrorCode::NoSuchUpload,
+        Error::Object(refused) => match refused {
+            objects::Refused::Precondition => S3ErrorCode::PreconditionFailed,
+            objects::Refused::NoUpload => S3ErrorCode::NoSuchUpload,
+            objects::Refused::NoObject | objects::Refused::Hidden { .. } => S3ErrorCode::NoSuchKey,
+            objects::Refused::NoVersion => S3ErrorCode::NoSuchVersion,
+            objects::Refused::Marker { .. } => S3ErrorCode::MethodNotAllowed,
+        },
         Error::Conflict => S3ErrorCode::ConditionalRequestConflict,
         Error::Upload(refused) => match refused {
             uploads::Refused::NoUpload => S3ErrorCode::NoSuchUpload,
@@ -74,8 +78,38 @@ impl From<Error> for S3Error {
         if matches!(code, S3ErrorCode::InternalError) {
             tracing::error!(error = &error as &dyn std::error::Error, "an S3 request failed");
         }
-        failed(code, error.to_string())
+        let mut answer = failed(code, error.to_string());
+        if let Error::Object(refused) = &error
+            && let Some(headers) = of_marker(refused)
+        {
+            answer.set_headers(headers);
+        }
+        answer
     }
+}
+
+/// The headers of an answer about a delete marker.
+fn of_marker(refused: &objects::Refused) -> Option<http::HeaderMap> {
+    let (marker, modified) = match refused {
+        objects::Refused::Hidden { marker } => (marker, None),
+        objects::Refused::Marker { marker, modified } => (marker, Some(*modified)),
+        _ => return None,
+    };
+    let mut headers = http::HeaderMap::new();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/xml"));
+    headers.insert("x-amz-delete-marker", http::HeaderValue::from_static("true"));
+    if let Ok(value) = versions::shown(marker).try_into() {
+        headers.insert("x-amz-version-id", value);
+    }
+    if let Some(modified) = modified {
+        headers.insert(http::header::ALLOW, http::HeaderValue::from_static("DELETE"));
+        let seconds = u64::try_from(modified.as_millis().div_euclid(1_000)).unwrap_or_default();
+        let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        if let Ok(value) = httpdate::fmt_http_date(at).try_into() {
+            headers.insert(http::header::LAST_MODIFIED, value);
+        }
+    }
+    Some(headers)
 }
 
 /// The answer to a request with a body. A caller that still sends does not read a refusal, so that a little of the rest

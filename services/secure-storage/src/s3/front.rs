@@ -7,15 +7,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::digest;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use md5::{Digest as _, Md5};
-use percent_encoding::percent_decode_str;
 use s3s::{Body, S3ErrorCode, S3Request, S3Response, S3Result, route::S3Route, s3_error, service::S3Service};
 
 use super::{
     asked::{Asked, Caller, is_hidden},
     body::Expected,
-    digests,
+    caller::owner,
+    cors, digests,
     errors::{body_error, failed},
-    handler::{Status, owner},
+    form::{self, Border},
+    handler::{BareEtag, Status},
+    paths::{decoded, path},
     routes::{self, Routes},
     xml,
 };
@@ -31,36 +33,16 @@ const XML_MAX: usize = 4 << 20;
 /// It must come within this time.
 const XML_LIMIT: Duration = Duration::from_secs(60);
 
-/// Everything but forms.
+/// Every request.
 pub(super) struct Front {
     pub(super) store: ObjectStore,
     pub(super) routes: Routes,
     pub(super) operations: S3Service,
 }
 
-/// A name or value of a query.
-pub(super) fn decoded(text: &str) -> String {
-    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
-}
-
 /// Is this path one of the policy API?
 fn is_route(uri: &Uri) -> bool {
     routes::is_route(uri.path().trim_matches('/').split('/').next().unwrap_or_default())
-}
-
-/// Is the body a form?
-pub(super) fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data")
-}
-
-/// The path without `/s3` before the bucket; no bucket has so short a name.
-fn path(path: &str) -> &str {
-    match path.strip_prefix("/s3") {
-        Some("") => "/",
-        Some(rest) if rest.starts_with('/') => rest,
-        _ => path,
-    }
 }
 
 /// The parameters of a query without those of a signature, as they are written; headers that a presigned URL carries go to
@@ -115,6 +97,10 @@ fn root(method: &Method, path: &str, query: &str) -> Option<&'static str> {
     match *method {
         Method::POST if has("delete") => Some("Delete"),
         Method::POST if has("uploadId") => Some("CompleteMultipartUpload"),
+        Method::PUT if has("versioning") => Some("VersioningConfiguration"),
+        Method::PUT if has("tagging") => Some("Tagging"),
+        Method::PUT if has("cors") => Some("CORSConfiguration"),
+        Method::PUT if has("acl") => Some("AccessControlPolicy"),
         Method::PUT if is_bucket && query.split('&').all(|pair| pair.is_empty() || pair.starts_with("x-id=")) => {
             Some("CreateBucketConfiguration")
         }
@@ -178,13 +164,17 @@ impl Front {
 
 #[async_trait::async_trait]
 impl S3Route for Front {
-    fn is_match(&self, method: &Method, _: &Uri, headers: &HeaderMap, _: &mut Extensions) -> bool {
-        !(*method == Method::POST && is_form(headers))
+    fn is_match(&self, _: &Method, _: &Uri, _: &HeaderMap, _: &mut Extensions) -> bool {
+        true
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
         if is_route(&request.uri) {
             return self.routes.check_access(request).await;
+        }
+        // A browser that asks what it may send signs nothing, and of a form the policy in it is signed.
+        if request.method == Method::OPTIONS || request.extensions.get::<Border>().is_some() {
+            return Ok(());
         }
         owner(&self.store, request).map(|_| ())
     }
@@ -200,6 +190,13 @@ impl S3Route for Front {
         }
         if is_route(&request.uri) {
             return self.routes.call(request).await;
+        }
+        if request.method == Method::OPTIONS {
+            return cors::preflight(&self.store, request.extensions.get::<cors::Asked>());
+        }
+        if let Some(border) = request.extensions.get::<Border>().cloned() {
+            let path = path(request.uri.path()).to_owned();
+            return form::post(&self.store, request, &border, &path).await;
         }
         let owner = owner(&self.store, &request)?;
         let mut headers = request.headers.clone();
@@ -249,6 +246,13 @@ impl S3Route for Front {
             parts.headers.remove(header::CONTENT_LENGTH);
             body = Body::from(numbered);
         }
+        if parts.extensions.get::<BareEtag>().is_some()
+            && let Some(bytes) = body.bytes()
+        {
+            parts.headers.remove(header::CONTENT_LENGTH);
+            let text = String::from_utf8_lossy(&bytes).replace("&quot;", "\"");
+            body = Body::from(text.replace("<ETag>\"", "<ETag>").replace("\"</ETag>", "</ETag>"));
+        }
         let status = parts.extensions.get::<Status>().map_or(parts.status, |Status(status)| *status);
         let mut response = S3Response::with_status(body, status);
         response.headers = parts.headers;
@@ -290,9 +294,10 @@ mod tests {
         assert_eq!(root(&Method::POST, "/b", "delete"), Some("Delete"));
         assert_eq!(root(&Method::POST, "/b/k", "uploadId=1"), Some("CompleteMultipartUpload"));
         assert_eq!(root(&Method::PUT, "/b/", ""), Some("CreateBucketConfiguration"));
+        assert_eq!(root(&Method::PUT, "/b/k", "tagging&versionId=1"), Some("Tagging"));
         for (method, path, query) in [
             (Method::PUT, "/b/k", ""),
-            (Method::PUT, "/b", "acl"),
+            (Method::PUT, "/b", "policy"),
             (Method::POST, "/b/k", "uploads"),
             (Method::PUT, "/b/k", "uploadId=1"),
             (Method::GET, "/b", "delete"),

@@ -8,57 +8,36 @@ use mesh_proto::{
     object::{Checksum, Layout, ObjectStored},
     storage::{BucketCreated, CreateBucket, DeleteBucket},
 };
-use s3s::{
-    S3, S3ErrorCode, S3Request, S3Response, S3Result,
-    auth::{S3Auth, SecretKey},
-    dto, s3_error,
-};
+use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, dto, s3_error};
 
 use super::{
-    asked::{Asked, Caller},
+    asked::Asked,
     body::{Expected, content, sync_stream},
+    bucket::{access_list, grants},
+    caller::{Handler, owner},
     conditions::{self, Span, Verdict},
     digests,
     errors::{answer, failed},
-    listing::{LIST_MAX, Line, lines, time},
+    listing::{self, Item, LIST_MAX, Line, Wanted, lines, time},
+    tags, versions,
 };
 use crate::{
-    domain::{bucket_token, checksums::Algorithm, objects::Condition, storages::BUCKET_REALM, uploads::Claims},
-    objects::{Announced, Error, Head, ObjectStore, multipart::At},
+    domain::{
+        bucket_token,
+        checksums::Algorithm,
+        objects::{Condition, Refused},
+        storages::{BUCKET_REALM, Versioning},
+        uploads::Claims,
+    },
+    objects::{Announced, Deleted, Error, Head, multipart::At},
 };
 
 /// Policy of buckets that name none.
 pub const DEFAULT_POLICY: &str = "default";
 /// Buckets of a listing at most, as in S3.
 const BUCKETS_MAX: i32 = 10_000;
-/// The only version that an object has: no bucket keeps others.
-const ONLY_VERSION: &str = "null";
-
-/// Secrets by access key.
-pub(crate) struct Auth(pub(crate) ObjectStore);
-
-#[async_trait::async_trait]
-impl S3Auth for Auth {
-    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        match self.0.keys.access.get(access_key) {
-            Some((_, credentials)) => Ok(SecretKey::from(credentials.secret.as_str())),
-            None => Err(s3_error!(InvalidAccessKeyId, "access key {access_key} does not exist")),
-        }
-    }
-}
-
-/// Answers S3 requests.
-#[derive(Clone)]
-pub(crate) struct Handler(pub(crate) ObjectStore);
-
-/// The owner whose access key signed a request.
-pub(crate) fn owner<T>(store: &ObjectStore, request: &S3Request<T>) -> S3Result<String> {
-    if let Some(Caller(owner)) = request.extensions.get::<Caller>() {
-        return Ok(owner.clone());
-    }
-    let signed = request.credentials.as_ref().and_then(|c| store.keys.access.get(&c.access_key));
-    signed.map(|(owner, _)| owner.clone()).ok_or_else(|| s3_error!(AccessDenied, "the request is not signed"))
-}
+/// Parts of an answer about an object's attributes at most, as in S3.
+const PARTS_SHOWN_MAX: i32 = 1_000;
 
 fn etag(text: &str) -> dto::ETag {
     dto::ETag::Strong(text.to_owned())
@@ -78,6 +57,7 @@ macro_rules! head {
                 ("content-language", $input.content_language),
                 ("expires", $asked.get("expires")),
             ]),
+            tags: tags::of_header(&$asked)?,
         }
     };
 }
@@ -95,9 +75,24 @@ macro_rules! checksum {
     }};
 }
 
+/// What a write tells of the object that it stored.
+macro_rules! stored {
+    ($kind:ident, $stored:ident, $version:expr) => {{
+        let mut output = dto::$kind {
+            e_tag: Some(etag(&$stored.etag)),
+            server_side_encryption: encryption($stored.layout.as_ref()),
+            checksum_type: $stored.checksum.as_ref().map(checksum_type),
+            version_id: $version,
+            ..Default::default()
+        };
+        checksum!(output, $stored.checksum.as_ref());
+        output
+    }};
+}
+
 /// What a read tells of an object, with or without its bytes.
 macro_rules! described {
-    ($kind:ident, $object:ident, $found:ident, $input:ident) => {{
+    ($kind:ident, $object:ident, $found:ident, $input:ident, $version:expr) => {{
         let header = |name: &str| $object.headers.get(name).cloned();
         let mut output = dto::$kind {
             accept_ranges: Some("bytes".into()),
@@ -113,6 +108,7 @@ macro_rules! described {
             metadata: (!$object.metadata.is_empty()).then(|| $object.metadata.clone().into_iter().collect()),
             parts_count: $found.parts_count,
             server_side_encryption: encryption($object.layout.as_ref()),
+            version_id: $version,
             ..Default::default()
         };
         if $found.with_checksum {
@@ -151,36 +147,74 @@ fn checksum_algorithm(checksum: &Checksum) -> dto::ChecksumAlgorithm {
     dto::ChecksumAlgorithm::from(checksum.algorithm.clone())
 }
 
-/// Refuses a version that no object has.
-fn only_version(version: Option<&str>) -> S3Result<()> {
-    match version {
-        None | Some(ONLY_VERSION) => Ok(()),
-        Some(version) => {
-            Err(s3_error!(InvalidArgument, "version {version} does not exist; the bucket keeps no versions"))
-        }
+/// A member of DeleteObjects, and what became of it.
+fn deleted(key: String, version: Option<String>, done: Deleted) -> dto::DeletedObject {
+    dto::DeletedObject {
+        key: Some(key),
+        version_id: version.as_deref().map(versions::shown),
+        delete_marker: done.marker.as_ref().map(|_| true),
+        delete_marker_version_id: done.marker.as_deref().map(versions::shown),
     }
 }
 
 impl Handler {
-    /// The source of a copy, whose conditions hold.
-    async fn source(&self, owner: &str, source: &dto::CopySource, asked: &Asked) -> S3Result<ObjectStored> {
+    /// Are versions kept in a bucket?
+    fn versioning(&self, bucket: &str) -> Versioning {
+        self.0.versioning(&bucket_token(bucket))
+    }
+
+    /// A version, as an answer about an object of a bucket shows it.
+    fn told(&self, bucket: &str, version: &str) -> Option<String> {
+        versions::told(version, self.versioning(bucket))
+    }
+
+    /// The source of a copy, whose conditions hold, and its version as the answer shows it.
+    async fn source(
+        &self,
+        owner: &str,
+        source: &dto::CopySource,
+        asked: &Asked,
+    ) -> S3Result<(ObjectStored, Option<String>)> {
         let dto::CopySource::Bucket { bucket, key, version_id } = source else {
             return Err(s3_error!(NotImplemented, "access points are not supported; copy from a bucket and key"));
         };
-        only_version(version_id.as_deref())?;
-        let from = self.0.object(owner, bucket, key).await?;
+        let version = versions::named(version_id.as_deref())?;
+        let from = match self.0.object(owner, bucket, key, version.as_deref()).await {
+            Err(Error::Object(Refused::Marker { .. })) => {
+                return Err(s3_error!(InvalidRequest, "the source is a delete marker; copy from a version with bytes"));
+            }
+            from => from?,
+        };
+        let told = self.told(bucket, &from.version);
         match conditions::of_read(asked, "x-amz-copy-source-", &from)? {
-            Verdict::Through => Ok(from),
+            Verdict::Through => Ok((from, told)),
             _ => Err(s3_error!(PreconditionFailed, "the source does not meet the conditions of the request")),
         }
     }
 
     /// One object of DeleteObjects.
-    async fn delete_one(&self, owner: &str, bucket: &str, object: &dto::ObjectIdentifier) -> S3Result<bool> {
-        only_version(object.version_id.as_deref())?;
+    async fn delete_one(
+        &self,
+        owner: &str,
+        bucket: &str,
+        object: &dto::ObjectIdentifier,
+    ) -> S3Result<dto::DeletedObject> {
+        let version = versions::named(object.version_id.as_deref())?;
         let if_match = object.e_tag.iter().map(|etag| etag.value().to_owned()).collect();
         let condition = Condition { if_match, ..Condition::default() };
-        Ok(self.0.delete(owner, bucket, &object.key, &condition).await?)
+        let done = self.0.delete(owner, bucket, &object.key, version.as_deref(), &condition).await?;
+        Ok(deleted(object.key.clone(), version, done))
+    }
+
+    /// The object of a request with `tagging`, `acl` or the like.
+    async fn subject<T>(
+        &self,
+        request: &S3Request<T>,
+        (bucket, key, version): (&str, &str, Option<&str>),
+    ) -> S3Result<ObjectStored> {
+        let owner = owner(&self.0, request)?;
+        let version = versions::named(version)?;
+        Ok(self.0.object(&owner, bucket, key, version.as_deref()).await?)
     }
 }
 
@@ -272,6 +306,10 @@ fn not_modified<T: Default>(object: &ObjectStored) -> S3Response<T> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Status(pub(crate) http::StatusCode);
 
+/// An answer in XML whose ETag is without quotation marks, as in S3.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BareEtag;
+
 fn with_status<T>(mut response: S3Response<T>, status: Option<http::StatusCode>) -> S3Response<T> {
     if let Some(status) = status {
         response.extensions.insert(Status(status));
@@ -279,11 +317,80 @@ fn with_status<T>(mut response: S3Response<T>, status: Option<http::StatusCode>)
     response
 }
 
-/// The headers of a read that are given back as they came.
+/// The headers of a read that `s3s` does not have for every read: those given back as they came, and the number of tags.
 fn kept(object: &ObjectStored, overridden: bool) -> http::HeaderMap {
     let expires = object.headers.get("expires").filter(|_| !overridden);
     let value = expires.and_then(|expires| http::HeaderValue::try_from(expires).ok());
-    value.map(|value| (http::header::EXPIRES, value)).into_iter().collect()
+    let mut headers: http::HeaderMap = value.map(|value| (http::header::EXPIRES, value)).into_iter().collect();
+    if !object.tags.is_empty() {
+        headers.insert("x-amz-tagging-count", object.tags.len().into());
+    }
+    headers
+}
+
+/// The parts of an object that was completed from an upload, as far as they are known: with their checksums.
+fn parts_of(object: &ObjectStored, max: Option<i32>, marker: Option<i32>) -> S3Result<dto::GetObjectAttributesParts> {
+    let (max, marker) = (max.unwrap_or(PARTS_SHOWN_MAX), marker.unwrap_or_default());
+    if max < 0 || marker < 0 {
+        return Err(s3_error!(InvalidArgument, "x-amz-max-parts and x-amz-part-number-marker are 0 or more"));
+    }
+    let max = max.min(PARTS_SHOWN_MAX);
+    let with_checksums = object.labels.iter().any(|label| label.checksum.is_some());
+    let labelled = object.labels.iter().zip(&object.parts).filter(|(label, _)| label.number > number(marker));
+    let mut parts: Vec<dto::ObjectPart> = labelled
+        .map(|(label, part)| {
+            let mut shown = dto::ObjectPart {
+                part_number: Some(label.number as i32),
+                size: Some(part.size as i64),
+                ..Default::default()
+            };
+            checksum!(shown, label.checksum.as_ref());
+            shown
+        })
+        .collect();
+    let is_truncated = parts.len() > max as usize;
+    parts.truncate(max as usize);
+    let next = parts.last().and_then(|part| part.part_number);
+    Ok(dto::GetObjectAttributesParts {
+        total_parts_count: Some(object.parts.len() as i32),
+        // As in S3, which names parts only if they have checksums.
+        is_truncated: with_checksums.then_some(is_truncated),
+        max_parts: with_checksums.then_some(max),
+        next_part_number_marker: next.filter(|_| with_checksums),
+        part_number_marker: with_checksums.then_some(marker),
+        parts: with_checksums.then_some(parts),
+    })
+}
+
+/// A version in a listing.
+enum Shown {
+    Version(dto::ObjectVersion),
+    Marker(dto::DeleteMarkerEntry),
+}
+
+fn version(item: Item<'_>, line: Line<'_>) -> Shown {
+    let (is_latest, version_id) = (Some(item.is_latest), Some(versions::shown(&item.entry.version)));
+    if item.entry.is_marker {
+        return Shown::Marker(dto::DeleteMarkerEntry {
+            is_latest,
+            key: Some(line.show(item.key)),
+            last_modified: Some(time(item.entry.modified)),
+            owner: line.owner.map(listing::owner),
+            version_id,
+        });
+    }
+    let object = line.object(item);
+    Shown::Version(dto::ObjectVersion {
+        key: object.key,
+        e_tag: object.e_tag,
+        size: object.size,
+        last_modified: object.last_modified,
+        owner: object.owner,
+        is_latest,
+        version_id,
+        storage_class: Some(dto::ObjectVersionStorageClass::from_static("STANDARD")),
+        ..Default::default()
+    })
 }
 
 fn number(number: i32) -> u32 {
@@ -302,7 +409,8 @@ impl S3 for Handler {
         let policy = constraint.map(|c| c.as_str().to_owned()).filter(|p| !p.is_empty() && p != "local");
         let policy = policy.unwrap_or_else(|| DEFAULT_POLICY.into());
         let bucket = bucket_token(&input.bucket);
-        let made = self.0.ask(&CreateBucket { realm: BUCKET_REALM.into(), bucket, owner, policy }).await;
+        let policy_owner = self.provider(&owner, &policy).await?;
+        let made = self.0.ask(&CreateBucket { realm: BUCKET_REALM.into(), bucket, owner, policy, policy_owner }).await;
         match made {
             // The bucket names a policy as its location constraint, and nothing else that could be missing.
             Err(Error::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
@@ -355,14 +463,317 @@ impl S3 for Handler {
         Ok(S3Response::new(dto::GetBucketLocationOutput { location_constraint }))
     }
 
-    /// A bucket without versions has an empty configuration.
+    /// A bucket that never kept versions has an empty configuration.
     async fn get_bucket_versioning(
         &self,
         request: S3Request<dto::GetBucketVersioningInput>,
     ) -> S3Result<S3Response<dto::GetBucketVersioningOutput>> {
+        let (_, bucket) = self.of(&request, &request.input.bucket).await?;
+        let status = bucket.versioning.word().map(dto::BucketVersioningStatus::from_static);
+        Ok(S3Response::new(dto::GetBucketVersioningOutput { status, ..Default::default() }))
+    }
+
+    async fn put_bucket_versioning(
+        &self,
+        request: S3Request<dto::PutBucketVersioningInput>,
+    ) -> S3Result<S3Response<dto::PutBucketVersioningOutput>> {
+        self.set_versioning(request).await?;
+        Ok(S3Response::new(dto::PutBucketVersioningOutput::default()))
+    }
+
+    async fn get_bucket_tagging(
+        &self,
+        request: S3Request<dto::GetBucketTaggingInput>,
+    ) -> S3Result<S3Response<dto::GetBucketTaggingOutput>> {
+        Ok(S3Response::new(dto::GetBucketTaggingOutput { tag_set: self.tags(&request).await? }))
+    }
+
+    async fn put_bucket_tagging(
+        &self,
+        request: S3Request<dto::PutBucketTaggingInput>,
+    ) -> S3Result<S3Response<dto::PutBucketTaggingOutput>> {
+        let (owner, input) = (owner(&self.0, &request)?, request.input);
+        self.set_tags(owner, &input.bucket, Some(input.tagging)).await?;
+        Ok(with_status(S3Response::new(dto::PutBucketTaggingOutput::default()), Some(http::StatusCode::NO_CONTENT)))
+    }
+
+    async fn delete_bucket_tagging(
+        &self,
+        request: S3Request<dto::DeleteBucketTaggingInput>,
+    ) -> S3Result<S3Response<dto::DeleteBucketTaggingOutput>> {
         let owner = owner(&self.0, &request)?;
-        self.0.bucket(&owner, &request.input.bucket).await?;
-        Ok(S3Response::new(dto::GetBucketVersioningOutput::default()))
+        self.set_tags(owner, &request.input.bucket, None).await?;
+        Ok(S3Response::new(dto::DeleteBucketTaggingOutput::default()))
+    }
+
+    async fn get_bucket_cors(
+        &self,
+        request: S3Request<dto::GetBucketCorsInput>,
+    ) -> S3Result<S3Response<dto::GetBucketCorsOutput>> {
+        Ok(S3Response::new(dto::GetBucketCorsOutput { cors_rules: Some(self.cors(&request).await?) }))
+    }
+
+    async fn put_bucket_cors(
+        &self,
+        request: S3Request<dto::PutBucketCorsInput>,
+    ) -> S3Result<S3Response<dto::PutBucketCorsOutput>> {
+        let (owner, input) = (owner(&self.0, &request)?, request.input);
+        self.set_cors(owner, &input.bucket, Some(input.cors_configuration.cors_rules)).await?;
+        Ok(S3Response::new(dto::PutBucketCorsOutput::default()))
+    }
+
+    async fn delete_bucket_cors(
+        &self,
+        request: S3Request<dto::DeleteBucketCorsInput>,
+    ) -> S3Result<S3Response<dto::DeleteBucketCorsOutput>> {
+        let owner = owner(&self.0, &request)?;
+        self.set_cors(owner, &request.input.bucket, None).await?;
+        Ok(S3Response::new(dto::DeleteBucketCorsOutput::default()))
+    }
+
+    async fn get_bucket_encryption(
+        &self,
+        request: S3Request<dto::GetBucketEncryptionInput>,
+    ) -> S3Result<S3Response<dto::GetBucketEncryptionOutput>> {
+        let server_side_encryption_configuration = Some(self.encryption(&request).await?);
+        Ok(S3Response::new(dto::GetBucketEncryptionOutput { server_side_encryption_configuration }))
+    }
+
+    async fn get_bucket_acl(
+        &self,
+        request: S3Request<dto::GetBucketAclInput>,
+    ) -> S3Result<S3Response<dto::GetBucketAclOutput>> {
+        let (owner, _) = self.of(&request, &request.input.bucket).await?;
+        let (owner, grants) = grants(&owner);
+        Ok(S3Response::new(dto::GetBucketAclOutput { grants: Some(grants), owner: Some(owner) }))
+    }
+
+    async fn put_bucket_acl(
+        &self,
+        request: S3Request<dto::PutBucketAclInput>,
+    ) -> S3Result<S3Response<dto::PutBucketAclOutput>> {
+        let (owner, _) = self.of(&request, &request.input.bucket).await?;
+        let canned = request.input.acl.as_ref().map(|acl| acl.as_str());
+        access_list(&Asked::of(&request), canned, request.input.access_control_policy.as_ref(), &owner)?;
+        Ok(S3Response::new(dto::PutBucketAclOutput::default()))
+    }
+
+    async fn get_object_acl(
+        &self,
+        request: S3Request<dto::GetObjectAclInput>,
+    ) -> S3Result<S3Response<dto::GetObjectAclOutput>> {
+        let input = &request.input;
+        let object = self.subject(&request, (&input.bucket, &input.key, input.version_id.as_deref())).await?;
+        let (owner, grants) = grants(&object.owner);
+        let output = dto::GetObjectAclOutput { grants: Some(grants), owner: Some(owner), ..Default::default() };
+        Ok(S3Response::new(output))
+    }
+
+    async fn put_object_acl(
+        &self,
+        request: S3Request<dto::PutObjectAclInput>,
+    ) -> S3Result<S3Response<dto::PutObjectAclOutput>> {
+        let input = &request.input;
+        let object = self.subject(&request, (&input.bucket, &input.key, input.version_id.as_deref())).await?;
+        let canned = input.acl.as_ref().map(|acl| acl.as_str());
+        access_list(&Asked::of(&request), canned, input.access_control_policy.as_ref(), &object.owner)?;
+        Ok(S3Response::new(dto::PutObjectAclOutput::default()))
+    }
+
+    async fn get_bucket_ownership_controls(
+        &self,
+        request: S3Request<dto::GetBucketOwnershipControlsInput>,
+    ) -> S3Result<S3Response<dto::GetBucketOwnershipControlsOutput>> {
+        let object_ownership = dto::ObjectOwnership::from_static(dto::ObjectOwnership::BUCKET_OWNER_ENFORCED);
+        let rules = vec![dto::OwnershipControlsRule { object_ownership }];
+        let ownership_controls = Some(dto::OwnershipControls { rules });
+        let output = dto::GetBucketOwnershipControlsOutput { ownership_controls };
+        self.always(&request, &request.input.bucket, output).await
+    }
+
+    async fn get_public_access_block(
+        &self,
+        request: S3Request<dto::GetPublicAccessBlockInput>,
+    ) -> S3Result<S3Response<dto::GetPublicAccessBlockOutput>> {
+        let all = dto::PublicAccessBlockConfiguration {
+            block_public_acls: Some(true),
+            block_public_policy: Some(true),
+            ignore_public_acls: Some(true),
+            restrict_public_buckets: Some(true),
+        };
+        let output = dto::GetPublicAccessBlockOutput { public_access_block_configuration: Some(all) };
+        self.always(&request, &request.input.bucket, output).await
+    }
+
+    async fn get_bucket_policy(
+        &self,
+        request: S3Request<dto::GetBucketPolicyInput>,
+    ) -> S3Result<S3Response<dto::GetBucketPolicyOutput>> {
+        self.without(&request, &request.input.bucket, ("NoSuchBucketPolicy", "policy")).await
+    }
+
+    async fn get_bucket_policy_status(
+        &self,
+        request: S3Request<dto::GetBucketPolicyStatusInput>,
+    ) -> S3Result<S3Response<dto::GetBucketPolicyStatusOutput>> {
+        self.without(&request, &request.input.bucket, ("NoSuchBucketPolicy", "policy")).await
+    }
+
+    async fn get_bucket_lifecycle_configuration(
+        &self,
+        request: S3Request<dto::GetBucketLifecycleConfigurationInput>,
+    ) -> S3Result<S3Response<dto::GetBucketLifecycleConfigurationOutput>> {
+        let what = ("NoSuchLifecycleConfiguration", "lifecycle rules");
+        self.without(&request, &request.input.bucket, what).await
+    }
+
+    async fn get_bucket_website(
+        &self,
+        request: S3Request<dto::GetBucketWebsiteInput>,
+    ) -> S3Result<S3Response<dto::GetBucketWebsiteOutput>> {
+        self.without(&request, &request.input.bucket, ("NoSuchWebsiteConfiguration", "website")).await
+    }
+
+    async fn get_bucket_replication(
+        &self,
+        request: S3Request<dto::GetBucketReplicationInput>,
+    ) -> S3Result<S3Response<dto::GetBucketReplicationOutput>> {
+        let what = ("ReplicationConfigurationNotFoundError", "replication");
+        self.without(&request, &request.input.bucket, what).await
+    }
+
+    async fn get_object_lock_configuration(
+        &self,
+        request: S3Request<dto::GetObjectLockConfigurationInput>,
+    ) -> S3Result<S3Response<dto::GetObjectLockConfigurationOutput>> {
+        let what = ("ObjectLockConfigurationNotFoundError", "object lock");
+        self.without(&request, &request.input.bucket, what).await
+    }
+
+    async fn get_bucket_notification_configuration(
+        &self,
+        request: S3Request<dto::GetBucketNotificationConfigurationInput>,
+    ) -> S3Result<S3Response<dto::GetBucketNotificationConfigurationOutput>> {
+        self.always(&request, &request.input.bucket, Default::default()).await
+    }
+
+    async fn get_bucket_logging(
+        &self,
+        request: S3Request<dto::GetBucketLoggingInput>,
+    ) -> S3Result<S3Response<dto::GetBucketLoggingOutput>> {
+        self.always(&request, &request.input.bucket, Default::default()).await
+    }
+
+    async fn get_bucket_accelerate_configuration(
+        &self,
+        request: S3Request<dto::GetBucketAccelerateConfigurationInput>,
+    ) -> S3Result<S3Response<dto::GetBucketAccelerateConfigurationOutput>> {
+        self.always(&request, &request.input.bucket, Default::default()).await
+    }
+
+    async fn get_bucket_request_payment(
+        &self,
+        request: S3Request<dto::GetBucketRequestPaymentInput>,
+    ) -> S3Result<S3Response<dto::GetBucketRequestPaymentOutput>> {
+        let payer = Some(dto::Payer::from_static(dto::Payer::BUCKET_OWNER));
+        self.always(&request, &request.input.bucket, dto::GetBucketRequestPaymentOutput { payer }).await
+    }
+
+    async fn delete_bucket_policy(
+        &self,
+        request: S3Request<dto::DeleteBucketPolicyInput>,
+    ) -> S3Result<S3Response<dto::DeleteBucketPolicyOutput>> {
+        self.always(&request, &request.input.bucket, Default::default()).await
+    }
+
+    async fn delete_bucket_lifecycle(
+        &self,
+        request: S3Request<dto::DeleteBucketLifecycleInput>,
+    ) -> S3Result<S3Response<dto::DeleteBucketLifecycleOutput>> {
+        self.always(&request, &request.input.bucket, Default::default()).await
+    }
+
+    async fn delete_bucket_website(
+        &self,
+        request: S3Request<dto::DeleteBucketWebsiteInput>,
+    ) -> S3Result<S3Response<dto::DeleteBucketWebsiteOutput>> {
+        self.always(&request, &request.input.bucket, Default::default()).await
+    }
+
+    async fn delete_bucket_replication(
+        &self,
+        request: S3Request<dto::DeleteBucketReplicationInput>,
+    ) -> S3Result<S3Response<dto::DeleteBucketReplicationOutput>> {
+        self.always(&request, &request.input.bucket, Default::default()).await
+    }
+
+    async fn get_object_tagging(
+        &self,
+        request: S3Request<dto::GetObjectTaggingInput>,
+    ) -> S3Result<S3Response<dto::GetObjectTaggingOutput>> {
+        let input = &request.input;
+        let object = self.subject(&request, (&input.bucket, &input.key, input.version_id.as_deref())).await?;
+        let version_id = self.told(&input.bucket, &object.version);
+        Ok(S3Response::new(dto::GetObjectTaggingOutput { tag_set: tags::shown(&object.tags), version_id }))
+    }
+
+    async fn put_object_tagging(
+        &self,
+        request: S3Request<dto::PutObjectTaggingInput>,
+    ) -> S3Result<S3Response<dto::PutObjectTaggingOutput>> {
+        let (owner, input) = (owner(&self.0, &request)?, request.input);
+        let tags = tags::of_body(input.tagging, tags::OF_OBJECT_MAX)?;
+        let version = versions::named(input.version_id.as_deref())?;
+        let tagged = self.0.tag(&owner, &input.bucket, &input.key, version.as_deref(), tags).await?;
+        let version_id = self.told(&input.bucket, &tagged);
+        Ok(S3Response::new(dto::PutObjectTaggingOutput { version_id }))
+    }
+
+    async fn delete_object_tagging(
+        &self,
+        request: S3Request<dto::DeleteObjectTaggingInput>,
+    ) -> S3Result<S3Response<dto::DeleteObjectTaggingOutput>> {
+        let (owner, input) = (owner(&self.0, &request)?, request.input);
+        let version = versions::named(input.version_id.as_deref())?;
+        let tagged = self.0.tag(&owner, &input.bucket, &input.key, version.as_deref(), BTreeMap::new()).await?;
+        let version_id = self.told(&input.bucket, &tagged);
+        Ok(S3Response::new(dto::DeleteObjectTaggingOutput { version_id }))
+    }
+
+    async fn get_object_attributes(
+        &self,
+        request: S3Request<dto::GetObjectAttributesInput>,
+    ) -> S3Result<S3Response<dto::GetObjectAttributesOutput>> {
+        let input = &request.input;
+        let object = self.subject(&request, (&input.bucket, &input.key, input.version_id.as_deref())).await?;
+        let known = ["ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"];
+        let lists = input.object_attributes.iter().map(|attributes| attributes.as_str());
+        let wanted: Vec<&str> = lists.flat_map(|list| list.split(',').map(str::trim)).collect();
+        if wanted.is_empty() || wanted.iter().any(|name| !known.contains(name)) {
+            return Err(s3_error!(InvalidArgument, "x-amz-object-attributes holds none but {}", known.join(", ")));
+        }
+        let wants = |name: &str| wanted.contains(&name);
+        let checksum = object.checksum.as_ref().filter(|_| wants("Checksum")).map(|found| {
+            let mut checksum = dto::Checksum { checksum_type: Some(checksum_type(found)), ..Default::default() };
+            checksum!(checksum, Some(found));
+            checksum
+        });
+        let object_parts = match wants("ObjectParts") && !object.upload.is_empty() {
+            true => Some(parts_of(&object, input.max_parts, input.part_number_marker)?),
+            false => None,
+        };
+        let mut response = S3Response::new(dto::GetObjectAttributesOutput {
+            checksum,
+            e_tag: wants("ETag").then(|| etag(&object.etag)),
+            last_modified: Some(time(object.modified.unwrap_or_default())),
+            object_parts,
+            object_size: wants("ObjectSize").then_some(object.size as i64),
+            storage_class: wants("StorageClass").then(|| dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
+            version_id: self.told(&input.bucket, &object.version),
+            ..Default::default()
+        });
+        response.extensions.insert(BareEtag);
+        Ok(response)
     }
 
     async fn list_buckets(
@@ -394,7 +805,7 @@ impl S3 for Handler {
         let truncated = buckets.len() > max;
         buckets.truncate(max);
         let continuation_token = buckets.last().filter(|_| truncated).and_then(|bucket| bucket.name.clone());
-        let owner = Some(dto::Owner { id: Some(owner.clone()), display_name: Some(owner) });
+        let owner = Some(listing::owner(&owner));
         let prefix = (!prefix.is_empty()).then_some(prefix);
         Ok(S3Response::new(dto::ListBucketsOutput { buckets: Some(buckets), owner, continuation_token, prefix }))
     }
@@ -402,11 +813,7 @@ impl S3 for Handler {
     async fn put_object(&self, request: S3Request<dto::PutObjectInput>) -> S3Result<S3Response<dto::PutObjectOutput>> {
         let owner = owner(&self.0, &request)?;
         let (asked, expected) = (Asked::of(&request), Expected::of(&request));
-        let announced = match request.extensions.get::<Caller>() {
-            Some(_) => digests::announced(&asked, &request.extensions)?,
-            // A form: its headers are about all of it, and not about the file in it.
-            None => Announced::default(),
-        };
+        let announced = digests::announced(&asked, &request.extensions)?;
         let condition = conditions::of_write(&asked)?;
         let input = request.input;
         let head = head!(input, asked);
@@ -414,67 +821,16 @@ impl S3 for Handler {
         let at = (input.bucket.as_str(), input.key.as_str());
         let stored = self.0.put(&owner, at, head, &condition, &announced, &mut body).await;
         let stored = answer(stored, &expected, &mut body).await?;
-        let mut output = dto::PutObjectOutput {
-            e_tag: Some(etag(&stored.etag)),
-            server_side_encryption: encryption(stored.layout.as_ref()),
-            checksum_type: stored.checksum.as_ref().map(checksum_type),
-            ..Default::default()
-        };
-        checksum!(output, stored.checksum.as_ref());
-        Ok(S3Response::new(output))
-    }
-
-    async fn post_object(
-        &self,
-        request: S3Request<dto::PostObjectInput>,
-    ) -> S3Result<S3Response<dto::PostObjectOutput>> {
-        let input = &request.input;
-        for (name, is_there) in [
-            (
-                "acl",
-                input.acl.as_ref().is_some_and(|acl| !matches!(acl.as_str(), "private" | "bucket-owner-full-control")),
-            ),
-            ("tagging", input.tagging.is_some()),
-            ("x-amz-storage-class", input.storage_class.as_ref().is_some_and(|class| class.as_str() != "STANDARD")),
-            ("x-amz-website-redirect-location", input.website_redirect_location.is_some()),
-            ("x-amz-server-side-encryption", input.server_side_encryption.is_some() || input.ssekms_key_id.is_some()),
-            ("x-amz-server-side-encryption-customer-algorithm", input.sse_customer_algorithm.is_some()),
-            ("x-amz-server-side-encryption-customer-key", input.sse_customer_key.is_some()),
-            ("x-amz-object-lock-mode", input.object_lock_mode.is_some()),
-            ("x-amz-object-lock-legal-hold", input.object_lock_legal_hold_status.is_some()),
-            ("expires", input.expires.is_some()),
-            ("content-md5", input.content_md5.is_some()),
-            ("x-amz-checksum-crc32", input.checksum_crc32.is_some()),
-            ("x-amz-checksum-crc32c", input.checksum_crc32c.is_some()),
-            ("x-amz-checksum-crc64nvme", input.checksum_crc64nvme.is_some()),
-            ("x-amz-checksum-sha1", input.checksum_sha1.is_some()),
-            ("x-amz-checksum-sha256", input.checksum_sha256.is_some()),
-        ] {
-            if is_there {
-                return Err(s3_error!(NotImplemented, "a form does not support the field {name}; leave it out"));
-            }
-        }
-        let put = request.map_input(|input| dto::PutObjectInput {
-            bucket: input.bucket,
-            key: input.key,
-            body: input.body,
-            content_type: input.content_type,
-            cache_control: input.cache_control,
-            content_disposition: input.content_disposition,
-            content_encoding: input.content_encoding,
-            content_language: input.content_language,
-            metadata: input.metadata,
-            ..Default::default()
-        });
-        let e_tag = self.put_object(put).await?.output.e_tag;
-        Ok(S3Response::new(dto::PostObjectOutput { e_tag, ..Default::default() }))
+        let version = self.told(&input.bucket, &stored.version);
+        Ok(S3Response::new(stored!(PutObjectOutput, stored, version)))
     }
 
     async fn get_object(&self, request: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
         let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
         let input = request.input;
-        only_version(input.version_id.as_deref())?;
-        let object = self.0.object(&owner, &input.bucket, &input.key).await?;
+        let version = versions::named(input.version_id.as_deref())?;
+        let object = self.0.object(&owner, &input.bucket, &input.key, version.as_deref()).await?;
+        let told = self.told(&input.bucket, &object.version);
         let Some(found) = find(&object, &asked, input.part_number)? else { return Ok(not_modified(&object)) };
         let mut chunks = Box::pin(self.0.read(&object, found.bytes.clone())?);
         // Read the first bytes before sending the status, so that an unreadable object is an error and not an answer that
@@ -484,7 +840,7 @@ impl S3 for Handler {
         let chunks = chunks.map_err(|error| std::io::Error::other(error.to_string()));
         let body = dto::StreamingBlob::wrap(sync_stream(chunks));
         let headers = kept(&object, input.response_expires.is_some());
-        let mut output = described!(GetObjectOutput, object, found, input);
+        let mut output = described!(GetObjectOutput, object, found, input, told);
         output.body = Some(body);
         Ok(with_status(S3Response { headers, ..S3Response::new(output) }, found.status()))
     }
@@ -495,11 +851,12 @@ impl S3 for Handler {
     ) -> S3Result<S3Response<dto::HeadObjectOutput>> {
         let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
         let input = request.input;
-        only_version(input.version_id.as_deref())?;
-        let object = self.0.object(&owner, &input.bucket, &input.key).await?;
+        let version = versions::named(input.version_id.as_deref())?;
+        let object = self.0.object(&owner, &input.bucket, &input.key, version.as_deref()).await?;
+        let told = self.told(&input.bucket, &object.version);
         let Some(found) = find(&object, &asked, input.part_number)? else { return Ok(not_modified(&object)) };
         let headers = kept(&object, input.response_expires.is_some());
-        let mut output = described!(HeadObjectOutput, object, found, input);
+        let mut output = described!(HeadObjectOutput, object, found, input, told);
         output.expires = input.response_expires;
         Ok(with_status(S3Response { headers, ..S3Response::new(output) }, found.status()))
     }
@@ -510,10 +867,14 @@ impl S3 for Handler {
     ) -> S3Result<S3Response<dto::DeleteObjectOutput>> {
         let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
         let input = request.input;
-        only_version(input.version_id.as_deref())?;
+        let version = versions::named(input.version_id.as_deref())?;
         let condition = conditions::of_write(&asked)?;
-        self.0.delete(&owner, &input.bucket, &input.key, &condition).await?;
-        Ok(S3Response::new(dto::DeleteObjectOutput::default()))
+        let done = self.0.delete(&owner, &input.bucket, &input.key, version.as_deref(), &condition).await?;
+        Ok(S3Response::new(dto::DeleteObjectOutput {
+            delete_marker: done.marker.as_ref().map(|_| true),
+            version_id: version.or(done.marker).as_deref().map(versions::shown),
+            ..Default::default()
+        }))
     }
 
     async fn delete_objects(
@@ -533,13 +894,14 @@ impl S3 for Handler {
         for object in input.delete.objects {
             match self.delete_one(&owner, &input.bucket, &object).await {
                 Ok(_) if quiet => {}
-                Ok(_) => deleted.push(dto::DeletedObject { key: Some(object.key), ..Default::default() }),
+                Ok(done) => deleted.push(done),
                 Err(error) if matches!(error.code(), S3ErrorCode::NoSuchBucket | S3ErrorCode::AccessDenied) => {
                     return Err(error);
                 }
                 Err(error) => {
                     errors.push(dto::Error {
                         key: Some(object.key),
+                        version_id: object.version_id,
                         code: Some(error.code().as_str().to_owned()),
                         message: error.message().map(ToOwned::to_owned),
                         ..Default::default()
@@ -560,29 +922,35 @@ impl S3 for Handler {
         let condition = conditions::of_write(&asked)?;
         let algorithm = digests::named(&asked, "x-amz-checksum-algorithm")?;
         let input = request.input;
-        let from = self.source(&owner, &input.copy_source, &asked).await?;
+        let (from, of_source) = self.source(&owner, &input.copy_source, &asked).await?;
+        let replace_tags = asked.get("x-amz-tagging-directive").is_some_and(|directive| directive == "REPLACE");
         let replace = asked.get("x-amz-metadata-directive").is_some_and(|directive| directive == "REPLACE");
-        let is_itself = matches!(&input.copy_source, dto::CopySource::Bucket { bucket, key, .. }
+        // An older version that is copied becomes the latest again.
+        let is_itself = matches!(&input.copy_source, dto::CopySource::Bucket { bucket, key, version_id: None }
             if **bucket == *input.bucket && **key == *input.key);
-        if is_itself && !replace {
+        if is_itself && !replace && !replace_tags {
             return Err(s3_error!(
                 InvalidRequest,
                 "the copy would change nothing; copy to another key, or with x-amz-metadata-directive: REPLACE"
             ));
         }
-        let head = match replace {
+        let mut head = match replace {
             false => Head {
                 encrypted: asked.get("x-amz-server-side-encryption").is_some(),
                 content_type: from.content_type.clone(),
                 metadata: from.metadata.clone(),
                 headers: from.headers.clone(),
+                tags: tags::of_header(&asked)?,
             },
             true => head!(input, asked),
         };
+        if !replace_tags {
+            head.tags.clone_from(&from.tags);
+        }
         let body = self.0.read(&from, 0..from.size)?;
         // The copy has a checksum if it is asked for, or the source has one.
-        let of_source = from.checksum.as_ref().and_then(|checksum| Algorithm::named(&checksum.algorithm));
-        let announced = Announced { bytes: Some(from.size), ..Announced::only(algorithm.or(of_source)) };
+        let had = from.checksum.as_ref().and_then(|checksum| Algorithm::named(&checksum.algorithm));
+        let announced = Announced { bytes: Some(from.size), ..Announced::only(algorithm.or(had)) };
         let at = (input.bucket.as_str(), input.key.as_str());
         let stored = self.0.put(&owner, at, head, &condition, &announced, body).await?;
         let mut result = dto::CopyObjectResult {
@@ -594,7 +962,9 @@ impl S3 for Handler {
         checksum!(result, stored.checksum.as_ref());
         Ok(S3Response::new(dto::CopyObjectOutput {
             copy_object_result: Some(result),
+            copy_source_version_id: of_source,
             server_side_encryption: encryption(stored.layout.as_ref()),
+            version_id: self.told(&input.bucket, &stored.version),
             ..Default::default()
         }))
     }
@@ -609,14 +979,15 @@ impl S3 for Handler {
         let (prefix, delimiter, marker) = (text(&input.prefix), text(&input.delimiter), text(&input.marker));
         let max = lines(input.max_keys)?;
         let line = Line::new(input.encoding_type.as_ref(), Some(&owner))?;
-        let page = self.0.list(&owner, &input.bucket, (&prefix, &delimiter, &marker), max, line).await?;
+        let wanted = Wanted { prefix: &prefix, delimiter: &delimiter, after: &marker, max, ..Wanted::default() };
+        let page = self.0.list(&owner, &input.bucket, false, wanted, line, |item| line.object(item)).await?;
         let output = dto::ListObjectsOutput {
             name: Some(input.bucket),
             prefix: Some(line.show(&prefix)),
             marker: Some(line.show(&marker)),
             max_keys: Some(max as i32),
             is_truncated: Some(page.next.is_some()),
-            next_marker: page.next.map(|next| line.show(&next)),
+            next_marker: page.next.map(|(next, _)| line.show(&next)),
             contents: Some(page.contents),
             common_prefixes: Some(page.prefixes),
             delimiter: input.delimiter.map(|delimiter| line.show(&delimiter)),
@@ -645,7 +1016,8 @@ impl S3 for Handler {
         };
         let max = lines(input.max_keys)?;
         let line = Line::new(input.encoding_type.as_ref(), input.fetch_owner.unwrap_or_default().then_some(&owner))?;
-        let page = self.0.list(&owner, &input.bucket, (&prefix, &delimiter, &after), max, line).await?;
+        let wanted = Wanted { prefix: &prefix, delimiter: &delimiter, after: &after, max, ..Wanted::default() };
+        let page = self.0.list(&owner, &input.bucket, false, wanted, line, |item| line.object(item)).await?;
         let output = dto::ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: Some(line.show(&prefix)),
@@ -653,7 +1025,7 @@ impl S3 for Handler {
             key_count: Some((page.contents.len() + page.prefixes.len()) as i32),
             continuation_token: input.continuation_token,
             is_truncated: Some(page.next.is_some()),
-            next_continuation_token: page.next.map(|next| BASE64_URL_SAFE_NO_PAD.encode(next)),
+            next_continuation_token: page.next.map(|(next, _)| BASE64_URL_SAFE_NO_PAD.encode(next)),
             contents: Some(page.contents),
             common_prefixes: Some(page.prefixes),
             delimiter: input.delimiter.map(|delimiter| line.show(&delimiter)),
@@ -664,45 +1036,43 @@ impl S3 for Handler {
         Ok(S3Response::new(output))
     }
 
-    /// Each object is its only version.
     async fn list_object_versions(
         &self,
         request: S3Request<dto::ListObjectVersionsInput>,
     ) -> S3Result<S3Response<dto::ListObjectVersionsOutput>> {
         let owner = owner(&self.0, &request)?;
         let input = request.input;
-        if input.version_id_marker.as_deref().is_some_and(|marker| !matches!(marker, "" | ONLY_VERSION)) {
-            return Err(s3_error!(
-                InvalidArgument,
-                "version-id-marker may be {ONLY_VERSION}; the bucket keeps no versions"
-            ));
-        }
         let text = |option: &Option<String>| option.clone().unwrap_or_default();
         let (prefix, delimiter, marker) = (text(&input.prefix), text(&input.delimiter), text(&input.key_marker));
+        let after_version = versions::named(input.version_id_marker.as_deref().filter(|marker| !marker.is_empty()))?;
+        if after_version.is_some() && marker.is_empty() {
+            return Err(s3_error!(InvalidArgument, "version-id-marker needs key-marker beside it"));
+        }
         let max = lines(input.max_keys)?;
         let line = Line::new(input.encoding_type.as_ref(), Some(&owner))?;
-        let page = self.0.list(&owner, &input.bucket, (&prefix, &delimiter, &marker), max, line).await?;
-        let version = |object: dto::Object| dto::ObjectVersion {
-            key: object.key,
-            e_tag: object.e_tag,
-            size: object.size,
-            last_modified: object.last_modified,
-            owner: object.owner,
-            is_latest: Some(true),
-            version_id: Some(ONLY_VERSION.into()),
-            storage_class: Some(dto::ObjectVersionStorageClass::from_static("STANDARD")),
-            ..Default::default()
-        };
+        let (prefix_, delimiter_, after) = (prefix.as_str(), delimiter.as_str(), marker.as_str());
+        let wanted =
+            Wanted { prefix: prefix_, delimiter: delimiter_, after, after_version: after_version.as_deref(), max };
+        let page = self.0.list(&owner, &input.bucket, true, wanted, line, |item| version(item, line)).await?;
+        let (mut shown, mut markers) = (vec![], vec![]);
+        for version in page.contents {
+            match version {
+                Shown::Version(version) => shown.push(version),
+                Shown::Marker(marker) => markers.push(marker),
+            }
+        }
+        let (next_key, next_version) = page.next.unzip();
         let output = dto::ListObjectVersionsOutput {
             name: Some(input.bucket),
             prefix: Some(line.show(&prefix)),
             key_marker: Some(line.show(&marker)),
-            version_id_marker: input.version_id_marker,
+            version_id_marker: Some(text(&input.version_id_marker)),
             max_keys: Some(max as i32),
-            is_truncated: Some(page.next.is_some()),
-            next_version_id_marker: page.next.is_some().then(|| ONLY_VERSION.into()),
-            next_key_marker: page.next.map(|next| line.show(&next)),
-            versions: Some(page.contents.into_iter().map(version).collect()),
+            is_truncated: Some(next_key.is_some()),
+            next_version_id_marker: next_version.flatten().as_deref().map(versions::shown),
+            next_key_marker: next_key.map(|next| line.show(&next)),
+            versions: Some(shown),
+            delete_markers: Some(markers),
             common_prefixes: Some(page.prefixes),
             delimiter: input.delimiter.map(|delimiter| line.show(&delimiter)),
             encoding_type: input.encoding_type,
@@ -771,7 +1141,7 @@ impl S3 for Handler {
     ) -> S3Result<S3Response<dto::UploadPartCopyOutput>> {
         let (owner, asked) = (owner(&self.0, &request)?, Asked::of(&request));
         let input = request.input;
-        let from = self.source(&owner, &input.copy_source, &asked).await?;
+        let (from, copy_source_version_id) = self.source(&owner, &input.copy_source, &asked).await?;
         let range = conditions::of_copy(&asked, from.size)?;
         let at = At { bucket: input.bucket, key: input.key, upload: input.upload_id };
         let announced = Announced { bytes: Some(range.end - range.start), ..Announced::default() };
@@ -782,6 +1152,7 @@ impl S3 for Handler {
         checksum!(result, part.checksum.as_ref());
         Ok(S3Response::new(dto::UploadPartCopyOutput {
             copy_part_result: Some(result),
+            copy_source_version_id,
             server_side_encryption: encryption(from.layout.as_ref()),
             ..Default::default()
         }))
@@ -828,16 +1199,10 @@ impl S3 for Handler {
         }
         let at = At { bucket: input.bucket.clone(), key: input.key.clone(), upload: input.upload_id };
         let stored = self.0.complete(&owner, &at, &named, &claims, &condition).await?;
-        let mut output = dto::CompleteMultipartUploadOutput {
-            location: Some(format!("/{}/{}", input.bucket, input.key)),
-            bucket: Some(input.bucket),
-            key: Some(input.key),
-            e_tag: Some(etag(&stored.etag)),
-            server_side_encryption: encryption(stored.layout.as_ref()),
-            checksum_type: stored.checksum.as_ref().map(checksum_type),
-            ..Default::default()
-        };
-        checksum!(output, stored.checksum.as_ref());
+        let version = self.told(&input.bucket, &stored.version);
+        let mut output = stored!(CompleteMultipartUploadOutput, stored, version);
+        output.location = Some(format!("/{}/{}", input.bucket, input.key));
+        (output.bucket, output.key) = (Some(input.bucket), Some(input.key));
         Ok(S3Response::new(output))
     }
 

@@ -16,15 +16,15 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// The scope of a credential: `<key>/<day>/<region>/<service>/aws4_request`.
-struct Scope<'a> {
-    key: &'a str,
-    day: &'a str,
-    region: &'a str,
+pub(super) struct Scope<'a> {
+    pub(super) key: &'a str,
+    pub(super) day: &'a str,
+    pub(super) region: &'a str,
     service: &'a str,
 }
 
 impl<'a> Scope<'a> {
-    fn parse(text: &'a str) -> Option<Self> {
+    pub(super) fn parse(text: &'a str) -> Option<Self> {
         let mut words = text.rsplitn(5, '/');
         let (end, service, region, day, key) =
             (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
@@ -40,12 +40,17 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
 }
 
-fn signature(secret: &str, scope: &Scope<'_>, region: &str, time: &str, canonical: &str) -> String {
+/// The signature of a text within a scope.
+pub(super) fn sign(secret: &str, scope: &Scope<'_>, region: &str, text: &str) -> String {
     let first = format!("AWS4{secret}").into_bytes();
     let key = [scope.day, region, scope.service, "aws4_request"].iter().fold(first, |key, part| mac(&key, part));
+    hex::encode(mac(&key, text))
+}
+
+fn signature(secret: &str, scope: &Scope<'_>, region: &str, time: &str, canonical: &str) -> String {
     let hash = hex::encode(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
-    let scope = format!("{}/{region}/{}/aws4_request", scope.day, scope.service);
-    hex::encode(mac(&key, &format!("{ALGORITHM}\n{time}\n{scope}\n{hash}")))
+    let of = format!("{}/{region}/{}/aws4_request", scope.day, scope.service);
+    sign(secret, scope, region, &format!("{ALGORITHM}\n{time}\n{of}\n{hash}"))
 }
 
 /// Decoded and encoded again: clients differ in what they encode on the wire.
@@ -103,9 +108,9 @@ pub(super) fn adopt(parts: &mut Parts, secret_of: impl Fn(&str) -> Option<String
         let canonical = canonical(parts, parts.uri.query().unwrap_or_default(), signed, payload);
         let mut signature_now = NONE.to_owned();
         if let Some(secret) = secret_of(scope.key) {
-            let sign = |region| signature(&secret, &scope, region, time, &canonical);
-            if same(&sign(scope.region), given) {
-                signature_now = sign(INSTEAD);
+            let signed_for = |region| signature(&secret, &scope, region, time, &canonical);
+            if same(&signed_for(scope.region), given) {
+                signature_now = signed_for(INSTEAD);
             }
         }
         let credential = scope.with_region(INSTEAD);
@@ -158,7 +163,7 @@ pub(super) fn adopt(parts: &mut Parts, secret_of: impl Fn(&str) -> Option<String
 }
 
 /// Compares in a time that does not depend on where they differ.
-fn same(a: &str, b: &str) -> bool {
+pub(super) fn same(a: &str, b: &str) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
 }
 
@@ -172,11 +177,11 @@ mod tests {
         let request =
             Request::get("/bucket/a%20b?prefix=x%2By&acl").header("host", "h").header("x-amz-date", "20260101T000000Z");
         let (mut parts, ()) = request.header("x-amz-content-sha256", "UNSIGNED-PAYLOAD").body(()).unwrap().into_parts();
-        sign(&mut parts, region);
+        sign_with(&mut parts, region);
         parts
     }
 
-    fn sign(parts: &mut Parts, region: &str) {
+    fn sign_with(parts: &mut Parts, region: &str) {
         let text = format!("AK/20260101/{region}/s3/aws4_request");
         let (scope, signed) = (Scope::parse(&text).unwrap(), "host;x-amz-content-sha256;x-amz-date");
         let canonical = canonical(parts, parts.uri.query().unwrap_or_default(), signed, "UNSIGNED-PAYLOAD");

@@ -12,7 +12,7 @@ use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route, s3_error};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::handler::owner;
+use super::caller::owner;
 use crate::{
     domain::storages::number,
     locations::Measured,
@@ -280,7 +280,7 @@ impl S3Route for Routes {
             ("storage_policy", Method::PUT, "") => self.define(&owner, request, StatusCode::OK).await,
             ("storage_policy", Method::GET, bucket) => {
                 let (_, bucket) = self.0.bucket(&owner, bucket).await?;
-                match self.policy(&owner, &bucket.policy) {
+                match self.policy(bucket.provider(), &bucket.policy) {
                     Some(policy) => Ok(reply(StatusCode::OK, &policy)),
                     None => Err(s3_error!(NoSuchBucketPolicy, "policy {} no longer exists", bucket.policy)),
                 }

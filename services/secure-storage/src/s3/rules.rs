@@ -32,7 +32,16 @@ const BODY: &[&str] = &[
 ];
 /// What a new object is to be.
 const OBJECT: &[&str] =
-    &["expires", "x-amz-acl", "x-amz-meta-*", "x-amz-server-side-encryption", "x-amz-storage-class"];
+    &["expires", "x-amz-acl", "x-amz-meta-*", "x-amz-server-side-encryption", "x-amz-storage-class", "x-amz-tagging"];
+/// Access lists, of which only one is taken.
+const GRANTS: &[&str] = &[
+    "x-amz-acl",
+    "x-amz-grant-full-control",
+    "x-amz-grant-read",
+    "x-amz-grant-read-acp",
+    "x-amz-grant-write",
+    "x-amz-grant-write-acp",
+];
 /// Conditions of a write.
 const WRITE: &[&str] = &["if-match", "if-none-match"];
 /// Conditions of a read.
@@ -85,11 +94,41 @@ const RULES: &[Rule] = &[
     rule("CreateBucket", &[], &[BODY, &["x-amz-acl", "x-amz-bucket-object-lock-enabled", "x-amz-object-ownership"]]),
     rule("CreateMultipartUpload", &["uploads"], &[OBJECT, &["x-amz-checksum-algorithm", "x-amz-checksum-type"]]),
     rule("DeleteBucket", &[], &[]),
+    rule("DeleteBucketCors", &["cors"], &[]),
+    rule("DeleteBucketLifecycle", &["lifecycle"], &[]),
+    rule("DeleteBucketPolicy", &["policy"], &[]),
+    rule("DeleteBucketReplication", &["replication"], &[]),
+    rule("DeleteBucketTagging", &["tagging"], &[]),
+    rule("DeleteBucketWebsite", &["website"], &[]),
     rule("DeleteObject", &["versionId"], &[&["if-match"]]),
+    rule("DeleteObjectTagging", &["tagging", "versionId"], &[]),
     rule("DeleteObjects", &["delete"], &[BODY]),
+    rule("GetBucketAccelerateConfiguration", &["accelerate"], &[]),
+    rule("GetBucketAcl", &["acl"], &[]),
+    rule("GetBucketCors", &["cors"], &[]),
+    rule("GetBucketEncryption", &["encryption"], &[]),
+    rule("GetBucketLifecycleConfiguration", &["lifecycle"], &[]),
     rule("GetBucketLocation", &["location"], &[]),
+    rule("GetBucketLogging", &["logging"], &[]),
+    rule("GetBucketNotificationConfiguration", &["notification"], &[]),
+    rule("GetBucketOwnershipControls", &["ownershipControls"], &[]),
+    rule("GetBucketPolicy", &["policy"], &[]),
+    rule("GetBucketPolicyStatus", &["policyStatus"], &[]),
+    rule("GetBucketReplication", &["replication"], &[]),
+    rule("GetBucketRequestPayment", &["requestPayment"], &[]),
+    rule("GetBucketTagging", &["tagging"], &[]),
     rule("GetBucketVersioning", &["versioning"], &[]),
+    rule("GetBucketWebsite", &["website"], &[]),
     rule("GetObject", READ_QUERY, &[READ]),
+    rule("GetObjectAcl", &["acl", "versionId"], &[]),
+    rule(
+        "GetObjectAttributes",
+        &["attributes", "versionId"],
+        &[&["x-amz-max-parts", "x-amz-object-attributes", "x-amz-part-number-marker"]],
+    ),
+    rule("GetObjectLockConfiguration", &["object-lock"], &[]),
+    rule("GetObjectTagging", &["tagging", "versionId"], &[]),
+    rule("GetPublicAccessBlock", &["publicAccessBlock"], &[]),
     rule("HeadBucket", &[], &[]),
     rule("HeadObject", READ_QUERY, &[READ]),
     rule("ListBuckets", &["continuation-token", "max-buckets", "prefix"], &[]),
@@ -119,7 +158,14 @@ const RULES: &[Rule] = &[
         &[],
     ),
     rule("ListParts", &["max-parts", "part-number-marker", "uploadId"], &[]),
+    rule("PostObject", &[], &[BODY, OBJECT]),
+    rule("PutBucketAcl", &["acl"], &[BODY, GRANTS]),
+    rule("PutBucketCors", &["cors"], &[BODY]),
+    rule("PutBucketTagging", &["tagging"], &[BODY]),
+    rule("PutBucketVersioning", &["versioning"], &[BODY]),
     rule("PutObject", &[], &[BODY, OBJECT, WRITE]),
+    rule("PutObjectAcl", &["acl", "versionId"], &[BODY, GRANTS]),
+    rule("PutObjectTagging", &["tagging", "versionId"], &[BODY]),
     rule("UploadPart", &["partNumber", "uploadId"], &[BODY]),
     rule("UploadPartCopy", &["partNumber", "uploadId"], &[SOURCE, &["x-amz-copy-source-range"]]),
 ];
@@ -223,14 +269,19 @@ fn check_values(asked: &Asked, owner: &str) -> S3Result<()> {
     one_of("x-amz-checksum-mode", &["ENABLED"])?;
     one_of("x-amz-bucket-object-lock-enabled", &["true", "false"])?;
     one_of("x-amz-object-ownership", &["BucketOwnerEnforced", "BucketOwnerPreferred", "ObjectWriter"])?;
-    for (name, only) in [
-        ("x-amz-bucket-object-lock-enabled", "false"),
-        ("x-amz-object-ownership", "BucketOwnerEnforced"),
-        ("x-amz-tagging-directive", "COPY"),
-    ] {
+    for (name, only) in
+        [("x-amz-bucket-object-lock-enabled", "false"), ("x-amz-object-ownership", "BucketOwnerEnforced")]
+    {
         if get(name).is_some_and(|value| value != only) {
             return Err(s3_error!(NotImplemented, "{name} may be {only} only"));
         }
+    }
+    // Without a source there are no tags to choose from.
+    if get("x-amz-copy-source").is_some()
+        && get("x-amz-tagging").is_some()
+        && get("x-amz-tagging-directive").as_deref() != Some("REPLACE")
+    {
+        return Err(s3_error!(InvalidRequest, "x-amz-tagging needs x-amz-tagging-directive: REPLACE beside it"));
     }
     for name in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
         if get(name).is_some_and(|expected| expected != owner) {
@@ -243,7 +294,7 @@ fn check_values(asked: &Asked, owner: &str) -> S3Result<()> {
 /// Names of the parameters of a query.
 fn names(query: &str) -> impl Iterator<Item = String> + '_ {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| super::front::decoded(pair.split('=').next().unwrap_or_default()))
+    pairs.map(|pair| super::paths::decoded(pair.split('=').next().unwrap_or_default()))
 }
 
 /// Lets through what is signed and acted on in all its parts.
@@ -262,20 +313,10 @@ impl S3Access for Rules {
     }
 }
 
-/// The only operation of requests that do not pass [`super::front`]: a form, whose fields the handler checks.
-pub(super) struct FormsOnly;
-
-#[async_trait::async_trait]
-impl S3Access for FormsOnly {
-    async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if context.credentials().is_none() {
-            return Err(s3_error!(AccessDenied, "the request is not signed"));
-        }
-        match context.s3_op().name() {
-            "PostObject" => Ok(()),
-            other => Err(s3_error!(InvalidRequest, "{other} takes no form; send another Content-Type")),
-        }
-    }
+/// The fields of a form that are about the object, as headers of a put.
+pub(super) fn check_form(asked: &Asked, owner: &str) -> S3Result<()> {
+    check("PostObject", asked.names(), std::iter::empty())?;
+    check_values(asked, owner)
 }
 
 #[cfg(test)]
@@ -294,11 +335,6 @@ mod tests {
         "content-range",
         "x-amz-bypass-governance-retention",
         "x-amz-expected-nothing",
-        "x-amz-grant-full-control",
-        "x-amz-grant-read",
-        "x-amz-grant-read-acp",
-        "x-amz-grant-write",
-        "x-amz-grant-write-acp",
         "x-amz-if-match-last-modified-time",
         "x-amz-if-match-size",
         "x-amz-mfa",
@@ -314,7 +350,6 @@ mod tests {
         "x-amz-server-side-encryption-customer-algorithm",
         "x-amz-server-side-encryption-customer-key",
         "x-amz-server-side-encryption-customer-key-md5",
-        "x-amz-tagging",
         "x-amz-website-redirect-location",
         "x-amz-write-offset-bytes",
     ];
@@ -327,7 +362,7 @@ mod tests {
             for header in UNSUPPORTED {
                 assert_eq!(code(name, &[header], ""), "NotImplemented", "{name}: {header}");
             }
-            for query in ["unknown", "unknown=1", "acl", "%61cl", "tagging=x", "x-amz-unknown=1"] {
+            for query in ["unknown", "unknown=1", "torrent", "%74orrent", "retention=x", "x-amz-unknown=1"] {
                 assert_eq!(code(name, &[], query), "NotImplemented", "{name}: {query}");
             }
             // What one operation acts on, another one refuses.
@@ -347,7 +382,8 @@ mod tests {
         }
         assert!(asked > 500, "{asked}");
         assert_eq!(code("PutObject", &["x-amz-acl", "x-amz-acl"], ""), "InvalidArgument");
-        assert_eq!(code("PutBucketAcl", &[], "acl"), "NotImplemented");
+        assert_eq!(code("PutBucketPolicy", &[], "policy"), "NotImplemented");
+        assert_eq!(code("GetObject", &[], "acl"), "NotImplemented");
     }
 
     #[test]
@@ -363,7 +399,8 @@ mod tests {
             ("x-amz-server-side-encryption", "BOGUS", "InvalidArgument"),
             ("x-amz-metadata-directive", "REPLACE", "ok"),
             ("x-amz-metadata-directive", "BOGUS", "InvalidArgument"),
-            ("x-amz-tagging-directive", "REPLACE", "NotImplemented"),
+            ("x-amz-tagging-directive", "REPLACE", "ok"),
+            ("x-amz-tagging-directive", "BOGUS", "InvalidArgument"),
             ("x-amz-bucket-object-lock-enabled", "true", "NotImplemented"),
             ("x-amz-object-ownership", "ObjectWriter", "NotImplemented"),
             ("x-amz-expected-bucket-owner", "local", "ok"),

@@ -1,6 +1,6 @@
 //! The port on which S3 and the policy API are answered.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use anyhow::Context as _;
 use hyper::{
@@ -11,23 +11,20 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use s3s::{
-    config::{S3Config, StaticConfigProvider},
     service::{S3Service, S3ServiceBuilder},
     validation::{AwsNameValidation, NameValidation},
 };
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     body::{Arrival, Chunks, Watched},
-    front::{self, Front},
-    handler::{Auth, Handler},
+    caller::{Auth, Handler},
+    cors, form,
+    front::Front,
     region,
     routes::Routes,
-    rules::{FormsOnly, Rules},
+    rules::Rules,
     taken::{Pace, Taken},
 };
 use crate::objects::ObjectStore;
@@ -41,10 +38,6 @@ const CONNECTION_BYTES: usize = 64 << 10;
 const KERNEL_BYTES: u32 = 512 << 10;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
-/// Forms that are received at once.
-const FORMS_MAX: usize = 1;
-/// Bytes of a file in a form at most: `s3s` has it in memory.
-const FORM_FILE_MAX: u64 = 32 << 20;
 /// The headers of a request must arrive within this time.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -91,42 +84,15 @@ pub(crate) async fn serve(store: ObjectStore, listener: TcpListener) -> anyhow::
     operations.set_validation(AwsNameValidation::new());
     let mut builder = S3ServiceBuilder::new(Handler(store.clone()));
     builder.set_auth(Auth(store.clone()));
-    builder.set_access(FormsOnly);
     builder.set_route(Front { store: store.clone(), routes: Routes(store.clone()), operations: operations.build() });
     builder.set_validation(AnyName);
-    let mut limits = S3Config::default();
-    limits.post_object_max_file_size = FORM_FILE_MAX;
-    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(limits))));
     let service: S3Service = builder.build();
-    let forms = Arc::new(Semaphore::new(FORMS_MAX));
-    let connection =
-        |socket: TcpStream| serve_connection(socket, store.clone(), service.clone(), forms.clone(), stopping.clone());
+    let connection = |socket: TcpStream| serve_connection(socket, store.clone(), service.clone(), stopping.clone());
     mesh_kit::serve_connections(&listener, CONNECTIONS_MAX, &stopping, connection).await;
     Ok(())
 }
 
-/// Memory for a form, of that for answers; one after the other, so that none waits for it behind another.
-async fn room_for_form(store: &ObjectStore, forms: Arc<Semaphore>) -> impl Sized {
-    let turn = forms.acquire_owned().await;
-    loop {
-        if let Ok(share) = store.memory.answer(FORM_FILE_MAX, FORM_FILE_MAX).await {
-            return (turn, share);
-        }
-    }
-}
-
-/// Is this a request whose body `s3s` has in memory?
-fn is_form(request: &http::request::Parts) -> bool {
-    request.method == http::Method::POST && front::is_form(&request.headers)
-}
-
-async fn serve_connection(
-    socket: TcpStream,
-    store: ObjectStore,
-    service: S3Service,
-    forms: Arc<Semaphore>,
-    stopping: CancellationToken,
-) {
+async fn serve_connection(socket: TcpStream, store: ObjectStore, service: S3Service, stopping: CancellationToken) {
     let wait = Duration::from_millis(store.config.client_wait_ms);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(CONNECTION_BYTES);
@@ -134,24 +100,27 @@ async fn serve_connection(
     // answer says so.
     let service = service_fn(move |request: Request<Incoming>| {
         let (store, service, has_body) = (store.clone(), service.clone(), !request.body().is_end_stream());
-        let forms = forms.clone();
         async move {
             let (mut parts, inner) = request.into_parts();
             region::adopt(&mut parts, |key| {
                 store.keys.access.get(key).map(|(_, credentials)| credentials.secret.clone())
             });
+            form::adopt(&mut parts);
+            let page = cors::Asked::of(&parts);
+            if let Some(page) = &page {
+                parts.extensions.insert(page.clone());
+            }
             let arrival = Arrival::default();
             parts.extensions.insert(arrival.clone());
             let chunks = Chunks::of(&parts.headers);
             let (pace, read) = (Pace::new(wait), VecDeque::new());
             let body = s3s::Body::http_body(Watched { inner, arrival, chunks, pace, read });
-            let _form = match is_form(&parts) {
-                true => Some(room_for_form(&store, forms).await),
-                false => None,
-            };
             let mut response = service.call(Request::from_parts(parts, body)).await?;
             if has_body && response.status().as_u16() >= 400 {
                 response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+            }
+            if let Some(page) = page {
+                page.tell(&store, response.headers_mut());
             }
             Ok::<_, s3s::HttpError>(response)
         }

@@ -33,6 +33,34 @@ const HONOURED: &[&str] = &[
     "CompleteMultipartUpload/Part/ChecksumCRC64NVME",
     "CompleteMultipartUpload/Part/ChecksumSHA1",
     "CompleteMultipartUpload/Part/ChecksumSHA256",
+    "VersioningConfiguration",
+    "VersioningConfiguration/Status",
+    "VersioningConfiguration/MfaDelete",
+    "Tagging",
+    "Tagging/TagSet",
+    "Tagging/TagSet/Tag",
+    "Tagging/TagSet/Tag/Key",
+    "Tagging/TagSet/Tag/Value",
+    "CORSConfiguration",
+    "CORSConfiguration/CORSRule",
+    "CORSConfiguration/CORSRule/ID",
+    "CORSConfiguration/CORSRule/AllowedHeader",
+    "CORSConfiguration/CORSRule/AllowedMethod",
+    "CORSConfiguration/CORSRule/AllowedOrigin",
+    "CORSConfiguration/CORSRule/ExposeHeader",
+    "CORSConfiguration/CORSRule/MaxAgeSeconds",
+    "AccessControlPolicy",
+    "AccessControlPolicy/Owner",
+    "AccessControlPolicy/Owner/ID",
+    "AccessControlPolicy/Owner/DisplayName",
+    "AccessControlPolicy/AccessControlList",
+    "AccessControlPolicy/AccessControlList/Grant",
+    "AccessControlPolicy/AccessControlList/Grant/Permission",
+    "AccessControlPolicy/AccessControlList/Grant/Grantee",
+    "AccessControlPolicy/AccessControlList/Grant/Grantee/ID",
+    "AccessControlPolicy/AccessControlList/Grant/Grantee/DisplayName",
+    "AccessControlPolicy/AccessControlList/Grant/Grantee/URI",
+    "AccessControlPolicy/AccessControlList/Grant/Grantee/EmailAddress",
 ];
 
 /// Elements that S3 has and that are not acted on.
@@ -80,7 +108,11 @@ pub(super) fn plain(body: &[u8], root: &str) -> S3Result<String> {
                     *parent = true;
                 }
                 had_children.push(false);
-                plain.push_str(&format!("<{}>", path[path.len() - 1]));
+                plain.push_str(&match path[path.len() - 1].as_str() {
+                    // `s3s` wants the kind; whom it names is decided on its other elements.
+                    "Grantee" => "<Grantee xsi:type=\"CanonicalUser\">".to_owned(),
+                    name => format!("<{name}>"),
+                });
             }
             Event::Empty(start) => {
                 open(&mut reader, &start, &mut path, root)?;
@@ -98,8 +130,8 @@ pub(super) fn plain(body: &[u8], root: &str) -> S3Result<String> {
                 if had_children.pop().unwrap_or_default() {
                     blank(&mut content)?;
                 }
-                // A key may begin or end with blanks, and nothing else does.
-                let value = if name == "Key" { content.as_str() } else { content.trim() };
+                // A key or the value of a tag may begin or end with blanks, and nothing else does.
+                let value = if name == "Key" || name == "Value" { content.as_str() } else { content.trim() };
                 plain.push_str(&text(value));
                 content.clear();
                 plain.push_str(&format!("</{name}>"));

@@ -1,7 +1,8 @@
 use mesh_proto::{
     EventSet as _, FactSet as _, RefusalCode,
     storage::{
-        CreateBucket, DefinePolicy, DeleteBucket, DropPolicy, Goals, RegisterLocation, RequestScrub, RetireLocation,
+        ConfigureBucket, CreateBucket, DefinePolicy, DeleteBucket, DropPolicy, Goals, RegisterLocation, RequestScrub,
+        RetireLocation, TagSet,
     },
 };
 
@@ -49,7 +50,7 @@ impl Scenario {
 
     fn bucket(&mut self, owner: &str, name: &str, policy: &str) -> Fact {
         let [realm, bucket, owner, policy] = [BUCKET_REALM, name, owner, policy].map(Into::into);
-        self.ask(CreateBucket { realm, bucket, owner, policy })
+        self.ask(CreateBucket { realm, bucket, owner, policy, ..CreateBucket::default() })
     }
 
     fn with_three() -> Self {
@@ -110,7 +111,10 @@ fn a_bucket_name_has_one_owner_and_each_life_of_it_one_epoch() {
     scenario.ask(DeleteBucket { realm: BUCKET_REALM.into(), bucket: "photos".into(), owner: "local".into() });
     assert!(matches!(scenario.bucket("local", "photos", "p"), Fact::BucketCreated(b) if b.epoch == 2));
     let [realm, bucket, owner, policy] = ["elsewhere", "photos", "local", "p"].map(Into::into);
-    assert_eq!(refused(&scenario.ask(CreateBucket { realm, bucket, owner, policy })), RefusalCode::Invalid);
+    assert_eq!(
+        refused(&scenario.ask(CreateBucket { realm, bucket, owner, policy, ..CreateBucket::default() })),
+        RefusalCode::Invalid
+    );
 }
 
 #[test]
@@ -151,4 +155,41 @@ fn a_scrub_is_requested_once() {
     let scrub = RequestScrub { owner: "local".into(), scrub: "s".into(), repair: true, rewrap: false };
     assert!(matches!(scenario.ask(scrub.clone()), Fact::ScrubWanted(s) if s.repair));
     assert_eq!(refused(&scenario.ask(scrub)), RefusalCode::AlreadyExists);
+}
+
+fn configured(scenario: &mut Scenario, owner: &str, settings: BucketSettings) -> Fact {
+    let [realm, bucket, owner] = [BUCKET_REALM, "b", owner].map(Into::into);
+    scenario.ask(ConfigureBucket { realm, bucket, owner, settings: Some(settings) })
+}
+
+#[test]
+fn settings_of_a_bucket_are_its_owners_and_change_one_at_a_time() {
+    let mut scenario = Scenario::with_three();
+    scenario.policy("p", Policy { edge_devices: vec!["a".into(), "b".into()], ..Policy::default() });
+    scenario.bucket("local", "b", "p");
+    let versioning = |word: &str| BucketSettings { versioning: word.into(), ..BucketSettings::default() };
+    assert_eq!(refused(&configured(&mut scenario, "other", versioning("Enabled"))), RefusalCode::NotFound);
+    assert_eq!(refused(&configured(&mut scenario, "local", versioning("On"))), RefusalCode::Invalid);
+    assert_eq!(scenario.world.buckets["b"].versioning, Versioning::Off);
+    assert!(matches!(configured(&mut scenario, "local", versioning("Enabled")), Fact::BucketConfigured(_)));
+    let tags = Some(TagSet { tags: vec![Tag { key: "a".into(), value: "b".into() }] });
+    configured(&mut scenario, "local", BucketSettings { tags, ..BucketSettings::default() });
+    let bucket = &scenario.world.buckets["b"];
+    assert_eq!((bucket.versioning, bucket.tags.len()), (Versioning::Enabled, 1));
+    configured(&mut scenario, "local", BucketSettings { tags: Some(TagSet::default()), ..versioning("Suspended") });
+    let bucket = &scenario.world.buckets["b"];
+    assert_eq!((bucket.versioning, bucket.tags.len()), (Versioning::Suspended, 0));
+}
+
+#[test]
+fn a_bucket_may_use_the_policy_of_another_owner_who_then_keeps_it() {
+    let mut scenario = Scenario::with_three();
+    scenario.policy("p", Policy { edge_devices: vec!["a".into(), "b".into()], ..Policy::default() });
+    assert_eq!(refused(&scenario.bucket("new", "b", "p")), RefusalCode::NotFound);
+    let [realm, bucket, owner, policy, policy_owner] = [BUCKET_REALM, "b", "new", "p", "local"].map(Into::into);
+    let fact = scenario.ask(CreateBucket { realm, bucket, owner, policy, policy_owner });
+    assert!(matches!(fact, Fact::BucketCreated(_)));
+    assert_eq!((scenario.world.buckets["b"].owner.as_str(), scenario.world.buckets["b"].provider()), ("new", "local"));
+    let drop = DropPolicy { owner: "local".into(), policy: "p".into() };
+    assert_eq!(refused(&scenario.ask(drop)), RefusalCode::InUse);
 }
