@@ -318,16 +318,14 @@ impl RunningMesh {
         let data_dir = folder.path().join("mesh");
         let log = std::fs::File::create(folder.path().join("log")).context("make the log")?;
         let mut command = Command::new(program);
-        command
-            .arg("--data-dir")
-            .arg(&data_dir)
-            .args(["up", "--nats-context", "", "--log", "error", "--clusters"])
-            .arg(&file);
+        command.arg("--data-dir").arg(&data_dir).args(["up", "--log", "error", "--clusters"]).arg(&file);
         if processes {
             command.arg("--processes");
         }
         let up = command
             .env("CONTINUUM_NATS_SERVER", &wrapper)
+            // Where it writes a context for the `nats` program. An older build knows no option against it.
+            .env("XDG_CONFIG_HOME", folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
