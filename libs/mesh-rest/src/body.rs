@@ -218,9 +218,9 @@ mod tests {
         for (body, path) in [
             (r#"{"many": 7}"#, "many"),
             (r#"{"many": [{"name": "a"}, {"name": {}}]}"#, "many[1].name"),
-            (r#"{"many": [{"name": "a", "nmae": 1}]}"#, "many[0].nmae"),
+            (r#"{"many": [{"name": "a", "lable": 1}]}"#, "many[0].lable"),
             (r#"{"many": [{}]}"#, "many[0].name"),
-            (r#"{"mnay": []}"#, "mnay"),
+            (r#"{"usege": []}"#, "usege"),
             ("{}", "many"),
             ("[[]]", "body"),
         ] {

@@ -363,7 +363,7 @@ fn most_held(gateway: &Gateway) -> u64 {
 
 /// With a quarter of the memory that a gateway has by default, so that its limit matters to few and small objects.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_clients_half_of_them_slow_or_silent_hold_no_more_memory_than_they_may() {
+async fn slow_and_silent_clients_hold_no_more_memory_than_they_may() {
     let Some(site) = Site::start("many clients").await else { return };
     let writer = site.gateway(&[]).await;
     site.locations().await;

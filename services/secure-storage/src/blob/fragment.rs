@@ -347,7 +347,7 @@ impl Geometry {
     }
 
     /// Checks every shard that was read to where [`Geometry::scatter`] said, and opens each piece where it lies; gives where
-    /// the plain bytes are. `None` if something is not what was written.
+    /// the plain bytes lie, or `None` if anything differs from what was written.
     pub fn open_whole(
         &self,
         keys: &BlobKeys,

@@ -338,7 +338,7 @@ impl Decider for Storages {
                 .into()
             }
             Input::ConfigureBucket(m) => {
-                if !state.bucket.as_ref().is_some_and(|bucket| bucket.owner == m.owner) {
+                if state.bucket.as_ref().is_none_or(|bucket| bucket.owner != m.owner) {
                     return refuse(
                         Refusal::not_found,
                         format!("{} has no bucket {name}", m.owner),

@@ -24,7 +24,7 @@ const UNIT: u64 = 4 << 10;
 const WAIT_LIMIT: Duration = Duration::from_secs(120);
 /// Bytes of buffers that wait for their next use at most.
 const SPARE_BYTES: usize = 8 << 20;
-/// A smaller buffer is made anew as fast as it is found.
+/// A smaller buffer is allocated as fast as it is found.
 const SPARE_LEAST: usize = 64 << 10;
 
 /// Memory that is counted, for as long as it is held.
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_share_is_small_when_memory_is_short_and_is_free_when_its_last_bytes_are_dropped() {
+    async fn a_share_is_small_when_memory_is_short_and_free_with_its_last_bytes() {
         let memory = Memory::new(100 * UNIT);
         let free = || memory.answers.free.available_permits();
         assert_eq!(free(), 35);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shares_are_given_in_the_order_of_asking_and_what_is_larger_than_all_waits_for_all() {
+    async fn shares_are_given_in_the_order_of_asking() {
         let memory = Arc::new(Memory::new(20 * UNIT));
         let all = memory.work(1_000 * UNIT).await.unwrap();
         assert_eq!(memory.work.free.available_permits(), 0);

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_is_not_signed_is_cut_and_a_signed_one_is_not_and_has_a_limit() {
+    fn a_chunk_is_cut_unless_it_is_signed_and_then_it_has_a_limit() {
         let data: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         let whole = [b"30d40\r\n", &data[..], b"\r\n0\r\nx-amz-checksum-crc32:AAAA\r\n\r\n"].concat();
         let (first, second, third) = (&data[..65_536], &data[65_536..131_072], &data[131_072..196_608]);

@@ -904,7 +904,6 @@ impl S3 for Handler {
                         version_id: object.version_id,
                         code: Some(error.code().as_str().to_owned()),
                         message: error.message().map(ToOwned::to_owned),
-                        ..Default::default()
                     });
                 }
             }
