@@ -193,6 +193,7 @@ fn scene(command: &str) -> (Vec<Before>, Json) {
     let stores = || vec![Asked("RegisterLocation", location())];
     let bucket = || json!({"owner": "local", "policy": "policy"});
     let arranged = || [stores(), vec![Asked("DefinePolicy", policy())]].into_iter().flatten().collect::<Vec<_>>();
+    let made = || [arranged(), vec![Asked("CreateBucket", bucket())]].into_iter().flatten().collect::<Vec<_>>();
     let subscribed = || json!({"callback": "https://a.example/"});
     match command {
         "SubmitIntent" => (vec![], json!({"intent": intent()})),
@@ -238,10 +239,8 @@ fn scene(command: &str) -> (Vec<Before>, Json) {
         "DefinePolicy" => (stores(), policy()),
         "DropPolicy" => (arranged(), json!({})),
         "CreateBucket" => (arranged(), bucket()),
-        "DeleteBucket" => (
-            [arranged(), vec![Asked("CreateBucket", bucket())]].into_iter().flatten().collect(),
-            json!({"owner": "local"}),
-        ),
+        "ConfigureBucket" => (made(), json!({"owner": "local", "settings": {"versioning": "Enabled"}})),
+        "DeleteBucket" => (made(), json!({"owner": "local"})),
         "RequestScrub" => (vec![], json!({})),
         "Subscribe" => (vec![], subscribed()),
         "Unsubscribe" => (vec![Asked("Subscribe", subscribed())], json!({})),

@@ -29,6 +29,12 @@ pub const BUCKET_REALM: &str = "bucket";
 /// Policies or locations of one owner at most.
 pub const OF_OWNER_MAX: usize = 1_000;
 
+/// Tags of one bucket at most, as in S3.
+pub const TAGS_MAX: usize = 50;
+
+/// CORS rules of one bucket at most, as in S3.
+pub const CORS_RULES_MAX: usize = 100;
+
 /// The decider of names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Storages;
@@ -351,6 +357,15 @@ impl Decider for Storages {
                         Refusal::invalid,
                         format!("{:?} is no setting of versions", settings.versioning),
                         "use Enabled or Suspended, or leave it out",
+                    );
+                }
+                let tags = settings.tags.as_ref().map_or(0, |set| set.tags.len());
+                let rules = settings.cors.as_ref().map_or(0, |cors| cors.rules.len());
+                if tags > TAGS_MAX || rules > CORS_RULES_MAX {
+                    return refuse(
+                        Refusal::invalid,
+                        format!("{tags} tags and {rules} CORS rules; at most {TAGS_MAX} and {CORS_RULES_MAX}"),
+                        "send fewer",
                     );
                 }
                 let (owner, settings) = (m.owner.clone(), Some(settings));

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{
         bucket_token,
-        storages::{BUCKET_REALM, Bucket, Versioning},
+        storages::{self, BUCKET_REALM, Bucket, Versioning},
     },
     objects::Error,
 };
@@ -123,7 +123,7 @@ impl Handler {
 
     pub(super) async fn set_tags(&self, owner: String, bucket: &str, tagging: Option<dto::Tagging>) -> S3Result<()> {
         let tags = match tagging {
-            Some(tagging) => tags::of_body(tagging, tags::OF_BUCKET_MAX)?,
+            Some(tagging) => tags::of_body(tagging, storages::TAGS_MAX)?,
             None => Default::default(),
         };
         let tags = Some(TagSet { tags: tags.into_iter().map(|(key, value)| Tag { key, value }).collect() });

@@ -5,10 +5,11 @@ use mesh_proto::storage::CorsRule;
 use s3s::{Body, S3ErrorCode, S3Response, S3Result, dto, s3_error};
 
 use super::{errors::failed, paths};
-use crate::{domain::bucket_token, objects::ObjectStore};
+use crate::{
+    domain::{bucket_token, storages::CORS_RULES_MAX as RULES_MAX},
+    objects::ObjectStore,
+};
 
-/// Rules of a bucket at most, as in S3.
-const RULES_MAX: usize = 100;
 /// Methods that a rule may name.
 const METHODS: [&str; 5] = ["GET", "PUT", "POST", "DELETE", "HEAD"];
 

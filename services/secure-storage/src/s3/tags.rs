@@ -8,8 +8,6 @@ use super::{asked::Asked, paths::decoded};
 
 /// Tags of an object at most.
 pub(super) const OF_OBJECT_MAX: usize = 10;
-/// Tags of a bucket at most.
-pub(super) const OF_BUCKET_MAX: usize = 50;
 /// Characters of a tag's name at most.
 const KEY_MAX: usize = 128;
 /// Characters of a tag's value at most.

@@ -170,6 +170,9 @@ fn settings_of_a_bucket_are_its_owners_and_change_one_at_a_time() {
     let versioning = |word: &str| BucketSettings { versioning: word.into(), ..BucketSettings::default() };
     assert_eq!(refused(&configured(&mut scenario, "other", versioning("Enabled"))), RefusalCode::NotFound);
     assert_eq!(refused(&configured(&mut scenario, "local", versioning("On"))), RefusalCode::Invalid);
+    let many = vec![Tag::default(); TAGS_MAX + 1];
+    let many = BucketSettings { tags: Some(TagSet { tags: many }), ..BucketSettings::default() };
+    assert_eq!(refused(&configured(&mut scenario, "local", many)), RefusalCode::Invalid);
     assert_eq!(scenario.world.buckets["b"].versioning, Versioning::Off);
     assert!(matches!(configured(&mut scenario, "local", versioning("Enabled")), Fact::BucketConfigured(_)));
     let tags = Some(TagSet { tags: vec![Tag { key: "a".into(), value: "b".into() }] });
