@@ -235,7 +235,7 @@ fn parts(mut fields: Map<String, Json>, faults: &mut Vec<Fault>) -> Intent {
     };
     if intent.intent_priority > 100 {
         // Shown as the priority, it could not be sent again.
-        faults.push(fault("expression.expressionValue.intentPriority", "is no priority", "use 1 to 100"));
+        faults.push(fault("expression.expressionValue.intentPriority", "is not a priority", "use 1 to 100"));
     }
     if let Some(value) = priority {
         let number = match &value {
@@ -245,7 +245,7 @@ fn parts(mut fields: Map<String, Json>, faults: &mut Vec<Fault>) -> Intent {
         };
         match number.and_then(|number| u32::try_from(number).ok()).filter(|number| (1..=100).contains(number)) {
             None => {
-                faults.push(fault("priority", "is no priority", "use \"1\" to \"100\", the higher the more urgent"))
+                faults.push(fault("priority", "is not a priority", "use \"1\" to \"100\", the higher the more urgent"))
             }
             Some(number) if intent.intent_priority == 0 && number > 1 => intent.intent_priority = number,
             Some(number) if number != intent.intent_priority.max(1) => {

@@ -355,7 +355,7 @@ impl Decider for Storages {
                 if !settings.versioning.is_empty() && Versioning::named(&settings.versioning).is_none() {
                     return refuse(
                         Refusal::invalid,
-                        format!("{:?} is no setting of versions", settings.versioning),
+                        format!("the versioning status {:?} does not exist", settings.versioning),
                         "use Enabled or Suspended, or leave it out",
                     );
                 }
