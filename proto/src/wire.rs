@@ -14,25 +14,32 @@ pub fn field(body: &[u8], number: u64) -> Option<Bytes> {
     let mut rest = body;
     let mut found: Option<BytesMut> = None;
     while !rest.is_empty() {
-        let tag = varint(&mut rest)?;
-        match tag & 7 {
-            0 => {
-                varint(&mut rest)?;
-            }
-            1 => rest = rest.get(8..)?,
-            5 => rest = rest.get(4..)?,
-            2 => {
-                let length = usize::try_from(varint(&mut rest)?).ok()?;
-                let (value, tail) = (rest.get(..length)?, rest.get(length..)?);
-                if tag >> 3 == number {
-                    found.get_or_insert_default().extend_from_slice(value);
-                }
-                rest = tail;
-            }
-            _ => return None,
+        let (of, value) = next(&mut rest)?;
+        if let Some(value) = value.filter(|_| of == number) {
+            found.get_or_insert_default().extend_from_slice(value);
         }
     }
     found.map(BytesMut::freeze)
+}
+
+/// Takes the next field off: its number, and its bytes if it is length-delimited. `None` if this is not protobuf.
+fn next<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
+    let tag = varint(rest)?;
+    let mut value = None;
+    match tag & 7 {
+        0 => {
+            varint(rest)?;
+        }
+        1 => *rest = rest.get(8..)?,
+        5 => *rest = rest.get(4..)?,
+        2 => {
+            let length = usize::try_from(varint(rest)?).ok()?;
+            value = Some(rest.get(..length)?);
+            *rest = rest.get(length..)?;
+        }
+        _ => return None,
+    }
+    Some((tag >> 3, value))
 }
 
 /// The first field that the message does not have, by the names that lead to it and its number; in embedded documents,
@@ -44,30 +51,19 @@ pub fn unknown(descriptor: &MessageDescriptor, body: &[u8]) -> Option<String> {
 fn unknown_below(descriptor: &MessageDescriptor, body: &[u8], depth: usize) -> Option<String> {
     let mut rest = body;
     while !rest.is_empty() {
-        let tag = varint(&mut rest)?;
-        let field = u32::try_from(tag >> 3).ok().and_then(|number| descriptor.get_field(number));
-        let Some(field) = field else { return Some((tag >> 3).to_string()) };
-        match tag & 7 {
-            0 => {
-                varint(&mut rest)?;
-            }
-            1 => rest = rest.get(8..)?,
-            5 => rest = rest.get(4..)?,
-            2 => {
-                let length = usize::try_from(varint(&mut rest)?).ok()?;
-                let (value, tail) = (rest.get(..length)?, rest.get(length..)?);
-                rest = tail;
-                let inner = match field.kind() {
-                    Kind::Message(inner) => Some(inner),
-                    Kind::Bytes => json::embedded(&field).and_then(|name| json::descriptor(&name).ok()),
-                    _ => None,
-                };
-                let found = inner.filter(|_| depth > 0).and_then(|inner| unknown_below(&inner, value, depth - 1));
-                if let Some(found) = found {
-                    return Some(format!("{}.{found}", field.json_name()));
-                }
-            }
-            _ => return None,
+        // Whatever its type: a decoder passes over an unknown group, too.
+        let number = varint(&mut &*rest)? >> 3;
+        let field = u32::try_from(number).ok().and_then(|number| descriptor.get_field(number));
+        let Some(field) = field else { return Some(number.to_string()) };
+        let (_, value) = next(&mut rest)?;
+        let inner = match field.kind() {
+            Kind::Message(inner) => Some(inner),
+            Kind::Bytes => json::embedded(&field).and_then(|name| json::descriptor(&name).ok()),
+            _ => None,
+        };
+        let inner = inner.zip(value).filter(|_| depth > 0);
+        if let Some(found) = inner.and_then(|(inner, value)| unknown_below(&inner, value, depth - 1)) {
+            return Some(format!("{}.{found}", field.json_name()));
         }
     }
     None
@@ -140,6 +136,8 @@ mod tests {
         let plain = Intent { user_label: "x".into(), intent_contexts: vec![Default::default()], ..Default::default() };
         assert_eq!(unknown(&submit, &intent(plain.encode_to_vec())), None);
         assert_eq!(unknown(&submit, &extra).as_deref(), Some("1023"));
+        let group = [0xfb, 0x3f, 0xfc, 0x3f]; // field 1023, an empty group
+        assert_eq!(unknown(&submit, &group).as_deref(), Some("1023"));
         assert_eq!(unknown(&submit, &intent(extra.to_vec())).as_deref(), Some("intent.1023"));
         let context = [vec![8 << 3 | 2, 3], extra.to_vec()].concat();
         let inner = of("continuum.intent.v1.Intent").get_field_by_name("intent_contexts").unwrap().number();
