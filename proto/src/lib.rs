@@ -23,7 +23,10 @@ pub use contract::Contract;
 pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, Stream, subject_keys};
 pub use id::{Id, IdError, KEY_FORMAT, derived_id, is_key};
 pub use refusal::{Refusal, RefusalCode};
-pub use samples::{PACKED_SIGNAL, instance_samples, is_of_instances, sample_key, sample_keys};
+pub use samples::{
+    PACKED_SIGNAL, READINGS_SIGNAL, instance_samples, is_of_instances, is_of_readings, readings, sample_key,
+    sample_keys,
+};
 pub use time::Timestamp;
 pub use written::{Error as WrittenError, Field, Kind as WrittenKind, Place, Written};
 

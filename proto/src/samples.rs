@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::telemetry::{InstanceSample, Packed};
+use crate::telemetry::{InstanceSample, Packed, Readings};
 
 /// The signal under which an agent sends the samples of all its instances, packed.
 pub const PACKED_SIGNAL: &str = "instances";
+/// The signal under which readings travel, packed.
+pub const READINGS_SIGNAL: &str = "readings";
 /// The signal under which one sample of one instance travels.
 const INSTANCE_SIGNAL: &str = "instance";
 
@@ -28,6 +30,35 @@ pub fn instance_samples(key: &str, body: &Bytes) -> Option<Vec<InstanceSample>> 
     }
 }
 
+/// The readings in a message on Zenoh. `None` if its key is of another signal, or it says of another cluster than its key,
+/// or its columns do not fit together: one of another length, a metric or an entity that the pack does not have.
+pub fn readings(key: &str, body: &Bytes) -> Option<Readings> {
+    let mut tokens = key.rsplit('/');
+    let (id, signal) = (tokens.next()?, tokens.next()?);
+    if signal != READINGS_SIGNAL {
+        return None;
+    }
+    Readings::decode(body.clone()).ok().filter(|pack| pack.cluster_id == id && pack.fits())
+}
+
+impl Readings {
+    /// Do the columns fit together: one metric and one time for each value, and every index within its table?
+    pub fn fits(&self) -> bool {
+        let (entities, metrics) = (self.entities.len(), self.metrics.len());
+        let within = |index: &u32, len: usize| usize::try_from(*index).is_ok_and(|index| index < len);
+        self.metric.len() == self.values.len()
+            && self.after_ms.len() == self.values.len()
+            && self.metric.iter().all(|metric| within(metric, metrics))
+            && self.metrics.iter().all(|metric| within(&metric.entity, entities))
+            && self.probes.iter().all(|probe| within(&probe.entity, entities))
+    }
+}
+
+/// Does this key expression of the contract name readings?
+pub fn is_of_readings(key: &str) -> bool {
+    key.split('/').nth(3) == Some(READINGS_SIGNAL)
+}
+
 /// Does this key expression of the contract name samples of instances?
 pub fn is_of_instances(key: &str) -> bool {
     matches!(key.split('/').nth(3), Some(PACKED_SIGNAL | INSTANCE_SIGNAL))
@@ -46,6 +77,7 @@ pub fn sample_keys(signal: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::{Entity, Metric, ProbeStatus};
 
     #[test]
     fn a_key_names_site_node_signal_and_id() {
@@ -71,6 +103,38 @@ mod tests {
         assert_eq!(instance_samples("continuum/s/n/cluster/c", &one), None);
         assert_eq!(instance_samples("instance", &one), None);
         assert_eq!(instance_samples("continuum/s/n/instances/c", &Bytes::from_static(b"\xff")), None);
+    }
+
+    #[test]
+    fn readings_come_under_their_cluster_and_with_columns_that_fit() {
+        let pack = Readings {
+            cluster_id: "c".into(),
+            entities: vec![Entity::default()],
+            metrics: vec![Metric::default()],
+            metric: vec![0, 0],
+            after_ms: vec![0, 1],
+            values: vec![1.0, 2.0],
+            probes: vec![ProbeStatus::default()],
+            ..Readings::default()
+        };
+        let read = |pack: &Readings| readings("continuum/s/n/readings/c", &pack.encode_to_vec().into());
+        assert_eq!(read(&pack), Some(pack.clone()));
+        assert_eq!(readings("continuum/s/n/readings/d", &pack.encode_to_vec().into()), None);
+        assert_eq!(readings("continuum/s/n/instances/c", &pack.encode_to_vec().into()), None);
+        let breaks: [fn(&mut Readings); 6] = [
+            |pack| pack.values.truncate(1),
+            |pack| pack.after_ms.push(0),
+            |pack| pack.metric[1] = 1,
+            |pack| pack.metrics[0].entity = 1,
+            |pack| pack.probes[0].entity = 9,
+            |pack| pack.entities.clear(),
+        ];
+        for wrong in breaks {
+            let mut pack = pack.clone();
+            wrong(&mut pack);
+            assert_eq!(read(&pack), None, "{pack:?}");
+        }
+        assert_eq!(readings("continuum/s/n/readings/c", &Bytes::from_static(b"\xff")), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use mesh_core::query;
 use mesh_kit::{Follow, Look, Mesh, View};
 use mesh_proto::{
     Timestamp, is_key,
-    twin::{Twin, TwinList, TwinRequest, twin_queries_server::TwinQueries},
+    twin::{DiffReply, DiffRequest, Twin, TwinList, TwinRequest, twin_queries_server::TwinQueries},
 };
 use mesh_store::{Error, Query};
 use prost::Message as _;
@@ -45,6 +45,10 @@ impl TwinQueries for Api {
 
     async fn history(&self, request: Request<TwinRequest>) -> Result<Response<TwinList>, Status> {
         Ok(Response::new(self.stores.versions(request.into_inner()).await?))
+    }
+
+    async fn diff(&self, _: Request<DiffRequest>) -> Result<Response<DiffReply>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 
     type WatchStream = Follow<Twin>;

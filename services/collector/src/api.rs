@@ -12,11 +12,15 @@ use mesh_core::query;
 use mesh_kit::{Follow, Look, View};
 use mesh_proto::{
     Timestamp,
-    telemetry::{InstanceSample, RangeReply, RangeRequest, StreamRequest, telemetry_queries_server::TelemetryQueries},
+    telemetry::{
+        ConditionsReply, ConditionsRequest, IngestReply, InstanceSample, InventoryReply, InventoryRequest, QueryReply,
+        QueryRequest, RangeReply, RangeRequest, Readings, StreamRequest, WatchReply, WatchRequest,
+        telemetry_queries_server::TelemetryQueries,
+    },
 };
 use mesh_store::{Range, Series};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     domain::{Collector, feed::Cursor},
@@ -46,6 +50,28 @@ impl TelemetryQueries for Api {
         let stored = stored.into_iter().map(|point| store::sample(&request.instance_id, point)).collect();
         let newest = self.view.read(|c| c.newest(&request.instance_id).cloned().collect());
         Ok(Response::new(RangeReply { samples: merge(stored, newest, range) }))
+    }
+
+    async fn query(&self, _: Request<QueryRequest>) -> Result<Response<QueryReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    type WatchStream = Follow<WatchReply>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn ingest(&self, _: Request<Streaming<Readings>>) -> Result<Response<IngestReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn inventory(&self, _: Request<InventoryRequest>) -> Result<Response<InventoryReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn conditions(&self, _: Request<ConditionsRequest>) -> Result<Response<ConditionsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 
     type StreamStream = Follow<InstanceSample>;
