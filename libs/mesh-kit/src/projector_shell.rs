@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Where a projector's view comes from.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Sources {
     /// Streams, read from their beginning and then live.
     pub streams: Vec<&'static str>,
@@ -24,6 +24,8 @@ pub struct Sources {
     pub from: BTreeMap<&'static str, u64>,
     /// Zenoh key expressions.
     pub samples: Vec<&'static str>,
+    /// Samples that come by another way, each with the key that it would have on Zenoh.
+    pub fed: Option<mpsc::Receiver<(String, Bytes)>>,
     /// How often [`Projector::tick`] is called, milliseconds.
     pub tick_ms: Option<u64>,
     /// How long facts may wait to be taken in together, milliseconds: for a view that nobody waits for.
@@ -45,6 +47,21 @@ const MANY: usize = 6;
 const BREATH: Duration = Duration::from_millis(5);
 /// Derived events published at once.
 const GATHER_MAX: usize = 200;
+
+/// Where derived events go: samples at once, since nothing waits for a disk there; all else gathered.
+struct Outbox {
+    gathered: mpsc::Sender<Outgoing>,
+    samples: mpsc::Sender<Outgoing>,
+}
+
+impl Outbox {
+    /// False when the process ends.
+    async fn send(&self, message: Outgoing) -> bool {
+        let kind = mesh_proto::contract().stream(&message.stream).map(|stream| stream.kind);
+        let to = if kind == Some(mesh_proto::contract::Kind::Samples) { &self.samples } else { &self.gathered };
+        to.send(message).await.is_ok()
+    }
+}
 
 /// Arrivals waiting to be applied.
 const ARRIVALS_MAX: usize = 4_096;
@@ -87,7 +104,9 @@ impl Mesh {
         condition.unmet("reading its streams");
         let (sender, mut arrivals) = mpsc::channel::<Arrival<S>>(ARRIVALS_MAX);
         let (changed, changes) = watch::channel(0);
-        let (outbox, outgoing) = mpsc::channel(PENDING_MAX);
+        let (gathered, outgoing) = mpsc::channel(PENDING_MAX);
+        let (samples_out, outgoing_samples) = mpsc::channel(PENDING_MAX);
+        let outbox = Outbox { gathered, samples: samples_out };
         let shown = Arc::new(RwLock::new(Shown::new(projector)));
         let view = View::of(shown.clone(), changes);
         let published = self.published().await?;
@@ -124,6 +143,7 @@ impl Mesh {
         };
 
         self.spawn("derived events", publish(self.clone(), outgoing));
+        self.spawn("derived samples", publish_samples(self.clone(), outgoing_samples));
 
         // The past first, stream by stream; then everything live, in order of arrival.
         if let Some(shared) = &mut shared {
@@ -134,7 +154,7 @@ impl Mesh {
                 let change = shared.changes.recv().await.context("the decider ended")?;
                 position = position.max(change.fact.sequence);
                 for message in apply(Arrival::Folded(change), self.now()) {
-                    outbox.send(message).await.context("publish what was derived")?;
+                    anyhow::ensure!(outbox.send(message).await, "what was derived cannot be published");
                 }
             }
         }
@@ -146,7 +166,7 @@ impl Mesh {
             while follower.position() < end {
                 let stored = follower.next().await.with_context(|| format!("read {stream}"))?;
                 for message in apply(Arrival::Facts(vec![stored]), self.now()) {
-                    outbox.send(message).await.context("publish what was derived")?;
+                    anyhow::ensure!(outbox.send(message).await, "what was derived cannot be published");
                 }
             }
             merged.add(follower);
@@ -174,6 +194,21 @@ impl Mesh {
                     };
                     let Some(sample) = sample else { return Ok(()) };
                     if sender.send(Arrival::Sample(sample.key, sample.body)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            });
+        }
+        if let Some(mut fed) = sources.fed {
+            let (sender, stopping) = (sender.clone(), self.stopping());
+            self.spawn("fed samples", async move {
+                loop {
+                    let sample = tokio::select! {
+                        sample = fed.recv() => sample,
+                        () = stopping.cancelled() => return Ok(()),
+                    };
+                    let Some((key, body)) = sample else { return Ok(()) };
+                    if sender.send(Arrival::Sample(key, body)).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -224,7 +259,7 @@ impl Mesh {
                     let count = if let Arrival::Facts(facts) = &taken { facts.len() as u64 } else { 1 };
                     meter.received(count);
                     for message in apply(taken, mesh.now()) {
-                        if outbox.send(message).await.is_err() {
+                        if !outbox.send(message).await {
                             return Ok(());
                         }
                     }
@@ -306,6 +341,23 @@ async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::
         }
         if full {
             tokio::time::sleep(BREATH).await;
+        }
+    }
+    Ok(())
+}
+
+/// Publishes derived samples as they come; those that came meanwhile go together.
+async fn publish_samples(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::Result<()> {
+    let mut batch = Vec::with_capacity(GATHER_MAX);
+    let stopping = mesh.stopping();
+    while outgoing.recv_many(&mut batch, GATHER_MAX).await > 0 {
+        tokio::select! {
+            result = mesh.bus().publish_many(std::mem::take(&mut batch)) => {
+                if let Err(error) = result {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "derived samples not stored");
+                }
+            }
+            () = stopping.cancelled() => return Ok(()),
         }
     }
     Ok(())
