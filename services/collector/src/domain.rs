@@ -5,13 +5,23 @@
 //! and after the collector started, so that every judged period was watched from end to end. What a period
 //! says does not depend on the order in which its samples came.
 
+pub(crate) mod catalog;
+pub(crate) mod channel;
+pub(crate) mod conditions;
 pub(crate) mod feed;
+pub mod measurements;
 pub(crate) mod period;
+pub mod readings;
+pub(crate) mod rollup;
+pub(crate) mod select;
+pub(crate) mod steps;
+mod units;
 pub mod usage;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -19,21 +29,26 @@ use mesh_core::Stored;
 use mesh_core::{Derived, Projector};
 use mesh_intent::{Measure, types};
 use mesh_proto::{
-    DecodeError, Timestamp,
+    DecodeError, PACKED_SIGNAL, READINGS_SIGNAL, Timestamp,
     cluster::ClusterRegistered,
     derived_id, instance_samples,
     intent::{GovernedInstance, Intent, IntentAcknowledged, IntentStateChanged, NotFulfilledState, State},
     is_key,
-    observation::{ObservedTarget, TargetObserved},
-    telemetry::{InstanceSample, Packed, Provenance},
+    measurement::{ConditionDefined, ConditionDropped, MeasurementSet, MeasurementUnset, Setting},
+    observation::{ObservedTarget, TargetObserved, ThresholdCrossed},
+    telemetry::{AgentInfo, Filter, InstanceSample, Packed, Provenance, Readings, SeriesValues, WatchReply},
     workload::{InstanceChanged, InstanceWanted},
 };
 use mesh_scenes::tariff::Tariff;
 use prost::Message as _;
 
 use self::{
+    channel::Channel,
+    conditions::{Conditions, Seen},
     feed::{Cursor, Feed},
     period::Period,
+    readings::{Intake, Meta, Taken},
+    select::FIELDS,
     usage::Usage,
 };
 
@@ -58,8 +73,12 @@ pub struct Limits {
     pub feed_max: usize,
     /// Periods of an intent that are judged at once after time jumped; older ones are skipped.
     pub periods_max: u64,
+    /// Values kept for readers of the channel.
+    pub channel_max: usize,
     /// Of the windows of usage.
     pub usage: usage::Limits,
+    /// Of readings.
+    pub readings: readings::Limits,
 }
 
 impl Default for Limits {
@@ -74,7 +93,9 @@ impl Default for Limits {
             idle_ms: 600_000,
             feed_max: 4_096,
             periods_max: 10,
+            channel_max: 200_000,
             usage: usage::Limits::default(),
+            readings: readings::Limits::default(),
         }
     }
 }
@@ -126,6 +147,8 @@ struct Track {
     heard: Timestamp,
     /// How many came in.
     count: u64,
+    /// The newest.
+    last: Option<Arc<InstanceSample>>,
 }
 
 /// Samples of one cluster that wait to be published.
@@ -172,25 +195,32 @@ pub struct Collector {
     tracks: BTreeMap<String, Track>,
     packs: BTreeMap<String, Pack>,
     feed: Feed,
+    channel: Channel,
+    intake: Intake,
+    conditions: Conditions,
+    /// By cluster and name.
+    settings: BTreeMap<String, BTreeMap<String, Setting>>,
     usage: Usage,
-    /// By cluster: what energy costs there.
-    power: BTreeMap<String, Power>,
+    /// By cluster.
+    declared: BTreeMap<String, Declared>,
 }
 
-/// A cluster's modelled power.
+/// What a cluster declares of itself: its modelled power, and shares.
 #[derive(Clone, Copy, Debug)]
-struct Power {
+struct Declared {
     tariff: Tariff,
     /// Share of its energy that is renewable, per cent, if it says so.
     green_percent: Option<f64>,
+    /// Share of the time that it is available, per cent, if it says so.
+    availability_percent: Option<f64>,
 }
 
-impl Power {
+impl Declared {
     fn of(cluster: &ClusterRegistered) -> Self {
-        let green = cluster.labels.get(types::GREEN_LABEL).and_then(|text| text.trim().parse::<f64>().ok());
         Self {
             tariff: Tariff::of(&cluster.labels, cluster.cpu_milli),
-            green_percent: green.filter(|percent| (0.0..=100.0).contains(percent)),
+            green_percent: types::percent_of(&cluster.labels, types::GREEN_LABEL),
+            availability_percent: types::percent_of(&cluster.labels, types::AVAILABILITY_LABEL),
         }
     }
 
@@ -226,8 +256,12 @@ impl Collector {
             tracks: BTreeMap::new(),
             packs: BTreeMap::new(),
             feed: Feed::new(limits.feed_max),
+            channel: Channel::new(limits.channel_max),
+            intake: Intake::new(limits.readings),
+            conditions: Conditions::default(),
+            settings: BTreeMap::new(),
             usage: Usage::new(limits.usage),
-            power: BTreeMap::new(),
+            declared: BTreeMap::new(),
         }
     }
 
@@ -254,6 +288,68 @@ impl Collector {
     /// What came after the reader looked last, at most 256 samples; `dropped` tells what it lost before each.
     pub fn read(&self, cursor: &mut Cursor) -> Vec<InstanceSample> {
         self.feed.read(cursor)
+    }
+
+    /// What became of readings.
+    pub(crate) fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// Conditions, and where they hold.
+    pub(crate) fn conditions(&self) -> &Conditions {
+        &self.conditions
+    }
+
+    /// Takes up which conditions held before the last restart. Before anything else.
+    pub(crate) fn restore(&mut self, crossed: &[ThresholdCrossed]) {
+        crossed.iter().for_each(|one| self.conditions.restore(one));
+    }
+
+    /// Agents after a cluster, in order, with what is set for each.
+    pub(crate) fn agents<'a>(&'a self, cluster_id: &'a str, after: &'a str) -> impl Iterator<Item = AgentInfo> + 'a {
+        self.intake.agents(cluster_id, after).map(|agent| {
+            let settings = self.settings.get(&agent.cluster_id).cloned().unwrap_or_default();
+            AgentInfo { settings, ..agent }
+        })
+    }
+
+    /// The newest value of each series that a filter means, at most `max`, by cluster and entity; then those of instances.
+    pub(crate) fn newest_of(&self, filter: &Filter, max: usize) -> Vec<SeriesValues> {
+        let means = |meta: &Meta| {
+            select::means_entity(filter, &meta.entity) && select::means_metric(filter, &meta.entity.kind, &meta.metric)
+        };
+        let found = self.intake.newest().filter(|(meta, ..)| means(meta)).map(|(meta, _, at_ms, value)| SeriesValues {
+            entity: Some(meta.entity.clone()),
+            metric: Some(meta.metric.clone()),
+            at_ms: vec![at_ms],
+            values: vec![value],
+        });
+        let samples = self.tracks.values().filter_map(|track| track.last.as_deref());
+        let of_instances = samples.map(|sample| (select::entity_of(sample), sample));
+        let of_instances = of_instances.filter(|(entity, _)| select::means_entity(filter, entity));
+        let of_instances = of_instances.flat_map(|(entity, sample)| {
+            let provenance = Provenance::try_from(sample.provenance).unwrap_or_default();
+            let fields = FIELDS.iter().map(move |field| (field, field.metric(provenance)));
+            let meant = fields.filter(|(_, metric)| select::means_metric(filter, select::INSTANCE, metric));
+            meant.map(move |(field, metric)| SeriesValues {
+                entity: Some(entity.clone()),
+                metric: Some(metric),
+                at_ms: vec![sample.at.unwrap_or_default().as_millis()],
+                values: vec![field.value(sample)],
+            })
+        });
+        found.chain(of_instances).take(max).collect()
+    }
+
+    /// A reader of the channel; see [`Channel::cursor`].
+    pub(crate) fn watch(&self, filter: Filter, interval_ms: u32, after: u64) -> channel::Cursor {
+        let known = self.intake.newest().map(|(meta, count, ..)| (meta, count));
+        self.channel.cursor(filter, interval_ms, after, known)
+    }
+
+    /// What a reader of the channel has not seen.
+    pub(crate) fn watched_values(&self, cursor: &mut channel::Cursor) -> Option<WatchReply> {
+        self.channel.read(cursor)
     }
 
     /// An instance's newest samples, not all of them stored yet.
@@ -339,6 +435,10 @@ impl Collector {
         }
     }
 
+    fn is_full(&self, cluster_id: &str) -> bool {
+        self.packs.get(cluster_id).is_some_and(|pack| pack.samples.len() >= self.limits.pack_max)
+    }
+
     /// Takes a pack out as an event.
     fn flush(&mut self, cluster_id: &str) -> Option<Derived> {
         let (cluster_id, Pack { mut samples, .. }) = self.packs.remove_entry(cluster_id)?;
@@ -351,41 +451,96 @@ impl Collector {
         Some(Derived::new(Packed { cluster_id, samples }, id, last))
     }
 
-    /// Takes a sound sample in.
-    fn take(&mut self, sample: InstanceSample) -> Option<Derived> {
+    /// Takes a sound sample in; true if it waits to be packed now.
+    fn take(&mut self, sample: InstanceSample, derived: &mut Vec<Derived>) -> bool {
         let at = sample.at.unwrap_or_default();
         if at.millis_since(self.now) > self.limits.ahead_ms {
             self.counts.ahead += 1;
-            return None;
+            return false;
         }
         if !self.tracks.contains_key(&sample.instance_id) && self.tracks.len() >= self.limits.instances_max {
             self.counts.over_limit += 1;
-            return None;
+            return false;
         }
         if !self.tracks.contains_key(&sample.instance_id) {
             self.tracks.insert(sample.instance_id.clone(), Track::default());
         }
-        let track = self.tracks.get_mut(&sample.instance_id)?;
+        let Some(track) = self.tracks.get_mut(&sample.instance_id) else { return false };
         track.heard = self.now;
         let fresh = self.now.millis_since(at) < self.limits.idle_ms;
         let identity = identity(&sample);
         let remembered = fresh && track.forgotten.is_none_or(|nanos| identity.0 > nanos);
         if !track.remember(identity, self.limits.remembered_max) {
             self.counts.duplicate += 1;
-            return None;
+            return false;
         }
         track.count += 1;
         self.counts.accepted += 1;
-        self.feed.push(sample.clone(), track.count);
+        let shared = Arc::new(sample.clone());
+        if track.last.as_ref().is_none_or(|last| last.at <= shared.at) {
+            track.last = Some(shared.clone());
+        }
+        self.feed.push(shared.clone(), track.count);
+        self.channel.sample(shared, track.count);
         self.observe(&sample, remembered);
+        self.look_at(&sample, derived);
         if remembered {
             self.usage.sample(&sample);
         }
-        let cluster_id = sample.cluster_id.clone();
         let now = self.now;
-        let pack = self.packs.entry(cluster_id.clone()).or_insert_with(|| Pack { since: now, samples: vec![] });
+        let pack = self.packs.entry(sample.cluster_id.clone()).or_insert_with(|| Pack { since: now, samples: vec![] });
         pack.samples.push(sample);
-        if pack.samples.len() >= self.limits.pack_max { self.flush(&cluster_id) } else { None }
+        true
+    }
+
+    /// Shows a sample to the conditions.
+    fn look_at(&mut self, sample: &InstanceSample, derived: &mut Vec<Derived>) {
+        if !self.conditions.of_kind(select::INSTANCE) {
+            return;
+        }
+        let (entity, labels) = (select::entity_of(sample), BTreeMap::new());
+        let at = sample.at.unwrap_or_default();
+        for field in &FIELDS {
+            let seen = Seen { entity: &entity, metric: field.name, labels: &labels, at, value: field.value(sample) };
+            derived.extend(self.conditions.look(seen).into_iter().map(crossing));
+        }
+    }
+
+    /// Takes readings in, as they came under this key.
+    fn readings(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
+        let Some(pack) = mesh_proto::readings(key, body) else {
+            self.intake.unreadable();
+            return vec![];
+        };
+        let outcome = self.intake.take(key.split('/').nth(2).unwrap_or_default(), pack);
+        let mut derived = vec![];
+        for Taken { meta, at_ms, value, .. } in outcome.taken.iter().filter(|one| one.newest) {
+            if self.conditions.looks_at(&meta.metric.name) {
+                let at = Timestamp::from_millis(*at_ms);
+                let (entity, metric, labels) = (&meta.entity, meta.metric.name.as_str(), &meta.metric.labels);
+                let seen = Seen { entity, metric, labels, at, value: *value };
+                derived.extend(self.conditions.look(seen).into_iter().map(crossing));
+            }
+        }
+        self.channel.readings(outcome.taken);
+        derived.extend(outcome.pack.map(|pack| stored(pack)));
+        derived
+    }
+
+    /// A fact of measurement.
+    fn measured(&mut self, fact: &Stored) -> Result<(), DecodeError> {
+        if let Some(set) = fact.event::<MeasurementSet>()? {
+            self.settings.entry(set.cluster_id).or_default().insert(set.setting_id, set.setting.unwrap_or_default());
+        } else if let Some(unset) = fact.event::<MeasurementUnset>()? {
+            if let Some(settings) = self.settings.get_mut(&unset.cluster_id) {
+                settings.remove(&unset.setting_id);
+            }
+        } else if let Some(defined) = fact.event::<ConditionDefined>()? {
+            defined.condition.into_iter().for_each(|condition| self.conditions.define(condition));
+        } else if let Some(dropped) = fact.event::<ConditionDropped>()? {
+            self.conditions.drop(&(dropped.owner, dropped.condition_id));
+        }
+        Ok(())
     }
 
     fn sweep(&mut self) {
@@ -395,6 +550,7 @@ impl Collector {
         self.swept = self.now;
         let (now, idle_ms) = (self.now, self.limits.idle_ms);
         self.tracks.retain(|_, track| now.millis_since(track.heard) < idle_ms);
+        self.intake.sweep();
     }
 }
 
@@ -430,7 +586,7 @@ impl Watch {
         (owner, intent_id): &IntentKey,
         now: Timestamp,
         limits: &Limits,
-        power: &BTreeMap<String, Power>,
+        declared: &BTreeMap<String, Declared>,
     ) -> (Vec<Derived>, u64) {
         let seconds = self.period_s as f64;
         let (mut observations, mut skipped) = (vec![], 0);
@@ -448,9 +604,10 @@ impl Watch {
                 if watched.targets.is_empty() {
                     continue;
                 }
-                let power = power.get(&measured.cluster_id);
-                let one =
-                    |(expectation, name): &(String, String)| achieved(expectation, name, &measured, power, seconds);
+                let of_cluster = declared.get(&measured.cluster_id);
+                let one = |(expectation, name): &(String, String)| {
+                    achieved(expectation, name, &measured, of_cluster, seconds)
+                };
                 let targets = watched.targets.iter().map(one);
                 let event = TargetObserved {
                     owner: owner.clone(),
@@ -484,7 +641,7 @@ fn achieved(
     expectation_id: &str,
     target_name: &str,
     measured: &Period,
-    power: Option<&Power>,
+    of_cluster: Option<&Declared>,
     seconds: f64,
 ) -> ObservedTarget {
     let cores = f64::from(measured.load_milli()) / 1_000.0;
@@ -492,10 +649,11 @@ fn achieved(
     let value = match measure {
         Some(Measure::CpuPercent) => Some(measured.cpu_percent()),
         Some(Measure::MemoryMb) => Some(measured.memory_bytes as f64 / 1e6),
-        Some(Measure::Joules) => power.map(|p| p.watts(measured) * seconds),
+        Some(Measure::Joules) => of_cluster.map(|p| p.watts(measured) * seconds),
         // What does nothing has no efficiency.
-        Some(Measure::JoulesPerCoreSecond) => power.filter(|_| cores > 0.0).map(|p| p.watts(measured) / cores),
-        Some(Measure::GreenPercent) => power.and_then(|p| p.green_percent),
+        Some(Measure::JoulesPerCoreSecond) => of_cluster.filter(|_| cores > 0.0).map(|p| p.watts(measured) / cores),
+        Some(Measure::GreenPercent) => of_cluster.and_then(|p| p.green_percent),
+        Some(Measure::AvailabilityPercent) => of_cluster.and_then(|p| p.availability_percent),
         Some(Measure::Handed) | None => None,
     };
     ObservedTarget {
@@ -508,6 +666,24 @@ fn achieved(
             .into(),
         value: value.unwrap_or_default(),
     }
+}
+
+/// Readings as they are stored.
+fn stored(pack: Readings) -> Derived {
+    let at = pack.at.unwrap_or_default();
+    let id = derived_id(&["readings", &pack.cluster_id, &at.to_string(), &readings::fingerprint(&pack)]);
+    Derived::new(pack, id, at)
+}
+
+/// A crossing as it is said.
+fn crossing(crossed: ThresholdCrossed) -> Derived {
+    let at = crossed.at.unwrap_or_default();
+    let labels: Vec<String> = crossed.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let place = [crossed.entity_kind.as_str(), &crossed.entity_id, &crossed.cluster_id, &crossed.metric];
+    let (raised, when, labels) = (crossed.raised.to_string(), at.to_string(), labels.join(","));
+    let parts = ["crossed", &crossed.owner, &crossed.condition_id, &raised, &when, &labels];
+    let id = derived_id(&[parts.as_slice(), &place].concat());
+    Derived::new(crossed, id, at)
 }
 
 /// The targets of each instance of an intent.
@@ -554,20 +730,31 @@ impl Projector for Collector {
         let changed = fact.event::<IntentStateChanged>().map(|event| event.map(|e| self.state_changed(e, fact.time)));
         let cluster = fact.event::<ClusterRegistered>().map(|e| {
             if let Some(e) = e {
-                self.power.insert(e.cluster_id.clone(), Power::of(&e));
+                self.declared.insert(e.cluster_id.clone(), Declared::of(&e));
                 self.usage.cluster(e);
             }
         });
         let wanted = fact.event::<InstanceWanted>().map(|e| e.into_iter().for_each(|e| self.usage.wanted(e)));
         let placed = fact.event::<InstanceChanged>();
         let placed = placed.map(|e| e.into_iter().for_each(|e| self.usage.changed(&e, fact.time)));
-        if applied.is_err() || changed.is_err() || cluster.is_err() || wanted.is_err() || placed.is_err() {
+        let measured = if fact.stream == "MEASUREMENT" { self.measured(fact) } else { Ok(()) };
+        if measured.is_err()
+            || applied.is_err()
+            || changed.is_err()
+            || cluster.is_err()
+            || wanted.is_err()
+            || placed.is_err()
+        {
             self.counts.undecodable += 1;
         }
         vec![]
     }
 
     fn sample(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
+        let signal = key.split('/').nth(3);
+        if signal == Some(READINGS_SIGNAL) {
+            return self.readings(key, body);
+        }
         if self.started.is_none() {
             self.counts.early += 1;
             return vec![];
@@ -577,26 +764,37 @@ impl Projector for Collector {
             return vec![];
         };
         let mut derived = vec![];
+        let mut ripe = None;
         for sample in samples {
-            match sound(sample) {
-                Some(sample) => derived.extend(self.take(sample)),
-                None => self.counts.invalid += 1,
+            let Some(sample) = sound(sample) else {
+                self.counts.invalid += 1;
+                continue;
+            };
+            let cluster_id = sample.cluster_id.clone();
+            let waits = self.take(sample, &mut derived);
+            // What an agent packed is stored as it comes; a single sample waits for others.
+            if waits && (signal == Some(PACKED_SIGNAL) || self.is_full(&cluster_id)) {
+                ripe = Some(cluster_id);
             }
         }
+        derived.extend(ripe.and_then(|cluster_id| self.flush(&cluster_id)));
         derived
     }
 
     fn tick(&mut self, now: Timestamp) -> Vec<Derived> {
         let now = now.max(self.now);
         self.now = now;
+        self.intake.tick(now);
         if self.started.is_none() {
             self.started = Some(now);
+            self.channel.begin(now);
+            self.conditions.settle();
             self.watches.values_mut().for_each(|watch| watch.begin(Some(now), None));
         }
         self.sweep();
         let mut derived = self.usage.close(now);
         for (key, watch) in &mut self.watches {
-            let (observations, skipped) = watch.judge(key, now, &self.limits, &self.power);
+            let (observations, skipped) = watch.judge(key, now, &self.limits, &self.declared);
             self.counts.periods_skipped += skipped;
             derived.extend(observations);
         }

@@ -1,10 +1,13 @@
 //! Takes telemetry in, and says what each intent's targets achieved.
 //!
-//! - Consumes: samples of instances (Zenoh), `IntentAcknowledged`, `IntentStateChanged`, its own `Packed`;
-//!   `ClusterRegistered`, `InstanceWanted`, `InstanceChanged` (whose usage it is).
-//! - Publishes: `Packed` (samples packed by cluster), `TargetObserved` (each period of each active intent),
-//!   `UsageClosed` (each window of each instance).
-//! - Owns: what was observed; a recent window of samples; the streaming-telemetry channel.
+//! - Consumes: samples of instances and readings of anything (Zenoh, gRPC), `IntentAcknowledged`, `IntentStateChanged`,
+//!   its own `Packed` and `Readings`; `ClusterRegistered`, `InstanceWanted`, `InstanceChanged` (whose usage it is);
+//!   `SetMeasurement`, `UnsetMeasurement`, `DefineCondition`, `DropCondition`.
+//! - Publishes: `Packed` (samples of instances), `Readings` (checked, in base units), `TargetObserved` (each period of each
+//!   active intent), `ThresholdCrossed` (each crossing of a condition), `UsageClosed` (each window of each instance);
+//!   `MeasurementSet`, `MeasurementUnset`, `ConditionDefined`, `ConditionDropped`, `MeasurementRefused`.
+//! - Owns: how clusters are measured; conditions; what was observed; series, raw and rolled up; the streaming-telemetry
+//!   channel.
 //! - Never: judges an intent, prices anything.
 
 mod api;
@@ -16,9 +19,15 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
-use mesh_proto::is_of_instances;
-use mesh_proto::telemetry::telemetry_queries_server::TelemetryQueriesServer;
+use mesh_proto::{
+    Event as _, is_of_instances, is_of_readings, observation::ThresholdCrossed,
+    telemetry::telemetry_queries_server::TelemetryQueriesServer,
+};
 use mesh_store::memory::WindowLimits;
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+
+use self::{domain::catalog::Catalog, shell::store::Stores};
 
 pub use config::Config;
 pub use domain::feed::Cursor;
@@ -39,29 +48,77 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
             instances_max: config.instances_max,
             ..usage::Limits::default()
         },
+        readings: domain::readings::Limits {
+            agents_max: config.instances_max,
+            series_max: config.series_max,
+            series_of_agent_max: config.series_of_agent_max,
+            values_per_second: config.values_of_agent_per_second,
+            ..domain::readings::Limits::default()
+        },
         ..domain::Limits::default()
     };
-    let window = WindowLimits {
+    let store = mesh_store::open(&config.store).context("open store")?;
+    // By default ten samples a second are more than any agent sends; of what is rolled up there is one point a step.
+    let limits_of = |keep_ms: u64, every_ms: u64, bytes_max: u64| WindowLimits {
         lanes_max: config.instances_max,
-        // Ten samples a second are more than any agent sends.
-        items_max: (config.window_ms / 100).max(600) as usize,
-        bytes_max: config.window_bytes_max,
+        items_max: usize::try_from(keep_ms / every_ms).unwrap_or(usize::MAX).max(600),
+        bytes_max,
     };
-    let series = mesh_store::open(&config.store).context("open store")?.series("telemetry", window);
+    let [minute, five, hour] = domain::rollup::LENGTHS_MS.map(i64::unsigned_abs);
+    let share = config.rolled_bytes_max / 3;
+    let stores = Stores {
+        raw: store.series("telemetry", limits_of(config.window_ms.into(), 100, config.window_bytes_max)),
+        rolled: [
+            store.series("telemetry_1m", limits_of(config.keep_minutes_ms, minute, share)),
+            store.series("telemetry_5m", limits_of(config.keep_five_minutes_ms, five, share)),
+            store.series("telemetry_1h", limits_of(config.keep_hours_ms, hour, share)),
+        ],
+        keep_ms: [config.window_ms.into(), config.keep_minutes_ms, config.keep_five_minutes_ms, config.keep_hours_ms]
+            .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX / 2_000_000)),
+        catalog: Arc::new(RwLock::new(Catalog::new(config.instances_max))),
+    };
     let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
-    let samples = rights.samples_in.iter().map(String::as_str).filter(|key| is_of_instances(key)).collect();
+    let keys = rights.samples_in.iter().map(String::as_str);
+    let (feed, fed) = mpsc::channel(FED_MAX);
     let sources = Sources {
-        streams: vec!["INTENT", "CLUSTER", "WORKLOAD"],
-        samples,
+        streams: vec!["INTENT", "CLUSTER", "WORKLOAD", "MEASUREMENT"],
+        samples: keys.filter(|key| is_of_instances(key) || is_of_readings(key)).collect(),
+        fed: Some(fed),
         tick_ms: Some(config.tick_ms),
         pace_ms: 20,
         ..Sources::default()
     };
-    let view = mesh.project("observations", domain::Collector::new(limits), sources).await?;
-    let dropped = Arc::default();
-    shell::metrics::show(&mesh, &view, Arc::clone(&dropped));
-    let (stopping, of) = (mesh.stopping(), series.clone());
-    mesh.serve(TelemetryQueriesServer::new(api::Api { view, series: of, stopping, dropped }));
-    mesh.spawn("window", shell::store::keep(mesh.clone(), series, config.window_ms.into()));
+    let mut collector = domain::Collector::new(limits);
+    collector.restore(&crossings(&mesh).await.context("read which conditions held")?);
+    let view = mesh.project("observations", collector, sources).await?;
+    mesh.decide(domain::measurements::Measurements).await?;
+    let (dropped, late) = (Arc::default(), Arc::default());
+    shell::metrics::show(&mesh, &view, Arc::clone(&dropped), Arc::clone(&late));
+    let api = api::Api { mesh: mesh.clone(), view, stores: stores.clone(), feed, dropped };
+    mesh.serve(TelemetryQueriesServer::new(api));
+    mesh.spawn("window", shell::store::keep(mesh.clone(), stores, late));
     Ok(())
+}
+
+/// Readings that came over gRPC and wait to be taken in.
+const FED_MAX: usize = 256;
+
+/// Every crossing that was said, oldest first.
+async fn crossings(mesh: &Mesh) -> anyhow::Result<Vec<ThresholdCrossed>> {
+    const PAGE: usize = 1_000;
+    let subject =
+        mesh_proto::contract().event(ThresholdCrossed::MESSAGE).map(|event| event.filter()).unwrap_or_default();
+    let log = mesh.bus().log(ThresholdCrossed::STREAM);
+    let (mut from, mut found) = (1, vec![]);
+    loop {
+        let page = log.read(&subject, from, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(found) };
+        from = last.sequence + 1;
+        for message in &page {
+            found.extend(message.event::<ThresholdCrossed>()?);
+        }
+        if page.len() < PAGE {
+            return Ok(found);
+        }
+    }
 }

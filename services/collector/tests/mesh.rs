@@ -10,13 +10,19 @@ use mesh_bus::{About, Samples, Tail};
 use mesh_core::{Decision, Outgoing};
 use mesh_kit::{Running, Stopped};
 use mesh_proto::{
-    Event,
+    Event, READINGS_SIGNAL,
+    cluster::ClusterRegistered,
     intent::{
         ExpectationTarget, GovernedInstance, Intent, IntentAcknowledged, IntentExpectation, NotFulfilledState, State,
     },
-    observation::TargetObserved,
+    measurement::{
+        Condition, ConditionDefined, DefineCondition, MeasurementRefused, MeasurementSet, SetMeasurement, Setting, Side,
+    },
+    observation::{TargetObserved, ThresholdCrossed},
     telemetry::{
-        InstanceSample, Packed, RangeRequest, StreamRequest, telemetry_queries_client::TelemetryQueriesClient,
+        ConditionsRequest, Entity, Filter, InstanceSample, InventoryRequest, Metric, MetricKind, Packed, ProbeStatus,
+        QueryRequest, RangeRequest, Readings, StreamRequest, WatchRequest,
+        telemetry_queries_client::TelemetryQueriesClient,
     },
 };
 use mesh_test::{TestBus, now, soon};
@@ -150,4 +156,132 @@ async fn samples_become_observations_and_outlive_a_restart() {
     assert_eq!(after.len(), packed);
     assert!(after.iter().all(|s| (s.cluster_id.as_str(), s.memory_bytes, s.cpu_milli) == ("edge", 30_000_000, 500.0)));
     assert_eq!(soon("the end", again.stop()).await, Stopped::Settled);
+}
+
+/// A pack of one node's memory, now.
+fn memory(cluster: &str, used: f64) -> Readings {
+    let entity = Entity {
+        kind: "node".into(),
+        id: "n".into(),
+        cluster_id: cluster.into(),
+        node: "n".into(),
+        ..Entity::default()
+    };
+    let metric = Metric {
+        name: "system.memory.usage".into(),
+        unit: "MiBy".into(),
+        kind: MetricKind::Gauge.into(),
+        probe: "memory".into(),
+        ..Metric::default()
+    };
+    Readings {
+        cluster_id: cluster.into(),
+        at: Some(now()),
+        entities: vec![entity],
+        metrics: vec![metric],
+        metric: vec![0],
+        after_ms: vec![0],
+        values: vec![used],
+        probes: vec![ProbeStatus { probe: "memory".into(), readings: 1, ..ProbeStatus::default() }],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_are_stored_followed_asked_about_and_watched_for_crossings() {
+    let Some(test_bus) = test_bus("readings").await else { return };
+    let running = collector(&test_bus).await;
+    let mut client = TelemetryQueriesClient::connect(running.endpoint()).await.unwrap();
+    let person = test_bus.connect("person").await;
+    let registered = ClusterRegistered { cluster_id: "edge".into(), cpu_milli: 1_000, ..Default::default() };
+    let agent = test_bus.connect("cluster-agent").await;
+    agent.publish(&Outgoing::new(&registered, "registered", now()).unwrap()).await.unwrap();
+
+    // A person sets how the cluster is measured, and what is to be watched.
+    let mut facts = person.log(MeasurementSet::STREAM).tail("measurement.>", 1);
+    let setting = Setting { interval_ms: 100, ..Setting::default() };
+    let set = SetMeasurement { cluster_id: "edge".into(), setting_id: "fast".into(), setting: Some(setting.clone()) };
+    let condition = Condition {
+        entity_kind: "node".into(),
+        metric: "system.memory.usage".into(),
+        side: Side::Above.into(),
+        threshold: 1e9,
+        ..Condition::default()
+    };
+    let define =
+        DefineCondition { owner: "local".into(), condition_id: "full".into(), condition: Some(condition.clone()) };
+    let known = async {
+        // The decider may not know of the cluster at once.
+        for number in 0.. {
+            let set = Outgoing::new(&set, format!("set-{number}"), now()).unwrap();
+            person.publish(&set).await.unwrap();
+            let stored = tail_any(&mut facts).await;
+            if let Some(set) = stored.event::<MeasurementSet>().unwrap() {
+                return set;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        unreachable!("a range without an end")
+    };
+    assert_eq!(soon("the setting", known).await.setting, Some(setting.clone()));
+    person.publish(&Outgoing::new(&define, "define", now()).unwrap()).await.unwrap();
+    let defined: ConditionDefined = next_of(&mut facts).await;
+    assert_eq!(defined.condition.unwrap().owner, "local");
+    let wrong = DefineCondition { condition: Some(Condition { metric: String::new(), ..condition }), ..define };
+    person.publish(&Outgoing::new(&wrong, "wrong", now()).unwrap()).await.unwrap();
+    let refused: MeasurementRefused = next_of(&mut facts).await;
+    assert_eq!(
+        (refused.command_id.as_str(), refused.scope.as_str(), refused.name.as_str()),
+        ("wrong", "local", "full")
+    );
+
+    // One follows the channel; readings come over Zenoh and over gRPC.
+    let filter = Some(Filter { metrics: vec!["system.memory.*".into()], ..Filter::default() });
+    let watch = WatchRequest { filter: filter.clone(), ..WatchRequest::default() };
+    let mut channel = client.watch(watch).await.unwrap().into_inner();
+    let mut telemetry = person.log(Readings::STREAM).tail("telemetry.readings.>", 1);
+    let mut crossings = person.log(ThresholdCrossed::STREAM).tail("observation.threshold_crossed.>", 1);
+    let about = About { time: now(), ..About::default() };
+    let pack = memory("edge", 100.0);
+    let key = mesh_proto::sample_key("s", "n", READINGS_SIGNAL, "edge");
+    test_bus.router().publish(&key, pack.encode_to_vec(), &about).await.unwrap();
+    let live = soon("a value on the channel", channel.next()).await.unwrap().unwrap();
+    assert_eq!(live.readings.unwrap().values, [100.0 * 1_048_576.0]);
+    let stored: Readings = next_of(&mut telemetry).await;
+    assert_eq!((stored.metrics[0].unit.as_str(), stored.values[0]), ("By", 104_857_600.0));
+    let broken = Readings { values: vec![], ..memory("edge", 1.0) };
+    let sent = vec![memory("edge", 2_000.0), broken];
+    let reply = client.ingest(futures::stream::iter(sent)).await.unwrap().into_inner();
+    assert_eq!((reply.accepted, reply.refused.values().sum::<u64>()), (1, 1));
+    let crossed: ThresholdCrossed = next_of(&mut crossings).await;
+    assert_eq!((crossed.raised, crossed.entity_id.as_str(), crossed.value), (true, "n", 2_097_152_000.0));
+    let live = soon("the next", channel.next()).await.unwrap().unwrap();
+    assert_eq!((live.readings.unwrap().values.len(), live.missed), (1, 0));
+
+    // What was taken in can be asked about: the newest, and over time as soon as it is stored.
+    let newest = QueryRequest { filter: filter.clone(), ..QueryRequest::default() };
+    let reply = client.query(newest).await.unwrap().into_inner();
+    assert_eq!(reply.series[0].values, [2_097_152_000.0]);
+    let from = Some(now().plus_millis(-60_000));
+    let range = QueryRequest { filter, from, ..QueryRequest::default() };
+    let both = async {
+        loop {
+            let reply = client.query(range.clone()).await.unwrap().into_inner();
+            if reply.series.first().is_some_and(|series| series.values.len() == 2) {
+                return reply;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(soon("both values stored", both).await.series[0].values, [104_857_600.0, 2_097_152_000.0]);
+    let agents = client.inventory(InventoryRequest::default()).await.unwrap().into_inner().agents;
+    let agent = agents.iter().find(|agent| agent.cluster_id == "edge").unwrap();
+    assert!(agent.up && agent.probes.len() == 1 && agent.settings.get("fast") == Some(&setting), "{agent:?}");
+    let reply = client.conditions(ConditionsRequest::default()).await.unwrap().into_inner();
+    assert_eq!((reply.conditions.len(), reply.crossings.len()), (1, 1));
+    drop(channel);
+    assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
+}
+
+async fn tail_any(tail: &mut Tail) -> std::sync::Arc<mesh_core::Stored> {
+    soon("a fact", async { std::sync::Arc::new(tail.next().await.unwrap()) }).await
 }

@@ -1,7 +1,7 @@
 //! The newest samples, for readers that follow: a ring in which the oldest make room, so that a slow reader loses
 //! those and learns how many.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use mesh_proto::telemetry::InstanceSample;
 
@@ -21,7 +21,7 @@ pub(crate) struct Feed {
 struct Entry {
     /// How many samples of its instance there had been with it.
     of_instance: u64,
-    sample: InstanceSample,
+    sample: Arc<InstanceSample>,
 }
 
 /// Where a reader is.
@@ -41,7 +41,7 @@ impl Feed {
     }
 
     /// `of_instance` counts this sample's instance's samples, this one included.
-    pub(crate) fn push(&mut self, sample: InstanceSample, of_instance: u64) {
+    pub(crate) fn push(&mut self, sample: Arc<InstanceSample>, of_instance: u64) {
         self.pushed += 1;
         self.entries.push_back(Entry { of_instance, sample });
         while self.entries.len() > self.samples_max {
@@ -75,14 +75,14 @@ impl Feed {
                 lost = (entry.of_instance - 1).saturating_sub(cursor.seen_of_instance);
                 cursor.seen_of_instance = entry.of_instance;
             }
-            samples.push(InstanceSample { dropped: std::mem::take(&mut lost), ..entry.sample.clone() });
+            samples.push(InstanceSample { dropped: std::mem::take(&mut lost), ..InstanceSample::clone(&entry.sample) });
         }
         samples
     }
 
     /// The samples of an instance that are still here.
     pub(crate) fn of<'a>(&'a self, instance_id: &'a str) -> impl Iterator<Item = &'a InstanceSample> {
-        self.entries.iter().map(|e| &e.sample).filter(move |s| s.instance_id == instance_id)
+        self.entries.iter().map(|e| &*e.sample).filter(move |s| s.instance_id == instance_id)
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
                 *count += 1;
                 let sample = InstanceSample { instance_id, restarts: number as u32, ..Default::default() };
                 pushed.push(sample.clone());
-                feed.push(sample, *count);
+                feed.push(Arc::new(sample), *count);
                 prop_assert!(feed.entries.len() <= samples_max);
                 if reads {
                     let batch = feed.read(&mut cursor);
@@ -143,7 +143,7 @@ mod tests {
         let mut feed = Feed::new(1_000);
         let mut cursor = feed.cursor("", 0);
         for number in 0..600 {
-            feed.push(InstanceSample { restarts: number, ..Default::default() }, u64::from(number) + 1);
+            feed.push(Arc::new(InstanceSample { restarts: number, ..Default::default() }), u64::from(number) + 1);
         }
         let sizes: Vec<usize> = (0..4).map(|_| feed.read(&mut cursor).len()).collect();
         assert_eq!(sizes, [256, 256, 88, 0]);

@@ -4,6 +4,8 @@ use mesh_proto::{
     Event,
     intent::{ExpectationTarget, IntentExpectation},
     json,
+    measurement::{Condition, Side},
+    telemetry::{Entity, Metric},
 };
 use proptest::prelude::*;
 
@@ -246,7 +248,7 @@ fn what_is_no_sample_or_comes_from_the_future_is_refused_and_counted() {
 }
 
 #[test]
-fn samples_are_packed_by_cluster_each_second_or_when_a_pack_is_full() {
+fn single_samples_are_packed_by_cluster_each_second_and_packs_are_stored_as_they_come() {
     let mut collector = watching(60);
     collector.limits.pack_max = 60;
     for millis in (0..590).rev().map(|n| n + 10).step_by(10) {
@@ -261,7 +263,9 @@ fn samples_are_packed_by_cluster_each_second_or_when_a_pack_is_full() {
     let pack = |samples| Packed { cluster_id: "edge".into(), samples }.encode_to_vec().into();
     let other = InstanceSample { instance_id: "other".into(), ..sample(700, 1.0) };
     let elsewhere = InstanceSample { cluster_id: "cloud".into(), ..sample(700, 1.0) };
-    collector.sample("continuum/site/node/instances/edge", &pack(vec![other.clone(), sample(700, 1.0)]));
+    let stored =
+        measured(collector.sample("continuum/site/node/instances/edge", &pack(vec![other.clone(), sample(700, 1.0)])));
+    assert_eq!((stored.len(), stored[0].samples.len()), (1, 2), "with what waited");
     assert_eq!(collector.counts().duplicate, 1, "alone or in a pack, it is one sample");
     collector.sample("continuum/site/node/instances/edge", &pack(vec![other, elsewhere.clone()]));
     assert_eq!(collector.counts().invalid, 1, "a pack is of one cluster");
@@ -269,7 +273,7 @@ fn samples_are_packed_by_cluster_each_second_or_when_a_pack_is_full() {
     assert!(measured(collector.tick(at(900))).is_empty(), "first second");
     let packs = measured(collector.tick(at(1_000)));
     let sizes: Vec<_> = packs.iter().map(|pack| (pack.cluster_id.as_str(), pack.samples.len())).collect();
-    assert_eq!(sizes, [("cloud", 1), ("edge", 2)]);
+    assert_eq!(sizes, [("cloud", 1)]);
     assert!(measured(collector.tick(at(9_000))).is_empty(), "nothing waits");
 }
 
@@ -501,4 +505,102 @@ proptest! {
             prop_assert!(collector.watches.values().map(open).all(|open| open <= 8));
         }
     }
+}
+
+#[test]
+fn readings_are_stored_at_once_followed_and_shown_to_conditions() {
+    let mut collector = Collector::new(Limits::default());
+    let condition = Condition {
+        owner: "local".into(),
+        condition_id: "hot".into(),
+        entity_kind: "node".into(),
+        metric: "hw.temperature".into(),
+        side: Side::Above.into(),
+        threshold: 80.0,
+        ..Condition::default()
+    };
+    let defined = ConditionDefined {
+        owner: "local".into(),
+        condition_id: condition.condition_id.clone(),
+        condition: Some(condition),
+        ..ConditionDefined::default()
+    };
+    collector.apply(&Stored { stream: "MEASUREMENT".into(), ..stored(&defined, at(0)) });
+    collector.tick(at(0));
+    let reading = |millis, celsius| {
+        let pack = Readings {
+            cluster_id: "edge".into(),
+            at: Some(at(millis)),
+            entities: vec![Entity {
+                kind: "node".into(),
+                id: "n".into(),
+                cluster_id: "edge".into(),
+                ..Entity::default()
+            }],
+            metrics: vec![Metric {
+                name: "hw.temperature".into(),
+                unit: "Cel".into(),
+                probe: "t".into(),
+                ..Metric::default()
+            }],
+            metric: vec![0],
+            after_ms: vec![0],
+            values: vec![celsius],
+            ..Readings::default()
+        };
+        Bytes::from(pack.encode_to_vec())
+    };
+    let key = "continuum/s/n/readings/edge";
+    let mut cursor = collector.watch(Filter::default(), 0, 0);
+    let names =
+        |derived: Vec<Derived>| -> Vec<String> { derived.iter().map(|d| d.event.message().to_owned()).collect() };
+    let (crossed, kept) = (ThresholdCrossed::MESSAGE, Readings::MESSAGE);
+    assert_eq!(names(collector.sample(key, &reading(0, 70.0))), [kept]);
+    assert_eq!(names(collector.sample(key, &reading(1, 90.0))), [crossed, kept]);
+    assert_eq!(names(collector.sample(key, &reading(2, 91.0))), [kept]);
+    assert!(collector.sample(key, &reading(2, 91.0)).is_empty(), "it had come before");
+    assert!(collector.sample(key, &Bytes::from_static(b"\xff")).is_empty());
+    assert_eq!(names(collector.sample(key, &reading(3, 80.0))), [crossed, kept]);
+    let reply = collector.watched_values(&mut cursor).unwrap();
+    assert_eq!((reply.readings.unwrap().values, reply.missed), (vec![70.0, 90.0, 91.0, 80.0], 0));
+    let newest = collector.newest_of(&Filter::default(), 9);
+    assert_eq!((newest.len(), &newest[0].values), (1, &vec![80.0]));
+}
+
+#[test]
+fn a_condition_that_held_before_a_restart_is_not_said_again() {
+    let condition = Condition {
+        owner: "local".into(),
+        condition_id: "busy".into(),
+        entity_kind: "instance".into(),
+        metric: "container.cpu.usage".into(),
+        side: Side::Above.into(),
+        threshold: 0.5,
+        ..Condition::default()
+    };
+    let defined = ConditionDefined {
+        owner: "local".into(),
+        condition_id: condition.condition_id.clone(),
+        condition: Some(condition),
+        ..ConditionDefined::default()
+    };
+    let define = |collector: &mut Collector| {
+        collector.apply(&Stored { stream: "MEASUREMENT".into(), ..stored(&defined, at(0)) });
+        collector.tick(at(0));
+    };
+    let busy = |millis| InstanceSample { cpu_milli: 900.0, ..sample(millis, 1.0) };
+    let crossed = |derived: Vec<Derived>| -> Vec<ThresholdCrossed> {
+        let any = derived.into_iter().map(|d| d.event.body());
+        any.map(|body| ThresholdCrossed::decode(body).unwrap()).collect()
+    };
+    let mut before = Collector::new(Limits::default());
+    define(&mut before);
+    let said = crossed(give(&mut before, &busy(1)));
+    assert!(said[0].raised && said.len() == 1);
+    let mut after = Collector::new(Limits::default());
+    after.restore(&said);
+    define(&mut after);
+    assert!(give(&mut after, &busy(2)).is_empty());
+    let back = InstanceSample { cpu_milli: 100.0, ..sample(3, 1.0) };
+    assert!(!crossed(give(&mut after, &back))[0].raised);
 }

@@ -1,0 +1,157 @@
+//! Which series there are in the store, by what they are of.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::{
+    Timestamp,
+    telemetry::{Entity, Filter, InstanceSample, Metric, Provenance, Readings},
+};
+
+use super::select::{self, FIELDS, INSTANCE};
+
+/// A metric's name and labels.
+pub(crate) type Name = (String, BTreeMap<String, String>);
+
+/// Metrics of one entity that are listed; the limits of what is taken in keep below it.
+const METRICS_MAX: usize = 20_000;
+
+/// One entity with a series in the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) entity: Entity,
+    /// Without what samples of instances hold: those are the same for all.
+    metrics: BTreeMap<Name, Metric>,
+    /// Of its samples, if it is an instance that has some.
+    provenance: Option<Provenance>,
+    heard: Timestamp,
+}
+
+/// What is asked of one series of the store.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Asked {
+    /// Its name in the store.
+    pub(crate) series: String,
+    pub(crate) entity: Entity,
+    pub(crate) metric: Metric,
+    /// Name of the value in the store, and the factor to the metric's unit.
+    pub(crate) value: String,
+    pub(crate) factor: f64,
+}
+
+/// All of them, by name in the store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Catalog {
+    all: BTreeMap<String, Listed>,
+    entities_max: usize,
+}
+
+/// Name of an entity's series in the store. Samples of instances lie under the instance's id alone.
+pub(crate) fn series_of(entity: &Entity) -> String {
+    format!("{}/{}/{}", entity.kind, entity.cluster_id, entity.id)
+}
+
+impl Catalog {
+    pub(crate) fn new(entities_max: usize) -> Self {
+        Self { all: BTreeMap::new(), entities_max }
+    }
+
+    /// Lists what a stored pack is of.
+    pub(crate) fn readings(&mut self, pack: &Readings, now: Timestamp) {
+        for metric in &pack.metrics {
+            let Some(entity) = pack.entities.get(metric.entity as usize) else { continue };
+            let Some(listed) = self.entry(series_of(entity), entity, now) else { continue };
+            let name = (metric.name.clone(), metric.labels.clone());
+            if listed.metrics.len() < METRICS_MAX || listed.metrics.contains_key(&name) {
+                listed.metrics.insert(name, Metric { entity: 0, ..metric.clone() });
+            }
+        }
+    }
+
+    /// Lists an instance that a stored sample is of.
+    pub(crate) fn sample(&mut self, sample: &InstanceSample, now: Timestamp) {
+        let entity = select::entity_of(sample);
+        if let Some(listed) = self.entry(sample.instance_id.clone(), &entity, now) {
+            listed.provenance = Some(Provenance::try_from(sample.provenance).unwrap_or_default());
+        }
+    }
+
+    fn entry(&mut self, series: String, entity: &Entity, now: Timestamp) -> Option<&mut Listed> {
+        if !self.all.contains_key(&series) && self.all.len() >= self.entities_max {
+            return None;
+        }
+        let new = || Listed { entity: entity.clone(), metrics: BTreeMap::new(), provenance: None, heard: now };
+        let listed = self.all.entry(series).or_insert_with(new);
+        if listed.entity != *entity {
+            listed.entity = entity.clone();
+        }
+        listed.heard = now;
+        Some(listed)
+    }
+
+    /// Forgets what has not been stored since a time.
+    pub(crate) fn forget(&mut self, before: Timestamp) {
+        self.all.retain(|_, listed| listed.heard >= before);
+    }
+
+    /// The series that a filter means, in order, at most `max`; and whether there are more.
+    pub(crate) fn asked(&self, filter: &Filter, max: usize) -> (Vec<Asked>, bool) {
+        let mut found = vec![];
+        for (series, listed) in self.all.iter().filter(|(_, listed)| select::means_entity(filter, &listed.entity)) {
+            let fields = listed.provenance.into_iter().flat_map(|provenance| {
+                FIELDS.iter().map(move |field| (field.metric(provenance), field.stored.to_owned(), field.factor))
+            });
+            let own = listed.metrics.values().map(|metric| (metric.clone(), metric.name.clone(), 1.0));
+            for (metric, value, factor) in fields.chain(own) {
+                let kind = if listed.provenance.is_some() { INSTANCE } else { listed.entity.kind.as_str() };
+                if !select::means_metric(filter, kind, &metric) {
+                    continue;
+                }
+                if found.len() == max {
+                    return (found, true);
+                }
+                found.push(Asked { series: series.clone(), entity: listed.entity.clone(), metric, value, factor });
+            }
+        }
+        (found, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_is_found_by_what_it_is_of() {
+        let mut catalog = Catalog::new(2);
+        let now = Timestamp::from_millis(1);
+        let sample = InstanceSample {
+            instance_id: "i".into(),
+            cluster_id: "edge".into(),
+            owner: "ann".into(),
+            ..Default::default()
+        };
+        catalog.sample(&sample, now);
+        let entity = Entity { kind: "node".into(), id: "n".into(), cluster_id: "edge".into(), ..Entity::default() };
+        let metric = |name: &str| Metric { name: name.into(), ..Metric::default() };
+        let pack = Readings { entities: vec![entity], metrics: vec![metric("a"), metric("b")], ..Readings::default() };
+        catalog.readings(&pack, now);
+        let names = |filter: &Filter, max| {
+            let (asked, more) = catalog.asked(filter, max);
+            (asked.into_iter().map(|a| (a.series, a.metric.name)).collect::<Vec<_>>(), more)
+        };
+        let of = |kind: &str| Filter { entity_kind: kind.into(), ..Filter::default() };
+        let node = |name: &str| ("node/edge/n".to_owned(), name.to_owned());
+        assert_eq!(names(&of("node"), 9), (vec![node("a"), node("b")], false));
+        assert_eq!(names(&of("node"), 1), (vec![node("a")], true));
+        assert_eq!(names(&of("instance"), 99).0.len(), FIELDS.len());
+        assert_eq!(
+            names(&Filter { owner: "ann".into(), groups: vec!["memory".into()], ..Filter::default() }, 9).0,
+            [("i".to_owned(), "container.memory.usage".to_owned())]
+        );
+        let another = InstanceSample { instance_id: "j".into(), ..sample };
+        catalog.sample(&another, now);
+        assert!(!catalog.all.contains_key("j"), "two is the limit");
+        catalog.forget(Timestamp::from_millis(2));
+        assert!(catalog.all.is_empty());
+    }
+}
