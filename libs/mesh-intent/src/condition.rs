@@ -1,7 +1,9 @@
 //! The conditions of TS 28.312 over one measured number: a bound, and the set of values that meet it.
 
-use mesh_proto::json;
+use mesh_proto::{intent::ExpectationTarget, json};
 use serde::{Deserialize, Serialize};
+
+use crate::types::{self, Measure};
 
 /// Numbers that a bound may list.
 pub const VALUES_MAX: usize = 32;
@@ -165,6 +167,20 @@ impl From<Bound> for Written {
 }
 
 impl Bound {
+    /// Reads a target's condition and value range. An availability that is asked for as equal to a figure is at least that
+    /// (NEMO D4.3, 4.3.2.1: a cluster at 90 cannot serve 99.9, one at or above it can).
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of(target: &ExpectationTarget) -> Result<Self, BoundError> {
+        let mut bound = Self::parse(&target.target_condition, &target.target_value_range)?;
+        let at_least = types::measure_of(&target.target_name) == Some(Measure::AvailabilityPercent);
+        if at_least && bound.condition == Condition::Equal {
+            bound.condition = Condition::GreaterOrEqual;
+        }
+        Ok(bound)
+    }
+
     /// Reads a condition and its value range: one number, or a JSON list of numbers.
     ///
     /// # Errors

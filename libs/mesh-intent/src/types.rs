@@ -79,6 +79,8 @@ pub enum Measure {
     JoulesPerCoreSecond,
     /// Share of the energy that is renewable, per cent, as the cluster's label `green-percent` says.
     GreenPercent,
+    /// Share of the time that its cluster is available, per cent, as the cluster's label `availability` says.
+    AvailabilityPercent,
     /// Nobody: it is handed to who provides the object.
     Handed,
 }
@@ -89,7 +91,7 @@ impl Measure {
         match self {
             Self::CpuPercent | Self::MemoryMb => load,
             Self::Joules | Self::JoulesPerCoreSecond => Provenance::Modelled,
-            Self::GreenPercent => Provenance::Declared,
+            Self::GreenPercent | Self::AvailabilityPercent => Provenance::Declared,
             Self::Handed => Provenance::Unspecified,
         }
     }
@@ -116,6 +118,16 @@ pub const WORKLOAD_CONTEXT: &str = "NEMO_WORKLOAD";
 
 /// Label of the share of a cluster's energy that is renewable, per cent.
 pub const GREEN_LABEL: &str = "green-percent";
+
+/// Label of the share of the time that a cluster is available, per cent: `99.9` or `99.9%`.
+pub const AVAILABILITY_LABEL: &str = "availability";
+
+/// The per cent that a label of a cluster says, with or without its sign; `None` if it says none, or one that cannot be.
+pub fn percent_of(labels: &BTreeMap<String, String>, label: &str) -> Option<f64> {
+    let text = labels.get(label)?.trim();
+    let number: f64 = text.strip_suffix('%').unwrap_or(text).trim().parse().ok()?;
+    (0.0..=100.0).contains(&number).then_some(number)
+}
 
 /// Contexts of workload expectations that choose a cluster: attribute and the label that it must carry.
 pub const LABEL_CONTEXTS: [(&str, &str); 4] =
@@ -209,6 +221,27 @@ pub const TYPES: &[IntentType] = &[
                     federated-learning=true, which it declares itself",
     },
     IntentType {
+        label: "Availability",
+        aliases: &["availability"],
+        about: "a workload runs on a cluster that declares itself available for as much of the time as is wanted",
+        verbs: &["DELIVER", "ENSURE"],
+        objects: &[WORKLOAD],
+        targets: &[
+            target(
+                "availability",
+                "per cent of the time that its cluster declares itself available",
+                "%",
+                100.0,
+                Measure::AvailabilityPercent,
+            ),
+            CPU,
+            RAM,
+        ],
+        needs_target: true,
+        selector: &[],
+        statement: "",
+    },
+    IntentType {
         label: "EnergyCarbonEfficiency",
         aliases: &["energy_carbon_efficiency"],
         about: "a workload's modelled energy and declared green share stay within bounds",
@@ -291,6 +324,8 @@ impl IntentType {
 mod tests {
     use std::collections::BTreeSet;
 
+    use mesh_proto::intent::ExpectationTarget;
+
     use super::*;
 
     #[test]
@@ -335,6 +370,32 @@ mod tests {
         assert_eq!(energy.map(measured), [Provenance::Modelled; 2]);
         assert_eq!(measured("greenEnergyConsumptionRate"), Provenance::Declared);
         assert_eq!(Measure::CpuPercent.provenance(Provenance::Modelled), Provenance::Modelled, "a simulated load");
+    }
+
+    #[test]
+    fn a_label_says_its_per_cent_with_or_without_the_sign() {
+        let of = |text: &str| percent_of(&BTreeMap::from([("l".to_owned(), text.to_owned())]), "l");
+        let cases = [("99.9%", Some(99.9)), (" 90 % ", Some(90.0)), ("100", Some(100.0)), ("0", Some(0.0))];
+        for (text, percent) in cases {
+            assert_eq!(of(text), percent, "{text:?}");
+        }
+        for text in ["", "%", "high", "101", "-1", "NaN", "9%%"] {
+            assert_eq!(of(text), None, "{text:?}");
+        }
+        assert_eq!(percent_of(&BTreeMap::new(), "l"), None);
+    }
+
+    #[test]
+    fn an_availability_equal_to_a_figure_is_at_least_that() {
+        let target = |name: &str| ExpectationTarget {
+            target_name: name.into(),
+            target_condition: "IS_EQUAL_TO".into(),
+            target_value_range: "99.9".into(),
+            ..ExpectationTarget::default()
+        };
+        let meets = |name: &str, value| crate::Bound::of(&target(name)).unwrap().holds(value);
+        assert!(meets("availability", 99.99) && meets("availability", 99.9) && !meets("availability", 90.0));
+        assert!(!meets("cpuUsage", 99.99));
     }
 
     #[test]

@@ -22,6 +22,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use mesh_intent::types;
 use mesh_proto::{
     Timestamp,
     placement::{Candidate, LatenciesNoted, Load},
@@ -33,6 +34,8 @@ use serde::{Deserialize, Serialize};
 pub const CPU_USAGE: &str = "cpuUsage";
 /// Target name of the resident memory, in MB of 10⁶ bytes.
 pub const RAM_USAGE: &str = "ramUsage";
+/// Target name of the per cent of the time that a cluster declares itself available, by its label of the same name.
+pub const AVAILABILITY: &str = "availability";
 
 /// Label of the clusters that run charts; its value is `true`.
 pub const CHARTS: &str = "continuum.eu/charts";
@@ -445,6 +448,7 @@ enum Obstacle<'a> {
     Cpu { needs: u64, free: u64 },
     Memory { needs: u64, free: u64 },
     Target { bound: &'a TargetBound, value: f64 },
+    Undeclared { bound: &'a TargetBound },
     Latency { bound: &'a LatencyBound, value: Option<f64> },
 }
 
@@ -452,9 +456,12 @@ impl Obstacle<'_> {
     /// By how much, relative to what is asked for; `None` if no amount of capacity would help.
     fn short(&self) -> Option<f64> {
         match self {
-            Self::Excluded { .. } | Self::Lost | Self::Driver { .. } | Self::Label { .. } | Self::Latency { .. } => {
-                None
-            }
+            Self::Excluded { .. }
+            | Self::Lost
+            | Self::Driver { .. }
+            | Self::Label { .. }
+            | Self::Latency { .. }
+            | Self::Undeclared { .. } => None,
             Self::Cpu { needs, free } | Self::Memory { needs, free } => {
                 Some((needs - free) as f64 / (*needs).max(1) as f64)
             }
@@ -492,9 +499,13 @@ impl fmt::Display for Obstacle<'_> {
                     None => write!(f, "latency to {to} is not measured, wanted at most {max} ms"),
                 }
             }
+            Self::Undeclared { bound } => {
+                let (name, condition, wanted) = (&bound.target_name, &bound.target_condition, bound.bound);
+                write!(f, "declares no {name} by a label of that name, wanted {condition} {wanted}")
+            }
             Self::Target { bound, value } => {
                 let side = if *value >= bound.bound { "over" } else { "under" };
-                let unit = if bound.target_name == CPU_USAGE { " %" } else { " MB" };
+                let unit = if bound.target_name == RAM_USAGE { " MB" } else { " %" };
                 let (name, condition, by) = (&bound.target_name, &bound.target_condition, (value - bound.bound).abs());
                 write!(f, "{name} would be {value:.1}{unit}, wanted {condition} {}: {by:.1} {side}", bound.bound)
             }
@@ -543,9 +554,23 @@ fn obstacles<'a>(
         let value = match bound.target_name.as_str() {
             CPU_USAGE => Some(cpu_percent(cluster, request)),
             RAM_USAGE => memory_mb(request),
+            AVAILABILITY => match types::percent_of(&cluster.labels, types::AVAILABILITY_LABEL) {
+                Some(percent) => Some(percent),
+                None => {
+                    found(Obstacle::Undeclared { bound });
+                    continue;
+                }
+            },
             _ => None,
         };
         let Some(value) = value else { continue };
+        // What a cluster declares is exact, and as much as is wanted is at least that much.
+        if bound.target_name == AVAILABILITY && bound.target_condition == "IS_EQUAL_TO" {
+            if value < bound.bound {
+                found(Obstacle::Target { bound, value });
+            }
+            continue;
+        }
         if bound.target_condition != "IS_EQUAL_TO" && holds(&bound.target_condition, value, bound.bound) == Some(false)
         {
             found(Obstacle::Target { bound, value });
@@ -684,6 +709,26 @@ mod tests {
             ..spec.clone()
         };
         assert_eq!(snapshot.topology.missed_latency("a", &unplaced), None, "an instance that runs nowhere is not far");
+    }
+
+    #[test]
+    fn a_cluster_that_declares_less_availability_than_is_wanted_is_ruled_out() {
+        let mut snapshot = three();
+        for (id, label) in [("a", "90%"), ("b", " 99.95 % ")] {
+            let cluster = snapshot.clusters.get_mut(id).unwrap();
+            cluster.labels.insert("availability".into(), label.into());
+        }
+        let (spec, excluded) = (spec(10, 10), BTreeMap::new());
+        for condition in ["IS_EQUAL_TO", "IS_EQUAL_TO_OR_GREATER_THAN"] {
+            let (target_name, target_condition) = (AVAILABILITY.to_owned(), condition.to_owned());
+            let targets = [TargetBound { target_name, target_condition, bound: 99.9 }];
+            let request = Request { spec: &spec, targets: &targets, measured: None, held: None, excluded: &excluded };
+            let choice = choose(&snapshot, &request, Preference::Spread);
+            assert_eq!(choice.chosen.as_deref(), Some("b"), "{condition}");
+            let ruled = |id: &str| choice.candidates.iter().find(|c| c.cluster_id == id).unwrap().ruled_out.clone();
+            assert_eq!(ruled("a"), format!("availability would be 90.0 %, wanted {condition} 99.9: 9.9 under"));
+            assert!(ruled("c").starts_with("declares no availability"), "{}", ruled("c"));
+        }
     }
 
     fn three() -> Snapshot {

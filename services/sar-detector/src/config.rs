@@ -22,6 +22,10 @@ pub struct Config {
     pub accept_ms: u32,
     /// Instances under watch; each takes about 280 kB.
     pub instances_max: usize,
+    /// How long the processes of an anomalous instance are measured more often, milliseconds; never when 0.
+    pub escalate_ms: u32,
+    /// How often they are measured then: between two readings, milliseconds.
+    pub escalate_interval_ms: u32,
     /// How often models are stored in the data folder, milliseconds; never when 0.
     pub snapshot_ms: u32,
 }
@@ -40,6 +44,8 @@ impl Default for Config {
             calm_samples: judgement.calm,
             accept_ms: judgement.accept_ms as u32,
             instances_max: Limits::default().instances_max,
+            escalate_ms: Limits::default().escalate_ms as u32,
+            escalate_interval_ms: Limits::default().escalate_interval_ms,
             snapshot_ms: 30_000,
         }
     }
@@ -64,6 +70,9 @@ impl Config {
         if !(1..=100_000).contains(&self.instances_max) {
             return wrong("instances_max", "use 1 to 100000");
         }
+        if !(10..=3_600_000).contains(&self.escalate_interval_ms) {
+            return wrong("escalate_interval_ms", "use 10 to 3600000");
+        }
         let judgement = Judgement {
             warm: self.warm_samples.into(),
             threshold: self.threshold,
@@ -72,6 +81,12 @@ impl Config {
             accept_ms: self.accept_ms.into(),
             ..Judgement::default()
         };
-        Ok(Limits { judgement, instances_max: self.instances_max, ..Limits::default() })
+        Ok(Limits {
+            judgement,
+            instances_max: self.instances_max,
+            escalate_ms: self.escalate_ms.into(),
+            escalate_interval_ms: self.escalate_interval_ms,
+            ..Limits::default()
+        })
     }
 }

@@ -23,6 +23,7 @@ use mesh_proto::{
     Event as _, Timestamp,
     anomaly::{AnomalyCleared, AnomalyDetected, AnomalyView, Ending, ModelView},
     derived_id, instance_samples, is_key,
+    measurement::{Selector, SetMeasurement, Setting},
     telemetry::{InstanceSample, Measured, Packed},
     workload::InstanceWanted,
 };
@@ -49,6 +50,10 @@ pub struct Limits {
     pub silent_ms: i64,
     /// Without a sample for so long, an instance is forgotten, milliseconds.
     pub idle_ms: i64,
+    /// How long what is suspected is looked at more often, milliseconds; 0 for never.
+    pub escalate_ms: i64,
+    /// How often, milliseconds between two looks.
+    pub escalate_interval_ms: u32,
 }
 
 impl Default for Limits {
@@ -61,9 +66,14 @@ impl Default for Limits {
             late_ms: 30_000,
             silent_ms: 60_000,
             idle_ms: 3_600_000,
+            escalate_ms: 120_000,
+            escalate_interval_ms: 200,
         }
     }
 }
+
+/// The probe that looks at what is suspected.
+const ESCALATED_PROBE: &str = "process";
 
 /// What came in and was not used, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -325,9 +335,36 @@ impl Sar {
             let Some(detected) = self.untold.remove(spot) else { continue };
             self.detected(&detected);
             let (id, at) = (derived_id(&["anomaly.detected", &detected.episode_id]), detected.at.unwrap_or_default());
+            derived.extend(self.escalate(&detected));
             derived.push(Derived::new(detected, id, at));
         }
         derived
+    }
+
+    /// Has what is suspected looked at more often for a while: its processes, not the samples that are judged, which stay
+    /// comparable with those learned from.
+    fn escalate(&self, detected: &AnomalyDetected) -> Option<Derived> {
+        if self.limits.escalate_ms == 0 {
+            return None;
+        }
+        let at = detected.at.unwrap_or_default();
+        let selector = Selector {
+            entity_kind: "instance".to_owned(),
+            entity_id: detected.instance_id.clone(),
+            probe: ESCALATED_PROBE.to_owned(),
+        };
+        let setting = Setting {
+            selector: Some(selector),
+            interval_ms: self.limits.escalate_interval_ms,
+            until: Some(at.plus_millis(self.limits.escalate_ms)),
+            reason: format!("anomaly {}", detected.episode_id),
+            ..Setting::default()
+        };
+        let id = derived_id(&["escalate", &detected.episode_id]);
+        // One for each instance; a later anomaly takes its place.
+        let setting_id = format!("anomaly-{}", derived_id(&["escalated", &detected.instance_id]));
+        let ask = SetMeasurement { cluster_id: detected.cluster_id.clone(), setting_id, setting: Some(setting) };
+        Some(Derived::new(ask, id, at))
     }
 
     fn detected(&mut self, detected: &AnomalyDetected) {

@@ -2,7 +2,8 @@
 //!
 //! - Consumes: samples (Zenoh, and packed from TELEMETRY); `InstanceWanted`; its own `AnomalyDetected` and `-Cleared`;
 //!   `SetRemedyPolicy`; `InstanceChanged`.
-//! - Publishes: `AnomalyDetected`, `AnomalyCleared`; `RemedyPolicySet`, `-Requested`, `-Withheld`, `-Settled`, `-Refused`.
+//! - Publishes: `AnomalyDetected`, `AnomalyCleared`; `RemedyPolicySet`, `-Requested`, `-Withheld`, `-Settled`, `-Refused`;
+//!   `SetMeasurement` (what is suspected is measured more often for a while).
 //! - Owns: episodes and their explanation; remedy policies, and whether a remedy helped.
 //! - Never: touches an instance. The orchestrator carries remedies out, within its own cool-down.
 

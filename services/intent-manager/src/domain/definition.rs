@@ -181,7 +181,7 @@ impl Definition {
                 if types::measure_of(&target.target_name) == Some(Measure::Handed) {
                     continue;
                 }
-                match Bound::parse(&target.target_condition, &target.target_value_range) {
+                match Bound::of(target) {
                     Ok(bound) => targets.push(Target {
                         expectation: expectation.expectation_id.clone(),
                         name: target.target_name.clone(),

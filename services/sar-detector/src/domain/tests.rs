@@ -77,8 +77,14 @@ fn an_episode_is_detected_once_and_cleared_once_with_its_cause() {
         derived.extend(live(&mut sar, &sample(second, 500.0)));
     }
     let begun = detected(&derived);
-    assert_eq!((derived.len(), begun.len()), (1, 1));
+    assert_eq!((derived.len(), begun.len()), (2, 1));
     let first = &begun[0];
+    let asked = derived.iter().find(|d| d.event.message() == SetMeasurement::MESSAGE).unwrap();
+    let asked = SetMeasurement::decode(asked.event.body()).unwrap();
+    let setting = asked.setting.unwrap();
+    let selector = setting.selector.unwrap();
+    assert_eq!((asked.cluster_id.as_str(), selector.entity_id.as_str()), ("edge", "i"));
+    assert_eq!((setting.interval_ms, setting.until), (200, first.at.map(|at| at.plus_millis(120_000))));
     assert_eq!(
         (first.contributions[0].metric.as_str(), first.contributions[0].direction()),
         ("cpu_milli", Direction::Above)

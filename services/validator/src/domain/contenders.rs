@@ -50,7 +50,7 @@ pub(crate) fn claims(intent: &Intent, instances: &[GovernedInstance]) -> Vec<Cla
             if types::measure_of(&target.target_name) == Some(Measure::Handed) {
                 continue;
             }
-            if let Ok(bound) = Bound::parse(&target.target_condition, &target.target_value_range) {
+            if let Ok(bound) = Bound::of(target) {
                 claims.push(Claim {
                     instance_id: governed.instance_id.clone(),
                     expectation_id: expectation.expectation_id.clone(),

@@ -244,7 +244,7 @@ fn contradictions(found: &mut Problems, intent: &Intent) {
             continue;
         }
         for (j, target) in item.expectation_targets.iter().enumerate() {
-            let Ok(bound) = Bound::parse(&target.target_condition, &target.target_value_range) else { continue };
+            let Ok(bound) = Bound::of(target) else { continue };
             let set = left.entry((object, &target.target_name)).or_insert_with(Set::all);
             let both = set.and(&bound.set());
             if both.is_empty() {
@@ -339,7 +339,7 @@ fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Optio
 /// Is a target's bound one, with each number above 0 and up to the largest that makes sense?
 fn bound(target: &ExpectationTarget, spec: Option<&TargetType>) -> Result<(), String> {
     let text = &target.target_value_range;
-    let bound = match Bound::parse(&target.target_condition, text) {
+    let bound = match Bound::of(target) {
         // Some network controllers' documents write a decimal comma, and so they read it.
         Err(BoundError::Number(_))
             if spec.is_some_and(|t| t.measure == Measure::Handed) && text.matches(',').count() == 1 =>
@@ -1084,6 +1084,7 @@ pub(crate) mod tests {
             include_str!("../../../../examples/network/segment.yaml"),
             include_str!("../../../../examples/intents/report.intent.yaml"),
             include_str!("../../../../examples/intents/energy.intent.yaml"),
+            include_str!("../../../../examples/intents/availability.intent.yaml"),
             include_str!("../../../../examples/spinner.intent.yaml"),
         ] {
             let value = mesh_proto::Written::yaml(text).unwrap().into_json();

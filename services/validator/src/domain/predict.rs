@@ -131,12 +131,13 @@ fn predicted_on(
         Measure::CpuPercent => Some(share * 100.0),
         Measure::Joules => Some(watts * period_seconds),
         Measure::JoulesPerCoreSecond => (load > 0.0).then_some(watts / (load / 1_000.0)),
-        Measure::GreenPercent => cluster.labels.get(types::GREEN_LABEL).and_then(|text| text.parse().ok()),
+        Measure::GreenPercent => types::percent_of(&cluster.labels, types::GREEN_LABEL),
+        Measure::AvailabilityPercent => types::percent_of(&cluster.labels, types::AVAILABILITY_LABEL),
         // A request is a reservation and no prediction of what will be resident.
         Measure::MemoryMb | Measure::Handed => None,
     };
     let target = |target: &mesh_proto::intent::ExpectationTarget| {
-        let bound = Bound::parse(&target.target_condition, &target.target_value_range).ok()?;
+        let bound = Bound::of(target).ok()?;
         let measure = types::measure_of(&target.target_name);
         let value = measure.and_then(figure);
         // What is predicted is modelled at best; a label is what the cluster declares.
@@ -170,7 +171,7 @@ fn predicted_on(
 fn bounds(expectation: &IntentExpectation) -> Vec<TargetBound> {
     let targets = expectation.expectation_targets.iter();
     let bounds = targets.filter_map(|target| {
-        let bound = Bound::parse(&target.target_condition, &target.target_value_range).ok()?.single()?;
+        let bound = Bound::of(target).ok()?.single()?;
         let (target_name, target_condition) = (target.target_name.clone(), target.target_condition.clone());
         Some(TargetBound { target_name, target_condition, bound })
     });
