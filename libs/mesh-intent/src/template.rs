@@ -86,8 +86,8 @@ mod tests {
     #[test]
     fn a_type_that_there_is_not_says_which_there_are() {
         let of = |intent_type: &str| Template { intent_type: intent_type.into(), ..Default::default() };
-        let unknown = write_out(&of("Availability")).unwrap_err();
-        assert!(unknown.reason.contains("Availability") && unknown.hint.contains("SecureExecution"));
+        let unknown = write_out(&of("Teleportation")).unwrap_err();
+        assert!(unknown.reason.contains("Teleportation") && unknown.hint.contains("SecureExecution"));
         assert!(write_out(&of("cloud_continuum")).unwrap_err().reason.contains("networks"));
     }
 }

@@ -60,7 +60,10 @@ impl Conditions {
         if self.all.get(&name) == Some(&condition) {
             return;
         }
-        self.drop(&name);
+        // One that is new may have lines from before the last restart.
+        if self.all.contains_key(&name) {
+            self.drop(&name);
+        }
         self.by_metric.entry(condition.metric.clone()).or_default().push(name.clone());
         self.all.insert(name, condition);
     }
