@@ -81,6 +81,8 @@ mod tests {
             mode: "one process".into(),
             nats: "nats://127.0.0.1:4222".into(),
             person_seed_file: folder.join("keys/person.nk"),
+            websocket: String::new(),
+            dashboard_seed_file: folder.join("keys/dashboard.nk"),
             zenoh: String::new(),
             clusters: vec![],
         };

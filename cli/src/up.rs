@@ -30,6 +30,8 @@ pub(crate) async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<Ex
     if !context.is_empty() {
         line(format!("  nats   {}", nats(data_dir, &context, &up.endpoints)));
     }
+    let (websocket, seed) = (&up.endpoints.websocket, up.endpoints.dashboard_seed_file.display());
+    line(format!("  boards {websocket}  (read-only; dashboard's key: {seed})"));
     line(format!("  zenoh  {}", up.endpoints.zenoh));
     if let Ok(url) = login::gateway_of(data_dir) {
         line(format!("  REST   {url}  (sign in: continuum login)"));
@@ -64,8 +66,22 @@ fn nats(data_dir: &Path, name: &str, endpoints: &Endpoints) -> String {
 }
 
 fn options_of(options: UpOptions) -> Options {
-    let UpOptions { processes, clusters, nats_port, zenoh_port, set, without, otlp, log, relays, .. } = options;
-    Options { processes, clusters, nats_port, zenoh_port, set, without, otlp, log, relays, ..Options::default() }
+    let UpOptions {
+        processes, clusters, nats_port, websocket_port, zenoh_port, set, without, otlp, log, relays, ..
+    } = options;
+    Options {
+        processes,
+        clusters,
+        nats_port,
+        websocket_port,
+        zenoh_port,
+        set,
+        without,
+        otlp,
+        log,
+        relays,
+        ..Options::default()
+    }
 }
 
 async fn signal() {

@@ -43,6 +43,12 @@ impl StreamSpec {
         if self.has_write_prefix() { format!("{WRITE_PREFIX}{}", self.subject) } else { self.subject.clone() }
     }
 
+    /// Subject on which what is stored is heard as it is stored. Samples are repeated behind `live.`: they are published by
+    /// the subject that they are read on, and what a service publishes the server passes on to no other account.
+    pub fn live_subject(&self) -> String {
+        if self.kind == Kind::Samples { format!("{LIVE_PREFIX}{}", self.subject) } else { self.subject.clone() }
+    }
+
     /// Is this stream written through `w.<subject>`?
     pub fn has_write_prefix(&self) -> bool {
         matches!(self.kind, Kind::Facts | Kind::Derived)
@@ -56,6 +62,9 @@ impl StreamSpec {
 
 /// Where writers publish facts; the stream strips it on the way in.
 pub const WRITE_PREFIX: &str = "w.";
+
+/// What stands before the subjects on which stored samples are repeated.
+pub const LIVE_PREFIX: &str = "live.";
 
 /// One event: a message that travels on the bus.
 #[derive(Clone, Debug)]

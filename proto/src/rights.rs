@@ -21,6 +21,13 @@ pub const PROVISIONER: &str = "provisioner";
 pub const JOINT: &str = "joint";
 /// Identity of people.
 pub const PERSON: &str = "person";
+/// Account that dashboards sign in to.
+pub const DASHBOARD_ACCOUNT: &str = "DSH";
+/// Identity of dashboards: it hears measurements and what follows from them, sends nothing and asks nothing. The only one
+/// that may connect over WebSocket, as browsers do.
+pub const DASHBOARD: &str = "dashboard";
+/// Streams that dashboards hear.
+const DASHBOARD_STREAMS: [&str; 4] = ["TELEMETRY", "TWIN", "ANOMALY", "OBSERVATION"];
 
 /// A request that an account may make of [`BUS_ACCOUNT`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +43,7 @@ pub struct Request {
 /// What one identity may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// The identity: a service's name, [`JOINT`] or [`PERSON`].
+    /// The identity: a service's name, [`JOINT`], [`PERSON`] or [`DASHBOARD`].
     pub identity: String,
     /// Account it signs in to.
     pub account: String,
@@ -116,10 +123,12 @@ pub fn writes<'a>(contract: &'a Contract, service: &'a ServiceSpec) -> Vec<&'a E
     facts.chain(service.publishes.iter().chain(&service.relays).filter_map(|p| contract.event(p))).collect()
 }
 
-/// Commands that people may send: all that no service sends of its own accord.
+/// Commands that people may send: all that no service sends of its own accord, and those that one relays although another
+/// sends them too.
 pub fn peoples_commands(contract: &Contract) -> impl Iterator<Item = &EventSpec> {
     let sent = |e: &EventSpec| contract.services.iter().any(|s| s.publishes.contains(&e.message));
-    contract.events.iter().filter(move |e| e.command && !sent(e))
+    let relayed = |e: &EventSpec| contract.services.iter().any(|s| s.relays.contains(&e.message));
+    contract.events.iter().filter(move |e| e.command && (!sent(e) || relayed(e)))
 }
 
 /// May people send it? Whoever does: the gateway sends it in their name.
@@ -138,10 +147,10 @@ fn has_events(contract: &Contract, stream: &str) -> bool {
     contract.events.iter().any(|e| e.stream == stream)
 }
 
-/// The rights of every identity but the provisioner: the services in declaration order, their joint one, then people.
+/// The rights of every identity but the provisioner: the services in declaration order, their joint one, people, dashboards.
 pub fn all(contract: &Contract) -> Vec<Rights> {
     let services = contract.services.iter().map(|s| of_service(contract, s));
-    services.chain([of_joint(contract), of_people(contract)]).collect()
+    services.chain([of_joint(contract), of_people(contract), of_dashboards(contract)]).collect()
 }
 
 /// The rights of a service.
@@ -213,6 +222,7 @@ pub fn of_people(contract: &Contract) -> Rights {
     for stream in &contract.streams {
         if !stream.name.ends_with("_ASK") {
             rights.may_hear(stream.subject.clone());
+            rights.may_hear(stream.live_subject());
         }
     }
     rights.may_ask("DIRECT.GET.>", true);
@@ -231,6 +241,20 @@ pub fn of_people(contract: &Contract) -> Rights {
     rights.subscribe.extend(contract.services.iter().flat_map(|s| s.announces.iter().cloned()));
     // The second is the inbox of clients that cannot name their own; the account holds people only.
     rights.subscribe.extend(["_INBOX_person.>".to_owned(), "_INBOX.>".to_owned()]);
+    rights
+}
+
+/// The rights of dashboards: to hear measurements, twins, anomalies and observations, and what services announce, as they
+/// are stored. Nothing else: what was before they ask over REST.
+pub fn of_dashboards(contract: &Contract) -> Rights {
+    let mut rights =
+        Rights { identity: DASHBOARD.to_owned(), account: DASHBOARD_ACCOUNT.to_owned(), ..Default::default() };
+    for stream in DASHBOARD_STREAMS.into_iter().filter_map(|name| contract.stream(name)) {
+        rights.may_hear(stream.live_subject());
+    }
+    rights.subscribe.extend(contract.services.iter().flat_map(|s| s.announces.iter().cloned()));
+    // Clients subscribe to their inbox before they know that nobody will write to it.
+    rights.subscribe.insert(format!("_INBOX_{DASHBOARD}.>"));
     rights
 }
 
@@ -295,6 +319,36 @@ mod tests {
                     assert!(!may, "{} may forge {}", rights.identity, event.message);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn people_set_measurements_although_the_detector_does_too() {
+        let contract = crate::contract();
+        let set = "continuum.measurement.v1.SetMeasurement";
+        assert!(contract.service("sar-detector").unwrap().publishes.iter().any(|message| message == set));
+        assert!(is_peoples(set) && is_peoples("continuum.measurement.v1.DropCondition"));
+        assert!(!is_peoples("continuum.placement.v1.ReportLiveness"));
+    }
+
+    #[test]
+    fn dashboards_hear_and_say_nothing() {
+        let contract = crate::contract();
+        let rights = of_dashboards(contract);
+        assert!(rights.publish.is_empty() && rights.requests.is_empty() && !rights.answers);
+        assert_eq!(rights.live.len(), DASHBOARD_STREAMS.len());
+        for (subject, may) in [
+            ("live.telemetry.readings.v1.edge", true),
+            ("twin.changed.v1.workload.x", true),
+            ("anomaly.detected.v1.local.x", true),
+            ("observation.target_observed.v1.local.x", true),
+            ("json.intent.submitted.v1.local.x", true),
+            ("intent.submitted.v1.local.x", false),
+            ("intent.ask.submit.v1.local.x", false),
+            ("identity.account_put.v1.x", false),
+            ("dead.x", false),
+        ] {
+            assert_eq!(rights.subscribe.iter().any(|s| matches(s, subject)), may, "{subject}");
         }
     }
 

@@ -50,17 +50,21 @@ pub enum Render {
         /// Address of the server's HTTP monitoring.
         #[arg(long)]
         http_listen: Option<String>,
+        /// Address for dashboards over WebSocket; none when absent.
+        #[arg(long)]
+        websocket_listen: Option<String>,
     },
 }
 
 /// Runs `provision` or `provision render`.
 pub async fn run(data_dir: &Path, arguments: ProvisionArguments, format: Format) -> anyhow::Result<ExitCode> {
     mesh_bus::install_crypto();
-    if let Some(Render::Render { out, listen, store_dir, disk_mib, http_listen }) = arguments.render {
+    if let Some(Render::Render { out, listen, store_dir, disk_mib, http_listen, websocket_listen }) = arguments.render {
         let keys = read_seeds(contract(), &out.join("keys")).context("read the keys")?;
         let options = RenderOptions {
             listen,
             http_listen,
+            websocket_listen,
             store_dir,
             disk_bytes: disk_mib.map(|mib| mib * 1024 * 1024),
             keys,

@@ -31,6 +31,9 @@ pub struct UpOptions {
     /// Port of the NATS server; a free one when 0.
     #[arg(long, default_value_t = 0)]
     pub nats_port: u16,
+    /// Port of the NATS server for dashboards (WebSocket); a free one when 0.
+    #[arg(long, default_value_t = 0)]
+    pub websocket_port: u16,
     /// Port of the Zenoh router; a free one when 0.
     #[arg(long, default_value_t = 0)]
     pub zenoh_port: u16,

@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use mesh_bus::Seed;
 use mesh_proto::{Contract, rights};
 
-/// Every identity of the mesh: the provisioner, the services, their joint one, people.
+/// Every identity of the mesh: the provisioner, the services, their joint one, people, dashboards.
 pub fn identities(contract: &Contract) -> impl Iterator<Item = &str> {
     let services = contract.services.iter().map(|s| s.name.as_str());
-    [rights::PROVISIONER].into_iter().chain(services).chain([rights::JOINT, rights::PERSON])
+    [rights::PROVISIONER].into_iter().chain(services).chain([rights::JOINT, rights::PERSON, rights::DASHBOARD])
 }
 
 /// Reads the seeds kept in a folder as `<identity>.nk`; those missing are left out.

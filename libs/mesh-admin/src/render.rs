@@ -10,7 +10,7 @@ use std::{
 use mesh_bus::{Seed, SeedError, Tls};
 use mesh_proto::{
     Contract,
-    rights::{self, BUS_ACCOUNT, PEOPLE_ACCOUNT, Rights},
+    rights::{self, BUS_ACCOUNT, DASHBOARD, DASHBOARD_ACCOUNT, PEOPLE_ACCOUNT, Rights},
 };
 
 use crate::account::{identities, write_private};
@@ -22,6 +22,9 @@ pub struct RenderOptions {
     pub listen: String,
     /// Address of the server's own HTTP monitoring, if wanted.
     pub http_listen: Option<String>,
+    /// Address for dashboards over WebSocket, `host:port`, if wanted; port -1 lets the server choose a free one. By TLS if
+    /// `tls` is set: with the server's certificate, and without one of the client, because browsers have none.
+    pub websocket_listen: Option<String>,
     /// Folder where streams rest.
     pub store_dir: PathBuf,
     /// Folder where the server writes the ports it chose, if wanted.
@@ -44,6 +47,7 @@ impl Default for RenderOptions {
         Self {
             listen: "127.0.0.1:4222".to_owned(),
             http_listen: None,
+            websocket_listen: None,
             store_dir: PathBuf::from("jetstream"),
             ports_dir: None,
             disk_bytes: None,
@@ -137,6 +141,21 @@ fn server(text: &mut String, options: &RenderOptions) {
         line(text, 0, format_args!("ports_file_dir: {}", quote_path(dir)));
     }
     line(text, 0, format_args!("max_payload: {PAYLOAD_MAX_BYTES}"));
+    if let Some(websocket) = &options.websocket_listen {
+        text.push_str("websocket {\n");
+        line(text, 1, format_args!("listen: {}", quote(websocket)));
+        match &options.tls {
+            Some(tls) => {
+                text.push_str("  tls {\n");
+                for (name, path) in [("cert_file", &tls.cert), ("key_file", &tls.key)] {
+                    line(text, 2, format_args!("{name}: {}", quote_path(path)));
+                }
+                line(text, 1, format_args!("}}"));
+            }
+            None => line(text, 1, format_args!("no_tls: true")),
+        }
+        text.push_str("}\n");
+    }
     // A client that reads too slowly is cut off and reconnects, rather than holding memory without limit.
     line(text, 0, format_args!("max_pending: {}", 64 * 1024 * 1024));
     text.push_str("jetstream {\n");
@@ -215,7 +234,7 @@ fn bus_account(
     line(text, 2, format_args!("jetstream: {{max_file: {}}}", budget.saturating_add(LIMIT_BASE_BYTES)));
     line(text, 2, format_args!("users: ["));
     if let Some(seed) = keys.get(rights::PROVISIONER) {
-        line(text, 3, format_args!("{{nkey: {}}}", seed.public_key()));
+        line(text, 3, format_args!("{{nkey: {}, allowed_connection_types: [\"STANDARD\"]}}", seed.public_key()));
     }
     let own = || everyone.iter().filter(|rights| rights.account == BUS_ACCOUNT);
     for rights in own() {
@@ -262,9 +281,9 @@ fn account(text: &mut String, rights: &Rights, everyone: &[Rights], keys: &BTree
     for subject in &rights.live {
         line(text, 3, format_args!("{{stream: {{account: {BUS_ACCOUNT}, subject: {}}}}}", quote(subject)));
     }
-    if rights.identity == rights::PERSON {
+    if [PEOPLE_ACCOUNT, DASHBOARD_ACCOUNT].contains(&rights.account.as_str()) {
         for other in everyone {
-            if other.answers {
+            if other.answers && rights.account == PEOPLE_ACCOUNT {
                 line(text, 3, format_args!("{{service: {{account: {}, subject: \"$SRV.>\"}}}}", other.account));
             }
             for subject in &other.announces {
@@ -284,13 +303,24 @@ fn account(text: &mut String, rights: &Rights, everyone: &[Rights], keys: &BTree
 /// The user of an identity, with its permissions.
 fn user(text: &mut String, depth: usize, rights: &Rights, keys: &BTreeMap<String, Seed>) {
     let Some(seed) = keys.get(&rights.identity) else { return };
-    line(text, depth, format_args!("{{nkey: {}, permissions: {{", seed.public_key()));
-    line(text, depth + 1, format_args!("publish: {{allow: [{}]}}", quote_all(&rights.publish)));
+    // WebSocket asks for no certificate of the client: who needs one must not come that way.
+    let ways = if rights.identity == DASHBOARD { "\"STANDARD\", \"WEBSOCKET\"" } else { "\"STANDARD\"" };
+    line(
+        text,
+        depth,
+        format_args!("{{nkey: {}, allowed_connection_types: [{ways}], permissions: {{", seed.public_key()),
+    );
+    if rights.publish.is_empty() {
+        // Without any subject that is allowed, the server would allow all.
+        line(text, depth + 1, format_args!("publish: {{deny: [\">\"]}}"));
+    } else {
+        line(text, depth + 1, format_args!("publish: {{allow: [{}]}}", quote_all(&rights.publish)));
+    }
     line(text, depth + 1, format_args!("subscribe: {{allow: [{}]}}", quote_all(&rights.subscribe)));
     line(text, depth, format_args!("}}}}"));
 }
 
-/// What people may ask of an identity's account, and hear from it.
+/// What people may ask of an identity's account, and hear from it; dashboards hear it too.
 fn exports_to_people(text: &mut String, rights: &Rights) {
     if rights.answers {
         line(
@@ -302,7 +332,8 @@ fn exports_to_people(text: &mut String, rights: &Rights) {
         );
     }
     for subject in &rights.announces {
-        line(text, 3, format_args!("{{stream: {}, accounts: [{PEOPLE_ACCOUNT}]}}", quote(subject)));
+        let who = format!("{PEOPLE_ACCOUNT}, {DASHBOARD_ACCOUNT}");
+        line(text, 3, format_args!("{{stream: {}, accounts: [{who}]}}", quote(subject)));
     }
 }
 
@@ -355,8 +386,8 @@ mod tests {
         let first = render(contract, &RenderOptions::default()).unwrap();
         let again = render(contract, &RenderOptions { keys: first.keys.clone(), ..Default::default() }).unwrap();
         assert_eq!(first.nats_conf, again.nats_conf);
-        // A key for each service, for all of them together, for the provisioner, and for people.
-        assert_eq!(first.keys.len(), contract.services.len() + 3);
+        // A key for each service, for all of them together, for the provisioner, for people, and for dashboards.
+        assert_eq!(first.keys.len(), contract.services.len() + 4);
     }
 
     #[test]

@@ -146,6 +146,13 @@ impl Server {
         format!("nats://{}", self.address)
     }
 
+    /// Where dashboards connect, `ws://host:port` or `wss://host:port`; `None` if its configuration has no such address or
+    /// it writes no file with its ports.
+    pub fn websocket_url(&self) -> Option<String> {
+        let ports = ports_file(self.options.ports_dir.as_ref()?, &self.options.program, self.child.id()?);
+        read_url(&ports, "websocket")
+    }
+
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
@@ -277,9 +284,13 @@ fn ports_file(dir: &Path, program: &Path, pid: u32) -> PathBuf {
 
 /// `host:port` of the first address of a kind in a ports file, once it is written whole.
 fn read_address(path: &Path, kind: &str) -> Option<String> {
+    read_url(path, kind)?.split_once("://").map(|(_, address)| address.to_owned())
+}
+
+/// The first address of a kind in a ports file, with its scheme.
+fn read_url(path: &Path, kind: &str) -> Option<String> {
     let ports: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    let url = ports.get(kind)?.get(0)?.as_str()?;
-    url.split_once("://").map(|(_, address)| address.to_owned())
+    Some(ports.get(kind)?.get(0)?.as_str()?.to_owned())
 }
 
 /// The body of the server's health page.

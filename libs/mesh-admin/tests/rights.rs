@@ -233,6 +233,45 @@ async fn an_identity_without_key_or_with_an_unknown_one_is_not_let_in() {
     assert!(async_nats::connect(mesh.server.url()).await.is_err());
 }
 
+#[tokio::test]
+async fn a_dashboard_hears_what_is_measured_and_says_nothing() {
+    let Some(mesh) = Mesh::provisioned(Some(4 << 30)).await else { return };
+    let mut board = mesh.connect(rights::DASHBOARD).await;
+    for stream in ["TELEMETRY", "TWIN", "ANOMALY", "OBSERVATION"] {
+        // By its writer, from its own account.
+        let (writer, event) = mesh
+            .contract
+            .services
+            .iter()
+            .find_map(|service| {
+                let written = rights::writes(mesh.contract, service);
+                Some((service, *written.iter().find(|event| event.stream == stream)?))
+            })
+            .unwrap();
+        let live = mesh.contract.stream(stream).unwrap().live_subject();
+        let ingest = rights::publish_filter(mesh.contract, event).replace('*', "x");
+        let writer = mesh.connect(&writer.name).await;
+        let mut heard = board.client.subscribe(live.clone()).await.unwrap();
+        board.settle().await;
+        let answer = writer.ask(&ingest, HeaderMap::new(), "x").await;
+        assert!(answer["seq"].is_u64(), "{ingest}: {answer}");
+        let heard = timeout(LIMIT, heard.next()).await.unwrap_or_else(|_| panic!("does not hear {live}")).unwrap();
+        assert!(matches(&live, heard.subject.as_str()), "{live}: {}", heard.subject);
+    }
+    let mirror = mesh.connect("json-mirror").await;
+    let mut heard = board.client.subscribe("json.>").await.unwrap();
+    board.settle().await;
+    mirror.client.publish("json.anomaly.x", "{}".into()).await.unwrap();
+    timeout(LIMIT, heard.next()).await.unwrap().unwrap();
+    // Nothing of its own is taken, not even a question, and what is not measured is not heard.
+    for subject in ["telemetry.readings.v1.edge", "json.x", "BUS.API.INFO", "$SRV.PING", "intent.ask.submit.v1.a.b"] {
+        assert!(board.is_denied(subject, "{}").await, "published {subject}");
+    }
+    for subject in ["intent.>", "identity.>", "lifecycle.>", "storage.>", "account.>", ">"] {
+        assert!(board.is_deaf_to(subject).await, "subscribed to {subject}");
+    }
+}
+
 /// Every service does all that its contract says, with its own credentials, through its own account.
 #[tokio::test]
 async fn a_service_can_do_all_that_its_contract_says() {
@@ -583,7 +622,9 @@ async fn no_answer_can_be_pointed_at_what_is_forbidden() {
     let mut stored = BTreeMap::<String, u64>::new();
     // A program of all services asks in the account of the streams itself, where an answer can be pointed anywhere: it holds
     // everybody's keys, and the provisioner's (decision 17).
-    for rights in rights::all(contract).into_iter().filter(|rights| rights.identity != rights::JOINT) {
+    // Dashboards can ask nothing at all.
+    let asking = |rights: &Rights| ![rights::JOINT, rights::DASHBOARD].contains(&rights.identity.as_str());
+    for rights in rights::all(contract).into_iter().filter(asking) {
         let mut actor = mesh.connect(&rights.identity).await;
         // One request of each kind that it may make, two of those that give stored messages back.
         let mut vehicles: Vec<(String, String)> = vec![];

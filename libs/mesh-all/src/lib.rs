@@ -57,6 +57,8 @@ pub struct Options {
     pub clusters: Option<PathBuf>,
     /// Port of the NATS server; a free one when 0.
     pub nats_port: u16,
+    /// Port of the NATS server for dashboards (WebSocket); a free one when 0.
+    pub websocket_port: u16,
     /// Port of the Zenoh router; a free one when 0.
     pub zenoh_port: u16,
     /// Configuration of services, `SERVICE.KEY=VALUE` each.
@@ -80,6 +82,7 @@ impl Default for Options {
             processes: false,
             clusters: None,
             nats_port: 0,
+            websocket_port: 0,
             zenoh_port: 0,
             set: vec![],
             without: vec![],
@@ -143,6 +146,8 @@ impl Up {
         let run_dir = data_dir.join("run");
         fs::create_dir_all(&run_dir).context("make the run folder")?;
         let free = disk_room_bytes(&data_dir).context("ask for the free disk")?;
+        // Chosen here, so that it is the same one after a restart of the server.
+        let websocket_port = if options.websocket_port == 0 { free_port()? } else { options.websocket_port };
         let rendered = render(
             contract(),
             &RenderOptions {
@@ -153,6 +158,7 @@ impl Up {
                 store_dir: data_dir.join("jetstream"),
                 ports_dir: Some(run_dir.clone()),
                 http_listen: Some("127.0.0.1:-1".into()),
+                websocket_listen: Some(format!("127.0.0.1:{websocket_port}")),
                 disk_bytes: Some(
                     free.saturating_sub(DISK_SPARE_BYTES.min(free / 2)).min(mesh_admin::bytes_wanted(contract())),
                 ),
@@ -276,6 +282,8 @@ impl Up {
             mode: if options.processes { "one process per service".into() } else { "one process".into() },
             nats: url,
             person_seed_file: key("person")?,
+            websocket: format!("ws://127.0.0.1:{websocket_port}"),
+            dashboard_seed_file: key(rights::DASHBOARD)?,
             zenoh,
             clusters: clusters.iter().map(|c| c.name.clone()).collect(),
         };

@@ -52,6 +52,12 @@ pub struct Endpoints {
     pub nats: String,
     /// File with the NKey seed of the identity `person`.
     pub person_seed_file: PathBuf,
+    /// NATS over WebSocket, for dashboards; empty in a file of release 0.1.
+    #[serde(default)]
+    pub websocket: String,
+    /// File with the NKey seed of the identity `dashboard`, which may only listen.
+    #[serde(default)]
+    pub dashboard_seed_file: PathBuf,
     /// Zenoh router.
     pub zenoh: String,
     /// Clusters, by name.
@@ -102,6 +108,8 @@ mod tests {
             mode: "one process".into(),
             nats: "nats://127.0.0.1:4222".into(),
             person_seed_file: folder.join("keys/person.nk"),
+            websocket: String::new(),
+            dashboard_seed_file: PathBuf::new(),
             zenoh: "tcp/127.0.0.1:7447".into(),
             clusters: vec!["edge".into()],
         };

@@ -290,7 +290,7 @@ fn overlay(mesh: &Mesh) -> String {
     let mut text = format!(
         "# {MARK}
 # Before the first use, render the bus configuration and the keys into this folder:
-#   continuum provision render --out k8s/overlays/local --store-dir /data/jetstream --http-listen 0.0.0.0:8222 --disk-mib 16384
+#   continuum provision render --out k8s/overlays/local --store-dir /data/jetstream --http-listen 0.0.0.0:8222 --websocket-listen 0.0.0.0:9222 --disk-mib 16384
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 namespace: continuum

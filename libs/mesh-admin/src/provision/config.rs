@@ -68,6 +68,8 @@ fn stream_config(spec: &StreamSpec, replicas: usize) -> stream::Config {
         Kind::Samples => {
             config.max_age = HOUR;
             config.discard = DiscardPolicy::Old;
+            config.republish =
+                Some(Republish { source: spec.subject.clone(), destination: spec.live_subject(), headers_only: false });
             // Replicated streams do not take it.
             config.persist_mode = (replicas == 1).then_some(PersistenceMode::Async);
         }
