@@ -35,6 +35,8 @@ pub enum Action {
     ReadClusters,
     /// Declare clusters.
     WriteClusters,
+    /// See measurements, anomalies, observations and twins; those of the infrastructure are everybody's.
+    ReadTelemetry,
     /// Make and change accounts of the built-in issuer.
     WriteAccounts,
     /// Know who one is, and sign out.
@@ -53,7 +55,8 @@ pub enum Reach {
 }
 
 use Action::{
-    OwnSession, ReadClusters, ReadIntents, ReadWorkloads, WriteAccounts, WriteClusters, WriteIntents, WriteWorkloads,
+    OwnSession, ReadClusters, ReadIntents, ReadTelemetry, ReadWorkloads, WriteAccounts, WriteClusters, WriteIntents,
+    WriteWorkloads,
 };
 use Reach::{All, Nothing, Own};
 
@@ -67,13 +70,14 @@ pub const ROLES: [(Role, &str); 4] = [
 
 /// The permission matrix: for each action, how far it reaches for an administrator, a provider of clusters, an owner of
 /// workloads, and a viewer.
-pub const MATRIX: [(Action, [Reach; 4]); 8] = [
+pub const MATRIX: [(Action, [Reach; 4]); 9] = [
     (ReadIntents, [All, Nothing, Own, Own]),
     (WriteIntents, [All, Nothing, Own, Nothing]),
     (ReadWorkloads, [All, Nothing, Own, Own]),
     (WriteWorkloads, [All, Nothing, Own, Nothing]),
     (ReadClusters, [All, All, All, All]),
     (WriteClusters, [All, All, Nothing, Nothing]),
+    (ReadTelemetry, [All, Own, Own, Own]),
     (WriteAccounts, [All, Nothing, Nothing, Nothing]),
     (OwnSession, [All, All, All, All]),
 ];

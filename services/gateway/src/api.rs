@@ -19,7 +19,7 @@ use hyper_util::{
 use mesh_proto::intent::{Intent, IntentView};
 use mesh_rest::{
     body,
-    http::{json, refuse, with},
+    http::{empty, json, refuse, with},
     problem::{self, Kind, Problem},
 };
 use opentelemetry::{
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
+        cors::{self, Origins},
         forms::{self, ActionInput, IntentTemplate, RollbackInput, TargetUpdate},
         table::{self, Op, ROUTES, Route},
         tmf,
@@ -152,6 +153,21 @@ impl Gateway {
             Op::TmfSubscribe => self.subscribe(admitted).await,
             Op::TmfSubscription => self.show_subscription(admitted).await,
             Op::TmfUnsubscribe => self.unsubscribe(admitted).await,
+            Op::QueryTelemetry => self.query_telemetry(admitted).await,
+            Op::TelemetryInventory => self.inventory(admitted).await,
+            Op::StreamTelemetry => self.stream_telemetry(admitted).await,
+            Op::StreamAnomalies => self.stream_facts(admitted, "ANOMALY").await,
+            Op::StreamObservations => self.stream_facts(admitted, "OBSERVATION").await,
+            Op::StreamTwins => self.stream_twins(admitted).await,
+            Op::Metrics => self.metrics(admitted).await,
+            Op::ListSettings => self.list_settings(admitted),
+            Op::GetSetting => self.show_setting(admitted),
+            Op::PutSetting => self.put_setting(admitted).await,
+            Op::DeleteSetting => self.delete_setting(admitted).await,
+            Op::ListConditions => self.list_conditions(admitted).await,
+            Op::GetCondition => self.show_condition(admitted),
+            Op::PutCondition => self.put_condition(admitted).await,
+            Op::DeleteCondition => self.delete_condition(admitted).await,
             // Answered by the identity service.
             Op::Login | Op::Logout | Op::ListAccounts | Op::PutAccount | Op::DeleteAccount => {
                 Err(Problem::new(Kind::Internal, "this request has no handler", "see the log of the gateway"))
@@ -280,15 +296,21 @@ pub(crate) async fn listen(address: &str) -> anyhow::Result<(TcpListener, String
 }
 
 /// Answers until the process stops; requests under way are finished.
-pub(crate) async fn serve(gateway: Gateway, listener: TcpListener, router: Router) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    gateway: Gateway,
+    listener: TcpListener,
+    router: Router,
+    origins: Origins,
+) -> anyhow::Result<()> {
     let stopping = gateway.inner.mesh.stopping();
     let max = gateway.inner.config.connections_max.max(1) as usize;
-    let connection = |socket: TcpStream| serve_connection(socket, router.clone(), stopping.clone());
+    let origins = Arc::new(origins);
+    let connection = |socket: TcpStream| serve_connection(socket, router.clone(), origins.clone(), stopping.clone());
     mesh_kit::serve_connections(&listener, max, &stopping, connection).await;
     Ok(())
 }
 
-async fn serve_connection(socket: TcpStream, router: Router, stopping: CancellationToken) {
+async fn serve_connection(socket: TcpStream, router: Router, origins: Arc<Origins>, stopping: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
     builder
@@ -298,8 +320,9 @@ async fn serve_connection(socket: TcpStream, router: Router, stopping: Cancellat
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10));
-    let service =
-        service_fn(move |request: Request<hyper::body::Incoming>| tower_call(router.clone(), request.map(Body::new)));
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        shared(router.clone(), origins.clone(), request.map(Body::new))
+    });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -312,6 +335,22 @@ async fn serve_connection(socket: TcpStream, router: Router, stopping: Cancellat
     if let Err(error) = ended {
         tracing::debug!(error = &*error, "connection");
     }
+}
+
+/// Answers, and says which page of another origin may read the answer. Workloads behind `/access` say that themselves.
+async fn shared(
+    router: Router,
+    origins: Arc<Origins>,
+    request: Request<Body>,
+) -> Result<Response, std::convert::Infallible> {
+    let passed_on = request.uri().path().starts_with(&format!("{PREFIX}/"));
+    let Some(origin) = origins.of(request.headers()).filter(|_| !passed_on).cloned() else {
+        return tower_call(router, request).await;
+    };
+    let preflight = cors::is_preflight(request.method(), request.headers());
+    let mut response = if preflight { empty(StatusCode::NO_CONTENT) } else { tower_call(router, request).await? };
+    cors::allow(response.headers_mut(), origin, preflight);
+    Ok(response)
 }
 
 async fn tower_call(mut router: Router, request: Request<Body>) -> Result<Response, std::convert::Infallible> {

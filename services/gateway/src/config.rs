@@ -31,6 +31,10 @@ pub struct Config {
     pub connections_max: u32,
     /// Watches (server-sent events) at once.
     pub watches_max: u32,
+    /// Origins of pages that may read answers in a browser, divided by commas, `https://boards.example`; none if empty.
+    pub cors_origins: String,
+    /// Series on the page for Prometheus at most; what is beyond is left out and counted.
+    pub metrics_series_max: u32,
     /// Longest that an exposed workload may take to begin its answer, milliseconds.
     pub upstream_limit_ms: u32,
 }
@@ -51,6 +55,8 @@ impl Default for Config {
             verdict_limit_ms: 5_000,
             connections_max: 4_096,
             watches_max: 256,
+            cors_origins: String::new(),
+            metrics_series_max: 10_000,
             upstream_limit_ms: 30_000,
         }
     }

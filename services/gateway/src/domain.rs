@@ -1,9 +1,13 @@
 //! What the gateway computes, without I/O, clock or randomness.
 
+pub mod cors;
 pub mod forms;
 pub mod headers;
+pub mod measurement;
 pub mod passage;
 pub mod present;
+pub mod prometheus;
 pub mod routes;
 pub mod table;
+pub mod telemetry;
 pub mod tmf;

@@ -32,11 +32,16 @@ pub use shell::proxy::{Proxy, Upstream};
 /// # Errors
 /// When the address is taken, or the bus does not let it join.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
+    let origins = domain::cors::Origins::parse(&config.cors_origins).map_err(|wrong| {
+        anyhow::anyhow!("cors_origins: {wrong:?} is no origin; write https://host or http://host:port, without a path")
+    })?;
     let signin = shell::signin::SignIn::new(&mesh, &config)?;
     mesh.spawn("first keys", signin.clone().first_keys(mesh.condition("keys to check tokens with")));
     let sources = Sources { streams: vec!["WORKLOAD", "CLUSTER"], ..Sources::default() };
     let routes = mesh.project("routes", domain::routes::Routes::default(), sources).await?;
-    let answers = Answers::start(&mesh, &["INTENT", "WORKLOAD", "SUBSCRIPTION"]).await?;
+    let sources = Sources { streams: vec!["MEASUREMENT"], ..Sources::default() };
+    let in_force = mesh.project("measurements", domain::measurement::InForce::default(), sources).await?;
+    let answers = Answers::start(&mesh, &["INTENT", "WORKLOAD", "SUBSCRIPTION", "MEASUREMENT"]).await?;
     let (listener, url) = api::listen(&config.rest_listen).await?;
     let watches = Arc::new(Semaphore::new(config.watches_max as usize));
     let inner = shell::gateway::Inner {
@@ -47,6 +52,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         answers,
         signin,
         routes,
+        in_force,
         buckets: Mutex::default(),
         watches,
     };
@@ -58,7 +64,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
             .context("write the address of the gateway")?;
     }
     let router = api::router(&gateway, &url);
-    mesh.spawn("rest", api::serve(gateway, listener, router));
+    mesh.spawn("rest", api::serve(gateway, listener, router, origins));
     tracing::info!(url, "gateway");
     Ok(())
 }

@@ -3,6 +3,8 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
+#[path = "mesh/collector.rs"]
+mod collector;
 #[path = "mesh/hostile.rs"]
 mod hostile;
 #[path = "mesh/hub.rs"]
@@ -11,6 +13,8 @@ mod hub;
 mod keycloak;
 #[path = "mesh/silent.rs"]
 mod silent;
+#[path = "mesh/telemetry.rs"]
+mod telemetry;
 
 use std::{
     collections::BTreeSet,
@@ -111,6 +115,9 @@ impl World {
                 .await
                 .expect(join),
         );
+        let small =
+            mesh_kit::join("collector", own(&test_bus, "collector"), collector::Config::default(), collector::start);
+        running.push(small.await.expect(join));
         let others = running.len();
         let with_tls = |settings: Settings, serve_tls: ServeTls, name: &str| {
             let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../libs/mesh-kit/tests/tls");
@@ -254,6 +261,10 @@ async fn send(
     }
     let response = http.request(request.body(Full::new(body)).unwrap()).await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    if headers.get("content-type").is_some_and(|kind| kind == "text/event-stream") {
+        // It has no end.
+        return Answer { status, headers, body: Json::Null };
+    }
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let text = String::from_utf8_lossy(&body).into_owned();
     Answer { status, headers, body: serde_json::from_slice(&body).unwrap_or(Json::String(text)) }

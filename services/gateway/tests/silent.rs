@@ -10,6 +10,7 @@ use gateway::domain::{
         self, ActionInput, ClusterInput, HubInput, IntentTemplate, MigrateInput, RevisionInput, RollbackInput,
         TargetUpdate, TemplateInput, UpgradeInput,
     },
+    measurement,
     table::{self, Op, ROUTES, UPLOAD},
     tmf,
 };
@@ -49,6 +50,8 @@ fn read(schema: &str, sent: Json) -> Result<String, Problem> {
             let view = IntentView { intent_id: "i".into(), ..Default::default() };
             tmf::patch(&view, &tmf::spelt(sent.into())?).map(|read| shown(&read))
         }
+        "SettingInput" => measurement::setting(sent).map(|read| shown(&read)),
+        "ConditionInput" => measurement::condition(sent, "b", "b").map(|read| shown(&read)),
         "TmfHubInput" => body::form::<HubInput>(sent)?.check().map(|read| shown(&read)),
         other => panic!("a body of {other} is read by nobody: add it here"),
     }

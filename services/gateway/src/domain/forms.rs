@@ -19,7 +19,7 @@ const FAULTS_MAX: usize = 64;
 /// Parts of a document that are tried one by one to find the wrong one.
 const CULPRIT_TRIES_MAX: usize = 1_000;
 
-fn message<M: prost::Message + Default>(name: &str, sent: &Written) -> Result<M, Problem> {
+pub(crate) fn message<M: prost::Message + Default>(name: &str, sent: &Written) -> Result<M, Problem> {
     if !sent.is_fields() {
         return Err(Problem::field("body", "is not an object", "send the document as an object"));
     }

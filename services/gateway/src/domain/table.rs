@@ -7,7 +7,7 @@ use mesh_rest::{
     problem,
 };
 
-use super::tmf;
+use super::{telemetry, tmf};
 
 /// What is asked for.
 #[allow(missing_docs)]
@@ -61,6 +61,21 @@ pub enum Op {
     TmfSubscribe,
     TmfSubscription,
     TmfUnsubscribe,
+    QueryTelemetry,
+    TelemetryInventory,
+    StreamTelemetry,
+    StreamAnomalies,
+    StreamObservations,
+    StreamTwins,
+    Metrics,
+    ListSettings,
+    GetSetting,
+    PutSetting,
+    DeleteSetting,
+    ListConditions,
+    GetCondition,
+    PutCondition,
+    DeleteCondition,
 }
 
 /// Schema of the body that is a form with a file.
@@ -97,8 +112,33 @@ const WORKLOAD_LIST: [&str; 5] = ["name", "version", PAGE[0], PAGE[1], PAGE[2]];
 const INSTANCE_LIST: [&str; 7] =
     ["release_name", "cluster_name", "workload_document", "status", PAGE[0], PAGE[1], PAGE[2]];
 
+const F: [&str; 8] = telemetry::FILTER;
+const METRICS: [&str; 8] = F;
+const TELEMETRY_STREAM: [&str; 10] = [F[0], F[1], F[2], F[3], F[4], F[5], F[6], F[7], "interval_ms", "after"];
+const TELEMETRY_QUERY: [&str; 15] = [
+    F[0],
+    F[1],
+    F[2],
+    F[3],
+    F[4],
+    F[5],
+    F[6],
+    F[7],
+    "from",
+    "to",
+    "step",
+    "function",
+    "series_max",
+    "values_max",
+    "format",
+];
+const FACT_STREAM: [&str; 2] = ["owner", "after"];
+const TWIN_STREAM: [&str; 3] = ["owner", "kind", "twin_id"];
+const CLUSTER_PAGE: [&str; 3] = ["cluster_id", PAGE[1], PAGE[2]];
+
 use Action::{
-    OwnSession, ReadClusters, ReadIntents, ReadWorkloads, WriteAccounts, WriteClusters, WriteIntents, WriteWorkloads,
+    OwnSession, ReadClusters, ReadIntents, ReadTelemetry, ReadWorkloads, WriteAccounts, WriteClusters, WriteIntents,
+    WriteWorkloads,
 };
 
 macro_rules! route {
@@ -157,6 +197,21 @@ pub const ROUTES: &[Route] = &[
     route!("POST" "/api/v1/cluster/register/" RegisterCluster, Some(WriteClusters), "Check that an agent has declared a cluster; registers nothing", &[], "ClusterInput", &[(204, "")]),
     route!("GET" "/api/v1/cluster/retrieve/" ListClusters, Some(ReadClusters), "List clusters", &[], "", &[(200, "[Cluster]")]),
     route!("GET" "/api/v1/cluster/retrieve/{id}/" GetCluster, Some(ReadClusters), "A cluster as it stands", &[], "", &[(200, "Cluster")]),
+    route!("GET" "/api/v1/telemetry/query/" QueryTelemetry, Some(ReadTelemetry), "Values over time, as JSON or CSV; nodes, clusters and storage locations are everybody's, the rest one's own", &TELEMETRY_QUERY, "", &[(200, "Series")]),
+    route!("GET" "/api/v1/telemetry/inventory/" TelemetryInventory, Some(ReadTelemetry), "Who measures, and what: agents, their probes and settings", &CLUSTER_PAGE, "", &[(200, "[Agent]")]),
+    route!("GET" "/api/v1/telemetry/stream/" StreamTelemetry, Some(ReadTelemetry), "Values as they come in, as server-sent events; goes on after `Last-Event-ID`", &TELEMETRY_STREAM, "", &[(200, "text/event-stream")]),
+    route!("GET" "/api/v1/anomaly/stream/" StreamAnomalies, Some(ReadTelemetry), "Anomalies as they begin and end, as server-sent events; goes on after `Last-Event-ID`", &FACT_STREAM, "", &[(200, "text/event-stream")]),
+    route!("GET" "/api/v1/observation/stream/" StreamObservations, Some(ReadTelemetry), "What targets achieved, and conditions that are crossed, as server-sent events; goes on after `Last-Event-ID`", &FACT_STREAM, "", &[(200, "text/event-stream")]),
+    route!("GET" "/api/v1/twin/stream/" StreamTwins, Some(ReadTelemetry), "Each twin now, and again at each change, as server-sent events", &TWIN_STREAM, "", &[(200, "text/event-stream")]),
+    route!("GET" "/api/v1/metrics/" Metrics, Some(ReadTelemetry), "The newest value of each series, for Prometheus (OpenMetrics)", &METRICS, "", &[(200, "application/openmetrics-text")]),
+    route!("GET" "/api/v1/measurement/" ListSettings, Some(ReadTelemetry), "Settings of measurement in force", &CLUSTER_PAGE, "", &[(200, "[MeasurementSetting]")]),
+    route!("GET" "/api/v1/measurement/{id}/{setting}/" GetSetting, Some(ReadTelemetry), "One setting of a cluster", &[], "", &[(200, "MeasurementSetting")]),
+    route!("PUT" "/api/v1/measurement/{id}/{setting}/" PutSetting, Some(WriteClusters), "Set how something of a cluster is measured, from now on", &[], "SettingInput", &[(200, "MeasurementSetting")]),
+    route!("DELETE" "/api/v1/measurement/{id}/{setting}/" DeleteSetting, Some(WriteClusters), "Take a setting back", &[], "", &[(204, "")]),
+    route!("GET" "/api/v1/condition/" ListConditions, Some(ReadWorkloads), "Conditions, and which are past their line", &PAGE, "", &[(200, "Conditions")]),
+    route!("GET" "/api/v1/condition/{id}/" GetCondition, Some(ReadWorkloads), "One condition", &OWNER, "", &[(200, "Condition")]),
+    route!("PUT" "/api/v1/condition/{id}/" PutCondition, Some(WriteWorkloads), "Define a condition, or replace the one of its name", &OWNER, "ConditionInput", &[(200, "Condition")]),
+    route!("DELETE" "/api/v1/condition/{id}/" DeleteCondition, Some(WriteWorkloads), "Drop a condition", &OWNER, "", &[(204, "")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent" TmfList, Some(ReadIntents), "List intents (TMF921)", &tmf::LIST, "", &[(200, "[TmfIntent]")]),
     route!("POST" "/tmf-api/intentManagement/v5/intent" TmfCreate, Some(WriteIntents), "Create an intent, or predict what would come of it (ProbeIntent; TMF921)", &["fields"], "TmfIntentInput", &[(201, "TmfIntent"), (200, "TmfIntent"), (202, "TmfIntent")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent/{id}" TmfGet, Some(ReadIntents), "An intent (TMF921)", &["fields"], "", &[(200, "TmfIntent"), (304, "")]),
@@ -174,6 +229,7 @@ pub fn is_list(op: Op, name: &str) -> bool {
     match op {
         Op::ListIntents => FILTERS.contains(&name),
         Op::TmfList => !["offset", "limit"].contains(&name),
+        Op::QueryTelemetry | Op::StreamTelemetry | Op::Metrics => telemetry::LISTS.contains(&name),
         _ => name == "fields",
     }
 }
@@ -218,6 +274,39 @@ fn one(name: &str) -> (Json, &'static str) {
             "Whose objects; one's own if absent. Another's only for administrators",
         ),
         "fields" => (text(), "Fields to show, divided by commas"),
+        "entity_kind" => (json!({"type": "string", "enum": telemetry::KINDS}), "Kind of what is measured"),
+        "entity_id" => (text(), "What is measured"),
+        "cluster_id" => (text(), "Cluster that it is on"),
+        "node" => (text(), "Node that it is on"),
+        "metric" => (text(), "A metric's name, or a prefix: `system.cpu.*`"),
+        "label" => (text(), "A label that the measurement has, `name=value`"),
+        "group" => (text(), "A group of metrics: general, cpu, memory, network, storage, energy, traffic, application"),
+        "from" | "to" => (text(), "A time (RFC 3339), or how long ago, `-15m`; the last 15 minutes if absent"),
+        "step" => (text(), "Length of a step: seconds, or `30s`, `5m`, `1h`, `1d`; raw values if absent"),
+        "function" => (
+            json!({"type": "string", "enum": telemetry::FUNCTIONS.map(|(name, _)| name)}),
+            "What makes one value of a step's; the mean of a gauge and the rate of a counter if absent",
+        ),
+        "series_max" => (json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}), "Series at most"),
+        "values_max" => (
+            json!({"type": "integer", "minimum": 1, "maximum": 100_000, "default": 10_000}),
+            "Values of each series at most",
+        ),
+        "format" => {
+            (json!({"type": "string", "enum": ["json", "csv"]}), "Form of the answer; by the Accept header if absent")
+        }
+        "interval_ms" => (
+            json!({"type": "integer", "minimum": 0, "maximum": 3_600_000, "default": 0}),
+            "Shortest time between two values of one series, milliseconds",
+        ),
+        "after" => (
+            json!({"type": "integer", "minimum": 0}),
+            "Id of the event after which to go on; 0 for all that is kept, from now on if absent. The header Last-Event-ID comes first",
+        ),
+        "kind" => {
+            (json!({"type": "string", "enum": ["workload", "node", "cluster", "network", "continuum"]}), "Kind of twin")
+        }
+        "twin_id" => (text(), "Id of the twin"),
         "name" => (text(), "Name of the document"),
         "version" => (text(), "Version of the document"),
         "release_name" => (text(), "Helm's name of the release of a chart"),
@@ -455,15 +544,45 @@ fn components() -> Json {
     };
     let mut schemas = Map::new();
     for (name, schema) in mesh_proto::document::schemas(
-        &["continuum.intent.v1.Intent", "continuum.workload.v1.WorkloadDocument"],
+        &[
+            "continuum.intent.v1.Intent",
+            "continuum.workload.v1.WorkloadDocument",
+            "continuum.measurement.v1.Setting",
+            "continuum.measurement.v1.Condition",
+        ],
         "#/components/schemas/",
         true,
     ) {
         schemas.insert(name, schema);
     }
     let intent = "#/components/schemas/continuum.intent.v1.Intent";
-    let own: [(&str, Json); 33] = [
+    let own: [(&str, Json); 40] = [
         ("Problem", problem::schema()),
+        (
+            "Series",
+            object(
+                &["resolution_seconds", "truncated", "series"],
+                json!({"resolution_seconds": count, "truncated": truth, "series": {"type": "array", "items": {
+                    "type": "object", "required": ["entity", "metric", "values"], "properties": {"entity": thing,
+                    "metric": thing, "values": {"type": "array", "items": {"type": "array", "minItems": 2, "maxItems": 2,
+                    "description": "Milliseconds since 1970, and the value."}}}}}}),
+            ),
+        ),
+        (
+            "Agent",
+            object(&[], json!({"cluster_id": text, "node": text, "up": truth, "probes": things, "settings": thing})),
+        ),
+        (
+            "MeasurementSetting",
+            object(
+                &["cluster_id", "setting_id", "setting"],
+                json!({"cluster_id": text, "setting_id": text, "setting": thing}),
+            ),
+        ),
+        ("SettingInput", json!({"$ref": "#/components/schemas/continuum.measurement.v1.Setting"})),
+        ("ConditionInput", json!({"$ref": "#/components/schemas/continuum.measurement.v1.Condition"})),
+        ("Condition", object(&["owner", "condition_id"], json!({"owner": text, "condition_id": text, "metric": text}))),
+        ("Conditions", object(&["conditions", "crossings"], json!({"conditions": things, "crossings": things}))),
         ("Login", closed(&["username", "password"], json!({"username": text, "password": text}))),
         (
             "Token",

@@ -29,6 +29,7 @@ use crate::{
     domain::{
         forms::{self, Upload},
         headers,
+        measurement::InForce,
         routes::Routes,
         table::{self, Op, Route},
         tmf,
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) peers: Peers,
     pub(crate) signin: SignIn,
     pub(crate) routes: View<Routes>,
+    /// Settings and conditions of measurement.
+    pub(crate) in_force: View<InForce>,
     /// The way to exposed workloads, and to the identity service.
     pub(crate) proxy: Proxy,
     pub(crate) buckets: Mutex<Buckets>,

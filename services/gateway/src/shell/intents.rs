@@ -682,7 +682,7 @@ impl Gateway {
 
 /// Whose a fact or a command is, by its subject. Domains, clusters and realms are nobody's, though their names may be
 /// those of owners.
-fn owner_of(step: &Stored) -> Option<String> {
+pub(crate) fn owner_of(step: &Stored) -> Option<String> {
     let event = mesh_proto::contract().event(&step.message)?;
     let position = event.keys.iter().position(|key| key == "owner")?;
     mesh_proto::subject_keys(&event.subject, &step.subject)?.into_iter().nth(position)

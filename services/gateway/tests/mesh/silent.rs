@@ -109,6 +109,8 @@ struct Operation {
     parameters: Vec<Json>,
     /// Name of its body's schema.
     schema: String,
+    /// Its answer has no end.
+    streams: bool,
 }
 
 impl Operation {
@@ -184,7 +186,7 @@ async fn of_headers(sender: &Sender<'_>, operation: &Operation, tally: &mut Tall
         let answer = sender.send(operation, "", &[(name, value)], None).await;
         tally.see("header that cannot hold", answer.status == status, || format!("{of} {name} {answer:?}"));
     }
-    if !operation.changes() && of != "WatchIntent" {
+    if !operation.changes() && !operation.streams {
         let (with, without) = (
             sender.send(operation, "", &[("x-not-known", "1")], None).await,
             sender.send(operation, "", &[], None).await,
@@ -263,6 +265,12 @@ async fn nothing_that_is_asked_for_over_http_is_dropped_silently() {
     assert_eq!(made.status, 201, "{made:?}");
     let run = world.ask(&token, "POST", "/api/v1/workload/echo@1.0.0/template/", Some(json!({}))).await;
     let instance = run.body["instance_id"].as_str().unwrap().to_owned();
+    for path in ["/api/v1/measurement/plant/fast/", "/api/v1/condition/plant/"] {
+        let made = world.ask(&token, "PUT", path, Some(json!({}))).await;
+        assert_eq!(made.status, 200, "{made:?}");
+        let answer = async || world.ask(&token, "GET", path, None).await;
+        until("what is set is shown", answer, |answer: &Answer| answer.status == 200).await;
+    }
     let hub = json!({"callback": "http://127.0.0.1:9/"});
     let hub = world.ask(&token, "POST", "/tmf-api/intentManagement/v5/hub", Some(hub)).await;
     let hub = hub.body["id"].as_str().unwrap().to_owned();
@@ -293,8 +301,9 @@ async fn nothing_that_is_asked_for_over_http_is_dropped_silently() {
             operations.push(Operation {
                 id: operation["operationId"].as_str().unwrap().to_owned(),
                 method: method.to_uppercase(),
-                path: path.replace("{id}", there).replace("{report}", &report),
+                path: path.replace("{id}", there).replace("{report}", &report).replace("{setting}", "fast"),
                 parameters: operation["parameters"].as_array().cloned().unwrap_or_default(),
+                streams: operation["responses"]["200"]["content"]["text/event-stream"].is_object(),
                 schema: schema.rsplit('/').next().unwrap_or_default().to_owned(),
             });
         }

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Writes the dashboards in this folder. `generate.py` writes them; `generate.py --check` only compares.
+
+One line is one panel: its title, its unit, and what it asks Prometheus. Names of metrics are those of `GET /api/v1/metrics/`.
+"""
+
+import json
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent
+SOURCE = {"type": "prometheus", "uid": "continuum"}
+CLUSTER = 'cluster=~"$cluster"'
+
+# Dashboard -> what it is for, and its panels: title, unit, legend, query.
+DASHBOARDS = {
+    "fleet": ("Nodes and clusters", [
+        ("CPU busy", "percentunit", "{{node}}", f'system_cpu_busy_ratio{{{CLUSTER}}}'),
+        ("CPU time by mode", "percentunit", "{{node}} {{cpu_mode}}",
+         f'sum by (node, cpu_mode) (rate(system_cpu_time_seconds_total{{{CLUSTER}}}[$__rate_interval]))'),
+        ("Memory not available", "percentunit", "{{node}}", f'system_memory_utilization_ratio{{{CLUSTER}}}'),
+        ("Memory by state", "bytes", "{{node}} {{system_memory_state}}", f'system_memory_usage_bytes{{{CLUSTER}}}'),
+        ("Load, 1 min", "short", "{{node}}", f'system_cpu_load_average_1m{{{CLUSTER}}}'),
+        ("Power", "watt", "{{cluster}} {{provenance}}", f'sum by (cluster, provenance) (hw_power_watts{{{CLUSTER}}})'),
+    ]),
+    "workload": ("Instances of workloads", [
+        ("CPU, cores", "short", "{{entity_id}}", f'container_cpu_usage{{{CLUSTER}}}'),
+        ("CPU, of the cluster's", "percentunit", "{{entity_id}}", f'container_cpu_utilization_ratio{{{CLUSTER}}}'),
+        ("Memory", "bytes", "{{entity_id}}", f'container_memory_usage_bytes{{{CLUSTER}}}'),
+        ("Reads and writes", "Bps", "{{entity_id}}",
+         f'container_disk_read_rate_bytes_per_second{{{CLUSTER}}} + on (entity_id) '
+         f'container_disk_write_rate_bytes_per_second{{{CLUSTER}}}'),
+        ("Restarts", "short", "{{entity_id}}", f'container_restarts{{{CLUSTER}}}'),
+        ("Replicas that run", "short", "{{entity_id}}", f'container_replicas{{{CLUSTER}}}'),
+    ]),
+    "intent": ("What happens to intents", [
+        ("Facts of intents, each second", "ops", "{{stream}}",
+         'rate(continuum_stream_messages_total{stream="INTENT"}[$__rate_interval])'),
+        ("Verdicts", "ops", "{{stream}}", 'rate(continuum_stream_messages_total{stream="VALIDATION"}[$__rate_interval])'),
+        ("Placements and assignments", "ops", "{{stream}}",
+         'rate(continuum_stream_messages_total{stream=~"PLACEMENT|ASSIGNMENT"}[$__rate_interval])'),
+        ("Observed targets and crossings", "ops", "{{stream}}",
+         'rate(continuum_stream_messages_total{stream="OBSERVATION"}[$__rate_interval])'),
+        ("Anomalies and remedies", "ops", "{{stream}}",
+         'rate(continuum_stream_messages_total{stream=~"ANOMALY|REMEDY"}[$__rate_interval])'),
+    ]),
+    "bus": ("The bus and the metrics themselves", [
+        ("Stored, each second", "ops", "{{stream}}", 'rate(continuum_stream_messages_total[$__rate_interval])'),
+        ("Stored ever", "short", "{{stream}}", 'continuum_stream_messages_total'),
+        ("Commands waiting to become facts", "short", "", 'sum(rate(continuum_stream_messages_total{stream=~".*_ASK"}[$__rate_interval]))'),
+        ("Gateway answers", "bool_yes_no", "{{instance}}", 'up{job="continuum"}'),
+        ("Time of a scrape", "s", "{{instance}}", 'scrape_duration_seconds{job="continuum"}'),
+        ("Series shown, and left out", "short", "{{__name__}}",
+         '{__name__=~"continuum_metrics_series|continuum_metrics_left_out", job="continuum"}'),
+    ]),
+    "storage": ("Storage locations and disks", [
+        ("Used", "percentunit", "{{node}} {{entity_id}}", f'system_filesystem_utilization_ratio{{{CLUSTER}}}'),
+        ("Free and used", "bytes", "{{entity_id}} {{system_filesystem_state}}", f'system_filesystem_usage_bytes{{{CLUSTER}}}'),
+        ("Disks", "Bps", "{{node}} {{system_device}} {{disk_io_direction}}",
+         f'rate(system_disk_io_bytes_total{{{CLUSTER}}}[$__rate_interval])'),
+    ]),
+    "network": ("Interfaces", [
+        ("Bytes", "Bps", "{{node}} {{network_interface_name}} {{network_io_direction}}",
+         f'rate(system_network_io_bytes_total{{{CLUSTER}}}[$__rate_interval])'),
+        ("Errors", "ops", "{{node}} {{network_interface_name}}",
+         f'sum by (node, network_interface_name) (rate(system_network_errors_total{{{CLUSTER}}}[$__rate_interval]))'),
+        ("Facts of the network", "ops", "{{stream}}",
+         'rate(continuum_stream_messages_total{stream=~"NETWORK|COST"}[$__rate_interval])'),
+    ]),
+}
+
+# Name -> title, query, threshold, for how long, what it means.
+ALERTS = {
+    "gateway-silent": ("The gateway does not answer", 'up{job="continuum"}', ("lt", 1), "1m",
+                       "Nothing is known of the mesh: see `continuum status`."),
+    "cpu-busy": ("A node is busy", "max by (cluster, node) (system_cpu_busy_ratio)", ("gt", 0.95), "10m",
+                 "All its processors work: see what runs there in the dashboard Workload."),
+    "memory-full": ("A node has little memory", "max by (cluster, node) (system_memory_utilization_ratio)", ("gt", 0.95), "5m",
+                    "Less than a twentieth is available."),
+    "storage-full": ("A storage location is nearly full", "max by (cluster, entity_id) (system_filesystem_utilization_ratio)",
+                     ("gt", 0.9), "5m", "Writes will wait once it is full."),
+    "restarts": ("An instance restarts", "max by (cluster, entity_id) (container_restarts)", ("gt", 5), "1m",
+                 "`continuum why` says why."),
+    "metrics-cut": ("Metrics are left out", "continuum_metrics_left_out", ("gt", 0), "5m",
+                    "Raise gateway.metrics_series_max, or scrape by kind."),
+}
+
+
+def panel(number, title, unit, legend, query):
+    return {
+        "id": number + 1,
+        "type": "timeseries",
+        "title": title,
+        "datasource": SOURCE,
+        "gridPos": {"h": 8, "w": 12, "x": 12 * (number % 2), "y": 8 * (number // 2)},
+        "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+                    "tooltip": {"mode": "multi", "sort": "desc"}},
+        "targets": [{"refId": "A", "datasource": SOURCE, "expr": query, "legendFormat": legend, "range": True}],
+    }
+
+
+def dashboard(name, about, panels):
+    of_cluster = any("$cluster" in query for *_, query in panels)
+    variable = {
+        "name": "cluster", "label": "Cluster", "type": "query", "datasource": SOURCE,
+        "query": {"query": "label_values(cluster)", "refId": "cluster"},
+        "multi": True, "includeAll": True, "allValue": ".*", "refresh": 2, "current": {"text": "All", "value": "$__all"},
+    }
+    return {
+        "uid": f"continuum-{name}",
+        "title": f"Continuum: {name}",
+        "description": about,
+        "tags": ["continuum"],
+        "timezone": "browser",
+        "editable": True,
+        "schemaVersion": 39,
+        "refresh": "15s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": [variable] if of_cluster else []},
+        "panels": [panel(number, *one) for number, one in enumerate(panels)],
+    }
+
+
+def alerts():
+    rules = []
+    for uid, (title, query, (way, line), hold, meaning) in ALERTS.items():
+        rules.append({
+            "uid": f"continuum-{uid}", "title": title, "condition": "C", "for": hold,
+            "noDataState": "NoData", "execErrState": "Error", "annotations": {"summary": meaning},
+            "labels": {"team": "continuum"},
+            "data": [
+                {"refId": "A", "relativeTimeRange": {"from": 600, "to": 0}, "datasourceUid": "continuum",
+                 "model": {"refId": "A", "expr": query, "instant": True}},
+                {"refId": "C", "relativeTimeRange": {"from": 600, "to": 0}, "datasourceUid": "__expr__",
+                 "model": {"refId": "C", "type": "threshold", "expression": "A",
+                           "conditions": [{"evaluator": {"type": way, "params": [line]}}]}},
+            ],
+        })
+    group = {"orgId": 1, "name": "continuum", "folder": "Continuum", "interval": "30s", "rules": rules}
+    return {"apiVersion": 1, "groups": [group]}
+
+
+def files():
+    for name, (about, panels) in DASHBOARDS.items():
+        yield HERE / "dashboards" / f"{name}.json", dashboard(name, about, panels)
+    # JSON is YAML.
+    yield HERE / "provisioning" / "alerting" / "continuum.yaml", alerts()
+
+
+def main():
+    check, stale = "--check" in sys.argv[1:], []
+    for path, content in files():
+        text = json.dumps(content, indent=2) + "\n"
+        if not path.exists() or path.read_text() != text:
+            stale.append(path.name)
+            if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+    if check and stale:
+        sys.exit(f"not current: {', '.join(stale)}; run examples/grafana/generate.py")
+
+
+main()

@@ -1,0 +1,293 @@
+//! What the collector knows, as Prometheus reads it: the OpenMetrics text format, and names as OpenTelemetry's rules map them
+//! (dots become underscores, the unit and `_total` come last). One sample for each series, the newest; without its time, so that it
+//! counts as of when it was read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use mesh_proto::telemetry::{Entity, Metric, MetricKind, Provenance, SeriesValues};
+
+/// Bytes of a label's value; what is longer is cut.
+const VALUE_MAX: usize = 128;
+/// Own labels of a series; what comes after by name is left out, and counted.
+const LABELS_MAX: usize = 8;
+
+/// UCUM units and how Prometheus calls them.
+const UNITS: [(&str, &str); 16] = [
+    ("s", "seconds"),
+    ("ms", "milliseconds"),
+    ("By", "bytes"),
+    ("KiBy", "kibibytes"),
+    ("MiBy", "mebibytes"),
+    ("Hz", "hertz"),
+    ("W", "watts"),
+    ("J", "joules"),
+    ("V", "volts"),
+    ("A", "amperes"),
+    ("Cel", "celsius"),
+    ("%", "percent"),
+    ("bit", "bits"),
+    ("d", "days"),
+    ("h", "hours"),
+    ("m", "meters"),
+];
+
+/// A name that Prometheus takes: letters, digits, `_`, not beginning with a digit.
+fn plain(name: &str) -> String {
+    let mut plain = String::with_capacity(name.len());
+    for c in name.chars() {
+        let c = if c.is_ascii_alphanumeric() { c } else { '_' };
+        if !(c == '_' && plain.ends_with('_')) {
+            plain.push(c);
+        }
+    }
+    let plain = plain.trim_matches('_');
+    if plain.starts_with(|c: char| c.is_ascii_digit()) { format!("_{plain}") } else { plain.to_owned() }
+}
+
+/// A unit as the end of a name: `By/s` is `bytes_per_second`; what stands in braces is a note, and `1` a ratio of a gauge.
+fn unit(unit: &str, kind: MetricKind) -> String {
+    let word = |part: &str| -> String {
+        if part.starts_with('{') {
+            return String::new();
+        }
+        UNITS.iter().find(|(ucum, _)| *ucum == part).map_or_else(|| plain(part), |(_, word)| (*word).to_owned())
+    };
+    match unit.split_once('/') {
+        Some((above, below)) => {
+            let (above, below) = (word(above), word(below));
+            let below = below.strip_suffix('s').unwrap_or(&below);
+            match (above.is_empty(), below.is_empty()) {
+                (_, true) => above,
+                (true, false) => format!("per_{below}"),
+                (false, false) => format!("{above}_per_{below}"),
+            }
+        }
+        None if unit == "1" => {
+            if kind == MetricKind::Gauge {
+                "ratio".to_owned()
+            } else {
+                String::new()
+            }
+        }
+        None => word(unit),
+    }
+}
+
+/// A family: series of one name.
+#[derive(Default)]
+struct Family {
+    counter: bool,
+    unit: String,
+    of: BTreeSet<String>,
+    /// By labels, so that none is there twice.
+    samples: BTreeMap<String, f64>,
+}
+
+fn label(text: &mut String, name: &str, value: &str) {
+    if value.is_empty() {
+        return;
+    }
+    let mut end = value.len().min(VALUE_MAX);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    let value = value.get(..end).unwrap_or_default();
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{}{name}=\"{value}\"", if text.is_empty() { "" } else { "," });
+}
+
+/// Labels of a series: what it is of, then its own. Whether some were left out.
+fn labels(entity: &Entity, metric: &Metric) -> (String, bool) {
+    let mut text = String::new();
+    let provenance = match metric.provenance() {
+        Provenance::Modelled => "modelled",
+        Provenance::Declared => "declared",
+        Provenance::Measured | Provenance::Unspecified => "",
+    };
+    let of = [
+        ("entity_kind", entity.kind.as_str()),
+        ("entity_id", &entity.id),
+        ("cluster", &entity.cluster_id),
+        ("node", &entity.node),
+        ("owner", &entity.owner),
+        ("provenance", provenance),
+    ];
+    for (name, value) in of {
+        label(&mut text, name, value);
+    }
+    let mut own = BTreeMap::new();
+    for (name, value) in &metric.labels {
+        let name = plain(name);
+        // A label of the measurement never takes the place of what it is of; `job` and `instance` are the scraper's.
+        let taken =
+            of.iter().any(|(of, _)| *of == name) || ["job", "instance", "le", "quantile"].contains(&name.as_str());
+        let name = if taken || name.is_empty() { format!("measured_{name}") } else { name };
+        own.entry(name).or_insert(value);
+    }
+    let cut = own.len() > LABELS_MAX;
+    for (name, value) in own.into_iter().take(LABELS_MAX) {
+        label(&mut text, &name, value);
+    }
+    (text, cut)
+}
+
+fn number(value: f64) -> String {
+    match value {
+        value if value.is_nan() => "NaN".to_owned(),
+        f64::INFINITY => "+Inf".to_owned(),
+        f64::NEG_INFINITY => "-Inf".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+/// The page: the newest value of each series, at most `series_max` of them, and how many were left out.
+pub fn page(series: &[SeriesValues], series_max: usize, own: &str) -> String {
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let (mut shown, mut left_out, mut cut) = (0_usize, 0_u64, 0_u64);
+    for found in series {
+        let (Some(entity), Some(metric)) = (&found.entity, &found.metric) else { continue };
+        let Some(value) = found.values.last() else { continue };
+        let kind = metric.kind();
+        let unit = unit(&metric.unit, kind);
+        let mut name = plain(&metric.name);
+        if name.is_empty() || shown >= series_max {
+            left_out += 1;
+            continue;
+        }
+        let ends = |name: &str, unit: &str| name == unit || name.ends_with(&format!("_{unit}"));
+        if !unit.is_empty() && !ends(&name, &unit) {
+            name = format!("{name}_{unit}");
+        }
+        // OpenMetrics has the suffix at the sample, not in the name of the family.
+        let counter = kind == MetricKind::Counter;
+        if counter {
+            name = name.strip_suffix("_total").unwrap_or(&name).to_owned();
+        }
+        let ends = ends(&name, &unit);
+        let family = families.entry(name).or_insert_with(|| Family {
+            counter,
+            unit: if ends { unit } else { String::new() },
+            ..Family::default()
+        });
+        if family.counter != counter {
+            // Of one name there is one kind: the first that came.
+            left_out += 1;
+            continue;
+        }
+        family.of.insert(metric.name.clone());
+        let (labels, is_cut) = labels(entity, metric);
+        cut += u64::from(is_cut);
+        if family.samples.insert(labels, *value).is_none() {
+            shown += 1;
+        }
+    }
+    let mut text = String::new();
+    for (name, family) in &families {
+        let kind = if family.counter { "counter" } else { "gauge" };
+        let of = family.of.iter().map(|name| name.replace(['\\', '\n', '\r', '"'], " ")).collect::<Vec<_>>().join(", ");
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# TYPE {name} {kind}");
+        if !family.unit.is_empty() {
+            let _ = writeln!(text, "# UNIT {name} {}", family.unit);
+        }
+        let _ = writeln!(text, "# HELP {name} {of}");
+        let suffix = if family.counter { "_total" } else { "" };
+        for (labels, value) in &family.samples {
+            let _ = writeln!(text, "{name}{suffix}{{{labels}}} {}", number(*value));
+        }
+    }
+    text.push_str(own);
+    for (name, what, value) in [
+        ("continuum_metrics_series", "series on this page", shown as u64),
+        ("continuum_metrics_left_out", "series that are not on this page because there are too many", left_out),
+        ("continuum_metrics_labels_cut", "series with more labels than are shown", cut),
+    ] {
+        let _ = writeln!(text, "# TYPE {name} gauge\n# HELP {name} {what}\n{name} {value}");
+    }
+    text.push_str("# EOF\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(name: &str, unit: &str, kind: MetricKind, labels: &[(&str, &str)], value: f64) -> SeriesValues {
+        SeriesValues {
+            entity: Some(Entity {
+                kind: "node".into(),
+                id: "edge-1".into(),
+                cluster_id: "edge".into(),
+                ..Entity::default()
+            }),
+            metric: Some(Metric {
+                name: name.into(),
+                unit: unit.into(),
+                kind: kind.into(),
+                labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+                ..Metric::default()
+            }),
+            at_ms: vec![1_000, 2_500],
+            values: vec![0.0, value],
+        }
+    }
+
+    #[test]
+    fn names_are_as_opentelemetry_maps_them() {
+        let page = page(
+            &[
+                series("system.cpu.time", "s", MetricKind::Counter, &[("cpu.mode", "user")], 7.0),
+                series("system.memory.usage", "By", MetricKind::Gauge, &[], 8.0),
+                series("system.memory.utilization", "1", MetricKind::Gauge, &[], 0.5),
+                series("system.disk.io", "By/s", MetricKind::Gauge, &[], 1.0),
+                series("http.server.requests", "{request}", MetricKind::Counter, &[], 3.0),
+                series("hw.temperature", "Cel", MetricKind::Gauge, &[], f64::INFINITY),
+                series("things_total", "", MetricKind::Counter, &[], 4.0),
+            ],
+            100,
+            "",
+        );
+        for line in [
+            "# TYPE system_cpu_time_seconds counter",
+            "# UNIT system_cpu_time_seconds seconds",
+            "# HELP system_cpu_time_seconds system.cpu.time",
+            "system_cpu_time_seconds_total{entity_kind=\"node\",entity_id=\"edge-1\",cluster=\"edge\",cpu_mode=\"user\"} 7",
+            "system_memory_usage_bytes{entity_kind=\"node\",entity_id=\"edge-1\",cluster=\"edge\"} 8",
+            "# UNIT system_memory_utilization_ratio ratio",
+            "# UNIT system_disk_io_bytes_per_second bytes_per_second",
+            "http_server_requests_total{entity_kind=\"node\",entity_id=\"edge-1\",cluster=\"edge\"} 3",
+            "hw_temperature_celsius{entity_kind=\"node\",entity_id=\"edge-1\",cluster=\"edge\"} +Inf",
+            "things_total{entity_kind=\"node\",entity_id=\"edge-1\",cluster=\"edge\"} 4",
+            "continuum_metrics_series 7",
+        ] {
+            assert!(page.lines().any(|known| known == line), "{line}\nis not in\n{page}");
+        }
+        assert!(page.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn hostile_text_stays_within_its_quotes_and_the_page_within_its_bounds() {
+        let label: Vec<(String, String)> = (0..20).map(|n| (format!("label.{n:02}"), "v".into())).collect();
+        let label: Vec<(&str, &str)> = label.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let long = "é".repeat(500);
+        let many = [
+            series("a\n# EOF\nb", "}{\n", MetricKind::Gauge, &[("x\"} 1\ny", "a\"b\\c\nd"), ("cluster", "mine")], 1.0),
+            series("b", "", MetricKind::Gauge, &label, 1.0),
+            series("b", "", MetricKind::Counter, &[], 1.0),
+            series("c", "", MetricKind::Gauge, &[("long", &long)], 1.0),
+            series("...", "", MetricKind::Gauge, &[], 1.0),
+            series("c", "", MetricKind::Gauge, &[("z", "1")], 1.0),
+        ];
+        let page = page(&many, 3, "");
+        assert_eq!(page.matches("# EOF").count(), 2, "one stands within a note: {page}");
+        assert!(page.contains("x_1_y=\"a\\\"b\\\\c d\"") && page.contains("measured_cluster=\"mine\""), "{page}");
+        for line in ["continuum_metrics_series 3", "continuum_metrics_left_out 3", "continuum_metrics_labels_cut 1"] {
+            assert!(page.lines().any(|known| known == line), "{line}: {page}");
+        }
+        assert!(page.lines().all(|line| line.len() < 1_000), "{page}");
+    }
+}

@@ -1,0 +1,386 @@
+//! Measurements over REST: values over time, streams that go on where they broke off, settings, and what Prometheus reads.
+
+use mesh_core::Outgoing;
+use mesh_proto::{AnyEvent, Timestamp, anomaly::AnomalyDetected, observation::ThresholdCrossed};
+
+use super::*;
+
+/// One server-sent event.
+#[derive(Debug)]
+struct Event {
+    id: String,
+    name: String,
+    data: Json,
+}
+
+/// Reads a stream of events until there are so many.
+async fn events(world: &World, token: &str, path: &str, last_id: Option<&str>, count: usize) -> Vec<Event> {
+    let mut request =
+        Request::get(format!("{}{path}", world.urls[0])).header("authorization", format!("Bearer {token}"));
+    if let Some(id) = last_id {
+        request = request.header("last-event-id", id);
+    }
+    let mut response = world.http.request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let (mut text, mut found) = (String::new(), vec![]);
+    soon("so many events", async {
+        while found.len() < count {
+            let frame = response.body_mut().frame().await.expect("the stream goes on").unwrap();
+            text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+            while let Some((block, rest)) = text.split_once("\n\n") {
+                let field = |name: &str| {
+                    let line = block.lines().find_map(|line| line.strip_prefix(name));
+                    line.map(|value| value.trim_start().to_owned()).unwrap_or_default()
+                };
+                let data = field("data:");
+                if !data.is_empty() {
+                    let data = serde_json::from_str(&data).unwrap();
+                    found.push(Event { id: field("id:"), name: field("event:"), data });
+                }
+                text = rest.to_owned();
+            }
+        }
+    })
+    .await;
+    found
+}
+
+async fn store(bus: &mesh_bus::Bus, event: &dyn AnyEvent, id: &str) {
+    bus.publish(&Outgoing::new(event, id, Timestamp { seconds: 1_700_000_000, nanos: 0 }).unwrap()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_are_asked_for_over_time_as_json_and_as_csv() {
+    let Some(world) = World::start("gateway, telemetry", 1, |_| {}).await else { return };
+    let admin = world.admin().await;
+    let ada = world.account(&admin, "ada", &["owner"]).await;
+    let base = "/api/v1/telemetry/query/?from=2027-01-15T08:00:00Z&to=2027-01-15T09:00:00Z&step=5m&function=p95";
+    let all = world.ask(&admin, "GET", base, None).await;
+    assert_eq!((all.status, all.body["resolution_seconds"].as_u64()), (200, Some(300)), "{all:?}");
+    assert_eq!(all.body["series"].as_array().unwrap().len(), 6);
+    // Of somebody's things only one's own; of the infrastructure what is asked for.
+    let kinds = async |query: &str| {
+        let answer = world.ask(&ada, "GET", &format!("{base}{query}"), None).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let series = answer.body["series"].as_array().unwrap().clone();
+        series.iter().map(|one| one["entity"]["id"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(kinds("").await, BTreeSet::from(["adas".to_owned()]));
+    assert_eq!(kinds("&entity_kind=instance").await, BTreeSet::from(["adas".to_owned()]));
+    assert_eq!(kinds("&entity_kind=node").await, BTreeSet::from(["edge-1".to_owned()]));
+    let others = world.ask(&ada, "GET", &format!("{base}&owner=bob"), None).await;
+    assert_eq!(others.status, 404, "{others:?}");
+    let csv = format!("{base}&entity_kind=node&metric=system.cpu.*");
+    let csv = world.with(&ada, "GET", &csv, &[("accept", "text/csv")], None).await;
+    assert!(csv.headers["content-type"].to_str().unwrap().starts_with("text/csv"));
+    let lines: Vec<&str> = csv.body.as_str().unwrap().lines().collect();
+    assert_eq!(lines[1], "2027-01-15T08:00:00Z,node,edge-1,edge,edge-1,,system.cpu.time,s,cpu.mode=user,1");
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    let agents = world.ask(&ada, "GET", "/api/v1/telemetry/inventory/?page_size=1", None).await;
+    assert_eq!((agents.status, agents.body.as_array().unwrap().len()), (200, 1), "{agents:?}");
+    assert!(agents.headers["link"].to_str().unwrap().contains("page_token=cloud"), "{:?}", agents.headers);
+    assert_eq!(agents.body[0]["probes"].as_array().unwrap().len(), 2, "not bob's: {agents:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_go_on_where_they_broke_off_and_show_only_ones_own() {
+    let Some(world) = World::start("gateway, streams of events", 1, |_| {}).await else { return };
+    let admin = world.admin().await;
+    let ada = world.account(&admin, "ada", &["viewer"]).await;
+    let path = "/api/v1/telemetry/stream/?metric=system.memory.usage";
+    let first = events(&world, &ada, path, None, 4).await;
+    assert_eq!((first[0].name.as_str(), first[0].id.as_str()), ("readings", "101"));
+    assert_eq!(first[0].data["series"][0]["values"], json!([[101_000, 101.0]]));
+    assert_eq!(first[0].data["series"].as_array().unwrap().len(), 1, "{:?}", first[0].data);
+    assert_eq!(first[2].data["missed"], 7);
+    let next = events(&world, &ada, path, Some(&first[3].id), 1).await;
+    assert_eq!(next[0].id, "105", "after the last that was seen");
+    let all = events(&world, &admin, path, None, 1).await;
+    assert_eq!(all[0].data["series"].as_array().unwrap().len(), 3);
+
+    let (detector, collector) =
+        (world.test_bus.connect("sar-detector").await, world.test_bus.connect("collector").await);
+    for (number, owner) in ["ada", "bob", "ada"].into_iter().enumerate() {
+        let anomaly = AnomalyDetected {
+            owner: owner.into(),
+            instance_id: format!("i{number}"),
+            sentence: format!("number {number}"),
+            ..AnomalyDetected::default()
+        };
+        store(&detector, &anomaly, &format!("anomaly {number}")).await;
+        let crossed = ThresholdCrossed {
+            owner: owner.into(),
+            condition_id: format!("c{number}"),
+            raised: true,
+            ..ThresholdCrossed::default()
+        };
+        store(&collector, &crossed, &format!("crossed {number}")).await;
+    }
+    let (stream, after) = ("/api/v1/anomaly/stream/", "/api/v1/anomaly/stream/?after=0");
+    let own = events(&world, &ada, after, None, 2).await;
+    let said: Vec<&str> = own.iter().map(|event| event.data["data"]["sentence"].as_str().unwrap()).collect();
+    assert_eq!((said, own[0].name.as_str()), (vec!["number 0", "number 2"], "AnomalyDetected"));
+    let next = events(&world, &ada, stream, Some(&own[0].id), 1).await;
+    assert_eq!(next[0].data["data"]["sentence"], "number 2");
+    assert_eq!(events(&world, &admin, after, None, 3).await.len(), 3);
+    let bobs = events(&world, &admin, &format!("{after}&owner=bob"), None, 1).await;
+    assert_eq!(bobs[0].data["data"]["sentence"], "number 1");
+    let crossings = events(&world, &ada, "/api/v1/observation/stream/?after=0", None, 2).await;
+    assert_eq!(crossings[1].data["data"]["condition_id"], "c2");
+    for (headers, status) in [(vec![("last-event-id", "x")], 400), (vec![], 404)] {
+        let path = if headers.is_empty() { "/api/v1/anomaly/stream/?owner=bob" } else { stream };
+        let refused = world.with(&ada, "GET", path, &headers, None).await;
+        assert_eq!(refused.status, status, "{refused:?}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_streams_are_open_than_are_allowed() {
+    let few = |configs: &mut Configs| configs.gateway.watches_max = 2;
+    let Some(world) = World::start("gateway, limit of streams", 1, few).await else { return };
+    let admin = world.admin().await;
+    let request = || {
+        let request = Request::get(format!("{}/api/v1/anomaly/stream/", world.urls[0]));
+        let request = request.header("authorization", format!("Bearer {admin}"));
+        world.http.request(request.body(Full::new(Bytes::new())).unwrap())
+    };
+    let (first, second) = (request().await.unwrap(), request().await.unwrap());
+    assert_eq!((first.status(), second.status()), (http::StatusCode::OK, http::StatusCode::OK));
+    assert_eq!(request().await.unwrap().status(), 429);
+    drop(first);
+    until("one that ended makes room", async || request().await.unwrap().status(), |status| *status == 200).await;
+    drop(second);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_and_conditions_are_set_shown_and_taken_back() {
+    let Some(world) = World::start("gateway, measurement", 1, |_| {}).await else { return };
+    let admin = world.admin().await;
+    let ada = world.account(&admin, "ada", &["owner"]).await;
+    let path = "/api/v1/measurement/edge/fast/";
+    let setting = json!({"selector": {"entity_kind": "node", "probe": "cpu"}, "interval_ms": 250});
+    assert_eq!(world.ask(&ada, "PUT", path, Some(setting.clone())).await.status, 403, "it is the provider's");
+    let set = world.ask(&admin, "PUT", path, Some(setting.clone())).await;
+    assert_eq!((set.status, &set.body["setting"]), (200, &setting), "{set:?}");
+    let shown = async || world.ask(&ada, "GET", path, None).await;
+    until("the setting is shown", shown, |answer: &Answer| answer.status == 200).await;
+    let listed = world.ask(&ada, "GET", "/api/v1/measurement/?cluster_id=edge", None).await;
+    assert_eq!(listed.body, json!([set.body]), "{listed:?}");
+    let refused = world.ask(&admin, "PUT", path, Some(json!({"interval_ms": 9}))).await;
+    assert_eq!(refused.status, 422, "by the decider: {refused:?}");
+    assert_eq!(world.ask(&admin, "DELETE", path, None).await.status, 204);
+    until("it is gone", shown, |answer: &Answer| answer.status == 404).await;
+
+    let path = "/api/v1/condition/full/";
+    let condition = json!({"entity_kind": "node", "metric": "system.memory.utilization", "side": "ABOVE",
+        "threshold": 0.9, "clear": 0.8, "hold_seconds": 30});
+    let defined = world.ask(&ada, "PUT", path, Some(condition.clone())).await;
+    assert_eq!((defined.status, defined.body["owner"].as_str()), (200, Some("ada")), "{defined:?}");
+    assert_eq!(defined.body["clear"], 0.8);
+    let shown = async || world.ask(&ada, "GET", path, None).await;
+    until("the condition is shown", shown, |answer: &Answer| answer.status == 200).await;
+    let others = world.ask(&ada, "PUT", &format!("{path}?owner=bob"), Some(condition)).await;
+    assert_eq!(others.status, 404, "{others:?}");
+    let listed = world.ask(&ada, "GET", "/api/v1/condition/", None).await;
+    assert_eq!((listed.status, &listed.body), (200, &json!({"conditions": [], "crossings": []})), "{listed:?}");
+    assert_eq!(world.ask(&ada, "DELETE", path, None).await.status, 204);
+    until("it is gone", shown, |answer: &Answer| answer.status == 404).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_a_named_origin_reads_streams_with_its_token() {
+    let named = |configs: &mut Configs| configs.gateway.cors_origins = "https://boards.example".into();
+    let Some(world) = World::start("gateway, CORS", 1, named).await else { return };
+    let token = world.admin().await;
+    let path = "/api/v1/anomaly/stream/";
+    for (origin, allowed) in [("https://boards.example", true), ("https://evil.example", false)] {
+        let asked = [
+            ("origin", origin),
+            ("access-control-request-method", "GET"),
+            ("access-control-request-headers", "authorization,last-event-id"),
+        ];
+        let preflight = world.raw(0, "OPTIONS", path, &asked, "").await;
+        assert_eq!(preflight.status, if allowed { 204 } else { 405 }, "{preflight:?}");
+        let headers = preflight.headers.get("access-control-allow-headers").map(|value| value.to_str().unwrap());
+        assert_eq!(headers.is_some_and(|names| names.contains("last-event-id")), allowed);
+        let answer = world.with(&token, "GET", path, &[("origin", origin)], None).await;
+        let shared = answer.headers.get("access-control-allow-origin").map(|value| value.to_str().unwrap());
+        assert_eq!((answer.status, shared), (200, allowed.then_some(origin)));
+        assert!(!answer.headers.contains_key("access-control-allow-credentials"));
+    }
+    let refused = world.raw(0, "GET", path, &[("origin", "https://boards.example")], "").await;
+    assert_eq!(refused.status, 401, "{refused:?}");
+    assert_eq!(refused.headers["access-control-allow-origin"], "https://boards.example", "why can be read");
+    world.stop().await;
+}
+
+/// Where Debian's Prometheus is, if it is here.
+fn prometheus() -> Option<PathBuf> {
+    let bin = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/debian/usr/bin");
+    if !bin.join("promtool").exists() {
+        eprintln!("SKIPPED: gateway, Prometheus: no .tools/debian/usr/bin/promtool (run `make setup-test`)");
+        return None;
+    }
+    Some(bin)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_prometheus_scrapes_what_is_measured() {
+    let Some(bin) = prometheus() else { return };
+    let Some(world) = World::start("gateway, Prometheus", 1, |_| {}).await else { return };
+    let admin = world.admin().await;
+    let ada = world.account(&admin, "ada", &["viewer"]).await;
+    // Streams that the dashboards show have something in them.
+    let made = world.ask(&admin, "POST", "/api/v1/intent/", Some(json!({"id": "plant", "intent": intent("20")}))).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let page = world.ask(&ada, "GET", "/api/v1/metrics/", None).await;
+    let text = page.body.as_str().unwrap();
+    assert!(text.contains("entity_id=\"adas\"") && text.contains("entity_id=\"edge-1\""), "{text}");
+    assert!(!text.contains("bobs") && text.contains("continuum_stream_messages_total{stream=\"INTENT\"}"), "{text}");
+    // Debian's promtool checks names, units and types; it reads the older format, which has no end mark and no units.
+    let mut child = tokio::process::Command::new(bin.join("promtool"))
+        .args(["check", "metrics"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let older: String = text
+        .lines()
+        .filter(|line| !line.starts_with("# UNIT") && *line != "# EOF")
+        .map(|line| match line.split_once(" counter") {
+            // In it, the name of a counter's family has the suffix.
+            Some((head, "")) if head.starts_with("# TYPE ") => format!("{head}_total counter\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    child.stdin.take().unwrap().write_all(older.as_bytes()).await.unwrap();
+    let checked = soon("promtool ends", child.wait_with_output()).await.unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
+    let wrong: Vec<&str> = said.lines().filter(|line| !line.contains("no help text")).collect();
+    assert!(wrong.is_empty(), "{wrong:?}\n{older}");
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), &ada).unwrap();
+    let target = world.urls[0].strip_prefix("http://").unwrap();
+    let config = format!(
+        "scrape_configs:\n- job_name: continuum\n  scrape_interval: 1s\n  metrics_path: /api/v1/metrics\n  \
+         authorization: {{credentials_file: {}}}\n  static_configs: [{{targets: ['{target}']}}]\n",
+        folder.path().join("token").display()
+    );
+    std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let at = format!("127.0.0.1:{port}");
+    let _server = tokio::process::Command::new(bin.join("prometheus"))
+        .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+        .arg(format!("--web.listen-address={at}"))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let ask = async |query: &str| {
+        let path = format!("/api/v1/query?query={query}");
+        let request = Request::get(format!("http://{at}{path}")).body(Full::new(Bytes::new())).unwrap();
+        let Ok(response) = world.http.request(request).await else { return Json::Null };
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice::<Json>(&body).unwrap_or_default()["data"]["result"].clone()
+    };
+    let has = |result: &Json| result.as_array().is_some_and(|result| !result.is_empty());
+    let found =
+        until("Prometheus has scraped", async || ask("system_cpu_time_seconds_total").await, |found| has(found)).await;
+    let metric = &found[0]["metric"];
+    assert_eq!((metric["cluster"].as_str(), metric["cpu_mode"].as_str()), (Some("edge"), Some("user")), "{found}");
+    assert_eq!(ask("up").await[0]["value"][1], "1");
+    // Every question of Grafana's dashboards and alert rules has an answer.
+    let queries = grafana_queries();
+    for (title, query) in &queries {
+        let query = query.replace("$__rate_interval", "1m").replace("$cluster", ".*");
+        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        until(&format!("{title}: {query}"), async || ask(&encoded).await, |found| has(found)).await;
+    }
+    println!("{} queries of Grafana's dashboards and alert rules: each gives data", queries.len());
+    assert!(queries.len() > 30);
+    world.stop().await;
+}
+
+fn grafana() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/grafana")
+}
+
+fn dashboards() -> Vec<(String, String)> {
+    let files = std::fs::read_dir(grafana().join("dashboards")).unwrap();
+    files
+        .map(|file| {
+            let path = file.unwrap().path();
+            (path.file_stem().unwrap().to_string_lossy().into_owned(), std::fs::read_to_string(&path).unwrap())
+        })
+        .collect()
+}
+
+/// What Grafana would ask Prometheus: title, and query.
+fn grafana_queries() -> Vec<(String, String)> {
+    let mut queries = vec![];
+    for (name, text) in dashboards() {
+        let dashboard: Json = serde_json::from_str(&text).unwrap();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            for target in panel["targets"].as_array().unwrap() {
+                let title = format!("{name}: {}", panel["title"].as_str().unwrap());
+                queries.push((title, target["expr"].as_str().unwrap().to_owned()));
+            }
+        }
+    }
+    let rules = std::fs::read_to_string(grafana().join("provisioning/alerting/continuum.yaml")).unwrap();
+    let rules: Json = serde_json::from_str(&rules).unwrap();
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let query = rule["data"][0]["model"]["expr"].as_str().unwrap();
+        queries.push((rule["title"].as_str().unwrap().to_owned(), query.to_owned()));
+    }
+    queries
+}
+
+#[test]
+fn the_dashboards_are_what_grafanas_own_types_say() {
+    let tools = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/dashboard");
+    if !tools.join("node_modules/@grafana/schema").is_dir() {
+        eprintln!(
+            "SKIPPED: gateway, Grafana's schema: no .tools/dashboard/node_modules/@grafana (run `make setup-test`)"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(tools.join("node_modules").canonicalize().unwrap(), folder.path().join("node_modules"))
+        .unwrap();
+    let check = |texts: &[(String, String)]| {
+        for (name, text) in texts {
+            let text = format!(
+                "import type {{ Dashboard }} from \"@grafana/schema\";\nexport const it: Dashboard = {text};\n"
+            );
+            std::fs::write(folder.path().join(format!("{name}.ts")), text).unwrap();
+        }
+        let done = std::process::Command::new(tools.join("node_modules/.bin/tsc"))
+            .args(["--noEmit", "--strict", "--skipLibCheck", "--moduleResolution", "bundler", "--module", "esnext"])
+            .args(["--target", "es2022"])
+            .args(texts.iter().map(|(name, _)| format!("{name}.ts")))
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        (done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned())
+    };
+    let all = dashboards();
+    assert_eq!(all.len(), 6);
+    let (fits, said) = check(&all);
+    assert!(fits, "{said}");
+    let broken = all.iter().map(|(name, text)| (name.clone(), text.replace("schemaVersion", "schemaversion")));
+    let (fits, said) = check(&broken.collect::<Vec<_>>());
+    assert!(!fits && said.contains("schemaversion"), "what does not fit is found: {said}");
+    let current = std::process::Command::new("python3").arg(grafana().join("generate.py")).arg("--check").output();
+    let current = current.unwrap();
+    assert!(current.status.success(), "{}", String::from_utf8_lossy(&current.stderr));
+}
