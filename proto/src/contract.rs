@@ -127,6 +127,8 @@ pub struct ServiceSpec {
     pub samples_out: Vec<String>,
     /// Zenoh key expressions it reads.
     pub samples_in: Vec<String>,
+    /// Zenoh key expressions on which it answers questions.
+    pub answers: Vec<String>,
     /// Subjects it publishes that no stream stores and people may subscribe to.
     pub announces: Vec<String>,
     /// Full names of the commands of people that it passes on in their name.
@@ -266,6 +268,7 @@ impl Contract {
                 relays: texts(&spec, "relays"),
                 samples_out: texts(&spec, "samples_out"),
                 samples_in: texts(&spec, "samples_in"),
+                answers: texts(&spec, "answers"),
                 announces: texts(&spec, "announces"),
                 doc: value.1,
             });

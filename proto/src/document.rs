@@ -447,6 +447,7 @@ fn service_section(page: &mut String, contract: &Contract, service: &ServiceSpec
         ("announces", &service.announces),
         ("writes samples on", &service.samples_out),
         ("reads samples of", &service.samples_in),
+        ("answers at the edge on", &service.answers),
     ] {
         if !list.is_empty() {
             let _ = writeln!(page, "- {what} {}", list.iter().map(|t| format!("`{t}`")).collect::<Vec<_>>().join(", "));

@@ -1,4 +1,5 @@
-//! Keys of samples on Zenoh: `continuum/<site>/<node>/<signal>/<id>`. They are written here and nowhere else.
+//! Keys on Zenoh: of samples `continuum/<site>/<node>/<signal>/<id>`, of questions about twins `continuum/twin/<kind>/<id>`.
+//! They are written here and nowhere else.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -74,6 +75,17 @@ pub fn sample_keys(signal: &str) -> String {
     sample_key("*", "*", signal, "*")
 }
 
+/// The key that answers for one twin; `*` for either asks for several.
+pub fn twin_key(kind: &str, id: &str) -> String {
+    format!("continuum/twin/{kind}/{id}")
+}
+
+/// Kind and id in a key expression of twins; either may be `*`. `None` if it is of something else.
+pub fn twin_of_key(key: &str) -> Option<(&str, &str)> {
+    let (kind, id) = key.strip_prefix("continuum/twin/")?.split_once('/')?;
+    (!kind.is_empty() && !id.is_empty() && !id.contains('/')).then_some((kind, id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +147,20 @@ mod tests {
             assert_eq!(read(&pack), None, "{pack:?}");
         }
         assert_eq!(readings("continuum/s/n/readings/c", &Bytes::from_static(b"\xff")), None);
+    }
+
+    #[test]
+    fn a_key_of_twins_names_kind_and_id_and_is_no_key_of_samples() {
+        assert_eq!(twin_of_key(&twin_key("workload", "i")), Some(("workload", "i")));
+        assert_eq!(twin_of_key("continuum/twin/*/*"), Some(("*", "*")));
+        for other in
+            ["continuum/twin/node", "continuum/twin//a", "continuum/twin/a/", "continuum/twin/a/b/c", "twin/a/b"]
+        {
+            assert_eq!(twin_of_key(other), None, "{other}");
+        }
+        for answered in crate::contract().services.iter().flat_map(|s| &s.answers) {
+            assert!(twin_of_key(answered).is_some(), "{answered}");
+        }
     }
 
     #[test]

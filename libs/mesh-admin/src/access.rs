@@ -4,11 +4,13 @@ use mesh_proto::Contract;
 use serde_json::{Value, json};
 
 /// Access control for a router with mutual TLS: each service, known by its certificate's common name, may write and
-/// read the keys that the contract gives it; `readers` (common names) may read them all; everything else is denied.
+/// read the keys that the contract gives it, and answer questions on those where it is to; `readers` (common names) may
+/// read and ask on all of them; everything else is denied.
 pub fn samples_access(contract: &Contract, readers: &[String]) -> Value {
     let (mut rules, mut subjects, mut policies) = (vec![], vec![], vec![]);
     let written: Vec<&String> = contract.services.iter().flat_map(|s| &s.samples_out).collect();
-    let mut grant = |identity: &str, put: Vec<&String>, read: Vec<&String>| {
+    let answered: Vec<&String> = contract.services.iter().flat_map(|s| &s.answers).collect();
+    let mut grant = |identity: &str, put: Vec<&String>, read: Vec<&String>, answer: Vec<&String>, ask: Vec<&String>| {
         let mut names = vec![];
         // The router accepts what a service writes, delivers what it reads, and accepts its subscriptions to that.
         let subscriptions = ["declare_subscriber", "declare_liveliness_subscriber", "liveliness_query"];
@@ -19,6 +21,12 @@ pub fn samples_access(contract: &Contract, readers: &[String]) -> Value {
             ("reads", &read, &writes[..], "egress"),
             // A router passes subscriptions on to those who write.
             ("wanted", &put, &subscriptions[..], "egress"),
+            // It accepts that a service answers, and its answers, and passes questions on to it.
+            ("answers", &answer, &["declare_queryable", "reply"][..], "ingress"),
+            ("questions", &answer, &["query"][..], "egress"),
+            // It accepts questions from who may ask, and delivers the answers.
+            ("asks", &ask, &["query"][..], "ingress"),
+            ("answered", &ask, &["declare_queryable", "reply"][..], "egress"),
         ];
         for (part, keys, messages, flow) in parts {
             if !keys.is_empty() {
@@ -35,10 +43,11 @@ pub fn samples_access(contract: &Contract, readers: &[String]) -> Value {
         }
     };
     for service in &contract.services {
-        grant(&service.name, service.samples_out.iter().collect(), service.samples_in.iter().collect());
+        let (put, read) = (service.samples_out.iter().collect(), service.samples_in.iter().collect());
+        grant(&service.name, put, read, service.answers.iter().collect(), vec![]);
     }
     for reader in readers {
-        grant(reader, vec![], written.clone());
+        grant(reader, vec![], written.clone(), vec![], answered.clone());
     }
     json!({
         "enabled": true, "default_permission": "deny", "rules": rules, "subjects": subjects, "policies": policies,
