@@ -14,15 +14,19 @@ use serde_json::{Value, json};
 use zenoh::{
     Session,
     bytes::Encoding,
+    handlers::RingChannel,
     liveliness::LivelinessToken,
     qos::CongestionControl,
+    query::QueryTarget,
     sample::{Sample as Arrived, SampleKind},
 };
 
 use crate::Tls;
 
+mod question;
 mod stream;
 
+pub use question::{Encoded, Question, QuestionStream};
 pub use stream::{AliveStream, SampleStream};
 use stream::{End, Ring, Seen, SeenEnd};
 
@@ -273,6 +277,43 @@ impl Samples {
         });
         let subscriber = declared.await.map_err(|source| refused("subscribe to", key, source))?;
         Ok(SampleStream { ring, _subscriber: subscriber })
+    }
+
+    /// Takes questions on every key that matches, from now on, and holds so many until they are read.
+    ///
+    /// # Errors
+    /// When the key is not a key expression, or the session is closed.
+    pub async fn questions(&self, key: &str, held_max: usize) -> Result<QuestionStream, SamplesError> {
+        let declared = self.inner.session.declare_queryable(key).with(RingChannel::new(held_max.max(1)));
+        let queryable = declared.await.map_err(|source| refused("take questions on", key, source))?;
+        Ok(QuestionStream { queryable })
+    }
+
+    /// Asks, and gives the answers, each with its key, as they come within a limit: bodies, or why there is none.
+    ///
+    /// # Errors
+    /// When the selector is not one, or the session is closed.
+    pub async fn ask(
+        &self,
+        selector: &str,
+        limit: std::time::Duration,
+    ) -> Result<Vec<(String, Result<Bytes, String>)>, SamplesError> {
+        let asked = self.inner.session.get(selector).timeout(limit).target(QueryTarget::All);
+        let replies = asked.await.map_err(|source| refused("ask for", selector, source))?;
+        let mut found = vec![];
+        while let Ok(reply) = replies.recv_async().await {
+            found.push(match reply.result() {
+                Ok(arrived) => {
+                    let body = Bytes::from(arrived.payload().to_bytes().into_owned());
+                    (arrived.key_expr().as_str().to_owned(), Ok(body))
+                }
+                Err(why) => {
+                    let why = String::from_utf8_lossy(&why.payload().to_bytes()).into_owned();
+                    (selector.to_owned(), Err(why))
+                }
+            });
+        }
+        Ok(found)
     }
 
     /// Shows that something lives, until the answer is dropped or this process ends.

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use mesh_admin::samples_access;
-use mesh_bus::{About, AliveStream, SampleStream, Samples, SamplesError, SamplesMode, SamplesOptions};
+use mesh_bus::{About, AliveStream, Encoded, SampleStream, Samples, SamplesError, SamplesMode, SamplesOptions};
 use mesh_proto::Timestamp;
 use mesh_test::Authority;
 use tokio::time::{Instant, timeout};
@@ -205,6 +206,47 @@ async fn named(router: &Samples, authority: &Authority, name: &str) -> Samples {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_question_is_answered_for_each_key_or_refused_with_its_reason() {
+    let router = router("tcp/127.0.0.1:0").await;
+    let (service, person) = (client(&router).await, client(&router).await);
+    let mut questions = service.questions("continuum/twin/*/*", 8).await.unwrap();
+    let answering = tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let parameters: Vec<String> =
+                question.parameters().map(|(name, value)| format!("{name} is {value}")).collect();
+            for key in ["continuum/twin/node/a", "continuum/twin/node/b"] {
+                match (question.asks_for(key), parameters.is_empty()) {
+                    (true, true) => question.answer(key, key.into(), Encoded::Json).await.unwrap(),
+                    (true, false) => question.refuse(&parameters.join(", ")).await.unwrap(),
+                    (false, _) => assert!(question.answer(key, Bytes::new(), Encoded::Json).await.is_err()),
+                }
+            }
+        }
+    });
+    let ask = async |selector: &str| {
+        timeout(LIMIT, async {
+            loop {
+                let found = person.ask(selector, Duration::from_secs(5)).await.unwrap();
+                if !found.is_empty() {
+                    return found;
+                }
+            }
+        })
+        .await
+        .unwrap()
+    };
+    let answer = |id: &str| (format!("continuum/twin/node/{id}"), Ok(format!("continuum/twin/node/{id}").into()));
+    assert_eq!(ask("continuum/twin/node/b").await, [answer("b")]);
+    let mut all = ask("continuum/twin/*/*").await;
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(all, [answer("a"), answer("b")]);
+    let refused = ask("continuum/twin/node/a?x=1;_own=2").await;
+    assert_eq!(refused, [("continuum/twin/node/a?x=1;_own=2".to_owned(), Err("x is 1".to_owned()))]);
+    assert!(person.ask("continuum//a", Duration::from_millis(1)).await.is_err());
+    answering.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_certificates_a_service_writes_and_reads_only_by_its_contract() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "authority");
@@ -261,6 +303,31 @@ async fn with_certificates_a_service_writes_and_reads_only_by_its_contract() {
     while let Ok(Some((key, _))) = timeout(Duration::from_millis(100), seen.next()).await {
         assert_ne!(key, "continuum/s/n/alive/forged");
     }
+    // Twins are answered for by the aggregator alone, and asked for by readers.
+    let key = mesh_proto::twin_key("workload", "i");
+    let mut asked = twins.questions("continuum/twin/*/*", 8).await.unwrap();
+    let mut forged = validator.questions("continuum/twin/*/*", 8).await.unwrap();
+    let answering = tokio::spawn(async move {
+        while let Some(question) = asked.next().await {
+            question.answer(&key, "a twin".into(), Encoded::Protobuf).await.unwrap();
+        }
+    });
+    let forging = tokio::spawn(async move { forged.next().await.is_some() });
+    let found = timeout(LIMIT, async {
+        loop {
+            let found = person.ask("continuum/twin/workload/i", Duration::from_secs(2)).await.unwrap();
+            if !found.is_empty() {
+                return found;
+            }
+        }
+    });
+    let found = found.await.unwrap();
+    assert_eq!(found, [("continuum/twin/workload/i".to_owned(), Ok("a twin".into()))]);
+    let outside = outsider.ask("continuum/twin/workload/i", Duration::from_millis(300)).await.unwrap();
+    assert!(outside.iter().all(|(_, answer)| answer.is_err()), "{outside:?}");
+    assert!(!forging.is_finished(), "a service that may not answer is asked");
+    answering.abort();
+    forging.abort();
     // A stranger's certificate opens nothing.
     let other = tempfile::tempdir().unwrap();
     let files = Authority::new(other.path(), "stranger").sign("cluster-agent");
