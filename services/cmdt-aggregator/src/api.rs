@@ -13,7 +13,7 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    domain::{Kind, Twins},
+    domain::{Kind, Twins, diff::diff},
     shell::store::{self, Stores},
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct Api {
     pub(crate) mesh: Mesh,
     pub(crate) view: View<Twins>,
     pub(crate) stores: Stores,
+    /// How far back versions are kept, milliseconds.
+    pub(crate) history_ms: i64,
 }
 
 #[tonic::async_trait]
@@ -30,11 +32,8 @@ impl TwinQueries for Api {
         let request = request.into_inner();
         let kinds = one(&request)?;
         let found = match request.at {
-            Some(time) => self.stores.at(kinds, &request.id, time).await?,
-            None => {
-                let now = self.mesh.now();
-                self.view.read(|twins| kinds.iter().find_map(|kind| twins.get(*kind, &request.id, now)))
-            }
+            Some(time) => self.stores.at(kinds, &request.id, time, self.oldest()).await?,
+            None => self.now(kinds, &request.id),
         };
         Ok(Response::new(found.ok_or_else(|| unknown(&request))?))
     }
@@ -47,8 +46,35 @@ impl TwinQueries for Api {
         Ok(Response::new(self.stores.versions(request.into_inner()).await?))
     }
 
-    async fn diff(&self, _: Request<DiffRequest>) -> Result<Response<DiffReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffReply>, Status> {
+        let DiffRequest { kind, id, from, to } = request.into_inner();
+        let asked = TwinRequest { kind, id, at: from, ..TwinRequest::default() };
+        let kinds = one(&asked)?;
+        let Some(from) = from else {
+            let hint = "name the time of the state that comes first, such as 2026-11-22T05:00:00Z";
+            return Err(query::Error::invalid("a difference without `from`", hint).into());
+        };
+        if to.is_some_and(|to| to < from) {
+            let what = format!("a difference from {from} back to {}", to.unwrap_or_default());
+            return Err(query::Error::invalid(what, "give the earlier time first").into());
+        }
+        for kind in kinds {
+            let kind = std::slice::from_ref(kind);
+            let after = match to {
+                Some(to) => self.stores.at(kind, &asked.id, to, self.oldest()).await?,
+                None => self.now(kind, &asked.id),
+            };
+            let before = self.stores.at(kind, &asked.id, from, self.oldest()).await?;
+            if before.is_some() || after.is_some() {
+                let version = |twin: &Option<Twin>| twin.as_ref().map_or(0, |twin| twin.version);
+                return Ok(Response::new(DiffReply {
+                    from_version: version(&before),
+                    to_version: version(&after),
+                    differences: diff(before.as_ref(), after.as_ref()),
+                }));
+            }
+        }
+        Err(unknown(&asked).into())
     }
 
     type WatchStream = Follow<Twin>;
@@ -66,14 +92,49 @@ impl TwinQueries for Api {
     }
 }
 
+impl Api {
+    /// The time before which versions are forgotten.
+    fn oldest(&self) -> Timestamp {
+        self.mesh.now().plus_millis(-self.history_ms)
+    }
+
+    /// The twin as it is, of the first kind that has it.
+    fn now(&self, kinds: &[Kind], id: &str) -> Option<Twin> {
+        let now = self.mesh.now();
+        self.view.read(|twins| kinds.iter().find_map(|kind| twins.get(*kind, id, now)))
+    }
+}
+
 impl Stores {
-    /// The twin as it was at a time, of the first kind that has it.
-    async fn at(&self, kinds: &[Kind], id: &str, time: Timestamp) -> Result<Option<Twin>, query::Error> {
+    /// The twin as it was at a time, of the first kind that has it; `None` if it was not there. Of a time before `oldest`
+    /// that cannot be said, unless a version of then is still there.
+    async fn at(
+        &self,
+        kinds: &[Kind],
+        id: &str,
+        time: Timestamp,
+        oldest: Timestamp,
+    ) -> Result<Option<Twin>, query::Error> {
+        let decode = |body| Twin::decode(body).map_err(mesh_kit::internal);
+        let mut is_known = false;
         for kind in kinds {
-            let found = self.history.at(&store::key(kind.name(), id), time).await.map_err(mesh_kit::internal)?;
-            if let Some(version) = found {
-                return Ok(Some(Twin::decode(version.body).map_err(mesh_kit::internal)?));
+            let key = store::key(kind.name(), id);
+            if let Some(version) = self.history.at(&key, time).await.map_err(mesh_kit::internal)? {
+                return Ok(Some(decode(version.body)?));
             }
+            // One that has not changed for longer than versions are kept has none in the history.
+            if let Some(newest) = self.documents.get(&key).await.map_err(mesh_kit::internal)? {
+                is_known = true;
+                let newest = decode(newest.body)?;
+                if newest.at.is_some_and(|at| at <= time) {
+                    return Ok(Some(newest));
+                }
+            }
+        }
+        if is_known && time < oldest {
+            let what = format!("twin {id} at {time} (what was before {oldest} is not kept)");
+            let hint = "ask for a later time, or keep more with `history_ms` and `history_bytes_max`";
+            return Err(query::Error::not_found(what, hint));
         }
         Ok(None)
     }
@@ -134,7 +195,8 @@ fn kind_of(request: &TwinRequest) -> Result<Option<Kind>, query::Error> {
         return Ok(None);
     }
     let kind = Kind::named(&request.kind);
-    let wrong = || query::Error::invalid(format!("kind {:?}", request.kind), "use workload, cluster, node or nothing");
+    let hint = "use workload, cluster, node, network, continuum or nothing";
+    let wrong = || query::Error::invalid(format!("kind {:?}", request.kind), hint);
     kind.map(Some).ok_or_else(wrong)
 }
 
@@ -142,13 +204,18 @@ fn kind_of(request: &TwinRequest) -> Result<Option<Kind>, query::Error> {
 fn one(request: &TwinRequest) -> Result<&'static [Kind], query::Error> {
     if !is_key(&request.id) {
         let what = format!("twin id {:?}", request.id);
-        return Err(query::Error::invalid(what, "use the id of an instance, a cluster or a node"));
+        return Err(query::Error::invalid(
+            what,
+            "use the id of an instance, a cluster, a node or a network's domain, or `continuum`",
+        ));
     }
     Ok(match kind_of(request)? {
         None => &Kind::ALL,
         Some(Kind::Workload) => &[Kind::Workload],
         Some(Kind::Cluster) => &[Kind::Cluster],
         Some(Kind::Node) => &[Kind::Node],
+        Some(Kind::Network) => &[Kind::Network],
+        Some(Kind::Continuum) => &[Kind::Continuum],
     })
 }
 
@@ -237,10 +304,16 @@ mod tests {
         let page = TwinRequest { page_token: "x".into(), ..asking("", "i") };
         assert!(matches!(versions(page), Err(query::Error::InvalidArgument { .. })));
 
-        let at = |id, millis| block_on(stores.at(&Kind::ALL, id, Timestamp::from_millis(millis))).unwrap();
+        let time = Timestamp::from_millis;
+        let at = |id, millis| block_on(stores.at(&Kind::ALL, id, time(millis), time(0))).unwrap();
         assert_eq!(at("i", 13).map(|t| t.version), Some(12));
         assert_eq!(at("n", 13).map(|t| t.kind), Some("node".to_owned()));
         assert_eq!(at("i", 9), None);
+        let beyond = block_on(stores.at(&Kind::ALL, "i", time(5), time(8))).unwrap_err().to_string();
+        assert!(beyond.contains("before 1970-01-01T00:00:00.008Z is not kept"), "{beyond}");
+        assert!(beyond.contains("history_ms"), "{beyond}");
+        block_on(stores.history.forget(time(100))).unwrap();
+        assert_eq!(at("i", 20).map(|t| t.version), Some(14), "what has not changed since is what it was");
     }
 
     #[tokio::test]

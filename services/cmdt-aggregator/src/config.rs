@@ -16,6 +16,10 @@ pub struct Config {
     pub history_versions_max: usize,
     /// Memory for all versions, bytes; past it the oldest leave.
     pub history_bytes_max: u64,
+    /// Longest time between two CMDT messages about a workload instance, milliseconds.
+    pub message_ms: u32,
+    /// Questions over Zenoh that wait at once; the oldest beyond are not answered.
+    pub questions_max: usize,
     /// Twins that can be listed.
     pub twins_max: usize,
     /// Where listed twins rest, as a URL.
@@ -33,6 +37,8 @@ impl Default for Config {
             history_ms: 3_600_000,
             history_versions_max: 1_000,
             history_bytes_max: 64 << 20,
+            message_ms: 60_000,
+            questions_max: 256,
             twins_max: 100_000,
             documents: "memory:".into(),
             history: "memory:".into(),

@@ -1,11 +1,19 @@
-//! One digital twin per workload instance, cluster and node, fused from facts and samples.
+//! One digital twin per workload instance, cluster, node and network, and one of the continuum, fused from facts, samples
+//! and readings.
 //!
 //! A twin is published when one of its status fields changes, and at most once a second when only measured values
-//! moved: CPU by more than one percentage point, memory by more than 1 MB, I/O by more than 1 MB/s, or the list of
-//! instances on a cluster or node. Versions are the milliseconds since 1970 of the publication, or one more
-//! than the version before if that is later, so that they rise across restarts without asking anybody.
+//! moved: CPU by more than one percentage point, memory by more than 1 MB, I/O by more than 1 MB/s, what a node measures of
+//! itself by the step of its unit, traffic by a tenth, links, or the list of instances on a cluster or node. Versions are
+//! the milliseconds since 1970 of the publication, or one more than the version before if that is later, so that they rise
+//! across restarts without asking anybody. What was published last is given to an aggregator that starts, so that it
+//! publishes only what has changed since.
 
+pub mod diff;
+pub(crate) mod measured;
+pub(crate) mod message;
 pub(crate) mod parts;
+pub(crate) mod statuses;
+pub(crate) mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,17 +22,23 @@ use mesh_core::Stored;
 use mesh_core::{Derived, Projector};
 use mesh_proto::{
     DecodeError, EventSet as _, Timestamp,
+    anomaly::{AnomalyCleared, AnomalyDetected},
+    cost::CostsChanged,
     deciders::{stream_cluster, stream_instance, stream_placement, stream_workload},
     derived_id,
     instance::InstanceStatusChanged,
-    instance_samples, is_key, is_of_instances,
-    telemetry::{ClusterSample, InstanceSample},
-    twin::{Twin, TwinChanged},
+    instance_samples, is_key, is_of_instances, is_of_readings, readings,
+    telemetry::{ClusterSample, InstanceSample, Readings},
+    twin::{Twin, TwinAnomaly, TwinChanged, TwinTraffic},
     workload::InstancePhase,
 };
 use prost::Message as _;
 
-use self::parts::{Cluster, Wanted, Workload, node_twin};
+use self::{
+    measured::Measured,
+    parts::{Cluster, Wanted, Workload, continuum_twin, network_twin, node_twin},
+    traffic::{MINUTE_MS, Traffic},
+};
 
 /// What a twin is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,11 +49,18 @@ pub enum Kind {
     Cluster,
     /// A node, as clusters name it when they register.
     Node,
+    /// A network; its id is that of its domain.
+    Network,
+    /// All of it; its id is [`CONTINUUM`].
+    Continuum,
 }
+
+/// Id of the twin of the whole continuum.
+pub const CONTINUUM: &str = "continuum";
 
 impl Kind {
     /// Every kind, in the order in which an id is searched.
-    pub const ALL: [Self; 3] = [Self::Workload, Self::Cluster, Self::Node];
+    pub const ALL: [Self; 5] = [Self::Workload, Self::Cluster, Self::Node, Self::Network, Self::Continuum];
 
     /// Its name in messages.
     pub fn name(self) -> &'static str {
@@ -47,6 +68,8 @@ impl Kind {
             Self::Workload => "workload",
             Self::Cluster => "cluster",
             Self::Node => "node",
+            Self::Network => "network",
+            Self::Continuum => "continuum",
         }
     }
 
@@ -86,9 +109,15 @@ pub struct Counts {
     pub ahead: u64,
     /// Samples before the aggregator knew the time.
     pub early: u64,
-    /// Samples of instances that no fact speaks of, beyond the limit.
+    /// Samples of instances that no fact speaks of, beyond the limit; readings of nodes and routes that are not the
+    /// sender's.
     pub strangers: u64,
+    /// Readings for which a twin has no room.
+    pub crowded: u64,
 }
+
+/// Traffic of the last six minutes, and the seconds that it is of.
+pub(crate) type LongTraffic = (TwinTraffic, f64);
 
 /// A twin's name.
 pub type Key = (Kind, String);
@@ -113,6 +142,15 @@ pub struct Twins {
     clusters: BTreeMap<String, Cluster>,
     /// Clusters of each node. A node that lost all its clusters stays, without any.
     nodes: BTreeMap<String, BTreeSet<String>>,
+    /// What each node measures of itself.
+    measured: BTreeMap<String, Measured>,
+    /// Costs of each network, by domain.
+    networks: BTreeMap<String, CostsChanged>,
+    /// Instances of which an anomaly goes on.
+    anomalous: BTreeSet<String>,
+    /// Of each instance that has not ended, whether it runs, as last looked at.
+    standing: BTreeMap<String, bool>,
+    running: usize,
     strangers: usize,
     dirty: BTreeSet<Key>,
     published: BTreeMap<Key, Published>,
@@ -126,6 +164,12 @@ const SWEEP_MS: i64 = 10_000;
 const STRANGER_MS: i64 = 60_000;
 /// Twins given to a watcher at once.
 const BATCH_MAX: usize = 256;
+/// Anomalies that a twin of several workloads names.
+const ANOMALIES_MAX: usize = 100;
+/// Links of a network that its twin names.
+pub(crate) const LINKS_MAX: usize = 10_000;
+/// Networks that are known.
+const NETWORKS_MAX: usize = 64;
 
 impl Twins {
     /// No twins.
@@ -139,12 +183,59 @@ impl Twins {
             workloads: BTreeMap::new(),
             clusters: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            measured: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            anomalous: BTreeSet::new(),
+            standing: BTreeMap::new(),
+            running: 0,
             strangers: 0,
             dirty: BTreeSet::new(),
             published: BTreeMap::new(),
             by_order: BTreeMap::new(),
             order: 0,
         }
+    }
+
+    /// Twins as they were last published, before their facts are read again: what has not changed since is not published
+    /// again.
+    pub fn restored(limits: Limits, twins: impl IntoIterator<Item = Twin>) -> Self {
+        let mut restored = Self::new(limits);
+        for twin in twins {
+            let (Some(kind), Some(at)) = (Kind::named(&twin.kind), twin.at) else { continue };
+            let sampled = (twin.sample_age_seconds >= 0.0)
+                .then(|| at.plus_millis(-((twin.sample_age_seconds * 1e3).round() as i64)));
+            match kind {
+                Kind::Workload => {
+                    let workload = restored.workloads.entry(twin.id.clone()).or_default();
+                    restored.strangers += 1;
+                    if let Some(at) = sampled {
+                        workload.sample(parts::sample_of(&twin, at));
+                    }
+                    workload.traffic = twin.traffic.clone().map(Traffic::restored).unwrap_or_default();
+                }
+                Kind::Cluster => {
+                    if let Some(at) = sampled {
+                        restored
+                            .clusters
+                            .entry(twin.id.clone())
+                            .or_default()
+                            .sample(parts::cluster_sample_of(&twin, at));
+                    }
+                }
+                Kind::Node => {
+                    restored.measured.insert(twin.id.clone(), Measured::restored(twin.measured.clone(), at));
+                }
+                Kind::Network | Kind::Continuum => {}
+            }
+            restored.order += 1;
+            let key = (kind, twin.id.clone());
+            restored.by_order.insert(restored.order, key.clone());
+            let published = Published { twin, at, order: restored.order };
+            if let Some(twice) = restored.published.insert(key, published) {
+                restored.by_order.remove(&twice.order);
+            }
+        }
+        restored
     }
 
     /// What came in and was not used.
@@ -188,15 +279,66 @@ impl Twins {
         (twins, seen)
     }
 
+    /// The kinds and ids of twins that have been published and still are.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.published.keys()
+    }
+
+    /// Workloads published after `order`, at most 256, each with the traffic of the last six minutes and the seconds that
+    /// it is of; and the order to go on from.
+    pub(crate) fn workloads_since(&self, order: u64) -> (Vec<(Twin, Option<LongTraffic>)>, u64) {
+        let (twins, seen) = self.published_since(Some(Kind::Workload), "", order);
+        let with_traffic = |twin: Twin| {
+            let traffic = self.workloads.get(&twin.id).and_then(|w| w.traffic.over(traffic::LONG_MS, self.now));
+            (twin, traffic)
+        };
+        (twins.into_iter().map(with_traffic).collect(), seen)
+    }
+
+    /// One workload with its newest measurements and, as above, its traffic; `None` once it is gone.
+    pub(crate) fn workload_now(&self, id: &str, now: Timestamp) -> Option<(Twin, Option<LongTraffic>)> {
+        let twin = self.get(Kind::Workload, id, now)?;
+        let traffic = self.workloads.get(id).and_then(|w| w.traffic.over(traffic::LONG_MS, now));
+        Some((twin, traffic))
+    }
+
     fn fuse(&self, kind: Kind, id: &str, now: Timestamp) -> Option<Twin> {
         match kind {
             Kind::Workload => self.workloads.get(id).filter(|w| w.is_known()).map(|w| w.twin(id, now)),
-            Kind::Cluster => self.clusters.get(id)?.twin(id, now),
+            Kind::Cluster => {
+                let mut twin = self.clusters.get(id)?.twin(id, now)?;
+                twin.anomalies = self.anomalies(|w| w.plan.on.contains_key(id));
+                Some(twin)
+            }
             Kind::Node => {
-                let clusters = self.nodes.get(id)?.iter().filter_map(|cluster| self.clusters.get(cluster));
-                Some(node_twin(id, clusters, now))
+                let on = self.nodes.get(id)?;
+                let mut twin = node_twin(id, on.iter().filter_map(|cluster| self.clusters.get(cluster)), now);
+                twin.anomalies = self.anomalies(|w| w.plan.on.keys().any(|cluster| on.contains(cluster)));
+                twin.measured = self.measured.get(id).into_iter().flat_map(Measured::shown).collect();
+                Some(twin)
+            }
+            Kind::Network => Some(network_twin(id, self.networks.get(id)?)),
+            Kind::Continuum => {
+                let has_any = !self.standing.is_empty() || self.clusters.values().any(|c| c.registered.is_some());
+                if id != CONTINUUM || !has_any {
+                    return None;
+                }
+                let mut twin = continuum_twin(self.clusters.values(), now);
+                let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+                (twin.workloads, twin.workloads_running) = (count(self.standing.len()), count(self.running));
+                twin.anomalies = self.anomalies(|_| true);
+                Some(twin)
             }
         }
+    }
+
+    /// What goes on in the workloads that are meant, the newest of it.
+    fn anomalies(&self, is_meant: impl Fn(&Workload) -> bool) -> Vec<TwinAnomaly> {
+        let meant =
+            self.anomalous.iter().filter_map(|id| self.workloads.get(id)).filter(|w| w.is_known() && is_meant(w));
+        let mut found: Vec<&TwinAnomaly> = meant.flat_map(|w| &w.anomalies).collect();
+        found.sort_by(|a, b| (b.since, &b.episode_id).cmp(&(a.since, &a.episode_id)));
+        found.into_iter().take(ANOMALIES_MAX).cloned().collect()
     }
 
     fn workload(&mut self, id: &str, change: impl FnOnce(&mut Workload)) {
@@ -226,6 +368,22 @@ impl Twins {
         if let Some(node) = cluster.registered.as_ref().map(|r| r.node.clone()).filter(|node| is_key(node)) {
             self.dirty.insert((Kind::Node, node));
         }
+        self.dirty.insert((Kind::Continuum, CONTINUUM.to_owned()));
+    }
+
+    /// Its clusters and their nodes, and the continuum, show its anomalies.
+    fn anomaly(&mut self, id: &str, change: impl FnOnce(&mut Workload)) {
+        self.workload(id, change);
+        let Some(workload) = self.workloads.get(id) else { return };
+        match workload.anomalies.is_empty() {
+            true => self.anomalous.remove(id),
+            false => self.anomalous.insert(id.to_owned()),
+        };
+        let on: Vec<String> = workload.plan.on.keys().cloned().collect();
+        for cluster_id in on {
+            self.cluster(&cluster_id, |_| {});
+        }
+        self.dirty.insert((Kind::Continuum, CONTINUUM.to_owned()));
     }
 
     fn of_workload(&mut self, fact: stream_workload::Event, at: Timestamp) {
@@ -254,7 +412,7 @@ impl Twins {
                 w.wanted.get_or_insert_default().unwanted = Some(at);
             }),
             Event::InstanceChanged(fact) => {
-                self.workload(&fact.instance_id.clone(), |w| w.changed = Some((fact, at)));
+                self.workload(&fact.instance_id.clone(), |w| w.changed(fact, at));
             }
             _ => {}
         }
@@ -302,6 +460,7 @@ impl Twins {
             clusters.remove(&id);
             self.dirty.insert((Kind::Node, node));
         }
+        self.measured.retain(|node, _| self.nodes.get(node).is_none_or(|clusters| !clusters.is_empty()));
         if is_key(&fact.node) {
             self.nodes.entry(fact.node.clone()).or_default().insert(id.clone());
         }
@@ -316,9 +475,32 @@ impl Twins {
             "PLACEMENT" => self.of_placement(stream_placement::Event::decode(&fact.message, &body)?),
             "INSTANCE" => self.of_instance(stream_instance::Event::decode(&fact.message, &body)?, at),
             "CLUSTER" => self.of_cluster(stream_cluster::Event::decode(&fact.message, &body)?),
+            "ANOMALY" => {
+                if let Some(began) = fact.event::<AnomalyDetected>()? {
+                    self.anomaly(&began.instance_id.clone(), |w| w.began(began));
+                } else if let Some(over) = fact.event::<AnomalyCleared>()? {
+                    self.anomaly(&over.instance_id, |w| {
+                        w.anomalies.retain(|known| known.episode_id != over.episode_id)
+                    });
+                }
+            }
+            "COST" => {
+                if let Some(costs) = fact.event::<CostsChanged>()? {
+                    self.of_network(costs);
+                }
+            }
             _ => {}
         }
         Ok(())
+    }
+
+    fn of_network(&mut self, costs: CostsChanged) {
+        let is_known = self.networks.contains_key(&costs.domain);
+        if !is_key(&costs.domain) || (!is_known && self.networks.len() >= NETWORKS_MAX) {
+            return;
+        }
+        self.dirty.insert((Kind::Network, costs.domain.clone()));
+        self.networks.insert(costs.domain.clone(), costs);
     }
 
     /// Forgets instances that ended long ago, and strangers.
@@ -327,6 +509,9 @@ impl Twins {
             return;
         }
         self.swept = self.now;
+        // Rates fall when nobody measures any more.
+        let published = self.published.iter().filter(|(_, published)| published.twin.traffic.is_some());
+        self.dirty.extend(published.map(|(key, _)| key.clone()).collect::<Vec<_>>());
         let (now, keep_ms) = (self.now, self.limits.ended_keep_ms);
         let is_over = |w: &Workload| match w.is_known() {
             true => w.ended().is_some_and(|at| now.millis_since(at) >= keep_ms),
@@ -337,6 +522,8 @@ impl Twins {
             // Off every cluster's list first.
             self.workload(&id, |w| w.plan.on.clear());
             self.strangers -= usize::from(self.workloads.remove(&id).is_some_and(|w| !w.is_known()));
+            self.anomalous.remove(&id);
+            self.stands(&id, None);
             let key = (Kind::Workload, id);
             self.dirty.remove(&key);
             if let Some(published) = self.published.remove(&key) {
@@ -345,15 +532,40 @@ impl Twins {
         }
     }
 
+    /// Counts an instance as running, as not running, or as none any more.
+    fn stands(&mut self, id: &str, runs: Option<bool>) {
+        let before = match runs {
+            Some(runs) => self.standing.insert(id.to_owned(), runs),
+            None => self.standing.remove(id),
+        };
+        if before != runs {
+            self.running = self.running + usize::from(runs == Some(true)) - usize::from(before == Some(true));
+            self.dirty.insert((Kind::Continuum, CONTINUUM.to_owned()));
+        }
+    }
+
+    fn has_moved(&self, key: &Key, from: &Twin, to: &Twin) -> bool {
+        has_moved(from, to)
+            || traffic::has_moved(from.traffic.as_ref(), to.traffic.as_ref())
+            || self.measured.get(&key.1).filter(|_| key.0 == Kind::Node).map_or_else(
+                || from.measured != to.measured,
+                |measured| measured.has_moved(&from.measured, &to.measured),
+            )
+    }
+
     /// Publishes a twin if it changed enough. False if it moved and its second is not over.
     fn publish(&mut self, key: &Key, derived: &mut Vec<Derived>) -> bool {
         let now = self.now;
         let Some(mut twin) = self.fuse(key.0, &key.1, now) else { return true };
+        if key.0 == Kind::Workload {
+            let has_ended = twin.phase() == InstancePhase::Stopped;
+            self.stands(&key.1, (!has_ended).then_some(twin.phase() == InstancePhase::Running));
+        }
         let before = self.published.get(key);
         if let Some(Published { twin: known, at, .. }) = before
-            && status_of(known) == status_of(&twin)
+            && has_same_status(known, &twin)
         {
-            if !has_moved(known, &twin) {
+            if !self.has_moved(key, known, &twin) {
                 return true;
             }
             if now.millis_since(*at) < self.limits.measured_ms {
@@ -377,20 +589,71 @@ impl Twins {
     }
 }
 
-/// A twin without what is measured or changes with every publication.
-fn status_of(twin: &Twin) -> Twin {
-    Twin {
-        version: 0,
-        at: None,
-        cpu_percent: 0.0,
-        memory_bytes: 0,
-        io_read_rate: 0.0,
-        io_write_rate: 0.0,
-        usage_provenance: 0,
-        sample_age_seconds: 0.0,
-        instances: vec![],
-        ..twin.clone()
-    }
+/// Are twins alike but for what is measured or changes with every publication?
+fn has_same_status(one: &Twin, other: &Twin) -> bool {
+    // Named one by one, so that a new field has to be decided on.
+    let Twin {
+        kind,
+        id,
+        version: _,
+        at: _,
+        cluster_id,
+        owner,
+        intent_id,
+        workload,
+        phase,
+        reason,
+        generation,
+        replicas_wanted,
+        replicas_running,
+        restarts,
+        cpu_percent: _,
+        memory_bytes: _,
+        io_read_rate: _,
+        io_write_rate: _,
+        sample_age_seconds: _,
+        capacity_cpu_milli,
+        capacity_memory_bytes,
+        labels,
+        instances: _,
+        available,
+        driver,
+        enforcement,
+        usage_provenance: _,
+        anomalies,
+        statuses,
+        traffic: _,
+        measured: _,
+        links: _,
+        clusters,
+        clusters_available,
+        workloads,
+        workloads_running,
+    } = one;
+    *kind == other.kind
+        && *id == other.id
+        && *cluster_id == other.cluster_id
+        && *owner == other.owner
+        && *intent_id == other.intent_id
+        && *workload == other.workload
+        && *phase == other.phase
+        && *reason == other.reason
+        && *generation == other.generation
+        && *replicas_wanted == other.replicas_wanted
+        && *replicas_running == other.replicas_running
+        && *restarts == other.restarts
+        && *capacity_cpu_milli == other.capacity_cpu_milli
+        && *capacity_memory_bytes == other.capacity_memory_bytes
+        && *labels == other.labels
+        && *available == other.available
+        && *driver == other.driver
+        && *enforcement == other.enforcement
+        && *anomalies == other.anomalies
+        && *statuses == other.statuses
+        && *clusters == other.clusters
+        && *clusters_available == other.clusters_available
+        && *workloads == other.workloads
+        && *workloads_running == other.workloads_running
 }
 
 fn has_moved(from: &Twin, to: &Twin) -> bool {
@@ -401,6 +664,7 @@ fn has_moved(from: &Twin, to: &Twin) -> bool {
         || (from.sample_age_seconds < 0.0) != (to.sample_age_seconds < 0.0)
         || from.usage_provenance != to.usage_provenance
         || from.instances != to.instances
+        || from.links != to.links
 }
 
 fn is_number(value: f64) -> bool {
@@ -454,6 +718,13 @@ impl Projector for Twins {
             self.counts.early += 1;
             return vec![];
         }
+        if is_of_readings(key) {
+            match readings(key, body) {
+                Some(pack) => self.read(key, &pack),
+                None => self.counts.invalid += 1,
+            }
+            return vec![];
+        }
         match Sample::parse(key, body) {
             Some(samples) => samples.into_iter().for_each(|sample| self.take(sample)),
             None => self.counts.invalid += 1,
@@ -465,17 +736,70 @@ impl Projector for Twins {
         self.now = now.max(self.now);
         self.started = true;
         self.sweep();
-        let mut derived = vec![];
-        for key in std::mem::take(&mut self.dirty) {
+        let (mut derived, mut waiting) = (vec![], vec![]);
+        // The continuum is the last in order: what the others change of it is published with them.
+        while let Some(key) = self.dirty.pop_first() {
             if !self.publish(&key, &mut derived) {
-                self.dirty.insert(key);
+                waiting.push(key);
             }
         }
+        self.dirty.extend(waiting);
         derived
     }
 }
 
 impl Twins {
+    /// Takes readings of a node, and of routes to workloads. An agent speaks of its own node and of what runs on its cluster;
+    /// a proxy, whose readings name no cluster that was ever declared, of any route.
+    fn read(&mut self, key: &str, pack: &Readings) {
+        let Some(begun) = pack.at else {
+            self.counts.invalid += 1;
+            return;
+        };
+        if !is_key(&pack.cluster_id) {
+            self.counts.invalid += 1;
+            return;
+        }
+        let sender = self.clusters.get(&pack.cluster_id).and_then(|cluster| cluster.registered.as_ref());
+        let (node, is_agent) = (sender.map(|registered| registered.node.clone()), sender.is_some());
+        for ((index, after_ms), value) in pack.metric.iter().zip(&pack.after_ms).zip(&pack.values) {
+            let metric = usize::try_from(*index).ok().and_then(|index| pack.metrics.get(index));
+            let entity = metric.and_then(|metric| pack.entities.get(usize::try_from(metric.entity).ok()?));
+            let (Some(metric), Some(entity)) = (metric, entity) else { continue };
+            if !["node", "route"].contains(&entity.kind.as_str()) {
+                continue;
+            }
+            let at = begun.plus_millis((*after_ms).into());
+            if !value.is_finite() {
+                self.counts.invalid += 1;
+            } else if at.millis_since(self.now) > self.limits.ahead_ms {
+                self.counts.ahead += 1;
+            } else if entity.kind == "node" {
+                if node.as_ref() != Some(&entity.id) || !is_key(&entity.id) {
+                    self.counts.strangers += 1;
+                    continue;
+                }
+                let has_room = self.measured.entry(entity.id.clone()).or_default().take(metric, at, *value);
+                self.counts.crowded += u64::from(!has_room);
+                self.dirty.insert((Kind::Node, entity.id.clone()));
+            } else {
+                // A route is named by its instance, or by owner and instance.
+                let id = entity.id.rsplit('/').next().unwrap_or_default();
+                let workload = self.workloads.get_mut(id).filter(|w| w.is_known());
+                let workload = workload.filter(|w| !is_agent || w.plan.on.contains_key(&pack.cluster_id));
+                let Some(workload) = workload else {
+                    self.counts.strangers += 1;
+                    continue;
+                };
+                match workload.measure(key, metric, at, *value) {
+                    Some(true) => drop(self.dirty.insert((Kind::Workload, id.to_owned()))),
+                    Some(false) => self.counts.crowded += 1,
+                    None => self.counts.invalid += 1,
+                }
+            }
+        }
+    }
+
     fn take(&mut self, sample: Sample) {
         let Some(at) = sample.at().filter(|_| sample.is_sound()) else {
             self.counts.invalid += 1;

@@ -1,7 +1,10 @@
-//! Fuses what is said and measured into one digital twin per workload instance, cluster and node.
+//! Fuses what is said and measured into one digital twin per workload instance, cluster, node and network, and one of the
+//! continuum.
 //!
-//! - Consumes: the facts of workloads, placements, instances and clusters; samples (Zenoh); its own `TwinChanged`.
-//! - Publishes: `TwinChanged`.
+//! - Consumes: the facts of workloads, placements, instances, clusters, anomalies and costs; samples and readings (Zenoh);
+//!   its own `TwinChanged`.
+//! - Publishes: `TwinChanged`; messages as the specification's CMDT on `cmdt.<cluster>.<instance>`, not stored; answers to
+//!   questions over Zenoh.
 //! - Owns: twins, their versions and their history.
 //! - Never: decides anything about what a twin is of.
 
@@ -9,6 +12,8 @@ mod api;
 mod config;
 pub mod domain;
 mod shell;
+
+use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use mesh_kit::{Mesh, Sources};
@@ -41,16 +46,29 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     };
     let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
     let sources = Sources {
-        streams: vec!["WORKLOAD", "CLUSTER", "PLACEMENT", "INSTANCE"],
+        streams: vec!["WORKLOAD", "CLUSTER", "PLACEMENT", "INSTANCE", "ANOMALY", "COST"],
+        // All links are in the newest costs.
+        from: BTreeMap::from([("COST", mesh.bus().log("COST").last_sequence().await.context("read end of costs")?)]),
         samples: rights.samples_in.iter().map(String::as_str).collect(),
         tick_ms: Some(config.tick_ms),
         pace_ms: 20,
-        ..Sources::default()
     };
-    let view = mesh.project("twins", domain::Twins::new(limits), sources).await?;
+    let published = shell::store::last_published(&mesh).await?;
+    let view = mesh.project("twins", domain::Twins::restored(limits, published), sources).await?;
     shell::metrics::show(&mesh, &view);
-    mesh.serve(TwinQueriesServer::new(api::Api { mesh: mesh.clone(), view, stores: stores.clone() }));
-    let keep = shell::store::Retention { history_ms: config.history_ms.into(), ended_ms: config.ended_keep_ms.into() };
+    for key in &rights.answers {
+        let samples = mesh.samples().await?;
+        let questions = samples.questions(key, config.questions_max).await.context("take questions")?;
+        mesh.spawn("questions", shell::edge::answer(mesh.clone(), view.clone(), questions));
+    }
+    mesh.spawn("messages", shell::announce::run(mesh.clone(), view.clone(), config.message_ms.into()));
+    let history_ms = config.history_ms.into();
+    mesh.serve(TwinQueriesServer::new(api::Api { mesh: mesh.clone(), view, stores: stores.clone(), history_ms }));
+    let keep = shell::store::Retention {
+        history_ms,
+        ended_ms: config.ended_keep_ms.into(),
+        memory_bytes: config.history.starts_with("memory").then_some(config.history_bytes_max),
+    };
     mesh.spawn("history", shell::store::keep(mesh.clone(), stores, keep));
     Ok(())
 }

@@ -5,16 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_proto::{
     Timestamp,
+    anomaly::AnomalyDetected,
     cluster::ClusterRegistered,
+    cost::CostsChanged,
     instance::InstanceStatusChanged,
     placement::{PlacementDecided, PlacementReleased},
-    telemetry::{ClusterSample, InstanceSample},
-    twin::Twin,
+    telemetry::{ClusterSample, InstanceSample, Metric},
+    twin::{Twin, TwinAnomaly, TwinLink},
     workload::{InstanceChanged, InstancePhase},
+};
+
+use super::{
+    CONTINUUM, LINKS_MAX, MINUTE_MS,
+    statuses::{self, Log},
+    traffic::{self, Quantile, Traffic},
 };
 
 /// Clusters of which an instance's newest sample is kept; more than two are heard of only when it moves often.
 const SAMPLED_CLUSTERS_MAX: usize = 4;
+/// Episodes of one instance that go on at once.
+const EPISODES_MAX: usize = 32;
 
 /// What is known of one workload instance.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +36,11 @@ pub(crate) struct Workload {
     status: BTreeMap<String, (InstanceStatusChanged, Timestamp)>,
     /// Newest sample from each cluster.
     samples: BTreeMap<String, InstanceSample>,
+    /// Episodes that go on, in the order in which they began.
+    pub(crate) anomalies: Vec<TwinAnomaly>,
+    agents: Log,
+    manager: Log,
+    pub(crate) traffic: Traffic,
 }
 
 /// What the workload manager wants.
@@ -95,9 +110,49 @@ impl Plan {
 impl Workload {
     /// Keeps what an agent says of the newest generation on its cluster.
     pub(crate) fn status(&mut self, fact: InstanceStatusChanged, at: Timestamp) {
+        self.agents.of_agent(&fact, at);
         let known = self.status.get(&fact.cluster_id);
         if known.is_none_or(|(known, _)| known.generation <= fact.generation) {
             self.status.insert(fact.cluster_id.clone(), (fact, at));
+        }
+    }
+
+    /// Keeps what the workload manager says.
+    pub(crate) fn changed(&mut self, fact: InstanceChanged, at: Timestamp) {
+        self.manager.of_manager(&fact, at);
+        self.changed = Some((fact, at));
+    }
+
+    /// An episode began.
+    pub(crate) fn began(&mut self, fact: AnomalyDetected) {
+        let AnomalyDetected { episode_id, detector, since, sentence, .. } = fact;
+        self.anomalies.retain(|known| known.episode_id != episode_id);
+        if self.anomalies.len() == EPISODES_MAX {
+            self.anomalies.remove(0);
+        }
+        self.anomalies.push(TwinAnomaly { episode_id, detector, since, sentence });
+    }
+
+    /// Takes what a proxy measured of its requests. `None` if it is nothing that can be, false if there is no room for it.
+    pub(crate) fn measure(&mut self, source: &str, metric: &Metric, at: Timestamp, value: f64) -> Option<bool> {
+        let of = |label: &str| metric.labels.get(label).map(String::as_str);
+        let others = |but: &str| {
+            let others = metric.labels.iter().filter(|(label, _)| *label != but);
+            others.map(|(label, value)| format!("{label}={value},")).collect::<String>()
+        };
+        if value < 0.0 {
+            return None;
+        }
+        match metric.name.as_str() {
+            traffic::COUNT => {
+                let code = traffic::code(of(traffic::CODE)?)?;
+                Some(self.traffic.count(source, code, others(traffic::CODE), at, value))
+            }
+            traffic::DURATION => match Quantile::named(of(traffic::QUANTILE)?) {
+                Some(quantile) => Some(self.traffic.quantile(source, quantile, others(traffic::QUANTILE), at, value)),
+                None => Some(true),
+            },
+            _ => Some(true),
         }
     }
 
@@ -124,7 +179,8 @@ impl Workload {
     /// When a sample or fact last named a thing that is unknown.
     pub(crate) fn last_seen(&self) -> Option<Timestamp> {
         let statuses = self.status.values().map(|(_, at)| *at);
-        statuses.chain(self.samples.values().filter_map(|s| s.at)).max()
+        let anomalies = self.anomalies.iter().filter_map(|a| a.since);
+        statuses.chain(self.samples.values().filter_map(|s| s.at)).chain(anomalies).max()
     }
 
     /// Since when it is over, if it is.
@@ -203,8 +259,88 @@ impl Workload {
             twin.usage_provenance = sample.provenance;
             twin.sample_age_seconds = age_seconds(sample.at, now);
         }
+        twin.anomalies = self.anomalies.clone();
+        twin.statuses = statuses::newest(&self.agents, &self.manager);
+        twin.traffic = self.traffic.over(MINUTE_MS, now).map(|(traffic, _)| traffic);
         twin
     }
+}
+
+/// The sample that a twin of a workload shows.
+pub(crate) fn sample_of(twin: &Twin, at: Timestamp) -> InstanceSample {
+    InstanceSample {
+        cluster_id: twin.cluster_id.clone(),
+        instance_id: twin.id.clone(),
+        generation: twin.generation,
+        at: Some(at),
+        cpu_percent: twin.cpu_percent,
+        memory_bytes: twin.memory_bytes,
+        io_read_rate: twin.io_read_rate,
+        io_write_rate: twin.io_write_rate,
+        provenance: twin.usage_provenance,
+        ..InstanceSample::default()
+    }
+}
+
+/// The sample that a twin of a cluster shows.
+pub(crate) fn cluster_sample_of(twin: &Twin, at: Timestamp) -> ClusterSample {
+    ClusterSample {
+        cluster_id: twin.id.clone(),
+        at: Some(at),
+        cpu_percent: twin.cpu_percent,
+        memory_bytes: twin.memory_bytes,
+        provenance: twin.usage_provenance,
+        ..ClusterSample::default()
+    }
+}
+
+/// The twin of a network: every link between two clusters that is measured.
+pub(crate) fn network_twin(id: &str, costs: &CostsChanged) -> Twin {
+    let is_known = |value: f64| value.is_finite() && value >= 0.0;
+    let link = |link: &mesh_proto::cost::LinkCost| TwinLink {
+        from: link.from_cluster.clone(),
+        to: link.to_cluster.clone(),
+        latency_ms: Some(link.latency_ms).filter(|ms| link.up && link.probes > 0 && is_known(*ms)),
+        jitter_ms: Some(link.jitter_ms).filter(|ms| link.up && link.probes > 0 && is_known(*ms)),
+        loss_percent: Some(link.loss_percent).filter(|loss| link.probes > 0 && is_known(*loss)),
+        throughput_mbps: Some(link.throughput_mbps).filter(|rate| link.up && is_known(*rate)),
+    };
+    let down = costs.links.iter().filter(|link| !link.up);
+    let down: Vec<String> = down.map(|link| format!("{} -> {}", link.from_cluster, link.to_cluster)).collect();
+    let reason = match down.as_slice() {
+        [] => String::new(),
+        [first @ .., _] if first.len() >= REASONS_MAX => format!("{} links do not answer", down.len()),
+        _ => format!("no answer: {}", down.join(", ")),
+    };
+    Twin {
+        kind: "network".into(),
+        id: id.into(),
+        reason,
+        available: costs.links.iter().any(|link| link.up),
+        sample_age_seconds: -1.0,
+        links: costs.links.iter().take(LINKS_MAX).map(link).collect(),
+        ..Twin::default()
+    }
+}
+
+/// Links that do not answer and are named one by one.
+const REASONS_MAX: usize = 8;
+
+/// The twin of the continuum, but for its workloads: its clusters together. It is available while one of them is.
+pub(crate) fn continuum_twin<'a>(clusters: impl Iterator<Item = &'a Cluster>, now: Timestamp) -> Twin {
+    let mut twin = Twin { kind: "continuum".into(), id: CONTINUUM.into(), sample_age_seconds: -1.0, ..Twin::default() };
+    let mut used_milli = 0.0;
+    for cluster in clusters {
+        let Some(registered) = &cluster.registered else { continue };
+        twin.clusters += 1;
+        twin.clusters_available += u32::from(cluster.lost.is_none());
+        cluster.add_to(&mut twin, registered, &mut used_milli, now);
+    }
+    twin.available = twin.clusters_available > 0;
+    if twin.capacity_cpu_milli > 0 {
+        twin.cpu_percent = used_milli * 100.0 / f64::from(twin.capacity_cpu_milli);
+    }
+    twin
 }
 
 /// What is known of one cluster.
@@ -223,6 +359,20 @@ impl Cluster {
     pub(crate) fn sample(&mut self, sample: ClusterSample) {
         if self.sample.as_ref().is_none_or(|known| known.at < sample.at) {
             self.sample = Some(sample);
+        }
+    }
+
+    /// Adds its capacity and what is used of it.
+    fn add_to(&self, twin: &mut Twin, registered: &ClusterRegistered, used_milli: &mut f64, now: Timestamp) {
+        twin.capacity_cpu_milli = twin.capacity_cpu_milli.saturating_add(registered.cpu_milli);
+        twin.capacity_memory_bytes = twin.capacity_memory_bytes.saturating_add(registered.memory_bytes);
+        if let Some(sample) = &self.sample {
+            *used_milli += sample.cpu_percent / 100.0 * f64::from(registered.cpu_milli);
+            twin.memory_bytes = twin.memory_bytes.saturating_add(sample.memory_bytes);
+            // What is modelled in part is not measured.
+            twin.usage_provenance = twin.usage_provenance.max(sample.provenance);
+            // As old as the oldest that went into it.
+            twin.sample_age_seconds = twin.sample_age_seconds.max(age_seconds(sample.at, now));
         }
     }
 
@@ -264,18 +414,9 @@ pub(crate) fn node_twin<'a>(id: &str, clusters: impl Iterator<Item = &'a Cluster
         enforcements.insert(registered.enforcement.clone());
         instances.extend(cluster.instances.iter().cloned());
         reasons.extend(cluster.lost.as_ref().map(|reason| format!("{}: {reason}", registered.cluster_id)));
-        twin.capacity_cpu_milli = twin.capacity_cpu_milli.saturating_add(registered.cpu_milli);
-        twin.capacity_memory_bytes = twin.capacity_memory_bytes.saturating_add(registered.memory_bytes);
         twin.available |= cluster.lost.is_none();
         twin.labels.insert("site".into(), registered.site.clone());
-        if let Some(sample) = &cluster.sample {
-            used_milli += sample.cpu_percent / 100.0 * f64::from(registered.cpu_milli);
-            twin.memory_bytes = twin.memory_bytes.saturating_add(sample.memory_bytes);
-            // What is modelled in part is not measured.
-            twin.usage_provenance = twin.usage_provenance.max(sample.provenance);
-            // As old as the oldest that went into it.
-            twin.sample_age_seconds = twin.sample_age_seconds.max(age_seconds(sample.at, now));
-        }
+        cluster.add_to(&mut twin, registered, &mut used_milli, now);
     }
     if twin.capacity_cpu_milli > 0 {
         twin.cpu_percent = used_milli * 100.0 / f64::from(twin.capacity_cpu_milli);

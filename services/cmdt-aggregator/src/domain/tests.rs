@@ -5,7 +5,7 @@ use mesh_proto::{
     cluster::ClusterRegistered,
     instance::InstanceRejected,
     placement::{ClusterLost, ClusterReturned, PlacementDecided, PlacementReleased, PlacementUnplaced},
-    telemetry::Provenance,
+    telemetry::{Entity, Metric, MetricKind, Provenance},
     workload::{InstanceChanged, InstanceUnavailable, InstanceUnwanted, InstanceWanted},
 };
 use proptest::prelude::*;
@@ -310,11 +310,13 @@ fn clusters_and_nodes_know_what_is_placed_on_them_and_whether_they_answer() {
 fn status_is_published_at_once_and_measurements_once_a_second() {
     let mut twins = started();
     apply!(twins, 0, wanted("i", 2), decided("i", "edge", 1, ""));
-    assert_eq!(published(twins.tick(at(100))).len(), 1);
+    let ids = published(twins.tick(at(100))).into_iter().map(|t| t.id).collect::<Vec<_>>();
+    assert_eq!(ids, ["i", CONTINUUM]);
     assert!(twins.tick(at(200)).is_empty(), "nothing changed");
     apply!(twins, 210, status("i", "edge", 1, InstancePhase::Running, 2));
     let found = published(twins.tick(at(300)));
-    assert_eq!((found.len(), found[0].phase(), found[0].at), (1, InstancePhase::Running, Some(at(300))));
+    assert_eq!((found.len(), found[0].phase(), found[0].at), (2, InstancePhase::Running, Some(at(300))));
+    assert_eq!((found[1].workloads, found[1].workloads_running), (1, 1));
     assert_eq!(found[0].version, at(300).as_millis() as u64);
 
     give(&mut twins, &instance_sample("i", "edge", 400, 50.0, 10_000_000));
@@ -340,11 +342,11 @@ fn versions_rise_even_within_a_millisecond_and_across_a_restart() {
     let mut versions = vec![];
     for replicas in 1..5 {
         apply!(twins, 0, wanted("i", replicas));
-        versions.extend(published(twins.tick(at(100))).into_iter().map(|t| t.version));
+        versions.extend(published(twins.tick(at(100))).into_iter().filter(|t| t.id == "i").map(|t| t.version));
     }
     let mut again = Twins::new(Limits::default());
     apply!(again, 0, wanted("i", 4));
-    versions.extend(published(again.tick(at(200))).into_iter().map(|t| t.version));
+    versions.extend(published(again.tick(at(200))).into_iter().filter(|t| t.id == "i").map(|t| t.version));
     assert_eq!(versions.len(), 5);
     assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "{versions:?}");
 }
@@ -362,12 +364,12 @@ fn what_ended_long_ago_is_forgotten_and_never_published_again() {
     );
     apply!(twins, 50_000, decided("new", "edge", 1, ""), changed("new", "edge", 1, InstancePhase::Stopped));
     let ids = |derived| published(derived).into_iter().map(|t: Twin| t.id).collect::<Vec<_>>();
-    assert_eq!(ids(twins.tick(at(70_000))), ["new", "edge", "n"]);
+    assert_eq!(ids(twins.tick(at(70_000))), ["new", "edge", "n", CONTINUUM]);
     assert_eq!(twins.get(Kind::Workload, "old", at(70_000)), None);
     assert_eq!(twins.get(Kind::Cluster, "edge", at(0)).unwrap().instances, ["new"]);
     // Its cluster and node say that it is gone.
     assert_eq!(ids(twins.tick(at(130_000))), ["edge", "n"]);
-    assert_eq!((twins.get(Kind::Workload, "new", at(130_000)), twins.len(), twins.by_order.len()), (None, 2, 2));
+    assert_eq!((twins.get(Kind::Workload, "new", at(130_000)), twins.len(), twins.by_order.len()), (None, 3, 3));
 }
 
 #[test]
@@ -397,7 +399,7 @@ fn what_is_no_sample_or_no_fact_is_counted() {
     twins.sample("continuum/s/n/cluster/a", &Bytes::from_static(&[0xff]));
     give(&mut twins, &instance_sample("i", "edge", 5_001, 1.0, 1));
     twins.apply(&Stored { body: Bytes::from_static(&[0xff]), ..stored(&wanted("i", 1), at(0)) });
-    assert_eq!(twins.counts(), Counts { undecodable: 1, invalid: 5, ahead: 1, early: 1, strangers: 0 });
+    assert_eq!(twins.counts(), Counts { undecodable: 1, invalid: 5, ahead: 1, early: 1, ..Counts::default() });
     assert!(twins.workloads.is_empty());
 }
 
@@ -417,6 +419,248 @@ fn a_watcher_gets_the_newest_of_each_twin_and_goes_on_from_there() {
     assert_eq!(twins.published_since(None, "", seen).0, vec![]);
     let (one, _) = twins.published_since(None, "n", 0);
     assert_eq!(one.iter().map(|t| t.kind.as_str()).collect::<Vec<_>>(), ["node"]);
+}
+
+fn detected(id: &str, episode: &str, millis: i64) -> AnomalyDetected {
+    AnomalyDetected {
+        owner: "local".into(),
+        instance_id: id.into(),
+        episode_id: episode.into(),
+        detector: "multivariate".into(),
+        since: Some(at(millis)),
+        sentence: "cpu_milli above".into(),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn an_anomaly_is_seen_in_its_workload_and_all_around_it_until_it_is_over() {
+    let mut twins = started();
+    apply!(twins, 0, registered("edge", "n", 1_000), registered("far", "m", 1_000), wanted("i", 1), wanted("j", 1));
+    apply!(twins, 10, decided("i", "edge", 1, ""), decided("j", "far", 1, ""));
+    twins.tick(at(100));
+    apply!(twins, 110, detected("i", "e1", 90), detected("i", "e2", 95), detected("i", "e1", 90));
+    let found = published(twins.tick(at(200)));
+    let shown: Vec<(String, usize)> = found.into_iter().map(|t| (t.id, t.anomalies.len())).collect();
+    let around = ["i", "edge", "n", CONTINUUM].map(|id| (id.to_owned(), 2));
+    assert_eq!(shown, around, "and nobody else says anything");
+    assert_eq!(twin(&twins, "i").anomalies[0].sentence, "cpu_milli above");
+    let over = |episode: &str| AnomalyCleared {
+        owner: "local".into(),
+        instance_id: "i".into(),
+        episode_id: episode.into(),
+        ..Default::default()
+    };
+    apply!(twins, 210, over("e1"), over("e2"), over("e3"));
+    assert!(published(twins.tick(at(300))).iter().all(|t| t.anomalies.is_empty()));
+    assert!(twins.anomalous.is_empty());
+    let many = (0..200).map(|n| detected("i", &format!("e{n}"), 300 + n));
+    many.for_each(|fact| apply!(twins, 310, fact));
+    assert_eq!(twin(&twins, "i").anomalies.len(), 32);
+}
+
+#[test]
+fn a_network_shows_each_link_as_it_was_measured() {
+    use mesh_proto::cost::LinkCost;
+    let link = |from: &str, to: &str, latency_ms: f64, up: bool| LinkCost {
+        from_cluster: from.into(),
+        to_cluster: to.into(),
+        latency_ms,
+        throughput_mbps: -1.0,
+        probes: 3,
+        up,
+        ..Default::default()
+    };
+    let costs = |latency_ms: f64, up: bool| CostsChanged {
+        domain: "default".into(),
+        links: vec![link("a", "b", latency_ms, up), link("b", "a", 2.0, true)],
+        ..Default::default()
+    };
+    let mut twins = started();
+    apply!(twins, 0, costs(1.0, true));
+    let found = published(twins.tick(at(100)));
+    assert_eq!((found.len(), found[0].kind.as_str(), found[0].id.as_str()), (1, "network", "default"));
+    let links: Vec<_> = found[0].links.iter().map(|l| (l.from.as_str(), l.latency_ms, l.throughput_mbps)).collect();
+    assert_eq!(links, [("a", Some(1.0), None), ("b", Some(2.0), None)]);
+    apply!(twins, 200, costs(5.0, true));
+    assert!(twins.tick(at(300)).is_empty(), "the second is not over");
+    assert_eq!(published(twins.tick(at(1_200)))[0].links[0].latency_ms, Some(5.0));
+    apply!(twins, 1_210, costs(5.0, false));
+    let found = published(twins.tick(at(1_300)));
+    assert_eq!((found[0].reason.as_str(), found[0].links[0].latency_ms), ("no answer: a -> b", None));
+    assert!(found[0].available);
+}
+
+#[test]
+fn the_continuum_counts_clusters_and_workloads_and_adds_up_what_they_use() {
+    let mut twins = started();
+    assert!(twins.tick(at(10)).is_empty(), "there is nothing");
+    apply!(twins, 20, registered("a", "n", 1_000), registered("b", "n", 3_000), wanted("i", 1), wanted("j", 1));
+    apply!(twins, 30, changed("i", "a", 1, InstancePhase::Running), changed("j", "a", 1, InstancePhase::Stopped));
+    give_cluster(&mut twins, &cluster_sample("a", 40, 40.0));
+    twins.tick(at(100));
+    let found = twins.get(Kind::Continuum, CONTINUUM, at(1_040)).unwrap();
+    assert_eq!((found.clusters, found.clusters_available, found.workloads, found.workloads_running), (2, 2, 1, 1));
+    assert_eq!((found.capacity_cpu_milli, found.cpu_percent, found.available), (4_000, 10.0, true));
+    let lost = ClusterLost { domain: "default".into(), cluster_id: "a".into(), reason: "silent".into() };
+    apply!(twins, 110, lost, changed("i", "a", 1, InstancePhase::Lost));
+    let found = published(twins.tick(at(200))).pop().unwrap();
+    assert_eq!(
+        (found.id.as_str(), found.clusters_available, found.workloads, found.workloads_running),
+        (CONTINUUM, 1, 1, 0)
+    );
+    assert!(twins.tick(at(300)).is_empty());
+}
+
+/// Name, unit, kind, label, value, and milliseconds.
+type Reading<'a> = (&'a str, &'a str, MetricKind, (&'a str, &'a str), f64, i64);
+
+/// Readings of one entity.
+fn pack(cluster: &str, entity: Entity, values: &[Reading<'_>]) -> Bytes {
+    let metric = |(name, unit, kind, label, ..): &Reading<'_>| Metric {
+        entity: 0,
+        name: (*name).into(),
+        unit: (*unit).into(),
+        kind: (*kind).into(),
+        labels: [(label.0.to_owned(), label.1.to_owned())].into(),
+        ..Metric::default()
+    };
+    let pack = Readings {
+        cluster_id: cluster.into(),
+        at: Some(at(0)),
+        entities: vec![entity],
+        metrics: values.iter().map(metric).collect(),
+        metric: (0..values.len() as u32).collect(),
+        after_ms: values.iter().map(|value| value.5 as i32).collect(),
+        values: values.iter().map(|value| value.4).collect(),
+        ..Readings::default()
+    };
+    pack.encode_to_vec().into()
+}
+
+fn entity(kind: &str, id: &str) -> Entity {
+    Entity { kind: kind.into(), id: id.into(), ..Entity::default() }
+}
+
+#[test]
+fn a_node_shows_what_its_own_agent_measures_and_publishes_what_moved() {
+    let mut twins = started();
+    apply!(twins, 0, registered("edge", "n", 1_000), registered("far", "m", 1_000));
+    twins.tick(at(10));
+    let used = |used, millis| {
+        let value = ("system.memory.usage", "By", MetricKind::Gauge, ("system.memory.state", "used"), used, millis);
+        pack("edge", entity("node", "n"), &[value])
+    };
+    let name = "system.memory.usage{system.memory.state=used}";
+    twins.sample("continuum/s/n/readings/edge", &used(5e9, 1_000));
+    assert_eq!(published(twins.tick(at(1_100)))[0].measured[name], 5e9);
+    twins.sample("continuum/s/n/readings/edge", &used(5.01e9, 2_000));
+    assert!(twins.tick(at(2_200)).is_empty(), "a hundredth is not enough");
+    assert_eq!(twins.get(Kind::Node, "n", at(2_200)).unwrap().measured[name], 5.01e9, "but seen by who asks");
+    twins.sample("continuum/s/n/readings/edge", &used(6e9, 3_000));
+    assert_eq!(published(twins.tick(at(3_200))).len(), 1);
+    // Of another's node; of a cluster that nobody declared; of another cluster than its key; no numbers.
+    twins.sample(
+        "continuum/s/m/readings/far",
+        &pack("far", entity("node", "n"), &[("m", "1", MetricKind::Gauge, ("", ""), 1.0, 0)]),
+    );
+    twins.sample(
+        "continuum/s/n/readings/new",
+        &pack("new", entity("node", "n"), &[("m", "1", MetricKind::Gauge, ("", ""), 1.0, 0)]),
+    );
+    twins.sample("continuum/s/n/readings/other", &used(1.0, 4_000));
+    twins.sample("continuum/s/n/readings/edge", &used(f64::NAN, 4_000));
+    twins.sample("continuum/s/n/readings/edge", &used(1.0, 60_000));
+    assert!(twins.tick(at(4_300)).is_empty());
+    assert_eq!(twins.counts(), Counts { invalid: 2, ahead: 1, strangers: 2, ..Counts::default() });
+}
+
+#[test]
+fn an_agent_with_many_labels_crowds_nobody_but_itself() {
+    let mut twins = started();
+    apply!(twins, 0, registered("edge", "n", 1_000), registered("far", "m", 1_000));
+    for round in 0..2_000 {
+        let label = round.to_string();
+        let value = ("bomb", "1", MetricKind::Gauge, ("label", label.as_str()), 1.0, 0);
+        twins.sample("continuum/s/n/readings/edge", &pack("edge", entity("node", "n"), &[value]));
+    }
+    let value = ("fine", "1", MetricKind::Gauge, ("label", "a"), 1.0, 0);
+    twins.sample("continuum/s/m/readings/far", &pack("far", entity("node", "m"), &[value]));
+    assert_eq!((twins.measured["n"].shown().count(), twins.measured["m"].shown().count()), (256, 1));
+    assert_eq!(twins.counts().crowded, 2_000 - 256);
+}
+
+#[test]
+fn a_route_gives_its_workload_rates_by_code_and_quantiles() {
+    let mut twins = started();
+    apply!(
+        twins,
+        0,
+        registered("edge", "n", 1_000),
+        registered("far", "m", 1_000),
+        wanted("i", 1),
+        decided("i", "edge", 1, "")
+    );
+    twins.tick(at(10));
+    let route = |cluster: &str, id: &str, count, millis| {
+        let code = ("http.response.status_code", "200");
+        let values = [
+            ("http.server.request.count", "{request}", MetricKind::Counter, code, count, millis),
+            ("http.server.request.duration", "s", MetricKind::Gauge, ("quantile", "0.99"), 0.25, millis),
+        ];
+        pack(cluster, entity("route", id), &values)
+    };
+    let proxy = "continuum/s/gateway/readings/gateway";
+    twins.sample(proxy, &route("gateway", "local/i", 100.0, 1_000));
+    twins.tick(at(1_100));
+    twins.tick(at(10_900));
+    twins.sample(proxy, &route("gateway", "local/i", 150.0, 11_000));
+    let traffic = published(twins.tick(at(11_000)))[0].traffic.clone().unwrap();
+    assert_eq!((traffic.request_rate, traffic.rate_by_code["200"], traffic.latency_p99), (5.0, 5.0, 0.25));
+    // An agent that it does not run on cannot speak of it, the one that it runs on can; and an unknown one is nobody's.
+    twins.sample("continuum/s/m/readings/far", &route("far", "i", 1e9, 12_000));
+    twins.sample("continuum/s/n/readings/edge", &route("edge", "i", 0.0, 12_000));
+    twins.sample(proxy, &route("gateway", "nobody", 1.0, 12_000));
+    assert_eq!(twins.counts().strangers, 4);
+    assert_eq!(twins.workload_now("i", at(12_000)).unwrap().1.unwrap().0.request_rate, 50.0 / 11.0);
+    // Nobody measures any more.
+    let found = published(twins.tick(at(80_000)));
+    assert!(found.iter().any(|t| t.id == "i" && t.traffic.is_none()), "{found:?}");
+}
+
+#[test]
+fn a_restarted_aggregator_publishes_only_what_changed_since() {
+    let facts = |twins: &mut Twins| {
+        apply!(twins, 0, registered("edge", "n", 1_000), wanted("i", 2), decided("i", "edge", 1, ""));
+        apply!(twins, 10, status("i", "edge", 1, InstancePhase::Running, 2), detected("i", "e1", 5));
+    };
+    let mut twins = started();
+    facts(&mut twins);
+    give(&mut twins, &instance_sample("i", "edge", 50, 60.0, 5_000_000));
+    give_cluster(&mut twins, &cluster_sample("edge", 50, 60.0));
+    let value = ("m", "1", MetricKind::Gauge, ("a", "b"), 0.5, 50);
+    twins.sample("continuum/s/n/readings/edge", &pack("edge", entity("node", "n"), &[value]));
+    let before = published(twins.tick(at(150)));
+    assert_eq!(before.len(), 4);
+
+    let mut again = Twins::restored(Limits::default(), before.clone());
+    facts(&mut again);
+    assert_eq!(again.published_since(None, "", 0).0.len(), 4, "watchers see them at once");
+    assert!(again.tick(at(5_000)).is_empty(), "nothing changed");
+    for twin in &before {
+        let (kind, sample_age_seconds) = (Kind::named(&twin.kind).unwrap(), twin.sample_age_seconds + 5.0);
+        let found = again.get(kind, &twin.id, at(5_150)).unwrap();
+        assert_eq!(found, Twin { sample_age_seconds, ..twin.clone() });
+    }
+    give(&mut again, &instance_sample("i", "edge", 5_100, 10.0, 5_000_000));
+    let found = published(again.tick(at(5_200)));
+    assert_eq!((found.len(), found[0].cpu_percent), (1, 10.0));
+    assert!(found[0].version > before[0].version);
+    // What no fact speaks of any more goes away.
+    let gone = Twin { kind: "workload".into(), id: "gone".into(), at: Some(at(0)), ..Twin::default() };
+    let mut again = Twins::restored(Limits::default(), [gone]);
+    again.tick(at(100_000));
+    assert_eq!((again.len(), again.by_order.len(), again.strangers), (0, 0, 0));
 }
 
 /// One input: a stored fact, or a sample by its key.
@@ -520,8 +764,8 @@ fn play(sources: &[Vec<Input>], schedule: &[usize], ticks: bool) -> BTreeMap<Key
     // What was published last says the same, but for what moved too little.
     for (key, twin) in &all {
         let published = &twins.published[key].twin;
-        assert_eq!(status_of(published), status_of(twin));
-        assert!(!has_moved(published, twin));
+        assert!(has_same_status(published, twin), "{published:?} {twin:?}");
+        assert!(!twins.has_moved(key, published, twin));
     }
     for cluster in twins.clusters.iter() {
         let placed = twins.workloads.iter().filter(|(_, w)| w.plan.on.contains_key(cluster.0)).map(|(id, _)| id);

@@ -8,13 +8,14 @@ use crate::domain::{Counts, Twins};
 pub(crate) fn show(mesh: &Mesh, view: &View<Twins>) {
     let left_out = "facts and samples that were not used, by reason";
     view.counters(mesh, "twin_left_out_total", left_out, "reason", |twins| {
-        let Counts { undecodable, invalid, ahead, early, strangers } = twins.counts();
+        let Counts { undecodable, invalid, ahead, early, strangers, crowded } = twins.counts();
         [
             ("undecodable_fact", undecodable),
             ("invalid", invalid),
             ("ahead", ahead),
             ("early", early),
             ("stranger", strangers),
+            ("crowded", crowded),
         ]
     });
     view.gauge(mesh, "twins", "twins published", |twins| twins.len() as u64);

@@ -35,6 +35,8 @@ pub(crate) struct Retention {
     pub(crate) history_ms: i64,
     /// Twins of instances that ended.
     pub(crate) ended_ms: i64,
+    /// Bytes of the history, if it is in memory.
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 /// A twin's key in the stores.
@@ -42,7 +44,37 @@ pub(crate) fn key(kind: &str, id: &str) -> String {
     format!("{kind}/{id}")
 }
 
+/// Messages of `TWIN` that are read at a start for what was published last: a twin that is not among them is published once
+/// more, as it is.
+const RESTORE_MAX: u64 = 100_000;
+/// Messages of `TWIN` read at once.
+const PAGE: usize = 1_000;
+/// Bytes that a version takes at least in a store in memory.
+const VERSION_BYTES: u64 = 128;
+
+/// Twins as they were published last, of the newest part of `TWIN`.
+pub(crate) async fn last_published(mesh: &Mesh) -> anyhow::Result<Vec<Twin>> {
+    let subject = mesh_proto::contract().stream(TwinChanged::STREAM).map_or("", |stream| stream.subject.as_str());
+    let log = mesh.bus().log(TwinChanged::STREAM);
+    let last = log.last_sequence().await.context("read end of twins")?;
+    let mut next = last.saturating_sub(RESTORE_MAX) + 1;
+    let mut newest: BTreeMap<String, Twin> = BTreeMap::new();
+    while next <= last {
+        let found = log.read(subject, next, PAGE).await.context("read what was published last")?;
+        let Some(end) = found.last() else { break };
+        next = end.sequence + 1;
+        for stored in found {
+            if let Ok(Some(TwinChanged { twin: Some(twin), .. })) = stored.event::<TwinChanged>() {
+                newest.insert(key(&twin.kind, &twin.id), twin);
+            }
+        }
+    }
+    Ok(newest.into_values().collect())
+}
+
 /// Follows `TWIN` into the stores until the process stops.
+///
+/// A history in memory has room for so many bytes: older messages than fit are not read.
 pub(crate) async fn keep(mesh: Mesh, stores: Stores, keep: Retention) -> anyhow::Result<()> {
     let subject = mesh_proto::contract().stream(TwinChanged::STREAM).map_or("", |stream| stream.subject.as_str());
     let log = mesh.bus().log(TwinChanged::STREAM);
@@ -53,6 +85,8 @@ pub(crate) async fn keep(mesh: Mesh, stores: Stores, keep: Retention) -> anyhow:
         async move { log.read(subject, from, 1).await.map(|found| found.first().map(|m| (m.sequence, m.stored))) }
     });
     let begin = begin.await.context("find the first twin of the history")?;
+    let room = keep.memory_bytes.map_or(u64::MAX, |bytes| bytes / VERSION_BYTES);
+    let begin = begin.max(last.saturating_sub(room) + 1);
     let documents = stores.documents.position(TwinChanged::STREAM).await.context("read position of documents")?;
     let history = stores.history.position(TwinChanged::STREAM).await.context("read position of the history")?;
     let mut follower = mesh.follow(TwinChanged::STREAM, begin.max(documents.min(history) + 1));
@@ -194,7 +228,7 @@ pub(crate) mod tests {
         write(&stores, 1, &[ended, twin("node", "n", 11), twin("cluster", "c", 12), twin("workload", "i", 13)], None);
         assert!(block_on(stores.documents.get("workload/i")).unwrap().is_none(), "three is the limit");
         assert_eq!(block_on(stores.history.list("workload/i", None, 9)).unwrap().len(), 1);
-        let keep = Retention { history_ms: 100, ended_ms: 5 };
+        let keep = Retention { history_ms: 100, ended_ms: 5, memory_bytes: None };
         write(&stores, 5, &[twin("node", "n", 14)], Some((Timestamp::from_millis(15), keep)));
         assert!(block_on(stores.documents.get("workload/old")).unwrap().is_some(), "not long enough");
         write(&stores, 6, &[twin("node", "n", 111)], Some((Timestamp::from_millis(112), keep)));
