@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The programs that tests use and that no registry has ready for use: helm, kustomize, a registry of images, the NATS
-# command line, and a checker of ledgers. Each is compiled with Go once per machine, into a cache outside the checkout keyed by its version, and
+# command line, a checker of ledgers, and InfluxDB. Each is compiled with Go once per machine, into a cache outside the checkout keyed by its version, and
 # `.tools` links to it. With --cached nothing is compiled: what the cache has is linked, what it lacks is named.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -61,4 +61,12 @@ provide nats go/nats v0.5.1 go install github.com/nats-io/natscli/nats@v0.5.1
 # Ours: its version is its sources.
 sources="$(cat infra/test/ledger-check/* | sha256sum | cut -c1-12)"
 provide ledger-check test/ledger-check "$sources" env GOFLAGS="-trimpath -mod=readonly" go install -C infra/test/ledger-check .
+# InfluxDB 2, without its user interface.
+if command -v cargo >/dev/null && command -v pkg-config >/dev/null || [ -n "$cached_only" ]; then
+  sources="$(cat infra/servers/influxd/* | sha256sum | cut -c1-12)"
+  provide influxd influxd "v2.8.0-$sources" infra/servers/influxd/build.sh
+else
+  echo "influxd cannot be compiled: install Rust, a C compiler and pkg-config, then run \`make servers\` again" >&2
+  failed=1
+fi
 exit "$failed"

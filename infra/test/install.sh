@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the test suite uses besides Rust and nats-server, into .tools. Without it, the suites that need it skip
 # by name: Python clients of NATS and Zenoh, compilers of protobuf (grpcio-tools, buf), validators of compose.yaml and of
-# Kubernetes resources, OpenID Connect providers, rclone and restic, Chromium and Prometheus. Everything comes ready from a registry of packages; what has to be compiled comes from `make servers`.
+# Kubernetes resources, OpenID Connect providers, rclone and restic, Chromium and Prometheus, databases. Everything comes
+# ready from a registry of packages; what has to be compiled comes from `make servers`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p .tools
@@ -69,6 +70,9 @@ WRAPPER
   fi
   if [ -x "$tools/debian/chromium" ]; then echo "Chromium and Prometheus in $tools/debian"; fi
 fi
+
+# Databases that views may rest in.
+infra/servers/database.sh install
 
 # What has to be compiled: linked if `make servers` has compiled it.
 infra/servers/install.sh --cached

@@ -22,7 +22,7 @@ const FIRST: &[&str] =
     &["integration-tests/mesh", "integration-tests/simulation", "gateway/mesh", "secure-storage/mesh"];
 
 /// What `make setup-test` installs must be there: a suite that lacks it fails the run.
-const INSTALLABLE: &[&str] = &["make setup-test", "install.sh", "nats-server"];
+const INSTALLABLE: &[&str] = &["make setup-test", "install.sh", "database.sh install", "nats-server"];
 
 /// A compiled test program.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +63,13 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     for outcome in longest.iter().take(8) {
         println!("  {:>5.1} s  {}", outcome.took.as_secs_f64(), outcome.name);
     }
-    let skipped = skipped(outcomes.iter().map(|outcome| outcome.output.as_str()));
+    let outputs = || outcomes.iter().map(|outcome| outcome.output.as_str());
+    let with = lines_from("RAN: ", outputs());
+    if !with.is_empty() {
+        println!("suites that ran with servers beside nats-server:");
+        with.keys().for_each(|line| println!("  {}", line.trim_start_matches("RAN: ")));
+    }
+    let skipped = lines_from("SKIPPED", outputs());
     if skipped.is_empty() {
         println!("every suite ran");
     } else {
@@ -205,15 +211,15 @@ fn shown(output: &str) -> String {
     shown
 }
 
-/// Suites that did not run, in their own words, each with how often it said so.
-fn skipped<'a>(outputs: impl Iterator<Item = &'a str>) -> BTreeMap<String, usize> {
-    let mut skipped = BTreeMap::new();
+/// What suites say of themselves after this word, each line with how often it was said.
+fn lines_from<'a>(word: &str, outputs: impl Iterator<Item = &'a str>) -> BTreeMap<String, usize> {
+    let mut said = BTreeMap::new();
     for line in outputs.flat_map(str::lines) {
-        if let Some(at) = line.find("SKIPPED") {
-            *skipped.entry(line[at..].to_owned()).or_default() += 1;
+        if let Some(at) = line.find(word) {
+            *said.entry(line[at..].to_owned()).or_default() += 1;
         }
     }
-    skipped
+    said
 }
 
 /// A failed program and its failed tests.
@@ -258,7 +264,8 @@ mod tests {
     fn what_passing_tests_print_is_hidden_and_a_failure_shown() {
         let output = "running 2 tests\nsuccesses:\n\n---- a stdout ----\nSKIPPED: b: no c\n\nfailures:\nwhy\ntest result: FAILED.";
         assert_eq!(shown(output), "running 2 tests\nfailures:\nwhy\ntest result: FAILED.\n");
-        assert_eq!(skipped([output, output].into_iter()), BTreeMap::from([("SKIPPED: b: no c".to_owned(), 2)]));
+        let skipped = lines_from("SKIPPED", [output, output].into_iter());
+        assert_eq!(skipped, BTreeMap::from([("SKIPPED: b: no c".to_owned(), 2)]));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod certificates;
+mod databases;
 mod full;
 
 use std::{
@@ -36,7 +37,11 @@ use tokio::{
     net::TcpStream,
 };
 
-pub use crate::{certificates::Authority, full::Disk};
+pub use crate::{
+    certificates::Authority,
+    databases::{Database, Kind, Wire},
+    full::Disk,
+};
 
 /// How long a test waits for anything before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
