@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::{Answer, Applied, Written};
+use crate::{Answer, Applied};
 
 /// One document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,25 @@ pub struct Document {
     pub indexes: BTreeMap<String, String>,
     /// Content; the store does not look inside.
     pub body: Bytes,
+}
+
+/// What a write does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Stores a document whole, over the one of the same id.
+    Put(Document),
+    /// Removes the document of this id, if it is there.
+    Delete(String),
+}
+
+impl Change {
+    /// The document it is of.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Put(document) => &document.id,
+            Self::Delete(id) => id,
+        }
+    }
 }
 
 /// What to list.
@@ -52,13 +71,23 @@ pub struct Page {
 /// A page is consistent in itself; between two pages documents may come and go, but none that stays is listed twice
 /// or left out.
 pub trait Documents: Send + Sync {
-    /// Stores a document whole, over the one of the same id.
+    /// Applies changes, in order. A fact that has been applied to a document already, or a newer one, changes nothing.
     ///
-    /// Fails with [`crate::Error::Full`] or [`crate::Error::TooLarge`] at the engine's limits.
-    fn put<'a>(&'a self, applied: &'a Applied, document: Document) -> Answer<'a, Written>;
+    /// Fails with [`crate::Error::Invalid`] for a document without an id, and with [`crate::Error::Full`] or
+    /// [`crate::Error::TooLarge`] at the engine's limits. Such a change is left out, the others are applied, and the
+    /// error is that of the first one left out. After [`crate::Error::Engine`] any of them may have been applied: apply
+    /// all of them again.
+    fn write<'a>(&'a self, changes: Vec<(Applied, Change)>) -> Answer<'a, ()>;
 
-    /// Removes a document, if it is there.
-    fn delete<'a>(&'a self, applied: &'a Applied, id: &'a str) -> Answer<'a, Written>;
+    /// Stores one document; as [`write`](Self::write).
+    fn put<'a>(&'a self, applied: &'a Applied, document: Document) -> Answer<'a, ()> {
+        self.write(vec![(applied.clone(), Change::Put(document))])
+    }
+
+    /// Removes one document; as [`write`](Self::write).
+    fn delete<'a>(&'a self, applied: &'a Applied, id: &'a str) -> Answer<'a, ()> {
+        self.write(vec![(applied.clone(), Change::Delete(id.to_owned()))])
+    }
 
     /// The document of an id.
     fn get<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Document>>;
@@ -66,10 +95,17 @@ pub trait Documents: Send + Sync {
     /// A page of the documents that match, in order of id.
     fn list<'a>(&'a self, query: &'a Query) -> Answer<'a, Page>;
 
-    /// Says that a fact has been applied whole: all its writes are done. Earlier facts of the stream change nothing
-    /// from here on.
+    /// Says that a fact has been applied whole: all its writes are done. It and earlier facts of the stream change
+    /// nothing from here on. Answers once that is safe: a crash of the engine does not undo it.
     fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()>;
 
-    /// The last fact of a stream that has been applied whole; 0 when none has.
+    /// The last fact of a stream that has been applied whole; 0 when none has. Asks the engine: a database that was
+    /// emptied or restored says so here, and takes from then on what its position does not cover.
     fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64>;
+
+    /// Is it a database, which is asked over a network? Then few large writes are better than many small ones, and
+    /// nothing here grows with what it keeps.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }

@@ -4,24 +4,30 @@
 //!   the fact that it applies ([`Applied`]), the facts of a stream are applied in order, and applying them again
 //!   changes nothing.
 //! - [`open`] chooses the engine by URL. `memory:` is the embedded default: ordered maps with stated limits, snapshots
-//!   to bytes. [`suite`] says how every engine must behave; a database that passes it can take the place of another.
+//!   to bytes. `mongodb:` keeps documents, `influxdb:` series, `cassandra:` histories, each without a limit in memory.
+//!   [`suite`] says how every engine must behave; a database that passes it can take the place of another.
 //! - Never: a decision. A decider's state is the fold of its facts and is not kept here.
 
+mod cassandra;
 mod documents;
 mod follow;
 mod history;
+mod influx;
 pub mod memory;
+mod mongo;
 mod open;
+mod remote;
 mod series;
 pub mod suite;
 
 use std::{future::Future, pin::Pin};
 
-pub use documents::{Document, Documents, Page, Query};
+pub use documents::{Change, Document, Documents, Page, Query};
 pub use follow::first_since;
-pub use history::{History, Version};
+pub use history::{Entry, History, Version};
+pub use influx::influx_lines;
 pub use open::{Store, open};
-pub use series::{Point, Range, Series};
+pub use series::{Point, Points, Range, Series};
 
 /// What a store answers, later.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -42,7 +48,7 @@ impl Applied {
     }
 }
 
-/// What became of a write.
+/// What became of a write to the embedded engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// It changed the store.
@@ -82,12 +88,52 @@ pub enum Error {
     #[error("read snapshot")]
     Snapshot(#[source] prost::DecodeError),
     /// A URL whose scheme names no engine.
-    #[error("no store is called {0:?}; `memory:` is the one there is")]
+    #[error(
+        "no store is called {0:?}; use memory:, mongodb: for documents, influxdb: for series, or cassandra: for histories"
+    )]
     UnknownEngine(String),
-    /// An engine that this release does not have.
-    #[error("{0} arrives with the telemetry release; use `memory:` until then")]
-    Later(&'static str),
-    /// The engine itself failed; trying again may help.
+    /// A URL of an engine that does not keep what is to be kept.
+    #[error("{engine}: keeps {keeps}, not {wanted}; use {instead}: or memory:")]
+    Kind {
+        /// Scheme of the URL.
+        engine: &'static str,
+        /// What the engine keeps.
+        keeps: &'static str,
+        /// What is to be kept.
+        wanted: &'static str,
+        /// The engine that does.
+        instead: &'static str,
+    },
+    /// A URL that its engine cannot use. It may hold a password: it is not shown.
+    #[error(
+        "the URL of the store is not one that its engine takes: write {expected} (it is not shown here, since it may hold a password)"
+    )]
+    Url {
+        /// What it should look like.
+        expected: &'static str,
+    },
+    /// The database has the schema of a newer release.
+    #[error(
+        "{engine} has schema version {found}, and this release knows {known}: start the newer release, or use another database"
+    )]
+    Newer {
+        /// Which engine.
+        engine: &'static str,
+        /// Version of its schema.
+        found: i64,
+        /// The newest that this release knows.
+        known: i64,
+    },
+    /// The database is set up in a way that loses what is kept.
+    #[error("{engine} cannot be used: {problem}")]
+    Unfit {
+        /// Which engine.
+        engine: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The engine itself failed, or did not answer in time; trying again may help. Of a write it is not known how much was
+    /// done.
     #[error("{operation}")]
     Engine {
         /// What was being done.

@@ -17,7 +17,7 @@ pub use history::History;
 pub use series::Series;
 pub use window::WindowLimits;
 
-use crate::Applied;
+use crate::{Applied, Error};
 
 /// One value that many may use, each call whole.
 #[derive(Debug, Default)]
@@ -52,4 +52,9 @@ impl Positions {
         let position = self.0.entry(applied.stream.clone()).or_default();
         *position = applied.sequence.max(*position);
     }
+}
+
+/// Does all of this; fails as the first that failed.
+fn first_refusal(done: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    done.fold(Ok(()), Result::and)
 }

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures::executor::block_on;
 use mesh_proto::Timestamp;
 use mesh_store::{
-    Answer, Applied, Document, Documents, Error, History, Page, Point, Query, Range, Series, Version, Written,
+    Answer, Applied, Change, Document, Documents, Entry, Error, History, Page, Point, Points, Query, Range, Series,
+    Version, Written,
     memory::{self, DocumentLimits, Shared, WindowLimits},
     suite::{self, DocumentStep, HistoryStep, SeriesStep},
 };
@@ -27,9 +28,15 @@ fn history(limits: WindowLimits) -> Shared<memory::History> {
 
 #[test]
 fn the_embedded_engine_passes_the_suite() {
-    block_on(suite::documents(|| async { Ok(Arc::new(documents()) as Arc<dyn Documents>) })).unwrap();
-    block_on(suite::series(|| async { Ok(Arc::new(series(WindowLimits::default())) as Arc<dyn Series>) })).unwrap();
-    block_on(suite::history(|| async { Ok(Arc::new(history(WindowLimits::default())) as Arc<dyn History>) })).unwrap();
+    block_on(suite::documents(suite::SCRIPTS, || async { Ok(Arc::new(documents()) as Arc<dyn Documents>) })).unwrap();
+    block_on(suite::series(suite::SCRIPTS, || async {
+        Ok(Arc::new(series(WindowLimits::default())) as Arc<dyn Series>)
+    }))
+    .unwrap();
+    block_on(suite::history(suite::SCRIPTS, || async {
+        Ok(Arc::new(history(WindowLimits::default())) as Arc<dyn History>)
+    }))
+    .unwrap();
 }
 
 fn document_steps() -> impl Strategy<Value = Vec<DocumentStep>> {
@@ -141,12 +148,8 @@ impl Forgetful {
 }
 
 impl Documents for Forgetful {
-    fn put<'a>(&'a self, _: &'a Applied, document: Document) -> Answer<'a, Written> {
-        Box::pin(async move { self.0.lock().put(&self.unseen(), document) })
-    }
-
-    fn delete<'a>(&'a self, _: &'a Applied, id: &'a str) -> Answer<'a, Written> {
-        Box::pin(async move { Ok(self.0.lock().delete(&self.unseen(), id)) })
+    fn write<'a>(&'a self, changes: Vec<(Applied, Change)>) -> Answer<'a, ()> {
+        self.0.write(changes.into_iter().map(|(_, change)| (self.unseen(), change)).collect())
     }
 
     fn get<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Document>> {
@@ -170,12 +173,14 @@ impl Documents for Forgetful {
 struct Careless(Shared<memory::History>);
 
 impl History for Careless {
-    fn append<'a>(&'a self, applied: &'a Applied, key: &'a str, mut version: Version) -> Answer<'a, Written> {
-        Box::pin(async move {
-            let newest = self.0.lock().list(key, None, 1).first().map_or(0, |v| v.version);
-            version.version = version.version.max(newest + 1);
-            self.0.lock().append(applied, key, version)
-        })
+    fn write<'a>(&'a self, entries: Vec<(Applied, Entry)>) -> Answer<'a, ()> {
+        let let_in = |(applied, mut entry): (Applied, Entry)| {
+            let newest = self.0.lock().list(&entry.key, None, 1).first().map_or(0, |v| v.version);
+            entry.version.version = entry.version.version.max(newest + 1);
+            self.0.lock().append(&applied, &entry.key, entry.version).map(|_| ())
+        };
+        let done = entries.into_iter().try_for_each(let_in);
+        Box::pin(async move { done })
     }
 
     fn at<'a>(&'a self, key: &'a str, time: Timestamp) -> Answer<'a, Option<Version>> {
@@ -186,7 +191,7 @@ impl History for Careless {
         self.0.list(key, before, limit)
     }
 
-    fn forget(&self, before: Timestamp) -> Answer<'_, u64> {
+    fn forget(&self, before: Timestamp) -> Answer<'_, ()> {
         self.0.forget(before)
     }
 
@@ -203,18 +208,18 @@ impl History for Careless {
 struct Coarse(Shared<memory::Series>);
 
 impl Series for Coarse {
-    fn append<'a>(&'a self, applied: &'a Applied, series: &'a str, mut points: Vec<Point>) -> Answer<'a, u64> {
-        for point in &mut points {
+    fn write<'a>(&'a self, mut points: Vec<(Applied, Points)>) -> Answer<'a, ()> {
+        for point in points.iter_mut().flat_map(|(_, points)| &mut points.points) {
             point.at = Timestamp::from_millis(point.at.as_millis() / 10 * 10);
         }
-        self.0.append(applied, series, points)
+        self.0.write(points)
     }
 
     fn range<'a>(&'a self, series: &'a str, range: Range) -> Answer<'a, Vec<Point>> {
         self.0.range(series, range)
     }
 
-    fn forget(&self, before: Timestamp) -> Answer<'_, u64> {
+    fn forget(&self, before: Timestamp) -> Answer<'_, ()> {
         self.0.forget(before)
     }
 
@@ -230,12 +235,12 @@ impl Series for Coarse {
 #[test]
 fn the_suite_finds_an_engine_that_forgets_repeats_or_rounds() {
     let forgetful = || async { Ok(Arc::new(Forgetful(documents(), 0.into())) as Arc<dyn Documents>) };
-    let found = block_on(suite::documents(forgetful)).unwrap_err().to_string();
+    let found = block_on(suite::documents(1, forgetful)).unwrap_err().to_string();
     assert!(found.starts_with("applying a fact again changes nothing"), "{found}");
     let careless = || async { Ok(Arc::new(Careless(history(WindowLimits::default()))) as Arc<dyn History>) };
-    let found = block_on(suite::history(careless)).unwrap_err().to_string();
+    let found = block_on(suite::history(1, careless)).unwrap_err().to_string();
     assert!(found.starts_with("the same version again changes nothing"), "{found}");
     let coarse = || async { Ok(Arc::new(Coarse(series(WindowLimits::default()))) as Arc<dyn Series>) };
-    let found = block_on(suite::series(coarse)).unwrap_err().to_string();
-    assert!(found.starts_with("a range is what was appended there"), "{found}");
+    let found = block_on(suite::series(1, coarse)).unwrap_err().to_string();
+    assert!(found.starts_with("points come in order of time"), "{found}");
 }

@@ -12,19 +12,19 @@ pub struct Config {
     pub ended_keep_ms: u32,
     /// How far back versions of twins can be asked for, milliseconds.
     pub history_ms: u32,
-    /// Versions of one twin that can be asked for.
+    /// Versions of one twin that can be asked for, where they rest in memory.
     pub history_versions_max: usize,
-    /// Memory for all versions, bytes; past it the oldest leave.
+    /// Memory for all versions, bytes, where they rest in memory; past it the oldest leave.
     pub history_bytes_max: u64,
     /// Longest time between two CMDT messages about a workload instance, milliseconds.
     pub message_ms: u32,
     /// Questions over Zenoh that wait at once; the oldest beyond are not answered.
     pub questions_max: usize,
-    /// Twins that can be listed.
+    /// Twins that can be listed, where they rest in memory.
     pub twins_max: usize,
-    /// Where listed twins rest, as a URL.
+    /// Where listed twins rest, as a URL, if not where the mesh keeps its documents (`documents_url`).
     pub documents: String,
-    /// Where versions rest, as a URL.
+    /// Where versions rest, as a URL, if not where the mesh keeps its histories (`history_url`).
     pub history: String,
 }
 
@@ -40,8 +40,8 @@ impl Default for Config {
             message_ms: 60_000,
             questions_max: 256,
             twins_max: 100_000,
-            documents: "memory:".into(),
-            history: "memory:".into(),
+            documents: String::new(),
+            history: String::new(),
         }
     }
 }

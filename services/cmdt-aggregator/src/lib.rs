@@ -33,11 +33,9 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         items_max: config.history_versions_max,
         bytes_max: config.history_bytes_max,
     };
-    let documents = mesh_store::open(&config.documents).context("open document store")?;
-    let history = mesh_store::open(&config.history).context("open history store")?;
     let stores = shell::store::Stores {
-        documents: documents.documents("twins", document_limits),
-        history: history.history("twins", history_limits),
+        documents: mesh.documents("twins", &config.documents, document_limits)?,
+        history: mesh.history("twins", &config.history, history_limits, config.history_ms.into())?,
     };
     let limits = domain::Limits {
         measured_ms: config.measured_ms.into(),
@@ -64,11 +62,10 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     mesh.spawn("messages", shell::announce::run(mesh.clone(), view.clone(), config.message_ms.into()));
     let history_ms = config.history_ms.into();
     mesh.serve(TwinQueriesServer::new(api::Api { mesh: mesh.clone(), view, stores: stores.clone(), history_ms }));
-    let keep = shell::store::Retention {
-        history_ms,
-        ended_ms: config.ended_keep_ms.into(),
-        memory_bytes: config.history.starts_with("memory").then_some(config.history_bytes_max),
-    };
-    mesh.spawn("history", shell::store::keep(mesh.clone(), stores, keep));
+    let ended_ms = config.ended_keep_ms.into();
+    let memory_bytes = (!stores.history.is_remote()).then_some(config.history_bytes_max);
+    let keep = shell::store::Retention { history_ms, ended_ms, memory_bytes };
+    let remote = stores.documents.is_remote() || stores.history.is_remote();
+    mesh.keep(shell::store::keeping(keep, remote), shell::store::Shelves { stores, keep });
     Ok(())
 }

@@ -13,7 +13,7 @@ use cmdt_aggregator::Config;
 use futures::StreamExt as _;
 use mesh_bus::{About, Bus};
 use mesh_core::{Decision, Outgoing};
-use mesh_kit::{Running, Stopped};
+use mesh_kit::{Running, Settings, Stopped};
 use mesh_proto::{
     AnyEvent, Event,
     anomaly::AnomalyDetected,
@@ -28,6 +28,13 @@ use mesh_proto::{
 use mesh_test::{TestBus, free_address, now, says, soon};
 use prost::Message as _;
 use serde_json::Value as Json;
+    AnyEvent, Timestamp,
+    cluster::ClusterRegistered,
+    telemetry::ClusterSample,
+    twin::{Twin, TwinChanged, TwinRequest, twin_queries_client::TwinQueriesClient},
+};
+use mesh_test::{Database, Kind, TestBus, now, soon, until};
+use prost::Message as _;
 use tonic::{Code, transport::Channel};
 
 async fn test_bus(test: &str) -> Option<TestBus> {
@@ -547,4 +554,97 @@ async fn python_asks_for_twins_over_zenoh_without_the_bus() {
     command.arg(root.join("examples/edge_twin.py")).arg("--connect").arg(&test_bus.router().listening()[0]);
     let output = soon("an answer without the bus", command.args(["workload/i", "--raw"]).output()).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), raw);
+/// Versions of these numbers, each of one of a hundred nodes, as an aggregator publishes them.
+async fn publish(test_bus: &TestBus, began: Timestamp, versions: std::ops::Range<u64>) {
+    let bus = test_bus.connect("cmdt-aggregator").await;
+    let of = |version: u64| {
+        let (kind, id, at) = ("node", format!("node-{:02}", version % 100), began.plus_millis(version as i64));
+        let twin = Twin { kind: kind.into(), id: id.clone(), version, at: Some(at), ..Twin::default() };
+        let event = TwinChanged { kind: kind.into(), id, twin: Some(twin) };
+        Outgoing::new(&event, format!("version-{version}"), at).unwrap()
+    };
+    bus.publish_many(versions.map(of).collect()).await.unwrap();
+}
+
+/// How many twins are listed, how many versions the seventh has, and the newest of the last.
+async fn seen(client: &mut TwinQueriesClient<Channel>) -> Result<(usize, usize, u64), Code> {
+    let listing = TwinRequest { page_size: 200, ..asking("node", "") };
+    let list = client.list(listing).await.map_err(|status| status.code())?.into_inner().twins;
+    let past = client.history(asking("node", "node-07")).await.map_err(|status| status.code())?.into_inner().twins;
+    Ok((list.len(), past.len(), list.last().map_or(0, |twin| twin.version)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twins_rest_in_databases_that_may_be_away_or_emptied() {
+    let suite = "cmdt-aggregator, twins in databases";
+    let Some(test_bus) = test_bus("databases").await else { return };
+    let Some(mut mongo) = Database::start(suite, Kind::Mongod).await else { return };
+    let Some(mut cassandra) = Database::start(suite, Kind::Cassandra).await else { return };
+    let began = now();
+    publish(&test_bus, began, 1..501).await;
+    let settings = Settings {
+        documents_url: mongo.url("twins"),
+        history_url: cassandra.url("twins"),
+        ready_lag_max: 50,
+        ..test_bus.settings("cmdt-aggregator")
+    };
+    // What limits the memory of the embedded engine does not limit a database.
+    let config = Config { twins_max: 1, history_versions_max: 1, history_bytes_max: 1, ..Config::default() };
+    let start = async |settings: &Settings| {
+        mesh_kit::join("cmdt-aggregator", settings.clone(), config.clone(), cmdt_aggregator::start).await.unwrap()
+    };
+    let running = start(&settings).await;
+    let mut client = TwinQueriesClient::connect(running.endpoint()).await.unwrap();
+    until("what was published", async || seen(&mut client.clone()).await, |seen| *seen == Ok((100, 5, 499)))
+        .await
+        .unwrap();
+    let then = |number| TwinRequest { at: Some(began.plus_millis(number)), ..asking("node", "node-07") };
+    assert_eq!(client.get(then(306)).await.unwrap().into_inner().version, 207);
+    assert_eq!(client.get(then(6)).await.unwrap_err().code(), Code::NotFound);
+
+    // Away: the service goes on, and says how far behind its store is.
+    mongo.kill();
+    publish(&test_bus, began, 501..701).await;
+    let endpoint = running.endpoint();
+    let ready = async || mesh_test::page(&endpoint, "/readyz?verbose").await.unwrap();
+    let says = |(status, page): &(u16, String)| *status == 503 && page.contains("store of twins");
+    let (_, page) = until("a service that says its store is away", ready, says).await;
+    assert!(page.contains("200 messages behind"), "{page}");
+    let (_, metrics) = mesh_test::page(&endpoint, "/metrics").await.unwrap();
+    let lag = metrics.lines().find(|line| line.starts_with("mesh_consumer_lag") && line.contains("store of twins"));
+    assert!(lag.is_some_and(|line| line.ends_with(" 200")), "{lag:?}");
+    assert_eq!(
+        client.get(asking("node", "node-07")).await.unwrap_err().code(),
+        Code::NotFound,
+        "a question is answered"
+    );
+    mongo.start_again().await;
+    until("a store that has caught up", async || seen(&mut client.clone()).await, |seen| *seen == Ok((100, 7, 699)))
+        .await
+        .unwrap();
+    until("a service that is ready", ready, |(status, _)| *status == 200).await;
+
+    // Emptied: read again from the stream.
+    mongo.start_empty().await;
+    cassandra.start_empty().await;
+    until("stores that are filled again", async || seen(&mut client.clone()).await, |seen| *seen == Ok((100, 7, 699)))
+        .await
+        .unwrap();
+    assert_eq!(client.get(then(306)).await.unwrap().into_inner().version, 207);
+    assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
+
+    // Another process goes on where the stores are: at once, and with nothing twice.
+    let again = start(&settings).await;
+    let mut client = TwinQueriesClient::connect(again.endpoint()).await.unwrap();
+    assert_eq!(seen(&mut client).await, Ok((100, 7, 699)));
+    publish(&test_bus, began, 701..801).await;
+    until("what came later", async || seen(&mut client.clone()).await, |seen| *seen == Ok((100, 8, 799)))
+        .await
+        .unwrap();
+    assert_eq!(soon("the end", again.stop()).await, Stopped::Settled);
+
+    let wrong = Settings { documents_url: settings.history_url.clone(), ..settings.clone() };
+    let refused = mesh_kit::join("cmdt-aggregator", wrong, config.clone(), cmdt_aggregator::start).await;
+    let refused = format!("{:#}", refused.err().unwrap());
+    assert!(refused.contains("documents_url") && refused.contains("use mongodb:"), "{refused}");
 }

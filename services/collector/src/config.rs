@@ -16,7 +16,7 @@ pub struct Config {
     pub instances_max: usize,
     /// How far back samples can be asked for, milliseconds.
     pub window_ms: u32,
-    /// Memory for that window, bytes; past it the oldest samples leave.
+    /// Memory for that window, bytes, where it rests in memory; past it the oldest samples leave.
     pub window_bytes_max: u64,
     /// How far back measurements rolled up by the minute can be asked for, milliseconds.
     pub keep_minutes_ms: u64,
@@ -34,7 +34,7 @@ pub struct Config {
     pub values_of_agent_per_second: u32,
     /// How often periods are looked at, milliseconds.
     pub tick_ms: u64,
-    /// Where the window rests, as a URL.
+    /// Where the window rests, as a URL, if not where the mesh keeps its series (`series_url`).
     pub store: String,
 }
 
@@ -56,7 +56,7 @@ impl Default for Config {
             series_of_agent_max: 20_000,
             values_of_agent_per_second: 200_000,
             tick_ms: 100,
-            store: "memory:".into(),
+            store: String::new(),
         }
     }
 }

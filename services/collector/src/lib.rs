@@ -57,7 +57,6 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         },
         ..domain::Limits::default()
     };
-    let store = mesh_store::open(&config.store).context("open store")?;
     // By default ten samples a second are more than any agent sends; of what is rolled up there is one point a step.
     let limits_of = |keep_ms: u64, every_ms: u64, bytes_max: u64| WindowLimits {
         lanes_max: config.instances_max,
@@ -66,12 +65,13 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     };
     let [minute, five, hour] = domain::rollup::LENGTHS_MS.map(i64::unsigned_abs);
     let share = config.rolled_bytes_max / 3;
+    let series = |name: &str, limits| mesh.series(name, &config.store, limits);
     let stores = Stores {
-        raw: store.series("telemetry", limits_of(config.window_ms.into(), 100, config.window_bytes_max)),
+        raw: series("telemetry", limits_of(config.window_ms.into(), 100, config.window_bytes_max))?,
         rolled: [
-            store.series("telemetry_1m", limits_of(config.keep_minutes_ms, minute, share)),
-            store.series("telemetry_5m", limits_of(config.keep_five_minutes_ms, five, share)),
-            store.series("telemetry_1h", limits_of(config.keep_hours_ms, hour, share)),
+            series("telemetry_1m", limits_of(config.keep_minutes_ms, minute, share))?,
+            series("telemetry_5m", limits_of(config.keep_five_minutes_ms, five, share))?,
+            series("telemetry_1h", limits_of(config.keep_hours_ms, hour, share))?,
         ],
         keep_ms: [config.window_ms.into(), config.keep_minutes_ms, config.keep_five_minutes_ms, config.keep_hours_ms]
             .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX / 2_000_000)),
@@ -96,7 +96,8 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     shell::metrics::show(&mesh, &view, Arc::clone(&dropped), Arc::clone(&late));
     let api = api::Api { mesh: mesh.clone(), view, stores: stores.clone(), feed, dropped };
     mesh.serve(TelemetryQueriesServer::new(api));
-    mesh.spawn("window", shell::store::keep(mesh.clone(), stores, late));
+    mesh.keep(stores.keeping("samples"), shell::store::Raw::new(stores.clone()));
+    mesh.keep(stores.keeping("rolled-up samples"), shell::store::Rolled::new(stores, late));
     Ok(())
 }
 

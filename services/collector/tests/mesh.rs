@@ -8,9 +8,9 @@ use collector::Config;
 use futures::StreamExt as _;
 use mesh_bus::{About, Samples, Tail};
 use mesh_core::{Decision, Outgoing};
-use mesh_kit::{Running, Stopped};
+use mesh_kit::{Running, Settings, Stopped};
 use mesh_proto::{
-    Event, READINGS_SIGNAL,
+    Event, READINGS_SIGNAL, Timestamp,
     cluster::ClusterRegistered,
     intent::{
         ExpectationTarget, GovernedInstance, Intent, IntentAcknowledged, IntentExpectation, NotFulfilledState, State,
@@ -25,7 +25,7 @@ use mesh_proto::{
         telemetry_queries_client::TelemetryQueriesClient,
     },
 };
-use mesh_test::{TestBus, now, soon};
+use mesh_test::{Database, Kind, TestBus, now, soon, until};
 use prost::Message as _;
 
 async fn test_bus(test: &str) -> Option<TestBus> {
@@ -284,4 +284,51 @@ async fn readings_are_stored_followed_asked_about_and_watched_for_crossings() {
 
 async fn tail_any(tail: &mut Tail) -> std::sync::Arc<mesh_core::Stored> {
     soon("a fact", async { std::sync::Arc::new(tail.next().await.unwrap()) }).await
+}
+/// Packs of these numbers, each with ten samples a hundred milliseconds apart, as a collector publishes them.
+async fn publish(test_bus: &TestBus, began: Timestamp, packs: std::ops::Range<i64>) {
+    let bus = test_bus.connect("collector").await;
+    let of = |pack: i64| {
+        let at = |number: i64| began.plus_millis(1_000 * pack + 100 * number);
+        let sample = |number| InstanceSample {
+            instance_id: "instance-1".into(),
+            cluster_id: "edge".into(),
+            at: Some(at(number)),
+            cpu_percent: number as f64,
+            ..InstanceSample::default()
+        };
+        let event = Packed { cluster_id: "edge".into(), samples: (0..10).map(sample).collect() };
+        Outgoing::new(&event, format!("pack-{pack}"), at(9)).unwrap()
+    };
+    bus.publish_many(packs.map(of).collect()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_rest_in_influxdb_which_may_be_away_or_emptied() {
+    let Some(test_bus) = test_bus("samples in InfluxDB").await else { return };
+    let Some(mut influx) = Database::start("collector, samples in InfluxDB", Kind::Influxd).await else { return };
+    let began = now().plus_millis(-120_000);
+    publish(&test_bus, began, 0..20).await;
+    let settings = Settings { series_url: influx.url("samples"), ready_lag_max: 5, ..test_bus.settings("collector") };
+    // What limits the memory of the embedded engine does not limit a database.
+    let config = Config { window_bytes_max: 1, ..Config::default() };
+    let running = mesh_kit::join("collector", settings, config, collector::start).await.unwrap();
+    let client = TelemetryQueriesClient::connect(running.endpoint()).await.unwrap();
+    let request = RangeRequest { instance_id: "instance-1".into(), ..Default::default() };
+    let count = async || client.clone().range(request.clone()).await.map(|found| found.into_inner().samples.len()).ok();
+    until("the samples", count, |found| *found == Some(200)).await;
+
+    influx.kill();
+    publish(&test_bus, began, 20..40).await;
+    let endpoint = running.endpoint();
+    let ready = async || mesh_test::page(&endpoint, "/readyz?verbose").await.unwrap();
+    let says = |(status, page): &(u16, String)| *status == 503 && page.contains("store of samples");
+    let (_, page) = until("a service that says its store is away", ready, says).await;
+    assert!(page.contains("20 messages behind"), "{page}");
+    influx.start_again().await;
+    until("a store that has caught up", count, |found| *found == Some(400)).await;
+    until("a service that is ready", ready, |(status, _)| *status == 200).await;
+    influx.start_empty().await;
+    until("a store that is filled again", count, |found| *found == Some(400)).await;
+    assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
 }

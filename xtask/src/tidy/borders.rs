@@ -205,15 +205,17 @@ fn only(tree: &Tree, rule: &'static str, crates: &[&str], packages: &[&str], ins
     found
 }
 
-/// Databases are behind `mesh-store`.
+/// Databases are behind `mesh-store`; `bench` measures it against their drivers.
 pub(super) fn drivers(tree: &Tree) -> Vec<Finding> {
     const DRIVERS: &[&str] = &[
+        "cdrs-tokio",
         "clickhouse",
         "deadpool-postgres",
         "diesel",
         "fjall",
         "influxdb",
         "influxdb2",
+        "influxdb2-structmap",
         "mongodb",
         "neo4rs",
         "postgres",
@@ -228,7 +230,7 @@ pub(super) fn drivers(tree: &Tree) -> Vec<Finding> {
         "tokio-postgres",
         "tokio-rusqlite",
     ];
-    only(tree, "driver", DRIVERS, &["libs/mesh-store"], "use mesh-store")
+    only(tree, "driver", DRIVERS, &["libs/mesh-store", "bench"], "use mesh-store")
 }
 
 /// NATS and Zenoh are behind `mesh-bus`.

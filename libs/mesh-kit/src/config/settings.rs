@@ -49,6 +49,12 @@ pub struct Settings {
     pub otlp_trace_ratio: f64,
     /// How often metrics are sent, milliseconds.
     pub otlp_interval_ms: u64,
+    /// Where views keep documents: `memory:`, or `mongodb://user:password@host:27017/database`.
+    pub documents_url: String,
+    /// Where views keep series: `memory:`, or `influxdb://:token@host:8086/organisation/bucket`.
+    pub series_url: String,
+    /// Where views keep histories: `memory:`, or `cassandra://user:password@host:9042/keyspace?replication=1`.
+    pub history_url: String,
     /// Folder for what a process keeps for itself.
     pub data_dir: Option<PathBuf>,
     /// Entities that a decider holds in memory. Idle ones beyond are dropped, and read again from what was saved when
@@ -84,6 +90,9 @@ impl Default for Settings {
             otlp_endpoint: None,
             otlp_trace_ratio: 1.0,
             otlp_interval_ms: 10_000,
+            documents_url: "memory:".into(),
+            series_url: "memory:".into(),
+            history_url: "memory:".into(),
             data_dir: None,
             entities_max: 200_000,
             ready_lag_max: 10_000,

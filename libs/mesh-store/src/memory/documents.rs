@@ -8,8 +8,8 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{Positions, Shared};
-use crate::{Answer, Applied, Document, Error, Page, Query, Written};
+use super::{Positions, Shared, first_refusal};
+use crate::{Answer, Applied, Change, Document, Error, Page, Query, Written};
 
 /// Limits of a collection of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Documents {
         }
     }
 
-    /// As [`crate::Documents::put`].
+    /// As [`crate::Documents::put`]; says whether it changed anything.
     pub fn put(&mut self, applied: &Applied, document: Document) -> Result<Written, Error> {
         if document.id.is_empty() {
             return Err(Error::Invalid("a document needs an id".into()));
@@ -78,7 +78,7 @@ impl Documents {
         Ok(Written::Stored)
     }
 
-    /// As [`crate::Documents::delete`].
+    /// As [`crate::Documents::delete`]; says whether it changed anything.
     pub fn delete(&mut self, applied: &Applied, id: &str) -> Written {
         if !self.entries.contains_key(id) || self.has_applied(applied, id) {
             return Written::Already;
@@ -257,12 +257,17 @@ mod snapshot {
 }
 
 impl crate::Documents for Shared<Documents> {
-    fn put<'a>(&'a self, applied: &'a Applied, document: Document) -> Answer<'a, Written> {
-        Box::pin(async move { self.lock().put(applied, document) })
-    }
-
-    fn delete<'a>(&'a self, applied: &'a Applied, id: &'a str) -> Answer<'a, Written> {
-        Box::pin(async move { Ok(self.lock().delete(applied, id)) })
+    fn write<'a>(&'a self, changes: Vec<(Applied, Change)>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut documents = self.lock();
+            first_refusal(changes.into_iter().map(|(applied, change)| match change {
+                Change::Put(document) => documents.put(&applied, document).map(|_| ()),
+                Change::Delete(id) => {
+                    documents.delete(&applied, &id);
+                    Ok(())
+                }
+            }))
+        })
     }
 
     fn get<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Document>> {

@@ -5,10 +5,10 @@ use mesh_proto::Timestamp;
 use prost::Message as _;
 
 use super::{
-    Positions, Shared,
+    Positions, Shared, first_refusal,
     window::{Item, Window, WindowLimits},
 };
-use crate::{Answer, Applied, Error, Version, Written};
+use crate::{Answer, Applied, Entry, Error, Version, Written};
 
 /// A set of histories; the oldest versions leave at the limits.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ impl History {
         Self { window: Window::new(limits), positions: Positions::default() }
     }
 
-    /// As [`crate::History::append`].
+    /// As [`crate::History::append`]; says whether it changed anything.
     pub fn append(&mut self, applied: &Applied, key: &str, version: Version) -> Result<Written, Error> {
         if key.is_empty() {
             return Err(Error::Invalid("a history needs a key".into()));
@@ -53,7 +53,7 @@ impl History {
         }
     }
 
-    /// As [`crate::History::forget`].
+    /// As [`crate::History::forget`]; answers how many there were.
     pub fn forget(&mut self, before: Timestamp) -> u64 {
         self.window.forget(before)
     }
@@ -147,8 +147,12 @@ mod snapshot {
 }
 
 impl crate::History for Shared<History> {
-    fn append<'a>(&'a self, applied: &'a Applied, key: &'a str, version: Version) -> Answer<'a, Written> {
-        Box::pin(async move { self.lock().append(applied, key, version) })
+    fn write<'a>(&'a self, entries: Vec<(Applied, Entry)>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut history = self.lock();
+            let of = |(applied, of): (Applied, Entry)| history.append(&applied, &of.key, of.version).map(|_| ());
+            first_refusal(entries.into_iter().map(of))
+        })
     }
 
     fn at<'a>(&'a self, key: &'a str, time: Timestamp) -> Answer<'a, Option<Version>> {
@@ -159,8 +163,11 @@ impl crate::History for Shared<History> {
         Box::pin(async move { Ok(self.lock().list(key, before, limit)) })
     }
 
-    fn forget(&self, before: Timestamp) -> Answer<'_, u64> {
-        Box::pin(async move { Ok(self.lock().forget(before)) })
+    fn forget(&self, before: Timestamp) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.lock().forget(before);
+            Ok(())
+        })
     }
 
     fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {

@@ -7,10 +7,10 @@ use mesh_proto::Timestamp;
 use prost::Message as _;
 
 use super::{
-    Positions, Shared,
+    Positions, Shared, first_refusal,
     window::{Window, WindowLimits},
 };
-use crate::{Answer, Applied, Error, Point, Range};
+use crate::{Answer, Applied, Error, Point, Points, Range};
 
 type Labels = BTreeMap<String, String>;
 
@@ -37,15 +37,9 @@ impl Series {
         Self { window: Window::new(limits), positions: Positions::default() }
     }
 
-    /// As [`crate::Series::append`].
+    /// As [`crate::Series::append`]; answers how many were new.
     pub fn append(&mut self, applied: &Applied, series: &str, points: Vec<Point>) -> Result<u64, Error> {
-        if series.is_empty() {
-            return Err(Error::Invalid("a series needs a name".into()));
-        }
-        let values = points.iter().flat_map(|p| &p.values);
-        if let Some((name, value)) = values.into_iter().find(|(_, value)| !value.is_finite()) {
-            return Err(Error::Invalid(format!("{name} of {series:?} is {value}, not a finite number")));
-        }
+        crate::series::check(series, &points)?;
         if self.positions.covers(applied) {
             return Ok(0);
         }
@@ -63,7 +57,7 @@ impl Series {
         found
     }
 
-    /// As [`crate::Series::forget`].
+    /// As [`crate::Series::forget`]; answers how many there were.
     pub fn forget(&mut self, before: Timestamp) -> u64 {
         self.window.forget(before)
     }
@@ -168,16 +162,23 @@ mod snapshot {
 }
 
 impl crate::Series for Shared<Series> {
-    fn append<'a>(&'a self, applied: &'a Applied, series: &'a str, points: Vec<Point>) -> Answer<'a, u64> {
-        Box::pin(async move { self.lock().append(applied, series, points) })
+    fn write<'a>(&'a self, points: Vec<(Applied, Points)>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut series = self.lock();
+            let of = |(applied, of): (Applied, Points)| series.append(&applied, &of.series, of.points).map(|_| ());
+            first_refusal(points.into_iter().map(of))
+        })
     }
 
     fn range<'a>(&'a self, series: &'a str, range: Range) -> Answer<'a, Vec<Point>> {
         Box::pin(async move { Ok(self.lock().range(series, range)) })
     }
 
-    fn forget(&self, before: Timestamp) -> Answer<'_, u64> {
-        Box::pin(async move { Ok(self.lock().forget(before)) })
+    fn forget(&self, before: Timestamp) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.lock().forget(before);
+            Ok(())
+        })
     }
 
     fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {

@@ -1,23 +1,23 @@
 //! Keeps published twins in the stores, read from `TWIN`: the newest of each as a document, to be listed, and its
 //! versions as its history. A store that was away, or is new, catches up by itself.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
 use mesh_core::Stored;
-use mesh_kit::Mesh;
+use mesh_kit::{Keeping, Mesh, Shelf};
 use mesh_proto::{
     Event as _, Timestamp,
     twin::{Twin, TwinChanged},
     workload::InstancePhase,
 };
-use mesh_store::{Applied, Document, Documents, Error, History, Query, Version, first_since};
+use mesh_store::{Applied, Change, Document, Documents, Entry, Error, History, Query, Version};
 use prost::Message as _;
 
-/// How long to wait before a store that failed is tried again, milliseconds.
-const RETRY_MS: u64 = 500;
 /// How often what is over is looked for, milliseconds.
 const SWEEP_MS: i64 = 60_000;
+/// What a removal applies instead of a fact.
+const SWEEP: &str = "sweep";
 
 /// Where published twins rest.
 #[derive(Clone)]
@@ -72,105 +72,108 @@ pub(crate) async fn last_published(mesh: &Mesh) -> anyhow::Result<Vec<Twin>> {
     Ok(newest.into_values().collect())
 }
 
-/// Follows `TWIN` into the stores until the process stops.
-///
-/// A history in memory has room for so many bytes: older messages than fit are not read.
-pub(crate) async fn keep(mesh: Mesh, stores: Stores, keep: Retention) -> anyhow::Result<()> {
-    let subject = mesh_proto::contract().stream(TwinChanged::STREAM).map_or("", |stream| stream.subject.as_str());
-    let log = mesh.bus().log(TwinChanged::STREAM);
-    let last = log.last_sequence().await.context("read end of twins")?;
-    let oldest = mesh.now().plus_millis(-keep.history_ms);
-    let begin = first_since(last, oldest, |from| {
-        let log = log.clone();
-        async move { log.read(subject, from, 1).await.map(|found| found.first().map(|m| (m.sequence, m.stored))) }
-    });
-    let begin = begin.await.context("find the first twin of the history")?;
-    let room = keep.memory_bytes.map_or(u64::MAX, |bytes| bytes / VERSION_BYTES);
-    let begin = begin.max(last.saturating_sub(room) + 1);
-    let documents = stores.documents.position(TwinChanged::STREAM).await.context("read position of documents")?;
-    let history = stores.history.position(TwinChanged::STREAM).await.context("read position of the history")?;
-    let mut follower = mesh.follow(TwinChanged::STREAM, begin.max(documents.min(history) + 1));
-    let (stopping, mut swept) = (mesh.stopping(), mesh.now());
-    loop {
-        let stored = tokio::select! {
-            stored = follower.next() => stored.context("read twins")?,
-            () = stopping.cancelled() => return Ok(()),
-        };
-        let now = mesh.now();
-        let sweep = now.millis_since(swept) >= SWEEP_MS;
-        while let Err(error) = stores.write(&stored, sweep.then_some((now, keep))).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "twin not kept; trying again");
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(RETRY_MS)) => {}
-                () = stopping.cancelled() => return Ok(()),
-            }
+/// What is kept of `TWIN`: in memory or in databases.
+pub(crate) fn keeping(keep: Retention, remote: bool) -> Keeping {
+    Keeping {
+        name: "twins",
+        stream: TwinChanged::STREAM,
+        window_ms: keep.history_ms,
+        newest_max: keep.memory_bytes.map_or(u64::MAX, |bytes| bytes / VERSION_BYTES),
+        // A database takes few large writes better than many small ones.
+        gather_ms: if remote { 100 } else { 0 },
+        sweep_ms: SWEEP_MS,
+    }
+}
+
+/// The stores as a shelf for the stream of twins.
+pub(crate) struct Shelves {
+    pub(crate) stores: Stores,
+    pub(crate) keep: Retention,
+}
+
+impl Shelf for Shelves {
+    async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
+        self.stores.apply(messages).await
+    }
+
+    async fn position(&self) -> Result<u64, Error> {
+        let documents = self.stores.documents.position(TwinChanged::STREAM).await?;
+        Ok(documents.min(self.stores.history.position(TwinChanged::STREAM).await?))
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
+        if !self.stores.history.is_remote() {
+            self.stores.history.forget(now.plus_millis(-self.keep.history_ms)).await?;
         }
-        if sweep {
-            swept = now;
-        }
+        self.stores.remove_ended(now, now.plus_millis(-self.keep.ended_ms)).await
     }
 }
 
 impl Stores {
-    /// Applies one message whole, and with it, when it is time to, removes what is over. Fails only if trying again
-    /// may help.
-    async fn write(&self, stored: &Stored, sweep: Option<(Timestamp, Retention)>) -> Result<(), Error> {
-        let applied = Applied::new(&stored.stream, stored.sequence);
-        match stored.event::<TwinChanged>() {
-            Ok(Some(TwinChanged { twin: Some(twin), .. })) => {
-                if let Err(error) = self.put(&applied, twin).await {
-                    if matches!(error, Error::Engine { .. }) {
-                        return Err(error);
-                    }
+    /// Applies messages, then says that the last is applied whole. Fails only if trying again may help.
+    async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
+        let Some(newest) = messages.last() else { return Ok(()) };
+        let (mut changes, mut entries) = (vec![], vec![]);
+        for stored in messages {
+            match stored.event::<TwinChanged>() {
+                Ok(Some(TwinChanged { twin: Some(twin), .. })) => {
+                    let applied = Applied::new(&stored.stream, stored.sequence);
+                    let (document, entry) = rows(&twin);
+                    changes.push((applied.clone(), Change::Put(document)));
+                    entries.push((applied, entry));
+                }
+                Ok(_) => {}
+                Err(error) => {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(sequence = stored.sequence, error, "twin refused by its store");
+                    tracing::warn!(sequence = stored.sequence, error, "twin undecodable");
                 }
             }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(
-                    sequence = stored.sequence,
-                    error = &error as &dyn std::error::Error,
-                    "twin undecodable"
-                );
-            }
         }
-        if let Some((now, keep)) = sweep {
-            self.history.forget(now.plus_millis(-keep.history_ms)).await?;
-            self.remove_ended(&applied, now.plus_millis(-keep.ended_ms)).await?;
+        let applied = Applied::new(&newest.stream, newest.sequence);
+        for done in [self.history.write(entries).await, self.documents.write(changes).await] {
+            match done {
+                Err(error @ Error::Engine { .. }) => return Err(error),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(sequence = newest.sequence, error, "twins up to this one refused by their store");
+                }
+                Ok(()) => {}
+            }
         }
         self.documents.advance(&applied).await?;
         self.history.advance(&applied).await
     }
 
-    async fn put(&self, applied: &Applied, twin: Twin) -> Result<(), Error> {
-        let key = key(&twin.kind, &twin.id);
-        let indexes = [("kind", twin.kind.clone()), ("owner", twin.owner.clone()), ("phase", phase_name(twin.phase()))];
-        let body = bytes::Bytes::from(twin.encode_to_vec());
-        let version = Version { version: twin.version, at: twin.at.unwrap_or_default(), body: body.clone() };
-        self.history.append(applied, &key, version).await?;
-        let indexes: BTreeMap<_, _> = indexes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        self.documents.put(applied, Document { id: key, indexes, body }).await?;
-        Ok(())
-    }
-
-    async fn remove_ended(&self, applied: &Applied, before: Timestamp) -> Result<(), Error> {
+    async fn remove_ended(&self, now: Timestamp, before: Timestamp) -> Result<(), Error> {
+        // Not a fact of the stream: the time counts for itself.
+        let applied = Applied::new(SWEEP, now.as_millis().unsigned_abs());
         let equal = BTreeMap::from([("phase".to_owned(), phase_name(InstancePhase::Stopped))]);
         let mut query = Query { equal, limit: 1_000, ..Query::default() };
         loop {
             let page = self.documents.list(&query).await?;
-            for document in page.documents {
-                let twin = Twin::decode(document.body).unwrap_or_default();
-                if twin.at.unwrap_or_default() < before {
-                    self.documents.delete(applied, &document.id).await?;
-                }
-            }
+            let is_over = |document: &Document| {
+                let twin = Twin::decode(document.body.clone()).unwrap_or_default();
+                twin.at.unwrap_or_default() < before
+            };
+            let over = page.documents.into_iter().filter(is_over);
+            let deletes = over.map(|document| (applied.clone(), Change::Delete(document.id))).collect();
+            self.documents.write(deletes).await?;
             if page.next.is_empty() {
-                return Ok(());
+                return self.documents.advance(&applied).await;
             }
             query.token = page.next;
         }
     }
+}
+
+/// A twin as last published, and as a version of its history.
+fn rows(twin: &Twin) -> (Document, Entry) {
+    let key = key(&twin.kind, &twin.id);
+    let indexes = [("kind", twin.kind.clone()), ("owner", twin.owner.clone()), ("phase", phase_name(twin.phase()))];
+    let indexes = indexes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let body = bytes::Bytes::from(twin.encode_to_vec());
+    let version = Version { version: twin.version, at: twin.at.unwrap_or_default(), body: body.clone() };
+    (Document { id: key.clone(), indexes, body }, Entry { key, version })
 }
 
 fn phase_name(phase: InstancePhase) -> String {
@@ -179,6 +182,8 @@ fn phase_name(phase: InstancePhase) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::time::Duration;
+
     use futures::executor::block_on;
     use mesh_store::{memory, open};
 
@@ -187,8 +192,10 @@ pub(crate) mod tests {
     pub(crate) fn stores() -> Stores {
         let store = open("memory:").unwrap();
         Stores {
-            documents: store.documents("twins", memory::DocumentLimits { documents_max: 3, ..Default::default() }),
-            history: store.history("twins", memory::WindowLimits::default()),
+            documents: store
+                .documents("twins", memory::DocumentLimits { documents_max: 3, ..Default::default() })
+                .unwrap(),
+            history: store.history("twins", memory::WindowLimits::default(), Duration::ZERO).unwrap(),
         }
     }
 
@@ -197,13 +204,17 @@ pub(crate) mod tests {
         Twin { kind: kind.into(), id: id.into(), version, at, owner: "local".into(), ..Default::default() }
     }
 
-    /// Writes twins as the facts from this sequence on.
+    /// Writes twins as the facts from this sequence on, then removes what is over at a time.
     pub(crate) fn write(stores: &Stores, first: u64, twins: &[Twin], sweep: Option<(Timestamp, Retention)>) {
-        for (sequence, twin) in (first..).zip(twins) {
+        let stored = |(sequence, twin): (u64, &Twin)| {
             let (kind, id) = (twin.kind.clone(), twin.id.clone());
             let event = TwinChanged { kind, id, twin: Some(twin.clone()) };
-            let stored = mesh_test::stored(&event, sequence, Timestamp::from_millis(1));
-            block_on(stores.write(&stored, sweep)).unwrap();
+            Arc::new(mesh_test::stored(&event, sequence, Timestamp::from_millis(1)))
+        };
+        let messages: Vec<Arc<Stored>> = (first..).zip(twins).map(stored).collect();
+        block_on(stores.apply(&messages)).unwrap();
+        if let Some((now, keep)) = sweep {
+            block_on(Shelves { stores: stores.clone(), keep }.sweep(now)).unwrap();
         }
     }
 

@@ -233,7 +233,7 @@ mod tests {
     fn stores() -> Stores {
         let store = mesh_store::open("memory:").unwrap();
         let limits = WindowLimits { items_max: 10_000, ..WindowLimits::default() };
-        let series = |name: &str| store.series(name, limits);
+        let series = |name: &str| store.series(name, limits).unwrap();
         let (raw, rolled) = (series("raw"), [series("1m"), series("5m"), series("1h")]);
         let mut catalog = Catalog::new(100);
         let entity = Entity { kind: "node".into(), id: "n".into(), cluster_id: "edge".into(), ..Entity::default() };

@@ -2,32 +2,28 @@
 //! new, catch up by themselves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
-use anyhow::Context as _;
 use mesh_core::Stored;
-use mesh_kit::Mesh;
+use mesh_kit::{Keeping, Shelf};
 use mesh_proto::{
     DecodeError, Event as _, Timestamp,
     telemetry::{InstanceSample, Measured, Packed, Readings},
 };
-use mesh_store::{Applied, Error, Point, Range, Series, first_since};
-use parking_lot::RwLock;
+use mesh_store::{Applied, Error, Point, Points, Range, Series};
+use parking_lot::{Mutex, RwLock};
 
 use crate::domain::{
     catalog::{Catalog, series_of},
-    rollup::{LENGTHS_MS, Rolled, Rollup},
+    rollup::{self, LENGTHS_MS, Rollup},
 };
 
-/// How long to wait before a store that failed is tried again, milliseconds.
-const RETRY_MS: u64 = 500;
-/// How often what is older than is kept is forgotten, and what is rolled up written, milliseconds.
+/// How often what is over is removed from memory, and what is rolled up written, milliseconds.
 const SWEEP_MS: i64 = 10_000;
 /// Points of one series that are read to take up longer steps after a restart: an hour of minutes, with several labels.
 const RESTORE_MAX: usize = 10_000;
@@ -42,173 +38,239 @@ pub(crate) struct Stores {
     pub(crate) catalog: Arc<RwLock<Catalog>>,
 }
 
-/// Follows `TELEMETRY` into the stores until the process stops; counts what came too late to be rolled up.
-pub(crate) async fn keep(mesh: Mesh, stores: Stores, late: Arc<AtomicU64>) -> anyhow::Result<()> {
-    let subject = mesh_proto::contract().stream(Packed::STREAM).map_or("", |stream| stream.subject.as_str());
-    let log = mesh.bus().log(Packed::STREAM);
-    let last = log.last_sequence().await.context("read end of telemetry")?;
-    let oldest = mesh.now().plus_millis(-stores.keep_ms[0]);
-    let begin = first_since(last, oldest, |from| {
-        let log = log.clone();
-        async move { log.read(subject, from, 1).await.map(|found| found.first().map(|m| (m.sequence, m.stored))) }
-    });
-    let begin = begin.await.context("find the window's first sample")?;
-    let raw = stores.raw.position(Packed::STREAM).await.context("read position of the series store")?;
-    let rolled = stores.rolled[0].position(Packed::STREAM).await.context("read position of rolled-up series")?;
-    let mut follower = mesh.follow(Packed::STREAM, begin.max(raw.min(rolled) + 1));
-    let mut keeper = Keeper { stores, rollup: Rollup::default(), restore: rolled > 0, restored: BTreeMap::new() };
-    let (stopping, mut swept) = (mesh.stopping(), mesh.now());
-    loop {
-        let stored = tokio::select! {
-            stored = follower.next() => Some(stored.context("read telemetry")?),
-            () = tokio::time::sleep(Duration::from_millis(SWEEP_MS.unsigned_abs())) => None,
-            () = stopping.cancelled() => return Ok(()),
-        };
-        if let Some(stored) = &stored {
-            let messages = keeper.rows(stored, mesh.now()).await;
-            while let Err(error) = keeper.write(stored, &messages).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "samples not kept; trying again");
-                tokio::select! {
-                    () = tokio::time::sleep(Duration::from_millis(RETRY_MS)) => {}
-                    () = stopping.cancelled() => return Ok(()),
-                }
-            }
+impl Stores {
+    /// What is kept of `TELEMETRY`, under a name.
+    pub(crate) fn keeping(&self, name: &'static str) -> Keeping {
+        Keeping {
+            name,
+            stream: Packed::STREAM,
+            window_ms: self.keep_ms[0],
+            newest_max: u64::MAX,
+            // A database takes few large writes better than many small ones.
+            gather_ms: if self.raw.is_remote() { 100 } else { 0 },
+            sweep_ms: SWEEP_MS,
         }
-        let now = mesh.now();
-        if now.millis_since(swept) < SWEEP_MS {
-            continue;
-        }
-        swept = now;
-        let rolled = keeper.rollup.close(now);
-        while let Err(error) = keeper.roll(follower.position(), &rolled).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "rolled-up series not kept; trying again");
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(RETRY_MS)) => {}
-                () = stopping.cancelled() => return Ok(()),
-            }
-        }
-        late.store(keeper.rollup.late(), Relaxed);
-        keeper.forget(now).await;
     }
 }
 
-/// The points of one message, by series.
-type Rows = BTreeMap<String, Vec<Point>>;
+/// When old points were removed last. To remove is cheap in memory, and not in a database.
+#[derive(Default)]
+struct Removal(Mutex<Timestamp>);
 
-struct Keeper {
-    stores: Stores,
-    rollup: Rollup,
-    /// Had the stores been written before this process began?
-    restore: bool,
-    /// Series whose longer steps were taken up.
-    restored: BTreeMap<String, ()>,
+impl Removal {
+    async fn run(&self, store: &dyn Series, keep_ms: i64, now: Timestamp) -> Result<(), Error> {
+        let every_ms = if store.is_remote() { (keep_ms / 20).max(60_000) } else { SWEEP_MS };
+        if now.millis_since(*self.0.lock()) < every_ms {
+            return Ok(());
+        }
+        store.forget(now.plus_millis(-keep_ms)).await?;
+        *self.0.lock() = now;
+        Ok(())
+    }
 }
 
-impl Keeper {
-    /// The points of a message, listed and rolled up.
-    async fn rows(&mut self, stored: &Stored, now: Timestamp) -> Rows {
-        let rows = match rows(stored, &mut self.stores.catalog.write(), now) {
-            Ok(rows) => rows,
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(sequence = stored.sequence, error, "telemetry undecodable");
-                return Rows::new();
-            }
+/// The samples and readings as they came, each entity a series, and what there is of them.
+pub(crate) struct Raw {
+    stores: Stores,
+    removal: Removal,
+}
+
+impl Raw {
+    pub(crate) fn new(stores: Stores) -> Self {
+        Self { stores, removal: Removal::default() }
+    }
+}
+
+impl Shelf for Raw {
+    async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
+        let Some(newest) = messages.last() else { return Ok(()) };
+        let list = |held: &Held, at: Timestamp| held.list(&mut self.stores.catalog.write(), at);
+        let points = messages.iter().flat_map(|stored| points(stored, list)).collect();
+        write(&*self.stores.raw, newest.sequence, points).await?;
+        self.stores.raw.advance(&Applied::new(&newest.stream, newest.sequence)).await
+    }
+
+    async fn position(&self) -> Result<u64, Error> {
+        self.stores.raw.position(Packed::STREAM).await
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
+        let longest = self.stores.keep_ms.into_iter().max().unwrap_or_default();
+        self.stores.catalog.write().forget(now.plus_millis(-longest));
+        self.removal.run(&*self.stores.raw, self.stores.keep_ms[0], now).await
+    }
+}
+
+/// The same, rolled up.
+pub(crate) struct Rolled {
+    stores: Stores,
+    removals: [Removal; 3],
+    /// Values that came too late to be rolled up.
+    late: Arc<AtomicU64>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    rollup: Rollup,
+    /// Had the stores been written before this process began? Then series whose longer steps were not taken up yet are.
+    restores: bool,
+    restored: BTreeSet<String>,
+    /// What is done and not written.
+    pending: [rollup::Rolled; 3],
+    /// The last message that was taken in, and the last that the stores' position covers: what is open comes after it.
+    reached: u64,
+    durable: u64,
+}
+
+impl Rolled {
+    pub(crate) fn new(stores: Stores, late: Arc<AtomicU64>) -> Self {
+        Self { stores, removals: Default::default(), late, state: Mutex::default() }
+    }
+
+    /// Takes up the longer steps of series that were open when an earlier process ended.
+    async fn take_up(&self, rows: &[(Applied, Points)], now: Timestamp) -> Result<(), Error> {
+        let new: BTreeSet<&String> = {
+            let state = self.state.lock();
+            let names = rows.iter().map(|(_, points)| &points.series).filter(|_| state.restores);
+            names.filter(|name| !state.restored.contains(*name)).collect()
         };
-        for (series, points) in &rows {
-            if self.restore && self.restored.insert(series.clone(), ()).is_none() {
-                self.take_up(series, now).await;
-            }
+        let hour = now.as_millis().div_euclid(LENGTHS_MS[2]) * LENGTHS_MS[2];
+        let range = Range { from: Timestamp::from_millis(hour), to: now, limit: RESTORE_MAX };
+        for series in new {
+            let points = self.stores.rolled[0].range(series, range).await?;
+            let mut state = self.state.lock();
+            points.iter().for_each(|point| state.rollup.restore(now, series, point));
+            state.restored.insert(series.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Shelf for Rolled {
+    async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
+        let Some(newest) = messages.last() else { return Ok(()) };
+        let rows: Vec<(Applied, Points)> = messages.iter().flat_map(|stored| points(stored, |_, _| {})).collect();
+        self.take_up(&rows, newest.stored).await?;
+        let mut state = self.state.lock();
+        for (applied, Points { series, points }) in rows {
             for point in points {
                 for (name, value) in &point.values {
                     let at_ms = point.at.as_millis();
-                    self.rollup.push(stored.sequence, series, &point.labels, name, at_ms, *value);
+                    state.rollup.push(applied.sequence, &series, &point.labels, name, at_ms, *value);
                 }
             }
         }
-        rows
+        state.reached = newest.sequence;
+        self.late.store(state.rollup.late(), Relaxed);
+        Ok(())
     }
 
-    /// Takes up the longer steps of a series that were open when an earlier process ended.
-    async fn take_up(&mut self, series: &str, now: Timestamp) {
-        let hour = now.as_millis().div_euclid(LENGTHS_MS[2]) * LENGTHS_MS[2];
-        let range = Range { from: Timestamp::from_millis(hour), to: now, limit: RESTORE_MAX };
-        match self.stores.rolled[0].range(series, range).await {
-            Ok(points) => points.iter().for_each(|point| self.rollup.restore(now, series, point)),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(series, error, "the hour under way is rolled up in part");
-            }
+    async fn position(&self) -> Result<u64, Error> {
+        let position = self.stores.rolled[0].position(Packed::STREAM).await?;
+        let mut state = self.state.lock();
+        if state.reached > 0 && position >= state.durable {
+            return Ok(state.reached);
         }
+        // The first time, or the store lost what it had: then everything is rolled up from there.
+        *state = State { restores: position > 0, durable: position, ..State::default() };
+        Ok(position)
     }
 
-    /// Applies one message whole. Fails only if trying again may help.
-    async fn write(&self, stored: &Stored, rows: &Rows) -> Result<(), Error> {
-        let applied = Applied::new(&stored.stream, stored.sequence);
-        for (series, points) in rows {
-            append(&*self.stores.raw, &applied, series, points.clone()).await?;
-        }
-        self.stores.raw.advance(&applied).await
-    }
-
-    /// Writes what is rolled up. Fails only if trying again may help.
-    async fn roll(&self, position: u64, rolled: &[Rolled; 3]) -> Result<(), Error> {
-        let applied = Applied::new(Packed::STREAM, position);
-        for (store, points) in self.stores.rolled.iter().zip(rolled) {
-            let mut by_series = Rows::new();
-            for (series, point) in points {
-                by_series.entry(series.clone()).or_default().push(point.clone());
+    async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
+        let (pending, reached, through) = {
+            let mut state = self.state.lock();
+            let closed = state.rollup.close(now);
+            state.pending.iter_mut().zip(closed).for_each(|(pending, closed)| pending.extend(closed));
+            let through = state.rollup.open_from().map_or(state.reached, |first| first - 1);
+            (state.pending.clone(), state.reached, through)
+        };
+        for (store, done) in self.stores.rolled.iter().zip(&pending) {
+            let mut by_series: BTreeMap<&String, Vec<Point>> = BTreeMap::new();
+            for (series, point) in done {
+                by_series.entry(series).or_default().push(point.clone());
             }
-            for (series, points) in by_series {
-                append(&**store, &applied, &series, points).await?;
-            }
+            let applied = Applied::new(Packed::STREAM, reached);
+            let points = by_series.into_iter().map(|(series, points)| Points { series: series.clone(), points });
+            write(&**store, reached, points.map(|points| (applied.clone(), points)).collect()).await?;
         }
         // What is open is read again by the next process.
-        let through = self.rollup.open_from().map_or(position, |first| first - 1);
-        self.stores.rolled[0].advance(&Applied::new(Packed::STREAM, through)).await
-    }
-
-    /// Forgets what is older than is kept.
-    async fn forget(&self, now: Timestamp) {
-        let stores = [&self.stores.raw].into_iter().chain(&self.stores.rolled);
-        for (store, keep_ms) in stores.zip(self.stores.keep_ms) {
-            if let Err(error) = store.forget(now.plus_millis(-keep_ms)).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "old samples not forgotten");
-            }
+        if pending.iter().any(|done| !done.is_empty()) {
+            self.stores.rolled[0].advance(&Applied::new(Packed::STREAM, through)).await?;
+            let mut state = self.state.lock();
+            state.pending = Default::default();
+            state.durable = through;
         }
-        let longest = self.stores.keep_ms.into_iter().max().unwrap_or_default();
-        self.stores.catalog.write().forget(now.plus_millis(-longest));
+        let rolled = self.stores.rolled.iter().zip(&self.removals).zip(&self.stores.keep_ms[1..]);
+        for ((store, removal), keep_ms) in rolled {
+            removal.run(&**store, *keep_ms, now).await?;
+        }
+        Ok(())
     }
 }
 
-/// Adds points; what the store will never take is left out, with a warning.
-async fn append(store: &dyn Series, applied: &Applied, series: &str, points: Vec<Point>) -> Result<(), Error> {
-    match store.append(applied, series, points).await {
+/// Writes points; what the store will never take is left out, with a warning. Fails only if trying again may help.
+async fn write(store: &dyn Series, sequence: u64, points: Vec<(Applied, Points)>) -> Result<(), Error> {
+    if points.is_empty() {
+        return Ok(());
+    }
+    match store.write(points).await {
         Err(error @ Error::Engine { .. }) => Err(error),
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(sequence = applied.sequence, series, error, "samples refused");
+            tracing::warn!(sequence, error, "samples up to this one refused");
             Ok(())
         }
-        Ok(_) => Ok(()),
+        Ok(()) => Ok(()),
     }
 }
 
-/// The points of a message by series; what they are of is listed.
-fn rows(stored: &Stored, catalog: &mut Catalog, now: Timestamp) -> Result<Rows, DecodeError> {
-    let mut rows = Rows::new();
+/// What a message holds.
+enum Held {
+    Readings(Readings),
+    Samples(Vec<InstanceSample>),
+}
+
+fn held(stored: &Stored) -> Result<Held, DecodeError> {
     if let Some(pack) = stored.event::<Readings>()? {
-        if pack.fits() {
-            catalog.readings(&pack, now);
-            of_readings(&pack, &mut rows);
+        // One that does not fit together was not stored by a collector.
+        return Ok(if pack.fits() { Held::Readings(pack) } else { Held::Samples(vec![]) });
+    }
+    if let Some(pack) = stored.event::<Packed>()? {
+        return Ok(Held::Samples(pack.samples));
+    }
+    // Those of an earlier release were packed by instance.
+    Ok(Held::Samples(stored.event::<Measured>()?.map_or(vec![], |measured| measured.samples)))
+}
+
+impl Held {
+    /// Lists what it is of.
+    fn list(&self, catalog: &mut Catalog, at: Timestamp) {
+        match self {
+            Self::Readings(pack) => catalog.readings(pack, at),
+            Self::Samples(samples) => samples.iter().for_each(|sample| catalog.sample(sample, at)),
         }
-        return Ok(rows);
     }
-    for mut sample in samples(stored)? {
-        catalog.sample(&sample, now);
-        rows.entry(std::mem::take(&mut sample.instance_id)).or_default().push(point(sample));
+}
+
+/// The points that a message adds, by series; what it holds is shown to `see` first.
+fn points(stored: &Stored, see: impl FnOnce(&Held, Timestamp)) -> Vec<(Applied, Points)> {
+    let mut rows: BTreeMap<String, Vec<Point>> = BTreeMap::new();
+    let held = held(stored).inspect(|held| see(held, stored.stored));
+    match held {
+        Ok(Held::Readings(pack)) => of_readings(&pack, &mut rows),
+        Ok(Held::Samples(samples)) => {
+            for mut sample in samples {
+                rows.entry(std::mem::take(&mut sample.instance_id)).or_default().push(point(sample));
+            }
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(sequence = stored.sequence, error, "telemetry undecodable");
+        }
     }
-    Ok(rows)
+    let applied = Applied::new(&stored.stream, stored.sequence);
+    rows.into_iter().map(|(series, points)| (applied.clone(), Points { series, points })).collect()
 }
 
 /// The points of readings: those of one entity, time and labels are one.
@@ -226,14 +288,6 @@ fn of_readings(pack: &Readings, rows: &mut Rows) {
         let points = rows.entry(series[entity as usize].clone()).or_default();
         points.push(Point { at, labels: labels.clone(), values });
     }
-}
-
-/// The samples of a pack; those of an earlier release were packed by instance.
-fn samples(stored: &Stored) -> Result<Vec<InstanceSample>, DecodeError> {
-    if let Some(pack) = stored.event::<Packed>()? {
-        return Ok(pack.samples);
-    }
-    Ok(stored.event::<Measured>()?.map_or(vec![], |measured| measured.samples))
 }
 
 /// A sample as a point of its instance's series. Whole numbers stay exact up to 2^53.
@@ -316,48 +370,76 @@ mod tests {
         }
     }
 
-    fn keeper() -> Keeper {
+    fn stores() -> Stores {
         let store = mesh_store::open("memory:").unwrap();
-        let series = |name: &str| store.series(name, WindowLimits::default());
+        let series = |name: &str| store.series(name, WindowLimits::default()).unwrap();
         let rolled = [series("1m"), series("5m"), series("1h")];
         let catalog = Arc::new(RwLock::new(Catalog::new(100)));
-        let stores = Stores { raw: series("raw"), rolled, keep_ms: [600_000; 4], catalog };
-        Keeper { stores, rollup: Rollup::default(), restore: false, restored: BTreeMap::new() }
+        Stores { raw: series("raw"), rolled, keep_ms: [1, 86_400_000, 86_400_000, 86_400_000], catalog }
     }
 
     fn stored(samples: Vec<InstanceSample>, sequence: u64) -> Stored {
         mesh_test::stored(&Packed { cluster_id: "c".into(), samples }, sequence, Timestamp::from_millis(1))
     }
 
-    #[test]
-    fn a_pack_is_kept_once_and_a_bad_one_does_not_block_the_next() {
-        let keeper = keeper();
-        let series = keeper.stores.raw.clone();
-        let of = |millis, cpu_percent| InstanceSample {
+    fn of(millis: i64, cpu_percent: f64) -> InstanceSample {
+        InstanceSample {
             instance_id: "i".into(),
+            cluster_id: "c".into(),
             at: Some(Timestamp::from_millis(millis)),
             cpu_percent,
             ..Default::default()
-        };
+        }
+    }
+
+    fn apply(shelf: &impl Shelf, messages: Vec<Stored>) {
+        let messages: Vec<Arc<Stored>> = messages.into_iter().map(Arc::new).collect();
+        block_on(shelf.apply(&messages)).unwrap();
+    }
+
+    fn range(series: &Arc<dyn Series>) -> Vec<Point> {
+        let all = Range { from: Timestamp::default(), to: Timestamp::from_millis(i64::MAX / 2_000_000), limit: 99 };
+        block_on(series.range("i", all)).unwrap()
+    }
+
+    #[test]
+    fn a_pack_is_kept_once_and_a_bad_one_does_not_block_the_next() {
+        let stores = stores();
+        let raw = Raw::new(stores.clone());
         let first = stored(vec![of(1, 1.0), of(2, 2.0)], 1);
-        let mut keeper = keeper;
-        let mut write = |stored: &Stored| {
-            block_on(async {
-                let rows = keeper.rows(stored, Timestamp::from_millis(1)).await;
-                keeper.write(stored, &rows).await.unwrap();
-            });
-        };
-        write(&first);
-        write(&first);
-        write(&stored(vec![of(3, f64::NAN)], 2));
-        write(&Stored { body: bytes::Bytes::from_static(&[0xff]), ..stored(vec![], 3) });
+        apply(&raw, vec![first.clone()]);
+        apply(&raw, vec![first, stored(vec![of(3, f64::NAN)], 2)]);
+        apply(&raw, vec![Stored { body: bytes::Bytes::from_static(&[0xff]), ..stored(vec![], 3) }]);
         // As releases up to 0.1 packed them.
         let measured = Measured { cluster_id: "c".into(), instance_id: "i".into(), samples: vec![of(4, 4.0)] };
-        write(&mesh_test::stored(&measured, 4, Timestamp::from_millis(1)));
-        let all = Range { from: Timestamp::default(), to: Timestamp::from_millis(9), limit: 9 };
-        let found = block_on(series.range("i", all)).unwrap();
-        let kept: Vec<f64> = found.into_iter().map(|p| sample("i", p).cpu_percent).collect();
+        apply(&raw, vec![mesh_test::stored(&measured, 4, Timestamp::from_millis(1))]);
+        let kept: Vec<f64> = range(&stores.raw).into_iter().map(|p| sample("i", p).cpu_percent).collect();
         assert_eq!(kept, [1.0, 2.0, 4.0]);
-        assert_eq!(block_on(series.position("TELEMETRY")).unwrap(), 4);
+        assert_eq!(block_on(raw.position()).unwrap(), 4);
+        assert!(!stores.catalog.read().asked(&Default::default(), 99).0.is_empty());
+        block_on(raw.sweep(Timestamp::from_millis(SWEEP_MS))).unwrap();
+        assert!(range(&stores.raw).is_empty());
+    }
+
+    #[test]
+    fn what_is_rolled_up_is_written_when_it_is_done_and_what_is_open_is_read_again() {
+        let stores = stores();
+        let at = |second: i64| Timestamp::from_millis(second * 1_000);
+        let message = |second: i64| stored(vec![of(second * 1_000, second as f64)], second as u64 + 1);
+        let rolled = Rolled::new(stores.clone(), Arc::default());
+        assert_eq!(block_on(rolled.position()).unwrap(), 0);
+        (0..90).for_each(|second| apply(&rolled, vec![message(second)]));
+        block_on(rolled.sweep(at(80))).unwrap();
+        assert_eq!(range(&stores.rolled[0]).len(), 1);
+        // A database that still has what was written is followed; the next process begins with the open minute.
+        assert_eq!(block_on(rolled.position()).unwrap(), 90);
+        let next = Rolled::new(stores.clone(), Arc::default());
+        assert_eq!(block_on(next.position()).unwrap(), 60);
+        (60..310).for_each(|second| apply(&next, vec![message(second)]));
+        block_on(next.sweep(at(315))).unwrap();
+        let minutes = range(&stores.rolled[0]);
+        assert!(minutes.iter().all(|point| point.values["cpu_percent|count"] == 60.0), "{minutes:?}");
+        let five = range(&stores.rolled[1]);
+        assert_eq!((minutes.len(), five.len(), five[0].values["cpu_percent|count"]), (5, 1, 300.0));
     }
 }

@@ -1,0 +1,400 @@
+//! Series in InfluxDB 2: a measurement per name, in one bucket that keeps everything until it is forgotten.
+//!
+//! A point is a line `<name>,series=<series>,<label>=<text> <value>=<number> <time>`; what is written again takes the
+//! place of itself. Positions are points of `continuum_applied` at time 0, and the schema one of `continuum_schema`.
+//! Names and labels have everything but letters, digits and a few signs of ASCII replaced by `%XX`: then neither the
+//! line protocol nor Flux nor a delete's predicate has anything to escape.
+//!
+//! The crate `influxdb2` speaks HTTP/1.1 without TLS: the server belongs on this machine, or behind a proxy that adds it.
+
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+
+use chrono::{DateTime, NaiveDateTime};
+use fallible_iterator::FallibleIterator as _;
+use influxdb2::{
+    Client, ClientBuilder, RequestError,
+    api::{buckets::ListBucketsRequest, organization::ListOrganizationRequest, write::TimestampPrecision},
+    models::{PostBucketRequest, Query},
+};
+use influxdb2_structmap::value::Value;
+use mesh_proto::Timestamp;
+
+use crate::{
+    Answer, Applied, Error, Point, Points, Range,
+    remote::{Address, Connection, Positions, failed, signed, within},
+    series::check,
+};
+
+const EXPECTED: &str = "influxdb://:token@host:8086/organisation/bucket";
+/// The schema that this release writes.
+const SCHEMA: i64 = 1;
+const SCHEMA_NAME: &str = "continuum_schema";
+const APPLIED: &str = "continuum_applied";
+/// Lines of one request.
+const LINES_MAX: usize = 5_000;
+/// Answers of the server to what it will never take: not a line, too large, outside what the bucket keeps.
+const REFUSALS: [u16; 3] = [400, 413, 422];
+
+/// A bucket of series.
+pub(crate) struct Influx {
+    address: Address,
+    org: String,
+    bucket: String,
+    connection: Connection<Client>,
+}
+
+impl Influx {
+    /// Does not connect yet.
+    pub(crate) fn open(url: &str) -> Result<Self, Error> {
+        let address = Address::parse(url, 8086, EXPECTED)?;
+        let [org, bucket] = address.path.as_slice() else { return Err(Error::Url { expected: EXPECTED }) };
+        // Flux has no other way to name a bucket than a text in quotes.
+        if encoded(bucket) != *bucket || bucket.is_empty() {
+            return Err(Error::Url { expected: "a bucket whose name has only letters, digits and -_.:@/" });
+        }
+        let (org, bucket) = (org.clone(), bucket.clone());
+        Ok(Self { address, org, bucket, connection: Connection::default() })
+    }
+
+    /// The series of a name.
+    pub(crate) fn series(self: &Arc<Self>, name: &str) -> Series {
+        Series { influx: self.clone(), name: name.to_owned(), positions: Positions::default() }
+    }
+
+    async fn client(&self) -> Result<Arc<Client>, Error> {
+        self.connection.get(self.connect()).await
+    }
+
+    async fn connect(&self) -> Result<Client, Error> {
+        let url = format!("http://{}:{}", self.address.host, self.address.port);
+        let builder = ClientBuilder::new(url, self.org.clone(), self.address.password.clone());
+        let client = builder.build().map_err(|error| failed("connect to InfluxDB", error))?;
+        self.migrate(&client).await?;
+        Ok(client)
+    }
+
+    /// Makes the bucket if it is missing, and brings it to the schema of this release; refuses that of a newer one.
+    async fn migrate(&self, client: &Client) -> Result<(), Error> {
+        let (name, org) = (Some(self.bucket.clone()), Some(self.org.clone()));
+        let request = ListBucketsRequest { name, org: org.clone(), ..ListBucketsRequest::default() };
+        let found = match within("find bucket", client.list_buckets(Some(request))).await {
+            Ok(found) => found.buckets.into_iter().find(|bucket| bucket.name == self.bucket),
+            Err(Error::Engine { source, .. }) if status(&*source) == Some(404) => None,
+            Err(error) => return Err(error),
+        };
+        match found {
+            Some(bucket) => {
+                if let Some(rule) = bucket.retention_rules.iter().find(|rule| rule.every_seconds > 0) {
+                    let problem = format!(
+                        "its bucket {} drops what is older than {} s, and positions with it: let it keep everything, what is \
+                         old is removed by the services",
+                        self.bucket, rule.every_seconds
+                    );
+                    return Err(Error::Unfit { engine: "InfluxDB", problem });
+                }
+            }
+            None => {
+                let request = ListOrganizationRequest { org, ..ListOrganizationRequest::default() };
+                let found = within("find organisation", client.list_organizations(request)).await?;
+                let id = found.orgs.into_iter().find(|found| found.name == self.org).and_then(|found| found.id);
+                let id = id.ok_or_else(|| failed("find organisation", format!("InfluxDB knows no {:?}", self.org)))?;
+                let request = PostBucketRequest::new(id, self.bucket.clone());
+                within("make bucket", client.create_bucket(Some(request))).await?;
+            }
+        }
+        let found = self.marker(client, SCHEMA_NAME, "version", "kind", "series").await?;
+        if found > SCHEMA {
+            return Err(Error::Newer { engine: "InfluxDB", found, known: SCHEMA });
+        }
+        if found < SCHEMA {
+            let line = format!("{SCHEMA_NAME},kind=series version={SCHEMA}i 0\n");
+            self.send(client, "write schema version", line, TimestampPrecision::Nanoseconds).await?;
+        }
+        Ok(())
+    }
+
+    /// A whole number that is kept at time 0; 0 if there is none.
+    async fn marker(&self, client: &Client, name: &str, field: &str, tag: &str, value: &str) -> Result<i64, Error> {
+        let flux = format!(
+            "from(bucket: \"{}\") |> range(start: time(v: 0), stop: time(v: 1)) |> filter(fn: (r) => \
+             r._measurement == \"{name}\" and r._field == \"{field}\" and r[\"{tag}\"] == \"{value}\") |> last()",
+            self.bucket
+        );
+        let mut found = 0;
+        let mut rows = self.rows(client, flux).await?;
+        while let Some(row) = rows.pop() {
+            found = found.max(row.get("_value").and_then(Value::i64).unwrap_or_default());
+        }
+        Ok(found)
+    }
+
+    async fn rows(&self, client: &Client, flux: String) -> Result<Vec<BTreeMap<String, Value>>, Error> {
+        let found = within("query series", client.query_raw_iter(Some(Query::new(flux)))).await?;
+        found.result().map(|record| Ok(record.values)).collect().map_err(|error| failed("query series", error))
+    }
+
+    async fn send(
+        &self,
+        client: &Client,
+        operation: &'static str,
+        lines: String,
+        precision: TimestampPrecision,
+    ) -> Result<(), Error> {
+        let writing = client.write_line_protocol_with_precision(&self.org, &self.bucket, lines, precision);
+        within(operation, writing).await.map_err(|error| match error {
+            Error::Engine { source, .. } if status(&*source).is_some_and(|status| REFUSALS.contains(&status)) => {
+                Error::Invalid(format!("InfluxDB refuses points: {source}"))
+            }
+            error => error,
+        })
+    }
+}
+
+/// The HTTP status that an error of the crate is of.
+fn status(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<u16> {
+    match error.downcast_ref::<RequestError>()? {
+        RequestError::Http { status, .. } => Some(status.as_u16()),
+        _ => None,
+    }
+}
+
+/// A measurement.
+pub(crate) struct Series {
+    influx: Arc<Influx>,
+    name: String,
+    positions: Positions,
+}
+
+impl Series {
+    async fn covers(&self, applied: &Applied) -> Result<bool, Error> {
+        if let Some(covered) = self.positions.cover(applied) {
+            return Ok(covered);
+        }
+        Ok(applied.sequence <= self.read_position(&applied.stream).await?)
+    }
+
+    fn stream_tag(&self, stream: &str) -> String {
+        // One tag for both: what is asked for is one series.
+        format!("{}/{}", encoded(&self.name), encoded(stream))
+    }
+
+    async fn read_position(&self, stream: &str) -> Result<u64, Error> {
+        let client = self.influx.client().await?;
+        let found = self.influx.marker(&client, APPLIED, "sequence", "of", &self.stream_tag(stream)).await?;
+        self.positions.read(stream, found.unsigned_abs());
+        Ok(found.unsigned_abs())
+    }
+
+    async fn write_all(&self, all: Vec<(Applied, Points)>) -> Result<(), Error> {
+        let mut refused = Ok(());
+        let mut rows = vec![];
+        for (applied, Points { series, points }) in &all {
+            if self.covers(applied).await? {
+                continue;
+            }
+            let times: Result<Vec<i64>, Error> = points.iter().map(|point| nanos(point.at)).collect();
+            match check(series, points).and(times) {
+                Ok(times) => rows.extend(points.iter().zip(times).map(|(point, at)| (series, point, at))),
+                Err(error) => refused = refused.and(Err(error)),
+            }
+        }
+        // The server sorts by series and time: what comes so is taken in faster.
+        rows.sort_by(|a, b| (a.0, &a.1.labels, a.2).cmp(&(b.0, &b.1.labels, b.2)));
+        let client = self.influx.client().await?;
+        for rows in rows.chunks(LINES_MAX) {
+            let (unit, precision) = precision(rows);
+            match self.influx.send(&client, "write points", lines(&self.name, rows, unit), precision).await {
+                Err(error @ Error::Engine { .. }) => return Err(error),
+                answer => refused = refused.and(answer),
+            }
+        }
+        refused
+    }
+
+    async fn find(&self, series: &str, range: Range) -> Result<Vec<Point>, Error> {
+        let (from, to) = (clamped(range.from), clamped(range.to));
+        if from > to || range.limit == 0 || series.is_empty() {
+            return Ok(vec![]);
+        }
+        // The newest rows of each field hold all fields of the newest points; what is older may lack some, and is left out.
+        let flux = format!(
+            "from(bucket: \"{}\") |> range(start: time(v: {from}), stop: time(v: {})) |> filter(fn: (r) => \
+             r._measurement == \"{}\" and r.series == \"{}\") |> tail(n: {}) |> drop(columns: [\"_start\", \"_stop\", \
+             \"_measurement\", \"series\"])",
+            self.influx.bucket,
+            to.saturating_add(1),
+            encoded(&self.name),
+            encoded(series),
+            range.limit
+        );
+        let client = self.influx.client().await?;
+        let mut points = BTreeMap::<(i64, BTreeMap<String, String>), BTreeMap<String, f64>>::new();
+        for mut row in self.influx.rows(&client, flux).await? {
+            let (time, field, value) = (row.remove("_time"), row.remove("_field"), row.remove("_value"));
+            let (Some(Value::TimeRFC(time)), Some(Value::String(field)), Some(value)) = (time, field, value) else {
+                continue;
+            };
+            let (Some(at), Some(value)) = (time.timestamp_nanos_opt(), value.f64()) else { continue };
+            row.remove("table");
+            row.remove("result");
+            let label = |(name, value): (String, Value)| Some((decoded(&name), decoded(&value.string()?)));
+            let labels = row.into_iter().filter_map(label).collect();
+            points.entry((at, labels)).or_default().insert(decoded(&field), value);
+        }
+        let older = points.len().saturating_sub(range.limit);
+        let point = |((at, labels), values)| Point { at: Timestamp::from_nanos(i128::from(at)), labels, values };
+        Ok(points.into_iter().skip(older).map(point).collect())
+    }
+
+    async fn remove(&self, before: Timestamp) -> Result<(), Error> {
+        // Whole seconds, with the end of the range: none of what is to stay.
+        let stop = clamped(before).saturating_sub(1).div_euclid(1_000_000_000) - 1;
+        let (Some(start), Some(stop)) = (second(i64::MIN / 1_000_000_000 + 1), second(stop)) else { return Ok(()) };
+        if stop <= start {
+            return Ok(());
+        }
+        let client = self.influx.client().await?;
+        let predicate = Some(format!("_measurement=\"{}\"", encoded(&self.name)));
+        within("forget points", client.delete(&self.influx.bucket, start, stop, predicate)).await
+    }
+
+    async fn move_on(&self, applied: &Applied) -> Result<(), Error> {
+        if self.covers(applied).await? {
+            return Ok(());
+        }
+        let sequence = signed(applied.sequence)?;
+        let line = format!("{APPLIED},of={} sequence={sequence}i 0\n", self.stream_tag(&applied.stream));
+        let client = self.influx.client().await?;
+        self.influx.send(&client, "write position", line, TimestampPrecision::Nanoseconds).await?;
+        self.positions.read(&applied.stream, applied.sequence);
+        Ok(())
+    }
+}
+
+/// The coarsest unit of time that loses nothing, nanoseconds.
+fn precision(rows: &[(&String, &Point, i64)]) -> (i64, TimestampPrecision) {
+    if rows.iter().all(|(.., at)| at % 1_000_000 == 0) {
+        (1_000_000, TimestampPrecision::Milliseconds)
+    } else {
+        (1, TimestampPrecision::Nanoseconds)
+    }
+}
+
+/// Lines of these points (series, point, nanoseconds), with times in a unit of that many nanoseconds.
+fn lines(name: &str, rows: &[(&String, &Point, i64)], unit: i64) -> String {
+    let mut lines = String::with_capacity(rows.len() * 200);
+    let name = encoded(name);
+    // Neighbours mostly have the same series and labels.
+    let (mut head, mut of) = (String::new(), None);
+    for (series, point, at) in rows {
+        if of != Some((*series, &point.labels)) {
+            head.clear();
+            let _ = write!(head, "{name},series={}", encoded(series));
+            for (label, value) in &point.labels {
+                let _ = write!(head, ",{}={}", encoded_key(label), encoded(value));
+            }
+            of = Some((*series, &point.labels));
+        }
+        lines.push_str(&head);
+        for (number, (value, of)) in point.values.iter().enumerate() {
+            lines.push(if number == 0 { ' ' } else { ',' });
+            push_encoded(&mut lines, value, is_reserved(value));
+            let _ = write!(lines, "={of:?}");
+        }
+        let _ = writeln!(lines, " {}", at / unit);
+    }
+    lines
+}
+
+/// The lines that a write sends for these points of a series, with times in nanoseconds, in the given order. For tests and
+/// measurements that send them by other ways; points at times that InfluxDB does not keep are left out.
+pub fn influx_lines(name: &str, series: &str, points: &[Point]) -> String {
+    let series = series.to_owned();
+    let rows = points.iter().filter_map(|point| Some((&series, point, nanos(point.at).ok()?)));
+    lines(name, &rows.collect::<Vec<_>>(), 1)
+}
+
+fn nanos(at: Timestamp) -> Result<i64, Error> {
+    let nanos = i64::try_from(at.as_nanos()).ok().filter(|nanos| *nanos == clamped(at));
+    nanos.ok_or_else(|| Error::Invalid(format!("{at} is beyond the times that InfluxDB keeps")))
+}
+
+/// The nearest time that InfluxDB knows, nanoseconds since 1970.
+fn clamped(at: Timestamp) -> i64 {
+    // The outermost ones mean something else to it.
+    at.as_nanos().clamp(i128::from(i64::MIN) + 10, i128::from(i64::MAX) - 10) as i64
+}
+
+fn second(seconds: i64) -> Option<NaiveDateTime> {
+    DateTime::from_timestamp(seconds, 0).map(|time| time.naive_utc())
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.:@/".contains(&byte)
+}
+
+/// A name that means something as a tag, a field, or a column of an answer.
+fn is_reserved(name: &str) -> bool {
+    name.starts_with('_') || matches!(name, "series" | "time" | "table" | "result" | "error" | "reference")
+}
+
+/// A text as it is written in lines and in Flux; `%` if it is empty.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    push_encoded(&mut encoded, text, false);
+    encoded
+}
+
+/// The same as the name of a tag.
+fn encoded_key(name: &str) -> String {
+    let mut encoded = String::with_capacity(name.len());
+    push_encoded(&mut encoded, name, is_reserved(name));
+    encoded
+}
+
+fn push_encoded(to: &mut String, text: &str, first_too: bool) {
+    if text.is_empty() {
+        to.push('%');
+        return;
+    }
+    for (place, byte) in text.bytes().enumerate() {
+        if is_plain(byte) && !(first_too && place == 0) {
+            to.push(char::from(byte));
+        } else {
+            let _ = write!(to, "%{byte:02X}");
+        }
+    }
+}
+
+fn decoded(text: &str) -> String {
+    if text == "%" {
+        return String::new();
+    }
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+impl crate::Series for Series {
+    fn write<'a>(&'a self, points: Vec<(Applied, Points)>) -> Answer<'a, ()> {
+        Box::pin(async move { self.influx.connection.after(self.write_all(points).await).await })
+    }
+
+    fn range<'a>(&'a self, series: &'a str, range: Range) -> Answer<'a, Vec<Point>> {
+        Box::pin(async move { self.influx.connection.after(self.find(series, range).await).await })
+    }
+
+    fn forget(&self, before: Timestamp) -> Answer<'_, ()> {
+        Box::pin(async move { self.influx.connection.after(self.remove(before).await).await })
+    }
+
+    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {
+        Box::pin(async move { self.influx.connection.after(self.move_on(applied).await).await })
+    }
+
+    fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64> {
+        Box::pin(async move { self.influx.connection.after(self.read_position(stream).await).await })
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+}
