@@ -27,7 +27,7 @@ COMPOSE = "compose.yaml"
 OVERLAY = "k8s/overlays/local"
 ASSEMBLED = {"apiVersion", "kind", "namespace", "resources", "secretGenerator"}
 # What only serves: its own images, told nothing about the bus.
-INFRASTRUCTURE = {"nats", "zenoh"}
+INFRASTRUCTURE = {"nats", "zenoh", "mongo", "influxdb", "cassandra"}
 # Part of bringing the bus up: they run to their end.
 JOBS = {"render", "provision"}
 

@@ -12,6 +12,18 @@ const INFRASTRUCTURE: &str = include_str!("compose.infrastructure.yaml");
 /// What [`INFRASTRUCTURE`] sets, and no service repeats.
 const SHARED: [&str; 4] =
     ["CONTINUUM_BUS_URL", "CONTINUUM_SAMPLES_CONNECT", "CONTINUUM_LISTEN", "CONTINUUM_LOG_FORMAT"];
+/// Volumes that [`INFRASTRUCTURE`] mounts.
+const INFRASTRUCTURE_VOLUMES: [&str; 9] = [
+    "bus",
+    "streams",
+    "mongo",
+    "mongo-config",
+    "influxdb",
+    "influxdb-config",
+    "cassandra",
+    "cassandra-config",
+    "cassandra-logs",
+];
 const MEMORY_MIB: u32 = 256;
 const PROCESSES: u32 = 256;
 
@@ -28,8 +40,8 @@ pub(super) fn render(mesh: &Mesh) -> Vec<Output> {
             volumes.push(name);
         }
     }
-    text.push_str("\nvolumes:\n  bus:\n  streams:\n");
-    for volume in volumes {
+    text.push_str("\nvolumes:\n");
+    for volume in INFRASTRUCTURE_VOLUMES.iter().map(|volume| (*volume).to_owned()).chain(volumes) {
         let _ = writeln!(text, "  {volume}:");
     }
     vec![Output { path: "compose.yaml".to_owned(), text }]
