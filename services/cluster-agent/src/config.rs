@@ -6,12 +6,21 @@ use mesh_proto::{cluster::ClusterRegistered, is_key};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::Limits,
+    domain::{
+        Limits,
+        measure::{
+            budget,
+            settings::{INTERVAL_MAX_MS, INTERVAL_MIN_MS},
+        },
+    },
     shell::{
         driver::{cgroup, model::Model, process},
         probe,
     },
 };
+
+/// Series that an agent may be told to have.
+const SERIES_MAX: u32 = 1_000_000;
 
 /// One cluster and how its agent treats what runs there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +84,23 @@ pub struct Config {
     pub probe_bulk_bytes: u32,
     /// Bytes a second that this agent's probes may cost.
     pub probe_budget_bytes_per_s: u64,
+    /// Are the host and its storage measured, under the name of the node? `auto` with the `process` driver, `on` always,
+    /// `off` never. Where several agents share a host, one may do it for all.
+    pub measure_host: String,
+    /// Between two readings of the host and its energy, milliseconds; settings of measurement take its place.
+    pub measure_ms: u32,
+    /// Between two readings of storage, temperature, processes and control groups, milliseconds; as above.
+    pub measure_slow_ms: u32,
+    /// Between two readings of what workloads say of themselves, milliseconds; as above.
+    pub measure_scrape_ms: u32,
+    /// Folders that are storage locations beside the mounted file systems, as `name=/path,other=/path`.
+    pub measure_folders: String,
+    /// Values a second that the agent may send beside the samples of instances.
+    pub measure_values_per_s: u32,
+    /// Series that the agent may have; a series not sent for five minutes counts no more.
+    pub measure_series_max: u32,
+    /// Series that are taken of one workload's own metrics.
+    pub measure_scrape_series_max: u32,
     /// IP prefixes of the site, as `10.1.0.0/16,2001:db8::/48`; only the node's address when empty.
     pub prefixes: String,
 }
@@ -111,6 +137,14 @@ impl Default for Config {
             probe_echoes: 5,
             probe_bulk_bytes: 256 * 1024,
             probe_budget_bytes_per_s: 128 * 1024,
+            measure_host: "auto".into(),
+            measure_ms: 1_000,
+            measure_slow_ms: 5_000,
+            measure_scrape_ms: 15_000,
+            measure_folders: String::new(),
+            measure_values_per_s: 5_000,
+            measure_series_max: 20_000,
+            measure_scrape_series_max: 1_000,
             prefixes: String::new(),
         }
     }
@@ -171,6 +205,30 @@ impl Config {
         if self.probe_bulk_bytes > 16 * 1024 * 1024 {
             return Err(wrong("probe_bulk_bytes", self.probe_bulk_bytes, "is more than 16777216"));
         }
+        if !matches!(self.measure_host.as_str(), "auto" | "on" | "off") {
+            return Err(wrong("measure_host", &self.measure_host, "is neither `auto`, `on` nor `off`"));
+        }
+        for (key, value) in [
+            ("measure_ms", self.measure_ms),
+            ("measure_slow_ms", self.measure_slow_ms),
+            ("measure_scrape_ms", self.measure_scrape_ms),
+        ] {
+            if !(INTERVAL_MIN_MS..=INTERVAL_MAX_MS).contains(&value) {
+                return Err(wrong(key, value, "is not 10 to 3600000"));
+            }
+        }
+        if self.measure_values_per_s == 0 {
+            return Err(wrong("measure_values_per_s", 0, "leaves nothing to say"));
+        }
+        if self.measure_series_max > SERIES_MAX {
+            return Err(wrong("measure_series_max", self.measure_series_max, "is more than 1000000"));
+        }
+        for (name, folder) in self.folders_written() {
+            if name.is_empty() || !folder.starts_with('/') {
+                let wrote = format!("{name}={folder}");
+                return Err(wrong("measure_folders", wrote, "is not `name=/path`"));
+            }
+        }
         if !matches!(self.cgroup.as_str(), "auto" | "off") {
             return Err(wrong("cgroup", &self.cgroup, "is neither `auto` nor `off`"));
         }
@@ -208,6 +266,30 @@ impl Config {
                 Ok((name.trim().to_owned(), value.trim().to_owned()))
             })
             .collect()
+    }
+
+    /// Is the host measured?
+    pub fn measures_host(&self, kind: Kind) -> bool {
+        match self.measure_host.as_str() {
+            "on" => true,
+            "off" => false,
+            _ => kind == Kind::Process,
+        }
+    }
+
+    fn folders_written(&self) -> impl Iterator<Item = (&str, &str)> {
+        let parts = self.measure_folders.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(|part| part.split_once('=').map_or(("", part), |(name, folder)| (name.trim(), folder.trim())))
+    }
+
+    /// Folders that are storage locations, by name.
+    pub fn folders(&self) -> BTreeMap<String, PathBuf> {
+        self.folders_written().map(|(name, folder)| (name.to_owned(), PathBuf::from(folder))).collect()
+    }
+
+    /// What the agent may say beside the samples of instances.
+    pub fn measure_limits(&self) -> budget::Limits {
+        budget::Limits { values_per_s: self.measure_values_per_s, series: self.measure_series_max }
     }
 
     /// How patient the agent is.
@@ -302,6 +384,10 @@ mod tests {
         assert_eq!(key(Config { driver: "docker".into(), ..Config::default() }), "driver");
         assert_eq!(key(Config { labels: "tier".into(), ..Config::default() }), "labels");
         assert_eq!(key(Config { cpu_milli: 0, ..Config::default() }), "cpu_milli");
+        assert_eq!(key(Config { measure_host: "yes".into(), ..Config::default() }), "measure_host");
+        assert_eq!(key(Config { measure_slow_ms: 9, ..Config::default() }), "measure_slow_ms");
+        assert_eq!(key(Config { measure_folders: "data=here".into(), ..Config::default() }), "measure_folders");
+        assert_eq!(key(Config { measure_folders: "/srv".into(), ..Config::default() }), "measure_folders");
         assert_eq!(Config::default().check(), Ok(Kind::Process));
     }
 

@@ -6,6 +6,7 @@
 //!   below a stopped one is never started; an assignment applied twice changes nothing.
 //! - Time is an argument; nothing here waits, reads a clock or talks to anyone.
 
+pub mod measure;
 pub mod meter;
 pub mod replica;
 
@@ -21,7 +22,10 @@ use mesh_proto::{
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use self::replica::{Event, Fails, ReplicaId, ReplicaSpec};
+use self::{
+    measure::Scraped,
+    replica::{Event, Fails, ReplicaId, ReplicaSpec},
+};
 
 /// Stopped instances whose generation is remembered, so that an older assignment is still refused.
 const REMEMBERED_MAX: usize = 10_000;
@@ -223,6 +227,8 @@ pub struct Measured {
     pub restarts: u32,
     /// Replicas that run.
     pub replicas_running: u32,
+    /// Where it offers its own metrics.
+    pub scraped: Option<Scraped>,
 }
 
 /// One cluster: the fold of its assignments, and what the driver said since the agent started.
@@ -283,6 +289,7 @@ impl Cluster {
                         generation,
                         restarts: instance.restarts,
                         replicas_running: instance.running(generation, now, limits),
+                        scraped: instance.wanted.as_ref().and_then(|w| w.document.as_ref()).and_then(Scraped::of),
                     },
                 ))
             })

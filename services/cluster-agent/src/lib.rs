@@ -1,7 +1,8 @@
 //! Enforces what is assigned to one cluster, and measures it.
 //!
-//! - Consumes: `AssignmentChanged` of its cluster.
-//! - Publishes: `ClusterRegistered`, `InstanceStatusChanged`, `InstanceRejected`; samples and its liveness on Zenoh.
+//! - Consumes: `AssignmentChanged`, `MeasurementSet` and `MeasurementUnset` of its cluster.
+//! - Publishes: `ClusterRegistered`, `InstanceStatusChanged`, `InstanceRejected`; samples, readings and its liveness on
+//!   Zenoh.
 //! - Owns: the processes of its cluster, and what is said of them.
 //! - Never: chooses what runs where.
 
@@ -13,12 +14,14 @@ pub mod shell;
 use anyhow::Context as _;
 use mesh_kit::Mesh;
 use mesh_proto::{derived_id, instance::agent_queries_server::AgentQueriesServer};
+use tokio::sync::watch;
 
 pub use config::Config;
 pub use domain::meter;
 pub use shell::driver;
 
 use config::Kind;
+use domain::measure::{Running, settings::Settings};
 use shell::agent::{Agent, Parts};
 use shell::driver::{Driver, process::ProcessDriver, simulated::SimulatedDriver};
 
@@ -55,7 +58,18 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         let prober = shell::probe::Prober::new(mesh.clone(), samples.clone(), config.clone(), config.probing());
         mesh.spawn("prober", prober.run());
     }
-    let agent = Agent::new(mesh.clone(), Parts { config, driver, samples, folder, registration })?;
+    let (tell_settings, settings) = watch::channel(Settings::default());
+    mesh.spawn(
+        "settings of measurement",
+        shell::measure::control::run(mesh.clone(), config.cluster_id.clone(), tell_settings),
+    );
+    let (tell_running, running) = watch::channel(Running::default());
+    let probes = shell::measure::probes(&config, kind, &driver.journal(), &running);
+    let measurer =
+        shell::measure::Measurer::new(mesh.clone(), samples.clone(), config.clone(), settings.clone(), probes);
+    mesh.spawn("measurements", measurer.run());
+    let parts = Parts { config, driver, samples, folder, registration, settings, running: tell_running };
+    let agent = Agent::new(mesh.clone(), parts)?;
     mesh.spawn("agent", async move { Ok(agent.run().await?) });
     Ok(())
 }

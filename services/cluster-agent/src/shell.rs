@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod driver;
+pub mod measure;
 pub mod probe;
 pub mod publisher;
 pub mod state;

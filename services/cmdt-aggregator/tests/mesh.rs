@@ -15,26 +15,19 @@ use mesh_bus::{About, Bus};
 use mesh_core::{Decision, Outgoing};
 use mesh_kit::{Running, Settings, Stopped};
 use mesh_proto::{
-    AnyEvent, Event,
+    AnyEvent, Event, Timestamp,
     anomaly::AnomalyDetected,
     cluster::ClusterRegistered,
     cost::{CostsChanged, LinkCost},
     instance::InstanceStatusChanged,
     placement::PlacementDecided,
     telemetry::{ClusterSample, Entity, InstanceSample, Metric, MetricKind, Packed, Readings},
-    twin::{DiffRequest, Twin, TwinRequest, twin_queries_client::TwinQueriesClient},
+    twin::{DiffRequest, Twin, TwinChanged, TwinRequest, twin_queries_client::TwinQueriesClient},
     workload::InstancePhase,
 };
-use mesh_test::{TestBus, free_address, now, says, soon};
+use mesh_test::{Database, Kind, TestBus, free_address, now, says, soon, until};
 use prost::Message as _;
 use serde_json::Value as Json;
-    AnyEvent, Timestamp,
-    cluster::ClusterRegistered,
-    telemetry::ClusterSample,
-    twin::{Twin, TwinChanged, TwinRequest, twin_queries_client::TwinQueriesClient},
-};
-use mesh_test::{Database, Kind, TestBus, now, soon, until};
-use prost::Message as _;
 use tonic::{Code, transport::Channel};
 
 async fn test_bus(test: &str) -> Option<TestBus> {

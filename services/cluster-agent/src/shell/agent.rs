@@ -3,7 +3,11 @@
 //! One task owns everything, so nothing is locked. When the bus is away it goes on: what runs is restarted, measured and
 //! ended as last assigned, and what there is to say waits.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use mesh_bus::{About, LogError, Samples, SamplesError, Tail, WriteError};
 use mesh_core::Stored;
@@ -13,30 +17,40 @@ use mesh_proto::{
     assignment::AssignmentChanged,
     cluster::ClusterRegistered,
     derived_id,
-    telemetry::{Packed, Provenance},
+    telemetry::{InstanceSample, Packed, Provenance},
 };
 use prost::Message;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     config::Config,
-    domain::meter::Meter,
-    domain::{Action, Cluster, Limits, Outcome},
+    domain::{
+        Action, Cluster, Limits, Measured, Outcome,
+        measure::{Entity, Running, Value, Watched, pack::Packer, plan::Plan, settings::Settings},
+        meter::Meter,
+    },
     shell::{
         driver::{self, Driver, Event, Reading},
+        measure,
         publisher::{Known, Publisher},
         state::Folder,
     },
 };
 
-/// Between two writes of the state, while it changes.
 /// Samples sent at once.
 const SEND_MAX: usize = 256;
 /// Samples are spread over this share of the time between two measurements,
 const SPREAD_SHARE: u64 = 5;
 /// and at most this many milliseconds: well within what the collector waits for late ones.
 const SPREAD_MS: u64 = 200;
+/// Between two writes of the state, while it changes.
 const SAVE_MS: i64 = 2_000;
+/// The probe of the samples of instances and of the cluster, as settings select it.
+const USAGE: &str = "usage";
+/// Longest time between two looks of the driver, so that others know which processes belong to whom, milliseconds.
+const LOOK_MS: i64 = 5_000;
+/// Between two times that this probe is named for every instance, milliseconds.
+const STATUS_MS: i64 = 60_000;
 /// Longest pause of the loop.
 const IDLE_MS: i64 = 10_000;
 /// Messages of history read at once.
@@ -84,7 +98,15 @@ pub struct Agent {
     samples: Samples,
     folder: Folder,
     current: Condition,
-    sample_at: Timestamp,
+    /// When which instance, and the cluster, is sampled.
+    plan: Plan,
+    settings: watch::Receiver<Settings>,
+    /// Sampled at the measurement under way.
+    due: BTreeSet<Entity>,
+    looked_at: Timestamp,
+    status_at: Timestamp,
+    running: watch::Sender<Running>,
+    packer: Packer,
     save_at: Option<Timestamp>,
 }
 
@@ -100,6 +122,10 @@ pub struct Parts {
     pub folder: Folder,
     /// The cluster as it declares itself.
     pub registration: ClusterRegistered,
+    /// How it is to be measured.
+    pub settings: watch::Receiver<Settings>,
+    /// Where it says what runs.
+    pub running: watch::Sender<Running>,
 }
 
 /// Where a driver's readings come from: the kernel's accounts of processes, or a model of them.
@@ -113,7 +139,7 @@ impl Agent {
     /// # Errors
     /// If the cluster's id does not fit a subject.
     pub fn new(mesh: Mesh, parts: Parts) -> Result<Self, Error> {
-        let Parts { config, driver, samples, folder, registration } = parts;
+        let Parts { config, driver, samples, folder, registration, settings, running } = parts;
         let now = mesh.now();
         let cluster_id = &config.cluster_id;
         let mut publisher = Publisher::new(mesh.bus().clone(), cluster_id, registration.incarnation);
@@ -125,7 +151,13 @@ impl Agent {
             limits: config.limits(),
             meter: Meter::new(cluster_id, config.cpu_milli, provenance_of(&registration.driver)),
             happened: driver.notify(),
-            sample_at: now,
+            plan: Plan::default(),
+            due: BTreeSet::new(),
+            looked_at: now.plus_millis(-LOOK_MS),
+            status_at: now.plus_millis(STATUS_MS),
+            packer: Packer::new(cluster_id, config.node()),
+            settings,
+            running,
             save_at: None,
             mesh,
             cluster,
@@ -160,6 +192,9 @@ impl Agent {
         let now = self.mesh.now();
         let outcome = self.cluster.reconcile_all(now, &self.limits);
         self.follow(outcome, now)?;
+        let settings = self.settings.borrow_and_update().clone();
+        self.plan.apply(settings, now);
+        self.present(now);
         loop {
             self.step().await?;
             let happened = self.happened.clone();
@@ -168,6 +203,10 @@ impl Agent {
                 () = happened.notified() => {}
                 message = tail.next() => self.assigned(&message?),
                 known = self.publisher.next() => self.is_known(&known?),
+                Ok(()) = self.settings.changed() => {
+                    let settings = self.settings.borrow_and_update().clone();
+                    self.plan.apply(settings, self.mesh.now());
+                }
                 () = tokio::time::sleep(wait) => {}
             }
             // Not before: what is further on in the stream may undo it.
@@ -245,11 +284,12 @@ impl Agent {
     async fn step(&mut self) -> Result<(), Error> {
         self.driver.check()?;
         let now = self.mesh.now();
-        if now >= self.sample_at {
+        self.plan.elapse(now);
+        if self.plan.next(|_| true).is_some_and(|at| at <= now) || now.millis_since(self.looked_at) >= LOOK_MS {
+            self.looked_at = now;
+            self.present(now);
+            self.due.extend(self.plan.take_due(USAGE, now, |_| true));
             self.driver.measure(now);
-            // At whole multiples, so that clusters are measured at the same times; one that was missed is left out.
-            let sample_ms = i64::try_from(self.config.sample_ms).unwrap_or(1_000).max(1);
-            self.sample_at = Timestamp::from_millis((now.as_millis() / sample_ms + 1) * sample_ms);
         }
         for event in self.driver.take(now) {
             if let Event::Measured { at, readings } = event {
@@ -271,7 +311,8 @@ impl Agent {
     /// How long there is nothing to do.
     fn wait(&self) -> Duration {
         let now = self.mesh.now();
-        let next = [Some(self.sample_at), self.save_at, self.cluster.due(), self.driver.due()];
+        let look = Some(self.looked_at.plus_millis(LOOK_MS));
+        let next = [self.plan.next(|_| true), look, self.save_at, self.cluster.due(), self.driver.due()];
         let next = next.into_iter().flatten().min().unwrap_or(now.plus_millis(IDLE_MS)).min(now.plus_millis(IDLE_MS));
         Duration::from_nanos(u64::try_from(next.as_nanos() - now.as_nanos()).unwrap_or(0))
     }
@@ -292,26 +333,82 @@ impl Agent {
         Ok(())
     }
 
-    /// Sends samples; those that cannot be sent are dropped and counted by the session. Those of many instances are
-    /// spread, so that whoever reads them is not kept from all else once a second.
+    /// What is there to be sampled: the cluster, and its instances.
+    fn present(&mut self, now: Timestamp) -> BTreeMap<String, Measured> {
+        let measured = self.cluster.measured(now, &self.limits);
+        let mut entities = vec![Entity::of("cluster", &self.config.cluster_id)];
+        entities.extend(measured.iter().map(|(id, one)| instance(id, &one.owner)));
+        let sample_ms = u32::try_from(self.config.sample_ms).unwrap_or(u32::MAX);
+        self.plan.present(USAGE, sample_ms, &entities, now);
+        measured
+    }
+
+    /// Sends samples of what is due; those that cannot be sent are dropped and counted by the session. Those of many
+    /// instances are spread, so that whoever reads them is not kept from all else once a second.
     fn publish(&mut self, at: Timestamp, readings: &[Reading]) {
-        let measured = self.cluster.measured(at, &self.limits);
-        let (instances, cluster) = self.meter.sample(at, readings, &measured);
+        let measured = self.present(at);
+        let mut due = std::mem::take(&mut self.due);
+        let (mut instances, cluster) = self.meter.sample(at, readings, &measured, |id| {
+            measured.get(id).is_some_and(|one| due.contains(&instance(id, &one.owner)))
+        });
+        instances.retain(|sample| {
+            self.said(instance(&sample.instance_id, &sample.owner), at, &of_instance(sample), &mut due)
+        });
+        let load_milli = cluster.cpu_percent * f64::from(self.config.cpu_milli) / 100.0;
+        let whole = Entity::of("cluster", &self.config.cluster_id);
+        let of_cluster =
+            [Value::leading("cpu", cluster.cpu_percent), Value::leading("memory", cluster.memory_bytes as f64)];
+        let cluster = due.contains(&whole).then_some(cluster).filter(|_| self.said(whole, at, &of_cluster, &mut due));
+        self.show(&measured, load_milli);
+        let all = self.status_at <= at;
+        if all {
+            self.status_at = at.plus_millis(STATUS_MS);
+        }
+        for (entity, status) in self.plan.statuses(all) {
+            self.packer.status(&entity, status);
+        }
+        let statuses = self.packer.take(self.mesh.now());
+        if instances.is_empty() && cluster.is_none() && statuses.is_empty() {
+            return;
+        }
         let (samples, source, config) = (self.samples.clone(), self.mesh.name().to_owned(), self.config.clone());
         let chunks = instances.len().div_ceil(SEND_MAX).max(1);
         let pause = Duration::from_millis((config.sample_ms / SPREAD_SHARE).min(SPREAD_MS)) / chunks as u32;
         self.mesh.spawn("samples", async move {
             for (number, chunk) in instances.chunks(SEND_MAX).enumerate() {
-                let pack = Packed { cluster_id: cluster.cluster_id.clone(), samples: chunk.to_vec() };
-                let key = config.key(PACKED_SIGNAL, &cluster.cluster_id);
+                let pack = Packed { cluster_id: config.cluster_id.clone(), samples: chunk.to_vec() };
+                let key = config.key(PACKED_SIGNAL, &config.cluster_id);
                 send(&samples, key, Packed::MESSAGE, &pack, &source, (at, number)).await;
                 if chunk.len() == SEND_MAX {
                     tokio::time::sleep(pause).await;
                 }
             }
-            let key = config.key("cluster", &cluster.cluster_id);
-            send(&samples, key, CLUSTER_SAMPLE, &cluster, &source, (at, 0)).await;
+            if let Some(cluster) = cluster {
+                let key = config.key("cluster", &cluster.cluster_id);
+                send(&samples, key, CLUSTER_SAMPLE, &cluster, &source, (at, 0)).await;
+            }
+            measure::send(&samples, &config, (&source, USAGE), statuses).await;
             Ok(())
+        });
+    }
+
+    /// Something was sampled. Is it to be sent?
+    fn said(&mut self, entity: Entity, at: Timestamp, values: &[Value], due: &mut BTreeSet<Entity>) -> bool {
+        due.remove(&entity);
+        self.plan.follow(USAGE, &entity, at, values);
+        self.plan.count(USAGE, &entity, at, true, None);
+        self.plan.is_said(USAGE, &entity)
+    }
+
+    /// Says what runs, for those who measure it otherwise.
+    fn show(&self, measured: &BTreeMap<String, Measured>, load_milli: f64) {
+        let watched = |one: &Measured| Watched { owner: one.owner.clone(), scraped: one.scraped.clone() };
+        let instances = measured.iter().map(|(id, one)| (id.clone(), watched(one))).collect();
+        let running = Running { instances, load_milli };
+        self.running.send_if_modified(|known| {
+            let is_new = *known != running;
+            *known = running;
+            is_new
         });
     }
 
@@ -352,6 +449,15 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+fn instance(id: &str, owner: &str) -> Entity {
+    Entity { kind: "instance", id: id.to_owned(), owner: owner.to_owned() }
+}
+
+/// What an adaptive rate follows of an instance.
+fn of_instance(sample: &InstanceSample) -> [Value; 2] {
+    [Value::leading("cpu", sample.cpu_milli), Value::leading("memory", sample.memory_bytes as f64)]
 }
 
 /// Sends what was measured at a time; `number` tells several messages of one key and time apart.

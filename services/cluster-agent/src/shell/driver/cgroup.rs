@@ -34,13 +34,21 @@ enum Version {
 enum Controller {
     Cpu,
     Memory,
+    /// These limit nothing: what a group used is read from them.
+    Cpuacct,
+    Pids,
+    Io,
 }
 
 impl Controller {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Memory => "memory",
+    fn name(self, version: Version) -> &'static str {
+        match (self, version) {
+            (Self::Cpu, _) | (Self::Cpuacct, Version::V2) => "cpu",
+            (Self::Memory, _) => "memory",
+            (Self::Cpuacct, Version::V1) => "cpuacct",
+            (Self::Pids, _) => "pids",
+            (Self::Io, Version::V1) => "blkio",
+            (Self::Io, Version::V2) => "io",
         }
     }
 }
@@ -136,10 +144,10 @@ impl System {
         let mounts = self.mounts();
         let unified = mounts.iter().find(|m| {
             let listed = fs::read_to_string(m.point.join("cgroup.controllers")).unwrap_or_default();
-            m.version == Version::V2 && listed.split_whitespace().any(|c| c == controller.name())
+            m.version == Version::V2 && listed.split_whitespace().any(|c| c == controller.name(Version::V2))
         });
-        let legacy =
-            || mounts.iter().find(|m| m.version == Version::V1 && m.options.iter().any(|o| o == controller.name()));
+        let one = controller.name(Version::V1);
+        let legacy = || mounts.iter().find(|m| m.version == Version::V1 && m.options.iter().any(|o| o == one));
         let mount = unified.or_else(legacy).ok_or("no hierarchy has it")?;
         Ok((mount.version, self.base(mount)?))
     }
@@ -170,7 +178,20 @@ impl Cgroups {
             });
             match made {
                 Ok(hierarchy) => groups.hierarchies.push(hierarchy),
-                Err(reason) => groups.unused.push(format!("{}: {reason}", controller.name())),
+                Err(reason) => groups.unused.push(format!("{}: {reason}", controller.name(Version::V2))),
+            }
+        }
+        // What is only read may be missing: it is then not measured.
+        for controller in [Controller::Cpuacct, Controller::Pids, Controller::Io] {
+            let Ok((version, base)) = system.find(controller) else { continue };
+            let folder = base.join("continuum").join(cluster);
+            let hierarchy = Hierarchy { version, controller, folder };
+            let is_known = groups.hierarchies.iter().any(|known| known.folder == hierarchy.folder);
+            if is_known {
+                // All controllers of version 2 are in one place: this one is handed down as well, if it can be.
+                let _not_measured = groups.make(&hierarchy, &base);
+            } else if version == Version::V1 && groups.make(&hierarchy, &base).is_ok() {
+                groups.hierarchies.push(hierarchy);
             }
         }
         groups
@@ -192,6 +213,7 @@ impl Cgroups {
                 set_cpu(hierarchy.version, &hierarchy.folder, u64::from(self.cpu_milli))
             }
             Controller::Memory => set_memory(hierarchy.version, &hierarchy.folder, self.memory_bytes),
+            Controller::Cpuacct | Controller::Pids | Controller::Io => Ok(()),
         }
     }
 
@@ -282,14 +304,15 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Processes inside.
+    /// Its folder in each hierarchy.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// Processes inside. They are in all groups or in none, so one of them is asked; whoever left it is found by its mark.
     pub fn pids(&self) -> Vec<i32> {
-        let texts = self.folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
-        let mut pids: Vec<i32> =
-            texts.flat_map(|t| t.lines().filter_map(|l| l.parse().ok()).collect::<Vec<_>>()).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids
+        let text = self.folders.first().and_then(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
+        text.iter().flat_map(|text| text.lines()).filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Removes them. `false` if one is still in use.
@@ -306,10 +329,11 @@ impl Cgroup {
 fn enable(folder: &Path, controller: Controller) -> io::Result<()> {
     let file = folder.join("cgroup.subtree_control");
     let listed = fs::read_to_string(&file).unwrap_or_default();
-    if listed.split_whitespace().any(|c| c == controller.name()) {
+    let name = controller.name(Version::V2);
+    if listed.split_whitespace().any(|c| c == name) {
         return Ok(());
     }
-    let text = format!("+{}", controller.name());
+    let text = format!("+{name}");
     match fs::write(&file, &text) {
         // Only the root may hold processes beside groups with limits. If we are its only process, we step aside.
         Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
@@ -419,6 +443,29 @@ mod tests {
         let (_, doors) = groups.create(&id(), &Resources { cpu_limit_milli: 1, ..Default::default() }).unwrap();
         assert_eq!(doors.len(), 1, "both controllers share one group");
         assert_eq!(read(dir.path().join("continuum/edge/a.2.0/cpu.max")), "1000 100000");
+    }
+
+    #[test]
+    fn what_only_measures_has_groups_beside_those_that_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let point = |name: &str| dir.path().join(name);
+        let (cpu, cpuacct, pids, blkio) = (point("cpu"), point("cpuacct"), point("pids"), point("blkio"));
+        let system = System {
+            mounts: mountinfo(&[
+                ("/", &cpu, "cgroup", "cpu"),
+                ("/", &cpuacct, "cgroup", "cpuacct"),
+                ("/", &pids, "cgroup", "pids"),
+                ("/", &blkio, "cgroup", "blkio"),
+            ]),
+            own: "4:blkio:/managed\n3:pids:/\n2:cpuacct:/\n1:cpu:/\n".into(),
+            parent: None,
+        };
+        let groups = Cgroups::open(&system, "edge", 500, 1_000);
+        let (group, doors) = groups.create(&id(), &Resources::default()).unwrap();
+        let made = |point: &Path| group.folders().contains(&point.join("continuum/edge/a.2.0"));
+        assert!(made(&cpu) && made(&cpuacct) && made(&pids) && !made(&blkio), "{:?}", group.folders());
+        assert_eq!(doors.len(), 3);
+        assert_eq!(groups.enforcement(), "cgroup-v1 cpu, rlimit memory");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -49,6 +50,15 @@ pub struct Running {
     pub enforcement: String,
 }
 
+/// What belongs to an instance, all its replicas together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Its processes, with all that they started.
+    pub pids: Vec<i32>,
+    /// Its control groups, in every hierarchy.
+    pub groups: Vec<PathBuf>,
+}
+
 #[derive(Default)]
 struct Lines {
     /// By replica number: lines outlive restarts and generations.
@@ -64,6 +74,7 @@ struct Inner {
     written: u64,
     bytes: usize,
     running: BTreeMap<ReplicaId, Running>,
+    members: BTreeMap<String, Members>,
 }
 
 /// The last log lines of every instance, and the processes that run. Bounded.
@@ -105,6 +116,16 @@ impl Journal {
             let Some(lines) = silent.and_then(|silent| inner.lines.remove(&silent)) else { break };
             inner.bytes -= lines.bytes;
         }
+    }
+
+    /// What belongs to which instance, as it was just found.
+    pub fn found(&self, members: BTreeMap<String, Members>) {
+        self.lock().members = members;
+    }
+
+    /// What belonged to an instance when the driver last looked, at its last measurement.
+    pub fn members(&self, instance: &str) -> Option<Members> {
+        self.lock().members.get(instance).cloned()
     }
 
     /// The newest lines of an instance, oldest first, all replicas together. `None` if nothing is known about it.

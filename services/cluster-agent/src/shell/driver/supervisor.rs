@@ -32,7 +32,7 @@ use tokio::sync::Notify;
 use super::{
     Error, Event, Fails, Journal, Reading, ReplicaId, ReplicaSpec,
     cgroup::{Cgroup, Cgroups},
-    journal::{LINE_BYTES_MAX, Output, Running},
+    journal::{LINE_BYTES_MAX, Members, Output, Running},
     replicas::{Mark, Member, Replicas, reading_of},
     spawn,
 };
@@ -374,6 +374,15 @@ impl Supervisor {
                 return;
             }
         };
+        let mut found: BTreeMap<String, Members> = BTreeMap::new();
+        for (id, process) in &self.processes {
+            let of_instance = found.entry(id.instance_id.clone()).or_default();
+            of_instance.groups.extend(process.cgroup.folders().iter().cloned());
+        }
+        for member in &members {
+            found.entry(member.id.instance_id.clone()).or_default().pids.push(member.pid);
+        }
+        self.with.journal.found(found);
         let mut alive: BTreeMap<&ReplicaId, (Totals, u64)> = BTreeMap::new();
         for member in &members {
             let reading = member.reading();
