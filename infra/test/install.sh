@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the test suite uses besides Rust and nats-server, into .tools. Without it, the suites that need it skip
 # by name: Python clients of NATS and Zenoh, compilers of protobuf (grpcio-tools, buf), validators of compose.yaml and of
-# Kubernetes resources, OpenID Connect providers, rclone and restic, Chromium and Prometheus, databases. Everything comes
-# ready from a registry of packages; what has to be compiled comes from `make servers`.
+# Kubernetes resources, OpenID Connect providers, rclone, restic and node_exporter, Chromium and Prometheus, databases.
+# Everything comes ready from a registry of packages; what has to be compiled comes from `make servers`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p .tools
@@ -22,23 +22,23 @@ if [ ! -f "$stamp" ] || ! cmp -s infra/test/requirements.txt "$stamp"; then
 fi
 echo "Python test tools in $tools/test"
 
-# Tools of S3 that people own, as Debian has them: taken out of their packages, for nothing is to be installed on the machine.
+# Tools of S3 and of measurement that people own, as Debian has them: taken out of their packages, for nothing is to be installed on the machine.
 if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
-  for tool in rclone restic; do
+  for tool in rclone restic prometheus-node-exporter; do
     if [ ! -x "$tools/debian/usr/bin/$tool" ]; then
       rm -rf "$tools/debian.new" && mkdir -p "$tools/debian.new" "$tools/debian"
       # Where no list of packages is known yet, root can fetch one.
       if (cd "$tools/debian.new" && { apt-get download -qq "$tool" || { apt-get update -qq && apt-get download -qq "$tool"; }; }) 2>/dev/null; then
         dpkg-deb -x "$tools/debian.new/$tool"_*.deb "$tools/debian"
       else
-        echo "$tool could not be fetched: storage is not tested with it" >&2
+        echo "$tool could not be fetched: nothing is tested with it" >&2
       fi
       rm -rf "$tools/debian.new"
     fi
   done
-  echo "rclone and restic in $tools/debian"
+  echo "rclone, restic and node_exporter in $tools/debian"
 else
-  echo "no apt-get: storage is not tested with rclone and restic" >&2
+  echo "no apt-get: nothing is tested with rclone, restic and node_exporter" >&2
 fi
 
 # A browser for the page in examples/dashboard, and Prometheus for the gateway's metrics, each with the libraries that this
