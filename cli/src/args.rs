@@ -6,10 +6,24 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        account::AccountCommand, alto::AltoCommand, anomaly::AnomalyCommand, cluster::ClusterCommand,
-        dead::DeadCommand, intent::IntentCommand, learn::LearnCommand, login::LoginOptions, network::NetworkCommand,
-        provision::ProvisionArguments, remedy::RemedyCommand, storage::StorageCommand, tap::TapOptions,
-        twin::TwinCommand, up::UpOptions, why::WhyOptions, workload::WorkloadCommand,
+        account::AccountCommand,
+        alto::AltoCommand,
+        anomaly::AnomalyCommand,
+        cluster::ClusterCommand,
+        dead::DeadCommand,
+        intent::IntentCommand,
+        learn::LearnCommand,
+        login::LoginOptions,
+        network::NetworkCommand,
+        provision::ProvisionArguments,
+        remedy::RemedyCommand,
+        storage::StorageCommand,
+        tap::TapOptions,
+        telemetry::{TelemetryCommand, TopOptions},
+        twin::TwinCommand,
+        up::UpOptions,
+        why::WhyOptions,
+        workload::WorkloadCommand,
     },
     context::Watch,
     output::Format,
@@ -65,6 +79,11 @@ pub enum Command {
     /// Digital twins of workloads, nodes and clusters.
     #[command(subcommand)]
     Twin(TwinCommand),
+    /// What is measured: values over time and as they come in, who measures, and how.
+    #[command(subcommand)]
+    Telemetry(TelemetryCommand),
+    /// Agents, nodes and instances with their newest values, again and again.
+    Top(TopOptions),
     /// Objects that survive: policies, locations, objects, scrubs.
     #[command(subcommand)]
     Storage(StorageCommand),

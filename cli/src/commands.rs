@@ -18,6 +18,7 @@ pub mod remedy;
 pub mod status;
 pub mod storage;
 pub mod tap;
+pub mod telemetry;
 pub mod twin;
 pub mod up;
 pub mod why;

@@ -26,7 +26,7 @@ use anyhow::bail;
 use args::{Arguments, Command};
 use commands::{
     account, alto, anomaly, cluster, dead, doctor, intent, learn, login, network, program, provision, remedy, status,
-    storage, tap, twin, up, why, workload,
+    storage, tap, telemetry, twin, up, why, workload,
 };
 use context::Context;
 
@@ -50,6 +50,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Why(options) => why::run(&context, options).await,
         Command::Storage(command) => storage::run(&context, command).await,
         Command::Twin(command) => twin::run(&context, command).await,
+        Command::Telemetry(command) => telemetry::run(&context, command).await,
+        Command::Top(options) => telemetry::top(&context, options).await,
         Command::Account(command) => account::run(&context, command).await,
         Command::Learn(command) => learn::run(&context, command).await,
         Command::Anomaly(command) => anomaly::run(&context, command).await,
