@@ -67,7 +67,7 @@ pub enum TelemetryCommand {
         /// Goes on after this position, which each line of JSON has.
         #[arg(long, default_value_t = 0)]
         after: u64,
-        /// Ends after so many values.
+        /// Ends after this number of values.
         #[arg(long)]
         count: Option<u64>,
     },
@@ -305,7 +305,7 @@ impl How {
                 Some(Adaptive {
                     interval_min_ms: millis("--adaptive", shortest)?,
                     interval_max_ms: millis("--adaptive", longest)?,
-                    error_percent: percent.parse().with_context(|| format!("--adaptive: {percent} is no number"))?,
+                    error_percent: percent.parse().with_context(|| format!("--adaptive: {percent} is not a number"))?,
                 })
             }
         };
