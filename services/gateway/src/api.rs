@@ -168,6 +168,33 @@ impl Gateway {
             Op::GetCondition => self.show_condition(admitted),
             Op::PutCondition => self.put_condition(admitted).await,
             Op::DeleteCondition => self.delete_condition(admitted).await,
+            Op::SerranoProbeMonitor
+            | Op::SerranoProbeInventory
+            | Op::SerranoCollection
+            | Op::SerranoStreamEnd
+            | Op::SerranoRegister
+            | Op::SerranoAgent
+            | Op::SerranoChangeAgent
+            | Op::SerranoUnregister
+            | Op::SerranoStreaming
+            | Op::SerranoAgentMonitor
+            | Op::SerranoAgentInventory
+            | Op::SerranoEntities
+            | Op::SerranoCentral
+            | Op::SerranoChangeCentral
+            | Op::SerranoCentralInventory
+            | Op::SerranoInfrastructure
+            | Op::SerranoStorage
+            | Op::SerranoClusters
+            | Op::SerranoCluster
+            | Op::SerranoClusterInventory
+            | Op::SerranoClusterMonitor
+            | Op::SerranoClusterMetrics
+            | Op::SerranoDeployments
+            | Op::SerranoAddDeployment
+            | Op::SerranoDeployment
+            | Op::SerranoAllocation
+            | Op::SerranoKernels => self.serrano(admitted).await,
             // Answered by the identity service.
             Op::Login | Op::Logout | Op::ListAccounts | Op::PutAccount | Op::DeleteAccount => {
                 Err(Problem::new(Kind::Internal, "this request has no handler", "see the log of the gateway"))

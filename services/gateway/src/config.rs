@@ -35,6 +35,11 @@ pub struct Config {
     pub cors_origins: String,
     /// Series on the page for Prometheus at most; what is beyond is left out and counted.
     pub metrics_series_max: u32,
+    /// Receiver of Prometheus' remote write (1.0) that gets the newest value of each series, for example
+    /// `http://127.0.0.1:9090/api/v1/write`; none if empty.
+    pub remote_write_url: String,
+    /// How often it gets them, milliseconds.
+    pub remote_write_interval_ms: u32,
     /// Longest that an exposed workload may take to begin its answer, milliseconds.
     pub upstream_limit_ms: u32,
 }
@@ -57,6 +62,8 @@ impl Default for Config {
             watches_max: 256,
             cors_origins: String::new(),
             metrics_series_max: 10_000,
+            remote_write_url: String::new(),
+            remote_write_interval_ms: 15_000,
             upstream_limit_ms: 30_000,
         }
     }

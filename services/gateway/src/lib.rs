@@ -35,6 +35,20 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let origins = domain::cors::Origins::parse(&config.cors_origins).map_err(|wrong| {
         anyhow::anyhow!("cors_origins: {wrong:?} is no origin; write https://host or http://host:port, without a path")
     })?;
+    let receiver = match config.remote_write_url.as_str() {
+        "" => None,
+        url => {
+            let parsed = url.parse::<http::Uri>().ok();
+            let of_web = |uri: &http::Uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https"));
+            let parsed = parsed.filter(of_web);
+            Some(parsed.with_context(|| format!("remote_write_url: {url:?} is not an http:// or https:// address"))?)
+        }
+    };
+    anyhow::ensure!(
+        receiver.is_none() || config.remote_write_interval_ms >= 100,
+        "remote_write_interval_ms is {}: use 100 or more",
+        config.remote_write_interval_ms
+    );
     let signin = shell::signin::SignIn::new(&mesh, &config)?;
     mesh.spawn("first keys", signin.clone().first_keys(mesh.condition("keys to check tokens with")));
     let sources = Sources { streams: vec!["WORKLOAD", "CLUSTER"], ..Sources::default() };
@@ -62,6 +76,9 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         let file = folder.join("url");
         mesh_kit::write_atomic(&file, url.as_bytes(), mesh_kit::ReadableBy::Anyone)
             .context("write the address of the gateway")?;
+    }
+    if let Some(receiver) = receiver {
+        mesh.spawn("remote write", shell::remote_write::send(gateway.clone(), receiver));
     }
     let router = api::router(&gateway, &url);
     mesh.spawn("rest", api::serve(gateway, listener, router, origins));

@@ -8,6 +8,8 @@ pub(crate) mod inside;
 pub(crate) mod intents;
 pub(crate) mod pages;
 pub(crate) mod proxy;
+pub(crate) mod remote_write;
+pub(crate) mod serrano;
 pub(crate) mod signin;
 pub(crate) mod subscriptions;
 pub(crate) mod telemetry;

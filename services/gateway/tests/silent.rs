@@ -10,7 +10,7 @@ use gateway::domain::{
         self, ActionInput, ClusterInput, HubInput, IntentTemplate, MigrateInput, RevisionInput, RollbackInput,
         TargetUpdate, TemplateInput, UpgradeInput,
     },
-    measurement,
+    measurement, serrano,
     table::{self, Op, ROUTES, UPLOAD},
     tmf,
 };
@@ -52,6 +52,9 @@ fn read(schema: &str, sent: Json) -> Result<String, Problem> {
         }
         "SettingInput" => measurement::setting(sent).map(|read| shown(&read)),
         "ConditionInput" => measurement::condition(sent, "b", "b").map(|read| shown(&read)),
+        "SerranoCollectionInput" => body::form::<serrano::Collection>(sent)?.setting().map(|read| shown(&read)),
+        "SerranoAgentInput" => body::form::<serrano::AgentSettings>(sent)?.setting("c").map(|read| shown(&read)),
+        "SerranoSessionInput" => body::form::<serrano::Session>(sent)?.settings().map(|read| shown(&read)),
         "TmfHubInput" => body::form::<HubInput>(sent)?.check().map(|read| shown(&read)),
         other => panic!("a body of {other} is read by nobody: add it here"),
     }

@@ -20,7 +20,7 @@ impl Origins {
     /// Origins divided by commas, as a browser names them: `https://boards.example`, `http://127.0.0.1:8088`.
     ///
     /// # Errors
-    /// The first that is none: `*`, a path, a scheme that is not of the web.
+    /// The first that is invalid: `*`, a path, a scheme that is not of the web.
     pub fn parse(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         let fits = |part: &str| {

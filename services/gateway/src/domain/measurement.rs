@@ -46,6 +46,18 @@ impl InForce {
         (page.into_iter().map(|((cluster, name), setting)| shown_setting(cluster, name, setting)).collect(), next)
     }
 
+    /// Names of the settings of a cluster that begin like this.
+    pub fn named(&self, cluster: &str, beginning: &str) -> Vec<String> {
+        let from = (cluster.to_owned(), beginning.to_owned());
+        let begins = |(of, name): &(String, String)| of == cluster && name.starts_with(beginning);
+        self.settings
+            .range(from..)
+            .map(|(key, _)| key)
+            .take_while(|key| begins(key))
+            .map(|(_, name)| name.clone())
+            .collect()
+    }
+
     /// One condition of an owner.
     pub fn condition(&self, owner: &str, name: &str) -> Option<&Condition> {
         self.conditions.get(&(owner.to_owned(), name.to_owned()))
@@ -140,6 +152,7 @@ mod tests {
         assert_eq!((rest.len(), next.as_str()), (1, ""));
         assert_eq!(in_force.settings(Some("a"), None, 10).0.len(), 2);
         assert_eq!(in_force.settings(Some("a"), None, 1).1, "a.x");
+        assert_eq!((in_force.named("a", ""), in_force.named("b", "y")), (vec!["x".to_owned(), "y".to_owned()], vec![]));
         assert_eq!((page_after("~~"), page_after("a.b.c"), page_after("")), (None, None, Some(None)));
     }
 

@@ -86,23 +86,20 @@ struct Family {
     samples: BTreeMap<String, f64>,
 }
 
-fn label(text: &mut String, name: &str, value: &str) {
-    if value.is_empty() {
-        return;
-    }
+/// Names and values of labels, in order.
+pub type Labels = Vec<(String, String)>;
+
+/// A label's value, within its bound and on one line.
+fn cut(value: &str) -> String {
     let mut end = value.len().min(VALUE_MAX);
     while !value.is_char_boundary(end) {
         end -= 1;
     }
-    let value = value.get(..end).unwrap_or_default();
-    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
-    // Writing to a String cannot fail.
-    let _ = write!(text, "{}{name}=\"{value}\"", if text.is_empty() { "" } else { "," });
+    value.get(..end).unwrap_or_default().replace(['\n', '\r'], " ")
 }
 
 /// Labels of a series: what it is of, then its own. Whether some were left out.
-fn labels(entity: &Entity, metric: &Metric) -> (String, bool) {
-    let mut text = String::new();
+fn labels(entity: &Entity, metric: &Metric) -> (Labels, bool) {
     let provenance = match metric.provenance() {
         Provenance::Modelled => "modelled",
         Provenance::Declared => "declared",
@@ -116,9 +113,6 @@ fn labels(entity: &Entity, metric: &Metric) -> (String, bool) {
         ("owner", &entity.owner),
         ("provenance", provenance),
     ];
-    for (name, value) in of {
-        label(&mut text, name, value);
-    }
     let mut own = BTreeMap::new();
     for (name, value) in &metric.labels {
         let name = plain(name);
@@ -128,11 +122,53 @@ fn labels(entity: &Entity, metric: &Metric) -> (String, bool) {
         let name = if taken || name.is_empty() { format!("measured_{name}") } else { name };
         own.entry(name).or_insert(value);
     }
-    let cut = own.len() > LABELS_MAX;
-    for (name, value) in own.into_iter().take(LABELS_MAX) {
-        label(&mut text, &name, value);
+    let is_cut = own.len() > LABELS_MAX;
+    let of = of.into_iter().map(|(name, value)| (name.to_owned(), cut(value)));
+    let own = own.into_iter().take(LABELS_MAX).map(|(name, value)| (name, cut(value)));
+    (of.chain(own).filter(|(_, value)| !value.is_empty()).collect(), is_cut)
+}
+
+/// A series as Prometheus calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Name without `_total`.
+    pub family: String,
+    /// Is it a counter?
+    pub counter: bool,
+    /// End of the name, if that is a unit.
+    unit: String,
+    /// What it is of, then its own.
+    pub labels: Labels,
+    /// Were some left out?
+    is_cut: bool,
+}
+
+/// What a series is called; `None` if nothing of its name can be one.
+pub fn named(series: &SeriesValues) -> Option<Named> {
+    let (entity, metric) = (series.entity.as_ref()?, series.metric.as_ref()?);
+    let counter = metric.kind() == MetricKind::Counter;
+    let unit = unit(&metric.unit, metric.kind());
+    let mut family = plain(&metric.name);
+    if family.is_empty() {
+        return None;
     }
-    (text, cut)
+    let ends = |name: &str| name == unit || name.ends_with(&format!("_{unit}"));
+    if !unit.is_empty() && !ends(&family) {
+        family = format!("{family}_{unit}");
+    }
+    // OpenMetrics has the suffix at the sample, not in the name of the family.
+    if counter {
+        family = family.strip_suffix("_total").unwrap_or(&family).to_owned();
+    }
+    let unit = if ends(&family) { unit } else { String::new() };
+    let (labels, is_cut) = labels(entity, metric);
+    Some(Named { family, counter, unit, labels, is_cut })
+}
+
+/// Labels as they are written.
+fn written(labels: &Labels) -> String {
+    let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"");
+    labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect::<Vec<_>>().join(",")
 }
 
 fn number(value: f64) -> String {
@@ -149,39 +185,24 @@ pub fn page(series: &[SeriesValues], series_max: usize, own: &str) -> String {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let (mut shown, mut left_out, mut cut) = (0_usize, 0_u64, 0_u64);
     for found in series {
-        let (Some(entity), Some(metric)) = (&found.entity, &found.metric) else { continue };
         let Some(value) = found.values.last() else { continue };
-        let kind = metric.kind();
-        let unit = unit(&metric.unit, kind);
-        let mut name = plain(&metric.name);
-        if name.is_empty() || shown >= series_max {
+        let Some(named) = named(found).filter(|_| shown < series_max) else {
             left_out += 1;
             continue;
-        }
-        let ends = |name: &str, unit: &str| name == unit || name.ends_with(&format!("_{unit}"));
-        if !unit.is_empty() && !ends(&name, &unit) {
-            name = format!("{name}_{unit}");
-        }
-        // OpenMetrics has the suffix at the sample, not in the name of the family.
-        let counter = kind == MetricKind::Counter;
-        if counter {
-            name = name.strip_suffix("_total").unwrap_or(&name).to_owned();
-        }
-        let ends = ends(&name, &unit);
-        let family = families.entry(name).or_insert_with(|| Family {
-            counter,
-            unit: if ends { unit } else { String::new() },
+        };
+        let family = families.entry(named.family).or_insert_with(|| Family {
+            counter: named.counter,
+            unit: named.unit,
             ..Family::default()
         });
-        if family.counter != counter {
+        if family.counter != named.counter {
             // Of one name there is one kind: the first that came.
             left_out += 1;
             continue;
         }
-        family.of.insert(metric.name.clone());
-        let (labels, is_cut) = labels(entity, metric);
-        cut += u64::from(is_cut);
-        if family.samples.insert(labels, *value).is_none() {
+        family.of.extend(found.metric.iter().map(|metric| metric.name.clone()));
+        cut += u64::from(named.is_cut);
+        if family.samples.insert(written(&named.labels), *value).is_none() {
             shown += 1;
         }
     }

@@ -33,18 +33,19 @@ use crate::{
     },
 };
 
-const COLLECTOR: &str = "collector";
+pub(crate) const COLLECTOR: &str = "collector";
 const AGGREGATOR: &str = "cmdt-aggregator";
 /// Bytes of one answer of the collector.
 const REPLY_MAX: usize = 64 * 1024 * 1024;
 /// What is older is not on the page for Prometheus: it is not measured any more.
-const STALE_MS: i64 = 5 * 60 * 1_000;
+pub(crate) const STALE_MS: i64 = 5 * 60 * 1_000;
 
 /// The content type of OpenMetrics.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Gateway {
-    async fn collector(&self) -> Result<TelemetryQueriesClient<Channel>, Problem> {
+    /// The collector.
+    pub(crate) async fn collector(&self) -> Result<TelemetryQueriesClient<Channel>, Problem> {
         Ok(TelemetryQueriesClient::new(self.channel(COLLECTOR).await?).max_decoding_message_size(REPLY_MAX))
     }
 
@@ -318,7 +319,8 @@ fn sees_all(admitted: &Admitted) -> bool {
     admitted.caller.reach(Action::ReadTelemetry) == Reach::All
 }
 
-fn scope(admitted: &Admitted) -> Scope {
+/// Whose measurements the caller may see.
+pub(crate) fn scope(admitted: &Admitted) -> Scope {
     if sees_all(admitted) { Scope::All } else { Scope::Of(admitted.caller.owner.clone()) }
 }
 

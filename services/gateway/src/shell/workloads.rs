@@ -63,7 +63,25 @@ impl Gateway {
         self.reply(MANAGER, answer)
     }
 
-    async fn instance(&self, owner: &str, id: &str) -> Result<InstanceView, Problem> {
+    /// Instances of an owner; at most as many as a list looks through.
+    pub(crate) async fn instances(&self, owner: &str) -> Result<Vec<InstanceView>, Problem> {
+        // Instances follow the documents in the registry's list.
+        let (mut found, mut page_token) = (vec![], "instance/".to_owned());
+        for _ in 0..intents::SCAN_PAGES {
+            let request = ListRequest { owner: owner.into(), page_size: PAGE, page_token, ..ListRequest::default() };
+            let answer = self.registry().await?.list(request).await;
+            let page = self.reply(MANAGER, answer)?;
+            found.extend(page.instances);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// One instance.
+    pub(crate) async fn instance(&self, owner: &str, id: &str) -> Result<InstanceView, Problem> {
         let answer = self.registry().await?.get_instance(GetRequest { owner: owner.into(), id: id.into() }).await;
         self.reply(MANAGER, answer)
     }
@@ -437,7 +455,8 @@ impl Gateway {
         Ok(intents::linked(admitted, json(StatusCode::OK, &Json::Array(found)), &token))
     }
 
-    async fn clusters(&self) -> Result<Vec<ClusterView>, Problem> {
+    /// All clusters.
+    pub(crate) async fn clusters(&self) -> Result<Vec<ClusterView>, Problem> {
         let (mut found, mut token) = (vec![], String::new());
         loop {
             let request = ListRequest { page_size: PAGE, page_token: token, ..ListRequest::default() };
@@ -458,7 +477,8 @@ impl Gateway {
         Ok(json(StatusCode::OK, &all.iter().map(present::cluster).collect()))
     }
 
-    async fn cluster(&self, id: &str) -> Result<ClusterView, Problem> {
+    /// One cluster.
+    pub(crate) async fn cluster(&self, id: &str) -> Result<ClusterView, Problem> {
         let mut client = OrchestratorQueriesClient::new(self.channel(ORCHESTRATOR).await?);
         let answer = client.get_cluster(GetRequest { owner: String::new(), id: id.into() }).await;
         self.reply(ORCHESTRATOR, answer)

@@ -46,8 +46,11 @@ fn metrics() -> Vec<Metric> {
     ]
 }
 
-/// What a mesh measures, as its probes name it: kind of entity, name, unit, counter or not, labels.
-const MEASURED: [(&str, &str, &str, bool, &[(&str, &str)]); 19] = [
+/// Kind of entity, name, unit, counter or not, labels.
+type Measured = (&'static str, &'static str, &'static str, bool, &'static [(&'static str, &'static str)]);
+
+/// What a mesh measures, as its probes name it.
+const MEASURED: [Measured; 19] = [
     ("node", "system.cpu.time", "s", true, &[("cpu.mode", "user"), ("cpu.logical_number", "0")]),
     ("node", "system.cpu.busy", "1", false, &[]),
     ("node", "system.cpu.load_average.1m", "{thread}", false, &[]),

@@ -51,6 +51,9 @@ fn good(schema: &str) -> Json {
         "ClusterInput" => json!({"cluster_name": "edge"}),
         "TmfIntentInput" => json!({"name": "p", "expression": {"expressionValue": intent("30")}}),
         "TmfIntentPatch" => json!({"name": "another"}),
+        "SerranoCollectionInput" => json!({"cluster_uuid": "edge", "query_interval": 60}),
+        "SerranoAgentInput" => json!({"data_retain_period": 180}),
+        "SerranoSessionInput" => json!({"cluster_uuid": "edge", "action": "start", "reporting_rate": 5}),
         "TmfHubInput" => json!({"callback": "http://127.0.0.1:9/"}),
         _ => json!({}),
     }
@@ -291,6 +294,8 @@ async fn nothing_that_is_asked_for_over_http_is_dropped_silently() {
             let there = match path.split('/').nth(3).unwrap_or_default() {
                 "auth" => "ada",
                 "cluster" => "edge",
+                "telemetry" if path.contains("/deployments/") => &instance,
+                "telemetry" => "edge",
                 "workload" if path.contains("/instance/") => &instance,
                 "workload" => "echo@1.0.0",
                 _ if path.contains("/hub/") => &hub,

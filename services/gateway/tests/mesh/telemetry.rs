@@ -13,7 +13,7 @@ struct Event {
     data: Json,
 }
 
-/// Reads a stream of events until there are so many.
+/// Reads a stream of events until there are `count`.
 async fn events(world: &World, token: &str, path: &str, last_id: Option<&str>, count: usize) -> Vec<Event> {
     let mut request =
         Request::get(format!("{}{path}", world.urls[0])).header("authorization", format!("Bearer {token}"));
@@ -24,7 +24,7 @@ async fn events(world: &World, token: &str, path: &str, last_id: Option<&str>, c
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let (mut text, mut found) = (String::new(), vec![]);
-    soon("so many events", async {
+    soon("the events", async {
         while found.len() < count {
             let frame = response.body_mut().frame().await.expect("the stream goes on").unwrap();
             text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
@@ -219,6 +219,57 @@ async fn a_page_of_a_named_origin_reads_streams_with_its_token() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_older_telemetry_interface_is_answered_from_what_is_known() {
+    let Some(world) = World::start("gateway, SERRANO", 1, |_| {}).await else { return };
+    let admin = world.admin().await;
+    let base = "/api/v1/telemetry";
+    let get = async |path: &str| {
+        let answer = world.ask(&admin, "GET", &format!("{base}/{path}"), None).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        answer.body
+    };
+    // As that platform's clients do: list the clusters, then ask about each by its id.
+    let clusters = get("central/clusters").await;
+    assert_eq!(clusters, json!({"clusters": [{"name": "edge", "type": "simulated", "uuid": "edge"}]}));
+    assert_eq!(get("central/clusters/edge/").await["cluster_name"], "edge");
+    let samples = get("central/clusters/monitor/edge").await;
+    assert_eq!(samples["samples"][0]["cluster_uuid"], "edge");
+    assert_eq!(samples["samples"][0]["state"]["node/edge-1"]["system.memory.utilization"], 0.5, "{samples}");
+    assert!(!get("central/clusters/metrics/edge").await["samples"].as_array().unwrap().is_empty());
+    assert_eq!(get("agent/entities").await["entities"][1]["status"], "UP");
+    let location = &get("central/storage_locations").await["storage_locations"][0];
+    assert_eq!(
+        (location["cluster_uuid"].as_str(), &location["system_filesystem_usage_free"]),
+        (Some("edge"), &json!(0.5))
+    );
+    assert_eq!(get("central/kernel_metrics").await, json!({"kernels": []}));
+    assert_eq!(get("central/deployments").await, json!({"deployments": []}));
+    let unknown = world.ask(&admin, "GET", &format!("{base}/agent/monitor/nowhere"), None).await;
+    assert_eq!(unknown.status, 404, "{unknown:?}");
+    // A session of streaming is settings of that cluster, which its end takes back.
+    let session = json!({"cluster_uuid": "edge", "action": "start", "reporting_rate": 5, "nodes": ["edge-1"],
+        "metrics": ["cpu", "memory"]});
+    let begun = world.ask(&admin, "POST", &format!("{base}/agent/streaming/"), Some(session)).await;
+    assert_eq!((begun.status, begun.body["sessionId"].as_str()), (201, Some("edge")), "{begun:?}");
+    let set = async || world.ask(&admin, "GET", "/api/v1/measurement/?cluster_id=edge", None).await;
+    let both =
+        until("both are set", set, |answer: &Answer| answer.body.as_array().is_some_and(|all| all.len() == 2)).await;
+    assert_eq!(both.body[0]["setting"]["interval_ms"], 5_000, "{both:?}");
+    let ended = world.ask(&admin, "DELETE", &format!("{base}/probe/streaming/edge/"), None).await;
+    assert_eq!(ended.status, 204, "{ended:?}");
+    until("both are taken back", set, |answer: &Answer| answer.body == json!([])).await;
+    let kept = world
+        .ask(&admin, "PUT", &format!("{base}/agent/register/edge/"), Some(json!({"data_retain_period": 180})))
+        .await;
+    assert_eq!(kept.status, 200, "{kept:?}");
+    for (method, path) in [("POST", "agent/register"), ("PUT", "central"), ("POST", "central/deployments")] {
+        let refused = world.ask(&admin, method, &format!("{base}/{path}/"), None).await;
+        assert_eq!((refused.status, refused.body["hint"].is_string()), (409, true), "{path}: {refused:?}");
+    }
+    world.stop().await;
+}
+
 /// Where Debian's Prometheus is, if it is here.
 fn prometheus() -> Option<PathBuf> {
     let bin = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/debian/usr/bin");
@@ -307,6 +358,43 @@ async fn a_real_prometheus_scrapes_what_is_measured() {
     }
     println!("{} queries of Grafana's dashboards and alert rules: each gives data", queries.len());
     assert!(queries.len() > 30);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_prometheus_is_sent_what_is_measured() {
+    let Some(bin) = prometheus() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("prometheus.yml"), "").unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let at = format!("127.0.0.1:{port}");
+    let sends = |configs: &mut Configs| {
+        configs.gateway.remote_write_url = format!("http://{at}/api/v1/write");
+        configs.gateway.remote_write_interval_ms = 200;
+    };
+    // The receiver starts after who sends to it.
+    let Some(world) = World::start("gateway, remote write", 1, sends).await else { return };
+    let _server = tokio::process::Command::new(bin.join("prometheus"))
+        .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+        .arg(format!("--web.listen-address={at}"))
+        .arg("--web.enable-remote-write-receiver")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let ask = async |query: &str| {
+        let request = Request::get(format!("http://{at}/api/v1/query?query={query}")).body(Full::new(Bytes::new()));
+        let Ok(response) = world.http.request(request.unwrap()).await else { return Json::Null };
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice::<Json>(&body).unwrap_or_default()["data"]["result"].clone()
+    };
+    let query = "count_over_time(system_cpu_time_seconds_total[1m])";
+    let several = |found: &Json| found[0]["value"][1].as_str().is_some_and(|count| count.parse::<u32>().unwrap() > 2);
+    let found = until("values have come", async || ask(query).await, several).await;
+    assert_eq!(found[0]["metric"]["cpu_mode"], "user", "{found}");
+    assert_eq!(ask("count(container_cpu_usage)").await[0]["value"][1], "2");
     world.stop().await;
 }
 
