@@ -274,7 +274,7 @@ fn points(stored: &Stored, see: impl FnOnce(&Held, Timestamp)) -> Vec<(Applied, 
 }
 
 /// The points of readings: those of one entity, time and labels are one.
-fn of_readings(pack: &Readings, rows: &mut Rows) {
+fn of_readings(pack: &Readings, rows: &mut BTreeMap<String, Vec<Point>>) {
     let begin_ms = pack.at.unwrap_or_default().as_millis();
     let series: Vec<String> = pack.entities.iter().map(series_of).collect();
     let mut points: BTreeMap<(u32, i32, &BTreeMap<String, String>), BTreeMap<String, f64>> = BTreeMap::new();
