@@ -42,6 +42,8 @@ pub struct Config {
     pub remote_write_interval_ms: u32,
     /// Longest that an exposed workload may take to begin its answer, milliseconds.
     pub upstream_limit_ms: u32,
+    /// Between two readings of what goes through to exposed workloads, milliseconds.
+    pub traffic_ms: u32,
 }
 
 impl Default for Config {
@@ -65,6 +67,7 @@ impl Default for Config {
             remote_write_url: String::new(),
             remote_write_interval_ms: 15_000,
             upstream_limit_ms: 30_000,
+            traffic_ms: 5_000,
         }
     }
 }

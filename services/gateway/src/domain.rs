@@ -13,3 +13,4 @@ pub mod serrano;
 pub mod table;
 pub mod telemetry;
 pub mod tmf;
+pub mod traffic;

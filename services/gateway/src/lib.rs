@@ -1,7 +1,7 @@
 //! The REST and TMF921 interfaces of the mesh, and the way to exposed workloads.
 //!
 //! - Consumes: HTTP requests; the facts that answer the commands it passes on.
-//! - Publishes: people's commands in their name.
+//! - Publishes: people's commands in their name; on Zenoh, readings of what goes through to workloads.
 //! - Owns: nothing, so that any number of gateways run side by side. People sign in at the identity service, and the
 //!   notifier sends events; the gateway is the way to both.
 //! - Never: decides about an intent, a workload or a cluster; lets a token through that it has not checked.
@@ -68,6 +68,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         routes,
         in_force,
         buckets: Mutex::default(),
+        traffic: Mutex::default(),
         watches,
     };
     let gateway = shell::gateway::Gateway { inner: Arc::new(inner) };
@@ -80,6 +81,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     if let Some(receiver) = receiver {
         mesh.spawn("remote write", shell::remote_write::send(gateway.clone(), receiver));
     }
+    mesh.spawn("traffic", shell::traffic::say(gateway.clone()));
     let router = api::router(&gateway, &url);
     mesh.spawn("rest", api::serve(gateway, listener, router, origins));
     tracing::info!(url, "gateway");

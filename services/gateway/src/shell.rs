@@ -13,4 +13,5 @@ pub(crate) mod serrano;
 pub(crate) mod signin;
 pub(crate) mod subscriptions;
 pub(crate) mod telemetry;
+pub(crate) mod traffic;
 pub(crate) mod workloads;

@@ -1339,3 +1339,68 @@ async fn people_sign_in_where_the_identity_service_asks_for_mutual_tls() {
     let wrong = world.login("admin", "not the password").await;
     assert_eq!(wrong.status, 401, "{wrong:?}");
 }
+
+/// Answers after as many milliseconds as the request asks for.
+async fn late() -> u16 {
+    use axum::{Router, extract::Request};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let router = Router::new().fallback(|request: Request| async move {
+        let ms = request.uri().query().and_then(|query| query.parse::<u64>().ok()).unwrap_or(0);
+        tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+        if ms > 0 { http::StatusCode::OK } else { http::StatusCode::IM_A_TEAPOT }
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_through_to_a_workload_is_measured_by_route_and_code() {
+    let Some(world) = World::start("gateway, traffic", 1, |configs| configs.gateway.traffic_ms = 3_000).await else {
+        return;
+    };
+    let mut readings = world.test_bus.router().subscribe("continuum/*/gateway/readings/*").await.unwrap();
+    let port = late().await;
+    let token = world.admin().await;
+    let document = json!({"name": "late", "version": "1.0.0", "kind": "process", "driver": "simulated", "process": {"command": "true"},
+        "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1, "expose": {"port": port}});
+    let made = world.ask(&token, "POST", "/api/v1/workload/", Some(document)).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let run = world.ask(&token, "POST", "/api/v1/workload/late@1.0.0/template/", Some(json!({}))).await;
+    let id = run.body["instance_id"].as_str().unwrap().to_owned();
+    let path = |ms: u64| format!("/access/local/{id}/?{ms}");
+    until(
+        "it is reached",
+        async || world.ask(&token, "GET", &path(0), None).await,
+        |answer: &Answer| answer.status == 418,
+    )
+    .await;
+    let mut seconds = vec![];
+    for _ in 0..10 {
+        let begun = std::time::Instant::now();
+        assert_eq!(world.ask(&token, "GET", &path(200), None).await.status, 200);
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    let longest = seconds.iter().copied().fold(0.0, f64::max);
+    let (mut codes, mut highest) = (std::collections::BTreeMap::new(), 0.0f64);
+    while codes.get("200").copied() != Some(10.0) {
+        let sample = soon("readings", readings.next()).await.unwrap();
+        let pack = mesh_proto::readings(&sample.key, &sample.body).unwrap();
+        let entity = &pack.entities[0];
+        assert_eq!((entity.kind.as_str(), &entity.id, entity.owner.as_str()), ("route", &id, "local"));
+        assert_eq!((entity.cluster_id.as_str(), pack.cluster_id.as_str()), ("edge", "edge"));
+        for (metric, value) in pack.metric.iter().zip(&pack.values) {
+            let metric = &pack.metrics[*metric as usize];
+            assert_eq!(metric.labels["server.address"], format!("127.0.0.1:{port}"));
+            if let Some(code) = metric.labels.get("http.response.status_code") {
+                codes.insert(code.clone(), *value);
+            } else if metric.labels["quantile"] == "0.99" {
+                highest = highest.max(*value);
+            }
+        }
+    }
+    assert!(codes["418"] >= 1.0, "{codes:?}");
+    // No sooner than the workload answers, no later than the client has the answer.
+    assert!(0.2 * 0.98 <= highest && highest <= longest * 1.02, "{highest} {longest}");
+    world.stop().await;
+}

@@ -38,6 +38,7 @@ const DOMAIN_CRATES: &[&str] = &[
     "serde_json",
     "serde_saphyr",
     "sha2",
+    "sketches_ddsketch",
     "std",
     "strsim",
     "super",

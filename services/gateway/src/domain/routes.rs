@@ -25,6 +25,8 @@ pub struct Route {
     pub expose: Expose,
     /// `host:port`, or the reason why there is none now.
     pub upstream: Result<String, String>,
+    /// Cluster that it leads to; empty if none is known.
+    pub cluster: String,
 }
 
 /// All of them, by owner and instance.
@@ -56,7 +58,8 @@ impl Routes {
             }
             Some((host, _)) => Ok(format!("{host}:{}", found.expose.port)),
         };
-        Some(Route { owner: owner.to_owned(), expose: found.expose.clone(), upstream })
+        let (expose, cluster) = (found.expose.clone(), found.cluster.clone());
+        Some(Route { owner: owner.to_owned(), expose, upstream, cluster })
     }
 
     /// How often an exposed instance got no route, because [`ROUTES_MAX`] others had one.

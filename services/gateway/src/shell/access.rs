@@ -1,5 +1,7 @@
 //! The way to exposed workloads: `/access/<owner>/<instance>/…`, for those who may use them.
 
+use std::{sync::PoisonError, time::Instant};
+
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderValue, Request, header};
 use mesh_rest::{
@@ -11,6 +13,7 @@ use crate::{
     domain::{
         passage,
         routes::{ROUTES_MAX, Routes},
+        traffic::Way,
     },
     shell::{gateway::Gateway, proxy::Upstream},
 };
@@ -20,8 +23,7 @@ pub(crate) const PREFIX: &str = "/access";
 /// A request that may be forwarded.
 struct Passed {
     request: Request<Body>,
-    /// `host:port`.
-    upstream: String,
+    way: Way,
     path: String,
     /// What the workload is told of who asks.
     stamps: HeaderMap,
@@ -34,12 +36,16 @@ impl Gateway {
         let path = request.uri().path().to_owned();
         match self.accessed(&mut request, &path).await {
             Ok(passed) => {
-                let address = format!("http://{}", passed.upstream);
+                let address = format!("http://{}", passed.way.upstream);
                 let to = Upstream { address: &address, path: &passed.path, over_h2: passed.over_h2 };
-                match self.inner.proxy.forward(passed.request, &to, passed.stamps).await {
-                    Ok(response) => response,
-                    Err(problem) => refuse(&problem, &path),
-                }
+                let begun = Instant::now();
+                let answer = self.inner.proxy.forward(passed.request, &to, passed.stamps).await;
+                let response = answer.unwrap_or_else(|problem| refuse(&problem, &path));
+                // Counting only adds: what a panic leaves behind can be used.
+                let mut traffic = self.inner.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+                traffic.count(&passed.way, response.status().as_u16(), begun.elapsed().as_secs_f64());
+                drop(traffic);
+                response
             }
             Err(problem) => refuse(&problem, &path),
         }
@@ -86,6 +92,7 @@ impl Gateway {
         headers.remove(header::AUTHORIZATION);
         let path = passage::path(&route.expose.path, &rest)?;
         let over_h2 = route.expose.protocol == "h2";
-        Ok(Passed { request: std::mem::take(request), upstream, path, stamps, over_h2 })
+        let way = Way { cluster: route.cluster, owner: route.owner, instance: instance.to_owned(), upstream };
+        Ok(Passed { request: std::mem::take(request), way, path, stamps, over_h2 })
     }
 }

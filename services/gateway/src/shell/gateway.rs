@@ -33,6 +33,7 @@ use crate::{
         routes::Routes,
         table::{self, Op, Route},
         tmf,
+        traffic::Traffic,
     },
     shell::{proxy::Proxy, signin::SignIn},
 };
@@ -58,6 +59,8 @@ pub(crate) struct Inner {
     /// The way to exposed workloads, and to the identity service.
     pub(crate) proxy: Proxy,
     pub(crate) buckets: Mutex<Buckets>,
+    /// What went through to exposed workloads.
+    pub(crate) traffic: Mutex<Traffic>,
     /// Watches at once.
     pub(crate) watches: Arc<Semaphore>,
 }
