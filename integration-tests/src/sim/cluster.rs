@@ -174,7 +174,7 @@ impl SimCluster {
         for event in life.driver.take(now) {
             if let Event::Measured { at, readings } = event {
                 let measured = life.cluster.measured(at, &self.limits);
-                samples = life.meter.sample(at, &readings, &measured).0;
+                samples = life.meter.sample(at, &readings, &measured, |_| true).0;
             }
         }
         samples
