@@ -4,6 +4,7 @@
 //!   is generated from them or reads them.
 //! - Never: a connection, a clock, a task.
 
+pub mod cmdt;
 pub mod contract;
 pub mod document;
 mod event;

@@ -279,7 +279,7 @@ impl Samples {
         Ok(SampleStream { ring, _subscriber: subscriber })
     }
 
-    /// Takes questions on every key that matches, from now on, and holds so many until they are read.
+    /// Takes questions on every key that matches, from now on, and holds up to `held_max` until they are read.
     ///
     /// # Errors
     /// When the key is not a key expression, or the session is closed.

@@ -10,8 +10,8 @@
 
 pub mod diff;
 pub(crate) mod measured;
-pub(crate) mod message;
 pub(crate) mod parts;
+pub(crate) mod schedule;
 pub(crate) mod statuses;
 pub(crate) mod traffic;
 
@@ -109,6 +109,8 @@ pub struct Counts {
     pub ahead: u64,
     /// Samples before the aggregator knew the time.
     pub early: u64,
+    /// Readings of more than ten minutes ago: a twin shows what is now.
+    pub late: u64,
     /// Samples of instances that no fact speaks of, beyond the limit; readings of nodes and routes that are not the
     /// sender's.
     pub strangers: u64,
@@ -162,6 +164,8 @@ pub struct Twins {
 const SWEEP_MS: i64 = 10_000;
 /// How long a sample's instance may stay without facts, milliseconds.
 const STRANGER_MS: i64 = 60_000;
+/// Readings older than this are not used, milliseconds.
+const LATE_MS: i64 = 600_000;
 /// Twins given to a watcher at once.
 const BATCH_MAX: usize = 256;
 /// Anomalies that a twin of several workloads names.
@@ -206,8 +210,8 @@ impl Twins {
                 .then(|| at.plus_millis(-((twin.sample_age_seconds * 1e3).round() as i64)));
             match kind {
                 Kind::Workload => {
+                    restored.strangers += usize::from(!restored.workloads.contains_key(&twin.id));
                     let workload = restored.workloads.entry(twin.id.clone()).or_default();
-                    restored.strangers += 1;
                     if let Some(at) = sampled {
                         workload.sample(parts::sample_of(&twin, at));
                     }
@@ -667,6 +671,11 @@ fn has_moved(from: &Twin, to: &Twin) -> bool {
         || from.links != to.links
 }
 
+/// Is it a time that can be counted with: from 1970 to the year 9999?
+fn is_time(at: Timestamp) -> bool {
+    (0..253_402_300_800_000_000_000).contains(&at.as_nanos())
+}
+
 fn is_number(value: f64) -> bool {
     value.is_finite() && value >= 0.0
 }
@@ -752,14 +761,10 @@ impl Twins {
     /// Takes readings of a node, and of routes to workloads. An agent speaks of its own node and of what runs on its cluster;
     /// a proxy, whose readings name no cluster that was ever declared, of any route.
     fn read(&mut self, key: &str, pack: &Readings) {
-        let Some(begun) = pack.at else {
+        let Some(begun) = pack.at.filter(|at| is_time(*at) && is_key(&pack.cluster_id)) else {
             self.counts.invalid += 1;
             return;
         };
-        if !is_key(&pack.cluster_id) {
-            self.counts.invalid += 1;
-            return;
-        }
         let sender = self.clusters.get(&pack.cluster_id).and_then(|cluster| cluster.registered.as_ref());
         let (node, is_agent) = (sender.map(|registered| registered.node.clone()), sender.is_some());
         for ((index, after_ms), value) in pack.metric.iter().zip(&pack.after_ms).zip(&pack.values) {
@@ -774,6 +779,8 @@ impl Twins {
                 self.counts.invalid += 1;
             } else if at.millis_since(self.now) > self.limits.ahead_ms {
                 self.counts.ahead += 1;
+            } else if self.now.millis_since(at) > LATE_MS {
+                self.counts.late += 1;
             } else if entity.kind == "node" {
                 if node.as_ref() != Some(&entity.id) || !is_key(&entity.id) {
                     self.counts.strangers += 1;
@@ -801,7 +808,7 @@ impl Twins {
     }
 
     fn take(&mut self, sample: Sample) {
-        let Some(at) = sample.at().filter(|_| sample.is_sound()) else {
+        let Some(at) = sample.at().filter(|at| is_time(*at) && sample.is_sound()) else {
             self.counts.invalid += 1;
             return;
         };
@@ -811,12 +818,20 @@ impl Twins {
         }
         match sample {
             Sample::Instance(sample) => {
-                let is_new = !self.workloads.contains_key(&sample.instance_id);
-                if is_new && self.strangers >= self.limits.strangers_max {
-                    self.counts.strangers += 1;
-                    return;
+                // A sample changes no plan, so this is shorter than `workload`: it happens most often of all.
+                let id = sample.instance_id.clone();
+                match self.workloads.get_mut(&id) {
+                    Some(workload) => workload.sample(sample),
+                    None if self.strangers >= self.limits.strangers_max => {
+                        self.counts.strangers += 1;
+                        return;
+                    }
+                    None => {
+                        self.strangers += 1;
+                        self.workloads.entry(id.clone()).or_default().sample(sample);
+                    }
                 }
-                self.workload(&sample.instance_id.clone(), |w| w.sample(sample));
+                self.dirty.insert((Kind::Workload, id));
             }
             // A cluster that never declared itself has no capacity to be a share of.
             Sample::Cluster(sample) => {

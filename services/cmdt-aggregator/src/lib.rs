@@ -38,7 +38,8 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         history: mesh.history("twins", &config.history, history_limits, config.history_ms.into())?,
     };
     let limits = domain::Limits {
-        measured_ms: config.measured_ms.into(),
+        // Ticks come a little early or late: without half of one, every second would now and then wait for a third tick.
+        measured_ms: i64::from(config.measured_ms) - i64::try_from(config.tick_ms / 2).unwrap_or_default(),
         ended_keep_ms: config.ended_keep_ms.into(),
         ..domain::Limits::default()
     };

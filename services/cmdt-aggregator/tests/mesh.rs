@@ -477,7 +477,7 @@ async fn a_difference_is_between_two_times_and_says_when_it_cannot_be_told() {
     let between = |from, to| DiffRequest { kind: "workload".into(), id: "i".into(), from, to };
     let reply = client.diff(between(first.at, second.at)).await.unwrap().into_inner();
     assert_eq!((reply.from_version, reply.to_version), (first.version, second.version));
-    let cpu = reply.differences.iter().find(|d| d.field == "cpuPercent").unwrap();
+    let cpu = reply.differences.iter().find(|d| d.field == "cpu_percent").unwrap();
     assert_eq!((cpu.before.as_str(), cpu.after.as_str()), ("", "90.0"));
     let none = client.diff(between(second.at, second.at)).await.unwrap().into_inner();
     assert!(none.differences.is_empty());

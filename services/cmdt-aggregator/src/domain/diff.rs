@@ -1,4 +1,4 @@
-//! What differs between two states of a twin: pure, over its JSON.
+//! What differs between two states of a twin: pure, over its JSON, with fields named as in the contract.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use prost::Message as _;
 use serde_json::Value as Json;
 
 /// What every publication changes and says nothing about the twin.
-const ALWAYS: [&str; 3] = ["version", "at", "sampleAgeSeconds"];
+const ALWAYS: [&str; 3] = ["version", "at", "sample_age_seconds"];
 /// Lists whose entries are told apart by what they are, not by where they stand.
-const NAMED: [(&str, &[&str]); 2] = [("anomalies", &["episodeId"]), ("links", &["from", "to"])];
+const NAMED: [(&str, &[&str]); 2] = [("anomalies", &["episode_id"]), ("links", &["from", "to"])];
 
 /// The fields that differ, by path. A twin that was not there has no fields.
 pub(crate) fn diff(before: Option<&Twin>, after: Option<&Twin>) -> Vec<Difference> {
@@ -25,10 +25,10 @@ pub(crate) fn diff(before: Option<&Twin>, after: Option<&Twin>) -> Vec<Differenc
         .collect()
 }
 
-/// Every field with its path: `phase`, `measured[system.cpu.utilization]`, `links[edge>cloud].latencyMs`.
+/// Every field with its path: `phase`, `measured[system.cpu.utilization]`, `links[edge>cloud].latency_ms`.
 fn fields(twin: Option<&Twin>) -> BTreeMap<String, Json> {
     let mut found = BTreeMap::new();
-    let value = twin.map(|twin| mesh_proto::json::to_value("continuum.twin.v1.Twin", &twin.encode_to_vec()));
+    let value = twin.map(|twin| mesh_proto::json::to_snake("continuum.twin.v1.Twin", &twin.encode_to_vec()));
     let Some(Ok(Json::Object(object))) = value else { return found };
     for (name, value) in object {
         let named = NAMED.iter().find(|(list, _)| *list == name).map(|(_, keys)| *keys);
@@ -36,8 +36,8 @@ fn fields(twin: Option<&Twin>) -> BTreeMap<String, Json> {
             (name, _) if ALWAYS.contains(&name) => {}
             ("labels" | "measured", Json::Object(entries)) => each(&name, entries, &mut found),
             ("traffic", Json::Object(mut parts)) => {
-                if let Some(Json::Object(rates)) = parts.remove("rateByCode") {
-                    each("traffic.rateByCode", rates, &mut found);
+                if let Some(Json::Object(rates)) = parts.remove("rate_by_code") {
+                    each("traffic.rate_by_code", rates, &mut found);
                 }
                 parts.remove("at");
                 found.extend(parts.into_iter().map(|(part, value)| (format!("traffic.{part}"), value)));
@@ -93,9 +93,9 @@ mod tests {
         after.anomalies.push(TwinAnomaly { episode_id: "e".into(), ..TwinAnomaly::default() });
         after.set_phase(InstancePhase::Lost);
         let rows = [
-            ("anomalies[e].episodeId", "", "\"e\""),
-            ("cpuPercent", "20.5", "60.0"),
-            ("links[a>b].latencyMs", "1.0", "2.5"),
+            ("anomalies[e].episode_id", "", "\"e\""),
+            ("cpu_percent", "20.5", "60.0"),
+            ("links[a>b].latency_ms", "1.0", "2.5"),
             ("measured[system.cpu.utilization]", "0.5", ""),
             ("phase", "", "\"LOST\""),
         ];

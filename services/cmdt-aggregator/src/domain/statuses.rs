@@ -5,34 +5,14 @@ use std::collections::VecDeque;
 
 use mesh_proto::{
     Timestamp,
+    cmdt::{FAILURE, RESTART, status_of},
     instance::InstanceStatusChanged,
     twin::TwinStatus,
-    workload::{InstanceChanged, InstancePhase},
+    workload::InstanceChanged,
 };
 
 /// Statuses that a twin shows.
 pub(crate) const STATUSES_MAX: usize = 10;
-
-/// It runs, with fewer replicas than are wanted or while it starts.
-pub(crate) const RUNNING: &str = "Running";
-/// All replicas that are wanted run.
-pub(crate) const READY: &str = "Ready";
-/// A replica ended and is started again.
-pub(crate) const RESTART: &str = "Restart";
-/// It failed, or its cluster was given up.
-pub(crate) const FAILURE: &str = "Failure";
-
-/// The specification's name of a phase; `None` for what it has no name of: what is waited for, and what was ended.
-pub(crate) fn name_of(phase: InstancePhase, running: u32, wanted: u32) -> Option<&'static str> {
-    match phase {
-        InstancePhase::Running if running >= wanted => Some(READY),
-        InstancePhase::Running => Some(RUNNING),
-        InstancePhase::Starting if running > 0 => Some(RUNNING),
-        InstancePhase::Restarting => Some(RESTART),
-        InstancePhase::Failed | InstancePhase::Lost => Some(FAILURE),
-        _ => None,
-    }
-}
 
 /// What one source said, oldest first; bounded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,7 +31,7 @@ impl Log {
             .filter(|(cluster, generation, _)| *cluster == fact.cluster_id && *generation == fact.generation);
         let restarted = before.is_some_and(|(_, _, restarts)| fact.restarts > restarts);
         self.counted = Some((fact.cluster_id.clone(), fact.generation, fact.restarts));
-        let status = name_of(fact.phase(), fact.replicas_running, fact.replicas_wanted);
+        let status = status_of(fact.phase(), fact.replicas_running, fact.replicas_wanted);
         if restarted && status != Some(RESTART) && self.entries.back().is_none_or(|last| last.status != RESTART) {
             self.push(RESTART, at, "");
         }
@@ -64,7 +44,7 @@ impl Log {
 
     /// Keeps what the workload manager alone knows: that an instance failed or is lost with its cluster.
     pub(crate) fn of_manager(&mut self, fact: &InstanceChanged, at: Timestamp) {
-        if name_of(fact.phase(), fact.replicas_running, fact.replicas_wanted) == Some(FAILURE) {
+        if status_of(fact.phase(), fact.replicas_running, fact.replicas_wanted) == Some(FAILURE) {
             self.push(FAILURE, at, &fact.reason);
         }
     }
@@ -104,6 +84,11 @@ pub(crate) fn newest(agents: &Log, manager: &Log) -> Vec<TwinStatus> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_proto::{
+        cmdt::{READY, RUNNING},
+        workload::InstancePhase,
+    };
+
     use super::*;
 
     fn at(millis: i64) -> Timestamp {

@@ -571,8 +571,17 @@ fn a_node_shows_what_its_own_agent_measures_and_publishes_what_moved() {
     twins.sample("continuum/s/n/readings/other", &used(1.0, 4_000));
     twins.sample("continuum/s/n/readings/edge", &used(f64::NAN, 4_000));
     twins.sample("continuum/s/n/readings/edge", &used(1.0, 60_000));
+    twins.sample("continuum/s/n/readings/edge", &used(1.0, -700_000));
     assert!(twins.tick(at(4_300)).is_empty());
-    assert_eq!(twins.counts(), Counts { invalid: 2, ahead: 1, strangers: 2, ..Counts::default() });
+    assert_eq!(twins.counts(), Counts { invalid: 2, ahead: 1, late: 1, strangers: 2, ..Counts::default() });
+    for seconds in [i64::MIN, -1, i64::MAX] {
+        let odd =
+            Readings { cluster_id: "edge".into(), at: Some(Timestamp { seconds, nanos: 0 }), ..Readings::default() };
+        twins.sample("continuum/s/n/readings/edge", &odd.encode_to_vec().into());
+        let odd = InstanceSample { at: odd.at, ..instance_sample("i", "edge", 0, 1.0, 1) };
+        give(&mut twins, &odd);
+    }
+    assert_eq!(twins.counts().invalid, 2 + 6, "times that nobody can count with");
 }
 
 #[test]

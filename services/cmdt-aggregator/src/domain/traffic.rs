@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_known_before_a_restart_stands_until_there_is_a_minute_of_its_own() {
+    fn what_was_known_before_a_restart_holds_for_a_minute() {
         let known = TwinTraffic { request_rate: 7.0, at: Some(at(0)), ..TwinTraffic::default() };
         let mut traffic = Traffic::restored(known.clone());
         assert_eq!(traffic.over(MINUTE_MS, at(5)).map(|(t, _)| t), Some(known.clone()));

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use mesh_kit::{Mesh, View};
-use mesh_proto::{Timestamp, twin::Twin};
-
-use crate::domain::{
-    LongTraffic, Twins,
-    message::{Schedule, message, subject},
+use mesh_proto::{
+    Timestamp,
+    cmdt::{message, subject},
+    twin::Twin,
 };
+
+use crate::domain::{LongTraffic, Twins, schedule::Schedule};
 
 /// Between two looks.
 const PACE: Duration = Duration::from_millis(100);

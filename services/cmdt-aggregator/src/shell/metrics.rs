@@ -8,12 +8,13 @@ use crate::domain::{Counts, Twins};
 pub(crate) fn show(mesh: &Mesh, view: &View<Twins>) {
     let left_out = "facts and samples that were not used, by reason";
     view.counters(mesh, "twin_left_out_total", left_out, "reason", |twins| {
-        let Counts { undecodable, invalid, ahead, early, strangers, crowded } = twins.counts();
+        let Counts { undecodable, invalid, ahead, early, late, strangers, crowded } = twins.counts();
         [
             ("undecodable_fact", undecodable),
             ("invalid", invalid),
             ("ahead", ahead),
             ("early", early),
+            ("late", late),
             ("stranger", strangers),
             ("crowded", crowded),
         ]

@@ -1,27 +1,46 @@
-//! The message of the specification's digital twin (CMDT) about one workload instance, and when it is sent: at each
-//! change, and each minute.
+//! The message of the specification's digital twin (CMDT) about one workload instance: JSON on `cmdt.<cluster>.<instance>`,
+//! not stored.
 
-use std::collections::{BTreeMap, VecDeque};
-
-use mesh_proto::{
-    Timestamp,
-    twin::{Twin, TwinStatus},
-};
 use serde_json::{Value as Json, json};
 
-use super::{LongTraffic, statuses::name_of};
+use crate::{
+    Timestamp,
+    twin::{Twin, TwinStatus, TwinTraffic},
+    workload::InstancePhase,
+};
+
+/// It runs, with fewer replicas than are wanted or while it starts.
+pub const RUNNING: &str = "Running";
+/// All replicas that are wanted run.
+pub const READY: &str = "Ready";
+/// A replica ended and is started again.
+pub const RESTART: &str = "Restart";
+/// It failed, or its cluster was given up.
+pub const FAILURE: &str = "Failure";
+
+/// The specification's name of a phase; `None` for what it has no name of: what is waited for, and what was ended.
+pub fn status_of(phase: InstancePhase, running: u32, wanted: u32) -> Option<&'static str> {
+    match phase {
+        InstancePhase::Running if running >= wanted => Some(READY),
+        InstancePhase::Running => Some(RUNNING),
+        InstancePhase::Starting if running > 0 => Some(RUNNING),
+        InstancePhase::Restarting => Some(RESTART),
+        InstancePhase::Failed | InstancePhase::Lost => Some(FAILURE),
+        _ => None,
+    }
+}
 
 /// An instance that is nowhere has this in place of its cluster.
 const NOWHERE: &str = "unplaced";
 
 /// The subject of an instance's messages.
-pub(crate) fn subject(twin: &Twin) -> String {
+pub fn subject(twin: &Twin) -> String {
     let cluster = if twin.cluster_id.is_empty() { NOWHERE } else { &twin.cluster_id };
     format!("cmdt.{cluster}.{}", twin.id)
 }
 
 /// The message. `traffic` comes with the seconds that its rates are of; `at` is when the message is made.
-pub(crate) fn message(twin: &Twin, traffic: Option<&LongTraffic>, at: Timestamp) -> Json {
+pub fn message(twin: &Twin, traffic: Option<&(TwinTraffic, f64)>, at: Timestamp) -> Json {
     let traffic = traffic.map(|(traffic, seconds)| {
         json!({
             "timestamp": traffic.at.unwrap_or_default().to_string(),
@@ -43,11 +62,11 @@ pub(crate) fn message(twin: &Twin, traffic: Option<&LongTraffic>, at: Timestamp)
             "provenance": twin.usage_provenance().as_str_name(),
         })
     });
-    let status = name_of(twin.phase(), twin.replicas_running, twin.replicas_wanted);
+    let status = status_of(twin.phase(), twin.replicas_running, twin.replicas_wanted);
     let before = twin.statuses.iter().find(|known| Some(known.status.as_str()) != status).map(|known| &known.status);
     // In the order in which they came about.
-    let status_of = |known: &TwinStatus| json!({"status": known.status, "timestamp": known.at.unwrap_or_default().to_string(), "reason": known.reason});
-    let statuses: Vec<Json> = twin.statuses.iter().rev().map(status_of).collect();
+    let shown = |known: &TwinStatus| json!({"status": known.status, "timestamp": known.at.unwrap_or_default().to_string(), "reason": known.reason});
+    let statuses: Vec<Json> = twin.statuses.iter().rev().map(shown).collect();
     json!({
         "timestamp": at.to_string(),
         "workload_id": twin.id,
@@ -69,45 +88,8 @@ pub(crate) fn message(twin: &Twin, traffic: Option<&LongTraffic>, at: Timestamp)
     })
 }
 
-/// Which messages are due although nothing changed. Holds one entry for each instance that was sent, and forgets those that
-/// are gone.
-#[derive(Debug, Default)]
-pub(crate) struct Schedule {
-    sent: BTreeMap<String, Timestamp>,
-    /// Ids in the order in which they were sent; an entry older than in `sent` is passed over.
-    queue: VecDeque<(Timestamp, String)>,
-}
-
-impl Schedule {
-    /// A message of this instance was sent.
-    pub(crate) fn sent(&mut self, id: &str, at: Timestamp) {
-        self.sent.insert(id.to_owned(), at);
-        self.queue.push_back((at, id.to_owned()));
-        // Each is there once in `sent`: what is beyond that is old.
-        if self.queue.len() > 2 * self.sent.len() + 64 {
-            let sent = &self.sent;
-            self.queue.retain(|(at, id)| sent.get(id) == Some(at));
-        }
-    }
-
-    /// Instances whose last message is this old, oldest first; at most so many. They are due no more: who sends says so.
-    pub(crate) fn due(&mut self, now: Timestamp, period_ms: i64, limit: usize) -> Vec<String> {
-        let mut found = vec![];
-        while found.len() < limit && self.queue.front().is_some_and(|(at, _)| now.millis_since(*at) >= period_ms) {
-            let Some((at, id)) = self.queue.pop_front() else { break };
-            if self.sent.get(&id) == Some(&at) {
-                self.sent.remove(&id);
-                found.push(id);
-            }
-        }
-        found
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use mesh_proto::{twin::TwinTraffic, workload::InstancePhase};
-
     use super::*;
 
     fn at(seconds: i64) -> Timestamp {
@@ -170,22 +152,5 @@ mod tests {
             assert_eq!(found[field], Json::Null, "{field}");
         }
         assert_eq!(found["phase"], "STOPPED");
-    }
-
-    #[test]
-    fn each_instance_is_due_a_period_after_its_last_message_and_no_entry_stays() {
-        let mut schedule = Schedule::default();
-        schedule.sent("a", at(0));
-        schedule.sent("b", at(10));
-        schedule.sent("a", at(20));
-        assert!(schedule.due(at(60), 60_000, 9).is_empty());
-        assert_eq!(schedule.due(at(80), 60_000, 9), ["b", "a"]);
-        assert!(schedule.due(at(999), 60_000, 9).is_empty() && schedule.queue.is_empty() && schedule.sent.is_empty());
-        for second in 0..10_000 {
-            schedule.sent("a", at(second));
-        }
-        assert!(schedule.queue.len() < 100, "{}", schedule.queue.len());
-        schedule.sent("b", at(10_000));
-        assert_eq!(schedule.due(at(20_000), 60_000, 1), ["a"]);
     }
 }
