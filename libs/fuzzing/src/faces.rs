@@ -4,14 +4,29 @@
 
 use std::{net::IpAddr, sync::OnceLock};
 
+use bytes::Bytes;
+use cmdt_aggregator::domain::{Limits, Twins};
 use gateway::domain::{
     forms::{self, TemplateInput, UpgradeInput},
     passage, present, tmf,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
-use mesh_proto::{Written, intent::IntentView, json, learning::ModelCard, wire};
+use mesh_core::{Outgoing, Projector as _};
+use mesh_proto::{
+    AnyEvent, READINGS_SIGNAL, Timestamp, Written,
+    cluster::ClusterRegistered,
+    intent::IntentView,
+    json,
+    learning::ModelCard,
+    sample_key,
+    telemetry::{Entity, Metric, MetricKind, Readings},
+    twin::TwinChanged,
+    wire,
+    workload::InstanceWanted,
+};
 use mesh_rest::{body, token};
 use mncc_exposer::domain::alto;
+use prost::Message as _;
 use prost_reflect::{DynamicMessage, Value};
 use serde_json::json;
 
@@ -20,6 +35,7 @@ use crate::targets::{INTENT_YAML, Target, WORKLOAD_YAML, bodies, each_event, of,
 /// Every target of the faces.
 pub(crate) const FACES: &[Target] = &[
     Target { name: "unknown-field", try_on: unknown_field, good: bodies },
+    Target { name: "twin-readings", try_on: twin_readings, good: readings },
     Target { name: "rest-body", try_on: rest_body, good: rest_bodies },
     Target { name: "tmf-body", try_on: tmf_body, good: tmf_bodies },
     Target { name: "tmf-filter", try_on: tmf_filter, good: queries },
@@ -61,6 +77,72 @@ fn has_unknown(message: &DynamicMessage) -> bool {
         }
     }
     message.unknown_fields().next().is_some() || message.fields().any(|(_, value)| of_value(value))
+}
+
+// ---- measurements
+
+/// Readings of a node's agent and of a proxy, given to twins of a cluster and of a workload.
+fn twin_readings(input: &[u8]) -> bool {
+    let body = Bytes::copy_from_slice(input);
+    let registered = ClusterRegistered { cluster_id: "c".into(), node: "n".into(), ..ClusterRegistered::default() };
+    let wanted = InstanceWanted { instance_id: "i".into(), owner: "o".into(), ..InstanceWanted::default() };
+    let mut twins = Twins::new(Limits::default());
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    for fact in [&registered as &dyn AnyEvent, &wanted] {
+        let message = Outgoing::new(fact, "id", now).expect("its keys are keys");
+        twins.apply(&message.stored("fuzzing", 1, now));
+    }
+    twins.tick(now);
+    let mut published = vec![];
+    for later in [1_000, 70_000, 140_000] {
+        twins.sample(&readings_key("n", "c"), &body);
+        twins.sample(&readings_key("g", "gateway"), &body);
+        published.extend(twins.tick(now.plus_millis(later)));
+    }
+    for derived in published {
+        let twin = TwinChanged::decode(derived.event.body()).expect("it was encoded").twin.expect("it has a twin");
+        let traffic = twin.traffic.unwrap_or_default();
+        let rates = traffic.rate_by_code.values().chain([&traffic.request_rate]);
+        assert!(rates.into_iter().all(|rate| rate.is_finite() && *rate >= 0.0), "{traffic:?}");
+        assert!(
+            twin.measured.len() <= 256 && twin.measured.values().all(|value| value.is_finite()),
+            "{:?}",
+            twin.measured
+        );
+    }
+    mesh_proto::readings(&readings_key("n", "c"), &body).is_some()
+}
+
+fn readings_key(node: &str, cluster: &str) -> String {
+    sample_key("s", node, READINGS_SIGNAL, cluster)
+}
+
+fn readings() -> Vec<Vec<u8>> {
+    let metric = |entity, name: &str, label: (&str, &str), kind: MetricKind| Metric {
+        entity,
+        name: name.into(),
+        unit: "By".into(),
+        kind: kind.into(),
+        labels: [(label.0.to_owned(), label.1.to_owned())].into(),
+        ..Metric::default()
+    };
+    let entity = |kind: &str, id: &str| Entity { kind: kind.into(), id: id.into(), ..Entity::default() };
+    let pack = Readings {
+        cluster_id: "c".into(),
+        at: Some(Timestamp::from_millis(1_700_000_000_500)),
+        entities: vec![entity("node", "n"), entity("route", "o/i")],
+        metrics: vec![
+            metric(0, "system.memory.usage", ("state", "used"), MetricKind::Gauge),
+            metric(0, "system.network.io", ("direction", "receive"), MetricKind::Counter),
+            metric(1, "http.server.request.count", ("http.response.status_code", "200"), MetricKind::Counter),
+            metric(1, "http.server.request.duration", ("quantile", "0.99"), MetricKind::Gauge),
+        ],
+        metric: vec![0, 1, 2, 3, 1, 2],
+        after_ms: vec![0, 0, 0, 0, 100, 100],
+        values: vec![1e9, 5.0, 7.0, 0.25, 1e6, 9.0],
+        ..Readings::default()
+    };
+    vec![pack.encode_to_vec(), Readings { cluster_id: "gateway".into(), ..pack }.encode_to_vec()]
 }
 
 // ---- REST
