@@ -76,7 +76,7 @@ pub enum Command {
     Intent(IntentCommand),
     /// Explains why: each step with its time, writer, reason and cause; of a placement every candidate.
     Why(WhyOptions),
-    /// Digital twins of workloads, nodes and clusters.
+    /// Digital twins of workloads, nodes, clusters and networks, and of the continuum.
     #[command(subcommand)]
     Twin(TwinCommand),
     /// What is measured: values over time and as they come in, who measures, and how.

@@ -73,6 +73,13 @@ fn every_documented_subcommand_exists() {
         "telemetry set edge calm --adaptive 100ms,10s,2 --retain 1h",
         "telemetry unset edge fast",
         "top --once",
+        "twin list --kind network",
+        "twin at a 2026-11-22T05:00:00Z --kind workload",
+        "twin history a --limit 3",
+        "twin diff a 2026-11-22T05:00:00Z 2026-11-22T06:00:00Z",
+        "twin diff a 2026-11-22T05:00:00Z",
+        "twin watch",
+        "twin watch a --kind node",
         "anomaly list --open --instance a",
         "anomaly get a",
         "anomaly watch",
@@ -110,6 +117,7 @@ fn no_command_line_makes_the_reader_panic() {
         "continuum -o json account top-up local 1.50",
         "continuum tap intent.> --filter owner=local --count 3",
         "continuum twin get a --at 2026-11-22T05:00:00Z --kind workload",
+        "continuum twin diff a 2026-11-22T05:00:00Z 2026-11-22T06:00:00Z --kind node",
         "continuum learn train --episodes 100 --seed 7",
     ];
     let mut made = fuzzing::Made::new(1, good.map(|line| line.as_bytes().to_vec()).into());
