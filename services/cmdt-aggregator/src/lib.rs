@@ -51,6 +51,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         samples: rights.samples_in.iter().map(String::as_str).collect(),
         tick_ms: Some(config.tick_ms),
         pace_ms: 20,
+        ..Sources::default()
     };
     let published = shell::store::last_published(&mesh).await?;
     let view = mesh.project("twins", domain::Twins::restored(limits, published), sources).await?;
