@@ -11,7 +11,9 @@ use identity::domain::identities::{ACCOUNT, SESSION};
 use integration_tests::sim::{areas, check};
 use mesh_core::{Decider, Envelope, Key, Outgoing, ReadModel as _, Stored, Trigger};
 use mesh_proto::{
-    AnyEvent, EventSet as _, FactSet as _, Timestamp, contract,
+    AnyEvent, EventSet as _, FactSet as _, Timestamp,
+    cluster::ClusterRegistered,
+    contract,
     contract::EventSpec,
     json, rights,
     validation::{IntentAccepted, WorkloadRejected},
@@ -194,6 +196,16 @@ fn scene(command: &str) -> (Vec<Before>, Json) {
     let bucket = || json!({"owner": "local", "policy": "policy"});
     let arranged = || [stores(), vec![Asked("DefinePolicy", policy())]].into_iter().flatten().collect::<Vec<_>>();
     let made = || [arranged(), vec![Asked("CreateBucket", bucket())]].into_iter().flatten().collect::<Vec<_>>();
+    let cluster = || {
+        let cluster_id = "cluster_id".to_owned();
+        Happened(Box::new(ClusterRegistered { cluster_id, ..ClusterRegistered::default() }))
+    };
+    let setting = || {
+        let adaptive = json!({"intervalMinMs": 100, "intervalMaxMs": 1000, "errorPercent": 1});
+        json!({"setting": {"selector": {"entityKind": "node"}, "adaptive": adaptive}})
+    };
+    let condition =
+        || json!({"condition": {"entityKind": "node", "metric": "system.cpu.busy", "side": "ABOVE", "threshold": 0.9}});
     let subscribed = || json!({"callback": "https://a.example/"});
     match command {
         "SubmitIntent" => (vec![], json!({"intent": intent()})),
@@ -242,6 +254,10 @@ fn scene(command: &str) -> (Vec<Before>, Json) {
         "ConfigureBucket" => (made(), json!({"owner": "local", "settings": {"versioning": "Enabled"}})),
         "DeleteBucket" => (made(), json!({"owner": "local"})),
         "RequestScrub" => (vec![], json!({})),
+        "SetMeasurement" => (vec![cluster()], setting()),
+        "UnsetMeasurement" => (vec![cluster(), Asked("SetMeasurement", setting())], json!({})),
+        "DefineCondition" => (vec![], condition()),
+        "DropCondition" => (vec![Asked("DefineCondition", condition())], json!({})),
         "Subscribe" => (vec![], subscribed()),
         "Unsubscribe" => (vec![Asked("Subscribe", subscribed())], json!({})),
         other => panic!("{other} is new: say here what it takes to be done"),
@@ -400,6 +416,7 @@ fn every_member_of_a_persons_command_is_acted_on_or_refused() {
             "network" => try_on(&areas::networks::decider(), event, &mut tally),
             "storage" => try_on(&areas::storage::decider(), event, &mut tally),
             "identity" => try_on(&areas::identities::decider(), event, &mut tally),
+            "measurement" => try_on(&collector::domain::measurements::Measurements, event, &mut tally),
             "subscription" => try_on(&areas::subscriptions::decider(), event, &mut tally),
             other => panic!("commands of {other} are taken by nobody here: add its decider"),
         }
