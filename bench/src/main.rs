@@ -9,18 +9,21 @@ mod baseline;
 mod bus;
 mod cost;
 mod fsync;
+mod host;
 mod intents;
 mod learn;
 mod many;
 mod nab;
 mod network;
 mod overload;
+mod proxy;
 mod registry;
 mod report;
 mod rig;
 mod sar;
 mod slow_disk;
 mod storage;
+mod telemetry;
 mod whole;
 
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Instant};
@@ -79,6 +82,8 @@ enum BenchCommand {
     Overload(Length),
     /// What becomes of throughput when each sync of the disk takes 5 ms longer. Needs strace.
     SlowDisk(Length),
+    /// Measuring: what it costs, how exact and how quick it is, beside hand-written code and other tools.
+    Telemetry(telemetry::TelemetryOptions),
     /// Layer-2 segments as intents: made, carrying traffic, withdrawn. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
     Network(network::NetworkOptions),
 }
@@ -137,6 +142,10 @@ async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> 
         BenchCommand::ManyIntents(Length { full }) => {
             let begun = Instant::now();
             return Ok(conclude(format, full, begun, many::measure(full).await?));
+        }
+        BenchCommand::Telemetry(options) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, options.length.full, begun, telemetry::measure(&options).await?));
         }
         BenchCommand::Learn(options) => return learn::run(options, format).await,
         BenchCommand::Sar(options) => return sar::run(options, format).await,

@@ -1,0 +1,40 @@
+//! `bench telemetry`: its parts, by name.
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::{
+    host, proxy,
+    report::{Length, Row},
+};
+
+/// Options of `bench telemetry`.
+#[derive(Debug, Args)]
+pub(crate) struct TelemetryOptions {
+    #[command(flatten)]
+    pub(crate) length: Length,
+    /// Only these parts: `host`, `proxy`.
+    #[arg(long, value_name = "PART,…", value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+const PARTS: &[&str] = &["host", "proxy"];
+
+/// Takes the measurements that are wanted.
+///
+/// # Errors
+/// For a part that is not known, or when one cannot be measured.
+pub(crate) async fn measure(options: &TelemetryOptions) -> anyhow::Result<Vec<Row>> {
+    if let Some(unknown) = options.only.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!("--only {unknown}: parts are {}", PARTS.join(", "));
+    }
+    let is_wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|only| only == part);
+    let mut rows = vec![];
+    if is_wanted("host") {
+        rows.extend(host::measure(options.length.full).await?);
+    }
+    if is_wanted("proxy") {
+        rows.push(proxy::measure(options.length.full).await?);
+    }
+    Ok(rows)
+}
