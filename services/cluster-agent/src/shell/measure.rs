@@ -4,8 +4,8 @@
 //! - Consumes: `MeasurementSet` and `MeasurementUnset` of its cluster.
 //! - Publishes: `Readings` on Zenoh; nothing on the bus.
 //!
-//! A probe may wait for a disk or a workload: each is read in a thread of its own, within a limit, and none waits for
-//! another. [`runner`] says when, `domain::measure` decides all else.
+//! A probe may wait for a disk or a workload: such a one is read in a thread of its own, within a limit, and none waits for
+//! it. [`runner`] says when, `domain::measure` decides all else.
 
 pub mod application;
 pub mod cgroup;
@@ -53,6 +53,8 @@ pub struct Used {
     pub interval_ms: u32,
     /// Between two looks for what there is to read, milliseconds.
     pub look_ms: u32,
+    /// May it wait for a device or a workload?
+    pub waits: bool,
 }
 
 /// Where the kernel's files are; other folders in tests.
@@ -83,30 +85,31 @@ pub fn probes(config: &Config, kind: Kind, journal: &Arc<Journal>, running: &wat
     let measures_host = config.measures_host(kind);
     let (fast, slow, scrape) = (config.measure_ms, config.measure_slow_ms, config.measure_scrape_ms);
     let mut all: Vec<Used> = vec![];
-    let mut add =
-        |probe: Box<dyn Probe>, interval_ms: u32, look_ms: u32| all.push(Used { probe, interval_ms, look_ms });
+    let mut add = |probe: Box<dyn Probe>, interval_ms: u32, look_ms: u32, waits: bool| {
+        all.push(Used { probe, interval_ms, look_ms, waits });
+    };
     if measures_host {
         for what in host::What::ALL {
-            let interval_ms = if what == host::What::Temperature { slow } else { fast };
-            add(Box::new(host::Host::new(what, config.node(), roots.clone())), interval_ms, HOST_LOOK_MS);
+            // A sensor may be on a slow bus.
+            let is_slow = what == host::What::Temperature;
+            let interval_ms = if is_slow { slow } else { fast };
+            add(Box::new(host::Host::new(what, config.node(), roots.clone())), interval_ms, HOST_LOOK_MS, is_slow);
         }
-        add(Box::new(storage::Storage::mounted(roots.clone())), slow, STORAGE_LOOK_MS);
+        add(Box::new(storage::Storage::mounted(roots.clone())), slow, STORAGE_LOOK_MS, true);
     }
     for (name, folder) in config.folders() {
-        add(Box::new(storage::Storage::folder(name, folder, roots.clone())), slow, STORAGE_LOOK_MS);
+        add(Box::new(storage::Storage::folder(name, folder, roots.clone())), slow, STORAGE_LOOK_MS, true);
     }
     let meters = measures_host.then(|| roots.clone());
-    add(Box::new(energy::Energy::new(config, meters, running.clone())), fast, HOST_LOOK_MS);
+    add(Box::new(energy::Energy::new(config, meters, running.clone())), fast, HOST_LOOK_MS, false);
     if kind == Kind::Process {
         let (journal, running) = (journal.clone(), running.clone());
-        add(
-            Box::new(process::Processes::new(journal.clone(), running.clone(), roots.clone())),
-            slow,
-            INSTANCES_LOOK_MS,
-        );
-        add(Box::new(cgroup::Groups::new(journal.clone(), running.clone())), slow, INSTANCES_LOOK_MS);
+        let processes = process::Processes::new(journal.clone(), running.clone(), roots);
+        add(Box::new(processes), slow, INSTANCES_LOOK_MS, false);
+        add(Box::new(cgroup::Groups::new(journal.clone(), running.clone())), slow, INSTANCES_LOOK_MS, false);
         let series_max = config.measure_scrape_series_max as usize;
-        add(Box::new(application::Applications::new(journal, running, series_max)), scrape, INSTANCES_LOOK_MS);
+        let applications = application::Applications::new(journal, running, series_max);
+        add(Box::new(applications), scrape, INSTANCES_LOOK_MS, true);
     }
     all
 }

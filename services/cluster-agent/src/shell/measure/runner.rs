@@ -1,7 +1,8 @@
 //! When which probe reads, and how what it reads is sent.
 //!
 //! A reading runs in a thread that may wait; a probe that is still at it after its limit is said to fail, and is not asked
-//! again before it is back. So each probe takes one thread at most, and holds up no other.
+//! again before it is back. Probes that may wait take one thread each, and hold up no other; those that only read accounts
+//! of the kernel share one.
 
 use std::{
     collections::BTreeSet,
@@ -34,6 +35,13 @@ const IDLE_MS: i64 = 10_000;
 /// How long a pack may take to be sent.
 const SEND_LIMIT: Duration = Duration::from_secs(1);
 
+/// What a probe is to do.
+struct Turn {
+    number: usize,
+    probe: Box<dyn Probe>,
+    due: Vec<Entity>,
+}
+
 /// What one turn of a probe gave.
 struct Done {
     number: usize,
@@ -56,6 +64,7 @@ struct Registered {
     interval_ms: u32,
     look_ms: u32,
     look_at: Timestamp,
+    waits: bool,
     state: State,
     /// What it can read, of all probes of its name.
     entities: BTreeSet<Entity>,
@@ -96,6 +105,7 @@ impl Measurer {
             interval_ms: used.interval_ms,
             look_ms: used.look_ms,
             look_at: now,
+            waits: used.waits,
             state: State::Here(used.probe),
             entities: BTreeSet::new(),
         });
@@ -147,6 +157,7 @@ impl Measurer {
 
     /// Sends probes off that have something to read or to look for.
     fn start(&mut self, now: Timestamp) {
+        let mut quick = vec![];
         for number in 0..self.probes.len() {
             let Some(one) = self.probes.get_mut(number) else { continue };
             match &one.state {
@@ -170,12 +181,24 @@ impl Measurer {
                 continue;
             }
             one.look_at = now.plus_millis(i64::from(one.look_ms));
-            let State::Here(mut probe) = std::mem::replace(&mut one.state, State::Reading { since: now }) else {
-                continue;
-            };
-            let (mesh, tell) = (self.mesh.clone(), self.tell.clone());
-            // Not waited for when the process ends: a disk may never answer.
-            drop(tokio::task::spawn_blocking(move || {
+            let State::Here(probe) = std::mem::replace(&mut one.state, State::Reading { since: now }) else { continue };
+            if one.waits {
+                self.turn(vec![Turn { number, probe, due }]);
+            } else {
+                quick.push(Turn { number, probe, due });
+            }
+        }
+        if !quick.is_empty() {
+            self.turn(quick);
+        }
+    }
+
+    /// Has probes read one after the other, in a thread that may wait.
+    fn turn(&self, all: Vec<Turn>) {
+        let (mesh, tell) = (self.mesh.clone(), self.tell.clone());
+        // Not waited for when the process ends: a disk may never answer.
+        drop(tokio::task::spawn_blocking(move || {
+            for Turn { number, mut probe, due } in all {
                 let at = mesh.now();
                 let turn = AssertUnwindSafe(|| (probe.entities(), probe.read(&due, at)));
                 let (probe, entities, read) = match catch_unwind(turn) {
@@ -184,8 +207,8 @@ impl Measurer {
                 };
                 // Nobody listens any more when the process ends.
                 let _ended = tell.send(Done { number, probe, at, entities, due, read });
-            }));
-        }
+            }
+        }));
     }
 
     /// Takes in what a probe gave.
