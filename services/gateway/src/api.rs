@@ -137,6 +137,14 @@ impl Gateway {
             Op::RegisterCluster => self.confirm_cluster(admitted).await,
             Op::ListClusters => self.list_clusters().await,
             Op::GetCluster => self.show_cluster(admitted).await,
+            Op::ListTwins => self.list_twins(admitted).await,
+            Op::GetTwin => self.show_twin(admitted).await,
+            Op::TwinHistory => self.twin_history(admitted).await,
+            Op::TwinDiff => self.twin_diff(admitted).await,
+            Op::ClusterData => self.cluster_data(admitted).await,
+            Op::InstanceData => self.instance_data(admitted).await,
+            Op::SecurityEvents => self.security_events(admitted).await,
+            Op::CmdtData => self.cmdt_data(admitted).await,
             Op::TmfList => self.list_tmf(admitted).await,
             Op::TmfCreate => {
                 let new = tmf::read(&tmf::spelt(admitted.written())?)?;

@@ -14,4 +14,5 @@ pub(crate) mod signin;
 pub(crate) mod subscriptions;
 pub(crate) mod telemetry;
 pub(crate) mod traffic;
+pub(crate) mod twins;
 pub(crate) mod workloads;

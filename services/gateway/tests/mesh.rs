@@ -15,6 +15,8 @@ mod keycloak;
 mod silent;
 #[path = "mesh/telemetry.rs"]
 mod telemetry;
+#[path = "mesh/twins.rs"]
+mod twins;
 
 use std::{
     collections::BTreeSet,
@@ -118,6 +120,15 @@ impl World {
         let small =
             mesh_kit::join("collector", own(&test_bus, "collector"), collector::Config::default(), collector::start);
         running.push(small.await.expect(join));
+        if configs.observed {
+            let twins = cmdt_aggregator::Config { tick_ms: 100, ..Default::default() };
+            let settings = own(&test_bus, "cmdt-aggregator");
+            running.push(mesh_kit::join("cmdt-aggregator", settings, twins, cmdt_aggregator::start).await.expect(join));
+            let settings = own(&test_bus, "sar-detector");
+            running.push(
+                mesh_kit::join("sar-detector", settings, Default::default(), sar_detector::start).await.expect(join),
+            );
+        }
         let others = running.len();
         let with_tls = |settings: Settings, serve_tls: ServeTls, name: &str| {
             let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../libs/mesh-kit/tests/tls");
@@ -226,6 +237,8 @@ struct Configs {
     gateway: gateway::Config,
     identity: identity::Config,
     notifier: notifier::Config,
+    /// Twins and anomalies are observed.
+    observed: bool,
     /// The identity service asks for mutual TLS, and the gateway has a certificate.
     tls: bool,
 }
@@ -237,6 +250,7 @@ impl Default for Configs {
             gateway: gateway::Config { rate_per_s: 0, verdict_limit_ms: 20_000, ..Default::default() },
             identity: identity::Config { password_memory_kib: 64, password_passes: 1, ..Default::default() },
             notifier: notifier::Config::default(),
+            observed: false,
             tls: false,
         }
     }

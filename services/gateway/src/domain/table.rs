@@ -51,6 +51,14 @@ pub enum Op {
     RegisterCluster,
     ListClusters,
     GetCluster,
+    ListTwins,
+    GetTwin,
+    TwinHistory,
+    TwinDiff,
+    ClusterData,
+    InstanceData,
+    SecurityEvents,
+    CmdtData,
     TmfList,
     TmfCreate,
     TmfGet,
@@ -162,6 +170,10 @@ const TELEMETRY_QUERY: [&str; 15] = [
 const FACT_STREAM: [&str; 2] = ["owner", "after"];
 const TWIN_STREAM: [&str; 3] = ["owner", "kind", "twin_id"];
 const CLUSTER_PAGE: [&str; 3] = ["cluster_id", PAGE[1], PAGE[2]];
+const TWIN_LIST: [&str; 4] = ["kind", PAGE[0], PAGE[1], PAGE[2]];
+/// What the reads of the LCM repository take.
+const CLUSTER_DATA: [&str; 5] = ["timestamp_from", "timestamp_to", "cluster_id", PAGE[1], PAGE[2]];
+const WORKLOAD_DATA: [&str; 6] = ["timestamp_from", "timestamp_to", "workload_id", PAGE[0], PAGE[1], PAGE[2]];
 
 use Action::{
     OwnSession, ReadClusters, ReadIntents, ReadTelemetry, ReadWorkloads, WriteAccounts, WriteClusters, WriteIntents,
@@ -266,6 +278,14 @@ pub const ROUTES: &[Route] = &[
     route!("GET" "/api/v1/telemetry/central/deployments/{id}/" SerranoDeployment, Some(ReadTelemetry), "What an instance uses (SERRANO)", &[], "", &[(200, "SerranoUsage")]),
     route!("GET" "/api/v1/telemetry/central/cluster_deployments/" SerranoAllocation, Some(ReadTelemetry), "Which of one's instances run on which cluster (SERRANO)", &[], "", &[(200, "SerranoAllocation")]),
     route!("GET" "/api/v1/telemetry/central/kernel_metrics/" SerranoKernels, Some(ReadTelemetry), "Executions of kernels, of which there are none (SERRANO)", &[], "", &[(200, "SerranoKernels")]),
+    route!("GET" "/api/v1/twin/" ListTwins, Some(ReadClusters), "List digital twins: of clusters, nodes, networks and the continuum, and of one's own workloads", &TWIN_LIST, "", &[(200, "[Twin]")]),
+    route!("GET" "/api/v1/twin/{kind}/{id}/" GetTwin, Some(ReadClusters), "A digital twin, now or as it was at a time", &["at", "owner"], "", &[(200, "Twin")]),
+    route!("GET" "/api/v1/twin/{kind}/{id}/history/" TwinHistory, Some(ReadClusters), "Published versions of a digital twin, newest first", &PAGE, "", &[(200, "[Twin]")]),
+    route!("GET" "/api/v1/twin/{kind}/{id}/diff/" TwinDiff, Some(ReadClusters), "What differs between two times, field by field; between the last two versions if no time is given", &["from", "to", "owner"], "", &[(200, "TwinDiff")]),
+    route!("GET" "/api/v1/cluster/{id}/data/" ClusterData, Some(ReadClusters), "What a cluster was like over time, newest first (LCM repository)", &CLUSTER_DATA, "", &[(200, "[Twin]")]),
+    route!("GET" "/api/v1/workload_instance/{id}/data/" InstanceData, Some(ReadWorkloads), "What a workload instance was like over time, newest first (LCM repository)", &WORKLOAD_DATA, "", &[(200, "[Twin]")]),
+    route!("GET" "/api/v1/workload_security_events/{id}/data/" SecurityEvents, Some(ReadWorkloads), "Anomalies of a workload instance, newest first (LCM repository)", &WORKLOAD_DATA, "", &[(200, "[AnomalyEpisode]")]),
+    route!("GET" "/api/v1/workload_CMDT/{id}/data/" CmdtData, Some(ReadWorkloads), "A workload instance over time, as CMDT messages, newest first (LCM repository)", &WORKLOAD_DATA, "", &[(200, "[CmdtMessage]")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent" TmfList, Some(ReadIntents), "List intents (TMF921)", &tmf::LIST, "", &[(200, "[TmfIntent]")]),
     route!("POST" "/tmf-api/intentManagement/v5/intent" TmfCreate, Some(WriteIntents), "Create an intent, or predict what would come of it (ProbeIntent; TMF921)", &["fields"], "TmfIntentInput", &[(201, "TmfIntent"), (200, "TmfIntent"), (202, "TmfIntent")]),
     route!("GET" "/tmf-api/intentManagement/v5/intent/{id}" TmfGet, Some(ReadIntents), "An intent (TMF921)", &["fields"], "", &[(200, "TmfIntent"), (304, "")]),
@@ -365,6 +385,17 @@ fn one(name: &str) -> (Json, &'static str) {
         "version" => (text(), "Version of the document"),
         "release_name" => (text(), "Helm's name of the release of a chart"),
         "cluster_name" => (text(), "Cluster that it runs on"),
+        "kind" => (
+            json!({"type": "string", "enum": ["workload", "node", "cluster", "network", "continuum"]}),
+            "What the twins are of",
+        ),
+        "at" => (json!({"type": "string", "format": "date-time"}), "As it was then, RFC 3339; now if absent"),
+        "from" => (json!({"type": "string", "format": "date-time"}), "The earlier time, RFC 3339"),
+        "to" => (json!({"type": "string", "format": "date-time"}), "The later time, RFC 3339; now if absent"),
+        "timestamp_from" => (json!({"type": "string", "format": "date-time"}), "Not before this time, RFC 3339"),
+        "timestamp_to" => (json!({"type": "string", "format": "date-time"}), "Not after this time, RFC 3339"),
+        "cluster_id" => (text(), "The cluster; what the path names"),
+        "workload_id" => (text(), "The workload instance; what the path names"),
         "workload_document" => (text(), "Document that it runs, `name@version`"),
         _ => (
             json!({"type": "string", "enum": ["pending", "assigned", "starting", "running", "restarting", "failed", "stopped", "lost"]}),
@@ -450,6 +481,8 @@ fn operation(route: &Route) -> Json {
             "^[A-Za-z0-9_-]{1,64}(@[0-9A-Za-z.+-]{1,64})?$"
         } else if name == "report" {
             "^[A-Za-z0-9_-]{1,96}$"
+        } else if name == "kind" {
+            "^(workload|node|cluster|network|continuum)$"
         } else {
             "^[A-Za-z0-9_-]{1,64}$"
         };
@@ -610,7 +643,7 @@ fn components() -> Json {
         schemas.insert(name, schema);
     }
     let intent = "#/components/schemas/continuum.intent.v1.Intent";
-    let own: [(&str, Json); 55] = [
+    let own: [(&str, Json); 58] = [
         ("Problem", problem::schema()),
         (
             "Series",
@@ -828,6 +861,41 @@ fn components() -> Json {
                 &["id", "cluster_name", "cpus", "memory", "available"],
                 json!({"id": text, "cluster_name": text, "cpus": {"type": "number"}, "memory": {"type": "number"},
                     "available": truth, "endpoint": text, "labels": thing}),
+            ),
+        ),
+        (
+            "Twin",
+            object(
+                &["kind", "id", "version", "at"],
+                json!({"kind": text, "id": text, "version": count, "at": {"type": "string", "format": "date-time"},
+                    "cluster_id": text, "owner": text, "intent_id": text, "workload": text, "phase": text, "reason": text,
+                    "replicas_wanted": count, "replicas_running": count, "restarts": count, "cpu_percent": number,
+                    "memory_bytes": count, "available": truth, "instances": texts, "anomalies": things, "statuses": things,
+                    "traffic": thing, "measured": thing, "links": things}),
+            ),
+        ),
+        (
+            "TwinDiff",
+            object(
+                &["from_version", "to_version", "differences"],
+                json!({"from_version": count, "to_version": count, "differences": {"type": "array", "items": {
+                    "type": "object", "required": ["field"], "properties": {"field": text,
+                    "before": {"description": "Absent where there was none."},
+                    "after": {"description": "Absent where there is none."}}}}}),
+            ),
+        ),
+        (
+            "AnomalyEpisode",
+            object(&["episode_id", "detected"], json!({"episode_id": text, "detected": thing, "cleared": thing})),
+        ),
+        (
+            "CmdtMessage",
+            object(
+                &["timestamp", "workload_id", "user_id", "replicas", "pod_status"],
+                json!({"timestamp": {"type": "string", "format": "date-time"}, "workload_id": text, "user_id": text,
+                    "replicas": count, "status": {"type": ["string", "null"]}, "past_status": {"type": ["string", "null"]},
+                    "traffic": {"type": ["object", "null"]}, "resources": {"type": ["object", "null"]},
+                    "pod_status": things}),
             ),
         ),
         (

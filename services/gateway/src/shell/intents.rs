@@ -733,5 +733,11 @@ pub(crate) fn linked(admitted: &Admitted, response: Response, token: &str) -> Re
         .map(|(name, value)| format!("{name}={}", encode(value)))
         .collect();
     pairs.push(format!("page_token={}", encode(token)));
-    with(response, header::LINK, &format!("<{}?{}>; rel=\"next\"", admitted.route.path, pairs.join("&")))
+    let mut path = admitted.route.path.to_owned();
+    for value in &admitted.path {
+        if let (Some(begin), Some(end)) = (path.find('{'), path.find('}')) {
+            path.replace_range(begin..=end, &encode(value));
+        }
+    }
+    with(response, header::LINK, &format!("<{path}?{}>; rel=\"next\"", pairs.join("&")))
 }

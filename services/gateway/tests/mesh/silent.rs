@@ -256,7 +256,10 @@ async fn of_body(sender: &Sender<'_>, document: &Json, operation: &Operation, ta
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_is_asked_for_over_http_is_dropped_silently() {
-    let local = |configs: &mut Configs| configs.notifier.callbacks_private = "127.0.0.1".into();
+    let local = |configs: &mut Configs| {
+        configs.notifier.callbacks_private = "127.0.0.1".into();
+        configs.observed = true;
+    };
     let Some(world) = World::start("gateway, silent drops", 1, local).await else { return };
     let token = world.admin().await;
     world.account(&token, "ada", &["owner"]).await;
@@ -277,7 +280,14 @@ async fn nothing_that_is_asked_for_over_http_is_dropped_silently() {
     let hub = json!({"callback": "http://127.0.0.1:9/"});
     let hub = world.ask(&token, "POST", "/tmf-api/intentManagement/v5/hub", Some(hub)).await;
     let hub = hub.body["id"].as_str().unwrap().to_owned();
-    for (path, what) in [("/api/v1/intent/plant/report/", "a report"), ("/api/v1/workload/instance/", "the instance")] {
+    let twin = format!("/api/v1/twin/workload/{instance}/history/");
+    let cluster = "/api/v1/cluster/edge/data/";
+    for (path, what) in [
+        ("/api/v1/intent/plant/report/", "a report"),
+        ("/api/v1/workload/instance/", "the instance"),
+        (&*twin, "its twin"),
+        (cluster, "the cluster's twin"),
+    ] {
         let answer = async || world.ask(&token, "GET", path, None).await;
         until(what, answer, |answer: &Answer| answer.status == 200 && answer.body != json!([])).await;
     }
@@ -298,6 +308,7 @@ async fn nothing_that_is_asked_for_over_http_is_dropped_silently() {
                 "telemetry" => "edge",
                 "workload" if path.contains("/instance/") => &instance,
                 "workload" => "echo@1.0.0",
+                "twin" | "workload_instance" | "workload_security_events" | "workload_CMDT" => &instance,
                 _ if path.contains("/hub/") => &hub,
                 _ => "plant",
             };
@@ -306,7 +317,11 @@ async fn nothing_that_is_asked_for_over_http_is_dropped_silently() {
             operations.push(Operation {
                 id: operation["operationId"].as_str().unwrap().to_owned(),
                 method: method.to_uppercase(),
-                path: path.replace("{id}", there).replace("{report}", &report).replace("{setting}", "fast"),
+                path: path
+                    .replace("{id}", there)
+                    .replace("{kind}", "workload")
+                    .replace("{report}", &report)
+                    .replace("{setting}", "fast"),
                 parameters: operation["parameters"].as_array().cloned().unwrap_or_default(),
                 streams: operation["responses"]["200"]["content"]["text/event-stream"].is_object(),
                 schema: schema.rsplit('/').next().unwrap_or_default().to_owned(),
