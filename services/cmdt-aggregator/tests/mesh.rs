@@ -547,6 +547,8 @@ async fn python_asks_for_twins_over_zenoh_without_the_bus() {
     command.arg(root.join("examples/edge_twin.py")).arg("--connect").arg(&test_bus.router().listening()[0]);
     let output = soon("an answer without the bus", command.args(["workload/i", "--raw"]).output()).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), raw);
+}
+
 /// Versions of these numbers, each of one of a hundred nodes, as an aggregator publishes them.
 async fn publish(test_bus: &TestBus, began: Timestamp, versions: std::ops::Range<u64>) {
     let bus = test_bus.connect("cmdt-aggregator").await;
