@@ -355,7 +355,7 @@ fn one(name: &str) -> (Json, &'static str) {
         "metric" => (text(), "A metric's name, or a prefix: `system.cpu.*`"),
         "label" => (text(), "A label that the measurement has, `name=value`"),
         "group" => (text(), "A group of metrics: general, cpu, memory, network, storage, energy, traffic, application"),
-        "from" | "to" => (text(), "A time (RFC 3339), or how long ago, `-15m`; the last 15 minutes if absent"),
+        "from" | "to" => (text(), "A time, RFC 3339; of measurements also how long ago, `-15m`. If absent, what the operation shows by itself"),
         "step" => (text(), "Length of a step: seconds, or `30s`, `5m`, `1h`, `1d`; raw values if absent"),
         "function" => (
             json!({"type": "string", "enum": telemetry::FUNCTIONS.map(|(name, _)| name)}),
@@ -385,16 +385,9 @@ fn one(name: &str) -> (Json, &'static str) {
         "version" => (text(), "Version of the document"),
         "release_name" => (text(), "Helm's name of the release of a chart"),
         "cluster_name" => (text(), "Cluster that it runs on"),
-        "kind" => (
-            json!({"type": "string", "enum": ["workload", "node", "cluster", "network", "continuum"]}),
-            "What the twins are of",
-        ),
         "at" => (json!({"type": "string", "format": "date-time"}), "As it was then, RFC 3339; now if absent"),
-        "from" => (json!({"type": "string", "format": "date-time"}), "The earlier time, RFC 3339"),
-        "to" => (json!({"type": "string", "format": "date-time"}), "The later time, RFC 3339; now if absent"),
         "timestamp_from" => (json!({"type": "string", "format": "date-time"}), "Not before this time, RFC 3339"),
         "timestamp_to" => (json!({"type": "string", "format": "date-time"}), "Not after this time, RFC 3339"),
-        "cluster_id" => (text(), "The cluster; what the path names"),
         "workload_id" => (text(), "The workload instance; what the path names"),
         "workload_document" => (text(), "Document that it runs, `name@version`"),
         _ => (
@@ -643,7 +636,7 @@ fn components() -> Json {
         schemas.insert(name, schema);
     }
     let intent = "#/components/schemas/continuum.intent.v1.Intent";
-    let own: [(&str, Json); 58] = [
+    let own: [(&str, Json); 59] = [
         ("Problem", problem::schema()),
         (
             "Series",
