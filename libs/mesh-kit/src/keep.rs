@@ -7,7 +7,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use mesh_bus::LogError;
+use mesh_bus::{Log, LogError};
 use mesh_core::Stored;
 use mesh_proto::Timestamp;
 use mesh_store::{Documents, Error, History, Series, Store, first_since, memory};
@@ -117,13 +117,10 @@ impl Mesh {
 
     /// Keeps a stream on a shelf until the process stops.
     pub fn keep(&self, keeping: Keeping, shelf: impl Shelf) {
-        let keeper = Keeper {
-            condition: self.condition(&format!("store of {}", keeping.name)),
-            consumer: self.consumer(&format!("store of {}", keeping.name)),
-            mesh: self.clone(),
-            keeping,
-            shelf,
-        };
+        let name = format!("store of {}", keeping.name);
+        let consumer = self.consumer(&name);
+        consumer.listens(mesh_proto::contract().stream(keeping.stream).map(|stream| stream.subject.clone()));
+        let keeper = Keeper { condition: self.condition(&name), consumer, mesh: self.clone(), keeping, shelf };
         self.spawn("store", async move {
             while let Ended::Moved = keeper.follow().await? {}
             Ok(())
@@ -148,17 +145,23 @@ impl<S: Shelf> Keeper<S> {
     async fn follow(&self) -> anyhow::Result<Ended> {
         let stream = self.keeping.stream;
         let log = self.mesh.bus().log(stream);
-        let last = log.last_sequence().await.with_context(|| format!("read end of {stream}"))?;
-        let Some(position) = self.position(last).await? else { return Ok(Ended::Stopping) };
+        let Some(end) = self.patiently(|| log.last_sequence()).await? else { return Ok(Ended::Stopping) };
+        let Some(position) = self.position(end).await? else { return Ok(Ended::Stopping) };
+        let Some(last) = self.end_after(&log, position).await? else { return Ok(Ended::Stopping) };
         let mut begin = position + 1;
         if self.keeping.window_ms > 0 {
             let oldest = self.mesh.now().plus_millis(-self.keeping.window_ms);
             let subject = mesh_proto::contract().stream(stream).map_or("", |stream| stream.subject.as_str());
-            let since = first_since(last, oldest, |from| {
-                let log = log.clone();
-                async move { log.read(subject, from, 1).await.map(|found| found.first().map(|m| (m.sequence, m.stored))) }
-            });
-            begin = begin.max(since.await.with_context(|| format!("find where the window of {stream} begins"))?);
+            let since = || {
+                first_since(last, oldest, |from| {
+                    let log = log.clone();
+                    async move {
+                        log.read(subject, from, 1).await.map(|found| found.first().map(|m| (m.sequence, m.stored)))
+                    }
+                })
+            };
+            let Some(since) = self.patiently(since).await? else { return Ok(Ended::Stopping) };
+            begin = begin.max(since);
         }
         begin = begin.max(last.saturating_sub(self.keeping.newest_max) + 1);
         let mut follower = self.mesh.follow(stream, begin);
@@ -196,6 +199,10 @@ impl<S: Shelf> Keeper<S> {
                 self.consumer.handled(batch.len() as u64);
             }
             let now = self.mesh.now();
+            // A quiet stream may be that of another bus by now.
+            if batch.is_empty() && log.last_sequence().await.is_ok_and(|end| (1..reached).contains(&end)) {
+                return Ok(Ended::Moved);
+            }
             // A store that was away may have come back as another.
             if failed || now.millis_since(looked) >= LOOK_MS {
                 looked = now;
@@ -219,6 +226,46 @@ impl<S: Shelf> Keeper<S> {
                 }
             }
         }
+    }
+
+    /// Asks the bus until it answers. `None` if the process stops first.
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> anyhow::Result<Option<T>>
+    where
+        F: Future<Output = Result<T, LogError>>,
+    {
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(LogError::Unanswered { stream, .. }) => tracing::warn!(stream, "waiting for the stream"),
+                Err(error) => return Err(error).with_context(|| format!("read {}", self.keeping.stream)),
+            }
+            if self.stops_within(PAUSES[2]).await {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The end of the stream, which is not before the store's position: a store that is further belongs to another bus,
+    /// and would take nothing of this one. `None` if the process stops first.
+    async fn end_after(&self, log: &Log, position: u64) -> anyhow::Result<Option<u64>> {
+        let mut last = 0;
+        // The replica that answers may lag.
+        for _ in 0..=PAUSES.len() {
+            let Some(end) = self.patiently(|| log.last_sequence()).await? else { return Ok(None) };
+            // Of an empty stream nothing can be said: its messages may have expired.
+            if end >= position || end == 0 {
+                return Ok(Some(end));
+            }
+            last = end;
+            if self.stops_within(PAUSES[2]).await {
+                return Ok(None);
+            }
+        }
+        let (name, stream) = (self.keeping.name, self.keeping.stream);
+        anyhow::bail!(
+            "the store of {name} is at message {position} of {stream}, which ends at {last}: it was filled from another bus; \
+             use another database, or empty this one"
+        )
     }
 
     /// A message, and what else comes while they are gathered.

@@ -638,6 +638,19 @@ async fn twins_rest_in_databases_that_may_be_away_or_emptied() {
         .unwrap();
     assert_eq!(soon("the end", again.stop()).await, Stopped::Settled);
 
+    // Another bus, whose stream is not as long.
+    let other = self::test_bus("another bus").await.unwrap();
+    publish(&other, began, 1..11).await;
+    let bus_of_other = Settings {
+        documents_url: settings.documents_url.clone(),
+        history_url: settings.history_url.clone(),
+        ..other.settings("cmdt-aggregator")
+    };
+    let strange = start(&bus_of_other).await;
+    let failure = soon("a service that refuses the store", strange.failed()).await;
+    assert!(failure.error.contains("filled from another bus"), "{}", failure.error);
+    drop(strange);
+
     let wrong = Settings { documents_url: settings.history_url.clone(), ..settings.clone() };
     let refused = mesh_kit::join("cmdt-aggregator", wrong, config.clone(), cmdt_aggregator::start).await;
     let refused = format!("{:#}", refused.err().unwrap());
