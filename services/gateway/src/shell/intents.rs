@@ -736,7 +736,8 @@ pub(crate) fn linked(admitted: &Admitted, response: Response, token: &str) -> Re
     let mut path = admitted.route.path.to_owned();
     for value in &admitted.path {
         if let (Some(begin), Some(end)) = (path.find('{'), path.find('}')) {
-            path.replace_range(begin..=end, &encode(value));
+            let value = if mesh_proto::is_key(value) { value.clone() } else { encode(value) };
+            path.replace_range(begin..=end, &value);
         }
     }
     with(response, header::LINK, &format!("<{path}?{}>; rel=\"next\"", pairs.join("&")))
