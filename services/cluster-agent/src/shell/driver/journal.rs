@@ -128,6 +128,11 @@ impl Journal {
         self.lock().members.get(instance).cloned()
     }
 
+    /// Did an instance have control groups when the driver last looked?
+    pub fn has_groups(&self, instance: &str) -> bool {
+        self.lock().members.get(instance).is_some_and(|members| !members.groups.is_empty())
+    }
+
     /// The newest lines of an instance, oldest first, all replicas together. `None` if nothing is known about it.
     pub fn logs(&self, instance_id: &str, lines_max: usize) -> Option<Vec<LogLine>> {
         let inner = self.lock();

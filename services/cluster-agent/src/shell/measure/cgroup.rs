@@ -20,6 +20,9 @@ use crate::{
     shell::driver::Journal,
 };
 
+/// Groups whose files are known, for each instance, before those that are gone are forgotten.
+const FILES_PER_INSTANCE: usize = 32;
+
 /// Reads the groups that the driver has made.
 pub struct Groups {
     journal: Arc<Journal>,
@@ -63,10 +66,13 @@ impl Probe for Groups {
 
     fn entities(&mut self) -> Vec<Entity> {
         let journal = self.journal.clone();
-        let has_groups = |id: &str| journal.members(id).is_some_and(|members| !members.groups.is_empty());
-        let all = instances(&self.running, "instance", |id, _| has_groups(id));
-        self.tallies.retain(|instance, _| all.iter().any(|entity| entity.id == *instance));
-        self.files.retain(|folder, _| folder.exists());
+        let all = instances(&self.running, "instance", |id, _| journal.has_groups(id));
+        let ids: BTreeSet<&str> = all.iter().map(|entity| entity.id.as_str()).collect();
+        self.tallies.retain(|instance, _| ids.contains(instance.as_str()));
+        // Each instance has a few: they are looked through only once that is far from true.
+        if self.files.len() > FILES_PER_INSTANCE * (all.len() + 1) {
+            self.files.retain(|folder, _| folder.exists());
+        }
         all
     }
 

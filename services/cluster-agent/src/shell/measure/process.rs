@@ -1,6 +1,10 @@
 //! Processes of instances, each with all that it started.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::Arc,
+};
 
 use mesh_proto::Timestamp;
 use procfs::{FromRead as _, Uptime, process::Process};
@@ -40,10 +44,8 @@ impl Processes {
         Self { journal, running, roots, tallies: BTreeMap::new() }
     }
 
-    fn look(&mut self, instance: &str) -> Result<Vec<Value>, String> {
+    fn look(&mut self, instance: &str, uptime_s: f64) -> Result<Vec<Value>, String> {
         let members = self.journal.members(instance).unwrap_or_default();
-        let uptime =
-            Uptime::from_file(self.roots.proc.join("uptime")).map_err(|error| format!("read uptime: {error}"))?;
         let mut sources = vec![];
         let mut oldest = None;
         for pid in &members.pids {
@@ -55,7 +57,7 @@ impl Processes {
         let number = sources.len();
         let Some(oldest) = oldest else { return Err("none of its processes is found".to_owned()) };
         let mut values = self.tallies.entry(instance.to_owned()).or_default().sum(sources);
-        let up = uptime.uptime - oldest as f64 / procfs::ticks_per_second().max(1) as f64;
+        let up = uptime_s - oldest as f64 / procfs::ticks_per_second().max(1) as f64;
         values.push(catalog::PROCESS_NUMBER.value(number as f64, &[]));
         values.push(catalog::PROCESS_UPTIME.value(up.max(0.0), &[]));
         Ok(values)
@@ -103,11 +105,20 @@ impl Probe for Processes {
 
     fn entities(&mut self) -> Vec<Entity> {
         let all = instances(&self.running, "instance", |_, _| true);
-        self.tallies.retain(|instance, _| all.iter().any(|entity| entity.id == *instance));
+        let ids: BTreeSet<&str> = all.iter().map(|entity| entity.id.as_str()).collect();
+        self.tallies.retain(|instance, _| ids.contains(instance.as_str()));
         all
     }
 
     fn read(&mut self, due: &[Entity], _now: Timestamp) -> Vec<Reading> {
-        due.iter().map(|entity| Reading::from(self.look(&entity.id))).collect()
+        if due.is_empty() {
+            return vec![];
+        }
+        let uptime = Uptime::from_file(self.roots.proc.join("uptime")).map_err(|error| format!("read uptime: {error}"));
+        let one = |entity: &Entity| {
+            let uptime_s = uptime.as_ref().map(|uptime| uptime.uptime).map_err(Clone::clone);
+            Reading::from(uptime_s.and_then(|uptime_s| self.look(&entity.id, uptime_s)))
+        };
+        due.iter().map(one).collect()
     }
 }
