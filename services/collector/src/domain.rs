@@ -523,7 +523,7 @@ impl Collector {
             }
         }
         self.channel.readings(outcome.taken);
-        derived.extend(outcome.pack.map(|pack| stored(pack)));
+        derived.extend(outcome.pack.map(stored));
         derived
     }
 

@@ -202,7 +202,7 @@ impl Question {
                 if let Some(value) = point.values.get(&asked.value) {
                     steps.push(point.at.as_millis(), *value);
                 }
-            } else if let Some(step) = step_of(point, &asked.value) {
+            } else if let Some(step) = step_of(point.at, &point.values, &asked.value) {
                 steps.merge(&step);
             }
         }
@@ -225,7 +225,10 @@ mod tests {
     use parking_lot::RwLock;
 
     use super::*;
-    use crate::domain::{catalog::Catalog, rollup::Rollup};
+    use crate::domain::{
+        catalog::Catalog,
+        rollup::{Rollup, Row},
+    };
 
     const NOW: Timestamp = Timestamp::from_millis(7_200_000);
 
@@ -255,8 +258,8 @@ mod tests {
                 block_on(raw.append(&applied, "node/edge/n", vec![point])).unwrap();
             }
             for (store, points) in rolled.iter().zip(rollup.close(Timestamp::from_millis(second * 1_000))) {
-                for (series, point) in points {
-                    block_on(store.append(&applied, &series, vec![point])).unwrap();
+                for (series, Row { at, labels, values }) in points {
+                    block_on(store.append(&applied, &series, vec![Point { at, labels, values }])).unwrap();
                 }
             }
         }
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instances_samples_are_in_base_units_and_a_question_without_sense_is_refused() {
+    fn samples_are_in_base_units_and_a_senseless_question_is_refused() {
         let stores = stores();
         let sample = InstanceSample {
             instance_id: "i".into(),

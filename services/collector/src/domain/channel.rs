@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_goes_on_where_it_was_and_a_later_process_says_that_something_was_missed() {
+    fn a_reader_goes_on_where_it_was_and_learns_of_a_restart() {
         let mut channel = Channel::new(4);
         channel.begin(Timestamp::from_millis(1_000));
         let none = || std::iter::empty();

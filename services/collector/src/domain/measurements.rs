@@ -16,7 +16,7 @@ use mesh_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{readings::is_label, select::KINDS};
+use super::select::{KINDS, is_label};
 
 /// Settings of one cluster.
 const SETTINGS_MAX: usize = 1_000;
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_a_cluster_are_limited_and_one_that_is_replaced_is_not_one_more() {
+    fn settings_of_a_cluster_are_limited_and_a_replaced_one_counts_once() {
         let mut known = known();
         for number in 0..SETTINGS_MAX {
             let setting = MeasurementSet {

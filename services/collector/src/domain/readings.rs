@@ -12,7 +12,10 @@ use mesh_proto::{
     telemetry::{AgentInfo, Entity, Metric, MetricKind, ProbeInfo, Readings},
 };
 
-use super::{select::KINDS, units};
+use super::{
+    select::{KINDS, TEXT_MAX, is_label},
+    units,
+};
 
 /// Limits of what is taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,21 +77,14 @@ enum Reason {
     Early,
 }
 
-/// Bytes of a name, an id or a label.
-const TEXT_MAX: usize = 128;
 /// Tables of entities and metrics that are remembered of an agent: what one sends in a round.
 const TABLES_MAX: usize = 8;
 /// Times of a series that are remembered, to know a value when it comes again.
 const REMEMBERED_MAX: usize = 8;
 /// An agent is up for so long after its last message, milliseconds.
 const UP_MS: i64 = 15_000;
-/// Buckets hold so many seconds' worth.
+/// Seconds' worth that a bucket holds.
 const BURST_S: f64 = 10.0;
-
-/// Can this be an id, a name or a label: 1 to 128 bytes that show?
-pub(crate) fn is_label(text: &str) -> bool {
-    (1..=TEXT_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
-}
 
 /// What a series is of.
 #[derive(Debug, PartialEq)]
@@ -133,7 +129,7 @@ struct Table {
     generation: u64,
 }
 
-/// So many a second, in bursts.
+/// A number a second, in bursts.
 #[derive(Debug)]
 struct Bucket {
     left: f64,
@@ -647,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sound_is_stored_as_it_came_and_what_is_in_other_units_in_base_units() {
+    fn what_is_sound_is_stored_as_it_came_in_base_units() {
         let mut intake = intake(Limits::default());
         let sound = pack(vec![metric("a", "s"), metric("b", "By")], &[(0, 0, 1.0), (1, 0, 2.0)]);
         assert_eq!(intake.take("n", sound.clone()).pack, Some(sound));
@@ -723,14 +719,14 @@ mod tests {
         other.cluster_id = "cloud".into();
         other.entities[0].cluster_id = "cloud".into();
         assert_eq!(intake.take("n", other).taken.len(), 1);
-        // A second later there is room for so many more.
+        // A second later there is room for ten more.
         intake.tick(Timestamp::from_millis(NOW + 1_000));
         let again = pack((0..200).map(labelled).collect(), &(0..200).map(|n| (n, 1_000, 1.0)).collect::<Vec<_>>());
         assert_eq!(intake.take("n", again).taken.len(), 10);
     }
 
     #[test]
-    fn agents_and_series_that_went_silent_are_forgotten_and_their_counts_are_not() {
+    fn silent_agents_and_series_are_forgotten_and_their_counts_are_not() {
         let mut intake = intake(Limits::default());
         intake.take("n", pack(vec![metric("a", "s"), metric("b", "x")], &[(0, 0, 1.0), (1, 0, 1.0)]));
         intake.tick(Timestamp::from_millis(NOW + 600_000));

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use mesh_proto::Timestamp;
-use mesh_store::Point;
 
 use super::steps::Step;
 
@@ -19,8 +18,16 @@ type Labels = BTreeMap<String, String>;
 /// Series in the store, labels, name of the value.
 type Key = (String, Labels, String);
 
-/// Rolled-up points of one length: series and point.
-pub(crate) type Rolled = Vec<(String, Point)>;
+/// What is known of the steps of one beginning, series and labels, by name of the value and what is known of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) at: Timestamp,
+    pub(crate) labels: Labels,
+    pub(crate) values: BTreeMap<String, f64>,
+}
+
+/// Rolled-up rows of one length, with their series.
+pub(crate) type Rolled = Vec<(String, Row)>;
 
 /// What is being rolled up.
 #[derive(Debug, Default)]
@@ -74,15 +81,21 @@ impl Rollup {
         self.first.values().min().copied()
     }
 
-    /// Takes up a longer step that was open before the last restart, from a minute's point of it.
-    pub(crate) fn restore(&mut self, now: Timestamp, series: &str, point: &Point) {
+    /// Takes up a longer step that was open before the last restart, from a minute of it: when that began, its
+    /// labels and values.
+    pub(crate) fn restore(
+        &mut self,
+        now: Timestamp,
+        series: &str,
+        (at, labels, values): (Timestamp, &Labels, &BTreeMap<String, f64>),
+    ) {
         for length in &LENGTHS_MS[1..] {
-            let at_ms = point.at.as_millis();
+            let at_ms = at.as_millis();
             let begin = at_ms.div_euclid(*length) * length;
             if begin + length <= now.as_millis() - GRACE_MS {
                 continue;
             }
-            for (key, step) in read(series, point, begin) {
+            for (key, step) in read(series, labels, values, begin) {
                 let open = self.longer.entry((*length, begin)).or_default();
                 open.entry(key).and_modify(|known| known.add(&step)).or_insert(step);
             }
@@ -130,33 +143,33 @@ impl Rollup {
     }
 }
 
-/// Steps of one beginning as points: those of one series and labels together.
+/// Steps of one beginning as rows: those of one series and labels together.
 fn points(steps: BTreeMap<Key, Step>) -> Rolled {
     let mut rolled: Rolled = vec![];
     for ((series, labels, name), step) in steps {
         let values = step.kept().map(|(what, value)| (format!("{name}{DIVIDER}{what}"), value));
         match rolled.last_mut() {
-            Some((last, point)) if *last == series && point.labels == labels => point.values.extend(values),
+            Some((last, row)) if *last == series && row.labels == labels => row.values.extend(values),
             _ => {
                 let at = Timestamp::from_millis(step.begin_ms);
-                rolled.push((series, Point { at, labels, values: values.into() }));
+                rolled.push((series, Row { at, labels, values: values.into() }));
             }
         }
     }
     rolled
 }
 
-/// The steps in a point.
-fn read(series: &str, point: &Point, begin: i64) -> Vec<(Key, Step)> {
-    let names = point.values.keys().filter_map(|name| name.strip_suffix("|count"));
-    let step = |name: &str| step_of(point, name).map(|step| Step { begin_ms: begin, ..step });
-    names.filter_map(|name| Some(((series.to_owned(), point.labels.clone(), name.to_owned()), step(name)?))).collect()
+/// The steps in the values of a row.
+fn read(series: &str, labels: &Labels, values: &BTreeMap<String, f64>, begin: i64) -> Vec<(Key, Step)> {
+    let names = values.keys().filter_map(|name| name.strip_suffix("|count"));
+    let step = |name: &str| step_of(Timestamp::from_millis(begin), values, name);
+    names.filter_map(|name| Some(((series.to_owned(), labels.clone(), name.to_owned()), step(name)?))).collect()
 }
 
-/// The step of a value in a rolled-up point.
-pub(crate) fn step_of(point: &Point, name: &str) -> Option<Step> {
-    let value = |what: &str| point.values.get(&format!("{name}{DIVIDER}{what}")).copied();
-    Step::rolled(point.at.as_millis(), value)
+/// The step of a value in a row that begins at a time.
+pub(crate) fn step_of(at: Timestamp, values: &BTreeMap<String, f64>, name: &str) -> Option<Step> {
+    let value = |what: &str| values.get(&format!("{name}{DIVIDER}{what}")).copied();
+    Step::rolled(at.as_millis(), value)
 }
 
 #[cfg(test)]
@@ -165,6 +178,10 @@ mod tests {
 
     fn push(rollup: &mut Rollup, sequence: u64, second: i64, value: f64) {
         rollup.push(sequence, "s", &Labels::new(), "m", second * 1_000, value);
+    }
+
+    fn of(row: &Row) -> Step {
+        step_of(row.at, &row.values, "m").unwrap()
     }
 
     fn at(second: i64) -> Timestamp {
@@ -178,7 +195,7 @@ mod tests {
         assert!(rollup.close(at(69)).iter().all(Vec::is_empty));
         let [minutes, ..] = rollup.close(at(70));
         assert_eq!(minutes.len(), 1);
-        let step = step_of(&minutes[0].1, "m").unwrap();
+        let step = of(&minutes[0].1);
         assert_eq!((step.count, step.min, step.max, step.first, step.last), (60.0, 0.0, 59.0, 0.0, 59.0));
         assert_eq!(rollup.open_from(), Some(61));
         push(&mut rollup, 91, 30, 7.0);
@@ -202,7 +219,9 @@ mod tests {
                 if second == 240 {
                     // Reads the open minute again from the stream, and the minutes that are done from the store.
                     after = Rollup::default();
-                    kept.iter().for_each(|(series, point)| after.restore(at(second), series, point));
+                    for (series, row) in &kept {
+                        after.restore(at(second), series, (row.at, &row.labels, &row.values));
+                    }
                     (180..=240).for_each(|second| push(&mut after, 1, second, second as f64));
                 }
                 found.extend(after.close(at(second))[1].clone());
@@ -210,7 +229,7 @@ mod tests {
         }
         assert_eq!(expected.len(), 2);
         let values = |rolled: &Rolled| -> Vec<_> {
-            rolled.iter().map(|(_, p)| step_of(p, "m").unwrap()).map(|s| (s.begin_ms, s.count, s.min, s.max)).collect()
+            rolled.iter().map(|(_, row)| of(row)).map(|s| (s.begin_ms, s.count, s.min, s.max)).collect()
         };
         assert_eq!(values(&found), values(&expected));
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use mesh_core::query;
 use mesh_proto::telemetry::{Entity, Filter, InstanceSample, Metric, MetricKind, Provenance};
 
-use super::readings::is_label;
-
+/// Bytes of a name, an id or a label.
+pub(crate) const TEXT_MAX: usize = 128;
 /// Kinds of entities that are measured.
 pub(crate) const KINDS: [&str; 6] = ["node", "cluster", "instance", "storage", "application", "route"];
 /// The kind of entity that samples of instances are of.
@@ -142,6 +142,11 @@ impl Field {
     pub(crate) fn value(&self, sample: &InstanceSample) -> f64 {
         (self.of)(sample) * self.factor
     }
+}
+
+/// Can this be an id, a name or a label: 1 to 128 bytes that show?
+pub(crate) fn is_label(text: &str) -> bool {
+    (1..=TEXT_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 /// The instance of a sample, as an entity.

@@ -248,7 +248,7 @@ fn what_is_no_sample_or_comes_from_the_future_is_refused_and_counted() {
 }
 
 #[test]
-fn single_samples_are_packed_by_cluster_each_second_and_packs_are_stored_as_they_come() {
+fn single_samples_are_packed_each_second_and_packs_as_they_come() {
     let mut collector = watching(60);
     collector.limits.pack_max = 60;
     for millis in (0..590).rev().map(|n| n + 10).step_by(10) {

@@ -140,7 +140,7 @@ impl Rolled {
         for series in new {
             let points = self.stores.rolled[0].range(series, range).await?;
             let mut state = self.state.lock();
-            points.iter().for_each(|point| state.rollup.restore(now, series, point));
+            points.iter().for_each(|point| state.rollup.restore(now, series, (point.at, &point.labels, &point.values)));
             state.restored.insert(series.clone());
         }
         Ok(())
@@ -187,8 +187,9 @@ impl Shelf for Rolled {
         };
         for (store, done) in self.stores.rolled.iter().zip(&pending) {
             let mut by_series: BTreeMap<&String, Vec<Point>> = BTreeMap::new();
-            for (series, point) in done {
-                by_series.entry(series).or_default().push(point.clone());
+            for (series, rollup::Row { at, labels, values }) in done {
+                let point = Point { at: *at, labels: labels.clone(), values: values.clone() };
+                by_series.entry(series).or_default().push(point);
             }
             let applied = Applied::new(Packed::STREAM, reached);
             let points = by_series.into_iter().map(|(series, points)| Points { series: series.clone(), points });
@@ -273,11 +274,14 @@ fn points(stored: &Stored, see: impl FnOnce(&Held, Timestamp)) -> Vec<(Applied, 
     rows.into_iter().map(|(series, points)| (applied.clone(), Points { series, points })).collect()
 }
 
+/// Entity, time after the pack's, and labels: what the values of one point have in common.
+type Spot<'a> = (u32, i32, &'a BTreeMap<String, String>);
+
 /// The points of readings: those of one entity, time and labels are one.
 fn of_readings(pack: &Readings, rows: &mut BTreeMap<String, Vec<Point>>) {
     let begin_ms = pack.at.unwrap_or_default().as_millis();
     let series: Vec<String> = pack.entities.iter().map(series_of).collect();
-    let mut points: BTreeMap<(u32, i32, &BTreeMap<String, String>), BTreeMap<String, f64>> = BTreeMap::new();
+    let mut points: BTreeMap<Spot<'_>, BTreeMap<String, f64>> = BTreeMap::new();
     for ((metric, after_ms), value) in pack.metric.iter().zip(&pack.after_ms).zip(&pack.values) {
         let metric = &pack.metrics[*metric as usize];
         let values = points.entry((metric.entity, *after_ms, &metric.labels)).or_default();
@@ -422,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_rolled_up_is_written_when_it_is_done_and_what_is_open_is_read_again() {
+    fn what_is_rolled_up_is_written_when_done_and_read_again_when_open() {
         let stores = stores();
         let at = |second: i64| Timestamp::from_millis(second * 1_000);
         let message = |second: i64| stored(vec![of(second * 1_000, second as f64)], second as u64 + 1);

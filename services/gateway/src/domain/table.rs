@@ -355,7 +355,10 @@ fn one(name: &str) -> (Json, &'static str) {
         "metric" => (text(), "A metric's name, or a prefix: `system.cpu.*`"),
         "label" => (text(), "A label that the measurement has, `name=value`"),
         "group" => (text(), "A group of metrics: general, cpu, memory, network, storage, energy, traffic, application"),
-        "from" | "to" => (text(), "A time, RFC 3339; of measurements also how long ago, `-15m`. If absent, what the operation shows by itself"),
+        "from" | "to" => (
+            text(),
+            "A time, RFC 3339; of measurements also how long ago, `-15m`. If absent, what the operation shows by itself",
+        ),
         "step" => (text(), "Length of a step: seconds, or `30s`, `5m`, `1h`, `1d`; raw values if absent"),
         "function" => (
             json!({"type": "string", "enum": telemetry::FUNCTIONS.map(|(name, _)| name)}),
