@@ -76,7 +76,7 @@ async def follow(messages, intent_id, samples):
                 print("FULFILLED", flush=True)
         elif area == "telemetry":
             # One message holds the samples of a whole cluster.
-            for sample in (s for s in data["samples"] if s["instanceId"] in instances):
+            for sample in (s for s in data.get("samples", []) if s["instanceId"] in instances):
                 cpu, memory = sample.get("cpuPercent", 0.0), int(sample.get("memoryBytes", 0)) / 1e6
                 print(f"{sample['at']}  telemetry  {cpu:.1f} % of {sample['clusterId']}, {memory:.1f} MB", flush=True)
                 samples -= 1
