@@ -23,6 +23,11 @@ use crate::{
 
 /// Series that `top` asks for, and rows of each of its tables.
 const TOP_SERIES: u32 = 1_000;
+/// What `top` shows of a node, and of an instance; `telemetry query` shows the rest.
+const TOP_OF_NODES: &[&str] =
+    &["system.cpu.busy", "system.cpu.load_average.1m", "system.memory.utilization", "system.process.count"];
+const TOP_OF_INSTANCES: &[&str] =
+    &["container.cpu.usage", "container.memory.usage", "container.replicas", "container.restarts"];
 /// How far back `top` looks for the newest value of a series, milliseconds, and in which steps, seconds.
 const TOP_SPAN_MS: i64 = 60_000;
 const TOP_STEP_S: u32 = 30;
@@ -242,8 +247,12 @@ pub async fn top(context: &Context<'_>, options: TopOptions) -> anyhow::Result<E
     let client = context.client().await?;
     show(context, !options.once, async || {
         let now = mesh_client::now();
-        let request = |kind: &str| QueryRequest {
-            filter: Some(Filter { entity_kind: kind.to_owned(), ..Filter::default() }),
+        let request = |kind: &str, metrics: &[&str]| QueryRequest {
+            filter: Some(Filter {
+                entity_kind: kind.to_owned(),
+                metrics: metrics.iter().map(|name| (*name).to_owned()).collect(),
+                ..Filter::default()
+            }),
             from: Some(now.plus_millis(-TOP_SPAN_MS)),
             to: Some(now),
             step_seconds: TOP_STEP_S,
@@ -252,8 +261,8 @@ pub async fn top(context: &Context<'_>, options: TopOptions) -> anyhow::Result<E
             values_max: 0,
         };
         let agents = agents(&client, "").await?;
-        let nodes = query(&client, request("node")).await?;
-        let instances = query(&client, request("instance")).await?;
+        let nodes = query(&client, request("node", TOP_OF_NODES)).await?;
+        let instances = query(&client, request("instance", TOP_OF_INSTANCES)).await?;
         let text = format!(
             "{}\n\n{}\n\n{}",
             inventory(&agents).text,

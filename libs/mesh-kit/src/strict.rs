@@ -16,7 +16,8 @@ pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes before a message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
-/// Lets questions of the contract through whose fields are all known.
+/// Lets questions of the contract through whose fields are all known. What a client streams in is data, as on Zenoh, and
+/// passes.
 pub(crate) async fn known_fields(request: Request, next: Next) -> Response {
     let method = mesh_proto::method(request.uri().path()).filter(|method| !method.is_client_streaming());
     let is_grpc =
@@ -63,7 +64,8 @@ mod tests {
     async fn every_question_with_a_field_that_is_not_known_is_refused() {
         let (mut methods, mut members) = (0, 0);
         for service in mesh_proto::pool().services().filter(|service| service.full_name().starts_with("continuum.")) {
-            for method in service.methods() {
+            // What streams in is data and no question: a later release may add to it.
+            for method in service.methods().filter(|method| !method.is_client_streaming()) {
                 let path = format!("/{}/{}", service.full_name(), method.name());
                 methods += 1;
                 assert_eq!(refused(&path, "application/grpc", framed(b"")).await, None, "{path}");

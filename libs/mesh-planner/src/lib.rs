@@ -714,7 +714,7 @@ mod tests {
     #[test]
     fn a_cluster_that_declares_less_availability_than_is_wanted_is_ruled_out() {
         let mut snapshot = three();
-        for (id, label) in [("a", "90%"), ("b", " 99.95 % ")] {
+        for (id, label) in [("device", "90%"), ("edge", " 99.95 % ")] {
             let cluster = snapshot.clusters.get_mut(id).unwrap();
             cluster.labels.insert("availability".into(), label.into());
         }
@@ -724,10 +724,10 @@ mod tests {
             let targets = [TargetBound { target_name, target_condition, bound: 99.9 }];
             let request = Request { spec: &spec, targets: &targets, measured: None, held: None, excluded: &excluded };
             let choice = choose(&snapshot, &request, Preference::Spread);
-            assert_eq!(choice.chosen.as_deref(), Some("b"), "{condition}");
+            assert_eq!(choice.chosen.as_deref(), Some("edge"), "{condition}");
             let ruled = |id: &str| choice.candidates.iter().find(|c| c.cluster_id == id).unwrap().ruled_out.clone();
-            assert_eq!(ruled("a"), format!("availability would be 90.0 %, wanted {condition} 99.9: 9.9 under"));
-            assert!(ruled("c").starts_with("declares no availability"), "{}", ruled("c"));
+            assert_eq!(ruled("device"), format!("availability would be 90.0 %, wanted {condition} 99.9: 9.9 under"));
+            assert!(ruled("cloud").starts_with("declares no availability"), "{}", ruled("cloud"));
         }
     }
 

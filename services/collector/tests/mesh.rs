@@ -234,6 +234,16 @@ async fn readings_are_stored_followed_asked_about_and_watched_for_crossings() {
         ("wrong", "local", "full")
     );
 
+    // What is decided is watched at once, but not in the same moment.
+    let watched = async {
+        while client.conditions(ConditionsRequest::default()).await.unwrap().into_inner().conditions.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let begun = std::time::Instant::now();
+    soon("the condition watched", watched).await;
+    println!("a condition is watched {:?} after it was defined", begun.elapsed());
+
     // One follows the channel; readings come over Zenoh and over gRPC.
     let filter = Some(Filter { metrics: vec!["system.memory.*".into()], ..Filter::default() });
     let watch = WatchRequest { filter: filter.clone(), ..WatchRequest::default() };

@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn every_type_is_told_with_its_targets() {
         let all = all_types();
-        assert_eq!((all.types.len(), all.conditions.len()), (5, 10));
+        assert_eq!((all.types.len(), all.conditions.len()), (6, 10));
         assert!(all.types.iter().all(|t| !t.verbs.is_empty() && !t.object_types.is_empty()));
         let by_label = |label: &str| all.types.iter().find(|t| t.user_label == label).unwrap();
         assert!(by_label("SecureExecution").statement.contains("nothing attests"));
