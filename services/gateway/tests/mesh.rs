@@ -1128,7 +1128,10 @@ async fn schemathesis_finds_no_server_error_and_no_undocumented_answer() {
         eprintln!("SKIPPED: gateway, fuzzing: no .tools/test/bin/schemathesis (run `make setup-test`)");
         return;
     }
-    let long = |configs: &mut Configs| configs.identity.token_s = 3_600;
+    let long = |configs: &mut Configs| {
+        configs.identity.token_s = 3_600;
+        configs.observed = true;
+    };
     let Some(world) = World::start("gateway, fuzzing", 1, long).await else { return };
     let token = world.admin().await;
     let examples = std::env::var("CONTINUUM_EXAMPLES").unwrap_or_else(|_| "25".into());
@@ -1160,7 +1163,8 @@ async fn schemathesis_finds_no_server_error_and_no_undocumented_answer() {
     let large = ["SubmitIntent", "CheckIntent", "UpdateIntent", "TmfCreate", "TmfPatch", "RegisterWorkload"];
     let every = "examples,coverage,fuzzing";
     // A watch has no end to wait for.
-    let others = [&large[..], &["WatchIntent"]].concat();
+    let endless = ["WatchIntent", "StreamTelemetry", "StreamAnomalies", "StreamObservations", "StreamTwins"];
+    let others = [&large[..], &endless[..]].concat();
     tokio::join!(
         run("--include-operation-id", &large[..], if is_full() { every } else { "examples,fuzzing" }),
         run("--exclude-operation-id", &others[..], every),

@@ -440,7 +440,7 @@ pub fn refusals(route: &Route) -> Vec<u16> {
     if route.action.is_some() {
         found.push(403);
     }
-    if route.path.contains('{') || route.query.contains(&"owner") {
+    if route.path.contains('{') || route.query.contains(&"owner") || route.op == Op::SerranoStreaming {
         found.push(404);
     }
     if !route.body.is_empty() {
@@ -531,6 +531,10 @@ fn operation(route: &Route) -> Json {
             response["headers"] = json!({"WWW-Authenticate": {"schema": {"type": "string"}}});
         }
         responses.insert(status.to_string(), response);
+    }
+    if !route.query.is_empty() {
+        // Before anything is read of it.
+        responses.insert("414".to_owned(), json!({"description": "The address has more than 65,534 bytes."}));
     }
     let mut operation = json!({
         "operationId": format!("{:?}", route.op),
