@@ -6,3 +6,4 @@ pub mod measure;
 pub mod probe;
 pub mod publisher;
 pub mod state;
+mod table;

@@ -61,7 +61,7 @@ pub enum Error {
     Sweep(usize, i32),
     /// `/proc` could not be read.
     #[error("read the process table")]
-    ProcessTable(#[source] procfs::ProcError),
+    ProcessTable(#[source] std::io::Error),
     /// The supervising thread could not be started.
     #[error("start the supervising thread")]
     Thread(#[source] std::io::Error),

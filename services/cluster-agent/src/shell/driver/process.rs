@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::{
     Driver, Error, Event, Journal, ReplicaSpec,
     cgroup::{Cgroups, System},
-    replicas::{Mark, Replicas},
+    replicas::{Confined, Mark, Replicas},
     supervisor::{Clock, Command, Events, Supervisor, With},
 };
 
@@ -116,10 +116,9 @@ fn sweep(mark: &Mark, cgroups: &Cgroups) -> Result<(), Error> {
     let leftovers = cgroups.leftovers();
     let mut left = vec![];
     for round in 0..SWEEPS_MAX {
-        let confined = leftovers.iter().flat_map(|group| group.pids());
         let anyone = super::ReplicaId { instance_id: String::new(), generation: 0, replica: 0 };
-        let confined = confined.map(|pid| (pid, anyone.clone())).collect();
-        left = replicas.find(&std::collections::BTreeMap::new(), &confined)?;
+        let confined = || leftovers.iter().flat_map(|group| group.pids()).map(|pid| (pid, anyone.clone())).collect();
+        left = replicas.find(&std::collections::BTreeMap::new(), Confined::All, confined)?;
         if left.is_empty() {
             for group in leftovers {
                 group.remove();

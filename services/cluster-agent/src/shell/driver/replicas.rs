@@ -6,14 +6,17 @@
 #![expect(clippy::disallowed_methods, reason = "a workload inherits a few variables of its agent")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    cell::OnceCell,
+    collections::{BTreeMap, HashMap},
     ffi::{OsStr, OsString},
+    path::Path,
 };
 
 use mesh_proto::workload::ProcessSpec;
-use procfs::process::{Process, Stat, all_processes};
+use procfs::process::Process;
 
 use super::{Error, Reading, ReplicaId, spawn};
+use crate::shell::table::{Stat, Table};
 
 const CLUSTER: &str = "CONTINUUM_CLUSTER";
 const AGENT: &str = "CONTINUUM_AGENT";
@@ -53,8 +56,8 @@ impl Mark {
     }
 
     /// The replica whose mark a process carries.
-    fn read(&self, process: &Process) -> Option<ReplicaId> {
-        let environment = process.environ().ok()?;
+    fn read(&self, pid: i32) -> Option<ReplicaId> {
+        let environment = Process::new(pid).and_then(|process| process.environ()).ok()?;
         let text = |name: &str| environment.get(OsStr::new(name))?.to_str();
         if text(CLUSTER) != Some(&self.cluster_id) || text(AGENT) != Some(&self.agent) {
             return None;
@@ -72,87 +75,101 @@ impl Mark {
 pub(super) struct Member {
     pub(super) id: ReplicaId,
     pub(super) pid: i32,
-    process: Process,
     stat: Stat,
 }
 
 impl Member {
-    /// What it and the children it has waited for have used. `/proc` counts CPU time in ticks of 10 ms.
-    pub(super) fn reading(&self) -> Reading {
-        reading(self.id.clone(), &self.process, &self.stat)
-    }
-
     /// Ends it, unless it has ended and its id is another's.
     pub(super) fn kill(&self) {
         let Ok(descriptor) = spawn::process_descriptor(self.pid) else { return };
-        // Read through the descriptor of its `/proc` folder, which never shows another process.
-        if self.process.stat().is_ok_and(|stat| stat.starttime == self.stat.starttime) {
+        // If the process of this id is still the same now, it was when the descriptor was made: so that means it.
+        if table().stat(self.pid).is_some_and(|stat| stat.started == self.stat.started) {
             let _gone_already = spawn::kill_exactly(&descriptor);
         }
     }
 }
 
-/// What one process has used; works for one that has ended and was not waited for.
-pub(super) fn reading_of(id: &ReplicaId, pid: i32) -> Option<Reading> {
-    let process = Process::new(pid).ok()?;
-    let stat = process.stat().ok()?;
-    Some(reading(id.clone(), &process, &stat))
+fn table() -> Table {
+    Table::new(Path::new("/proc"))
 }
 
-fn reading(id: ReplicaId, process: &Process, stat: &Stat) -> Reading {
-    let waited = u64::try_from(stat.cutime.max(0) + stat.cstime.max(0)).unwrap_or(0);
-    let ticks = stat.utime + stat.stime + waited;
-    let io = process.io().ok();
+/// What one process has used; works for one that has ended and was not waited for.
+pub(super) fn reading_of(id: &ReplicaId, pid: i32) -> Option<Reading> {
+    let table = table();
+    let stat = table.stat(pid)?;
+    Some(reading(&table, id.clone(), pid, &stat))
+}
+
+/// What a process and the children it has waited for have used. `/proc` counts CPU time in ticks of 10 ms.
+fn reading(table: &Table, id: ReplicaId, pid: i32, stat: &Stat) -> Reading {
+    let ticks = stat.user_ticks + stat.system_ticks + stat.waited_ticks;
+    let io = table.io(pid).unwrap_or_default();
     Reading {
         id,
         cpu_nanos: ticks.saturating_mul(1_000_000_000) / procfs::ticks_per_second().max(1),
-        memory_bytes: stat.rss.saturating_mul(procfs::page_size()),
-        io_read_bytes: io.as_ref().map_or(0, |io| io.read_bytes),
-        io_write_bytes: io.as_ref().map_or(0, |io| io.write_bytes),
+        memory_bytes: stat.resident_pages.saturating_mul(procfs::page_size()),
+        io_read_bytes: io.read_bytes,
+        io_write_bytes: io.written_bytes,
     }
+}
+
+/// Which processes are looked for in control groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confined {
+    /// All: of a process that was moved into a group later, too.
+    All,
+    /// Those not seen before. A process is born in the group of its parent, so that is where it is when it is first seen.
+    New,
 }
 
 /// Finds the processes of an agent's replicas.
 pub(super) struct Replicas {
     mark: Mark,
-    /// What a process's environment said; it is read once per process.
-    seen: BTreeMap<(i32, u64), Option<ReplicaId>>,
+    table: Table,
+    /// Whose each process is that is not in a process group of ours, and the scan in which it was found last. What says so
+    /// is read once per process.
+    seen: HashMap<(i32, u64), (Option<ReplicaId>, u64)>,
+    scan: u64,
 }
 
 impl Replicas {
     pub(super) fn new(mark: Mark) -> Self {
-        Self { mark, seen: BTreeMap::new() }
+        Self { mark, table: table(), seen: HashMap::new(), scan: 0 }
     }
 
-    /// Every process of any replica that has not ended. `groups` are process groups, `confined` processes in control
-    /// groups, each with its replica.
+    /// Every process of any replica that has not ended. `groups` are process groups, `confined` gives the processes in
+    /// control groups, each with its replica.
     pub(super) fn find(
         &mut self,
         groups: &BTreeMap<i32, ReplicaId>,
-        confined: &BTreeMap<i32, ReplicaId>,
+        which: Confined,
+        confined: impl Fn() -> BTreeMap<i32, ReplicaId>,
     ) -> Result<Vec<Member>, Error> {
         let mut members = vec![];
-        let mut alive = BTreeSet::new();
+        self.scan += 1;
         let own = i32::try_from(std::process::id()).unwrap_or_default();
-        for process in all_processes().map_err(Error::ProcessTable)? {
+        let inside = OnceCell::new();
+        let confined = |pid: i32| inside.get_or_init(&confined).get(&pid).cloned();
+        for pid in self.table.pids().map_err(Error::ProcessTable)? {
             // One that ends while it is read is skipped.
-            let Ok(process) = process else { continue };
-            let pid = process.pid;
-            let Ok(stat) = process.stat() else { continue };
-            if pid == own || matches!(stat.state, 'Z' | 'X') {
-                continue;
-            }
-            let known = groups.get(&stat.pgrp).or_else(|| confined.get(&pid)).cloned();
-            let id = known.or_else(|| {
-                let key = (pid, stat.starttime);
-                alive.insert(key);
-                self.seen.entry(key).or_insert_with(|| self.mark.read(&process)).clone()
+            let Some(stat) = self.table.stat(pid).filter(|stat| pid != own && !stat.has_ended()) else { continue };
+            let of_group = groups.get(&stat.group).cloned();
+            let id = of_group.or_else(|| {
+                let new = || self.mark.read(pid).or_else(|| confined(pid));
+                let (id, scan) = self.seen.entry((pid, stat.started)).or_insert_with(|| (new(), 0));
+                *scan = self.scan;
+                id.clone().or_else(|| (which == Confined::All).then(|| confined(pid))?)
             });
             if let Some(id) = id {
-                members.push(Member { id, pid, process, stat });
+                members.push(Member { id, pid, stat });
             }
         }
-        self.seen.retain(|key, _| alive.contains(key));
+        self.seen.retain(|_, (_, scan)| *scan == self.scan);
         Ok(members)
+    }
+
+    /// What a process that was found and the children it has waited for have used.
+    pub(super) fn reading(&self, member: &Member) -> Reading {
+        reading(&self.table, member.id.clone(), member.pid, &member.stat)
     }
 }

@@ -33,7 +33,7 @@ use super::{
     Error, Event, Fails, Journal, Reading, ReplicaId, ReplicaSpec,
     cgroup::{Cgroup, Cgroups},
     journal::{LINE_BYTES_MAX, Members, Output, Running},
-    replicas::{Mark, Member, Replicas, reading_of},
+    replicas::{Confined, Mark, Member, Replicas, reading_of},
     spawn,
 };
 
@@ -309,7 +309,7 @@ impl Supervisor {
         if self.processes.values().all(|p| p.ended.is_none()) {
             return;
         }
-        let members = match self.members() {
+        let members = match self.members(Confined::All) {
             Ok(members) => members,
             Err(error) => {
                 tracing::warn!(error = %error, "process table not read");
@@ -354,19 +354,19 @@ impl Supervisor {
     }
 
     /// Every living process of every replica.
-    fn members(&mut self) -> Result<Vec<Member>, Error> {
+    fn members(&mut self, which: Confined) -> Result<Vec<Member>, Error> {
         let groups = self.processes.iter().map(|(id, p)| (p.pid.as_raw(), id.clone())).collect();
-        let confined = self
-            .processes
-            .iter()
-            .flat_map(|(id, p)| p.cgroup.pids().into_iter().map(move |pid| (pid, id.clone())))
-            .collect();
-        self.replicas.find(&groups, &confined)
+        let of_one = |(id, process): (&ReplicaId, &Process)| {
+            let id = id.clone();
+            process.cgroup.pids().into_iter().map(move |pid| (pid, id.clone()))
+        };
+        let confined = || self.processes.iter().flat_map(of_one).collect();
+        self.replicas.find(&groups, which, confined)
     }
 
     fn measure(&mut self, now: Timestamp) {
         self.used.retain(|_, used| used.since_idle.is_none_or(|since| now.millis_since(since) < REMEMBERED_MS));
-        let members = if self.processes.is_empty() { Ok(vec![]) } else { self.members() };
+        let members = if self.processes.is_empty() { Ok(vec![]) } else { self.members(Confined::New) };
         let members = match members {
             Ok(members) => members,
             Err(error) => {
@@ -385,7 +385,7 @@ impl Supervisor {
         self.with.journal.found(found);
         let mut alive: BTreeMap<&ReplicaId, (Totals, u64)> = BTreeMap::new();
         for member in &members {
-            let reading = member.reading();
+            let reading = self.replicas.reading(member);
             let (totals, memory_bytes) = alive.entry(&member.id).or_default();
             *totals = totals.plus(Totals::of(&reading));
             *memory_bytes += reading.memory_bytes;

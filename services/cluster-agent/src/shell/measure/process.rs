@@ -7,13 +7,13 @@ use std::{
 };
 
 use mesh_proto::Timestamp;
-use procfs::{FromRead as _, Uptime, process::Process};
+use procfs::{FromRead as _, Uptime};
 use tokio::sync::watch;
 
 use super::{Entity, Probe, Reading, Roots, Running, Value};
 use crate::{
     domain::measure::{catalog, tally::Tally},
-    shell::driver::Journal,
+    shell::{driver::Journal, table::Table},
 };
 
 /// A process that no other is: its id, and when it was started.
@@ -24,6 +24,7 @@ pub struct Processes {
     journal: Arc<Journal>,
     running: watch::Receiver<Running>,
     roots: Roots,
+    table: Table,
     tallies: BTreeMap<String, Tally<Who>>,
 }
 
@@ -41,7 +42,7 @@ pub(super) fn instances(
 impl Processes {
     /// Of an agent whose driver keeps this journal.
     pub fn new(journal: Arc<Journal>, running: watch::Receiver<Running>, roots: Roots) -> Self {
-        Self { journal, running, roots, tallies: BTreeMap::new() }
+        Self { table: Table::new(&roots.proc), journal, running, roots, tallies: BTreeMap::new() }
     }
 
     fn look(&mut self, instance: &str, uptime_s: f64) -> Result<Vec<Value>, String> {
@@ -65,22 +66,21 @@ impl Processes {
 
     /// When it was started, and what it says.
     fn one(&self, pid: i32) -> Option<(u64, Vec<Value>)> {
-        let process = Process::new_with_root(self.roots.proc.join(pid.to_string())).ok()?;
-        let stat = process.stat().ok().filter(|stat| !matches!(stat.state, 'Z' | 'X'))?;
+        let stat = self.table.stat(pid).filter(|stat| !stat.has_ended())?;
         let per_s = procfs::ticks_per_second().max(1) as f64;
         let mut values = vec![
-            catalog::PROCESS_CPU.value(stat.utime as f64 / per_s, &["user"]),
-            catalog::PROCESS_CPU.value(stat.stime as f64 / per_s, &["system"]),
-            catalog::PROCESS_MEMORY.value(stat.rss.saturating_mul(procfs::page_size()) as f64, &[]),
-            catalog::PROCESS_VIRTUAL.value(stat.vsize as f64, &[]),
-            catalog::PROCESS_THREADS.value(stat.num_threads as f64, &[]),
-            catalog::PROCESS_FAULTS.value(stat.minflt as f64, &["minor"]),
-            catalog::PROCESS_FAULTS.value(stat.majflt as f64, &["major"]),
+            catalog::PROCESS_CPU.value(stat.user_ticks as f64 / per_s, &["user"]),
+            catalog::PROCESS_CPU.value(stat.system_ticks as f64 / per_s, &["system"]),
+            catalog::PROCESS_MEMORY.value(stat.resident_pages.saturating_mul(procfs::page_size()) as f64, &[]),
+            catalog::PROCESS_VIRTUAL.value(stat.virtual_bytes as f64, &[]),
+            catalog::PROCESS_THREADS.value(stat.threads as f64, &[]),
+            catalog::PROCESS_FAULTS.value(stat.minor_faults as f64, &["minor"]),
+            catalog::PROCESS_FAULTS.value(stat.major_faults as f64, &["major"]),
         ];
         // What another user's process does not show is left out of the whole instance.
-        if let Ok(io) = process.io() {
+        if let Some(io) = self.table.io(pid) {
             values.push(catalog::PROCESS_IO.value(io.read_bytes as f64, &["read"]));
-            values.push(catalog::PROCESS_IO.value(io.write_bytes as f64, &["write"]));
+            values.push(catalog::PROCESS_IO.value(io.written_bytes as f64, &["write"]));
         }
         let folder = self.roots.proc.join(pid.to_string());
         if let Ok(files) = fs::read_dir(folder.join("fd")) {
@@ -94,7 +94,7 @@ impl Processes {
                 values.extend(found.map(|count| catalog::PROCESS_SWITCHES.value(count as f64, &[kind])));
             }
         }
-        Some((stat.starttime, values))
+        Some((stat.started, values))
     }
 }
 
