@@ -458,11 +458,11 @@ impl Collector {
             self.counts.ahead += 1;
             return false;
         }
-        if !self.tracks.contains_key(&sample.instance_id) && self.tracks.len() >= self.limits.instances_max {
-            self.counts.over_limit += 1;
-            return false;
-        }
         if !self.tracks.contains_key(&sample.instance_id) {
+            if self.tracks.len() >= self.limits.instances_max {
+                self.counts.over_limit += 1;
+                return false;
+            }
             self.tracks.insert(sample.instance_id.clone(), Track::default());
         }
         let Some(track) = self.tracks.get_mut(&sample.instance_id) else { return false };

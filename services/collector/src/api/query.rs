@@ -249,7 +249,7 @@ mod tests {
         for second in 0..=7_200 {
             let values = [("gauge", second as f64), ("counter", 3.0 * second as f64)];
             for (name, value) in values {
-                rollup.push(1, "node/edge/n", &labels, name, second * 1_000, value);
+                rollup.lane(1, "node/edge/n").push(&labels, name, second * 1_000, value);
             }
             if second > 6_600 {
                 let at = Timestamp::from_millis(second * 1_000);

@@ -9,8 +9,8 @@ use mesh_proto::{
 
 use super::select::{self, FIELDS, INSTANCE};
 
-/// A metric's name and labels.
-pub(crate) type Name = (String, BTreeMap<String, String>);
+/// Metrics, by name and labels.
+type Metrics = BTreeMap<String, BTreeMap<BTreeMap<String, String>, Metric>>;
 
 /// Metrics of one entity that are listed; the limits of what is taken in keep below it.
 const METRICS_MAX: usize = 20_000;
@@ -20,7 +20,9 @@ const METRICS_MAX: usize = 20_000;
 pub(crate) struct Listed {
     pub(crate) entity: Entity,
     /// Without what samples of instances hold: those are the same for all.
-    metrics: BTreeMap<Name, Metric>,
+    metrics: Metrics,
+    /// How many.
+    count: usize,
     /// Of its samples, if it is an instance that has some.
     provenance: Option<Provenance>,
     heard: Timestamp,
@@ -50,6 +52,29 @@ pub(crate) fn series_of(entity: &Entity) -> String {
     format!("{}/{}/{}", entity.kind, entity.cluster_id, entity.id)
 }
 
+impl Listed {
+    /// Lists a metric, in place of the one of its name and labels.
+    fn list(&mut self, metric: &Metric) {
+        let new = || Metric { entity: 0, ..metric.clone() };
+        let known = self.metrics.get_mut(&metric.name).and_then(|named| named.get_mut(&metric.labels));
+        match known {
+            Some(known) if is_same(known, metric) => {}
+            Some(known) => *known = new(),
+            None if self.count < METRICS_MAX => {
+                self.count += 1;
+                self.metrics.entry(metric.name.clone()).or_default().insert(metric.labels.clone(), new());
+            }
+            None => {}
+        }
+    }
+}
+
+/// Are they one but for their entity's number? Names and labels are.
+fn is_same(known: &Metric, metric: &Metric) -> bool {
+    let Metric { entity: _, name: _, unit, kind, labels: _, provenance, probe } = known;
+    (unit, kind, provenance, probe) == (&metric.unit, &metric.kind, &metric.provenance, &metric.probe)
+}
+
 impl Catalog {
     pub(crate) fn new(entities_max: usize) -> Self {
         Self { all: BTreeMap::new(), entities_max }
@@ -57,30 +82,39 @@ impl Catalog {
 
     /// Lists what a stored pack is of.
     pub(crate) fn readings(&mut self, pack: &Readings, now: Timestamp) {
-        for metric in &pack.metrics {
-            let Some(entity) = pack.entities.get(metric.entity as usize) else { continue };
-            let Some(listed) = self.entry(series_of(entity), entity, now) else { continue };
-            let name = (metric.name.clone(), metric.labels.clone());
-            if listed.metrics.len() < METRICS_MAX || listed.metrics.contains_key(&name) {
-                listed.metrics.insert(name, Metric { entity: 0, ..metric.clone() });
-            }
+        // Those of one entity mostly follow each other.
+        for metrics in pack.metrics.chunk_by(|a, b| a.entity == b.entity) {
+            let entity = metrics.first().and_then(|metric| pack.entities.get(metric.entity as usize));
+            let Some(entity) = entity else { continue };
+            let Some(listed) = self.entry(&series_of(entity), entity, now) else { continue };
+            metrics.iter().for_each(|metric| listed.list(metric));
         }
     }
 
     /// Lists an instance that a stored sample is of.
     pub(crate) fn sample(&mut self, sample: &InstanceSample, now: Timestamp) {
-        let entity = select::entity_of(sample);
-        if let Some(listed) = self.entry(sample.instance_id.clone(), &entity, now) {
-            listed.provenance = Some(Provenance::try_from(sample.provenance).unwrap_or_default());
+        let provenance = Some(Provenance::try_from(sample.provenance).unwrap_or_default());
+        if let Some(listed) = self.all.get_mut(&sample.instance_id)
+            && (&listed.entity.cluster_id, &listed.entity.owner) == (&sample.cluster_id, &sample.owner)
+        {
+            (listed.provenance, listed.heard) = (provenance, now);
+            return;
+        }
+        if let Some(listed) = self.entry(&sample.instance_id, &select::entity_of(sample), now) {
+            listed.provenance = provenance;
         }
     }
 
-    fn entry(&mut self, series: String, entity: &Entity, now: Timestamp) -> Option<&mut Listed> {
-        if !self.all.contains_key(&series) && self.all.len() >= self.entities_max {
-            return None;
+    fn entry(&mut self, series: &str, entity: &Entity, now: Timestamp) -> Option<&mut Listed> {
+        if !self.all.contains_key(series) {
+            if self.all.len() >= self.entities_max {
+                return None;
+            }
+            let (entity, metrics) = (entity.clone(), Metrics::new());
+            let listed = Listed { entity, metrics, count: 0, provenance: None, heard: now };
+            self.all.insert(series.to_owned(), listed);
         }
-        let new = || Listed { entity: entity.clone(), metrics: BTreeMap::new(), provenance: None, heard: now };
-        let listed = self.all.entry(series).or_insert_with(new);
+        let listed = self.all.get_mut(series)?;
         if listed.entity != *entity {
             listed.entity = entity.clone();
         }
@@ -100,7 +134,8 @@ impl Catalog {
             let fields = listed.provenance.into_iter().flat_map(|provenance| {
                 FIELDS.iter().map(move |field| (field.metric(provenance), field.stored.to_owned(), field.factor))
             });
-            let own = listed.metrics.values().map(|metric| (metric.clone(), metric.name.clone(), 1.0));
+            let own = listed.metrics.values().flat_map(BTreeMap::values);
+            let own = own.map(|metric| (metric.clone(), metric.name.clone(), 1.0));
             for (metric, value, factor) in fields.chain(own) {
                 let kind = if listed.provenance.is_some() { INSTANCE } else { listed.entity.kind.as_str() };
                 if !select::means_metric(filter, kind, &metric) {

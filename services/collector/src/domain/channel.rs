@@ -44,7 +44,8 @@ pub(crate) struct Channel {
     oldest: u64,
     begun: u64,
     values: u64,
-    entries: VecDeque<Entry>,
+    /// Each with the position of its first value.
+    entries: VecDeque<(u64, Entry)>,
 }
 
 impl Channel {
@@ -71,10 +72,11 @@ impl Channel {
     }
 
     fn push(&mut self, entry: Entry) {
+        let position = self.end();
         self.values += entry.len();
-        self.entries.push_back(entry);
+        self.entries.push_back((position, entry));
         while self.values > self.values_max {
-            let Some(first) = self.entries.pop_front() else { break };
+            let Some((_, first)) = self.entries.pop_front() else { break };
             self.values -= first.len();
             self.oldest += first.len();
         }
@@ -120,14 +122,8 @@ impl Channel {
     pub(crate) fn read(&self, cursor: &mut Cursor) -> Option<WatchReply> {
         let mut builder = Builder::default();
         cursor.next = cursor.next.max(self.oldest);
-        let mut position = self.oldest;
-        // Entries are few beside their values; finding the first is cheap.
-        for entry in &self.entries {
-            let end = position + entry.len();
-            if end <= cursor.next {
-                position = end;
-                continue;
-            }
+        let seen = self.entries.partition_point(|(position, entry)| position + entry.len() <= cursor.next);
+        for (position, entry) in self.entries.range(seen..) {
             if builder.values.len() >= REPLY_MAX {
                 break;
             }
@@ -136,8 +132,7 @@ impl Channel {
                 Entry::Readings(taken) => taken.iter().skip(skip).for_each(|one| cursor.value(one, &mut builder)),
                 Entry::Sample(sample, number) => cursor.of_instance(sample, *number, &mut builder),
             }
-            cursor.next = end;
-            position = end;
+            cursor.next = position + entry.len();
         }
         let missed = std::mem::take(&mut cursor.missed);
         if builder.values.is_empty() && missed == 0 {
@@ -184,10 +179,10 @@ impl Cursor {
     }
 
     fn of_instance(&mut self, sample: &InstanceSample, number: u64, builder: &mut Builder) {
-        let entity = select::entity_of(sample);
-        if !select::means_entity(&self.filter, &entity) {
+        if !select::means_instance(&self.filter, sample) {
             return;
         }
+        let entity = select::entity_of(sample);
         let provenance = Provenance::try_from(sample.provenance).unwrap_or_default();
         let at_ms = sample.at.unwrap_or_default().as_millis();
         if let Some(seen) = self.samples.insert(sample.instance_id.clone(), number) {

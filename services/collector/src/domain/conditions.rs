@@ -49,6 +49,8 @@ struct Line {
 pub(crate) struct Conditions {
     all: BTreeMap<Name, Condition>,
     by_metric: BTreeMap<String, Vec<Name>>,
+    /// How many there are of a kind of entity.
+    by_kind: BTreeMap<String, usize>,
     lines: BTreeMap<Name, BTreeMap<Place, Line>>,
     unwatched: u64,
 }
@@ -65,18 +67,23 @@ impl Conditions {
             self.drop(&name);
         }
         self.by_metric.entry(condition.metric.clone()).or_default().push(name.clone());
+        *self.by_kind.entry(condition.entity_kind.clone()).or_default() += 1;
         self.all.insert(name, condition);
     }
 
     /// Watches a condition no longer.
     pub(crate) fn drop(&mut self, name: &Name) {
-        if let Some(before) = self.all.remove(name)
-            && let Some(names) = self.by_metric.get_mut(&before.metric)
-        {
-            names.retain(|other| other != name);
-            if names.is_empty() {
-                self.by_metric.remove(&before.metric);
+        if let Some(before) = self.all.remove(name) {
+            if let Some(names) = self.by_metric.get_mut(&before.metric) {
+                names.retain(|other| other != name);
+                if names.is_empty() {
+                    self.by_metric.remove(&before.metric);
+                }
             }
+            if let Some(count) = self.by_kind.get_mut(&before.entity_kind) {
+                *count -= 1;
+            }
+            self.by_kind.retain(|_, count| *count > 0);
         }
         self.lines.remove(name);
     }
@@ -88,7 +95,7 @@ impl Conditions {
 
     /// Is any condition of this kind of entity?
     pub(crate) fn of_kind(&self, kind: &str) -> bool {
-        self.all.values().any(|condition| condition.entity_kind == kind)
+        self.by_kind.contains_key(kind)
     }
 
     /// Takes up where a place was before the last restart.

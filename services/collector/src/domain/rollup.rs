@@ -1,7 +1,7 @@
 //! Steps of a minute, five minutes and an hour, rolled up from what was stored, so that a question about days reads
 //! hundreds of points and not hundreds of thousands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use mesh_proto::Timestamp;
 
@@ -15,8 +15,6 @@ const GRACE_MS: i64 = 10_000;
 const DIVIDER: char = '|';
 
 type Labels = BTreeMap<String, String>;
-/// Series in the store, labels, name of the value.
-type Key = (String, Labels, String);
 
 /// What is known of the steps of one beginning, series and labels, by name of the value and what is known of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,15 +27,84 @@ pub(crate) struct Row {
 /// Rolled-up rows of one length, with their series.
 pub(crate) type Rolled = Vec<(String, Row)>;
 
+/// Steps of one value that are open.
+#[derive(Debug, Default)]
+struct Track {
+    /// Newest value and its time, for rises across minutes.
+    before: Option<(i64, f64)>,
+    minutes: Vec<Step>,
+    /// Of five minutes, and of an hour.
+    longer: [Vec<Step>; 2],
+}
+
+impl Track {
+    /// The steps of each length that are done.
+    fn close(&mut self, done_ms: i64) -> [Vec<Step>; 3] {
+        let take = |open: &mut Vec<Step>, length: i64| {
+            open.extract_if(.., |step| step.begin_ms + length <= done_ms).collect::<Vec<Step>>()
+        };
+        let mut minutes = take(&mut self.minutes, LENGTHS_MS[0]);
+        minutes.sort_by_key(|step| step.begin_ms);
+        for (open, length) in self.longer.iter_mut().zip(&LENGTHS_MS[1..]) {
+            for step in &minutes {
+                let begin_ms = step.begin_ms.div_euclid(*length) * length;
+                add(open, &Step { begin_ms, ..step.clone() });
+            }
+        }
+        let [five, hour] = &mut self.longer;
+        [minutes, take(five, LENGTHS_MS[1]), take(hour, LENGTHS_MS[2])]
+    }
+
+    /// Has it had no value since this time?
+    fn is_idle(&self, since_ms: i64) -> bool {
+        let is_open = !self.minutes.is_empty() || self.longer.iter().any(|open| !open.is_empty());
+        !is_open && self.before.is_none_or(|(at_ms, _)| at_ms < since_ms)
+    }
+}
+
+/// Adds a step to the open one of its beginning.
+fn add(open: &mut Vec<Step>, step: &Step) {
+    match open.iter_mut().rfind(|known| known.begin_ms == step.begin_ms) {
+        Some(known) => known.add(step),
+        None => open.push(step.clone()),
+    }
+}
+
+/// Values of one series, by labels and name, both in order.
+#[derive(Debug, Default)]
+struct Tracks(Vec<(Labels, Vec<(String, Track)>)>);
+
+impl Tracks {
+    /// The track of a value; a new one is made.
+    fn of(&mut self, labels: &Labels, name: &str) -> &mut Track {
+        let found = self.0.binary_search_by(|(known, _)| known.cmp(labels));
+        let at = found.unwrap_or_else(|at| {
+            self.0.insert(at, (labels.clone(), vec![]));
+            at
+        });
+        let named = &mut self.0[at].1;
+        let found = named.binary_search_by(|(known, _)| known.as_str().cmp(name));
+        let at = found.unwrap_or_else(|at| {
+            named.insert(at, (name.to_owned(), Track::default()));
+            at
+        });
+        &mut named[at].1
+    }
+}
+
 /// What is being rolled up.
 #[derive(Debug, Default)]
 pub(crate) struct Rollup {
-    /// Of the minutes that are open, by beginning.
-    minutes: BTreeMap<i64, BTreeMap<Key, Step>>,
-    /// Newest value of each series, for rises across minutes.
-    before: BTreeMap<Key, (i64, f64)>,
-    /// Longer steps, by length and beginning.
-    longer: BTreeMap<(i64, i64), BTreeMap<Key, Step>>,
+    /// By series.
+    all: HashMap<String, Tracks>,
+    progress: Progress,
+    /// Beginning of the minute in which it was last looked for what is done.
+    looked: Option<i64>,
+}
+
+/// How far minutes are.
+#[derive(Debug, Default)]
+struct Progress {
     /// Sequence of the first message of each open minute.
     first: BTreeMap<i64, u64>,
     /// Minutes up to and with this beginning are done.
@@ -46,39 +113,53 @@ pub(crate) struct Rollup {
     late: u64,
 }
 
+/// One series, for values that a message of this sequence stored.
+pub(crate) struct Lane<'a> {
+    sequence: u64,
+    tracks: &'a mut Tracks,
+    progress: &'a mut Progress,
+}
+
 /// The minute in which a time lies, by its beginning.
 fn minute_of(at_ms: i64) -> i64 {
     at_ms.div_euclid(LENGTHS_MS[0]) * LENGTHS_MS[0]
 }
 
-impl Rollup {
-    /// Takes in a value that the message of this sequence stored.
-    pub(crate) fn push(&mut self, sequence: u64, series: &str, labels: &Labels, name: &str, at_ms: i64, value: f64) {
+impl Lane<'_> {
+    /// Takes in a value.
+    pub(crate) fn push(&mut self, labels: &Labels, name: &str, at_ms: i64, value: f64) {
         let minute = minute_of(at_ms);
         // What comes before the first minute seen cannot be whole.
-        let closed = *self.closed.get_or_insert(minute - LENGTHS_MS[0]);
+        let closed = *self.progress.closed.get_or_insert(minute - LENGTHS_MS[0]);
         if minute <= closed {
-            self.late += 1;
+            self.progress.late += 1;
             return;
         }
-        self.first.entry(minute).or_insert(sequence);
-        let key = (series.to_owned(), labels.clone(), name.to_owned());
-        let before = self.before.get(&key).copied().filter(|(ms, _)| *ms < at_ms);
-        let one = Step::of(minute, before, at_ms, value);
-        if self.before.get(&key).is_none_or(|(ms, _)| *ms < at_ms) {
-            self.before.insert(key.clone(), (at_ms, value));
+        self.progress.first.entry(minute).or_insert(self.sequence);
+        let track = self.tracks.of(labels, name);
+        let before = track.before.filter(|(ms, _)| *ms < at_ms);
+        if track.before.is_none_or(|(ms, _)| ms < at_ms) {
+            track.before = Some((at_ms, value));
         }
-        self.minutes.entry(minute).or_default().entry(key).and_modify(|step| step.add(&one)).or_insert(one);
+        add(&mut track.minutes, &Step::of(minute, before, at_ms, value));
+    }
+}
+
+impl Rollup {
+    /// A series of which the message of this sequence stored values.
+    pub(crate) fn lane(&mut self, sequence: u64, series: &str) -> Lane<'_> {
+        let tracks = self.all.entry(series.to_owned()).or_default();
+        Lane { sequence, tracks, progress: &mut self.progress }
     }
 
     /// Values that came after their minute was done, since the start.
     pub(crate) fn late(&self) -> u64 {
-        self.late
+        self.progress.late
     }
 
     /// All messages before this sequence are in steps that are done; `None` when nothing is open.
     pub(crate) fn open_from(&self) -> Option<u64> {
-        self.first.values().min().copied()
+        self.progress.first.values().min().copied()
     }
 
     /// Takes up a longer step that was open before the last restart, from a minute of it: when that began, its
@@ -89,81 +170,72 @@ impl Rollup {
         series: &str,
         (at, labels, values): (Timestamp, &Labels, &BTreeMap<String, f64>),
     ) {
-        for length in &LENGTHS_MS[1..] {
-            let at_ms = at.as_millis();
-            let begin = at_ms.div_euclid(*length) * length;
+        let tracks = self.all.entry(series.to_owned()).or_default();
+        for (number, length) in LENGTHS_MS[1..].iter().enumerate() {
+            let begin = at.as_millis().div_euclid(*length) * length;
             if begin + length <= now.as_millis() - GRACE_MS {
                 continue;
             }
-            for (key, step) in read(series, labels, values, begin) {
-                let open = self.longer.entry((*length, begin)).or_default();
-                open.entry(key).and_modify(|known| known.add(&step)).or_insert(step);
+            for name in values.keys().filter_map(|name| name.strip_suffix("|count")) {
+                if let Some(step) = step_of(Timestamp::from_millis(begin), values, name) {
+                    add(&mut tracks.of(labels, name).longer[number], &step);
+                }
             }
         }
     }
 
-    /// What is done by now: the points of each length.
+    /// What is done by now: the points of each length, in order of series, labels and time.
     pub(crate) fn close(&mut self, now: Timestamp) -> [Rolled; 3] {
         let done_ms = now.as_millis() - GRACE_MS;
-        let mut all: [Rolled; 3] = Default::default();
-        while let Some(minute) = self.minutes.first_key_value().map(|(minute, _)| *minute) {
-            if minute + LENGTHS_MS[0] > done_ms {
-                break;
-            }
-            let Some(steps) = self.minutes.remove(&minute) else { break };
-            self.first.remove(&minute);
-            self.closed = self.closed.max(Some(minute));
-            for length in &LENGTHS_MS[1..] {
-                let begin = minute.div_euclid(*length) * length;
-                let open = self.longer.entry((*length, begin)).or_default();
-                for (key, step) in &steps {
-                    match open.get_mut(key) {
-                        Some(known) => known.add(step),
-                        None => drop(open.insert(key.clone(), Step { begin_ms: begin, ..step.clone() })),
-                    }
-                }
-            }
-            all[0].extend(points(steps));
+        let progress = &mut self.progress;
+        let over: Vec<i64> =
+            progress.first.keys().copied().filter(|minute| minute + LENGTHS_MS[0] <= done_ms).collect();
+        for minute in &over {
+            progress.first.remove(minute);
+            progress.closed = progress.closed.max(Some(*minute));
         }
         // No minute can be open once its end and the grace are past, whether it had values or not.
         let last = minute_of(done_ms) - LENGTHS_MS[0];
-        if let Some(closed) = &mut self.closed {
+        if let Some(closed) = &mut progress.closed {
             *closed = last.max(*closed);
         }
-        for (number, length) in LENGTHS_MS.iter().enumerate().skip(1) {
-            let over = self.longer.extract_if(.., |(of, begin), _| of == length && begin + length <= done_ms);
-            let over: Vec<_> = over.collect();
-            all[number].extend(over.into_iter().flat_map(|(_, steps)| points(steps)));
+        let mut all: [Rolled; 3] = Default::default();
+        // Every step ends where a minute does.
+        if self.looked.replace(minute_of(done_ms)) == Some(minute_of(done_ms)) && over.is_empty() {
+            return all;
         }
-        let idle = done_ms - 2 * LENGTHS_MS[2];
-        if !all[0].is_empty() {
-            self.before.retain(|_, (at_ms, _)| *at_ms >= idle);
-        }
+        let idle_ms = done_ms - 2 * LENGTHS_MS[2];
+        self.all.retain(|series, Tracks(tracks)| {
+            for (labels, values) in tracks.iter_mut() {
+                points(series, labels, values, done_ms, &mut all);
+                values.retain(|(_, track)| !track.is_idle(idle_ms));
+            }
+            tracks.retain(|(_, values)| !values.is_empty());
+            !tracks.is_empty()
+        });
+        // Of one series they are in order already.
+        all.iter_mut().for_each(|rolled| rolled.sort_by(|a, b| a.0.cmp(&b.0)));
         all
     }
 }
 
-/// Steps of one beginning as rows: those of one series and labels together.
-fn points(steps: BTreeMap<Key, Step>) -> Rolled {
-    let mut rolled: Rolled = vec![];
-    for ((series, labels, name), step) in steps {
-        let values = step.kept().map(|(what, value)| (format!("{name}{DIVIDER}{what}"), value));
-        match rolled.last_mut() {
-            Some((last, row)) if *last == series && row.labels == labels => row.values.extend(values),
-            _ => {
-                let at = Timestamp::from_millis(step.begin_ms);
-                rolled.push((series, Row { at, labels, values: values.into() }));
+/// Adds what is done of one series and labels, values of one beginning together.
+fn points(series: &str, labels: &Labels, values: &mut [(String, Track)], done_ms: i64, all: &mut [Rolled; 3]) {
+    let mut rows: [BTreeMap<i64, BTreeMap<String, f64>>; 3] = Default::default();
+    for (name, track) in values {
+        for (rows, steps) in rows.iter_mut().zip(track.close(done_ms)) {
+            for step in steps {
+                let kept = step.kept().map(|(what, value)| (format!("{name}{DIVIDER}{what}"), value));
+                rows.entry(step.begin_ms).or_default().extend(kept);
             }
         }
     }
-    rolled
-}
-
-/// The steps in the values of a row.
-fn read(series: &str, labels: &Labels, values: &BTreeMap<String, f64>, begin: i64) -> Vec<(Key, Step)> {
-    let names = values.keys().filter_map(|name| name.strip_suffix("|count"));
-    let step = |name: &str| step_of(Timestamp::from_millis(begin), values, name);
-    names.filter_map(|name| Some(((series.to_owned(), labels.clone(), name.to_owned()), step(name)?))).collect()
+    for (rolled, rows) in all.iter_mut().zip(rows) {
+        rolled.extend(rows.into_iter().map(|(begin_ms, values)| {
+            let row = Row { at: Timestamp::from_millis(begin_ms), labels: labels.clone(), values };
+            (series.to_owned(), row)
+        }));
+    }
 }
 
 /// The step of a value in a row that begins at a time.
@@ -177,7 +249,7 @@ mod tests {
     use super::*;
 
     fn push(rollup: &mut Rollup, sequence: u64, second: i64, value: f64) {
-        rollup.push(sequence, "s", &Labels::new(), "m", second * 1_000, value);
+        rollup.lane(sequence, "s").push(&Labels::new(), "m", second * 1_000, value);
     }
 
     fn of(row: &Row) -> Step {
@@ -201,6 +273,27 @@ mod tests {
         push(&mut rollup, 91, 30, 7.0);
         assert_eq!(rollup.late(), 1);
         assert!(rollup.close(at(70)).iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn what_is_done_is_in_order_and_what_is_idle_is_forgotten() {
+        let mut rollup = Rollup::default();
+        for (series, label, name) in [("b", "y", "n"), ("b", "x", "m"), ("b", "x", "n"), ("a", "x", "n")] {
+            let labels = Labels::from([("l".to_owned(), label.to_owned())]);
+            for second in [70, 10] {
+                rollup.lane(1, series).push(&labels, name, second * 1_000, 1.0);
+            }
+        }
+        assert_eq!(rollup.late(), 4, "what came before the first minute");
+        push(&mut rollup, 2, 130, 1.0);
+        let [minutes, ..] = rollup.close(at(200));
+        let found: Vec<_> =
+            minutes.iter().map(|(s, row)| (s.as_str(), row.labels.get("l").map(String::as_str))).collect();
+        assert_eq!(found, [("a", Some("x")), ("b", Some("x")), ("b", Some("y")), ("s", None)]);
+        assert_eq!(minutes[1].1.values.len(), 16, "both values of one time and labels are one row");
+        let [minutes, five, hours] = rollup.close(at(3_700));
+        assert_eq!((minutes.len(), five.len(), hours.len()), (0, 4, 4));
+        assert!(rollup.close(at(20_000)).iter().all(Vec::is_empty) && rollup.all.is_empty());
     }
 
     #[test]

@@ -214,6 +214,16 @@ pub(crate) fn means_entity(filter: &Filter, entity: &Entity) -> bool {
         && (filter.entity_ids.is_empty() || filter.entity_ids.contains(&entity.id))
 }
 
+/// Does a filter mean the instance of a sample? As [`means_entity`] of its [`entity_of`].
+pub(crate) fn means_instance(filter: &Filter, sample: &InstanceSample) -> bool {
+    let is = |wanted: &str, given: &str| wanted.is_empty() || wanted == given;
+    is(&filter.entity_kind, INSTANCE)
+        && is(&filter.cluster_id, &sample.cluster_id)
+        && filter.node.is_empty()
+        && is(&filter.owner, &sample.owner)
+        && (filter.entity_ids.is_empty() || filter.entity_ids.contains(&sample.instance_id))
+}
+
 /// Does a filter mean this metric of an entity of this kind?
 pub(crate) fn means_metric(filter: &Filter, entity_kind: &str, metric: &Metric) -> bool {
     let named = |wanted: &String| match wanted.strip_suffix('*') {
@@ -265,6 +275,29 @@ mod tests {
         assert!(check(&Filter { entity_kind: "planet".into(), ..Filter::default() }).is_err());
         assert!(check(&Filter { groups: vec!["colour".into()], ..Filter::default() }).is_err());
         assert!(check(&Filter { entity_ids: vec!["\u{7}".into()], ..Filter::default() }).is_err());
+    }
+
+    #[test]
+    fn an_instance_is_meant_by_its_sample_as_by_its_entity() {
+        let sample = InstanceSample {
+            instance_id: "i".into(),
+            cluster_id: "edge".into(),
+            owner: "ann".into(),
+            ..InstanceSample::default()
+        };
+        let filters = [
+            Filter::default(),
+            Filter { entity_kind: INSTANCE.into(), owner: "ann".into(), ..Filter::default() },
+            Filter { entity_kind: "node".into(), ..Filter::default() },
+            Filter { cluster_id: "edge".into(), entity_ids: vec!["h".into(), "i".into()], ..Filter::default() },
+            Filter { cluster_id: "core".into(), ..Filter::default() },
+            Filter { node: "n".into(), ..Filter::default() },
+            Filter { owner: "bob".into(), ..Filter::default() },
+            Filter { entity_ids: vec!["h".into()], ..Filter::default() },
+        ];
+        let meant = filters.each_ref().map(|filter| means_instance(filter, &sample));
+        assert_eq!(meant, [true, true, false, true, false, false, false, false]);
+        assert_eq!(meant, filters.each_ref().map(|filter| means_entity(filter, &entity_of(&sample))));
     }
 
     #[test]

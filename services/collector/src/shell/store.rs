@@ -129,19 +129,23 @@ impl Rolled {
     }
 
     /// Takes up the longer steps of series that were open when an earlier process ended.
-    async fn take_up(&self, rows: &[(Applied, Points)], now: Timestamp) -> Result<(), Error> {
-        let new: BTreeSet<&String> = {
+    async fn take_up(&self, held: &[(u64, Held)], now: Timestamp) -> Result<(), Error> {
+        let new: BTreeSet<String> = {
             let state = self.state.lock();
-            let names = rows.iter().map(|(_, points)| &points.series).filter(|_| state.restores);
-            names.filter(|name| !state.restored.contains(*name)).collect()
+            if !state.restores {
+                return Ok(());
+            }
+            held.iter().flat_map(|(_, held)| held.series()).filter(|name| !state.restored.contains(name)).collect()
         };
         let hour = now.as_millis().div_euclid(LENGTHS_MS[2]) * LENGTHS_MS[2];
         let range = Range { from: Timestamp::from_millis(hour), to: now, limit: RESTORE_MAX };
         for series in new {
-            let points = self.stores.rolled[0].range(series, range).await?;
+            let points = self.stores.rolled[0].range(&series, range).await?;
             let mut state = self.state.lock();
-            points.iter().for_each(|point| state.rollup.restore(now, series, (point.at, &point.labels, &point.values)));
-            state.restored.insert(series.clone());
+            points
+                .iter()
+                .for_each(|point| state.rollup.restore(now, &series, (point.at, &point.labels, &point.values)));
+            state.restored.insert(series);
         }
         Ok(())
     }
@@ -150,16 +154,12 @@ impl Rolled {
 impl Shelf for Rolled {
     async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
         let Some(newest) = messages.last() else { return Ok(()) };
-        let rows: Vec<(Applied, Points)> = messages.iter().flat_map(|stored| points(stored, |_, _| {})).collect();
-        self.take_up(&rows, newest.stored).await?;
+        let all: Vec<(u64, Held)> =
+            messages.iter().filter_map(|stored| Some((stored.sequence, readable(stored)?))).collect();
+        self.take_up(&all, newest.stored).await?;
         let mut state = self.state.lock();
-        for (applied, Points { series, points }) in rows {
-            for point in points {
-                for (name, value) in &point.values {
-                    let at_ms = point.at.as_millis();
-                    state.rollup.push(applied.sequence, &series, &point.labels, name, at_ms, *value);
-                }
-            }
+        for (sequence, held) in all {
+            held.roll_up(sequence, &mut state.rollup);
         }
         state.reached = newest.sequence;
         self.late.store(state.rollup.late(), Relaxed);
@@ -244,6 +244,18 @@ fn held(stored: &Stored) -> Result<Held, DecodeError> {
     Ok(Held::Samples(stored.event::<Measured>()?.map_or(vec![], |measured| measured.samples)))
 }
 
+/// What a message holds, if it can be read; if not, with a warning.
+fn readable(stored: &Stored) -> Option<Held> {
+    match held(stored) {
+        Ok(held) => Some(held),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(sequence = stored.sequence, error, "telemetry undecodable");
+            None
+        }
+    }
+}
+
 impl Held {
     /// Lists what it is of.
     fn list(&self, catalog: &mut Catalog, at: Timestamp) {
@@ -252,66 +264,133 @@ impl Held {
             Self::Samples(samples) => samples.iter().for_each(|sample| catalog.sample(sample, at)),
         }
     }
+
+    /// Names of the series that it adds to.
+    fn series(&self) -> Vec<String> {
+        match self {
+            Self::Readings(pack) => pack.entities.iter().map(series_of).collect(),
+            Self::Samples(samples) => samples.iter().map(|sample| sample.instance_id.clone()).collect(),
+        }
+    }
+
+    /// Adds it to what is rolled up.
+    fn roll_up(self, sequence: u64, rollup: &mut Rollup) {
+        match self {
+            Self::Readings(pack) => roll_up_readings(&pack, sequence, rollup),
+            Self::Samples(samples) => {
+                let mut labels = BTreeMap::new();
+                let mut of = (String::new(), String::new());
+                for sample in samples {
+                    let at_ms = sample.at.unwrap_or_default().as_millis();
+                    let values = values(&sample);
+                    // Most are of one cluster and owner.
+                    if labels.is_empty() || of.0 != sample.cluster_id || of.1 != sample.owner {
+                        of = (sample.cluster_id, sample.owner);
+                        labels = labels_of(of.0.clone(), of.1.clone());
+                    }
+                    let mut lane = rollup.lane(sequence, &sample.instance_id);
+                    values.iter().for_each(|(name, value)| lane.push(&labels, name, at_ms, *value));
+                }
+            }
+        }
+    }
+}
+
+fn roll_up_readings(pack: &Readings, sequence: u64, rollup: &mut Rollup) {
+    let begin_ms = pack.at.unwrap_or_default().as_millis();
+    // The values of a metric are taken in in the order of their times, which is mostly theirs in the pack.
+    let mut newest = vec![i32::MIN; pack.metrics.len()];
+    let in_order = pack.metric.iter().zip(&pack.after_ms).all(|(metric, after_ms)| {
+        let before = std::mem::replace(&mut newest[*metric as usize], *after_ms);
+        before <= *after_ms
+    });
+    let mut order: Vec<usize> = (0..pack.values.len()).collect();
+    if !in_order {
+        order.sort_by_key(|row| pack.after_ms[*row]);
+    }
+    let series: Vec<String> = pack.entities.iter().map(series_of).collect();
+    let metric = |row: usize| &pack.metrics[pack.metric[row] as usize];
+    for rows in order.chunk_by(|a, b| metric(*a).entity == metric(*b).entity) {
+        let Some(first) = rows.first() else { continue };
+        let mut lane = rollup.lane(sequence, &series[metric(*first).entity as usize]);
+        for row in rows {
+            let metric = metric(*row);
+            let at_ms = begin_ms + i64::from(pack.after_ms[*row]);
+            lane.push(&metric.labels, &metric.name, at_ms, pack.values[*row]);
+        }
+    }
 }
 
 /// The points that a message adds, by series; what it holds is shown to `see` first.
 fn points(stored: &Stored, see: impl FnOnce(&Held, Timestamp)) -> Vec<(Applied, Points)> {
-    let mut rows: BTreeMap<String, Vec<Point>> = BTreeMap::new();
-    let held = held(stored).inspect(|held| see(held, stored.stored));
-    match held {
-        Ok(Held::Readings(pack)) => of_readings(&pack, &mut rows),
-        Ok(Held::Samples(samples)) => {
+    let Some(held) = readable(stored) else { return vec![] };
+    see(&held, stored.stored);
+    let rows = match held {
+        Held::Readings(pack) => of_readings(&pack),
+        Held::Samples(samples) => {
+            let mut rows: BTreeMap<String, Vec<Point>> = BTreeMap::new();
             for mut sample in samples {
                 rows.entry(std::mem::take(&mut sample.instance_id)).or_default().push(point(sample));
             }
+            rows.into_iter().map(|(series, points)| Points { series, points }).collect()
         }
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(sequence = stored.sequence, error, "telemetry undecodable");
-        }
-    }
+    };
     let applied = Applied::new(&stored.stream, stored.sequence);
-    rows.into_iter().map(|(series, points)| (applied.clone(), Points { series, points })).collect()
+    rows.into_iter().map(|points| (applied.clone(), points)).collect()
 }
 
 /// Entity, time after the pack's, and labels: what the values of one point have in common.
 type Spot<'a> = (u32, i32, &'a BTreeMap<String, String>);
 
 /// The points of readings: those of one entity, time and labels are one.
-fn of_readings(pack: &Readings, rows: &mut BTreeMap<String, Vec<Point>>) {
+fn of_readings(pack: &Readings) -> Vec<Points> {
     let begin_ms = pack.at.unwrap_or_default().as_millis();
-    let series: Vec<String> = pack.entities.iter().map(series_of).collect();
     let mut points: BTreeMap<Spot<'_>, BTreeMap<String, f64>> = BTreeMap::new();
     for ((metric, after_ms), value) in pack.metric.iter().zip(&pack.after_ms).zip(&pack.values) {
         let metric = &pack.metrics[*metric as usize];
         let values = points.entry((metric.entity, *after_ms, &metric.labels)).or_default();
         values.insert(metric.name.clone(), *value);
     }
+    let mut rows: Vec<(u32, Points)> = vec![];
     for ((entity, after_ms, labels), values) in points {
         let at = Timestamp::from_millis(begin_ms + i64::from(after_ms));
-        let points = rows.entry(series[entity as usize].clone()).or_default();
-        points.push(Point { at, labels: labels.clone(), values });
+        let point = Point { at, labels: labels.clone(), values };
+        match rows.last_mut() {
+            Some((last, of)) if *last == entity => of.points.push(point),
+            _ => {
+                rows.push((entity, Points { series: series_of(&pack.entities[entity as usize]), points: vec![point] }))
+            }
+        }
     }
+    rows.into_iter().map(|(_, points)| points).collect()
 }
 
-/// A sample as a point of its instance's series. Whole numbers stay exact up to 2^53.
-pub(crate) fn point(sample: InstanceSample) -> Point {
-    let values = [
-        ("generation", sample.generation as f64),
-        ("cpu_percent", sample.cpu_percent),
+/// What is kept of a sample, by name and in its order. Whole numbers stay exact up to 2^53.
+fn values(sample: &InstanceSample) -> [(&'static str, f64); 10] {
+    [
         ("cpu_milli", sample.cpu_milli),
-        ("memory_bytes", sample.memory_bytes as f64),
+        ("cpu_percent", sample.cpu_percent),
+        ("generation", sample.generation as f64),
+        ("interval_seconds", sample.interval_seconds),
         ("io_read_rate", sample.io_read_rate),
         ("io_write_rate", sample.io_write_rate),
-        ("restarts", f64::from(sample.restarts)),
-        ("replicas_running", f64::from(sample.replicas_running)),
-        ("interval_seconds", sample.interval_seconds),
+        ("memory_bytes", sample.memory_bytes as f64),
         ("provenance", f64::from(sample.provenance)),
-    ];
+        ("replicas_running", f64::from(sample.replicas_running)),
+        ("restarts", f64::from(sample.restarts)),
+    ]
+}
+
+fn labels_of(cluster_id: String, owner: String) -> BTreeMap<String, String> {
+    BTreeMap::from([("cluster_id".to_owned(), cluster_id), ("owner".to_owned(), owner)])
+}
+
+/// A sample as a point of its instance's series.
+pub(crate) fn point(sample: InstanceSample) -> Point {
     Point {
         at: sample.at.unwrap_or_default(),
-        labels: BTreeMap::from([("cluster_id".to_owned(), sample.cluster_id), ("owner".to_owned(), sample.owner)]),
-        values: values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        values: values(&sample).into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        labels: labels_of(sample.cluster_id, sample.owner),
     }
 }
 
