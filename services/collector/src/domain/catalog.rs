@@ -9,7 +9,7 @@ use mesh_proto::{
 
 use super::select::{self, FIELDS, INSTANCE};
 
-/// Metrics, by name and labels.
+/// Metrics by name and labels, which they do not have themselves: a map of labels takes half a kilobyte.
 type Metrics = BTreeMap<String, BTreeMap<BTreeMap<String, String>, Metric>>;
 
 /// Metrics of one entity that are listed; the limits of what is taken in keep below it.
@@ -55,7 +55,15 @@ pub(crate) fn series_of(entity: &Entity) -> String {
 impl Listed {
     /// Lists a metric, in place of the one of its name and labels.
     fn list(&mut self, metric: &Metric) {
-        let new = || Metric { entity: 0, ..metric.clone() };
+        let new = || Metric {
+            entity: 0,
+            name: String::new(),
+            unit: metric.unit.clone(),
+            kind: metric.kind,
+            labels: BTreeMap::new(),
+            provenance: metric.provenance,
+            probe: metric.probe.clone(),
+        };
         let known = self.metrics.get_mut(&metric.name).and_then(|named| named.get_mut(&metric.labels));
         match known {
             Some(known) if is_same(known, metric) => {}
@@ -134,8 +142,12 @@ impl Catalog {
             let fields = listed.provenance.into_iter().flat_map(|provenance| {
                 FIELDS.iter().map(move |field| (field.metric(provenance), field.stored.to_owned(), field.factor))
             });
-            let own = listed.metrics.values().flat_map(BTreeMap::values);
-            let own = own.map(|metric| (metric.clone(), metric.name.clone(), 1.0));
+            let own = listed.metrics.iter().flat_map(|(name, named)| {
+                named.iter().map(move |(labels, metric)| {
+                    let metric = Metric { name: name.clone(), labels: labels.clone(), ..metric.clone() };
+                    (metric, name.clone(), 1.0)
+                })
+            });
             for (metric, value, factor) in fields.chain(own) {
                 let kind = if listed.provenance.is_some() { INSTANCE } else { listed.entity.kind.as_str() };
                 if !select::means_metric(filter, kind, &metric) {

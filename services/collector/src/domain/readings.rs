@@ -105,7 +105,7 @@ fn key_of(cluster_id: &str, entity: &Entity, metric: &Metric) -> Key {
 
 #[derive(Debug)]
 struct Known {
-    key: Key,
+    key: Arc<Key>,
     meta: Arc<Meta>,
     /// Newest value and its time, milliseconds since 1970.
     at_ms: i64,
@@ -193,7 +193,7 @@ pub(crate) struct Intake {
     agents: BTreeMap<String, Agent>,
     series: Vec<Option<Known>>,
     free: Vec<usize>,
-    by_key: BTreeMap<Key, usize>,
+    by_key: BTreeMap<Arc<Key>, usize>,
     generation: u64,
     numbered: u64,
     accepted: u64,
@@ -415,6 +415,7 @@ impl Intake {
         }
         agent.series += 1;
         self.numbered += 1;
+        let key = Arc::new(key);
         let known = Known {
             key: key.clone(),
             meta: Arc::new(Meta { number: self.numbered, entity: entity.clone(), metric }),
