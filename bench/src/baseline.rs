@@ -11,11 +11,11 @@ use async_nats::{
     jetstream::{
         self,
         consumer::{AckPolicy, DeliverPolicy, pull},
-        stream::{Config, DiscardPolicy, Republish, SubjectTransform},
+        stream::{Config, DiscardPolicy, PersistenceMode, Republish, SubjectTransform},
     },
 };
 use bytes::Bytes;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _, stream::FuturesUnordered};
 use mesh_proto::{Timestamp, derived_id, intent::IntentSubmitted};
 use tokio::task::JoinSet;
 
@@ -26,6 +26,8 @@ use mesh_core::{Cause, Decision, Outgoing};
 pub(crate) const BATCH: usize = 1_000;
 /// Bytes of a hand-written message's body; a decision's fact is encoded to about as many.
 pub(crate) const BODY_BYTES: usize = 256;
+/// Hand-written publishes that wait for their acknowledgements at once.
+pub(crate) const WINDOW: usize = 256;
 /// Entities over which hand-written messages are spread.
 const SUBJECTS: usize = 10_000;
 /// Longest silence of a hand-written consumer.
@@ -90,12 +92,55 @@ impl Baseline {
         Ok(())
     }
 
+    /// Makes a stream of its own with the settings of a stream of samples; `name` in capitals.
+    pub(crate) async fn make_samples(&self, name: &str) -> Result<(), BaselineError> {
+        let config = Config {
+            name: name.to_owned(),
+            subjects: vec![format!("{}.>", name.to_lowercase())],
+            allow_direct: true,
+            discard: DiscardPolicy::Old,
+            max_bytes: 2 << 30,
+            persist_mode: Some(PersistenceMode::Async),
+            ..Config::default()
+        };
+        self.context.create_stream(config).await.map_err(failed("make a stream"))?;
+        Ok(())
+    }
+
     /// One durable publish about an entity, with its acknowledgement.
     pub(crate) async fn publish(&self, stream: &str, entity: &str, body: Bytes) -> Result<(), BaselineError> {
         let subject = format!("w.{}.submitted.v1.local.{entity}", stream.to_lowercase());
         let sent = self.context.publish(subject, body).await.map_err(failed("publish"))?;
         sent.await.map_err(failed("await the acknowledgement"))?;
         Ok(())
+    }
+
+    /// Sequence of a stream's last message.
+    pub(crate) async fn end(&self, stream: &str) -> Result<u64, BaselineError> {
+        let stream = self.context.get_stream(stream).await.map_err(failed("read a stream"))?;
+        Ok(stream.cached_info().state.last_sequence)
+    }
+
+    /// Messages a second, stored for this long with many acknowledgements under way.
+    pub(crate) async fn store(
+        &self,
+        stream: &str,
+        length: Duration,
+        mut body: impl FnMut() -> Vec<u8>,
+    ) -> Result<f64, BaselineError> {
+        let subject = format!("{}.stored.v1.local", stream.to_lowercase());
+        let (begun, mut count) = (Instant::now(), 0u64);
+        let mut under_way = FuturesUnordered::new();
+        while begun.elapsed() < length || !under_way.is_empty() {
+            if begun.elapsed() < length && under_way.len() < WINDOW {
+                let sent = self.context.publish(subject.clone(), Bytes::from(body())).await;
+                under_way.push(sent.map_err(failed("publish"))?.into_future());
+            } else if let Some(acknowledged) = under_way.next().await {
+                acknowledged.map_err(failed("await an acknowledgement"))?;
+                count += 1;
+            }
+        }
+        Ok(count as f64 / begun.elapsed().as_secs_f64())
     }
 
     /// Time of one durable publish after another, each with its acknowledgement.

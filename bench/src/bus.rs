@@ -18,23 +18,23 @@ const INTENTS: usize = 4_000;
 const STEP_LIMIT: Duration = Duration::from_secs(120);
 
 /// Ratios of the rounds as median, and as text with their spread and the medians of both sides.
-struct Rounds {
+pub(crate) struct Rounds {
     unit: &'static str,
     raw: Vec<f64>,
     ours: Vec<f64>,
 }
 
 impl Rounds {
-    fn new(unit: &'static str) -> Self {
+    pub(crate) fn new(unit: &'static str) -> Self {
         Self { unit, raw: vec![], ours: vec![] }
     }
 
-    fn add(&mut self, raw: f64, ours: f64) {
+    pub(crate) fn add(&mut self, raw: f64, ours: f64) {
         self.raw.push(raw);
         self.ours.push(ours);
     }
 
-    fn row(&self, number: u8, what: &str, bound: Bound) -> Row {
+    pub(crate) fn row(&self, number: u8, what: &str, bound: Bound) -> Row {
         let mut ratios: Vec<f64> = self.raw.iter().zip(&self.ours).map(|(raw, ours)| ours / raw).collect();
         ratios.sort_by(f64::total_cmp);
         let detail = format!(

@@ -64,6 +64,20 @@ enum BenchCommand {
         /// Whose files.
         folder: PathBuf,
     },
+    /// The collector that is measured.
+    #[command(hide = true)]
+    Collector {
+        /// Its configuration.
+        #[arg(last = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+    /// The program by hand that the collector is measured beside.
+    #[command(hide = true)]
+    ByHand {
+        /// Where it connects.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// The anomaly detector beside river's, on Shuttle in stream order.
     Sar(sar::SarOptions),
     /// The learner: its return on held-out seeds beside schedulers by rule, and what hostile members of a federation do.
@@ -103,6 +117,11 @@ const ROWS: std::ops::RangeInclusive<u8> = 1..=9;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let BenchCommand::Collector { arguments } = arguments.command {
+        // A program of its own, with its own signals and logs.
+        let none = std::collections::BTreeMap::new();
+        return mesh_kit::run_with("collector", arguments, &none, collector::start).into();
+    }
     output::run(run(arguments.command, arguments.output))
 }
 
@@ -113,6 +132,11 @@ async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> 
         BenchCommand::Storage(options) => return storage::run(options, format).await,
         BenchCommand::BareFiles { folder } => {
             storage::bare::serve(folder).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        BenchCommand::Collector { .. } => bail!("the collector is a program of its own"),
+        BenchCommand::ByHand { arguments } => {
+            telemetry::samples::by_hand(&arguments).await?;
             return Ok(ExitCode::SUCCESS);
         }
         BenchCommand::Account(Length { full }) => {

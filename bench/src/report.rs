@@ -77,8 +77,17 @@ impl Row {
 
 /// MiB that a process has held at most, as the kernel counts them.
 pub(crate) fn most_held(process: &str) -> Option<f64> {
+    status(process, "VmHWM:")
+}
+
+/// MiB that a process holds.
+pub(crate) fn held(process: &str) -> Option<f64> {
+    status(process, "VmRSS:")
+}
+
+fn status(process: &str, name: &str) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1_024.0)
 }
 

@@ -40,6 +40,7 @@ impl Rig {
         }
         let options = RenderOptions {
             listen: "127.0.0.1:-1".into(),
+            websocket_listen: Some("127.0.0.1:-1".into()),
             store_dir: folder.path().join("jetstream"),
             ports_dir: Some(folder.path().to_owned()),
             ..RenderOptions::default()

@@ -1,5 +1,12 @@
 //! `bench telemetry`: its parts, by name.
 
+mod channel;
+mod delay;
+mod flow;
+mod memory;
+pub(crate) mod samples;
+mod websocket;
+
 use anyhow::bail;
 use clap::Args;
 
@@ -13,12 +20,12 @@ use crate::{
 pub(crate) struct TelemetryOptions {
     #[command(flatten)]
     pub(crate) length: Length,
-    /// Only these parts: `host`, `proxy`.
+    /// Only these parts: `host`, `proxy`, `samples`, `channel`, `delay`, `memory`.
     #[arg(long, value_name = "PART,…", value_delimiter = ',')]
     only: Vec<String>,
 }
 
-const PARTS: &[&str] = &["host", "proxy"];
+const PARTS: &[&str] = &["host", "proxy", "samples", "channel", "delay", "memory"];
 
 /// Takes the measurements that are wanted.
 ///
@@ -28,6 +35,7 @@ pub(crate) async fn measure(options: &TelemetryOptions) -> anyhow::Result<Vec<Ro
     if let Some(unknown) = options.only.iter().find(|part| !PARTS.contains(&part.as_str())) {
         bail!("--only {unknown}: parts are {}", PARTS.join(", "));
     }
+    mesh_bus::install_crypto();
     let is_wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|only| only == part);
     let mut rows = vec![];
     if is_wanted("host") {
@@ -35,6 +43,18 @@ pub(crate) async fn measure(options: &TelemetryOptions) -> anyhow::Result<Vec<Ro
     }
     if is_wanted("proxy") {
         rows.push(proxy::measure(options.length.full).await?);
+    }
+    if is_wanted("samples") {
+        rows.extend(samples::measure(options.length.full).await?);
+    }
+    if is_wanted("channel") {
+        rows.push(channel::measure(options.length.full).await?);
+    }
+    if is_wanted("delay") {
+        rows.extend(delay::measure(options.length.full).await?);
+    }
+    if is_wanted("memory") {
+        rows.extend(memory::measure(options.length.full).await?);
     }
     Ok(rows)
 }
