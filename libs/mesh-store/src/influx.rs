@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use chrono::{DateTime, NaiveDateTime};
 use fallible_iterator::FallibleIterator as _;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use influxdb2::{
     Client, ClientBuilder, RequestError,
     api::{buckets::ListBucketsRequest, organization::ListOrganizationRequest, write::TimestampPrecision},
@@ -20,9 +21,9 @@ use influxdb2_structmap::value::Value;
 use mesh_proto::Timestamp;
 
 use crate::{
-    Answer, Applied, Error, Point, Points, Range,
+    Answer, Applied, Columns, Error, Point, Points, Range,
     remote::{Address, Connection, Positions, failed, signed, within},
-    series::check,
+    series::{check, nanos, nanos_clamped as clamped, newest},
 };
 
 const EXPECTED: &str = "influxdb://:token@host:8086/organisation/bucket";
@@ -32,6 +33,9 @@ const SCHEMA_NAME: &str = "continuum_schema";
 const APPLIED: &str = "continuum_applied";
 /// Lines of one request.
 const LINES_MAX: usize = 5_000;
+/// Series of one question, and questions under way.
+const SERIES_MAX: usize = 100;
+const QUESTIONS_AT_ONCE: usize = 2;
 /// Answers of the server to what it will never take: not a line, too large, outside what the bucket keeps.
 const REFUSALS: [u16; 3] = [400, 413, 422];
 
@@ -211,39 +215,47 @@ impl Series {
         refused
     }
 
-    async fn find(&self, series: &str, range: Range) -> Result<Vec<Point>, Error> {
+    /// The points of these series, at most [`SERIES_MAX`], in turn.
+    async fn find(&self, series: &[&str], range: Range) -> Result<Vec<Vec<Columns>>, Error> {
         let (from, to) = (clamped(range.from), clamped(range.to));
-        if from > to || range.limit == 0 || series.is_empty() {
-            return Ok(vec![]);
+        if from > to || range.limit == 0 {
+            return Ok(series.iter().map(|_| vec![]).collect());
         }
+        let is_one = |name: &&str| format!("r.series == \"{}\"", encoded(name));
         // The newest rows of each field hold all fields of the newest points; what is older may lack some, and is left out.
         let flux = format!(
             "from(bucket: \"{}\") |> range(start: time(v: {from}), stop: time(v: {})) |> filter(fn: (r) => \
-             r._measurement == \"{}\" and r.series == \"{}\") |> tail(n: {}) |> drop(columns: [\"_start\", \"_stop\", \
-             \"_measurement\", \"series\"])",
+             r._measurement == \"{}\" and ({})) |> tail(n: {}) |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])",
             self.influx.bucket,
             to.saturating_add(1),
             encoded(&self.name),
-            encoded(series),
+            series.iter().map(is_one).collect::<Vec<_>>().join(" or "),
             range.limit
         );
         let client = self.influx.client().await?;
-        let mut points = BTreeMap::<(i64, BTreeMap<String, String>), BTreeMap<String, f64>>::new();
+        let mut found = BTreeMap::<String, Found>::new();
         for mut row in self.influx.rows(&client, flux).await? {
             let (time, field, value) = (row.remove("_time"), row.remove("_field"), row.remove("_value"));
             let (Some(Value::TimeRFC(time)), Some(Value::String(field)), Some(value)) = (time, field, value) else {
                 continue;
             };
             let (Some(at), Some(value)) = (time.timestamp_nanos_opt(), value.f64()) else { continue };
+            let Some(Value::String(of)) = row.remove("series") else { continue };
             row.remove("table");
             row.remove("result");
-            let label = |(name, value): (String, Value)| Some((decoded(&name), decoded(&value.string()?)));
-            let labels = row.into_iter().filter_map(label).collect();
-            points.entry((at, labels)).or_default().insert(decoded(&field), value);
+            let labels = row.into_iter().filter_map(|(name, value)| Some((name, value.string()?))).collect();
+            found.entry(of).or_default().add(labels, field, at, value);
         }
-        let older = points.len().saturating_sub(range.limit);
-        let point = |((at, labels), values)| Point { at: Timestamp::from_nanos(i128::from(at)), labels, values };
-        Ok(points.into_iter().skip(older).map(point).collect())
+        Ok(series.iter().map(|name| found.remove(&encoded(name)).unwrap_or_default().columns(range.limit)).collect())
+    }
+
+    async fn find_all(&self, series: &[&str], range: Range) -> Result<Vec<Vec<Columns>>, Error> {
+        let ask = |first: usize| {
+            let last = (first + SERIES_MAX).min(series.len());
+            self.find(&series[first..last], range)
+        };
+        let asked = stream::iter((0..series.len()).step_by(SERIES_MAX)).map(ask).buffered(QUESTIONS_AT_ONCE);
+        asked.try_concat().await
     }
 
     async fn remove(&self, before: Timestamp) -> Result<(), Error> {
@@ -254,8 +266,8 @@ impl Series {
             return Ok(());
         }
         let client = self.influx.client().await?;
-        let predicate = Some(format!("_measurement=\"{}\"", encoded(&self.name)));
-        within("forget points", client.delete(&self.influx.bucket, start, stop, predicate)).await
+        let predicate = format!("_measurement=\"{}\"", encoded(&self.name));
+        within("forget points", client.delete(&self.influx.bucket, start, stop, Some(predicate))).await
     }
 
     async fn move_on(&self, applied: &Applied) -> Result<(), Error> {
@@ -268,6 +280,50 @@ impl Series {
         self.influx.send(&client, "write position", line, TimestampPrecision::Nanoseconds).await?;
         self.positions.read(&applied.stream, applied.sequence);
         Ok(())
+    }
+}
+
+/// What an answer holds of one series: by labels, the values of each field with their times.
+#[derive(Default)]
+struct Found(BTreeMap<BTreeMap<String, String>, BTreeMap<String, Vec<(i64, f64)>>>);
+
+impl Found {
+    fn add(&mut self, labels: BTreeMap<String, String>, field: String, at: i64, value: f64) {
+        self.0.entry(labels).or_default().entry(field).or_default().push((at, value));
+    }
+
+    /// The newest points: those that have the same labels and fields as columns.
+    fn columns(self, limit: usize) -> Vec<Columns> {
+        let mut all = vec![];
+        for (labels, fields) in self.0 {
+            let labels: Arc<BTreeMap<String, String>> =
+                Arc::new(labels.into_iter().map(|(name, value)| (decoded(&name), decoded(&value))).collect());
+            let mut names: Vec<(String, Vec<(i64, f64)>)> =
+                fields.into_iter().map(|(field, values)| (decoded(&field), values)).collect();
+            names.sort_by(|a, b| a.0.cmp(&b.0));
+            let of = |(place, (_, values)): (usize, &(String, Vec<(i64, f64)>))| {
+                values.iter().map(|(at, value)| (*at, place, *value)).collect::<Vec<_>>()
+            };
+            let mut values: Vec<(i64, usize, f64)> = names.iter().enumerate().flat_map(of).collect();
+            values.sort_by_key(|(at, place, _)| (*at, *place));
+            let mut tables = BTreeMap::<Vec<usize>, Columns>::new();
+            for point in values.chunk_by(|a, b| a.0 == b.0) {
+                let places = point.iter().map(|(_, place, _)| *place).collect::<Vec<usize>>();
+                let table = tables.entry(places).or_insert_with_key(|places| Columns {
+                    labels: labels.clone(),
+                    names: places.iter().map(|place| names[*place].0.clone()).collect(),
+                    at_nanos: vec![],
+                    values: vec![],
+                });
+                table.at_nanos.push(point[0].0);
+                table.values.extend(point.iter().map(|(.., value)| *value));
+            }
+            all.extend(tables.into_values());
+        }
+        // The order of encoded texts is another one.
+        all.sort_by(|a, b| (&a.labels, &a.names).cmp(&(&b.labels, &b.names)));
+        newest(&mut all, limit);
+        all
     }
 }
 
@@ -312,17 +368,6 @@ pub fn influx_lines(name: &str, series: &str, points: &[Point]) -> String {
     let series = series.to_owned();
     let rows = points.iter().filter_map(|point| Some((&series, point, nanos(point.at).ok()?)));
     lines(name, &rows.collect::<Vec<_>>(), 1)
-}
-
-fn nanos(at: Timestamp) -> Result<i64, Error> {
-    let nanos = i64::try_from(at.as_nanos()).ok().filter(|nanos| *nanos == clamped(at));
-    nanos.ok_or_else(|| Error::Invalid(format!("{at} is beyond the times that InfluxDB keeps")))
-}
-
-/// The nearest time that InfluxDB knows, nanoseconds since 1970.
-fn clamped(at: Timestamp) -> i64 {
-    // The outermost ones mean something else to it.
-    at.as_nanos().clamp(i128::from(i64::MIN) + 10, i128::from(i64::MAX) - 10) as i64
 }
 
 fn second(seconds: i64) -> Option<NaiveDateTime> {
@@ -378,8 +423,8 @@ impl crate::Series for Series {
         Box::pin(async move { self.influx.connection.after(self.write_all(points).await).await })
     }
 
-    fn range<'a>(&'a self, series: &'a str, range: Range) -> Answer<'a, Vec<Point>> {
-        Box::pin(async move { self.influx.connection.after(self.find(series, range).await).await })
+    fn columns<'a>(&'a self, series: &'a [&'a str], range: Range) -> Answer<'a, Vec<Vec<Columns>>> {
+        Box::pin(async move { self.influx.connection.after(self.find_all(series, range).await).await })
     }
 
     fn forget(&self, before: Timestamp) -> Answer<'_, ()> {

@@ -27,7 +27,7 @@ pub use follow::first_since;
 pub use history::{Entry, History, Version};
 pub use influx::influx_lines;
 pub use open::{Store, open};
-pub use series::{Point, Points, Range, Series};
+pub use series::{Columns, Point, Points, Range, Series};
 
 /// What a store answers, later.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;

@@ -1,6 +1,6 @@
 //! Series: numbers over time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_proto::Timestamp;
 
@@ -27,6 +27,69 @@ pub struct Points {
     pub points: Vec<Point>,
 }
 
+/// Points of one series that have the same labels and the same names of values, as columns: for whoever reads many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Columns {
+    /// The labels of all of them.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// The names of their values, in order.
+    pub names: Arc<[String]>,
+    /// Their times, rising, nanoseconds since 1970.
+    pub at_nanos: Vec<i64>,
+    /// Their values: for each time one of each name.
+    pub values: Vec<f64>,
+}
+
+impl Columns {
+    /// The values of one name, each with its time in nanoseconds since 1970.
+    pub fn of<'a>(&'a self, name: &str) -> impl Iterator<Item = (i64, f64)> + use<'a> {
+        let place = self.names.iter().position(|known| known == name);
+        let values = place.map(|place| self.values.iter().skip(place).step_by(self.names.len().max(1)));
+        self.at_nanos.iter().copied().zip(values.into_iter().flatten().copied())
+    }
+
+    fn points(&self) -> impl Iterator<Item = Point> + '_ {
+        self.at_nanos.iter().zip(self.values.chunks(self.names.len().max(1))).map(|(at, values)| Point {
+            at: Timestamp::from_nanos(i128::from(*at)),
+            labels: BTreeMap::clone(&self.labels),
+            values: self.names.iter().cloned().zip(values.iter().copied()).collect(),
+        })
+    }
+}
+
+/// The points of a series, in order of time, then of labels.
+pub(crate) fn points(columns: &[Columns]) -> Vec<Point> {
+    let mut points: Vec<Point> = columns.iter().flat_map(Columns::points).collect();
+    if columns.len() > 1 {
+        points.sort_by(|a, b| (a.at, &a.labels).cmp(&(b.at, &b.labels)));
+    }
+    points
+}
+
+/// Which of these times, each of a table, the oldest ones are of: that many, each named by its table.
+pub(crate) fn oldest(mut times: Vec<(i64, usize)>, surplus: usize) -> impl Iterator<Item = usize> {
+    if surplus < times.len() {
+        times.select_nth_unstable(surplus);
+    }
+    times.into_iter().take(surplus).map(|(_, table)| table)
+}
+
+/// Leaves only the newest points of a series.
+pub(crate) fn newest(columns: &mut Vec<Columns>, limit: usize) {
+    let count: usize = columns.iter().map(|columns| columns.at_nanos.len()).sum();
+    if count <= limit {
+        return;
+    }
+    let times = columns.iter().enumerate().flat_map(|(table, of)| of.at_nanos.iter().map(move |at| (*at, table)));
+    let mut older = vec![0; columns.len()];
+    oldest(times.collect(), count - limit).for_each(|table| older[table] += 1);
+    for (columns, older) in columns.iter_mut().zip(older) {
+        columns.at_nanos.drain(..older);
+        columns.values.drain(..older * columns.names.len());
+    }
+    columns.retain(|columns| !columns.at_nanos.is_empty());
+}
+
 /// Which points of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -42,8 +105,8 @@ pub struct Range {
 pub trait Series: Send + Sync {
     /// Adds points to series. What a position covers, or is there already, changes nothing.
     ///
-    /// Fails with [`crate::Error::Invalid`] if a value is not finite, a point has none, or the series has no name: then
-    /// nothing of these points of one series is stored, the others are, and the error is that of the first ones left out.
+    /// Fails with [`crate::Error::Invalid`] if a value is not finite, a point has none or a time before 1677 or after 2262,
+    /// or the series has no name: then nothing of these points of one series is stored, the others are, and the error is that of the first ones left out.
     /// After [`crate::Error::Engine`] any of them may have been stored: write all of them again.
     fn write<'a>(&'a self, points: Vec<(Applied, Points)>) -> Answer<'a, ()>;
 
@@ -52,8 +115,17 @@ pub trait Series: Send + Sync {
         self.write(vec![(applied.clone(), Points { series: series.to_owned(), points })])
     }
 
-    /// Points in order of time, then of labels.
-    fn range<'a>(&'a self, series: &'a str, range: Range) -> Answer<'a, Vec<Point>>;
+    /// The points of several series, for each series that is asked for in turn: as columns, in order of labels, then of
+    /// names. The limit of the range is each series' own.
+    fn columns<'a>(&'a self, series: &'a [&'a str], range: Range) -> Answer<'a, Vec<Vec<Columns>>>;
+
+    /// Points of one series in order of time, then of labels. Each point has its own copy of what it shares with the others:
+    /// to read many, use [`columns`](Self::columns).
+    fn range<'a>(&'a self, series: &'a str, range: Range) -> Answer<'a, Vec<Point>> {
+        Box::pin(
+            async move { Ok(self.columns(&[series], range).await?.iter().flat_map(|found| points(found)).collect()) },
+        )
+    }
 
     /// Removes all points before a time; an engine may keep those of the two seconds before it.
     fn forget(&self, before: Timestamp) -> Answer<'_, ()>;
@@ -82,9 +154,25 @@ pub(crate) fn check(series: &str, points: &[Point]) -> Result<(), Error> {
         if point.values.is_empty() {
             return Err(Error::Invalid(format!("a point of {series:?} at {} has no value", point.at)));
         }
+        nanos(point.at)?;
         if let Some((name, value)) = point.values.iter().find(|(_, value)| !value.is_finite()) {
             return Err(Error::Invalid(format!("{name} of {series:?} is {value}, not a finite number")));
         }
     }
     Ok(())
+}
+
+/// A time as nanoseconds since 1970.
+pub(crate) fn nanos(at: Timestamp) -> Result<i64, Error> {
+    let nanos = nanos_clamped(at);
+    if i128::from(nanos) != at.as_nanos() {
+        return Err(Error::Invalid(format!("{at} is beyond the times that series keep")));
+    }
+    Ok(nanos)
+}
+
+/// The nearest time that series keep, nanoseconds since 1970.
+pub(crate) fn nanos_clamped(at: Timestamp) -> i64 {
+    // The outermost ones mean something else to InfluxDB.
+    at.as_nanos().clamp(i128::from(i64::MIN) + 10, i128::from(i64::MAX) - 10) as i64
 }

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures::executor::block_on;
 use mesh_proto::Timestamp;
 use mesh_store::{
-    Answer, Applied, Change, Document, Documents, Entry, Error, History, Page, Point, Points, Query, Range, Series,
-    Version, Written,
+    Answer, Applied, Change, Columns, Document, Documents, Entry, Error, History, Page, Point, Points, Query, Range,
+    Series, Version, Written,
     memory::{self, DocumentLimits, Shared, WindowLimits},
     suite::{self, DocumentStep, HistoryStep, SeriesStep},
 };
@@ -97,8 +97,9 @@ proptest! {
         lanes_max in 1usize..6,
         points_max in 1u64..40,
     ) {
-        // One value: 96 + 8 bytes a point.
-        let mut store = memory::Series::new(WindowLimits { lanes_max, items_max, bytes_max: points_max * 104 });
+        // 20 bytes a point of one value; a series takes less than 1,000 beside.
+        let bytes_max = 1_000 + points_max * 20;
+        let mut store = memory::Series::new(WindowLimits { lanes_max, items_max, bytes_max });
         let mut new = 0;
         for (sequence, (lane, at)) in points.iter().enumerate() {
             let values = BTreeMap::from([("v".to_owned(), 1.0)]);
@@ -110,7 +111,7 @@ proptest! {
         let count: usize = kept.iter().map(Vec::len).sum();
         prop_assert!(kept.iter().all(|lane| lane.len() <= items_max));
         prop_assert!(kept.iter().filter(|lane| !lane.is_empty()).count() <= lanes_max);
-        prop_assert!(count as u64 <= points_max);
+        prop_assert!(count as u64 * 20 <= bytes_max);
         prop_assert_eq!(count as u64 + store.evicted(), new);
         let newest = points.iter().map(|(_, at)| *at).max();
         prop_assert_eq!(kept.iter().flatten().map(|p| p.at.as_millis()).max(), newest);
@@ -215,8 +216,8 @@ impl Series for Coarse {
         self.0.write(points)
     }
 
-    fn range<'a>(&'a self, series: &'a str, range: Range) -> Answer<'a, Vec<Point>> {
-        self.0.range(series, range)
+    fn columns<'a>(&'a self, series: &'a [&'a str], range: Range) -> Answer<'a, Vec<Vec<Columns>>> {
+        self.0.columns(series, range)
     }
 
     fn forget(&self, before: Timestamp) -> Answer<'_, ()> {
