@@ -258,7 +258,8 @@ impl Series {
         asked.try_concat().await
     }
 
-    async fn remove(&self, before: Timestamp) -> Result<(), Error> {
+    /// Removes what is older, of one series or of all.
+    async fn remove(&self, series: Option<&str>, before: Timestamp) -> Result<(), Error> {
         // Whole seconds, with the end of the range: none of what is to stay.
         let stop = clamped(before).saturating_sub(1).div_euclid(1_000_000_000) - 1;
         let (Some(start), Some(stop)) = (second(i64::MIN / 1_000_000_000 + 1), second(stop)) else { return Ok(()) };
@@ -266,7 +267,11 @@ impl Series {
             return Ok(());
         }
         let client = self.influx.client().await?;
-        let predicate = format!("_measurement=\"{}\"", encoded(&self.name));
+        let mut predicate = format!("_measurement=\"{}\"", encoded(&self.name));
+        if let Some(series) = series {
+            // Bare, `series` is a word of the predicates' language.
+            let _ = write!(predicate, " AND \"series\"=\"{}\"", encoded(series));
+        }
         within("forget points", client.delete(&self.influx.bucket, start, stop, Some(predicate))).await
     }
 
@@ -428,7 +433,11 @@ impl crate::Series for Series {
     }
 
     fn forget(&self, before: Timestamp) -> Answer<'_, ()> {
-        Box::pin(async move { self.influx.connection.after(self.remove(before).await).await })
+        Box::pin(async move { self.influx.connection.after(self.remove(None, before).await).await })
+    }
+
+    fn forget_series<'a>(&'a self, series: &'a str, before: Timestamp) -> Answer<'a, ()> {
+        Box::pin(async move { self.influx.connection.after(self.remove(Some(series), before).await).await })
     }
 
     fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {

@@ -130,6 +130,17 @@ pub trait Series: Send + Sync {
     /// Removes all points before a time; an engine may keep those of the two seconds before it.
     fn forget(&self, before: Timestamp) -> Answer<'_, ()>;
 
+    /// Removes the points of one series before a time, those of all its labels and values; other series keep theirs. For
+    /// series that are kept for less time than the rest. An engine may keep the points of the two seconds before it. A
+    /// series that is not there has nothing to remove.
+    ///
+    /// What is removed may come back if it is written again: remove only what lies behind the position. A database takes a
+    /// removal as work for the whole table: call it every few minutes, not every second. The embedded engine and InfluxDB
+    /// can do it. Single values of a point cannot be removed: InfluxDB deletes by measurement and tags, not by field.
+    /// VictoriaMetrics, where the same lines are sent to it, deletes whole series whatever their time, and keeps all data for
+    /// the one `-retentionPeriod` that it was started with.
+    fn forget_series<'a>(&'a self, series: &'a str, before: Timestamp) -> Answer<'a, ()>;
+
     /// Says that a fact has been applied whole; it and earlier ones of its stream change nothing from here on. Answers
     /// once that is safe: a crash of the engine does not undo it.
     fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()>;

@@ -394,6 +394,13 @@ pub enum SeriesStep {
     },
     /// Everything before a time, in milliseconds, is forgotten.
     Forget(u8),
+    /// The same, of one series.
+    ForgetOne {
+        /// Number of the series.
+        series: u8,
+        /// Time, in milliseconds.
+        before: u8,
+    },
     /// The writer starts again: every fact after the position is applied again.
     Restart,
 }
@@ -442,6 +449,7 @@ where
     store.forget(before_moment(20)).await?;
     equal("what is older is forgotten, what is not stays", &store.range("s", all).await?, &sorted[1..].to_vec())?;
     series_in_one_write(fresh().await?.as_ref()).await?;
+    series_forgotten_alone(fresh().await?.as_ref()).await?;
     series_of_any_name(fresh().await?.as_ref()).await?;
 
     for seed in 0..scripts {
@@ -463,6 +471,29 @@ async fn series_in_one_write(store: &dyn Series) -> Result<(), Failure> {
     store.write(many.collect()).await?;
     let kept: Vec<Point> = (0..1_000).map(|at| sample(at, "a")).collect();
     equal("a write may be large", &(store.range("m6", all).await? == kept), &true)?;
+    Ok(())
+}
+
+/// One series loses what is old, and no other does.
+async fn series_forgotten_alone(store: &dyn Series) -> Result<(), Failure> {
+    let all = Range { from: moment(0), to: moment(9_999), limit: 100 };
+    let points = vec![sample(10, "a"), sample(20, "a"), sample(20, "bb"), sample(30, "a")];
+    let names: Vec<&str> = STRANGE.iter().copied().chain(["s", "s1"]).collect();
+    for name in &names {
+        store.append(&applied(1), name, points.clone()).await?;
+    }
+    store.advance(&applied(1)).await?;
+    store.forget_series("", before_moment(30)).await?;
+    store.forget_series("unknown", before_moment(30)).await?;
+    for name in &names {
+        equal("what another series forgets stays", &store.range(name, all).await?, &points)?;
+        store.forget_series(name, before_moment(20)).await?;
+        equal("a series forgets what is older", &store.range(name, all).await?, &points[1..].to_vec())?;
+    }
+    store.forget_series("s", before_moment(1_000)).await?;
+    equal("a series may forget all it has", &store.range("s", all).await?, &vec![])?;
+    store.append(&applied(2), "s", vec![sample(40, "a")]).await?;
+    equal("a series goes on after it forgot", &store.range("s", all).await?, &vec![sample(40, "a")])?;
     Ok(())
 }
 
@@ -488,7 +519,8 @@ fn series_script(seed: u64) -> Vec<SeriesStep> {
     let mut dice = Dice(seed);
     let step = |dice: &mut Dice| match dice.below(10) {
         0 => SeriesStep::Restart,
-        1 => SeriesStep::Forget(dice.below(200) as u8),
+        1 if dice.below(2) == 0 => SeriesStep::Forget(dice.below(200) as u8),
+        1 => SeriesStep::ForgetOne { series: dice.below(3) as u8, before: dice.below(200) as u8 },
         _ => SeriesStep::Append {
             series: dice.below(3) as u8,
             points: (0..dice.below(6)).map(|_| (dice.below(200) as u8, dice.below(2) as u8)).collect(),
@@ -527,6 +559,12 @@ pub async fn series_follow(store: &dyn Series, script: &[SeriesStep]) -> Result<
                 unsettled.clear();
                 model.retain(|(_, at, _)| at >= before);
                 store.forget(before_moment(i64::from(*before))).await?;
+            }
+            SeriesStep::ForgetOne { series, before } => {
+                store.advance(&applied(sequence)).await?;
+                unsettled.clear();
+                model.retain(|(of, at, _)| of != series || at >= before);
+                store.forget_series(&format!("s{series}"), before_moment(i64::from(*before))).await?;
             }
             SeriesStep::Restart => {
                 for (sequence, series, points) in &unsettled {

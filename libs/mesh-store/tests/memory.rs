@@ -53,7 +53,8 @@ fn series_steps() -> impl Strategy<Value = Vec<SeriesStep>> {
     let append = (0u8..3, prop::collection::vec((0u8..200, 0u8..2), 0..6), any::<bool>());
     let append = append.prop_map(|(series, points, whole)| SeriesStep::Append { series, points, whole });
     let forget = (0u8..200).prop_map(SeriesStep::Forget);
-    prop::collection::vec(prop_oneof![8 => append, 1 => forget, 1 => Just(SeriesStep::Restart)], 0..40)
+    let forget_one = (0u8..3, 0u8..200).prop_map(|(series, before)| SeriesStep::ForgetOne { series, before });
+    prop::collection::vec(prop_oneof![8 => append, 1 => forget, 1 => forget_one, 1 => Just(SeriesStep::Restart)], 0..40)
 }
 
 fn history_steps() -> impl Strategy<Value = Vec<HistoryStep>> {
@@ -222,6 +223,10 @@ impl Series for Coarse {
 
     fn forget(&self, before: Timestamp) -> Answer<'_, ()> {
         self.0.forget(before)
+    }
+
+    fn forget_series<'a>(&'a self, series: &'a str, before: Timestamp) -> Answer<'a, ()> {
+        self.0.forget_series(series, before)
     }
 
     fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {

@@ -359,9 +359,14 @@ impl Series {
         let mut removed = 0;
         let nanos = nanos_clamped(before);
         while let Some((_, name)) = self.by_first.first().filter(|(first, _)| *first < nanos).cloned() {
-            removed += self.change(&name, |lane| lane.forget(nanos) as u64);
+            removed += self.forget_series(&name, before);
         }
         removed
+    }
+
+    /// As [`crate::Series::forget_series`]; answers how many there were.
+    pub fn forget_series(&mut self, series: &str, before: Timestamp) -> u64 {
+        self.change(series, |lane| lane.forget(nanos_clamped(before)) as u64)
     }
 
     /// As [`crate::Series::advance`].
@@ -540,6 +545,13 @@ impl crate::Series for Shared<Series> {
     fn forget(&self, before: Timestamp) -> Answer<'_, ()> {
         Box::pin(async move {
             self.lock().forget(before);
+            Ok(())
+        })
+    }
+
+    fn forget_series<'a>(&'a self, series: &'a str, before: Timestamp) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.lock().forget_series(series, before);
             Ok(())
         })
     }
