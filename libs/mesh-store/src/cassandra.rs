@@ -9,7 +9,7 @@
 //! error the next one makes a new connection.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -42,10 +42,10 @@ const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("../../../schemas/cassandr
 const HOUR_NANOS: i64 = 3_600_000_000_000;
 /// The same.
 const HOUR_SECONDS: i32 = 3_600;
-/// Statements under way for one write.
-const WRITES_AT_ONCE: usize = 128;
+/// Statements under way for one call.
+const STATEMENTS_AT_ONCE: usize = 128;
 /// Rows of one page.
-const PAGE_ROWS: i32 = 200;
+const PAGE_ROWS: i32 = 1_000;
 /// Hours of a thing that are looked up at once.
 const HOURS_AT_ONCE: i32 = 48;
 /// Things whose newest version is remembered; beyond, all are forgotten and read again.
@@ -317,14 +317,27 @@ impl History {
         found.iter().map(|row| Ok(Hour { hour: number(row, "hour")?, first: number(row, "first")? })).collect()
     }
 
-    /// The newest version of a thing, as remembered or read.
-    async fn newest_of(&self, on: &Connected, key: &str) -> Result<Option<Newest>, Error> {
-        if let Some(known) = self.newest().get(key) {
-            return Ok(Some(*known));
+    /// The newest versions of these things, as remembered or read.
+    async fn newest_of(&self, on: &Connected, keys: BTreeSet<&str>) -> Result<BTreeMap<String, Newest>, Error> {
+        let (mut found, mut unknown) = (BTreeMap::new(), vec![]);
+        {
+            let newest = self.newest();
+            for key in keys {
+                match newest.get(key) {
+                    Some(known) => drop(found.insert(key.to_owned(), *known)),
+                    None => unknown.push(key.to_owned()),
+                }
+            }
         }
-        let found = self.find(on, key, None, 1).await?;
-        let Some(found) = found.first() else { return Ok(None) };
-        Ok(Some(Newest { version: signed(found.version)?, at: nanos(found.at)? }))
+        let read = |key: String| async move {
+            let newest = self.find(on, &key, None, 1).await?;
+            let Some(newest) = newest.first() else { return Ok(None) };
+            Ok::<_, Error>(Some((key, Newest { version: signed(newest.version)?, at: nanos(newest.at)? })))
+        };
+        let reading = stream::iter(unknown).map(read).buffer_unordered(STATEMENTS_AT_ONCE);
+        let read: Vec<Option<(String, Newest)>> = reading.try_collect().await?;
+        found.extend(read.into_iter().flatten());
+        Ok(found)
     }
 
     async fn write_all(&self, entries: Vec<(Applied, Entry)>) -> Result<(), Error> {
@@ -339,11 +352,16 @@ impl History {
     async fn write_rows(&self, entries: Vec<(Applied, Entry)>) -> Result<(), Error> {
         let on = self.cassandra.connected().await?;
         let mut refused = Ok(());
-        let (mut hours, mut versions) = (vec![], vec![]);
-        for (applied, Entry { key, version }) in entries {
-            if self.covers(&applied).await? {
-                continue;
+        let mut new = Vec::with_capacity(entries.len());
+        for (applied, entry) in entries {
+            if !self.covers(&applied).await? {
+                new.push(entry);
             }
+        }
+        let keys = new.iter().map(|entry| entry.key.as_str()).filter(|key| !key.is_empty());
+        let mut newest = self.newest_of(&on, keys.collect()).await?;
+        let (mut hours, mut versions) = (vec![], vec![]);
+        for Entry { key, version } in new {
             let numbers = match (key.is_empty(), signed(version.version), nanos(version.at)) {
                 (true, ..) => Err(Error::Invalid("a history needs a key".into())),
                 (_, Err(error), _) | (_, _, Err(error)) => Err(error),
@@ -356,14 +374,14 @@ impl History {
                     continue;
                 }
             };
-            let newest = self.newest_of(&on, &key).await?;
-            if newest.is_some_and(|newest| newest.version >= number) {
+            let before = newest.get(&key);
+            if before.is_some_and(|before| before.version >= number) {
                 continue;
             }
             // Things come about in order.
-            let at = newest.map_or(at, |newest| newest.at.max(at));
+            let at = before.map_or(at, |before| before.at.max(at));
             let hour = at.div_euclid(HOUR_NANOS);
-            if newest.is_none_or(|newest| newest.at.div_euclid(HOUR_NANOS) != hour) {
+            if before.is_none_or(|before| before.at.div_euclid(HOUR_NANOS) != hour) {
                 let mut values = self.values(&key, hour);
                 // The versions of the hour are written after it, and expire after it.
                 let ttl = if self.ttl == 0 { 0 } else { self.ttl.saturating_add(HOUR_SECONDS).min(TTL_MAX_SECONDS) };
@@ -373,24 +391,23 @@ impl History {
             let mut values = self.values(&key, hour);
             values.extend([at.into(), number.into(), Blob::from(Vec::from(version.body)).into(), self.ttl.into()]);
             versions.push(values);
-            let mut all = self.newest();
-            if all.len() >= NEWEST_MAX && !all.contains_key(&key) {
-                all.clear();
-            }
-            all.insert(key, Newest { version: number, at });
+            newest.insert(key, Newest { version: number, at });
         }
-        let run = |statement| {
-            let on = &on;
-            move |values| on.run("write versions", statement, values)
+        // Hours first. Versions are not found without theirs: as long as one of these fails, all of them are written again.
+        let hours = hours.into_iter().map(|values| (true, values));
+        let all = hours.chain(versions.into_iter().map(|values| (false, values)));
+        let on = &on;
+        let run = |(is_hour, values)| {
+            let statement = if is_hour { &on.insert_hour } else { &on.insert };
+            on.run("write versions", statement, values)
         };
-        // An hour without versions does no harm; versions without their hour would not be found.
-        for (statement, all) in [(&on.insert_hour, hours), (&on.insert, versions)] {
-            stream::iter(all)
-                .map(run(statement))
-                .buffer_unordered(WRITES_AT_ONCE)
-                .try_for_each(|_| async { Ok(()) })
-                .await?;
+        stream::iter(all).map(run).buffer_unordered(STATEMENTS_AT_ONCE).try_for_each(|_| async { Ok(()) }).await?;
+        let mut all = self.newest();
+        if all.len() + newest.len() > NEWEST_MAX {
+            all.clear();
         }
+        all.append(&mut newest);
+        drop(all);
         refused
     }
 
