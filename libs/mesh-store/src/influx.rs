@@ -288,12 +288,16 @@ impl Series {
     }
 }
 
-/// What an answer holds of one series: by labels, the values of each field with their times.
+type Labels = BTreeMap<String, String>;
+/// The values of each field with their times.
+type Fields = BTreeMap<String, Vec<(i64, f64)>>;
+
+/// What an answer holds of one series, by labels.
 #[derive(Default)]
-struct Found(BTreeMap<BTreeMap<String, String>, BTreeMap<String, Vec<(i64, f64)>>>);
+struct Found(BTreeMap<Labels, Fields>);
 
 impl Found {
-    fn add(&mut self, labels: BTreeMap<String, String>, field: String, at: i64, value: f64) {
+    fn add(&mut self, labels: Labels, field: String, at: i64, value: f64) {
         self.0.entry(labels).or_default().entry(field).or_default().push((at, value));
     }
 
@@ -301,22 +305,22 @@ impl Found {
     fn columns(self, limit: usize) -> Vec<Columns> {
         let mut all = vec![];
         for (labels, fields) in self.0 {
-            let labels: Arc<BTreeMap<String, String>> =
-                Arc::new(labels.into_iter().map(|(name, value)| (decoded(&name), decoded(&value))).collect());
-            let mut names: Vec<(String, Vec<(i64, f64)>)> =
-                fields.into_iter().map(|(field, values)| (decoded(&field), values)).collect();
-            names.sort_by(|a, b| a.0.cmp(&b.0));
-            let of = |(place, (_, values)): (usize, &(String, Vec<(i64, f64)>))| {
+            let labels: Labels = labels.into_iter().map(|(name, value)| (decoded(&name), decoded(&value))).collect();
+            let labels = Arc::new(labels);
+            // Their order is that of their names, not of their encoded ones.
+            let fields: Fields = fields.into_iter().map(|(field, values)| (decoded(&field), values)).collect();
+            let names: Vec<&String> = fields.keys().collect();
+            let of_field = |(place, values): (usize, &Vec<(i64, f64)>)| {
                 values.iter().map(|(at, value)| (*at, place, *value)).collect::<Vec<_>>()
             };
-            let mut values: Vec<(i64, usize, f64)> = names.iter().enumerate().flat_map(of).collect();
+            let mut values: Vec<(i64, usize, f64)> = fields.values().enumerate().flat_map(of_field).collect();
             values.sort_by_key(|(at, place, _)| (*at, *place));
             let mut tables = BTreeMap::<Vec<usize>, Columns>::new();
             for point in values.chunk_by(|a, b| a.0 == b.0) {
                 let places = point.iter().map(|(_, place, _)| *place).collect::<Vec<usize>>();
                 let table = tables.entry(places).or_insert_with_key(|places| Columns {
                     labels: labels.clone(),
-                    names: places.iter().map(|place| names[*place].0.clone()).collect(),
+                    names: places.iter().map(|place| names[*place].clone()).collect(),
                     at_nanos: vec![],
                     values: vec![],
                 });
@@ -325,7 +329,6 @@ impl Found {
             }
             all.extend(tables.into_values());
         }
-        // The order of encoded texts is another one.
         all.sort_by(|a, b| (&a.labels, &a.names).cmp(&(&b.labels, &b.names)));
         newest(&mut all, limit);
         all

@@ -76,7 +76,7 @@ impl History {
     /// Everything, as bytes.
     pub fn snapshot(&self) -> Bytes {
         let histories = self.window.lanes().map(|(key, lane)| snapshot::Lane {
-            key: key.clone(),
+            key: key.to_string(),
             versions: lane
                 .iter()
                 .map(version)

@@ -1,6 +1,9 @@
 //! Lanes of items in order, the oldest leaving when a limit is reached.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_proto::Timestamp;
 
@@ -33,11 +36,11 @@ pub(super) struct Item<V> {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Window<K, V> {
     limits: WindowLimits,
-    lanes: BTreeMap<String, BTreeMap<K, Item<V>>>,
+    lanes: BTreeMap<Arc<str>, BTreeMap<K, Item<V>>>,
     /// Each lane by the time of its first item: whose turn it is to give one up.
-    by_first: BTreeSet<(Timestamp, String)>,
+    by_first: BTreeSet<(Timestamp, Arc<str>)>,
     /// Each lane by the time of its last item: which lane is the most forgotten.
-    by_last: BTreeSet<(Timestamp, String)>,
+    by_last: BTreeSet<(Timestamp, Arc<str>)>,
     bytes: u64,
     evicted: u64,
 }
@@ -58,7 +61,7 @@ impl<K: Ord + Clone, V> Window<K, V> {
         self.lanes.get(name)
     }
 
-    pub(super) fn lanes(&self) -> impl Iterator<Item = (&String, &BTreeMap<K, Item<V>>)> {
+    pub(super) fn lanes(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeMap<K, Item<V>>)> {
         self.lanes.iter()
     }
 
@@ -68,11 +71,13 @@ impl<K: Ord + Clone, V> Window<K, V> {
 
     /// Puts an item into a lane, unless one of its key is there; then makes room. Answers whether it was put.
     pub(super) fn insert(&mut self, name: &str, key: K, at: Timestamp, bytes: u64, value: V) -> bool {
-        if self.lanes.get(name).is_some_and(|lane| lane.contains_key(&key)) {
+        let known = self.lanes.get_key_value(name);
+        if known.is_some_and(|(_, lane)| lane.contains_key(&key)) {
             return false;
         }
+        let name = &known.map_or_else(|| Arc::from(name), |(name, _)| name.clone());
         self.unlist(name);
-        self.lanes.entry(name.to_owned()).or_default().insert(key, Item { at, value, bytes });
+        self.lanes.entry(name.clone()).or_default().insert(key, Item { at, value, bytes });
         self.bytes += bytes;
         self.list(name);
         while self.lanes.get(name).is_some_and(|lane| lane.len() > self.limits.items_max) {
@@ -105,7 +110,7 @@ impl<K: Ord + Clone, V> Window<K, V> {
         removed
     }
 
-    fn pop_first(&mut self, name: &str) -> bool {
+    fn pop_first(&mut self, name: &Arc<str>) -> bool {
         self.unlist(name);
         let Some(lane) = self.lanes.get_mut(name) else { return false };
         let popped = lane.pop_first();
@@ -123,17 +128,17 @@ impl<K: Ord + Clone, V> Window<K, V> {
         Some((lane.first_key_value()?.1.at, lane.last_key_value()?.1.at))
     }
 
-    fn list(&mut self, name: &str) {
+    fn list(&mut self, name: &Arc<str>) {
         if let Some((first, last)) = self.ends(name) {
-            self.by_first.insert((first, name.to_owned()));
-            self.by_last.insert((last, name.to_owned()));
+            self.by_first.insert((first, name.clone()));
+            self.by_last.insert((last, name.clone()));
         }
     }
 
-    fn unlist(&mut self, name: &str) {
+    fn unlist(&mut self, name: &Arc<str>) {
         if let Some((first, last)) = self.ends(name) {
-            self.by_first.remove(&(first, name.to_owned()));
-            self.by_last.remove(&(last, name.to_owned()));
+            self.by_first.remove(&(first, name.clone()));
+            self.by_last.remove(&(last, name.clone()));
         }
     }
 }
