@@ -370,11 +370,11 @@ fn lines(name: &str, rows: &[(&String, &Point, i64)], unit: i64) -> String {
     lines
 }
 
-/// The lines that a write sends for these points of a series, with times in nanoseconds, in the given order. For tests and
-/// measurements that send them by other ways; points at times that InfluxDB does not keep are left out.
-pub fn influx_lines(name: &str, series: &str, points: &[Point]) -> String {
-    let series = series.to_owned();
-    let rows = points.iter().filter_map(|point| Some((&series, point, nanos(point.at).ok()?)));
+/// The lines that a write sends for these points, with times in nanoseconds, in the given order. For tests and measurements
+/// that send them by other ways; points at times that InfluxDB does not keep are left out.
+pub fn influx_lines<'a>(name: &str, points: impl IntoIterator<Item = &'a Points>) -> String {
+    let of = |of: &'a Points| of.points.iter().map(|point| (&of.series, point));
+    let rows = points.into_iter().flat_map(of).filter_map(|(of, point)| Some((of, point, nanos(point.at).ok()?)));
     lines(name, &rows.collect::<Vec<_>>(), 1)
 }
 

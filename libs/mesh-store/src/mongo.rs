@@ -35,6 +35,9 @@ const SCHEMA_COLLECTION: &str = "continuum_schema";
 const POSITIONS: &str = "continuum_positions";
 /// Changes of one round trip.
 const CHANGES_MAX: usize = 1_000;
+/// Parts of a round trip that are written at the same time, and the fewest changes of one.
+const PARTS: usize = 3;
+const PART_MIN: usize = 100;
 /// Bytes of the bodies of one round trip, about: a message may have 48 MB.
 const BYTES_MAX: usize = 8 << 20;
 /// Calls under way. One that is given up goes on in its task until the driver ends it, so that they are counted.
@@ -211,6 +214,16 @@ impl Documents {
         let deletes = batch.changes.iter().filter(|c| matches!(c.change, Change::Delete(_))).count();
         let ids: Vec<String> = batch.changes.iter().map(|c| c.change.id().to_owned()).collect();
         let updates = batch.changes.into_iter().map(update).collect::<Result<Vec<Bsons>, Error>>()?;
+        // Each document is in it once: parts can be written at the same time, each on a core of the server.
+        let part = updates.len().div_ceil(PARTS).max(PART_MIN);
+        let sent = (updates.chunks(part).zip(ids.chunks(part))).map(|(updates, ids)| self.send_part(updates, ids));
+        let refused = futures::future::try_join_all(sent).await?.into_iter().fold(Ok(()), Result::and);
+        self.deleted.fetch_add(deletes as u64, Relaxed);
+        Ok(refused)
+    }
+
+    /// Sends a part of a batch, of documents with these ids; answers as [`send`](Self::send).
+    async fn send_part(&self, updates: &[Bsons], ids: &[String]) -> Result<Result<(), Error>, Error> {
         let command = doc! {
             "update": &self.name,
             "updates": updates,
@@ -219,7 +232,6 @@ impl Documents {
         };
         let database = self.mongo.database().await?;
         let answer = self.mongo.call("write documents", async move { database.run_command(command).await }).await?;
-        self.deleted.fetch_add(deletes as u64, Relaxed);
         let errors = answer.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
         for error in errors.iter().filter_map(Bson::as_document) {
             let code = i32::try_from(number(error.get("code"))).unwrap_or_default();

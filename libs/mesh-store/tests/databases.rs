@@ -348,8 +348,8 @@ async fn victoriametrics_takes_the_same_writes() {
         labels: [("place".to_owned(), suite::STRANGE[number as usize % suite::STRANGE.len()].to_owned())].into(),
         values: [("level".to_owned(), number as f64), ("rate".to_owned(), -0.5)].into(),
     };
-    let points: Vec<Point> = (0..5_100).map(point).collect();
-    let lines = mesh_store::influx_lines("telemetry", "s", &points);
+    let points = Points { series: "s".into(), points: (0..5_100).map(point).collect() };
+    let lines = mesh_store::influx_lines("telemetry", [&points]);
     let (status, said) = database.post("/api/v2/write?precision=ns", &lines).await;
     assert_eq!(status, 204, "{said}");
     let count = async || {

@@ -164,6 +164,13 @@ impl Table {
         }
     }
 
+    /// The newest rows from one time to another.
+    fn rows(&self, from: i64, to: i64, limit: usize) -> ops::Range<usize> {
+        let end = self.times.partition_point(|time| *time <= to);
+        let begin = self.times.partition_point(|time| *time < from).max(end.saturating_sub(limit));
+        begin.min(end)..end
+    }
+
     fn columns(&self, rows: ops::Range<usize>) -> Columns {
         let width = self.names.len();
         Columns {
@@ -293,11 +300,12 @@ impl Lane {
     /// Columns of a range, in order of labels, then of names.
     fn columns(&self, range: Range) -> Vec<Columns> {
         let (from, to) = (nanos_clamped(range.from), nanos_clamped(range.to));
-        let rows = |table: &Table| {
-            let end = table.times.partition_point(|time| *time <= to);
-            let begin = table.times.partition_point(|time| *time < from).max(end.saturating_sub(range.limit));
-            begin.min(end)..end
-        };
+        // Most series have one.
+        if let [table] = self.tables.as_slice() {
+            let rows = table.rows(from, to, range.limit);
+            return if rows.is_empty() { vec![] } else { vec![table.columns(rows)] };
+        }
+        let rows = |table: &Table| table.rows(from, to, range.limit);
         let mut all: Vec<ops::Range<usize>> = self.tables.iter().map(rows).collect();
         let count: usize = all.iter().map(ExactSizeIterator::len).sum();
         if count > range.limit {
