@@ -1,10 +1,13 @@
 //! Documents, looked up by id and searched by indexed values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::{Answer, Applied};
+use crate::{Answer, Applied, Error};
+
+/// What every page token begins with, so that arbitrary text is not taken for one.
+const TOKEN: &str = "after:";
 
 /// One document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,8 @@ impl Change {
 pub struct Query {
     /// Indexed values that a document must all have.
     pub equal: BTreeMap<String, String>,
+    /// Of each of these, a document must have one of the values.
+    pub one_of: BTreeMap<String, BTreeSet<String>>,
     /// At most this many; 100 when 0, never more than 1,000.
     pub limit: usize,
     /// Where the page before ended; empty for the first.
@@ -48,6 +53,27 @@ pub struct Query {
 }
 
 impl Query {
+    /// The same for what comes after the document of this id, whether that is there or not; all for an empty id.
+    #[must_use]
+    pub fn after(mut self, id: &str) -> Self {
+        self.token = if id.is_empty() { String::new() } else { token_after(id) };
+        self
+    }
+
+    /// Where the page before ended; `None` for the first.
+    ///
+    /// # Errors
+    /// [`Error::Token`] for a token that no page ended with.
+    pub(crate) fn begin(&self) -> Result<Option<&str>, Error> {
+        match self.token.as_str() {
+            "" => Ok(None),
+            token => match token.strip_prefix(TOKEN) {
+                Some(id) if !id.is_empty() => Ok(Some(id)),
+                _ => Err(Error::Token(token.to_owned())),
+            },
+        }
+    }
+
     /// Documents of a page.
     pub(crate) fn page_size(&self) -> usize {
         match self.limit {
@@ -55,6 +81,11 @@ impl Query {
             limit => limit.min(1_000),
         }
     }
+}
+
+/// The token of what comes after the document of an id.
+pub(crate) fn token_after(id: &str) -> String {
+    format!("{TOKEN}{id}")
 }
 
 /// A page of a list.
@@ -91,6 +122,12 @@ pub trait Documents: Send + Sync {
 
     /// The document of an id.
     fn get<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Document>>;
+
+    /// The documents of these ids that are there, each once, in no particular order.
+    fn get_many<'a>(&'a self, ids: &'a BTreeSet<String>) -> Answer<'a, Vec<Document>>;
+
+    /// How many documents match from where the query begins, however long its pages are.
+    fn count<'a>(&'a self, query: &'a Query) -> Answer<'a, u64>;
 
     /// A page of the documents that match, in order of id.
     fn list<'a>(&'a self, query: &'a Query) -> Answer<'a, Page>;

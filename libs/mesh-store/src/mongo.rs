@@ -6,7 +6,7 @@
 //! journal, which holds what was written before them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     sync::{
         Arc,
@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     Answer, Applied, Change, Document, Error, Page, Query,
+    documents::token_after,
     memory::DocumentLimits,
     remote::{CALL_LIMIT, Connection, Positions, failed, late, signed},
 };
@@ -259,21 +260,7 @@ impl Documents {
 
     async fn find(&self, query: &Query) -> Result<Page, Error> {
         let size = query.page_size();
-        let after = match query.token.as_str() {
-            "" => None,
-            token => match token.strip_prefix(TOKEN) {
-                Some(id) if !id.is_empty() => Some(id.to_owned()),
-                _ => return Err(Error::Token(token.to_owned())),
-            },
-        };
-        let mut filter = doc! { "deleted": { "$exists": false } };
-        if let Some(after) = after {
-            filter.insert("_id", doc! { "$gt": after });
-        }
-        if !query.equal.is_empty() {
-            let all: Vec<String> = query.equal.iter().map(|(name, value)| index(name, value)).collect();
-            filter.insert("indexes", doc! { "$all": all });
-        }
+        let filter = filter(query)?;
         let collection = self.collection().await?;
         // One more than a page, so that its end is known.
         let limit = size as i64 + 1;
@@ -286,10 +273,33 @@ impl Documents {
         let more = documents.len() > size;
         documents.truncate(size);
         let next = match documents.last() {
-            Some(last) if more => format!("{TOKEN}{}", last.id),
+            Some(last) if more => token_after(&last.id),
             _ => String::new(),
         };
         Ok(Page { documents, next })
+    }
+
+    async fn count_all(&self, query: &Query) -> Result<u64, Error> {
+        let filter = filter(query)?;
+        let collection = self.collection().await?;
+        let counting = async move { collection.count_documents(filter).max_time(CALL_LIMIT).await };
+        self.mongo.call("count documents", counting).await
+    }
+
+    async fn find_many(&self, ids: &BTreeSet<String>) -> Result<Vec<Document>, Error> {
+        let mut documents = Vec::with_capacity(ids.len());
+        let ids: Vec<&String> = ids.iter().collect();
+        for chunk in ids.chunks(CHANGES_MAX) {
+            let chunk: Vec<&str> = chunk.iter().map(|id| id.as_str()).collect();
+            let filter = doc! { "_id": { "$in": chunk }, "deleted": { "$exists": false } };
+            let collection = self.collection().await?;
+            let finding =
+                async move { collection.find(filter).max_time(CALL_LIMIT).await?.try_collect::<Vec<Bsons>>().await };
+            for found in self.mongo.call("get documents", finding).await? {
+                documents.push(read(found)?);
+            }
+        }
+        Ok(documents)
     }
 
     async fn find_one(&self, id: &str) -> Result<Option<Document>, Error> {
@@ -370,8 +380,23 @@ impl Documents {
     }
 }
 
-/// What every page token begins with, so that arbitrary text is not taken for one.
-const TOKEN: &str = "after:";
+/// What matches a query, from where it begins.
+fn filter(query: &Query) -> Result<Bsons, Error> {
+    let mut filter = doc! { "deleted": { "$exists": false } };
+    if let Some(after) = query.begin()? {
+        filter.insert("_id", doc! { "$gt": after });
+    }
+    let equal = query.equal.iter().map(|(name, value)| doc! { "indexes": index(name, value) });
+    let one_of = query.one_of.iter().map(|(name, values)| {
+        let values: Vec<String> = values.iter().map(|value| index(name, value)).collect();
+        doc! { "indexes": { "$in": values } }
+    });
+    let all: Vec<Bsons> = equal.chain(one_of).collect();
+    if !all.is_empty() {
+        filter.insert("$and", all);
+    }
+    Ok(filter)
+}
 
 /// Changes of one round trip, each of another document: the server may apply them in any order.
 #[derive(Default)]
@@ -509,6 +534,14 @@ impl crate::Documents for Documents {
 
     fn get<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Document>> {
         Box::pin(self.find_one(id))
+    }
+
+    fn get_many<'a>(&'a self, ids: &'a BTreeSet<String>) -> Answer<'a, Vec<Document>> {
+        Box::pin(self.find_many(ids))
+    }
+
+    fn count<'a>(&'a self, query: &'a Query) -> Answer<'a, u64> {
+        Box::pin(self.count_all(query))
     }
 
     fn list<'a>(&'a self, query: &'a Query) -> Answer<'a, Page> {

@@ -150,10 +150,47 @@ where
     documents_in_one_write(fresh().await?.as_ref()).await?;
     documents_of_any_name(fresh().await?.as_ref()).await?;
     documents_page_while_they_change(fresh().await?.as_ref()).await?;
+    documents_are_narrowed_and_counted(fresh().await?.as_ref()).await?;
     for seed in 0..scripts {
         documents_follow(fresh().await?.as_ref(), &document_script(seed)).await?;
     }
     Ok(())
+}
+
+/// Lists, counts and looks for several at once agree on what there is.
+async fn documents_are_narrowed_and_counted(store: &dyn Documents) -> Result<(), Failure> {
+    let colours = ["red", "blue", "green"];
+    let all: Vec<Document> =
+        (0..9).zip(colours.iter().cycle()).map(|(n, colour)| document(&format!("d{n}"), colour, "x")).collect();
+    let puts = (1..).zip(&all).map(|(sequence, document)| (applied(sequence), Change::Put(document.clone())));
+    store.write(puts.collect()).await?;
+    store.delete(&applied(10), "d3").await?;
+    let texts = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<BTreeSet<String>>();
+    let one_of = |colours: &[&str]| BTreeMap::from([("colour".to_owned(), texts(colours))]);
+    let either = Query { one_of: one_of(&["red", "green", "grey"]), ..Query::default() };
+    let things = Query { equal: BTreeMap::from([("kind".to_owned(), "thing".to_owned())]), ..either.clone() };
+    let none = Query { one_of: one_of(&[]), ..Query::default() };
+    let ids = |page: crate::Page| page.documents.into_iter().map(|document| document.id).collect::<Vec<_>>();
+    let rule = "a document has one of the values asked for";
+    for query in [&either, &things] {
+        equal(rule, &ids(store.list(query).await?), &["d0", "d2", "d5", "d6", "d8"].map(str::to_owned).to_vec())?;
+        equal("what a list holds is counted", &store.count(query).await?, &5)?;
+        let rest = query.clone().after("d4");
+        equal(
+            "a list begins after any id",
+            &ids(store.list(&rest).await?),
+            &["d5", "d6", "d8"].map(str::to_owned).to_vec(),
+        )?;
+        equal("a count begins where the list does", &store.count(&rest).await?, &3)?;
+    }
+    equal("no value to choose from matches nothing", &store.list(&none).await?.documents, &vec![])?;
+    equal("a count without conditions is of all", &store.count(&Query::default()).await?, &8)?;
+    let mut found = store.get_many(&texts(&["d1", "d3", "d8", "never there"])).await?;
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    equal("those of several ids that are there are found", &found, &vec![all[1].clone(), all[8].clone()])?;
+    equal("of no ids there is nothing", &store.get_many(&BTreeSet::new()).await?, &vec![])?;
+    let strange = Query { token: "no token".into(), ..Query::default() };
+    refused("a count from a strange page token is refused", store.count(&strange).await)
 }
 
 /// Many changes in one write are as if each had been written alone.

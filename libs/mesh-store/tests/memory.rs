@@ -2,7 +2,10 @@
 
 #![cfg(test)]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::executor::block_on;
 use mesh_proto::Timestamp;
@@ -156,6 +159,14 @@ impl Documents for Forgetful {
 
     fn get<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Document>> {
         self.0.get(id)
+    }
+
+    fn get_many<'a>(&'a self, ids: &'a BTreeSet<String>) -> Answer<'a, Vec<Document>> {
+        self.0.get_many(ids)
+    }
+
+    fn count<'a>(&'a self, query: &'a Query) -> Answer<'a, u64> {
+        self.0.count(query)
     }
 
     fn list<'a>(&'a self, query: &'a Query) -> Answer<'a, Page> {

@@ -157,7 +157,7 @@ impl Stores {
         equal.extend(kind.map(|kind| ("kind".to_owned(), kind.name().to_owned())));
         equal.extend((!request.owner.is_empty()).then(|| ("owner".to_owned(), request.owner)));
         let page = query::Page::new(request.page_size, &request.page_token)?;
-        let query = Query { equal, limit: page.size(), token: request.page_token };
+        let query = Query { equal, limit: page.size(), token: request.page_token, ..Query::default() };
         let found = self.documents.list(&query).await.map_err(|error| match error {
             Error::Token(_) => page.invalid(),
             other => mesh_kit::internal(other),

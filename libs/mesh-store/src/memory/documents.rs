@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{Positions, Shared, first_refusal};
-use crate::{Answer, Applied, Change, Document, Error, Page, Query, Written};
+use crate::{Answer, Applied, Change, Document, Error, Page, Query, Written, documents::token_after};
 
 /// Limits of a collection of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,37 +95,38 @@ impl Documents {
     /// As [`crate::Documents::list`].
     pub fn list(&self, query: &Query) -> Result<Page, Error> {
         let size = query.page_size();
-        let after = match query.token.as_str() {
-            "" => Bound::Unbounded,
-            token => match token.strip_prefix(TOKEN) {
-                Some(id) if !id.is_empty() => Bound::Excluded(id),
-                _ => return Err(Error::Token(token.to_owned())),
-            },
-        };
-        let mut documents = match query.equal.iter().next() {
-            // The smallest set of candidates among the indexes asked for, then the rest by looking.
-            Some(_) => {
-                let sets = query.equal.iter().map(|(k, v)| self.index.get(&(k.clone(), v.clone())));
-                let Some(smallest) =
-                    sets.collect::<Option<Vec<_>>>().and_then(|s| s.into_iter().min_by_key(|s| s.len()))
-                else {
-                    return Ok(Page::default());
-                };
-                let ids = smallest.range::<str, _>((after, Bound::Unbounded));
-                collect(ids.filter_map(|id| self.get(id)), query, size)
-            }
-            None => {
-                let entries = self.entries.range::<str, _>((after, Bound::Unbounded));
-                collect(entries.filter_map(|(_, e)| e.document.as_ref()), query, size)
-            }
-        };
+        // One more than a page, so that its end is known.
+        let mut documents: Vec<Document> = self.matching(query)?.take(size + 1).cloned().collect();
         let more = documents.len() > size;
         documents.truncate(size);
         let next = match documents.last() {
-            Some(last) if more => format!("{TOKEN}{}", last.id),
+            Some(last) if more => token_after(&last.id),
             _ => String::new(),
         };
         Ok(Page { documents, next })
+    }
+
+    /// As [`crate::Documents::count`].
+    pub fn count(&self, query: &Query) -> Result<u64, Error> {
+        Ok(self.matching(query)?.count() as u64)
+    }
+
+    fn matching<'a>(&'a self, query: &'a Query) -> Result<Box<dyn Iterator<Item = &'a Document> + 'a>, Error> {
+        let after = query.begin()?.map_or(Bound::Unbounded, Bound::Excluded);
+        let fits = |d: &&Document| {
+            query.equal.iter().all(|(name, value)| d.indexes.get(name) == Some(value))
+                && query.one_of.iter().all(|(name, values)| d.indexes.get(name).is_some_and(|v| values.contains(v)))
+        };
+        if query.equal.is_empty() {
+            let entries = self.entries.range::<str, _>((after, Bound::Unbounded));
+            return Ok(Box::new(entries.filter_map(|(_, e)| e.document.as_ref()).filter(fits)));
+        }
+        // The smallest set of candidates among the indexes asked for, then the rest by looking.
+        let sets = query.equal.iter().map(|(k, v)| self.index.get(&(k.clone(), v.clone())));
+        let smallest = sets.collect::<Option<Vec<_>>>().and_then(|s| s.into_iter().min_by_key(|s| s.len()));
+        let Some(smallest) = smallest else { return Ok(Box::new(std::iter::empty())) };
+        let ids = smallest.range::<str, _>((after, Bound::Unbounded));
+        Ok(Box::new(ids.filter_map(|id| self.get(id)).filter(fits)))
     }
 
     /// As [`crate::Documents::advance`].
@@ -220,15 +221,6 @@ impl Documents {
     }
 }
 
-/// What every page token begins with, so that arbitrary text is not taken for one.
-const TOKEN: &str = "after:";
-
-/// One more than a page, so that its end is known.
-fn collect<'a>(found: impl Iterator<Item = &'a Document>, query: &Query, size: usize) -> Vec<Document> {
-    let all = |d: &&Document| query.equal.iter().all(|(name, value)| d.indexes.get(name) == Some(value));
-    found.filter(all).take(size + 1).cloned().collect()
-}
-
 mod snapshot {
     use std::collections::BTreeMap;
 
@@ -272,6 +264,17 @@ impl crate::Documents for Shared<Documents> {
 
     fn get<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Document>> {
         Box::pin(async move { Ok(self.lock().get(id).cloned()) })
+    }
+
+    fn get_many<'a>(&'a self, ids: &'a BTreeSet<String>) -> Answer<'a, Vec<Document>> {
+        Box::pin(async move {
+            let documents = self.lock();
+            Ok(ids.iter().filter_map(|id| documents.get(id).cloned()).collect())
+        })
+    }
+
+    fn count<'a>(&'a self, query: &'a Query) -> Answer<'a, u64> {
+        Box::pin(async move { self.lock().count(query) })
     }
 
     fn list<'a>(&'a self, query: &'a Query) -> Answer<'a, Page> {
