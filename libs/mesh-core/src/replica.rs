@@ -96,7 +96,7 @@ struct Entity<S, I> {
     singly: usize,
     /// The `due` value that was already asked and changed nothing.
     asked_due: Option<Timestamp>,
-    /// The `due` value in the index.
+    /// The `due` value in the index; while its snapshot is being read, the one that it is read for.
     indexed_due: Option<Timestamp>,
     /// States after facts that were folded when their write was answered and are still to be read, by sequence; kept
     /// only for a view.
@@ -760,11 +760,12 @@ impl<D: Decider> Replica<D> {
             }
             self.due.remove(&(time, key.clone()));
             let entity = self.entity(&key);
-            entity.indexed_due = None;
             if entity.folded.is_none() {
                 // Its real due is known once it is loaded.
+                entity.indexed_due = Some(time);
                 continue;
             }
+            entity.indexed_due = None;
             if entity.asked_due == Some(time) {
                 continue;
             }
@@ -1089,10 +1090,24 @@ impl<D: Decider> Replica<D> {
         if entries.is_empty() && self.position == saved && marks == self.marks {
             return None;
         }
-        let due = self.due.iter().cloned().collect();
+        let due = self.dues().into_iter().collect();
         let inputs = marks.clone().unwrap_or_default();
         self.marks = marks;
         Some((entries, Some(Index { position: self.position, entities: self.known, due, inputs })))
+    }
+
+    /// When which entity wants to be asked, those too that are being asked or read right now: what comes of it may never be
+    /// stored.
+    fn dues(&self) -> BTreeSet<(Timestamp, Key)> {
+        let mut due = self.due.clone();
+        for (key, entity) in &self.entities {
+            let wants = match &entity.folded {
+                None => entity.indexed_due,
+                Some(folded) => self.decider.due(&folded.state).filter(|due| Some(*due) != entity.asked_due),
+            };
+            due.extend(wants.map(|time| (time, key.clone())));
+        }
+        due
     }
 
     /// A snapshot could not be stored: its entities are dirty again.

@@ -309,3 +309,62 @@ fn what_cannot_be_stored_together_is_decided_again_in_order() {
     let Some(Step::DeadLetter { input, .. }) = replica.next_step() else { panic!("it is the input that is dead") };
     assert_eq!(input.sequence, 2);
 }
+
+/// Wants to be asked once, after its first fact.
+struct Timed;
+
+impl Decider for Timed {
+    const NAME: &'static str = NAME;
+    type State = u64;
+    type ReadModel = ();
+    type Input = Input;
+    type Fact = Fact;
+
+    fn initial(&self) -> u64 {
+        0
+    }
+
+    fn concerns(&self, _: &Input, _: &()) -> Vec<Key> {
+        vec![]
+    }
+
+    fn decide(&self, key: &Key, _: &u64, _: &(), _: &Envelope<Input>) -> Result<Vec<Fact>, Refusal> {
+        let (owner, intent_id) = (key.token(0).to_owned(), key.token(1).to_owned());
+        Ok(vec![IntentAccepted { owner, intent_id, version: 2 }.into()])
+    }
+
+    fn evolve(&self, facts: u64, _: &Fact, _: Timestamp) -> u64 {
+        facts + 1
+    }
+
+    fn due(&self, facts: &u64) -> Option<Timestamp> {
+        (*facts == 1).then(|| Timestamp::from_millis(10))
+    }
+}
+
+#[test]
+fn who_is_being_read_or_asked_is_still_in_the_saved_index() {
+    let key = Key::new(["local", "a"]);
+    let due = (Timestamp::from_millis(10), key.clone());
+    let mut before = Replica::new(Timed, None);
+    before.fact(fact("a", 1));
+    let (entries, index) = before.snapshot(10, 0).unwrap();
+    let index = index.unwrap();
+    assert_eq!(index.due, std::slice::from_ref(&due));
+
+    let mut replica = Replica::new(Timed, Some(index));
+    let saved = |replica: &mut Replica<Timed>| replica.snapshot(10, 0).unwrap().1.unwrap().due;
+    replica.pass(Timestamp::from_millis(20));
+    let Some(Step::Load(loading)) = replica.next_step() else { panic!("it reads who is due") };
+    assert_eq!((loading, replica.next_due()), (key.clone(), None));
+    assert_eq!(saved(&mut replica), std::slice::from_ref(&due), "it is being read");
+    replica.loaded(&key, Some(&entries[0].1)).unwrap();
+    replica.pass(Timestamp::from_millis(20));
+    let Some(Step::Write { ticket, .. }) = replica.next_step() else { panic!("it asks who is due") };
+    assert_eq!(saved(&mut replica), std::slice::from_ref(&due), "the answer is not stored");
+    replica.written(ticket, Outcome::Stored(2));
+    assert_eq!(saved(&mut replica), []);
+    replica.fact(fact("a", 2));
+    replica.evict(0, 2);
+    assert_eq!(saved(&mut replica), []);
+}
