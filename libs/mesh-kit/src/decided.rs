@@ -35,6 +35,11 @@ impl<D: Decider> Clone for Decided<D> {
 }
 
 impl<D: Decider> Decided<D> {
+    /// Own facts up to this sequence are in the states that it holds.
+    pub fn position(&self) -> u64 {
+        self.replica.read().position()
+    }
+
     /// A view of what the decider knows of others. Its positions are those of the streams that the read model is folded
     /// from.
     pub fn read_model(&self) -> View<D::ReadModel> {

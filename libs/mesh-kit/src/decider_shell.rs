@@ -49,6 +49,8 @@ const SAVE_PACE: Duration = Duration::from_millis(50);
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often a durable is checked for messages that a vanished replica left behind.
 const RESCUE_EVERY: Duration = Duration::from_secs(2);
+/// Entities beyond the limit that may gather while the past is read.
+const CATCH_UP_MAX: usize = 5_000;
 /// How much work that a decider's inputs set in motion elsewhere may be under way: as much as comes back within this time,
 const UNDER_WAY: Duration = Duration::from_millis(250);
 /// and this number of entities at least.
@@ -63,10 +65,16 @@ impl Mesh {
     /// Joins as a replica of this decider: reads what was decided so far, then decides until the process stops.
     /// Returns once its read model is caught up and its inputs flow, with read access to what it holds.
     pub async fn decide<D: Decider>(&self, decider: D) -> anyhow::Result<Decided<D>> {
+        self.decide_within(decider, usize::MAX).await
+    }
+
+    /// [`decide`](Self::decide) with at most this number of idle entities in memory, however high `entities_max` is: for a
+    /// decider whose view rests in a database.
+    pub async fn decide_within<D: Decider>(&self, decider: D, entities_max: usize) -> anyhow::Result<Decided<D>> {
         let (_, spec) =
             mesh_proto::contract().decider(D::NAME).ok_or_else(|| anyhow!("no decider {} in the contract", D::NAME))?;
         let durables = mesh_proto::contract().durables(spec);
-        self.start_deciding(decider, durables, None).await
+        self.start_deciding(decider, durables, None, entities_max).await
     }
 
     /// [`decide`](Self::decide) with a view that shares the decider's fold: it is given each fact of the decider's stream,
@@ -92,7 +100,7 @@ impl Mesh {
         let shared = Shared { stream, changes, folded: P::folded };
         // Together: the view takes what the decider reads.
         tokio::try_join!(
-            self.start_deciding(decider, durables, Some(Listener { sender, from })),
+            self.start_deciding(decider, durables, Some(Listener { sender, from }), usize::MAX),
             self.project_with(name, view, sources, Some(shared)),
         )
     }
@@ -102,10 +110,12 @@ impl Mesh {
         decider: D,
         durables: Vec<DurableSpec>,
         listener: Option<Listener<D::State>>,
+        entities_max: usize,
     ) -> anyhow::Result<Decided<D>> {
         let condition = self.condition(&format!("decider {}", D::NAME));
         condition.unmet("reading what was decided so far");
-        let shell = Shell::start(self.clone(), decider, durables, listener).await?;
+        let entities_max = self.settings().entities_max.min(entities_max);
+        let shell = Shell::start(self.clone(), decider, durables, listener, entities_max).await?;
         condition.met();
         let decided = shell.decided();
         self.spawn(D::NAME, shell.run());
@@ -172,6 +182,8 @@ struct Shell<D: Decider> {
     /// Per input stream, what of it the decider hears; a durable delivers somewhat more.
     filters: BTreeMap<String, Vec<String>>,
     ended: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// Entities that stay in memory; idle ones beyond are dropped.
+    entities_max: usize,
     /// Position of the saved index, and its revision, by which a replica that was replaced is told apart.
     saved: u64,
     revision: u64,
@@ -194,6 +206,7 @@ impl<D: Decider> Shell<D> {
         decider: D,
         durables: Vec<DurableSpec>,
         listener: Option<Listener<D::State>>,
+        entities_max: usize,
     ) -> anyhow::Result<Self> {
         let bus = mesh.bus().clone();
         let bucket = checkpoint::bucket::<D>(&bus);
@@ -205,7 +218,8 @@ impl<D: Decider> Shell<D> {
             }
             None => (None, 0),
         };
-        let saved = index.as_ref().map_or(0, |i| i.position);
+        let mut saved = index.as_ref().map_or(0, |i| i.position);
+        let mut revision = revision;
         let marks = index.as_ref().map(|i| i.inputs.clone()).unwrap_or_default();
         let mut replica = Replica::new(decider, index);
         // Once kept they are kept on: a durable that was not pulled for a while knows less.
@@ -230,6 +244,11 @@ impl<D: Decider> Shell<D> {
         while own.position() < end {
             replica.fact(own.next().await?);
             shell_steps.load(&mut replica).await?;
+            // A long past is saved on the way: memory holds no more of it than of the present.
+            if replica.entities() > entities_max.saturating_add(CATCH_UP_MAX) {
+                (saved, revision) = save_all(&bucket, &mut replica, (saved, revision), &marks).await;
+                replica.evict(entities_max, saved);
+            }
             if let Some(listener) = &listener {
                 listener.give(|| replica.next_change()).await;
             }
@@ -282,6 +301,7 @@ impl<D: Decider> Shell<D> {
             low_waters,
             filters,
             ended: FuturesUnordered::new(),
+            entities_max,
             saved,
             revision,
             saving: false,
@@ -478,7 +498,7 @@ impl<D: Decider> Shell<D> {
                         self.save_at = tokio::time::Instant::now() + pace;
                         self.saved = index.map_or(self.saved, |index| index.position);
                         self.revision = revision;
-                        self.replica.write().evict(self.mesh.settings().entities_max, self.saved);
+                        self.replica.write().evict(self.entities_max, self.saved);
                     }
                     Err(error) => {
                         // Another replica saved since, or the bus is unreachable: what is not saved stays in the streams.
@@ -496,7 +516,7 @@ impl<D: Decider> Shell<D> {
                 self.revision = revision;
                 let mut replica = self.replica.write();
                 replica.overtaken(self.saved);
-                replica.evict(self.mesh.settings().entities_max, self.saved);
+                replica.evict(self.entities_max, self.saved);
             }
         }
         Ok(())
@@ -646,6 +666,33 @@ impl Window {
         (self.at, self.ended, self.rate) = (Instant::now(), ended, self.rate + share * (rate - self.rate));
         Some(((self.rate * UNDER_WAY.as_secs_f64()) as usize).max(UNDER_WAY_MIN))
     }
+}
+
+/// Saves what a replica that is still catching up holds; where the saved index then is, and its revision. If it cannot be
+/// saved, all of it stays in memory.
+async fn save_all<D: Decider>(
+    bucket: &Bucket,
+    replica: &mut Replica<D>,
+    (mut saved, mut revision): (u64, u64),
+    marks: &BTreeMap<String, u64>,
+) -> (u64, u64) {
+    while let Some((entries, index)) = replica.snapshot(SAVE_MAX, saved) {
+        // No input has been taken in yet: what is done of them is what was.
+        let index = index.map(|index| Index { inputs: marks.clone(), ..index });
+        let Ok(bytes) = index.as_ref().map(serde_json::to_vec).transpose() else { break };
+        let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
+        let entries = entries.into_iter().map(|(key, bytes)| (key, Bytes::from(bytes))).collect();
+        let Ok(Some(now)) = bucket.put_all_if((INDEX, bytes.map(Bytes::from)), revision, entries).await else {
+            replica.unsaved(keys);
+            break;
+        };
+        revision = now;
+        if let Some(index) = index {
+            saved = index.position;
+            break;
+        }
+    }
+    (saved, revision)
 }
 
 /// Answers the loads of a replica that is still catching up.

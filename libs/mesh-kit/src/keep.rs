@@ -196,6 +196,11 @@ impl<S: Shelf> Keeper<S> {
                     if self.stops_within(pause).await {
                         return Ok(Ended::Stopping);
                     }
+                    // A store that was away may have come back as another: then this batch has to wait for those before it.
+                    let Some(position) = self.position(behind(reached)).await? else { return Ok(Ended::Stopping) };
+                    if self.is_moved(position, reached) {
+                        return Ok(Ended::Moved);
+                    }
                 }
                 reached = newest.sequence;
                 self.consumer.handled(batch.len() as u64);
@@ -209,13 +214,7 @@ impl<S: Shelf> Keeper<S> {
             if failed || now.millis_since(looked) >= LOOK_MS {
                 looked = now;
                 let Some(position) = self.position(reached).await? else { return Ok(Ended::Stopping) };
-                if position < reached {
-                    tracing::warn!(
-                        store = self.keeping.name,
-                        reached,
-                        position,
-                        "store has lost what it had; reading again"
-                    );
+                if self.is_moved(position, reached) {
                     return Ok(Ended::Moved);
                 }
             }
@@ -314,6 +313,14 @@ impl<S: Shelf> Keeper<S> {
                 return Ok(None);
             }
         }
+    }
+
+    /// Has the store lost what it was brought to?
+    fn is_moved(&self, position: u64, reached: u64) -> bool {
+        if position < reached {
+            tracing::warn!(store = self.keeping.name, reached, position, "store has lost what it had; reading again");
+        }
+        position < reached
     }
 
     async fn stops_within(&self, pause: Duration) -> bool {

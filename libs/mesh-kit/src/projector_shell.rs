@@ -300,7 +300,12 @@ fn address(derived: Derived, cause: Option<&Stored>, published: &BTreeMap<String
     {
         return None;
     }
-    match Outgoing::new(derived.event.as_ref(), derived.id, derived.at) {
+    outgoing(&derived, cause)
+}
+
+/// A derived event as the message that it travels as; `None`, with a line in the log, if it has no subject.
+pub fn outgoing(derived: &Derived, cause: Option<&Stored>) -> Option<Outgoing> {
+    match Outgoing::new(derived.event.as_ref(), derived.id.clone(), derived.at) {
         Ok(message) => Some(match cause {
             Some(fact) => message.caused_by(fact.cause_of()),
             None => message,
