@@ -1,5 +1,7 @@
 //! The answers to queries: the view, over gRPC.
 
+pub(crate) mod kept;
+
 use mesh_kit::{Look, View};
 use mesh_proto::{
     intent::{IntentHistory, IntentList, IntentView, intent_queries_server::IntentQueries},

@@ -9,6 +9,7 @@
 
 mod api;
 pub mod domain;
+mod shell;
 
 use anyhow::Context as _;
 use mesh_core::Projector as _;
@@ -23,30 +24,52 @@ use self::domain::view::IntentsView;
 pub struct Config {
     /// Milliseconds after a remedy was asked for in which none is asked for again; doubles while it does not help.
     pub remedy_cooldown_ms: u32,
+    /// Where intents rest, as a URL, if not where the mesh keeps its documents (`documents_url`).
+    pub documents: String,
+    /// Where achieved values rest, as a URL, if not where the mesh keeps its series (`series_url`). In memory none are kept.
+    pub achieved: String,
+    /// How long a database keeps achieved values, milliseconds; 0 for ever.
+    pub achieved_keep_ms: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { remedy_cooldown_ms: 60_000 }
+        Self {
+            remedy_cooldown_ms: 60_000,
+            documents: String::new(),
+            achieved: String::new(),
+            achieved_keep_ms: 30 * 86_400_000,
+        }
     }
 }
 
 /// Milliseconds after which what was stored before the last report is known to be reported.
 const REPORTED_WITHIN_MS: i64 = 5_000;
 
-/// Joins the mesh; returns once its view is caught up, its queries are served and its decider runs.
+/// Entities in memory where intents rest in a database: idle ones beyond are read again when somebody asks.
+const ENTITIES_MAX: usize = 10_000;
+
+/// Joins the mesh; returns once its view is caught up, its queries are served and its decider runs. Where intents rest in
+/// a database, that is the view: nothing is read at the start but what the decider has not saved.
 ///
 /// # Errors
-/// When the bus does not let it join.
+/// When the bus does not let it join; a URL that cannot be used for documents.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
-    let sources = Sources { streams: vec!["OBSERVATION"], ..Sources::default() };
+    shell::achieved::keep(&mesh, &config.achieved, config.achieved_keep_ms)?;
     let report = mesh_proto::contract().event(ReportPublished::MESSAGE).context("the contract has no reports")?;
     let reports = mesh.bus().log(&report.stream).last(&report.filter()).await.context("read the last report")?;
     // Reports are published a moment after what they tell.
     let reported = reports.map(|last| last.stored.plus_millis(-REPORTED_WITHIN_MS)).unwrap_or_default();
-    let (view, from) = restored(&mesh, reported).await?;
     let limits = domain::Limits { remedy_cooldown_ms: config.remedy_cooldown_ms.into() };
     let intents = domain::Intents::new(limits);
+    if let Some(stores) = shell::store::Stores::open(&mesh, &config.documents)? {
+        let decided = mesh.decide_within(intents, ENTITIES_MAX).await?;
+        stores.keep(&mesh, reported).await?;
+        mesh.serve(IntentQueriesServer::new(api::kept::Api::new(stores, decided, mesh.stopping())));
+        return Ok(());
+    }
+    let sources = Sources { streams: vec!["OBSERVATION"], ..Sources::default() };
+    let (view, from) = restored(&mesh, reported).await?;
     // The view shows the states that the decider folds.
     let (_, view) = mesh.decide_and_show(intents, "intents", view, from, sources).await?;
     mesh.serve(IntentQueriesServer::new(api::Api::new(view, mesh.stopping())));

@@ -1,6 +1,7 @@
 //! What people ask about: every intent as it stands, and its report (TS 28.312) at each change and each period.
 
 mod index;
+mod kept;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -31,6 +32,7 @@ use mesh_proto::{
 use prost::Message as _;
 
 use self::index::{Class, Index, Noted, Wanted, kind_of};
+pub(crate) use self::kept::{Kept, Narrowed, document_id};
 use crate::domain::{Ended, Entity, InForce, Instance, Intents, Life, Row, Target, Verdict};
 
 /// Bytes after which a page ends, and after which a history leaves older documents out: a gRPC client takes 4 MiB at once.
@@ -189,30 +191,12 @@ impl IntentsView {
 
     /// The intent of this id, if it was ever submitted.
     fn find(&self, owner: &str, id: &str) -> Result<&Entry, Error> {
-        self.entry(owner, id).filter(|entry| entry.exists()).ok_or_else(|| {
-            let what = format!("intent {id} of {owner}");
-            Error::not_found(what, "list the intents that there are: continuum intent list")
-        })
+        self.entry(owner, id).filter(|entry| entry.exists()).ok_or_else(|| unknown(owner, id))
     }
 
     fn observe(&mut self, stored: &Stored, observation: &TargetObserved) -> Option<Derived> {
         let entry = self.owners.get_mut(&*observation.owner)?.intents.get_mut(&*observation.intent_id)?;
-        let in_force = entry.entity.in_force().filter(|f| f.version == observation.version && !f.is_suspended())?;
-        let observed: Vec<&Instance> = in_force.instances.iter().filter(|i| i.id == observation.instance_id).collect();
-        let mut news = false;
-        for target in &observation.targets {
-            let value = (target.samples > 0 && target.value.is_finite()).then_some(target.value);
-            let current = |i: &&Instance| {
-                i.expectation == target.expectation_id && (value.is_none() || i.generation == observation.generation)
-            };
-            let key = (target.expectation_id.clone(), target.target_name.clone());
-            let newer = entry.last.get(&key).is_none_or(|last| last.period < observation.period);
-            if newer && observed.iter().any(current) {
-                entry.last.insert(key, Last { period: observation.period, value, provenance: target.provenance });
-                news = true;
-            }
-        }
-        if !news {
+        if !entry.observe(observation) {
             return None;
         }
         let at = observation.end.unwrap_or(stored.time);
@@ -240,31 +224,7 @@ impl IntentsView {
     /// # Errors
     /// When no intent has this id.
     pub fn history(&self, request: &GetRequest) -> Result<IntentHistory, Error> {
-        let entry = self.find(owner(&request.owner), &request.id)?;
-        let mut room = ANSWER_BYTES_MAX;
-        let mut shown = |document: &Bytes| {
-            room = room.saturating_sub(document.len());
-            if room > 0 { shown(document) } else { None }
-        };
-        let newest_first = entry.entity.submission.iter().chain(entry.entity.history.iter().rev());
-        let versions = newest_first.map(|submission| IntentVersion {
-            version: submission.content.version,
-            intent: shown(&submission.content.document),
-            verdict: match submission.verdict {
-                Verdict::Awaited => "awaited",
-                Verdict::Accepted => "accepted",
-                Verdict::Rejected => "rejected",
-                Verdict::Dropped => "dropped",
-            }
-            .into(),
-            problems: submission.problems.clone(),
-            submitted_at: Some(submission.at),
-            rolled_back_to: submission.content.rolled_back_to,
-        });
-        let mut versions: Vec<IntentVersion> = versions.collect();
-        versions.reverse();
-        let in_force = entry.entity.in_force().map_or(0, |in_force| in_force.version);
-        Ok(IntentHistory { versions, in_force })
+        Ok(self.find(owner(&request.owner), &request.id)?.history())
     }
 
     /// A page of an owner's intents, by id.
@@ -272,24 +232,8 @@ impl IntentsView {
     /// # Errors
     /// When a state is unknown or the page token is not one.
     pub fn list(&self, request: &ListRequest) -> Result<IntentList, Error> {
-        let named = request.states.iter().chain([&request.state]).filter(|state| !state.is_empty());
-        let states: Vec<String> = named.map(|state| state.to_uppercase()).collect();
-        if let Some(unknown) = states.iter().find(|state| !STATES.contains(&state.as_str())) {
-            let what = format!("{unknown:?} is not a state of an intent");
-            return Err(Error::invalid(what, format!("use one of {}", STATES.join(", "))));
-        }
-        let page = Page::new(request.page_size, &request.page_token)?;
-        if !page.after().is_empty() && !is_key(page.after()) {
-            return Err(page.invalid());
-        }
-        let owner = owner(&request.owner);
+        let Asked { owner, page, wanted } = Asked::read(request)?;
         let Some(owned) = self.owners.get(owner) else { return Ok(IntentList::default()) };
-        let rows = || ROWS.into_iter().filter(|row| states.iter().any(|state| is(*row, state))).collect();
-        let wanted = Wanted {
-            rows: (!states.is_empty()).then(rows),
-            kind: (!request.user_label.is_empty()).then(|| kind_of(&request.user_label)),
-            object: request.object_instance.clone(),
-        };
         // Labels of no type are not told apart by the index.
         let of_no_type = wanted.kind == Some(None);
         let ids = owned.index.after(&wanted, page.after());
@@ -335,10 +279,43 @@ impl Follow {
             return None;
         }
         self.shown = shown;
-        // A terminated intent lives again only with an update that is accepted.
-        self.ended = entry.is_none_or(|e| e.entity.row() == Row::Terminated && e.entity.awaited().is_none());
+        self.ended = entry.is_none_or(Entry::has_ended);
         Some(view.get(&self.request))
     }
+}
+
+/// What a list asks for, checked.
+struct Asked<'a> {
+    owner: &'a str,
+    page: Page,
+    wanted: Wanted,
+}
+
+impl<'a> Asked<'a> {
+    fn read(request: &'a ListRequest) -> Result<Self, Error> {
+        let named = request.states.iter().chain([&request.state]).filter(|state| !state.is_empty());
+        let states: Vec<String> = named.map(|state| state.to_uppercase()).collect();
+        if let Some(unknown) = states.iter().find(|state| !STATES.contains(&state.as_str())) {
+            let what = format!("{unknown:?} is not a state of an intent");
+            return Err(Error::invalid(what, format!("use one of {}", STATES.join(", "))));
+        }
+        let page = Page::new(request.page_size, &request.page_token)?;
+        if !page.after().is_empty() && !is_key(page.after()) {
+            return Err(page.invalid());
+        }
+        let rows = || ROWS.into_iter().filter(|row| states.iter().any(|state| is(*row, state))).collect();
+        let wanted = Wanted {
+            rows: (!states.is_empty()).then(rows),
+            kind: (!request.user_label.is_empty()).then(|| kind_of(&request.user_label)),
+            object: request.object_instance.clone(),
+        };
+        Ok(Self { owner: owner(&request.owner), page, wanted })
+    }
+}
+
+fn unknown(owner: &str, id: &str) -> Error {
+    let what = format!("intent {id} of {owner}");
+    Error::not_found(what, "list the intents that there are: continuum intent list")
 }
 
 /// A document as people see it: without its secrets.
@@ -375,14 +352,12 @@ impl Entry {
     /// An entry as its facts up to the saved one leave it; `None` if the document in force is not saved any more.
     fn restored(saved: Saved<Entity>) -> Option<Self> {
         let Saved { state: entity, last, time } = saved;
-        let document = match entity.life {
-            Life::InForce(_) | Life::Terminated(Ended { version: 1.., .. }) => {
-                Some(entity.submitted(entity.version())?.content.document.clone())
-            }
-            Life::Submitted | Life::Rejected | Life::Terminated(_) => None,
-        };
-        let mut entry =
-            Self { entity: Arc::new(entity), document, sequence: last, updated: time, shown: 1, ..Self::default() };
+        let mut entry = Self { entity: Arc::new(entity), sequence: last, updated: time, shown: 1, ..Self::default() };
+        entry.document = entry.document_in_force();
+        let had_one = matches!(entry.entity.life, Life::InForce(_) | Life::Terminated(Ended { version: 1.., .. }));
+        if had_one && entry.document.is_none() {
+            return None;
+        }
         entry.note();
         entry.noted = entry.to_note();
         Some(entry)
@@ -409,6 +384,59 @@ impl Entry {
             Fact::IntentSubmitted(_) if self.document.is_none() => self.note(),
             _ => {}
         }
+    }
+
+    /// Takes in what was observed of its targets. False if that is no news, or not of what is in force.
+    fn observe(&mut self, observation: &TargetObserved) -> bool {
+        let in_force = self.entity.in_force().filter(|f| f.version == observation.version && !f.is_suspended());
+        let Some(in_force) = in_force else { return false };
+        let observed: Vec<&Instance> = in_force.instances.iter().filter(|i| i.id == observation.instance_id).collect();
+        let mut news = false;
+        for target in &observation.targets {
+            let value = (target.samples > 0 && target.value.is_finite()).then_some(target.value);
+            let current = |i: &&Instance| {
+                i.expectation == target.expectation_id && (value.is_none() || i.generation == observation.generation)
+            };
+            let key = (target.expectation_id.clone(), target.target_name.clone());
+            let newer = self.last.get(&key).is_none_or(|last| last.period < observation.period);
+            if newer && observed.iter().any(current) {
+                self.last.insert(key, Last { period: observation.period, value, provenance: target.provenance });
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// Does nothing follow any more? A terminated intent lives again only with an update that is accepted.
+    fn has_ended(&self) -> bool {
+        self.entity.row() == Row::Terminated && self.entity.awaited().is_none()
+    }
+
+    fn history(&self) -> IntentHistory {
+        let mut room = ANSWER_BYTES_MAX;
+        let mut shown = |document: &Bytes| {
+            room = room.saturating_sub(document.len());
+            if room > 0 { shown(document) } else { None }
+        };
+        let newest_first = self.entity.submission.iter().chain(self.entity.history.iter().rev());
+        let versions = newest_first.map(|submission| IntentVersion {
+            version: submission.content.version,
+            intent: shown(&submission.content.document),
+            verdict: match submission.verdict {
+                Verdict::Awaited => "awaited",
+                Verdict::Accepted => "accepted",
+                Verdict::Rejected => "rejected",
+                Verdict::Dropped => "dropped",
+            }
+            .into(),
+            problems: submission.problems.clone(),
+            submitted_at: Some(submission.at),
+            rolled_back_to: submission.content.rolled_back_to,
+        });
+        let mut versions: Vec<IntentVersion> = versions.collect();
+        versions.reverse();
+        let in_force = self.entity.in_force().map_or(0, |in_force| in_force.version);
+        IntentHistory { versions, in_force }
     }
 
     /// What the index is to hold of it.
@@ -449,6 +477,10 @@ impl Entry {
     }
 
     fn view(&self, owner: &str, intent_id: &str) -> IntentView {
+        self.view_updated(owner, intent_id, self.updated)
+    }
+
+    fn view_updated(&self, owner: &str, intent_id: &str, updated: Timestamp) -> IntentView {
         let in_force = self.entity.in_force();
         IntentView {
             owner: owner.to_owned(),
@@ -459,7 +491,7 @@ impl Entry {
             since: Some(self.entity.since),
             targets: in_force.map(|f| f.targets.iter().map(|t| self.target(t)).collect()).unwrap_or_default(),
             instances: self.entity.instances().iter().map(Instance::to_fact).collect(),
-            report: Some(self.report(&Key::new([owner, intent_id]), self.updated)),
+            report: Some(self.report(&Key::new([owner, intent_id]), updated)),
             sequence: self.sequence,
             revision: self.entity.revision,
         }

@@ -1,0 +1,177 @@
+//! The answers to queries out of documents. A question waits until they hold what was decided before it was asked.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use mesh_core::query::{Error, owner};
+use mesh_kit::{Decided, Follow, internal};
+use mesh_proto::{
+    intent::{IntentHistory, IntentList, IntentView, intent_queries_server::IntentQueries},
+    query::{GetRequest, ListRequest},
+};
+use mesh_store::Query;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    domain::{
+        Intents,
+        view::{Kept, Narrowed, document_id},
+    },
+    shell::store::Stores,
+};
+
+/// Answers `IntentQueries` from documents.
+pub(crate) struct Api {
+    stores: Stores,
+    decided: Decided<Intents>,
+    stopping: CancellationToken,
+}
+
+impl Api {
+    /// Answers from these documents until the process stops.
+    pub(crate) fn new(stores: Stores, decided: Decided<Intents>, stopping: CancellationToken) -> Self {
+        Self { stores, decided, stopping }
+    }
+
+    /// Refuses a question that the documents cannot answer yet.
+    async fn current(&self) -> Result<(), Error> {
+        if self.stores.are_current(&self.decided).await.map_err(unanswered)? {
+            return Ok(());
+        }
+        let hint = "ask again; /readyz?verbose of the intent manager says how far they are";
+        Err(Error::unavailable("the documents of intents are behind what was decided", hint))
+    }
+
+    async fn find(&self, request: &GetRequest) -> Result<Kept, Error> {
+        self.current().await?;
+        find(&self.stores, request).await
+    }
+}
+
+async fn find(stores: &Stores, request: &GetRequest) -> Result<Kept, Error> {
+    let owner = owner(&request.owner);
+    let kept = stores.get(&document_id(owner, &request.id)).await.map_err(unanswered)?;
+    if kept.exists() { Ok(kept) } else { Err(Kept::unknown(owner, &request.id)) }
+}
+
+/// What a store that does not answer means to who asked.
+fn unanswered(error: anyhow::Error) -> Error {
+    match error.downcast_ref::<mesh_store::Error>() {
+        Some(mesh_store::Error::Engine { .. }) => {
+            tracing::warn!(error = &*error as &dyn std::error::Error, "documents of intents unanswered");
+            Error::unavailable("the database of intents does not answer", "ask again")
+        }
+        _ => internal(error),
+    }
+}
+
+#[tonic::async_trait]
+impl IntentQueries for Api {
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<IntentView>, Status> {
+        Ok(Response::new(self.find(request.get_ref()).await?.view()))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<IntentList>, Status> {
+        let narrowed = Narrowed::read(request.get_ref())?;
+        self.current().await?;
+        let query = Query {
+            equal: narrowed.equal.clone(),
+            one_of: narrowed.one_of.clone(),
+            limit: narrowed.page_size,
+            ..Query::default()
+        };
+        let query = query.after(&narrowed.after);
+        let found = async {
+            let page = self.stores.intents.list(&query).await?;
+            let total = if narrowed.count { self.stores.intents.count(&query).await? } else { 0 };
+            let more = !page.next.is_empty();
+            anyhow::Ok(narrowed.page(&self.stores.with_achieved(page.documents).await?, more, total))
+        };
+        Ok(Response::new(found.await.map_err(unanswered)?))
+    }
+
+    async fn history(&self, request: Request<GetRequest>) -> Result<Response<IntentHistory>, Status> {
+        Ok(Response::new(self.find(request.get_ref()).await?.history()))
+    }
+
+    type WatchStream = Follow<IntentView>;
+
+    async fn watch(&self, request: Request<GetRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        // From before the first look: what changes in between is looked at.
+        let changes = self.stores.changes();
+        // An unknown intent fails the call at once, not in the stream.
+        let kept = self.find(request.get_ref()).await?;
+        let watching = Watching {
+            stores: self.stores.clone(),
+            stopping: self.stopping.clone(),
+            id: document_id(owner(&request.get_ref().owner), &request.get_ref().id),
+            request: request.into_inner(),
+            changes,
+            found: Some(kept),
+            shown: None,
+            ended: false,
+        };
+        Ok(Response::new(Box::pin(futures::stream::unfold(watching, Watching::next))))
+    }
+}
+
+/// Follows one intent: shows it now, again at every change, and no more once it has ended. A slow reader skips to the
+/// newest: nothing is kept for it.
+struct Watching {
+    stores: Stores,
+    stopping: CancellationToken,
+    request: GetRequest,
+    id: String,
+    changes: broadcast::Receiver<Arc<BTreeSet<String>>>,
+    /// The first look.
+    found: Option<Kept>,
+    shown: Option<IntentView>,
+    ended: bool,
+}
+
+impl Watching {
+    async fn next(mut self) -> Option<(Result<IntentView, Status>, Self)> {
+        while !self.ended {
+            let kept = match self.found.take() {
+                Some(kept) => kept,
+                None => {
+                    let stopping = self.stopping.clone();
+                    tokio::select! {
+                        changed = self.changed() => changed?,
+                        () = stopping.cancelled() => {
+                            self.ended = true;
+                            return Some((Err(Status::unavailable("the service is stopping; ask again")), self));
+                        }
+                    }
+                    match find(&self.stores, &self.request).await {
+                        Ok(kept) => kept,
+                        Err(error) => {
+                            self.ended = true;
+                            return Some((Err(error.into()), self));
+                        }
+                    }
+                }
+            };
+            self.ended = kept.has_ended();
+            let view = kept.view();
+            if self.shown.as_ref() != Some(&view) {
+                self.shown = Some(view.clone());
+                return Some((Ok(view), self));
+            }
+        }
+        None
+    }
+
+    /// Waits until the intent may have changed. `None` when the process ends.
+    async fn changed(&mut self) -> Option<()> {
+        loop {
+            match self.changes.recv().await {
+                Ok(ids) if ids.contains(&self.id) => return Some(()),
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => return Some(()),
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
