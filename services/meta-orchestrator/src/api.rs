@@ -1,24 +1,43 @@
 //! Answers about clusters and plans.
 
+use std::sync::Arc;
+
 use mesh_core::query::{Error, Page, narrowed_by, owner};
 use mesh_kit::View;
 use mesh_proto::{
     placement::{ClusterList, ClusterView, ExplainReply, orchestrator_queries_server::OrchestratorQueries},
     query::{GetRequest, ListRequest},
 };
+use mesh_store::History;
 use tonic::{Request, Response, Status};
 
-use crate::domain::{placements::State, view::Orchestrator};
+use crate::{
+    domain::{placements::State, records::Explained, view::Orchestrator},
+    shell::records::explain,
+};
 
-/// Answers `OrchestratorQueries`: what is planned from the planner's own state, what came before from the view.
+/// Answers `OrchestratorQueries`: what is planned from the planner's own state, what came before from the view, or from
+/// records in a database.
 pub(crate) struct Api {
-    planned: View<State>,
-    view: View<Orchestrator>,
+    pub(crate) planned: View<State>,
+    pub(crate) view: View<Orchestrator>,
+    /// Where decisions are recorded; `None` if the view holds them.
+    pub(crate) records: Option<Arc<dyn History>>,
 }
 
 impl Api {
-    pub(crate) fn new(planned: View<State>, view: View<Orchestrator>) -> Self {
-        Self { planned, view }
+    async fn recorded(&self, records: &dyn History, owner: &str, id: &str) -> Result<Option<ExplainReply>, Error> {
+        let explained = explain(records, owner, id).await.map_err(|error| match error.downcast_ref() {
+            Some(mesh_store::Error::Engine { .. }) => {
+                tracing::warn!(error = &*error as &dyn std::error::Error, "decision records unanswered");
+                Error::unavailable("the database of decision records does not answer", "ask again")
+            }
+            _ => mesh_kit::internal(error),
+        })?;
+        let advice = self.view.read(|view| view.advice(owner, id));
+        let found = !explained.decisions.is_empty() || explained.unplaced.is_some() || !advice.is_empty();
+        let Explained { decisions, unplaced, .. } = explained;
+        Ok(found.then_some(ExplainReply { decisions, unplaced, advice }))
     }
 }
 
@@ -56,7 +75,10 @@ impl OrchestratorQueries for Api {
     async fn explain(&self, request: Request<GetRequest>) -> Result<Response<ExplainReply>, Status> {
         let GetRequest { owner: asked, id } = request.into_inner();
         let owner = owner(&asked);
-        let found = self.view.read(|view| view.explain(owner, &id));
+        let found = match &self.records {
+            Some(records) => self.recorded(&**records, owner, &id).await?,
+            None => self.view.read(|view| view.explain(owner, &id)),
+        };
         let missing = || {
             let hint = "no plan was made for it, or that is too long ago; check the instance id and its owner";
             Error::not_found(format!("plan of instance {owner}/{id}"), hint)

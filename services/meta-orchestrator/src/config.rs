@@ -27,6 +27,11 @@ pub struct Config {
     /// What learned advice does: `shadow` (it is shown beside decisions) or `act` (what runs is moved by it, within the
     /// hard constraints).
     pub advice: Advice,
+    /// Where decisions are recorded, as a URL, if not where the mesh keeps its histories (`history_url`). In memory the
+    /// newest 10,000 are kept.
+    pub decisions: String,
+    /// How long a database keeps decisions, milliseconds; 0 for ever.
+    pub decisions_keep_ms: u64,
 }
 
 /// What learned advice does.
@@ -53,6 +58,8 @@ impl Default for Config {
             forget_failures_ms: 600_000,
             preference: limits.preference,
             advice: Advice::default(),
+            decisions: String::new(),
+            decisions_keep_ms: 30 * 86_400_000,
         }
     }
 }

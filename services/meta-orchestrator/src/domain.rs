@@ -3,4 +3,5 @@
 pub mod assignments;
 pub mod liveness;
 pub mod placements;
+pub(crate) mod records;
 pub mod view;

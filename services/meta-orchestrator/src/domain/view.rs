@@ -21,7 +21,7 @@ use crate::domain::{
 };
 
 /// Decisions kept of one instance, the newest.
-const DECISIONS_MAX: usize = 100;
+pub(crate) const DECISIONS_MAX: usize = 100;
 /// Decisions kept of all instances together, the newest.
 const DECISIONS_TOTAL_MAX: usize = 10_000;
 
@@ -36,6 +36,8 @@ pub struct Orchestrator {
     /// Whose decision each of those kept is, oldest first.
     order: VecDeque<(String, String)>,
     total_max: usize,
+    /// Are decisions looked up elsewhere? Then only advice is kept of instances.
+    recorded: bool,
 }
 
 #[derive(Default)]
@@ -51,7 +53,7 @@ struct History {
 impl Default for Orchestrator {
     fn default() -> Self {
         let (registered, histories, order) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        Self { registered, histories, order, total_max: DECISIONS_TOTAL_MAX }
+        Self { registered, histories, order, total_max: DECISIONS_TOTAL_MAX, recorded: false }
     }
 }
 
@@ -67,6 +69,17 @@ pub fn believed(planned: &State) -> Vec<Believed> {
 }
 
 impl Orchestrator {
+    /// A view without decisions, which are recorded elsewhere.
+    pub fn of_recorded() -> Self {
+        Self { recorded: true, ..Self::default() }
+    }
+
+    /// What a learned policy would have done about an instance, newest first.
+    pub(crate) fn advice(&self, owner: &str, instance_id: &str) -> Vec<LearningAdvised> {
+        let history = self.histories.get(&(owner.to_owned(), instance_id.to_owned()));
+        history.map(|history| history.advice.iter().cloned().collect()).unwrap_or_default()
+    }
+
     /// A page of the clusters by id, and the token of the next; only the available or only the other ones if asked so.
     pub fn clusters(&self, planned: &State, page: &Page, available: Option<bool>) -> (Vec<ClusterView>, String) {
         let ids: BTreeSet<&String> = planned.snapshot.clusters.keys().chain(self.registered.keys()).collect();
@@ -162,7 +175,15 @@ impl Orchestrator {
     /// that it may come first.
     fn advised(&mut self, advised: LearningAdvised) {
         let key = (advised.owner.clone(), advised.instance_id.clone());
-        if !self.histories.contains_key(&key) && self.histories.len() >= self.total_max {
+        let is_new = !self.histories.contains_key(&key);
+        if is_new && self.recorded {
+            self.order.push_back(key.clone());
+            if self.order.len() > self.total_max
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.histories.remove(&oldest);
+            }
+        } else if is_new && self.histories.len() >= self.total_max {
             return;
         }
         let advice = &mut self.histories.entry(key).or_default().advice;
@@ -188,7 +209,9 @@ impl Projector for Orchestrator {
             self.registered.insert(registered.cluster_id.clone(), registered);
         } else if let Ok(Some(advised)) = stored.event::<LearningAdvised>() {
             self.advised(advised);
-        } else if let Some(fact) = read(stored) {
+        } else if !self.recorded
+            && let Some(fact) = read(stored)
+        {
             self.remember(&fact);
         }
         vec![]
@@ -196,7 +219,7 @@ impl Projector for Orchestrator {
 }
 
 /// A placement fact; `None` for anything else.
-fn read(stored: &Stored) -> Option<Fact> {
+pub(super) fn read(stored: &Stored) -> Option<Fact> {
     if !Fact::messages().contains(&stored.message.as_str()) {
         return None;
     }
