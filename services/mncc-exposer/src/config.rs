@@ -29,6 +29,11 @@ pub struct Config {
     /// File with those who may ask by ALTO, lines of `user:alto:<SHA-256 of user:alto:password>`, who then authenticate
     /// themselves by HTTP Digest; anybody may when empty.
     pub alto_users_file: String,
+    /// Where costs rest over time, as a URL, if not where the mesh keeps its series (`series_url`). In memory the newest are
+    /// all that is kept.
+    pub series: String,
+    /// How long a database keeps costs, milliseconds; 0 for ever.
+    pub series_keep_ms: u64,
 }
 
 impl Default for Config {
@@ -45,6 +50,8 @@ impl Default for Config {
             libraries_dir: String::new(),
             netns_dir: "/run/netns".into(),
             alto_users_file: String::new(),
+            series: String::new(),
+            series_keep_ms: 30 * 86_400_000,
         }
     }
 }

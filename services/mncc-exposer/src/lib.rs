@@ -37,6 +37,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let costs = mesh.project("costs", domain::costs::Costs::new(config.limits()), sources).await?;
     let sources = Sources { streams: vec!["NETWORK"], ..Sources::default() };
     let networks = mesh.project("network intents", domain::view::Networks::default(), sources).await?;
+    shell::record::keep(&mesh, &config.series, config.series_keep_ms)?;
     shell::metrics::show(&mesh, &costs);
     mesh.serve_http(shell::alto_http::pages(&mesh, costs.clone(), users(&config)?));
     let url = format!("{}{}", mesh.endpoint(), domain::alto::ROOT);

@@ -4,3 +4,4 @@ pub mod adaptors;
 pub(crate) mod alto_http;
 pub(crate) mod executor;
 pub(crate) mod metrics;
+pub(crate) mod record;
