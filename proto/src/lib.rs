@@ -25,8 +25,8 @@ pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, Stream, subject
 pub use id::{Id, IdError, KEY_FORMAT, derived_id, is_key};
 pub use refusal::{Refusal, RefusalCode};
 pub use samples::{
-    PACKED_SIGNAL, READINGS_SIGNAL, instance_samples, is_of_instances, is_of_readings, readings, sample_key,
-    sample_keys, twin_key, twin_of_key,
+    PACKED_SIGNAL, READINGS_SIGNAL, SHARING_SIGNAL, instance_samples, is_of_instances, is_of_readings, readings,
+    sample_key, sample_keys, twin_key, twin_of_key,
 };
 pub use time::Timestamp;
 pub use written::{Error as WrittenError, Field, Kind as WrittenKind, Place, Written};

@@ -4,12 +4,15 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::telemetry::{InstanceSample, Packed, Readings};
+use crate::telemetry::{InstanceSample, Packed, Readings, RouteTraffic};
 
 /// The signal under which an agent sends the samples of all its instances, packed.
 pub const PACKED_SIGNAL: &str = "instances";
 /// The signal under which readings travel, packed.
 pub const READINGS_SIGNAL: &str = "readings";
+/// The signal under which a collector shows that it shares the clusters with others; the site is the time from which it
+/// does, milliseconds since 1970, and the id its process.
+pub const SHARING_SIGNAL: &str = "sharing";
 /// The signal under which one sample of one instance travels.
 const INSTANCE_SIGNAL: &str = "instance";
 
@@ -52,6 +55,25 @@ impl Readings {
             && self.metric.iter().all(|metric| within(metric, metrics))
             && self.metrics.iter().all(|metric| within(&metric.entity, entities))
             && self.probes.iter().all(|probe| within(&probe.entity, entities))
+            && self.traffic.iter().all(|route| within(&route.entity, entities) && route.fits())
+    }
+}
+
+impl RouteTraffic {
+    /// Most requests of one.
+    pub const REQUESTS_MAX: u64 = 1_000_000_000;
+    /// Most different times of one.
+    pub const TIMES_MAX: usize = 2_048;
+
+    /// Do its columns fit together, and are its numbers ones that can be?
+    fn fits(&self) -> bool {
+        let sound = |seconds: &f64| (0.0..f64::INFINITY).contains(seconds);
+        let answers = self.answers.iter().fold(0, |sum: u64, more| sum.saturating_add(*more));
+        self.seconds.len() == self.answers.len()
+            && self.seconds.len() <= Self::TIMES_MAX
+            && self.seconds.iter().all(sound)
+            && self.requests <= Self::REQUESTS_MAX
+            && self.errors.max(answers) <= self.requests
     }
 }
 
@@ -127,19 +149,33 @@ mod tests {
             after_ms: vec![0, 1],
             values: vec![1.0, 2.0],
             probes: vec![ProbeStatus::default()],
+            traffic: vec![RouteTraffic {
+                requests: 3,
+                errors: 1,
+                seconds: vec![0.1, 0.2],
+                answers: vec![2, 1],
+                ..RouteTraffic::default()
+            }],
             ..Readings::default()
         };
         let read = |pack: &Readings| readings("continuum/s/n/readings/c", &pack.encode_to_vec().into());
         assert_eq!(read(&pack), Some(pack.clone()));
         assert_eq!(readings("continuum/s/n/readings/d", &pack.encode_to_vec().into()), None);
         assert_eq!(readings("continuum/s/n/instances/c", &pack.encode_to_vec().into()), None);
-        let breaks: [fn(&mut Readings); 6] = [
+        let breaks: [fn(&mut Readings); 13] = [
             |pack| pack.values.truncate(1),
             |pack| pack.after_ms.push(0),
             |pack| pack.metric[1] = 1,
             |pack| pack.metrics[0].entity = 1,
             |pack| pack.probes[0].entity = 9,
             |pack| pack.entities.clear(),
+            |pack| pack.traffic[0].entity = 1,
+            |pack| pack.traffic[0].errors = 4,
+            |pack| pack.traffic[0].answers[0] = u64::MAX,
+            |pack| pack.traffic[0].answers.truncate(1),
+            |pack| pack.traffic[0].seconds[0] = f64::NAN,
+            |pack| pack.traffic[0].seconds[0] = -1.0,
+            |pack| pack.traffic[0].requests = RouteTraffic::REQUESTS_MAX + 1,
         ];
         for wrong in breaks {
             let mut pack = pack.clone();

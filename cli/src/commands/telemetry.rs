@@ -152,7 +152,7 @@ pub struct How {
     /// Measured, but neither sent nor stored.
     #[arg(long)]
     pub mute: bool,
-    /// How long raw samples are to be kept, as `10m` or `2h`. Stored with the setting and shown; not acted on yet.
+    /// How long values are kept, raw and rolled up, as `10m` or `2h`; never longer than the collector keeps any.
     #[arg(long)]
     pub retain: Option<String>,
     /// Not in force from then on (RFC 3339).

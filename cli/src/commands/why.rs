@@ -108,7 +108,8 @@ fn candidates(chosen: &str, candidates: &[Candidate]) -> String {
         };
         let score = if could { format!("{:.1}", c.score) } else { "-".to_owned() };
         let parts: Vec<String> = c.parts.iter().map(|(name, points)| format!("{name} {points:.1}")).collect();
-        let predicted: Vec<String> = c.predicted.iter().map(|(name, figure)| value(name, *figure)).collect();
+        let predicted = c.predicted.iter().map(|(name, figure)| value(name, *figure));
+        let predicted: Vec<String> = predicted.chain(c.unpredicted.iter().cloned()).collect();
         vec![c.cluster_id.clone(), score, parts.join(", "), predicted.join(", "), verdict]
     });
     table(&["cluster", "score", "parts", "predicted", "verdict"], rows.collect())
@@ -163,6 +164,7 @@ mod tests {
             cluster_id: "cloud".into(),
             score: 61.25,
             parts: BTreeMap::from([("balance".into(), 40.0)]),
+            unpredicted: vec!["errorRate: nothing predicts it".into()],
             ..Default::default()
         };
         let out = Candidate {
@@ -176,6 +178,7 @@ mod tests {
             lines[1].contains("cloud")
                 && lines[1].contains("61.2")
                 && lines[1].contains("balance 40.0")
+                && lines[1].contains("errorRate: nothing predicts it")
                 && lines[1].contains("chosen"),
             "{text}"
         );

@@ -19,7 +19,7 @@ use mesh_proto::{
     json,
     learning::ModelCard,
     sample_key,
-    telemetry::{Entity, Metric, MetricKind, Readings},
+    telemetry::{Entity, Metric, MetricKind, Readings, RouteTraffic},
     twin::TwinChanged,
     wire,
     workload::InstanceWanted,
@@ -140,6 +140,13 @@ fn readings() -> Vec<Vec<u8>> {
         metric: vec![0, 1, 2, 3, 1, 2],
         after_ms: vec![0, 0, 0, 0, 100, 100],
         values: vec![1e9, 5.0, 7.0, 0.25, 1e6, 9.0],
+        traffic: vec![RouteTraffic {
+            entity: 1,
+            requests: 9,
+            errors: 1,
+            seconds: vec![0.01, 0.25],
+            answers: vec![8, 1],
+        }],
         ..Readings::default()
     };
     vec![pack.encode_to_vec(), Readings { cluster_id: "gateway".into(), ..pack }.encode_to_vec()]

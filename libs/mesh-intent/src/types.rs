@@ -81,6 +81,12 @@ pub enum Measure {
     GreenPercent,
     /// Share of the time that its cluster is available, per cent, as the cluster's label `availability` says.
     AvailabilityPercent,
+    /// Time below or at which this per cent of the answers of the workload's exposed route began, milliseconds, as the
+    /// gateway's proxy measures it.
+    ResponseTimeMs(u8),
+    /// Share of the requests to the workload's exposed route that failed, per cent: answered with a code of 500 or above,
+    /// or not at all.
+    ErrorPercent,
     /// Nobody: it is handed to who provides the object.
     Handed,
 }
@@ -92,8 +98,16 @@ impl Measure {
             Self::CpuPercent | Self::MemoryMb => load,
             Self::Joules | Self::JoulesPerCoreSecond => Provenance::Modelled,
             Self::GreenPercent | Self::AvailabilityPercent => Provenance::Declared,
+            // Requests are real, whatever answers them.
+            Self::ResponseTimeMs(_) | Self::ErrorPercent => Provenance::Measured,
             Self::Handed => Provenance::Unspecified,
         }
+    }
+
+    /// Is it measured by the requests that go through to an exposed workload? Then a period without any has no value, and
+    /// nothing predicts one.
+    pub fn is_of_traffic(self) -> bool {
+        matches!(self, Self::ResponseTimeMs(_) | Self::ErrorPercent)
     }
 }
 
@@ -112,6 +126,34 @@ const fn target(name: &'static str, unit: &'static str, sign: &'static str, max:
 
 const CPU: TargetType = target("cpuUsage", "per cent of its cluster's CPU", "%", 100.0, Measure::CpuPercent);
 const RAM: TargetType = target("ramUsage", "MB of 10^6 bytes", "MB", 1e9, Measure::MemoryMb);
+
+const fn response_time(name: &'static str, unit: &'static str, per_cent: u8) -> TargetType {
+    target(name, unit, "ms", 3.6e6, Measure::ResponseTimeMs(per_cent))
+}
+
+const RESPONSE_P50: TargetType =
+    response_time("responseTimeP50", "milliseconds until half of the answers of its exposed route have begun", 50);
+const RESPONSE_P95: TargetType = response_time(
+    "responseTimeP95",
+    "milliseconds until 95 per cent of the answers of its exposed route have begun",
+    95,
+);
+const RESPONSE_P99: TargetType = response_time(
+    "responseTimeP99",
+    "milliseconds until 99 per cent of the answers of its exposed route have begun",
+    99,
+);
+const ERRORS: TargetType = target(
+    "errorRate",
+    "per cent of the requests to its exposed route that fail (a code of 500 or above, or no answer)",
+    "%",
+    100.0,
+    Measure::ErrorPercent,
+);
+
+/// The shortest observation period of targets that requests measure, seconds: the gateway publishes them every 5 s by
+/// default, and in a shorter period there would often be none.
+pub const TRAFFIC_PERIOD_MIN_S: u32 = 10;
 
 /// Attribute of an intent context that names the workload that a network is for.
 pub const WORKLOAD_CONTEXT: &str = "NEMO_WORKLOAD";
@@ -153,10 +195,10 @@ pub const TYPES: &[IntentType] = &[
     IntentType {
         label: "DeliverComputingWorkload",
         aliases: &[],
-        about: "a workload runs, within bounds of what it uses",
+        about: "a workload runs, within bounds of what it uses and of how it answers",
         verbs: &["DELIVER", "ENSURE"],
         objects: &[WORKLOAD],
-        targets: &[CPU, RAM],
+        targets: &[CPU, RAM, RESPONSE_P50, RESPONSE_P95, RESPONSE_P99, ERRORS],
         needs_target: true,
         selector: &[],
         statement: "",
@@ -223,7 +265,8 @@ pub const TYPES: &[IntentType] = &[
     IntentType {
         label: "Availability",
         aliases: &["availability"],
-        about: "a workload runs on a cluster that declares itself available for as much of the time as is wanted",
+        about: "a workload runs on a cluster that declares itself available for as much of the time as is wanted, and \
+                answers as fast and as well as is wanted",
         verbs: &["DELIVER", "ENSURE"],
         objects: &[WORKLOAD],
         targets: &[
@@ -236,6 +279,10 @@ pub const TYPES: &[IntentType] = &[
             ),
             CPU,
             RAM,
+            RESPONSE_P50,
+            RESPONSE_P95,
+            RESPONSE_P99,
+            ERRORS,
         ],
         needs_target: true,
         selector: &[],
@@ -280,6 +327,11 @@ pub fn of_label(label: &str) -> Option<&'static IntentType> {
 /// The target of this name, of whatever type.
 pub fn target_of(name: &str) -> Option<&'static TargetType> {
     TYPES.iter().flat_map(|t| t.targets).find(|t| t.name == name)
+}
+
+/// Is the target of this name measured by requests? See [`Measure::is_of_traffic`].
+pub fn is_of_traffic(name: &str) -> bool {
+    measure_of(name).is_some_and(Measure::is_of_traffic)
 }
 
 /// What a target of this name is measured as; `None` if no type allows it.
@@ -371,6 +423,16 @@ mod tests {
         assert_eq!(energy.map(measured), [Provenance::Modelled; 2]);
         assert_eq!(measured("greenEnergyConsumptionRate"), Provenance::Declared);
         assert_eq!(Measure::CpuPercent.provenance(Provenance::Modelled), Provenance::Modelled, "a simulated load");
+        assert_eq!(Measure::ErrorPercent.provenance(Provenance::Modelled), Provenance::Measured, "requests are real");
+    }
+
+    #[test]
+    fn what_requests_measure_is_not_what_networks_are_handed() {
+        let of_traffic = ["responseTimeP50", "responseTimeP95", "responseTimeP99", "errorRate"];
+        assert!(of_traffic.iter().all(|name| is_of_traffic(name)));
+        for other in ["latency", "one-way-delay-maximum", "cpuUsage", "availability", "nothing"] {
+            assert!(!is_of_traffic(other), "{other}");
+        }
     }
 
     #[test]

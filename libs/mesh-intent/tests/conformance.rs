@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use mesh_intent::{standard, template, types};
+use mesh_intent::{Bound, standard, template, types};
 use mesh_proto::{
     Timestamp,
     intent::{ExpectationTarget, FulfilmentStatus, Intent, IntentConflict, NotFulfilledState},
@@ -83,6 +83,22 @@ fn the_printed_report_is_read_as_a_report_too() {
     assert_eq!(results[0].target_achieved_value, "0.307");
     let back = json::to_value("continuum.report.v1.IntentReport", &read.encode_to_vec()).unwrap();
     assert_eq!(said(&back), said(&report));
+}
+
+#[test]
+fn the_example_of_response_times_is_read_and_comes_back() {
+    let text = include_str!("../../../examples/intents/response.intent.yaml");
+    let intent = standard::read_intent(serde_saphyr::from_str(text).unwrap()).unwrap();
+    let kind = types::of_label(&intent.user_label).unwrap();
+    let targets = &intent.intent_expectations[0].expectation_targets;
+    let bounds: Vec<_> = targets.iter().map(|t| (t.target_name.as_str(), Bound::of(t).unwrap())).collect();
+    let meets = |name: &str, value: f64| bounds.iter().find(|(n, _)| *n == name).unwrap().1.holds(value);
+    assert!(meets("responseTimeP95", 99.0) && !meets("responseTimeP95", 100.0));
+    assert!(meets("errorRate", 1.0) && !meets("errorRate", 1.5));
+    for target in targets {
+        assert!(kind.target(&target.target_name).is_some_and(|t| t.measure.is_of_traffic()), "{target:?}");
+    }
+    assert_eq!(standard::read_intent(standard::intent(&intent).unwrap()).unwrap(), intent);
 }
 
 // Against the published components.

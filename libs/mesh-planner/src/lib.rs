@@ -15,7 +15,8 @@
 //! Three choices behind this. A memory request is a reservation and not a prediction, and resident memory is the same
 //! on every cluster: unmeasured, it rules out nothing. A hard limit caps a prediction, since a replica cannot use more;
 //! a limit above the cluster's size does not rule the cluster out. A prediction is never exact, so `IS_EQUAL_TO`
-//! rules out nothing.
+//! rules out nothing. Nothing predicts how fast or how well a workload will answer on a cluster: such targets rule out
+//! nothing either, and each candidate says so; a cluster where they were missed is one of those that the caller excludes.
 //!
 //! The others are scored from 0 to 100 and the best is chosen, the lowest id of equals. Nothing here knows time, order or
 //! chance: the same figures give the same choice, in a service, in a replay and in a what-if.
@@ -36,6 +37,9 @@ pub const CPU_USAGE: &str = "cpuUsage";
 pub const RAM_USAGE: &str = "ramUsage";
 /// Target name of the per cent of the time that a cluster declares itself available, by its label of the same name.
 pub const AVAILABILITY: &str = "availability";
+
+/// Why there is no prediction of a target that requests measure.
+pub const UNPREDICTABLE: &str = "measured by requests to its exposed route, which nothing predicts";
 
 /// Label of the clusters that run charts; its value is `true`.
 pub const CHARTS: &str = "continuum.eu/charts";
@@ -346,8 +350,12 @@ pub fn choose(snapshot: &Snapshot, request: &Request<'_>, preference: Preference
     let mut nearest: Option<(f64, usize)> = None;
     let mut candidates = Vec::with_capacity(snapshot.clusters.len());
     for (id, cluster) in &snapshot.clusters {
-        let mut candidate =
-            Candidate { cluster_id: id.clone(), predicted: predicted(cluster, request), ..Default::default() };
+        let mut candidate = Candidate {
+            cluster_id: id.clone(),
+            predicted: predicted(cluster, request),
+            unpredicted: unpredicted(request),
+            ..Default::default()
+        };
         let mut short = Some(0.0f64);
         obstacles(&snapshot.topology, id, cluster, request, &mut |obstacle| {
             let separator = if candidate.ruled_out.is_empty() { "" } else { "; " };
@@ -607,6 +615,12 @@ fn predicted(cluster: &Cluster, request: &Request<'_>) -> BTreeMap<String, f64> 
     cpu.into_iter().chain(memory).collect()
 }
 
+/// The targets that nothing predicts, and why.
+fn unpredicted(request: &Request<'_>) -> Vec<String> {
+    let of_traffic = request.targets.iter().filter(|bound| types::is_of_traffic(&bound.target_name));
+    of_traffic.map(|bound| format!("{}: {UNPREDICTABLE}", bound.target_name)).collect()
+}
+
 fn parts(id: &str, cluster: &Cluster, request: &Request<'_>, preference: Preference) -> BTreeMap<String, f64> {
     let (cpu_reserved, memory_reserved) = reserved_without(id, cluster, request);
     let used = |reserved: u64, asked: u64, size: u64| ((reserved + asked) as f64 / size.max(1) as f64).min(1.0);
@@ -729,6 +743,25 @@ mod tests {
             assert_eq!(ruled("device"), format!("availability would be 90.0 %, wanted {condition} 99.9: 9.9 under"));
             assert!(ruled("cloud").starts_with("declares no availability"), "{}", ruled("cloud"));
         }
+    }
+
+    #[test]
+    fn what_requests_will_measure_rules_nothing_out_and_each_candidate_says_so() {
+        let (spec, excluded) = (spec(10, 10), BTreeMap::new());
+        let bound = |name: &str| TargetBound {
+            target_name: name.into(),
+            target_condition: "IS_LESS_THAN".into(),
+            bound: 0.001,
+        };
+        let targets = [bound("responseTimeP95"), bound("errorRate"), bound("cpuUsage")];
+        let request = Request { spec: &spec, targets: &targets[..2], measured: None, held: None, excluded: &excluded };
+        let choice = choose(&three(), &request, Preference::Spread);
+        assert!(choice.candidates.iter().all(|c| c.ruled_out.is_empty()), "{choice:?}");
+        let said = |choice: &Choice| choice.candidates[0].unpredicted.clone();
+        let why = |name: &str| format!("{name}: {UNPREDICTABLE}");
+        assert_eq!(said(&choice), [why("responseTimeP95"), why("errorRate")]);
+        let none = choose(&three(), &Request { targets: &targets[2..], ..request }, Preference::Spread);
+        assert_eq!(said(&none), [""; 0]);
     }
 
     fn three() -> Snapshot {

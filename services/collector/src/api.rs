@@ -14,7 +14,7 @@ use bytes::Bytes;
 use mesh_core::query::{Error, check_key, size};
 use mesh_kit::{Follow, Look, Mesh, View};
 use mesh_proto::{
-    READINGS_SIGNAL, Timestamp, is_key, sample_key,
+    READINGS_SIGNAL, Timestamp, is_key,
     telemetry::{
         AgentInfo, ConditionsReply, ConditionsRequest, IngestReply, InstanceSample, InventoryReply, InventoryRequest,
         QueryReply, QueryRequest, RangeReply, RangeRequest, Readings, StreamRequest, WatchReply, WatchRequest,
@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::query::Question;
 use crate::{
-    domain::{Collector, feed::Cursor, select},
+    domain::{Collector, feed::Cursor, select, sharing::Way},
     shell::store::{self, Stores},
 };
 
@@ -110,6 +110,8 @@ impl TelemetryQueries for Api {
                 Some("columns do not fit together")
             } else if body.len() > INGEST_BYTES_MAX {
                 Some("pack is larger than 4 MiB")
+            } else if !pack.traffic.is_empty() {
+                Some("what went through on routes is taken from gateways only")
             } else {
                 None
             };
@@ -118,7 +120,7 @@ impl TelemetryQueries for Api {
                 continue;
             }
             let node = node.unwrap_or_else(|| pack.cluster_id.clone());
-            let key = sample_key(INGEST_SITE, &node, READINGS_SIGNAL, &pack.cluster_id);
+            let key = [Way::INGESTED, INGEST_SITE, &node, READINGS_SIGNAL, &pack.cluster_id].join("/");
             if self.feed.send((key, body)).await.is_err() {
                 return Err(Status::unavailable("the collector is stopping; send again to another, or later"));
             }

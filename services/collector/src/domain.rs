@@ -4,6 +4,9 @@
 //! short grace for late samples are over; the first judged begins after the intent was acknowledged (or resumed)
 //! and after the collector started, so that every judged period was watched from end to end. What a period
 //! says does not depend on the order in which its samples came.
+//!
+//! Several collectors share the clusters ([`sharing`]): each takes in what comes of its own, folds what the others stored
+//! as well, and publishes what follows of its own.
 
 pub(crate) mod catalog;
 pub(crate) mod channel;
@@ -12,9 +15,12 @@ pub(crate) mod feed;
 pub mod measurements;
 pub(crate) mod period;
 pub mod readings;
+pub(crate) mod retention;
 pub(crate) mod rollup;
 pub(crate) mod select;
+pub(crate) mod sharing;
 pub(crate) mod steps;
+pub(crate) mod traffic;
 mod units;
 pub mod usage;
 
@@ -36,19 +42,24 @@ use mesh_proto::{
     is_key,
     measurement::{ConditionDefined, ConditionDropped, MeasurementSet, MeasurementUnset, Setting},
     observation::{ObservedTarget, TargetObserved, ThresholdCrossed},
-    telemetry::{AgentInfo, Filter, InstanceSample, Packed, Provenance, Readings, SeriesValues, WatchReply},
+    telemetry::{
+        AgentInfo, Filter, InstanceSample, Packed, Provenance, Readings, RouteTraffic, SeriesValues, WatchReply,
+    },
     workload::{InstanceChanged, InstanceWanted},
 };
 use mesh_scenes::tariff::Tariff;
 use prost::Message as _;
 
 use self::{
+    catalog::Catalog,
     channel::Channel,
     conditions::{Conditions, Seen},
     feed::{Cursor, Feed},
     period::Period,
     readings::{Intake, Meta, Taken},
     select::FIELDS,
+    sharing::{Members, Sharing},
+    traffic::Traffic,
     usage::Usage,
 };
 
@@ -177,6 +188,14 @@ struct Watched {
     /// Expectation and target name.
     targets: Vec<(String, String)>,
     open: BTreeMap<u64, Period>,
+    /// By period and cluster: what went through to it. Only that of the cluster where it was measured counts.
+    traffic: BTreeMap<(u64, String), Traffic>,
+}
+
+impl Watched {
+    fn has_targets_of_traffic(&self) -> bool {
+        self.targets.iter().any(|(_, name)| types::is_of_traffic(name))
+    }
 }
 
 /// Owner and intent.
@@ -203,6 +222,16 @@ pub struct Collector {
     usage: Usage,
     /// By cluster.
     declared: BTreeMap<String, Declared>,
+    sharing: Sharing,
+}
+
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// From who measured: it is stored.
+    Sender,
+    /// From the stream, where another collector stored it.
+    Stream,
 }
 
 /// What a cluster declares of itself: its modelled power, and shares.
@@ -262,7 +291,23 @@ impl Collector {
             settings: BTreeMap::new(),
             usage: Usage::new(limits.usage),
             declared: BTreeMap::new(),
+            sharing: Sharing::default(),
         }
+    }
+
+    /// Takes part in what several collectors do, as this one among these. Before anything else.
+    pub(crate) fn share(&mut self, me: &str, members: Members) {
+        self.sharing = Sharing::new(me, members);
+    }
+
+    /// What became of messages of clusters that are another collector's.
+    pub(crate) fn sharing_counts(&self) -> sharing::Counts {
+        self.sharing.counts()
+    }
+
+    /// Collectors that take part, this one included; 0 if it does not share.
+    pub(crate) fn sharing_members(&self) -> usize {
+        self.sharing.members()
     }
 
     /// What came in and what became of it.
@@ -311,6 +356,15 @@ impl Collector {
             let settings = self.settings.get(&agent.cluster_id).cloned().unwrap_or_default();
             AgentInfo { settings, ..agent }
         })
+    }
+
+    /// The series whose values are kept for less time than others by a setting, each with its milliseconds.
+    pub(crate) fn retained(&self, catalog: &Catalog) -> Vec<(String, i64)> {
+        let entities = catalog.entities().filter_map(|(series, entity)| {
+            let settings = self.settings.get(&entity.cluster_id)?;
+            Some((series.to_owned(), retention::of(settings, entity, self.now)?))
+        });
+        entities.collect()
     }
 
     /// The newest value of each series that a filter means, at most `max`, by cluster and entity; then those of instances.
@@ -392,7 +446,10 @@ impl Collector {
         let active = !ends_watch(fact.to.as_ref());
         let Some(watch) = self.watches.get_mut(&key).filter(|w| w.active != active) else { return };
         watch.active = active;
-        watch.instances.values_mut().for_each(|watched| watched.open.clear());
+        for watched in watch.instances.values_mut() {
+            watched.open.clear();
+            watched.traffic.clear();
+        }
         if active {
             watch.since = at;
             let span = watch.span;
@@ -435,12 +492,37 @@ impl Collector {
         }
     }
 
+    /// Counts what went through to an instance on a cluster, up to this time, into the open periods of every intent that
+    /// asks for it. All of a turn counts for the period that it ends in.
+    fn observe_traffic(&mut self, instance_id: &str, cluster_id: &str, at: Timestamp, route: &RouteTraffic) {
+        for key in self.watched_by.get(instance_id).into_iter().flatten() {
+            let Some(watch) = self.watches.get_mut(key).filter(|w| w.active) else { continue };
+            let Some((first, next)) = watch.span else { continue };
+            let number = period::number_of(at.as_nanos(), watch.period_s);
+            let Some(watched) = watch.instances.get_mut(instance_id) else { continue };
+            if number < first || !watched.has_targets_of_traffic() {
+                continue;
+            }
+            if number < next {
+                self.counts.late += 1;
+                continue;
+            }
+            watched.traffic.entry((number, cluster_id.to_owned())).or_default().add(route);
+        }
+    }
+
     fn is_full(&self, cluster_id: &str) -> bool {
         self.packs.get(cluster_id).is_some_and(|pack| pack.samples.len() >= self.limits.pack_max)
     }
 
     /// Takes a pack out as an event.
     fn flush(&mut self, cluster_id: &str) -> Option<Derived> {
+        let flushed = self.packed(cluster_id)?;
+        self.sharing.publishes(&flushed.id);
+        Some(flushed)
+    }
+
+    fn packed(&mut self, cluster_id: &str) -> Option<Derived> {
         let (cluster_id, Pack { mut samples, .. }) = self.packs.remove_entry(cluster_id)?;
         samples.sort_by(|a, b| (a.at, &a.instance_id, a.generation).cmp(&(b.at, &b.instance_id, b.generation)));
         let (first, last) = (samples.first()?, samples.last()?);
@@ -451,11 +533,11 @@ impl Collector {
         Some(Derived::new(Packed { cluster_id, samples }, id, last))
     }
 
-    /// Takes a sound sample in; true if it waits to be packed now.
-    fn take(&mut self, sample: InstanceSample, derived: &mut Vec<Derived>) -> bool {
+    /// Takes a sound sample in; true if it waits to be packed now. What another collector stored is not counted here.
+    fn take(&mut self, sample: InstanceSample, origin: Origin, derived: &mut Vec<Derived>) -> bool {
         let at = sample.at.unwrap_or_default();
         if at.millis_since(self.now) > self.limits.ahead_ms {
-            self.counts.ahead += 1;
+            self.counts.ahead += u64::from(origin == Origin::Sender);
             return false;
         }
         if !self.tracks.contains_key(&sample.instance_id) {
@@ -471,11 +553,11 @@ impl Collector {
         let identity = identity(&sample);
         let remembered = fresh && track.forgotten.is_none_or(|nanos| identity.0 > nanos);
         if !track.remember(identity, self.limits.remembered_max) {
-            self.counts.duplicate += 1;
+            self.counts.duplicate += u64::from(origin == Origin::Sender);
             return false;
         }
         track.count += 1;
-        self.counts.accepted += 1;
+        self.counts.accepted += u64::from(origin == Origin::Sender);
         let shared = Arc::new(sample.clone());
         if track.last.as_ref().is_none_or(|last| last.at <= shared.at) {
             track.last = Some(shared.clone());
@@ -486,6 +568,9 @@ impl Collector {
         self.look_at(&sample, derived);
         if remembered {
             self.usage.sample(&sample);
+        }
+        if origin == Origin::Stream {
+            return false;
         }
         let now = self.now;
         let pack = self.packs.entry(sample.cluster_id.clone()).or_insert_with(|| Pack { since: now, samples: vec![] });
@@ -500,9 +585,10 @@ impl Collector {
         }
         let (entity, labels) = (select::entity_of(sample), BTreeMap::new());
         let at = sample.at.unwrap_or_default();
+        let is_mine = self.sharing.is_mine(&entity.cluster_id, at);
         for field in &FIELDS {
             let seen = Seen { entity: &entity, metric: field.name, labels: &labels, at, value: field.value(sample) };
-            derived.extend(self.conditions.look(seen).into_iter().map(crossing));
+            derived.extend(self.conditions.look(seen).into_iter().filter(|_| is_mine).map(crossing));
         }
     }
 
@@ -512,19 +598,118 @@ impl Collector {
             self.intake.unreadable();
             return vec![];
         };
-        let outcome = self.intake.take(key.split('/').nth(2).unwrap_or_default(), pack);
+        if !self.sharing.is_alone() {
+            self.sharing.is_new(&pack);
+        }
+        self.taken_in(key.split('/').nth(2).unwrap_or_default(), pack, Origin::Sender)
+    }
+
+    /// Takes a pack of readings of `node` in.
+    fn taken_in(&mut self, node: &str, pack: Readings, origin: Origin) -> Vec<Derived> {
+        let outcome = match origin {
+            Origin::Sender => self.intake.take(node, pack),
+            Origin::Stream => self.intake.take_stored(node, pack),
+        };
+        if let Some(pack) = &outcome.pack {
+            self.routes(pack, &outcome.taken);
+        }
         let mut derived = vec![];
         for Taken { meta, at_ms, value, .. } in outcome.taken.iter().filter(|one| one.newest) {
             if self.conditions.looks_at(&meta.metric.name) {
                 let at = Timestamp::from_millis(*at_ms);
                 let (entity, metric, labels) = (&meta.entity, meta.metric.name.as_str(), &meta.metric.labels);
                 let seen = Seen { entity, metric, labels, at, value: *value };
-                derived.extend(self.conditions.look(seen).into_iter().map(crossing));
+                let is_mine = self.sharing.is_mine(&entity.cluster_id, at);
+                derived.extend(self.conditions.look(seen).into_iter().filter(|_| is_mine).map(crossing));
             }
         }
         self.channel.readings(outcome.taken);
-        derived.extend(outcome.pack.map(stored));
+        if let Some(pack) = outcome.pack.filter(|_| origin == Origin::Sender) {
+            let pack = stored(pack);
+            self.sharing.publishes(&pack.id);
+            derived.push(pack);
+        }
         derived
+    }
+
+    /// Is a message another collector's? Then it is held until that is known to have stored it.
+    fn leaves(&mut self, key: &str, body: &Bytes) -> bool {
+        if self.sharing.is_alone() {
+            return false;
+        }
+        let mut tokens = key.rsplit('/');
+        let (id, signal) = (tokens.next().unwrap_or_default(), tokens.next().unwrap_or_default());
+        // Of a cluster's packs the key says enough, unless somebody joins just now.
+        let is_of_cluster = [READINGS_SIGNAL, PACKED_SIGNAL].contains(&signal);
+        let (cluster_id, at) = match (is_of_cluster && !self.sharing.is_changing(self.now), signal) {
+            (true, _) => (id.to_owned(), self.now),
+            (false, READINGS_SIGNAL) => match mesh_proto::readings(key, body) {
+                Some(pack) => (pack.cluster_id, pack.at.unwrap_or_default()),
+                None => return false,
+            },
+            (false, _) => {
+                let samples = instance_samples(key, body).unwrap_or_default();
+                match samples.into_iter().max_by_key(|sample| sample.at) {
+                    Some(sample) => (sample.cluster_id, sample.at.unwrap_or_default()),
+                    None => return false,
+                }
+            }
+        };
+        if self.sharing.is_mine(&cluster_id, at) {
+            return false;
+        }
+        self.sharing.hold(&cluster_id, at, self.now, (key, body));
+        true
+    }
+
+    /// Folds what another collector stored.
+    fn from_stream(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
+        let (id, signal) = (key.split('/').nth(1).unwrap_or_default(), key.split('/').nth(3).unwrap_or_default());
+        if self.sharing.is_alone() || self.sharing.is_own(id) || self.started.is_none() {
+            return vec![];
+        }
+        if signal == READINGS_SIGNAL {
+            let pack = mesh_proto::readings(key, body).filter(|pack| self.sharing.is_new(pack));
+            let Some(pack) = pack else { return vec![] };
+            let node = pack.entities.iter().map(|entity| entity.node.clone()).find(|node| !node.is_empty());
+            return self.taken_in(&node.unwrap_or_else(|| pack.cluster_id.clone()), pack, Origin::Stream);
+        }
+        let mut derived = vec![];
+        for sample in instance_samples(key, body).unwrap_or_default().into_iter().filter_map(sound) {
+            self.take(sample, Origin::Stream, &mut derived);
+        }
+        derived
+    }
+
+    /// What is this collector's by now of what another had taken in and not stored.
+    fn take_over(&mut self) -> Vec<Derived> {
+        let mut derived = vec![];
+        for (key, body) in self.sharing.take_over(self.now) {
+            let pack = mesh_proto::readings(&key, &body);
+            if pack.is_some_and(|pack| !self.sharing.is_new(&pack)) {
+                continue;
+            }
+            let before = self.counts.accepted + self.intake.accepted().0;
+            derived.extend(self.received(&key, &body));
+            let after = self.counts.accepted + self.intake.accepted().0;
+            self.sharing.taken_over(u64::from(after > before));
+        }
+        derived
+    }
+
+    /// Counts what went through on the routes of a pack. A route of which nothing else was taken in is left out: the pack
+    /// came before, or was refused.
+    fn routes(&mut self, pack: &Readings, taken: &[Taken]) {
+        let at = pack.at.unwrap_or_default();
+        for route in &pack.traffic {
+            let Some(entity) = pack.entities.get(route.entity as usize).filter(|e| e.kind == select::ROUTE) else {
+                continue;
+            };
+            let is_of = |one: &Taken| one.meta.entity.kind == entity.kind && one.meta.entity.id == entity.id;
+            if self.watched_by.contains_key(&entity.id) && taken.iter().any(is_of) {
+                self.observe_traffic(&entity.id, &pack.cluster_id, at, route);
+            }
+        }
     }
 
     /// A fact of measurement.
@@ -587,6 +772,7 @@ impl Watch {
         now: Timestamp,
         limits: &Limits,
         declared: &BTreeMap<String, Declared>,
+        is_mine: impl Fn(&str, &str, Timestamp) -> bool,
     ) -> (Vec<Derived>, u64) {
         let seconds = self.period_s as f64;
         let (mut observations, mut skipped) = (vec![], 0);
@@ -601,12 +787,14 @@ impl Watch {
             let end = Timestamp::from_nanos(period::begin_of(number + 1, self.period_s));
             for (instance_id, watched) in &mut self.instances {
                 let measured = watched.open.remove(&number).unwrap_or_default();
-                if watched.targets.is_empty() {
+                if watched.targets.is_empty() || !is_mine(instance_id, &measured.cluster_id, begin) {
                     continue;
                 }
+                let traffic = watched.traffic.remove(&(number, measured.cluster_id.clone()));
+                let traffic = traffic.unwrap_or_default();
                 let of_cluster = declared.get(&measured.cluster_id);
                 let one = |(expectation, name): &(String, String)| {
-                    achieved(expectation, name, &measured, of_cluster, seconds)
+                    achieved((expectation, name), &measured, &traffic, of_cluster, seconds)
                 };
                 let targets = watched.targets.iter().map(one);
                 let event = TargetObserved {
@@ -630,6 +818,7 @@ impl Watch {
         }
         for watched in self.instances.values_mut() {
             watched.open.retain(|number, _| *number >= over);
+            watched.traffic.retain(|(number, _), _| *number >= over);
         }
         self.span = Some((first, over));
         (observations, skipped)
@@ -638,9 +827,9 @@ impl Watch {
 
 /// What one target achieved, and where the value comes from. A target that has no value has no samples.
 fn achieved(
-    expectation_id: &str,
-    target_name: &str,
+    (expectation_id, target_name): (&str, &str),
     measured: &Period,
+    traffic: &Traffic,
     of_cluster: Option<&Declared>,
     seconds: f64,
 ) -> ObservedTarget {
@@ -654,14 +843,23 @@ fn achieved(
         Some(Measure::JoulesPerCoreSecond) => of_cluster.filter(|_| cores > 0.0).map(|p| p.watts(measured) / cores),
         Some(Measure::GreenPercent) => of_cluster.and_then(|p| p.green_percent),
         Some(Measure::AvailabilityPercent) => of_cluster.and_then(|p| p.availability_percent),
+        // Without a request there is nothing to say, least of all that no answer was slow.
+        Some(Measure::ResponseTimeMs(per_cent)) => traffic.response_ms(per_cent),
+        Some(Measure::ErrorPercent) => traffic.error_percent(),
         Some(Measure::Handed) | None => None,
+    };
+    // A placement that was not measured has no generation that its requests could be of.
+    let value = value.filter(|_| measured.samples > 0);
+    let samples = match measure.is_some_and(Measure::is_of_traffic) {
+        true => u32::try_from(traffic.requests()).unwrap_or(u32::MAX),
+        false => measured.samples,
     };
     ObservedTarget {
         expectation_id: expectation_id.to_owned(),
         target_name: target_name.to_owned(),
-        samples: value.map_or(0, |_| measured.samples),
+        samples: value.map_or(0, |_| samples),
         provenance: measure
-            .filter(|_| value.is_some() && measured.samples > 0)
+            .filter(|_| value.is_some())
             .map_or(Provenance::Unspecified, |measure| measure.provenance(measured.provenance()))
             .into(),
         value: value.unwrap_or_default(),
@@ -751,6 +949,53 @@ impl Projector for Collector {
     }
 
     fn sample(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
+        match sharing::Way::of(key) {
+            sharing::Way::Samples if self.leaves(key, body) => vec![],
+            sharing::Way::Samples | sharing::Way::Ingested => self.received(key, body),
+            sharing::Way::Stored => self.from_stream(key, body),
+            sharing::Way::Members => {
+                if let Some((members, is_cut)) = sharing::read_members(body) {
+                    self.sharing.set(members, is_cut, self.now);
+                }
+                vec![]
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp) -> Vec<Derived> {
+        let now = now.max(self.now);
+        self.now = now;
+        self.intake.tick(now);
+        if self.started.is_none() {
+            self.started = Some(now);
+            self.channel.begin(now);
+            self.conditions.settle();
+            self.watches.values_mut().for_each(|watch| watch.begin(Some(now), None));
+        }
+        self.sweep();
+        let mut derived = self.take_over();
+        let Self { sharing, usage, .. } = self;
+        derived.extend(usage.close(now, |cluster_id, begin| sharing.is_mine(cluster_id, begin), sharing.is_alone()));
+        for (key, watch) in &mut self.watches {
+            let is_mine = |instance_id: &str, cluster_id: &str, begin: Timestamp| {
+                let place = if cluster_id.is_empty() { self.usage.place_of(instance_id) } else { Some(cluster_id) };
+                self.sharing.is_mine(place.unwrap_or(instance_id), begin)
+            };
+            let (observations, skipped) = watch.judge(key, now, &self.limits, &self.declared, is_mine);
+            self.counts.periods_skipped += skipped;
+            derived.extend(observations);
+        }
+        let ripe =
+            |(key, pack): (&String, &Pack)| (now.millis_since(pack.since) >= self.limits.flush_ms).then(|| key.clone());
+        let ripe: Vec<_> = self.packs.iter().filter_map(ripe).collect();
+        derived.extend(ripe.iter().filter_map(|key| self.flush(key)));
+        derived
+    }
+}
+
+impl Collector {
+    /// Takes in what came from who measured.
+    fn received(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
         let signal = key.split('/').nth(3);
         if signal == Some(READINGS_SIGNAL) {
             return self.readings(key, body);
@@ -771,37 +1016,13 @@ impl Projector for Collector {
                 continue;
             };
             let cluster_id = sample.cluster_id.clone();
-            let waits = self.take(sample, &mut derived);
+            let waits = self.take(sample, Origin::Sender, &mut derived);
             // What an agent packed is stored as it comes; a single sample waits for others.
             if waits && (signal == Some(PACKED_SIGNAL) || self.is_full(&cluster_id)) {
                 ripe = Some(cluster_id);
             }
         }
         derived.extend(ripe.and_then(|cluster_id| self.flush(&cluster_id)));
-        derived
-    }
-
-    fn tick(&mut self, now: Timestamp) -> Vec<Derived> {
-        let now = now.max(self.now);
-        self.now = now;
-        self.intake.tick(now);
-        if self.started.is_none() {
-            self.started = Some(now);
-            self.channel.begin(now);
-            self.conditions.settle();
-            self.watches.values_mut().for_each(|watch| watch.begin(Some(now), None));
-        }
-        self.sweep();
-        let mut derived = self.usage.close(now);
-        for (key, watch) in &mut self.watches {
-            let (observations, skipped) = watch.judge(key, now, &self.limits, &self.declared);
-            self.counts.periods_skipped += skipped;
-            derived.extend(observations);
-        }
-        let ripe =
-            |(key, pack): (&String, &Pack)| (now.millis_since(pack.since) >= self.limits.flush_ms).then(|| key.clone());
-        let ripe: Vec<_> = self.packs.iter().filter_map(ripe).collect();
-        derived.extend(ripe.iter().filter_map(|key| self.flush(key)));
         derived
     }
 }

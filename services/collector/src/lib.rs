@@ -66,6 +66,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let [minute, five, hour] = domain::rollup::LENGTHS_MS.map(i64::unsigned_abs);
     let share = config.rolled_bytes_max / 3;
     let series = |name: &str, limits| mesh.series(name, &config.store, limits);
+    let others = shell::sharing::Others::default();
     let stores = Stores {
         raw: series("telemetry", limits_of(config.window_ms.into(), 100, config.window_bytes_max))?,
         rolled: [
@@ -76,10 +77,12 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         keep_ms: [config.window_ms.into(), config.keep_minutes_ms, config.keep_five_minutes_ms, config.keep_hours_ms]
             .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX / 2_000_000)),
         catalog: Arc::new(RwLock::new(Catalog::new(config.instances_max))),
+        others: others.clone(),
     };
     let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
     let keys = rights.samples_in.iter().map(String::as_str);
     let (feed, fed) = mpsc::channel(FED_MAX);
+    let part = shell::sharing::Part::join(&mesh, others.clone()).await?;
     let sources = Sources {
         streams: vec!["INTENT", "CLUSTER", "WORKLOAD", "MEASUREMENT"],
         samples: keys.filter(|key| is_of_instances(key) || is_of_readings(key)).collect(),
@@ -89,19 +92,25 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         ..Sources::default()
     };
     let mut collector = domain::Collector::new(limits);
+    collector.share(mesh.process(), part.members());
     collector.restore(&crossings(&mesh).await.context("read which conditions held")?);
     let view = mesh.project("observations", collector, sources).await?;
     mesh.decide(domain::measurements::Measurements).await?;
+    let settings = view.clone();
     let (dropped, late) = (Arc::default(), Arc::default());
     shell::metrics::show(&mesh, &view, Arc::clone(&dropped), Arc::clone(&late));
+    mesh.spawn("other collectors", part.follow(feed.clone()));
+    mesh.spawn("what others store", shell::sharing::stored(mesh.clone(), others, feed.clone()));
     let api = api::Api { mesh: mesh.clone(), view, stores: stores.clone(), feed, dropped };
     mesh.serve(TelemetryQueriesServer::new(api));
-    mesh.keep(stores.keeping("samples"), shell::store::Raw::new(stores.clone()));
-    mesh.keep(stores.keeping("rolled-up samples"), shell::store::Rolled::new(stores, late));
+    let catalog = stores.catalog.clone();
+    let retained: shell::store::Retained = Arc::new(move || settings.read(|c| c.retained(&catalog.read())));
+    mesh.keep(stores.keeping("samples"), shell::store::Raw::new(stores.clone(), retained.clone()));
+    mesh.keep(stores.keeping("rolled-up samples"), shell::store::Rolled::new(stores, retained, late));
     Ok(())
 }
 
-/// Readings that came over gRPC and wait to be taken in.
+/// What came over gRPC, or from other collectors, and waits to be taken in.
 const FED_MAX: usize = 256;
 
 /// Every crossing that was said, oldest first.

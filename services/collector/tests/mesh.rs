@@ -183,6 +183,7 @@ fn memory(cluster: &str, used: f64) -> Readings {
         after_ms: vec![0],
         values: vec![used],
         probes: vec![ProbeStatus { probe: "memory".into(), readings: 1, ..ProbeStatus::default() }],
+        traffic: vec![],
     }
 }
 

@@ -37,11 +37,11 @@ impl Api {
 
 /// What the verdict on an intent would be, and what would come of it.
 fn check(known: &Known, request: &CheckRequest, intent: &Intent) -> CheckReply {
-    let (problems, _) = content::judge(intent, known.now());
+    let owner = owner(&request.owner);
+    let (problems, _) = known.judge(owner, intent, known.now());
     if !problems.is_empty() {
         return CheckReply { problems, predicted_state: "FULFILMENTFAILED".into(), ..Default::default() };
     }
-    let owner = owner(&request.owner);
     let governed = |expectation: &mesh_proto::intent::IntentExpectation| {
         let object = expectation.expectation_object.as_ref()?.object_instance.clone();
         let created = derived_id(&[owner, &request.intent_id, &expectation.expectation_id]);
@@ -226,6 +226,47 @@ mod tests {
             (reply.predictions[0].provenance(), reply.provenance()),
             (Provenance::Modelled, Provenance::Modelled)
         );
+    }
+
+    #[test]
+    fn what_requests_will_measure_is_not_foretold_and_needs_a_port() {
+        let mut intent = good();
+        intent.intent_expectations[0].expectation_targets =
+            vec![target("cpuUsage", "IS_LESS_THAN", "50"), target("responseTimeP95", "IS_LESS_THAN", "100")];
+        let mut known = known();
+        let mut document = good_workload();
+        let mut register = |known: &mut Known, document: &mesh_proto::workload::WorkloadDocument| {
+            let (owner, name, version) = ("local".into(), "spinner".into(), "1.0.0".into());
+            let document = Bytes::from(document.encode_to_vec());
+            apply(known, &WorkloadRegistered { owner, name, version, document });
+        };
+        document.expose = None;
+        register(&mut known, &document);
+        let problems = ask(&known, &intent).problems;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].path, "intentExpectations[0].expectationTargets[1].targetName");
+        assert!(problems[0].reason.contains("exposes no port"), "{problems:?}");
+        // An instance of it is told apart by its own document.
+        let wanted = InstanceWanted {
+            owner: "local".into(),
+            instance_id: "2b6a6ef0-87f0-4dd5-8e7a-7d4b1a6ab6a9".into(),
+            replicas: 1,
+            document: document.encode_to_vec().into(),
+            ..Default::default()
+        };
+        apply(&mut known, &wanted);
+        let mut governing = intent.clone();
+        let object = governing.intent_expectations[0].expectation_object.as_mut().unwrap();
+        object.object_instance.clone_from(&wanted.instance_id);
+        assert_eq!(ask(&known, &governing).problems.len(), 1);
+
+        document.expose = Some(mesh_proto::workload::Expose { port: 8_080, ..Default::default() });
+        register(&mut known, &document);
+        let reply = ask(&known, &intent);
+        assert_eq!((reply.problems.len(), reply.predicted_state.as_str()), (0, "COMPLIANT"));
+        let [one] = reply.predictions.as_slice() else { panic!("{reply:?}") };
+        assert_eq!(one.targets.iter().map(|t| t.measured).collect::<Vec<_>>(), [true, false]);
+        assert!(one.reason.contains("responseTimeP95: measured by requests"), "{}", one.reason);
     }
 
     #[test]

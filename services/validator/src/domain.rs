@@ -57,8 +57,9 @@ pub struct Known {
     wanted: BTreeMap<(String, String), BTreeMap<String, Request>>,
     /// By owner and instance: the intent that wants it.
     intents: BTreeMap<(String, String), String>,
-    /// By owner and `name@version`: registered documents.
-    documents: BTreeMap<(String, String), Spec>,
+    /// By owner and `name@version`: registered documents, and whether they expose a port; `None` of charts, whose releases
+    /// may.
+    documents: BTreeMap<(String, String), (Spec, Option<bool>)>,
     /// By owner and instance: what it reserves, and the cluster where it does.
     instances: BTreeMap<(String, String), Held>,
     contenders: Contenders,
@@ -70,6 +71,7 @@ pub struct Known {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Held {
     spec: Spec,
+    is_exposed: Option<bool>,
     cluster_id: Option<String>,
 }
 
@@ -113,7 +115,30 @@ fn spec(document: &WorkloadDocument, replicas: u32) -> Spec {
     Spec { latency_bounds: vec![], ..Spec::of(document, replicas.max(1)) }
 }
 
+/// Does a document expose a port? `None` of a chart.
+fn is_exposed(document: &WorkloadDocument) -> Option<bool> {
+    let has_port = || document.expose.as_ref().is_some_and(|expose| expose.port > 0);
+    (document.kind != "chart").then(has_port)
+}
+
 impl Known {
+    /// What is wrong with an intent at a time; see [`content::judge`]. Also its targets that requests measure where none
+    /// can reach the workload, as far as that is known.
+    pub(crate) fn judge(&self, owner: &str, intent: &Intent, at: Timestamp) -> (Vec<Problem>, String) {
+        let (mut problems, infeasible) = content::judge(intent, at);
+        problems.extend(content::unreachable(intent, |object| self.is_exposed(owner, object)));
+        (problems, infeasible)
+    }
+
+    /// Does a registered document or an instance expose a port? `None` if that is not known.
+    fn is_exposed(&self, owner: &str, object: &str) -> Option<bool> {
+        let key = (owner.to_owned(), object.to_owned());
+        match object.contains('@') {
+            true => self.documents.get(&key)?.1,
+            false => self.instances.get(&key)?.is_exposed,
+        }
+    }
+
     /// Time of the newest fact that it knows.
     pub(crate) fn now(&self) -> Timestamp {
         self.now
@@ -121,7 +146,7 @@ impl Known {
 
     /// What an instance of a registered document would ask for.
     pub(crate) fn spec_of_document(&self, owner: &str, workload: &str) -> Option<Spec> {
-        self.documents.get(&(owner.to_owned(), workload.to_owned())).cloned()
+        self.documents.get(&(owner.to_owned(), workload.to_owned())).map(|(spec, _)| spec.clone())
     }
 
     /// What an instance asks for.
@@ -171,7 +196,7 @@ impl Known {
     fn registered(&mut self, fact: WorkloadRegistered) {
         let Ok(document) = WorkloadDocument::decode(fact.document) else { return };
         let key = (fact.owner, format!("{}@{}", fact.name, fact.version));
-        self.documents.insert(key, spec(&document, document.replicas));
+        self.documents.insert(key, (spec(&document, document.replicas), is_exposed(&document)));
     }
 
     fn instance_changed(&mut self, fact: InstanceChanged) {
@@ -197,7 +222,8 @@ impl Known {
         if fact.replicas == 0 {
             self.instances.remove(&instance);
         } else if let Ok(document) = WorkloadDocument::decode(fact.document.clone()) {
-            self.instances.entry(instance.clone()).or_default().spec = spec(&document, fact.replicas);
+            let held = self.instances.entry(instance.clone()).or_default();
+            (held.spec, held.is_exposed) = (spec(&document, fact.replicas), is_exposed(&document));
         }
         if let Some(intent) = self.intents.remove(&instance) {
             let intent = (fact.owner.clone(), intent);
@@ -404,7 +430,7 @@ impl Decider for Verdicts {
     ) -> Result<Vec<Fact>, Refusal> {
         let Trigger::Event(input) = &envelope.trigger else { return Ok(vec![]) };
         Ok(match input {
-            Input::IntentSubmitted(m) => vec![intent_verdict(m, envelope.at)],
+            Input::IntentSubmitted(m) => vec![intent_verdict(m, world, envelope.at)],
             Input::IntentAcknowledged(_) | Input::IntentStateChanged(_) => {
                 conflicts(key, state, world).map(Fact::ConflictsChanged).into_iter().collect()
             }
@@ -463,9 +489,9 @@ fn conflicts(key: &Key, state: &State, world: &Known) -> Option<ConflictsChanged
     changed.then(|| ConflictsChanged { conflicts: conflicts.to_vec(), owner, intent_id, version })
 }
 
-fn intent_verdict(m: &IntentSubmitted, at: Timestamp) -> Fact {
+fn intent_verdict(m: &IntentSubmitted, world: &Known, at: Timestamp) -> Fact {
     let (problems, infeasible) = match Intent::decode(m.document.clone()) {
-        Ok(intent) => content::judge(&intent, at),
+        Ok(intent) => world.judge(&m.owner, &intent, at),
         Err(error) => (vec![undecodable("Intent", &error)], String::new()),
     };
     let (owner, intent_id, version) = (m.owner.clone(), m.intent_id.clone(), m.version);

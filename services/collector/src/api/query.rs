@@ -264,7 +264,7 @@ mod tests {
             }
         }
         let keep_ms = [600_000, 21_600_000, 172_800_000, 7_776_000_000];
-        Stores { raw, rolled, keep_ms, catalog: Arc::new(RwLock::new(catalog)) }
+        Stores { raw, rolled, keep_ms, catalog: Arc::new(RwLock::new(catalog)), others: Default::default() }
     }
 
     fn ask(stores: &Stores, metric: &str, from_s: i64, step_seconds: u32, function: Function) -> QueryReply {

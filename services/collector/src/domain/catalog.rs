@@ -130,6 +130,11 @@ impl Catalog {
         Some(listed)
     }
 
+    /// Each series and what it is of.
+    pub(crate) fn entities(&self) -> impl Iterator<Item = (&str, &Entity)> {
+        self.all.iter().map(|(series, listed)| (series.as_str(), &listed.entity))
+    }
+
     /// Forgets what has not been stored since a time.
     pub(crate) fn forget(&mut self, before: Timestamp) {
         self.all.retain(|_, listed| listed.heard >= before);

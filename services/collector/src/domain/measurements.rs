@@ -153,6 +153,12 @@ fn check_setting(setting: &Setting) -> Result<(), Refusal> {
     if setting.reason.len() > REASON_MAX {
         return refuse(format!("the reason has more than {REASON_MAX} bytes"), "shorten it");
     }
+    if setting.retain_seconds != 0 && !selector.probe.is_empty() {
+        return refuse(
+            format!("values of one probe ({:?}) are not kept apart from those of others", shown(&selector.probe)),
+            "set retain_seconds for an entity, a kind of entity or the whole cluster, and the probe's interval by itself",
+        );
+    }
     let says = setting.interval_ms != 0 || setting.muted || setting.adaptive.is_some() || setting.retain_seconds != 0;
     if says {
         Ok(())

@@ -285,7 +285,24 @@ impl Intake {
     }
 
     /// Takes a pack of `node` in. Its columns fit together: [`mesh_proto::readings`] sees to that.
-    pub(crate) fn take(&mut self, node: &str, mut pack: Readings) -> Outcome {
+    pub(crate) fn take(&mut self, node: &str, pack: Readings) -> Outcome {
+        self.take_from(node, pack, true)
+    }
+
+    /// Takes in what another collector took in and stored: it has counted it, and seen how late it came.
+    pub(crate) fn take_stored(&mut self, node: &str, pack: Readings) -> Outcome {
+        let (refused, accepted, out_of_order) = (self.refused, self.accepted, self.out_of_order);
+        let of_agent = self.agents.get(&pack.cluster_id).map(|agent| agent.refused).unwrap_or_default();
+        let cluster_id = pack.cluster_id.clone();
+        let outcome = self.take_from(node, pack, false);
+        (self.refused, self.accepted, self.out_of_order) = (refused, accepted, out_of_order);
+        if let Some(agent) = self.agents.get_mut(&cluster_id) {
+            agent.refused = of_agent;
+        }
+        outcome
+    }
+
+    fn take_from(&mut self, node: &str, mut pack: Readings, is_live: bool) -> Outcome {
         let wanted = pack.values.len();
         let all = |intake: &mut Self, reason: Reason| {
             intake.refused[reason as usize] += wanted.max(1) as u64;
@@ -309,9 +326,11 @@ impl Intake {
         if agent.node != node {
             node.clone_into(&mut agent.node);
         }
-        agent.delay(now, now.millis_since(at));
+        if is_live {
+            agent.delay(now, now.millis_since(at));
+        }
         agent.probed(&pack, now, limits.probes_max);
-        let given = agent.values.take(now, limits.values_per_second, wanted);
+        let given = if is_live { agent.values.take(now, limits.values_per_second, wanted) } else { wanted };
         agent.refused[Reason::Flood as usize] += (wanted - given) as u64;
         let (at_ms, now_ms) = (at.as_millis(), now.as_millis());
         let mut taken = Vec::with_capacity(given);
@@ -356,6 +375,10 @@ impl Intake {
             pack.values = kept.iter().map(|row| pack.values[*row]).collect();
         }
         rebase(&mut pack, &resolved);
+        if taken.is_empty() {
+            // It came before, or was refused: it adds nothing up.
+            pack.traffic.clear();
+        }
         let pack = (!pack.values.is_empty() || !pack.probes.is_empty()).then_some(pack);
         Outcome { pack, taken }
     }
@@ -636,6 +659,7 @@ mod tests {
             after_ms: values.iter().map(|(_, after, _)| *after).collect(),
             values: values.iter().map(|(.., value)| *value).collect(),
             probes: vec![],
+            traffic: vec![],
         }
     }
 

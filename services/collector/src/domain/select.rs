@@ -11,6 +11,8 @@ pub(crate) const TEXT_MAX: usize = 128;
 pub(crate) const KINDS: [&str; 6] = ["node", "cluster", "instance", "storage", "application", "route"];
 /// The kind of entity that samples of instances are of.
 pub(crate) const INSTANCE: &str = "instance";
+/// Kind of the entities that requests go through to; their ids are those of instances.
+pub(crate) const ROUTE: &str = "route";
 /// The probe that samples of instances come from.
 const INSTANCE_PROBE: &str = "instance";
 

@@ -137,6 +137,87 @@ fn a_period_without_samples_says_so_for_every_target() {
     assert_eq!((samples, found[0].generation, found[0].cluster_id.as_str()), (vec![0, 0], 0, ""));
 }
 
+/// What went through to an instance up to a time, as a gateway counted it.
+fn went(millis: i64, cluster: &str, kind: &str, route: RouteTraffic) -> Bytes {
+    let entity = Entity { kind: kind.into(), id: INSTANCE.into(), cluster_id: cluster.into(), ..Entity::default() };
+    let metric = Metric {
+        name: "http.server.request.count".into(),
+        unit: "{request}".into(),
+        kind: mesh_proto::telemetry::MetricKind::Counter.into(),
+        probe: "traffic".into(),
+        ..Metric::default()
+    };
+    let pack = Readings {
+        cluster_id: cluster.into(),
+        at: Some(at(millis)),
+        entities: vec![entity],
+        metrics: vec![metric],
+        metric: vec![0],
+        after_ms: vec![0],
+        values: vec![millis as f64],
+        traffic: vec![route],
+        ..Readings::default()
+    };
+    assert!(pack.fits());
+    pack.encode_to_vec().into()
+}
+
+fn route(requests: u64, errors: u64, seconds: f64) -> RouteTraffic {
+    let (seconds, answers) = (vec![seconds], vec![requests]);
+    RouteTraffic { requests, errors, seconds, answers, ..RouteTraffic::default() }
+}
+
+#[test]
+fn response_times_and_errors_are_those_of_the_requests_of_the_period() {
+    let mut collector = Collector::new(Limits::default());
+    collector.tick(at(0));
+    let mut fact = acknowledged(1, 10);
+    let mut intent = Intent::decode(fact.document).unwrap();
+    let names = ["cpuUsage", "responseTimeP50", "responseTimeP95", "errorRate"];
+    intent.intent_expectations[0].expectation_targets =
+        names.map(|name| ExpectationTarget { target_name: name.into(), ..Default::default() }).to_vec();
+    fact.document = intent.encode_to_vec().into();
+    collector.apply(&stored(&fact, at(0)));
+    let mut step = |packs: &[(&str, Bytes)], end: i64| {
+        collector.tick(at(end - 5_000));
+        give(&mut collector, &sample(end - 5_000, 10.0));
+        for (cluster, pack) in packs {
+            collector.sample(&format!("continuum/{cluster}/gateway/readings/{cluster}"), pack);
+        }
+        let mut found = observed(collector.tick(at(end + 300)));
+        assert_eq!(found.len(), 1);
+        found.remove(0)
+    };
+    // Two turns; one comes twice. What is of another cluster, or of no route, does not count.
+    let turns = [
+        ("edge", went(4_000, "edge", "route", route(90, 0, 0.02))),
+        ("edge", went(5_000, "edge", "route", route(10, 4, 0.5))),
+        ("edge", went(5_000, "edge", "route", route(10, 4, 0.5))),
+        ("cloud", went(5_000, "cloud", "route", route(1_000, 1_000, 9.0))),
+        ("edge", went(6_000, "edge", "application", route(1_000, 1_000, 9.0))),
+    ];
+    let found = step(&turns, 10_000);
+    let of = |name: &str| target(&found, name);
+    assert!((of("responseTimeP50").value / 20.0 - 1.0).abs() <= 0.02, "{found:?}");
+    assert!((of("responseTimeP95").value / 500.0 - 1.0).abs() <= 0.02, "{found:?}");
+    assert_eq!((of("errorRate").value, of("errorRate").samples, of("cpuUsage").samples), (4.0, 100, 1));
+    assert_eq!(of("errorRate").provenance(), Provenance::Measured);
+    // No request is no value: not a quick answer, and not a fault.
+    let found = step(&[], 20_000);
+    for name in &names[1..] {
+        assert_eq!((target(&found, name).samples, target(&found, name).value), (0, 0.0), "{name}");
+        assert_eq!(target(&found, name).provenance(), Provenance::Unspecified);
+    }
+    assert_eq!(target(&found, "cpuUsage").samples, 1);
+    // Nobody answered: there are errors, and no times.
+    let failed = RouteTraffic { seconds: vec![], answers: vec![], ..route(3, 3, 1.0) };
+    let found = step(&[("edge", went(25_000, "edge", "route", failed))], 30_000);
+    assert_eq!((target(&found, "errorRate").value, target(&found, "responseTimeP95").samples), (100.0, 0));
+    // What ends in a judged period is late.
+    step(&[("edge", went(29_999, "edge", "route", route(5, 5, 1.0)))], 40_000);
+    assert_eq!(collector.counts().late, 1);
+}
+
 #[test]
 fn the_first_judged_period_is_whole_after_acknowledgement_and_after_start() {
     let mut collector = Collector::new(Limits::default());

@@ -20,6 +20,8 @@ use mesh_proto::{
 use super::period::provenance_of;
 
 const NANOS_PER_MS: i128 = 1_000_000;
+/// How long after it was taken in by another collector a sample may come, milliseconds.
+const STORED_MS: i64 = 5_000;
 /// Windows an arriving sample may reach back over.
 const SPAN_MAX: u64 = 64;
 
@@ -194,8 +196,20 @@ impl Usage {
         }
     }
 
-    /// The windows that are over.
-    pub(crate) fn close(&mut self, now: Timestamp) -> Vec<Derived> {
+    /// Where an instance runs, as far as WORKLOAD tells.
+    pub(crate) fn place_of(&self, instance_id: &str) -> Option<&str> {
+        let (cluster_id, _) = self.instances.get(instance_id)?.running.as_ref()?;
+        Some(cluster_id)
+    }
+
+    /// The windows that are over, of the clusters that are this collector's when a window begins. If it shares them, what
+    /// others stored is waited for too.
+    pub(crate) fn close(
+        &mut self,
+        now: Timestamp,
+        is_mine: impl Fn(&str, Timestamp) -> bool,
+        is_alone: bool,
+    ) -> Vec<Derived> {
         if self.limits.window_ms == 0 {
             return vec![];
         }
@@ -203,13 +217,14 @@ impl Usage {
         let number = |time: Timestamp| u64::try_from(time.as_nanos().div_euclid(window_ns)).unwrap_or(0);
         // The window under way when the collector starts is closed with what is seen of it; the rest is its gap.
         let next = *self.next.get_or_insert_with(|| number(now));
-        let over = number(now.plus_millis(-self.limits.grace_ms)).max(next);
+        let grace_ms = self.limits.grace_ms + if is_alone { 0 } else { STORED_MS };
+        let over = number(now.plus_millis(-grace_ms)).max(next);
         let from = next.max(over.saturating_sub(self.limits.windows_max));
         self.counts.skipped += from - next;
         self.next = Some(over);
         let mut closed = vec![];
         for window in from..over {
-            closed.extend(self.window(window));
+            closed.extend(self.window(window, &is_mine));
         }
         self.open.retain(|window, _| *window >= over);
         if over > from {
@@ -221,7 +236,7 @@ impl Usage {
         closed
     }
 
-    fn window(&mut self, window: u64) -> Vec<Derived> {
+    fn window(&mut self, window: u64, is_mine: impl Fn(&str, Timestamp) -> bool) -> Vec<Derived> {
         let mut measured = self.open.remove(&window).unwrap_or_default();
         let (begin, end) = (self.begin_of(window), self.begin_of(window + 1));
         for (instance_id, known) in &self.instances {
@@ -238,7 +253,7 @@ impl Usage {
         }
         let window_ms = self.limits.window_ms;
         let mut closed = vec![];
-        for ((cluster_id, instance_id), sums) in &measured {
+        for ((cluster_id, instance_id), sums) in measured.iter().filter(|((cluster, _), _)| is_mine(cluster, begin)) {
             let Some(known) = self.instances.get(instance_id).filter(|k| is_key(&k.workload) && is_key(&k.owner))
             else {
                 continue;
@@ -311,7 +326,7 @@ mod tests {
                 ..Default::default()
             });
         }
-        assert!(usage.close(at(0)).is_empty());
+        assert!(usage.close(at(0), |_, _| true, true).is_empty());
         usage
     }
 
@@ -338,7 +353,7 @@ mod tests {
     }
 
     fn closed(usage: &mut Usage, now: i64) -> Vec<(String, UsageClosed)> {
-        let closed = usage.close(at(now)).into_iter();
+        let closed = usage.close(at(now), |_, _| true, true).into_iter();
         closed.map(|d| (d.id, UsageClosed::decode(d.event.body()).unwrap())).collect()
     }
 
@@ -349,7 +364,7 @@ mod tests {
             for (end, provenance) in [2_000, 4_000].into_iter().zip(provenance) {
                 usage.sample(&InstanceSample { provenance: provenance.into(), ..sample("a", end, 1.0, 100.0) });
             }
-            let first = usage.close(at(6_000)).remove(0);
+            let first = usage.close(at(6_000), |_, _| true, true).remove(0);
             UsageClosed::decode(first.event.body()).unwrap().provenance()
         };
         assert_eq!(closed([Provenance::Measured; 2]), Provenance::Measured);

@@ -34,6 +34,12 @@ pub(crate) fn show(mesh: &Mesh, view: &View<Collector>, dropped: Arc<AtomicU64>,
         let taken = [("accepted", accepted - out_of_order), ("out_of_order", out_of_order)];
         std::array::from_fn::<_, { 2 + REASONS.len() }, _>(|n| if n < 2 { taken[n] } else { refused[n - 2] })
     });
+    let shared = "messages of clusters that are another collector's, by what became of them";
+    view.counters(mesh, "collector_sharing_total", shared, "outcome", |collector| {
+        let counts = collector.sharing_counts();
+        [("others", counts.others), ("taken_over", counts.taken_over), ("let_go", counts.let_go)]
+    });
+    view.gauge(mesh, "collector_members", "collectors that share the clusters", |c| c.sharing_members() as u64);
     view.gauge(mesh, "collector_series", "series of readings", |collector| collector.intake().sizes().0);
     view.gauge(mesh, "collector_agents", "agents that send readings", |collector| collector.intake().sizes().1);
     view.gauge(mesh, "collector_conditions_raised", "places where a condition holds", |c| c.conditions().raised());

@@ -18,6 +18,7 @@ use mesh_proto::{
 use mesh_store::{Applied, Error, Point, Points, Range, Series};
 use parking_lot::{Mutex, RwLock};
 
+use super::sharing::Others;
 use crate::domain::{
     catalog::{Catalog, series_of},
     rollup::{self, LENGTHS_MS, Rollup},
@@ -25,6 +26,8 @@ use crate::domain::{
 
 /// How often what is over is removed from memory, and what is rolled up written, milliseconds.
 const SWEEP_MS: i64 = 10_000;
+/// How often values are removed from a database that are set to be kept no longer, milliseconds.
+const RETAIN_REMOTE_MS: i64 = 120_000;
 /// Points of one series that are read to take up longer steps after a restart: an hour of minutes, with several labels.
 const RESTORE_MAX: usize = 10_000;
 
@@ -36,9 +39,15 @@ pub(crate) struct Stores {
     /// How long each is kept, milliseconds; raw first.
     pub(crate) keep_ms: [i64; 4],
     pub(crate) catalog: Arc<RwLock<Catalog>>,
+    pub(crate) others: Others,
 }
 
 impl Stores {
+    /// Does another collector write to the database? Then this one goes on from where that is, once it no longer does.
+    fn is_anothers(&self) -> bool {
+        self.raw.is_remote() && self.others.write()
+    }
+
     /// What is kept of `TELEMETRY`, under a name.
     pub(crate) fn keeping(&self, name: &'static str) -> Keeping {
         Keeping {
@@ -69,15 +78,49 @@ impl Removal {
     }
 }
 
+/// The series whose values are kept for less time than others, each with its milliseconds.
+pub(crate) type Retained = Arc<dyn Fn() -> Vec<(String, i64)> + Send + Sync>;
+
+/// Removes from stores what series are set to be kept no longer. A database takes each removal as work for a whole table.
+struct Retention {
+    retained: Retained,
+    last: Mutex<Timestamp>,
+}
+
+impl Retention {
+    fn new(retained: Retained) -> Self {
+        Self { retained, last: Mutex::default() }
+    }
+
+    async fn run(&self, stores: &[(&dyn Series, i64)], now: Timestamp) -> Result<(), Error> {
+        let is_remote = stores.iter().any(|(store, _)| store.is_remote());
+        let every_ms = if is_remote { RETAIN_REMOTE_MS } else { SWEEP_MS };
+        if now.millis_since(*self.last.lock()) < every_ms {
+            return Ok(());
+        }
+        for (series, retain_ms) in (self.retained)() {
+            for (store, _) in stores.iter().filter(|(_, keep_ms)| retain_ms < *keep_ms) {
+                store.forget_series(&series, now.plus_millis(-retain_ms)).await?;
+            }
+        }
+        *self.last.lock() = now;
+        Ok(())
+    }
+}
+
 /// The samples and readings as they came, each entity a series, and what there is of them.
 pub(crate) struct Raw {
     stores: Stores,
     removal: Removal,
+    retention: Retention,
+    /// The last message seen while another wrote.
+    seen: AtomicU64,
 }
 
 impl Raw {
-    pub(crate) fn new(stores: Stores) -> Self {
-        Self { stores, removal: Removal::default() }
+    pub(crate) fn new(stores: Stores, retained: Retained) -> Self {
+        let retention = Retention::new(retained);
+        Self { stores, removal: Removal::default(), retention, seen: AtomicU64::new(0) }
     }
 }
 
@@ -86,18 +129,32 @@ impl Shelf for Raw {
         let Some(newest) = messages.last() else { return Ok(()) };
         let list = |held: &Held, at: Timestamp| held.list(&mut self.stores.catalog.write(), at);
         let points = messages.iter().flat_map(|stored| points(stored, list)).collect();
+        // Once the other no longer writes, `position` says so, and what it left is read again from there.
+        if self.stores.is_anothers() || self.seen.load(Relaxed) > 0 {
+            self.seen.store(newest.sequence, Relaxed);
+            return Ok(());
+        }
         write(&*self.stores.raw, newest.sequence, points).await?;
         self.stores.raw.advance(&Applied::new(&newest.stream, newest.sequence)).await
     }
 
     async fn position(&self) -> Result<u64, Error> {
+        let seen = self.seen.load(Relaxed);
+        if seen > 0 && self.stores.is_anothers() {
+            return Ok(seen);
+        }
+        self.seen.store(0, Relaxed);
         self.stores.raw.position(Packed::STREAM).await
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
         let longest = self.stores.keep_ms.into_iter().max().unwrap_or_default();
         self.stores.catalog.write().forget(now.plus_millis(-longest));
-        self.removal.run(&*self.stores.raw, self.stores.keep_ms[0], now).await
+        if self.stores.is_anothers() {
+            return Ok(());
+        }
+        self.removal.run(&*self.stores.raw, self.stores.keep_ms[0], now).await?;
+        self.retention.run(&[(&*self.stores.raw, self.stores.keep_ms[0])], now).await
     }
 }
 
@@ -105,6 +162,7 @@ impl Shelf for Raw {
 pub(crate) struct Rolled {
     stores: Stores,
     removals: [Removal; 3],
+    retention: Retention,
     /// Values that came too late to be rolled up.
     late: Arc<AtomicU64>,
     state: Mutex<State>,
@@ -121,11 +179,14 @@ struct State {
     /// The last message that was taken in, and the last that the stores' position covers: what is open comes after it.
     reached: u64,
     durable: u64,
+    /// The last message seen while another wrote.
+    seen: u64,
 }
 
 impl Rolled {
-    pub(crate) fn new(stores: Stores, late: Arc<AtomicU64>) -> Self {
-        Self { stores, removals: Default::default(), late, state: Mutex::default() }
+    pub(crate) fn new(stores: Stores, retained: Retained, late: Arc<AtomicU64>) -> Self {
+        let retention = Retention::new(retained);
+        Self { stores, removals: Default::default(), retention, late, state: Mutex::default() }
     }
 
     /// Takes up the longer steps of series that were open when an earlier process ended.
@@ -154,6 +215,13 @@ impl Rolled {
 impl Shelf for Rolled {
     async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
         let Some(newest) = messages.last() else { return Ok(()) };
+        {
+            let mut state = self.state.lock();
+            if self.stores.is_anothers() || state.seen > 0 {
+                *state = State { seen: newest.sequence, ..State::default() };
+                return Ok(());
+            }
+        }
         let all: Vec<(u64, Held)> =
             messages.iter().filter_map(|stored| Some((stored.sequence, readable(stored)?))).collect();
         self.take_up(&all, newest.stored).await?;
@@ -167,8 +235,13 @@ impl Shelf for Rolled {
     }
 
     async fn position(&self) -> Result<u64, Error> {
+        let seen = self.state.lock().seen;
+        if seen > 0 && self.stores.is_anothers() {
+            return Ok(seen);
+        }
         let position = self.stores.rolled[0].position(Packed::STREAM).await?;
         let mut state = self.state.lock();
+        state.seen = 0;
         if state.reached > 0 && position >= state.durable {
             return Ok(state.reached);
         }
@@ -178,6 +251,9 @@ impl Shelf for Rolled {
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
+        if self.stores.is_anothers() {
+            return Ok(());
+        }
         let (pending, reached, through) = {
             let mut state = self.state.lock();
             let closed = state.rollup.close(now);
@@ -206,7 +282,9 @@ impl Shelf for Rolled {
         for ((store, removal), keep_ms) in rolled {
             removal.run(&**store, *keep_ms, now).await?;
         }
-        Ok(())
+        let [minutes, five, hours] = &self.stores.rolled;
+        let [_, of_minutes, of_five, of_hours] = self.stores.keep_ms;
+        self.retention.run(&[(&**minutes, of_minutes), (&**five, of_five), (&**hours, of_hours)], now).await
     }
 }
 
@@ -458,7 +536,18 @@ mod tests {
         let series = |name: &str| store.series(name, WindowLimits::default()).unwrap();
         let rolled = [series("1m"), series("5m"), series("1h")];
         let catalog = Arc::new(RwLock::new(Catalog::new(100)));
-        Stores { raw: series("raw"), rolled, keep_ms: [1, 86_400_000, 86_400_000, 86_400_000], catalog }
+        Stores {
+            raw: series("raw"),
+            rolled,
+            keep_ms: [1, 86_400_000, 86_400_000, 86_400_000],
+            catalog,
+            others: Others::default(),
+        }
+    }
+
+    /// No series is kept for less time than others.
+    fn nothing() -> Retained {
+        Arc::new(Vec::new)
     }
 
     fn stored(samples: Vec<InstanceSample>, sequence: u64) -> Stored {
@@ -488,7 +577,7 @@ mod tests {
     #[test]
     fn a_pack_is_kept_once_and_a_bad_one_does_not_block_the_next() {
         let stores = stores();
-        let raw = Raw::new(stores.clone());
+        let raw = Raw::new(stores.clone(), nothing());
         let first = stored(vec![of(1, 1.0), of(2, 2.0)], 1);
         apply(&raw, vec![first.clone()]);
         apply(&raw, vec![first, stored(vec![of(3, f64::NAN)], 2)]);
@@ -509,14 +598,14 @@ mod tests {
         let stores = stores();
         let at = |second: i64| Timestamp::from_millis(second * 1_000);
         let message = |second: i64| stored(vec![of(second * 1_000, second as f64)], second as u64 + 1);
-        let rolled = Rolled::new(stores.clone(), Arc::default());
+        let rolled = Rolled::new(stores.clone(), nothing(), Arc::default());
         assert_eq!(block_on(rolled.position()).unwrap(), 0);
         (0..90).for_each(|second| apply(&rolled, vec![message(second)]));
         block_on(rolled.sweep(at(80))).unwrap();
         assert_eq!(range(&stores.rolled[0]).len(), 1);
         // A database that still has what was written is followed; the next process begins with the open minute.
         assert_eq!(block_on(rolled.position()).unwrap(), 90);
-        let next = Rolled::new(stores.clone(), Arc::default());
+        let next = Rolled::new(stores.clone(), nothing(), Arc::default());
         assert_eq!(block_on(next.position()).unwrap(), 60);
         (60..310).for_each(|second| apply(&next, vec![message(second)]));
         block_on(next.sweep(at(315))).unwrap();
@@ -524,5 +613,93 @@ mod tests {
         assert!(minutes.iter().all(|point| point.values["cpu_percent|count"] == 60.0), "{minutes:?}");
         let five = range(&stores.rolled[1]);
         assert_eq!((minutes.len(), five.len(), five[0].values["cpu_percent|count"]), (5, 1, 300.0));
+    }
+
+    #[test]
+    fn what_a_series_is_set_to_keep_no_longer_leaves_all_stores_and_others_stay() {
+        let stores = Stores { keep_ms: [600_000, 86_400_000, 86_400_000, 86_400_000], ..stores() };
+        let retained: Retained = Arc::new(|| vec![("i".to_owned(), 60_000)]);
+        let raw = Raw::new(stores.clone(), retained.clone());
+        let rolled = Rolled::new(stores.clone(), retained, Arc::default());
+        let other = |second: i64| InstanceSample { instance_id: "j".into(), ..of(second * 1_000, 1.0) };
+        for second in 0..300 {
+            let message = stored(vec![of(second * 1_000, 1.0), other(second)], second as u64 + 1);
+            apply(&raw, vec![message.clone()]);
+            apply(&rolled, vec![message]);
+        }
+        let now = Timestamp::from_millis(315_000);
+        block_on(raw.sweep(now)).unwrap();
+        block_on(rolled.sweep(now)).unwrap();
+        let seconds = |store: &Arc<dyn Series>, series: &str| -> Vec<i64> {
+            let all = Range { from: Timestamp::default(), to: now, limit: 999 };
+            block_on(store.range(series, all)).unwrap().iter().map(|p| p.at.as_millis() / 1_000).collect()
+        };
+        assert_eq!(seconds(&stores.raw, "i"), (255..300).collect::<Vec<_>>());
+        assert_eq!(seconds(&stores.raw, "j").len(), 300);
+        assert_eq!((seconds(&stores.rolled[0], "i"), seconds(&stores.rolled[1], "i")), (vec![], vec![]));
+        assert_eq!(seconds(&stores.rolled[0], "j"), [0, 60, 120, 180, 240]);
+    }
+
+    #[test]
+    fn what_another_writes_to_a_shared_database_is_only_seen_and_then_taken_up() {
+        let stores = stores();
+        assert!(!stores.is_anothers(), "what rests in memory is each collector's own");
+        stores.others.set_write(true);
+        assert!(!stores.is_anothers());
+        let series = Arc::new(Shared(stores.raw.clone()));
+        let stores = Stores { raw: series.clone(), rolled: [series.clone(), series.clone(), series], ..stores };
+        let (raw, rolled) =
+            (Raw::new(stores.clone(), nothing()), Rolled::new(stores.clone(), nothing(), Arc::default()));
+        for sequence in 1..=3 {
+            let message = stored(vec![of(sequence * 1_000, 1.0)], sequence as u64);
+            apply(&raw, vec![message.clone()]);
+            apply(&rolled, vec![message]);
+        }
+        assert_eq!((block_on(raw.position()).unwrap(), block_on(rolled.position()).unwrap()), (3, 3));
+        assert!(range(&stores.raw).is_empty());
+        // The other is gone: nothing is written before it is known from where.
+        stores.others.set_write(false);
+        apply(&raw, vec![stored(vec![of(4_000, 1.0)], 4)]);
+        assert!(range(&stores.raw).is_empty());
+        assert_eq!((block_on(raw.position()).unwrap(), block_on(rolled.position()).unwrap()), (0, 0));
+        apply(&raw, (1..=4).map(|n| stored(vec![of(n * 1_000, 1.0)], n as u64)).collect());
+        assert_eq!((range(&stores.raw).len(), block_on(raw.position()).unwrap()), (4, 4));
+    }
+
+    /// A store in memory that says it is a database which all share.
+    struct Shared(Arc<dyn Series>);
+
+    impl Series for Shared {
+        fn write<'a>(&'a self, points: Vec<(Applied, Points)>) -> mesh_store::Answer<'a, ()> {
+            self.0.write(points)
+        }
+
+        fn columns<'a>(
+            &'a self,
+            series: &'a [&'a str],
+            range: Range,
+        ) -> mesh_store::Answer<'a, Vec<Vec<mesh_store::Columns>>> {
+            self.0.columns(series, range)
+        }
+
+        fn forget(&self, before: Timestamp) -> mesh_store::Answer<'_, ()> {
+            self.0.forget(before)
+        }
+
+        fn forget_series<'a>(&'a self, series: &'a str, before: Timestamp) -> mesh_store::Answer<'a, ()> {
+            self.0.forget_series(series, before)
+        }
+
+        fn advance<'a>(&'a self, applied: &'a Applied) -> mesh_store::Answer<'a, ()> {
+            self.0.advance(applied)
+        }
+
+        fn position<'a>(&'a self, stream: &'a str) -> mesh_store::Answer<'a, u64> {
+            self.0.position(stream)
+        }
+
+        fn is_remote(&self) -> bool {
+            true
+        }
     }
 }

@@ -257,7 +257,7 @@ pub const ROUTES: &[Route] = &[
     route!("DELETE" "/api/v1/telemetry/probe/streaming/{id}/" SerranoStreamEnd, Some(WriteClusters), "End the streaming of a cluster (SERRANO)", &[], "", &[(204, "")]),
     route!("POST" "/api/v1/telemetry/agent/register/" SerranoRegister, Some(WriteClusters), "Refused: agents declare themselves (SERRANO)", &[], "", &[(409, "Problem")]),
     route!("GET" "/api/v1/telemetry/agent/register/{id}/" SerranoAgent, Some(ReadTelemetry), "An agent (SERRANO)", &[], "", &[(200, "SerranoEntity")]),
-    route!("PUT" "/api/v1/telemetry/agent/register/{id}/" SerranoChangeAgent, Some(WriteClusters), "Set how long an agent's samples are to be kept: stored with its settings, not acted on yet (SERRANO)", &[], "SerranoAgentInput", &[(200, "SerranoSet")]),
+    route!("PUT" "/api/v1/telemetry/agent/register/{id}/" SerranoChangeAgent, Some(WriteClusters), "Set how long an agent's samples are kept (SERRANO)", &[], "SerranoAgentInput", &[(200, "SerranoSet")]),
     route!("DELETE" "/api/v1/telemetry/agent/register/{id}/" SerranoUnregister, Some(WriteClusters), "Refused: agents declare themselves (SERRANO)", &[], "", &[(409, "Problem")]),
     route!("POST" "/api/v1/telemetry/agent/streaming/" SerranoStreaming, Some(WriteClusters), "Begin or end the streaming of a cluster (SERRANO)", &[], "SerranoSessionInput", &[(201, "SerranoSet"), (204, "")]),
     route!("GET" "/api/v1/telemetry/agent/monitor/{id}/" SerranoAgentMonitor, Some(ReadTelemetry), "The newest samples of a cluster (SERRANO)", &[], "", &[(200, "Samples")]),

@@ -2,13 +2,14 @@
 //! begin.
 //!
 //! Quantiles are of a sketch that errs by 1 % at most and does not grow beyond a limit (DDSketch), of the requests since the
-//! last time it was said.
+//! last time it was said. The sketch itself is published too, as its times and how many answers took each: quantiles of
+//! several turns, replicas or gateways cannot be had from theirs, but from the sketches' sum.
 
 use std::collections::BTreeMap;
 
 use mesh_proto::{
     Timestamp,
-    telemetry::{Entity, Metric, MetricKind, ProbeStatus, Provenance, Readings},
+    telemetry::{Entity, Metric, MetricKind, ProbeStatus, Provenance, Readings, RouteTraffic},
 };
 use sketches_ddsketch::{Config, DDSketch};
 
@@ -24,10 +25,16 @@ const IDLE_TURNS_MAX: u32 = 120;
 const STATUS_TURNS: u32 = 12;
 /// Relative error of a quantile.
 const ERROR: f64 = 0.01;
-/// Buckets of a sketch: enough for a microsecond to an hour.
+/// Buckets of a sketch: more than there are between the shortest time and the longest.
 const BUCKETS_MAX: u32 = 2_048;
 /// Seconds below which answers are not told apart.
 const SECONDS_MIN: f64 = 1e-6;
+/// Seconds above which they are not either: a day.
+const SECONDS_MAX: f64 = 86_400.0;
+/// Times in one pack, of all its ways.
+const PACK_TIMES_MAX: usize = 8_192;
+/// Response codes from here on are errors.
+const ERRORS_FROM: u16 = 500;
 /// Quantiles that are said.
 const QUANTILES: [(f64, &str); 4] = [(0.5, "0.5"), (0.9, "0.9"), (0.95, "0.95"), (0.99, "0.99")];
 /// The probe, as settings select it.
@@ -46,21 +53,44 @@ pub struct Way {
     pub upstream: String,
 }
 
+#[derive(Default)]
 struct Counted {
     codes: BTreeMap<u16, u64>,
-    sketch: DDSketch,
     requests: u64,
     idle_turns: u32,
+    turn: Turn,
 }
 
-impl Counted {
-    fn new() -> Self {
-        Self { codes: BTreeMap::new(), sketch: sketch(), requests: 0, idle_turns: 0 }
+/// The requests of one turn.
+#[derive(Default)]
+struct Turn {
+    requests: u64,
+    errors: u64,
+    /// Answers by bucket of the sketch.
+    answers: BTreeMap<i32, u64>,
+}
+
+impl Turn {
+    fn traffic(&self, config: &Config, entity: u32) -> RouteTraffic {
+        RouteTraffic {
+            entity,
+            requests: self.requests,
+            errors: self.errors,
+            seconds: self.answers.keys().map(|bucket| config.value(*bucket)).collect(),
+            answers: self.answers.values().copied().collect(),
+        }
     }
 }
 
-fn sketch() -> DDSketch {
-    DDSketch::new(Config::new(ERROR, BUCKETS_MAX, SECONDS_MIN))
+fn config() -> Config {
+    Config::new(ERROR, BUCKETS_MAX, SECONDS_MIN)
+}
+
+/// The sketch that these times make.
+fn sketch(config: Config, traffic: &RouteTraffic) -> DDSketch {
+    let mut sketch = DDSketch::new(config);
+    traffic.seconds.iter().zip(&traffic.answers).for_each(|(seconds, count)| sketch.add_with_count(*seconds, *count));
+    sketch
 }
 
 /// Everything that went through one gateway.
@@ -79,7 +109,7 @@ impl Traffic {
                 self.left_out += 1;
                 return;
             }
-            self.ways.insert(way.clone(), Counted::new());
+            self.ways.insert(way.clone(), Counted::default());
         }
         let Some(counted) = self.ways.get_mut(way) else { return };
         counted.idle_turns = 0;
@@ -87,8 +117,13 @@ impl Traffic {
         // A workload may answer with any code; what is too much is one.
         let is_known = counted.codes.contains_key(&status) || counted.codes.len() < CODES_MAX;
         *counted.codes.entry(if is_known { status } else { 0 }).or_default() += 1;
-        if seconds.is_finite() {
-            counted.sketch.add(seconds.max(0.0));
+        if counted.turn.requests < RouteTraffic::REQUESTS_MAX {
+            counted.turn.requests += 1;
+            counted.turn.errors += u64::from(status >= ERRORS_FROM);
+            if seconds.is_finite() {
+                let bucket = config().key(seconds.clamp(SECONDS_MIN, SECONDS_MAX));
+                *counted.turn.answers.entry(bucket).or_default() += 1;
+            }
         }
     }
 
@@ -105,14 +140,19 @@ impl Traffic {
             0 => String::new(),
             some => format!("{some} requests were not counted: more than {WAYS_MAX} ways"),
         };
+        let config = config();
         let mut packs: Vec<Readings> = vec![];
+        let mut times = 0;
         for (way, counted) in &mut self.ways {
             counted.idle_turns += 1;
             if counted.idle_turns > 1 && !names_all {
                 continue;
             }
+            times += counted.turn.answers.len();
+            let has_room = |pack: &Readings| pack.entities.len() < PACK_WAYS_MAX && times <= PACK_TIMES_MAX;
             // Ways are sorted by cluster.
-            if !packs.last().is_some_and(|pack| pack.cluster_id == way.cluster && pack.entities.len() < PACK_WAYS_MAX) {
+            if !packs.last().is_some_and(|pack| pack.cluster_id == way.cluster && has_room(pack)) {
+                times = counted.turn.answers.len();
                 packs.push(Readings { cluster_id: way.cluster.clone(), at: Some(now), ..Readings::default() });
             }
             let Some(pack) = packs.last_mut() else { break };
@@ -144,12 +184,16 @@ impl Traffic {
                 let label = (label.0, label.1.as_str());
                 add("http.server.request.count", "{request}", MetricKind::Counter, label, *count as f64);
             }
+            let traffic = std::mem::take(&mut counted.turn).traffic(&config, entity);
+            let sketch = sketch(config, &traffic);
             for (quantile, label) in QUANTILES {
-                if let Ok(Some(seconds)) = counted.sketch.quantile(quantile) {
+                if let Ok(Some(seconds)) = sketch.quantile(quantile) {
                     add("http.server.request.duration", "s", MetricKind::Gauge, ("quantile", label), seconds);
                 }
             }
-            counted.sketch = sketch();
+            if traffic.requests > 0 {
+                pack.traffic.push(traffic);
+            }
             pack.probes.push(ProbeStatus {
                 entity,
                 probe: PROBE.into(),
@@ -197,11 +241,30 @@ mod tests {
         assert_eq!((count(pack, "200"), count(pack, "503")), (Some(90.0), Some(10.0)));
         let half = said(pack, "http.server.request.duration", "quantile", "0.5").unwrap();
         assert!((half / 0.1 - 1.0).abs() <= 0.01, "{half}");
+        let sum = &pack.traffic[0];
+        assert_eq!((sum.requests, sum.errors, sum.answers.as_slice()), (100, 10, [100].as_slice()));
+        assert!((sum.seconds[0] / 0.1 - 1.0).abs() <= 0.01, "{sum:?}");
         assert!(traffic.turn("g", Timestamp::default()).is_empty(), "nothing went through");
         traffic.count(&way("i"), 200, 0.5);
         let pack = &traffic.turn("g", Timestamp::default())[0];
         let half = said(pack, "http.server.request.duration", "quantile", "0.5").unwrap();
         assert!((half / 0.5 - 1.0).abs() <= 0.01 && count(pack, "200") == Some(91.0), "{half}");
+        assert_eq!((pack.traffic[0].requests, pack.traffic[0].errors), (1, 0), "each turn is counted by itself");
+    }
+
+    #[test]
+    fn a_pack_holds_no_more_times_than_it_may() {
+        let mut traffic = Traffic::default();
+        for instance in 0..20 {
+            for number in 0..1_000 {
+                traffic.count(&way(&format!("i{instance}")), 200, 1.02f64.powi(number - 500));
+            }
+        }
+        let packs = traffic.turn("g", Timestamp::default());
+        let times = |pack: &Readings| pack.traffic.iter().map(|route| route.seconds.len()).sum::<usize>();
+        assert!(packs.len() > 1 && packs.iter().all(|pack| pack.fits() && times(pack) <= PACK_TIMES_MAX));
+        let requests = packs.iter().flat_map(|pack| &pack.traffic).map(|route| route.requests).sum::<u64>();
+        assert_eq!(requests, 20_000);
     }
 
     #[test]

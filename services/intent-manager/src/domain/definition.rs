@@ -92,6 +92,11 @@ impl Target {
         self.provenance = fact.provenance;
     }
 
+    /// Is it measured by requests, so that it has no value while none come?
+    pub fn is_of_traffic(&self) -> bool {
+        types::is_of_traffic(&self.name)
+    }
+
     /// `modelled` or `declared` if its value was not measured.
     pub fn unmeasured_source(&self) -> Option<&'static str> {
         types::unmeasured(Provenance::try_from(self.provenance).unwrap_or_default()).filter(|_| self.measured)

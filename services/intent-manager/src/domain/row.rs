@@ -95,7 +95,9 @@ pub(super) fn step(now: &InForce, from: Row) -> Row {
         Row::Acknowledged if running => Row::Compliant,
         Row::Acknowledged => Row::Acknowledged,
         Row::Compliant | Row::Fulfilled | Row::Degraded => {
-            let missed = now.targets.iter().any(|t| t.missed >= MISSED_MAX || t.unmeasured >= UNMEASURED_MAX);
+            // What nobody uses is not degraded: its state waits for requests.
+            let blind = |t: &Target| t.unmeasured >= UNMEASURED_MAX && !t.is_of_traffic();
+            let missed = now.targets.iter().any(|t| t.missed >= MISSED_MAX || blind(t));
             // To run is all that is wanted of what has no target.
             let held = now.targets.iter().all(|t| t.fulfilled);
             if hopeless {
@@ -177,7 +179,11 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
             }
             for target in now.targets.iter().filter(|t| t.unmeasured > 0) {
                 let mark = format!("unmeasured {} {}", target.expectation, target.name);
-                told.marked(mark, format!("{} was not measured in the last period", target.name), "");
+                let text = match target.is_of_traffic() {
+                    true => format!("{} was not observed in the last period: no request came", target.name),
+                    false => format!("{} was not measured in the last period", target.name),
+                };
+                told.marked(mark, text, if target.is_of_traffic() { "requests to its exposed route" } else { "" });
             }
             if row == Row::Fulfilled {
                 let remarks: Vec<String> = now.targets.iter().filter_map(Target::remark).collect();
@@ -203,6 +209,12 @@ pub(super) fn describe(now: &InForce, row: Row) -> Words {
                 }
                 for target in targets().filter(|t| t.unmeasured > 0) {
                     let mark = format!("unmeasured {} {}", target.expectation, target.name);
+                    if target.is_of_traffic() {
+                        let text = format!("no request came, so {} was not observed", target.name);
+                        told.marked(mark, of(instance, &text), "requests to its exposed route");
+                        told.hint("send it requests through the gateway: only those are measured");
+                        continue;
+                    }
                     told.marked(mark, of(instance, &format!("no measurement of {}", target.name)), "its measurement");
                     told.hint("look whether the collector runs and the cluster's agent is reached");
                 }

@@ -944,6 +944,39 @@ fn three_periods_without_a_measurement_degrade_and_never_ask_for_a_remedy() {
 }
 
 #[test]
+fn what_nobody_uses_waits_for_requests_and_is_not_degraded() {
+    let target = target("responseTimeP95", "IS_LESS_THAN", "100");
+    let answering = intent(vec![expectation("1", "spinner@1.0.0", vec![target])]);
+    let observed = |period: u64, value: Option<f64>| -> Input {
+        let mut observed = observed(period, 1, Some((10.0, 50.0)));
+        observed.targets.truncate(1);
+        observed.targets[0].target_name = "responseTimeP95".into();
+        observed.targets[0].samples = value.map_or(0, |_| 7);
+        observed.targets[0].value = value.unwrap_or_default();
+        observed.into()
+    };
+    let mut given = vec![submit(answering), accept(1), running("edge", 1)];
+    given.extend((1..6).map(|period| observed(period, None)));
+    let bench = Bench::given(given.clone());
+    assert_eq!(bench.row(), Row::Compliant, "0 ms is not what it achieved");
+    let unused = "responseTimeP95 was not observed in the last period: no request came";
+    assert!(bench.entity.state.reason.starts_with(unused), "{:?}", bench.entity.state);
+    assert!(bench.entity.state.waits_for.contains("requests to its exposed route"), "{:?}", bench.entity.state);
+    given.push(observed(6, Some(40.0)));
+    assert_eq!(Bench::given(given.clone()).row(), Row::Fulfilled);
+    given.extend((7..12).map(|period| observed(period, None)));
+    let bench = check(given.clone(), observed(12, None), &[]);
+    assert_eq!((bench.row(), bench.entity.state.reason.as_str()), (Row::Fulfilled, unused));
+    // Two slow periods degrade it, and ask for a remedy.
+    given.push(observed(13, Some(250.0)));
+    let missed = "responseTimeP95 is 250 ms, must be less than 100 ms";
+    let mut bench = Bench::given(given);
+    let said = lines(bench.when(observed(14, Some(250.0))));
+    assert_eq!(said[0], format!("FULFILLED -> DEGRADED: {missed}"));
+    assert!(said[1].starts_with("remedy wanted on edge generation 1") && said[1].contains(missed), "{said:?}");
+}
+
+#[test]
 fn where_no_cluster_would_do_it_stays_degraded_and_says_by_how_much() {
     let told = "cpuUsage is 34.25 %, must be less than 20 %; it stays on edge: nearest miss is edge: 300 mCPU short";
     let bench = check(degraded(), unplaced("edge"), &[&format!("DEGRADED -> DEGRADED: {told}")]);

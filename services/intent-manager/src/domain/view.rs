@@ -585,7 +585,11 @@ impl Entry {
             (false, _) => (
                 FulfilmentStatus::NotFulfilled,
                 expectation.not_fulfilled_state(),
-                "not measured in the last period".into(),
+                if target.is_of_traffic() {
+                    "not observed in the last period: no request came".into()
+                } else {
+                    "not measured in the last period".into()
+                },
             ),
         };
         TargetFulfilmentResult {

@@ -41,6 +41,8 @@ const CONTEXT_MAX_BYTES: usize = 8 * 1024;
 const KEPT_MAX_BYTES: usize = 64 * 1024;
 /// How to choose among stated contexts.
 const SELECTIVITIES: &[&str] = &["ALL_OF", "ONE_OF", "ANY_OF"];
+/// Conditions of targets that are the better the less they are.
+const CEILINGS: &[&str] = &["IS_LESS_THAN", "IS_EQUAL_TO_OR_LESS_THAN"];
 /// Kinds of workload documents.
 const KINDS: &[&str] = &["process", "chart"];
 /// Bytes of the values that a chart's document lays over the chart's own.
@@ -145,10 +147,41 @@ pub fn check(intent: &Intent) -> Vec<Problem> {
         found.add("intentPriority", reason, format!("use 1 to {PRIORITY_MAX}, or leave it out for 1"));
     }
     optional(&mut found, "intentPreemptionCapability", &intent.intent_preemption_capability, &["TRUE", "FALSE"]);
+    let mut named = expectations.iter().flat_map(|e| &e.expectation_targets).map(|t| t.target_name.as_str());
+    if (1..types::TRAFFIC_PERIOD_MIN_S).contains(&intent.observation_period)
+        && let Some(name) = named.find(|name| types::is_of_traffic(name))
+    {
+        let reason = format!(
+            "{name} is measured by requests, which the gateway publishes every few seconds: {} s is too short a period",
+            intent.observation_period
+        );
+        let hint = format!("use {} seconds or more, or leave it out for 60", types::TRAFFIC_PERIOD_MIN_S);
+        found.add("observationPeriod", reason, hint);
+    }
     if intent.observation_period > OBSERVATION_PERIOD_MAX_SECONDS {
         let reason = format!("{} s is more than a day", intent.observation_period);
         let hint = format!("use 1 to {OBSERVATION_PERIOD_MAX_SECONDS} seconds, or leave it out for 60");
         found.add("observationPeriod", reason, hint);
+    }
+    found.0
+}
+
+/// Targets that requests measure, of workloads that no request can reach: those that expose no port, as far as `is_exposed`
+/// knows the workload.
+pub(crate) fn unreachable(intent: &Intent, is_exposed: impl Fn(&str) -> Option<bool>) -> Vec<Problem> {
+    let mut found = Problems::default();
+    for (i, item) in intent.intent_expectations.iter().take(EXPECTATIONS_MAX).enumerate() {
+        let object = item.expectation_object.as_ref().map_or("", |o| o.object_instance.as_str());
+        let first = item.expectation_targets.iter().position(|t| types::is_of_traffic(&t.target_name));
+        if let Some(j) = first.filter(|_| is_exposed(object) == Some(false)) {
+            let target = &item.expectation_targets[j].target_name;
+            let path = format!("intentExpectations[{i}].expectationTargets[{j}].targetName");
+            let reason = format!(
+                "{} exposes no port, so no request reaches it that {target} could be measured by",
+                quoted(object)
+            );
+            found.add(path, reason, "register a version of the workload with `expose.port`, or leave the target out");
+        }
     }
     found.0
 }
@@ -316,7 +349,12 @@ fn targets(found: &mut Problems, at: &str, item: &IntentExpectation, kind: Optio
             let hint = "state each target once; for a lower and an upper bound use IS_WITHIN_RANGE";
             found.add(format!("{at}.targetName"), format!("{name} is stated twice"), hint);
         }
-        if required(found, format!("{at}.targetCondition"), &target.target_condition, &Condition::NAMES)
+        let of_traffic = spec.is_some_and(|t| t.measure.is_of_traffic());
+        let conditions: &[&str] = if of_traffic { CEILINGS } else { &Condition::NAMES };
+        if of_traffic && Condition::parse(&target.target_condition).is_some_and(|c| !CEILINGS.contains(&c.name())) {
+            let reason = format!("{name} is the better the less it is, so it takes only an upper bound");
+            found.add(format!("{at}.targetCondition"), reason, format!("use {}", CEILINGS.join(" or ")));
+        } else if required(found, format!("{at}.targetCondition"), &target.target_condition, conditions)
             && let Err(reason) = bound(target, spec)
         {
             let several = match Condition::parse(&target.target_condition) {
@@ -862,6 +900,35 @@ pub(crate) mod tests {
             "intentExpectations[0].expectationTargets[0].targetValueRange: 101 is more",
             "up to 100",
         );
+    }
+
+    #[test]
+    fn a_response_time_and_an_error_rate_are_bounded_from_above() {
+        let with = |name: &str, condition: &str, value: &str, period| {
+            after(|intent| {
+                first(intent).expectation_targets = vec![target(name, condition, value)];
+                intent.observation_period = period;
+            })
+        };
+        for name in ["responseTimeP50", "responseTimeP95", "responseTimeP99", "errorRate"] {
+            for condition in CEILINGS {
+                for period in [0, 10, 60] {
+                    assert_eq!(with(name, condition, "50", period), [""; 0], "{name}");
+                }
+            }
+            for condition in ["IS_GREATER_THAN", "IS_EQUAL_TO", "IS_WITHIN_RANGE"] {
+                let found = with(name, condition, "50", 60);
+                one(found, "intentExpectations[0].expectationTargets[0].targetCondition", "takes only an upper bound");
+            }
+            one(with(name, "IS_LESS_THAN", "50", 9), "observationPeriod", "too short a period");
+            for value in ["0", "-1", "NaN", "4000000", "x", ""] {
+                let found = with(name, "IS_LESS_THAN", value, 60);
+                one(found, "intentExpectations[0].expectationTargets[0].targetValueRange", "give a number above 0");
+            }
+            let mut unknown = with(name, "IS_LESSER_THAN", "50", 60);
+            assert!(unknown.remove(0).contains("targetCondition"));
+        }
+        one(with("errorRate", "IS_LESS_THAN", "101", 60), "intentExpectations[0]", "101 is more than 100");
     }
 
     #[test]

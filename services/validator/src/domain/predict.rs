@@ -31,7 +31,8 @@ pub(crate) fn predict(intent: &Intent, owner: &str, conflicts: Vec<IntentConflic
     }
     let starts = mesh_intent::window::Window::of(intent).ok().and_then(|w| w.start);
     let any = |feasibility: &str| predictions.iter().any(|p| p.feasibility == feasibility);
-    let missed = predictions.iter().flat_map(|p| &p.targets).any(|t| t.measured && !t.fulfilled);
+    let targets = || predictions.iter().flat_map(|p| &p.targets);
+    let missed = targets().any(|t| t.measured && !t.fulfilled);
     let state = if intent.intent_admin_state == "DEACTIVATED" || mesh_intent::conflict::loses(&conflicts) {
         "SUSPENDED"
     } else if any("INFEASIBLE") {
@@ -40,6 +41,9 @@ pub(crate) fn predict(intent: &Intent, owner: &str, conflicts: Vec<IntentConflic
         "ACKNOWLEDGED"
     } else if missed {
         "DEGRADED"
+    } else if targets().any(|target| types::is_of_traffic(&target.target_name)) {
+        // It waits for requests.
+        "COMPLIANT"
     } else {
         "FULFILLED"
     };
@@ -133,8 +137,8 @@ fn predicted_on(
         Measure::JoulesPerCoreSecond => (load > 0.0).then_some(watts / (load / 1_000.0)),
         Measure::GreenPercent => types::percent_of(&cluster.labels, types::GREEN_LABEL),
         Measure::AvailabilityPercent => types::percent_of(&cluster.labels, types::AVAILABILITY_LABEL),
-        // A request is a reservation and no prediction of what will be resident.
-        Measure::MemoryMb | Measure::Handed => None,
+        // A request is a reservation and no prediction of what will be resident; what requests will measure nothing foretells.
+        Measure::MemoryMb | Measure::ResponseTimeMs(_) | Measure::ErrorPercent | Measure::Handed => None,
     };
     let target = |target: &mesh_proto::intent::ExpectationTarget| {
         let bound = Bound::of(target).ok()?;
@@ -155,6 +159,13 @@ fn predicted_on(
             ..Default::default()
         })
     };
+    let names = expectation.expectation_targets.iter().map(|target| target.target_name.as_str());
+    let of_traffic: Vec<&str> = names.filter(|name| types::is_of_traffic(name)).collect();
+    let unpredicted = match of_traffic.as_slice() {
+        [] => String::new(),
+        names => format!("{}: {}", names.join(", "), plan::UNPREDICTABLE),
+    };
+    let reason = [reason, unpredicted].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
     Prediction {
         expectation_id: expectation.expectation_id.clone(),
         cluster_id: cluster_id.to_owned(),

@@ -129,6 +129,7 @@ impl Packer {
                 after_ms: open.at.iter().map(|at| i32::try_from(at.millis_since(now)).unwrap_or(i32::MIN)).collect(),
                 values: open.values,
                 probes: open.probes,
+                traffic: vec![],
             })
             .collect()
     }
