@@ -36,7 +36,17 @@ if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
       rm -rf "$tools/debian.new"
     fi
   done
-  echo "rclone, restic and node_exporter in $tools/debian"
+  # Shifts the clock of one process.
+  if [ ! -e "$tools/debian/usr/share/doc/libfaketime" ]; then
+    rm -rf "$tools/debian.new" && mkdir -p "$tools/debian.new" "$tools/debian"
+    if (cd "$tools/debian.new" && { apt-get download -qq libfaketime || { apt-get update -qq && apt-get download -qq libfaketime; }; }) 2>/dev/null; then
+      dpkg-deb -x "$tools/debian.new"/libfaketime_*.deb "$tools/debian"
+    else
+      echo "libfaketime could not be fetched: no wrong clock is tested" >&2
+    fi
+    rm -rf "$tools/debian.new"
+  fi
+  echo "rclone, restic, node_exporter and libfaketime in $tools/debian"
 else
   echo "no apt-get: nothing is tested with rclone, restic and node_exporter" >&2
 fi

@@ -42,6 +42,31 @@ fn next<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
     Some((tag >> 3, value))
 }
 
+/// How many length-delimited fields the bytes have, those inside of others included: an upper bound for what a decoder
+/// allocates, whatever the message. `None` if there are more than `max`, or if this is not protobuf.
+pub fn parts(body: &[u8], max: usize) -> Option<usize> {
+    let mut count = 0;
+    parts_below(body, max, DEPTH_MAX, &mut count).filter(|()| count <= max).map(|()| count)
+}
+
+/// `None` if this is not protobuf; `count` may be beyond `max` then.
+fn parts_below(body: &[u8], max: usize, depth: usize, count: &mut usize) -> Option<()> {
+    let mut rest = body;
+    while !rest.is_empty() {
+        let (_, value) = next(&mut rest)?;
+        let Some(value) = value else { continue };
+        *count += 1;
+        if *count > max {
+            return None;
+        }
+        if depth > 0 {
+            // Text and numbers are not protobuf, mostly: then only what was read as if it were counts too much.
+            let _text = parts_below(value, max, depth - 1, count);
+        }
+    }
+    Some(())
+}
+
 /// The first field that the message does not have, by the names that lead to it and its number; in embedded documents,
 /// too. What is not protobuf is left to the decoder.
 pub fn unknown(descriptor: &MessageDescriptor, body: &[u8]) -> Option<String> {
@@ -125,6 +150,23 @@ mod tests {
         assert_eq!(field(&body, 3).as_deref(), Some(inner.as_slice()));
         assert_eq!(field(&body, 9), None);
         assert_eq!(field(&body[..body.len() - 1], 3), None);
+    }
+
+    #[test]
+    fn fields_with_a_length_are_counted_at_any_depth_up_to_a_limit() {
+        let intent = Intent { user_label: "\u{7f}\u{7f}".into(), ..Default::default() };
+        let body =
+            SubmitIntent { intent_id: "\u{7f}".into(), intent: Some(intent), ..Default::default() }.encode_to_vec();
+        assert_eq!((parts(&body, 3), parts(&body, 2)), (Some(3), None));
+        assert_eq!((parts(&[], 0), parts(&[0x0a, 0x00].repeat(50), 50), parts(&[0x0a], 9)), (Some(0), Some(50), None));
+        // As deep as bytes allow.
+        let mut deep: Vec<u8> = vec![];
+        for _ in 0..200 {
+            let length = deep.len();
+            let varint = if length < 128 { vec![length as u8] } else { vec![length as u8 | 0x80, (length >> 7) as u8] };
+            deep = [vec![0x0a], varint, deep].concat();
+        }
+        assert!(parts(&deep, 1_000).is_some_and(|count| (DEPTH_MAX..=DEPTH_MAX + 1).contains(&count)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   both drive it.
 //! - [`Stored`], [`Outgoing`], [`Decision`]: what travels.
 //! - [`query`]: why a query was not answered, whose things it means, which page of a list it wants.
+//! - [`units`]: units of measure, brought to base units.
 //! - [`testing::Bench`]: given, when, then, for the test of a decider.
 //! - Never: async, I/O, a clock, randomness. `domain` modules depend on this crate and on `mesh-proto` only.
 
@@ -14,6 +15,7 @@ mod projector;
 pub mod query;
 pub mod replica;
 pub mod testing;
+pub mod units;
 
 pub use decider::{Decider, Envelope, Key, ReadModel, Trigger};
 pub use message::{Cause, Decision, Outgoing, Stored};

@@ -178,6 +178,16 @@ impl Mesh {
         }
     }
 
+    /// A channel to where the mesh sends its own telemetry; `None` if that is nowhere.
+    ///
+    /// # Errors
+    /// If `otlp_endpoint` is not an address, or `tls_ca_file` cannot be read.
+    pub fn otlp_channel(&self) -> anyhow::Result<Option<tonic::transport::Channel>> {
+        let settings = &self.inner.settings;
+        let endpoint = settings.otlp_endpoint.as_ref();
+        Ok(endpoint.map(|endpoint| crate::telemetry::channel(endpoint, settings)).transpose()?)
+    }
+
     /// Own address for gRPC and HTTP, as others reach it: `http://host:port`. Known before anything is served.
     pub fn endpoint(&self) -> String {
         self.inner.endpoint.clone()

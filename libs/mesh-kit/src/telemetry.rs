@@ -268,6 +268,20 @@ fn is_carrier(of: &Metadata<'_>) -> bool {
     CARRIERS.iter().any(|carrier| root == *carrier || root.strip_prefix(carrier).is_some_and(|r| r.starts_with('_')))
 }
 
+/// A channel to an OTLP endpoint, connected when it is first used. Its own task runs on the current runtime.
+pub(crate) fn channel(endpoint: &str, settings: &Settings) -> Result<Channel, Error> {
+    let wrong = |source| Error::Endpoint { endpoint: endpoint.to_owned(), source };
+    let mut to = Endpoint::from_shared(endpoint.to_owned()).map_err(wrong)?;
+    if endpoint.starts_with("https:") {
+        let mut tls = ClientTlsConfig::new();
+        if let Some(path) = &settings.tls_ca_file {
+            tls = tls.ca_certificate(Certificate::from_pem(std::fs::read(path).map_err(Error::Authority)?));
+        }
+        to = to.tls_config(tls).map_err(wrong)?;
+    }
+    Ok(to.timeout(EXPORT_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).connect_lazy())
+}
+
 impl Otlp {
     fn new(endpoint: &str, service: &str, process: &str, settings: &Settings) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -279,16 +293,7 @@ impl Otlp {
         let channel = {
             // The channel's own task must live on that runtime, not on the caller's.
             let _inside = runtime.enter();
-            let wrong = |source| Error::Endpoint { endpoint: endpoint.to_owned(), source };
-            let mut to = Endpoint::from_shared(endpoint.to_owned()).map_err(wrong)?;
-            if endpoint.starts_with("https:") {
-                let mut tls = ClientTlsConfig::new();
-                if let Some(path) = &settings.tls_ca_file {
-                    tls = tls.ca_certificate(Certificate::from_pem(std::fs::read(path).map_err(Error::Authority)?));
-                }
-                to = to.tls_config(tls).map_err(wrong)?;
-            }
-            to.timeout(EXPORT_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).connect_lazy()
+            channel(endpoint, settings)?
         };
         let spans = opentelemetry_otlp::SpanExporter::builder()
             .with_tonic()

@@ -1,6 +1,11 @@
 //! What an agent is told, and what follows from it.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use mesh_proto::{cluster::ClusterRegistered, is_key};
 use serde::{Deserialize, Serialize};
@@ -9,12 +14,13 @@ use crate::{
     domain::{
         Limits,
         measure::{
-            budget,
+            budget, otlp,
             settings::{INTERVAL_MAX_MS, INTERVAL_MIN_MS},
         },
     },
     shell::{
         driver::{cgroup, model::Model, process},
+        otlp::Door,
         probe,
     },
 };
@@ -101,6 +107,13 @@ pub struct Config {
     pub measure_series_max: u32,
     /// Series that are taken of one workload's own metrics.
     pub measure_scrape_series_max: u32,
+    /// Where workloads of the `process` driver may send metrics and traces by OTLP, over gRPC and HTTP on one port: `off`,
+    /// `auto` for a free loopback port, or a loopback `address:port`. Instances find it in `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub otlp_listen: String,
+    /// OTLP requests a second that are taken of one instance.
+    pub otlp_requests_per_s: u32,
+    /// Bytes a second of OTLP requests, uncompressed, that are taken of one instance.
+    pub otlp_bytes_per_s: u32,
     /// IP prefixes of the site, as `10.1.0.0/16,2001:db8::/48`; only the node's address when empty.
     pub prefixes: String,
 }
@@ -145,6 +158,9 @@ impl Default for Config {
             measure_values_per_s: 5_000,
             measure_series_max: 20_000,
             measure_scrape_series_max: 1_000,
+            otlp_listen: "off".into(),
+            otlp_requests_per_s: 20,
+            otlp_bytes_per_s: 1 << 20,
             prefixes: String::new(),
         }
     }
@@ -223,6 +239,14 @@ impl Config {
         if self.measure_series_max > SERIES_MAX {
             return Err(wrong("measure_series_max", self.measure_series_max, "is more than 1000000"));
         }
+        self.otlp_address()?;
+        for (key, value) in
+            [("otlp_requests_per_s", self.otlp_requests_per_s), ("otlp_bytes_per_s", self.otlp_bytes_per_s)]
+        {
+            if value == 0 {
+                return Err(wrong(key, 0, "takes nothing in; use `off` for otlp_listen instead"));
+            }
+        }
         for (name, folder) in self.folders_written() {
             if name.is_empty() || !folder.starts_with('/') {
                 let wrote = format!("{name}={folder}");
@@ -277,6 +301,37 @@ impl Config {
         }
     }
 
+    /// Where OTLP is received; nowhere if `None`.
+    ///
+    /// # Errors
+    /// If it is not a loopback address.
+    pub fn otlp_address(&self) -> Result<Option<SocketAddr>, Error> {
+        let address = match self.otlp_listen.as_str() {
+            "off" => return Ok(None),
+            "auto" => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            text => text
+                .parse()
+                .map_err(|_| wrong("otlp_listen", text, "is neither `off`, `auto` nor a loopback `address:port`"))?,
+        };
+        if !address.ip().is_loopback() {
+            return Err(wrong(
+                "otlp_listen",
+                address,
+                "is not a loopback address; tokens would cross the network in clear",
+            ));
+        }
+        Ok(Some(address))
+    }
+
+    /// What an instance may send by OTLP.
+    pub fn otlp_limits(&self) -> otlp::Limits {
+        otlp::Limits {
+            requests_per_s: self.otlp_requests_per_s,
+            bytes_per_s: self.otlp_bytes_per_s,
+            series: self.measure_scrape_series_max as usize,
+        }
+    }
+
     fn folders_written(&self) -> impl Iterator<Item = (&str, &str)> {
         let parts = self.measure_folders.split(',').map(str::trim).filter(|part| !part.is_empty());
         parts.map(|part| part.split_once('=').map_or(("", part), |(name, folder)| (name.trim(), folder.trim())))
@@ -323,7 +378,7 @@ impl Config {
     }
 
     /// How processes are run, by the agent of this name.
-    pub fn processes(&self, agent: String) -> process::Options {
+    pub fn processes(&self, agent: String, otlp: Option<Arc<Door>>) -> process::Options {
         let parent = Some(self.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
         process::Options {
             cluster_id: self.cluster_id.clone(),
@@ -332,6 +387,7 @@ impl Config {
             memory_bytes: self.memory_bytes,
             path: self.path.clone(),
             cgroups: (self.cgroup == "auto").then(|| cgroup::System::read(parent)),
+            otlp,
         }
     }
 
@@ -388,6 +444,9 @@ mod tests {
         assert_eq!(key(Config { measure_slow_ms: 9, ..Config::default() }), "measure_slow_ms");
         assert_eq!(key(Config { measure_folders: "data=here".into(), ..Config::default() }), "measure_folders");
         assert_eq!(key(Config { measure_folders: "/srv".into(), ..Config::default() }), "measure_folders");
+        assert_eq!(key(Config { otlp_listen: "0.0.0.0:4317".into(), ..Config::default() }), "otlp_listen");
+        assert_eq!(key(Config { otlp_listen: "on".into(), ..Config::default() }), "otlp_listen");
+        assert_eq!(key(Config { otlp_bytes_per_s: 0, ..Config::default() }), "otlp_bytes_per_s");
         assert_eq!(Config::default().check(), Ok(Kind::Process));
     }
 

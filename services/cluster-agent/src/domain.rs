@@ -578,6 +578,7 @@ impl Instance {
                 outcome.actions.push(Action::Start(Box::new(ReplicaSpec {
                     id: ReplicaId { instance_id: id.to_owned(), generation: wanted.generation, replica: number },
                     owner: self.owner.clone(),
+                    workload: document.name.clone(),
                     process: document.process.clone().unwrap_or_default(),
                     resources: document.resources.unwrap_or_default(),
                 })));

@@ -1,6 +1,7 @@
 //! Enforces what is assigned to one cluster, and measures it.
 //!
 //! - Consumes: `AssignmentChanged`, `MeasurementSet` and `MeasurementUnset` of its cluster.
+//! - Receives: metrics and traces of its instances by OTLP, where configured; forwards the traces.
 //! - Publishes: `ClusterRegistered`, `InstanceStatusChanged`, `InstanceRejected`; samples, readings and its liveness on
 //!   Zenoh.
 //! - Owns: the processes of its cluster, and what is said of them.
@@ -34,11 +35,16 @@ use shell::driver::{Driver, process::ProcessDriver, simulated::SimulatedDriver};
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let kind = config.check()?;
     let folder = shell::state::Folder::open(&config.folder(mesh.data_dir()), &config.cluster_id)?;
+    let receiver = match config.otlp_address()?.filter(|_| kind == Kind::Process) {
+        Some(address) => Some(shell::otlp::Receiver::bind(&mesh, address, &config).await?),
+        None => None,
+    };
+    let door = receiver.as_ref().map(shell::otlp::Receiver::door);
     let driver: Box<dyn Driver> = match kind {
         Kind::Simulated => Box::new(SimulatedDriver::new(config.model(), config.cpu_milli)),
         Kind::Process => {
             let name = derived_id(&["agent", &config.cluster_id, &folder.path().to_string_lossy()]);
-            let (options, clock) = (config.processes(name), mesh.clone());
+            let (options, clock) = (config.processes(name, door), mesh.clone());
             let opening = move || ProcessDriver::open(options, std::sync::Arc::new(move || clock.now()));
             Box::new(tokio::task::spawn_blocking(opening).await.context("open the process driver")??)
         }
@@ -64,7 +70,11 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         shell::measure::control::run(mesh.clone(), config.cluster_id.clone(), tell_settings),
     );
     let (tell_running, running) = watch::channel(Running::default());
-    let probes = shell::measure::probes(&config, kind, &driver.journal(), &running);
+    let received = receiver.as_ref().map(|receiver| (receiver.inbox(), receiver.door()));
+    let probes = shell::measure::probes(&config, kind, &driver.journal(), &running, received);
+    if let Some(receiver) = receiver {
+        mesh.spawn("OTLP receiver", receiver.run());
+    }
     let measurer =
         shell::measure::Measurer::new(mesh.clone(), samples.clone(), config.clone(), settings.clone(), probes);
     mesh.spawn("measurements", measurer.run());

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod driver;
 pub mod measure;
+pub mod otlp;
 pub mod probe;
 pub mod publisher;
 pub mod state;

@@ -3,6 +3,11 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "a test measures how long something takes")]
 
+#[path = "measure/otlp.rs"]
+mod otlp;
+#[path = "measure/skew.rs"]
+mod skew;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -100,7 +105,13 @@ impl TestMesh {
     }
 
     async fn agent(&self, config: Config) -> Running {
+        self.agent_that_sends(config, None).await
+    }
+
+    /// An agent whose own telemetry goes to an endpoint.
+    async fn agent_that_sends(&self, config: Config, otlp_endpoint: Option<String>) -> Running {
         let settings = Settings {
+            otlp_endpoint,
             samples_mode: mesh_kit::config::SamplesMode::Router,
             samples_listen: vec!["tcp/127.0.0.1:0".into()],
             ..self.test_bus.settings("cluster-agent")

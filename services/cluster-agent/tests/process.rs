@@ -49,6 +49,7 @@ fn shell(script: &str) -> ReplicaSpec {
     ReplicaSpec {
         id: id(0),
         owner: "local".into(),
+        workload: "w".into(),
         process: ProcessSpec {
             command: "sh".into(),
             arguments: vec!["-c".into(), script.into()],
@@ -71,7 +72,7 @@ impl Bench {
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let agent = format!("{:08x}-{number}", std::process::id());
         let cluster_id = format!("test-{number}");
-        Options { cluster_id, agent, cpu_milli, memory_bytes: 4_000_000_000, path: String::new(), cgroups }
+        Options { cluster_id, agent, cpu_milli, memory_bytes: 4_000_000_000, path: String::new(), cgroups, otlp: None }
     }
 
     fn open(options: Options) -> Self {

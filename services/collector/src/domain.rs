@@ -21,7 +21,6 @@ pub(crate) mod select;
 pub(crate) mod sharing;
 pub(crate) mod steps;
 pub(crate) mod traffic;
-mod units;
 pub mod usage;
 
 use std::{

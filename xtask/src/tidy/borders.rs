@@ -28,6 +28,7 @@ const DOMAIN_CRATES: &[&str] = &[
     "mesh_rest",
     "mesh_scenes",
     "nkeys",
+    "opentelemetry_proto",
     "percent_encoding",
     "proptest",
     "prost",

@@ -1,6 +1,7 @@
 //! What is measured beside the samples of instances, how often, and how it is packed.
 //!
-//! - [`catalog`]: every metric; [`kernel`] and [`prometheus`]: what is read, parsed.
+//! - [`catalog`]: every metric; [`kernel`], [`prometheus`] and [`otlp`]: what is read or received, parsed; [`series`]: what
+//!   workloads say of themselves, in one form.
 //! - [`settings`]: what is set by people and detectors; [`plan`]: what is due, what it gave; [`adaptive`]: a rate that
 //!   follows its signal; [`budget`]: what an agent may say; [`pack`]: how it is said.
 //! - [`tally`]: several processes or groups as one.
@@ -10,15 +11,18 @@ pub mod adaptive;
 pub mod budget;
 pub mod catalog;
 pub mod kernel;
+pub mod otlp;
 pub mod pack;
 pub mod plan;
 pub mod prometheus;
+pub mod series;
 pub mod settings;
 pub mod tally;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use mesh_proto::{
+    Timestamp,
     telemetry::{MetricKind, Provenance},
     workload::WorkloadDocument,
 };
@@ -65,6 +69,8 @@ pub struct Value {
     pub metric: Metric,
     /// In the metric's unit; finite.
     pub value: f64,
+    /// When it was measured, if that was not when it was read.
+    pub at: Option<Timestamp>,
 }
 
 impl Value {
@@ -78,7 +84,7 @@ impl Value {
             provenance: Provenance::Measured,
             leads: true,
         };
-        Self { metric, value }
+        Self { metric, value, at: None }
     }
 
     /// The same value, computed by a model.

@@ -13,6 +13,8 @@ pub struct ReplicaSpec {
     pub id: ReplicaId,
     /// Whose.
     pub owner: String,
+    /// Name of its workload.
+    pub workload: String,
     /// What to run.
     pub process: ProcessSpec,
     /// What it asks for, and its hard limits.

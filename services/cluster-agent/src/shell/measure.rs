@@ -12,11 +12,17 @@ pub mod cgroup;
 pub mod control;
 pub mod energy;
 pub mod host;
+pub mod otlp;
 pub mod process;
 pub mod runner;
 pub mod storage;
 
-use std::{fs, io::Read as _, path::Path, sync::Arc};
+use std::{
+    fs,
+    io::Read as _,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use mesh_proto::Timestamp;
 use tokio::sync::watch;
@@ -24,10 +30,11 @@ use tokio::sync::watch;
 pub use runner::Measurer;
 pub(crate) use runner::send;
 
+use crate::domain::measure::otlp::Inbox;
 pub use crate::domain::measure::{Entity, Reading, Running, Value};
 use crate::{
     config::{Config, Kind},
-    shell::driver::Journal,
+    shell::{driver::Journal, otlp::Door},
 };
 
 /// Bytes of a file of the kernel that are read at most.
@@ -80,7 +87,13 @@ const INSTANCES_LOOK_MS: u32 = 1_000;
 const HOST_LOOK_MS: u32 = 60_000;
 
 /// The probes of an agent.
-pub fn probes(config: &Config, kind: Kind, journal: &Arc<Journal>, running: &watch::Receiver<Running>) -> Vec<Used> {
+pub fn probes(
+    config: &Config,
+    kind: Kind,
+    journal: &Arc<Journal>,
+    running: &watch::Receiver<Running>,
+    received: Option<(Arc<Mutex<Inbox>>, Arc<Door>)>,
+) -> Vec<Used> {
     let roots = Roots::default();
     let measures_host = config.measures_host(kind);
     let (fast, slow, scrape) = (config.measure_ms, config.measure_slow_ms, config.measure_scrape_ms);
@@ -110,6 +123,9 @@ pub fn probes(config: &Config, kind: Kind, journal: &Arc<Journal>, running: &wat
         let series_max = config.measure_scrape_series_max as usize;
         let applications = application::Applications::new(journal, running, series_max);
         add(Box::new(applications), scrape, INSTANCES_LOOK_MS, true);
+    }
+    if let Some((inbox, door)) = received {
+        add(Box::new(otlp::Received::new(inbox, door, running.clone())), fast, INSTANCES_LOOK_MS, false);
     }
     all
 }

@@ -7,15 +7,13 @@ use std::{
     sync::Arc,
 };
 
+use mesh_core::units;
 use mesh_proto::{
     Timestamp, is_key,
     telemetry::{AgentInfo, Entity, Metric, MetricKind, ProbeInfo, Readings},
 };
 
-use super::{
-    select::{KINDS, TEXT_MAX, is_label},
-    units,
-};
+use super::select::{KINDS, TEXT_MAX, is_label};
 
 /// Limits of what is taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -308,12 +308,7 @@ mod tests {
         let values: Vec<f64> = FIELDS.iter().take(3).map(|field| field.value(&sample)).collect();
         assert_eq!(values, [1.5, 0.5, 7.0]);
         for field in &FIELDS {
-            assert_eq!(
-                super::super::units::normalise(field.unit),
-                Some((1.0, field.unit.to_owned())),
-                "{}",
-                field.name
-            );
+            assert_eq!(mesh_core::units::normalise(field.unit), Some((1.0, field.unit.to_owned())), "{}", field.name);
             assert_eq!(
                 group_of(INSTANCE, field.name) == GENERAL,
                 field.name.ends_with("restarts") || field.name.ends_with("replicas")

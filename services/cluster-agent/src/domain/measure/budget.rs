@@ -28,6 +28,39 @@ pub struct Limits {
     pub series: u32,
 }
 
+/// A number a second, in bursts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bucket {
+    per_s: f64,
+    capacity: f64,
+    left: f64,
+    at: Timestamp,
+}
+
+impl Bucket {
+    /// Full at first.
+    pub fn new(per_s: f64, capacity: f64, now: Timestamp) -> Self {
+        Self { per_s, capacity, left: capacity, at: now }
+    }
+
+    /// What is left now.
+    pub fn left(&mut self, now: Timestamp) -> f64 {
+        let passed_s = now.millis_since(self.at).max(0) as f64 / 1e3;
+        self.at = self.at.max(now);
+        self.left = (self.left + passed_s * self.per_s).min(self.capacity);
+        self.left
+    }
+
+    /// Takes some, if that much is left.
+    pub fn take(&mut self, wanted: f64, now: Timestamp) -> bool {
+        let is_left = self.left(now) >= wanted;
+        if is_left {
+            self.left -= wanted;
+        }
+        is_left
+    }
+}
+
 struct Series {
     seen: Timestamp,
     of_workload: bool,
@@ -36,8 +69,7 @@ struct Series {
 /// What is left.
 pub struct Budget {
     limits: Limits,
-    left: f64,
-    at: Timestamp,
+    values: Bucket,
     swept: Timestamp,
     series: BTreeMap<u64, Series>,
     of_workloads: usize,
@@ -46,8 +78,9 @@ pub struct Budget {
 impl Budget {
     /// Full at first.
     pub fn new(limits: Limits, now: Timestamp) -> Self {
-        let left = f64::from(limits.values_per_s) * BURST;
-        Self { limits, left, at: now, swept: now, series: BTreeMap::new(), of_workloads: 0 }
+        let per_s = f64::from(limits.values_per_s);
+        let values = Bucket::new(per_s, per_s * BURST, now);
+        Self { limits, values, swept: now, series: BTreeMap::new(), of_workloads: 0 }
     }
 
     /// Series that count.
@@ -58,9 +91,6 @@ impl Budget {
     /// Takes out what may not be said; gives why, if that is any.
     pub fn cut(&mut self, probe: &str, entity: &Entity, values: &mut Vec<Value>, now: Timestamp) -> Option<String> {
         let per_s = f64::from(self.limits.values_per_s);
-        let passed_s = now.millis_since(self.at).max(0) as f64 / 1e3;
-        self.at = self.at.max(now);
-        self.left = (self.left + passed_s * per_s).min(per_s * BURST);
         if now.millis_since(self.swept) >= SWEEP_MS {
             self.swept = now;
             self.series.retain(|_, series| now.millis_since(series.seen) < SERIES_MS);
@@ -72,7 +102,7 @@ impl Budget {
         let of_workloads_max = (f64::from(self.limits.series) * SHARE_OF_WORKLOADS) as usize;
         let (mut spent, mut strange) = (0usize, 0usize);
         values.retain(|value| {
-            if self.left - kept_back < 1.0 {
+            if self.values.left(now) - kept_back < 1.0 {
                 spent += 1;
                 return false;
             }
@@ -88,8 +118,7 @@ impl Budget {
                 self.of_workloads += usize::from(of_workload);
                 self.series.insert(key, Series { seen: now, of_workload });
             }
-            self.left -= 1.0;
-            true
+            self.values.take(1.0, now)
         });
         let mut why = vec![];
         if spent > 0 {

@@ -45,6 +45,7 @@ impl Def {
                 leads: self.leads,
             },
             value,
+            at: None,
         }
     }
 }
@@ -144,6 +145,10 @@ metrics! {
     CGROUP_IO = "instance" "cgroup" "container.disk.io" "By" Counter false ["disk.io.direction", "system.device"] "`io.stat` (v2), `blkio.throttle.io_service_bytes` (v1)";
     CGROUP_OPERATIONS = "instance" "cgroup" "container.disk.operations" "{operation}" Counter false ["disk.io.direction", "system.device"] "`io.stat` (v2), `blkio.throttle.io_serviced` (v1)";
     CGROUP_PRESSURE = "instance" "cgroup" "container.linux.pressure.time" "s" Counter false ["system.linux.pressure.resource", "system.linux.pressure.stalled"] "`cpu.pressure`, `memory.pressure`, `io.pressure` (v2)";
+
+    OTLP_REQUESTS = "application" "otlp" "continuum.otlp.request.count" "{request}" Counter false ["outcome"] "OTLP requests of the workload, `accepted` or `refused` as a whole";
+    OTLP_POINTS = "application" "otlp" "continuum.otlp.data_point.count" "{data_point}" Counter false ["outcome"] "data points in them, `accepted` or `refused`";
+    OTLP_SPANS = "application" "otlp" "continuum.otlp.span.count" "{span}" Counter false ["outcome"] "spans in them, `accepted` (forwarded) or `refused`";
 
     ENERGY = "node" "energy" "hw.energy" "J" Counter false ["hw.id", "hw.name"] "`/sys/class/powercap`, overflows counted: measured";
     POWER = "node" "energy" "hw.power" "W" Gauge true ["hw.id", "hw.name"] "`/sys/class/powercap`: mean since the reading before: measured";

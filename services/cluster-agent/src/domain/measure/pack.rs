@@ -92,7 +92,7 @@ impl Packer {
             let entity = self.open.entity(entity, &self.cluster_id, &self.node);
             let metric = self.open.metric(entity, probe, value.metric);
             self.open.metric.push(metric);
-            self.open.at.push(at);
+            self.open.at.push(value.at.unwrap_or(at));
             self.open.values.push(value.value);
         }
     }

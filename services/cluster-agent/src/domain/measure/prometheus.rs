@@ -4,16 +4,13 @@
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use mesh_proto::telemetry::{MetricKind, Provenance};
+use mesh_proto::telemetry::MetricKind;
 
-use super::{Metric, Value};
+use super::{
+    Metric, Value,
+    series::{self, LABELS_MAX, Labels, NAME_MAX, TEXT_MAX},
+};
 
-/// Bytes of a name of a metric or label.
-const NAME_MAX: usize = 200;
-/// Bytes of a label's value.
-const TEXT_MAX: usize = 1_024;
-/// Labels of one series.
-const LABELS_MAX: usize = 32;
 /// Types that are declared in one text; more are not known.
 const TYPES_MAX: usize = 10_000;
 
@@ -61,16 +58,10 @@ pub fn read(text: &str, series_max: usize) -> Result<Scrape, String> {
         let is_counter = counters.contains(name)
             || base.is_some_and(|base| counters.contains(base))
             || (name.ends_with("_total") && value >= 0.0);
-        let metric = Metric {
-            name: Cow::Owned(name.to_owned()),
-            unit: Cow::Borrowed(unit(name)),
-            kind: if is_counter { MetricKind::Counter } else { MetricKind::Gauge },
-            labels,
-            provenance: Provenance::Measured,
-            leads: true,
-        };
+        let kind = if is_counter { MetricKind::Counter } else { MetricKind::Gauge };
+        let metric = series::metric(name.to_owned(), unit(name), kind, labels);
         if seen.insert(metric.clone()) {
-            scrape.values.push(Value { metric, value });
+            scrape.values.push(Value { metric, value, at: None });
         } else {
             scrape.cut += 1;
         }
@@ -99,7 +90,6 @@ fn unit(name: &str) -> &'static str {
     }
 }
 
-type Labels = Vec<(Cow<'static, str>, String)>;
 type Sample<'a> = (&'a str, Labels, f64);
 
 /// One line; `None` if it is longer than what is taken.
@@ -129,7 +119,8 @@ fn sample(line: &str) -> Result<Option<Sample<'_>>, &'static str> {
             let after = after.trim_start().strip_prefix('"').ok_or("a label's value is not in quotes")?;
             let (text, after) = quoted(after)?;
             fits &= label.len() <= NAME_MAX && text.len() <= TEXT_MAX && labels.len() < LABELS_MAX;
-            if fits {
+            // A label without a text is as if it were not there.
+            if fits && !text.is_empty() {
                 labels.push((Cow::Owned(label.to_owned()), text));
             }
             rest = after.trim_start();
@@ -222,7 +213,7 @@ missing NaN
         let long = format!("a{{b=\"{}\"}} 1\na 2\na 3\n", "x".repeat(5_000));
         let scrape = read(&long, 10).unwrap();
         assert_eq!((scrape.values.len(), scrape.cut), (1, 2), "too long, and named twice");
-        let wide: String = (0..100).map(|n| format!("l{n}=\"\",")).collect();
+        let wide: String = (0..100).map(|n| format!("l{n}=\"x\",")).collect();
         assert_eq!(read(&format!("a{{{wide}}} 1"), 10).unwrap().cut, 1);
     }
 

@@ -36,7 +36,7 @@ impl<K: Ord + Clone> Tally<K> {
         let number = sources.len();
         let mut sums: BTreeMap<Metric, (f64, usize)> = BTreeMap::new();
         for (key, values) in sources {
-            for Value { metric, value } in values {
+            for Value { metric, value, .. } in values {
                 if metric.kind == MetricKind::Counter {
                     let living = self.living.entry(key.clone()).or_default();
                     let before = living.insert(metric.clone(), value).unwrap_or(0.0);
@@ -53,7 +53,7 @@ impl<K: Ord + Clone> Tally<K> {
             .filter(|(metric, (_, count))| *count == number || metric.labels.iter().any(|(name, _)| name == DEVICE))
             .map(|(metric, (sum, _))| {
                 let ended = self.ended.get(&metric).copied().unwrap_or(0.0);
-                Value { metric, value: sum + ended }
+                Value { metric, value: sum + ended, at: None }
             })
             .collect()
     }

@@ -14,6 +14,7 @@ use std::{
 use mesh_proto::Timestamp;
 use tokio::sync::Notify;
 
+use super::super::otlp::Door;
 use super::{
     Driver, Error, Event, Journal, ReplicaSpec,
     cgroup::{Cgroups, System},
@@ -41,6 +42,8 @@ pub struct Options {
     pub path: String,
     /// Where control groups may be made; `None` for not using any.
     pub cgroups: Option<System>,
+    /// Where replicas may send telemetry; `None` for nowhere.
+    pub otlp: Option<Arc<Door>>,
 }
 
 /// Runs real processes from one thread, which lives as long as this does.
@@ -87,6 +90,7 @@ impl ProcessDriver {
             mark,
             path,
             cgroups,
+            otlp: options.otlp,
             clock,
             journal: journal.clone(),
             events: events.clone(),

@@ -265,6 +265,7 @@ mod tests {
         ReplicaSpec {
             id: ReplicaId { instance_id: instance.into(), generation: 1, replica: 0 },
             owner: "local".into(),
+            workload: "w".into(),
             process: ProcessSpec { command: "x".into(), environment, ..Default::default() },
             resources: Resources { cpu_milli: 100, memory_bytes: 1_000, ..Default::default() },
         }

@@ -29,6 +29,7 @@ use nix::{
 };
 use tokio::sync::Notify;
 
+use super::super::otlp::Door;
 use super::{
     Error, Event, Fails, Journal, Reading, ReplicaId, ReplicaSpec,
     cgroup::{Cgroup, Cgroups},
@@ -140,6 +141,7 @@ pub(super) struct With {
     pub(super) mark: Mark,
     pub(super) path: OsString,
     pub(super) cgroups: Cgroups,
+    pub(super) otlp: Option<Arc<Door>>,
     pub(super) clock: Clock,
     pub(super) journal: Arc<Journal>,
     pub(super) events: Arc<Events>,
@@ -245,10 +247,14 @@ impl Supervisor {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(door) = &self.with.otlp {
+            exec.envs(door.admit(&spec));
+        }
         spawn::confine(&mut exec, doors, limit);
         let started = (self.with.clock)();
         let mut child = exec.spawn().map_err(|e| {
             cgroup.remove();
+            self.dismiss(&spec.id);
             Unstartable::from_exec(&spec.process.command, &e)
         })?;
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
@@ -264,6 +270,13 @@ impl Supervisor {
             .collect();
         let descriptor = spawn::process_descriptor(pid.as_raw()).ok();
         Ok(Process { child, pid, descriptor, readers, cgroup, started, ended: None, looks: 0 })
+    }
+
+    /// What it sends from now on is refused.
+    fn dismiss(&self, id: &ReplicaId) {
+        if let Some(door) = &self.with.otlp {
+            door.dismiss(id);
+        }
     }
 
     fn stop(&mut self, instance_id: &str, up_to_generation: u64, force: bool) {
@@ -340,6 +353,7 @@ impl Supervisor {
                 tracing::warn!(replica = %id, "control group not removed");
             }
             self.with.journal.ended(&id);
+            self.dismiss(&id);
             if let Some(used) = self.used.get_mut(&id) {
                 used.since_idle = Some((self.with.clock)());
             }

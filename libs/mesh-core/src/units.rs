@@ -5,7 +5,7 @@
 const UNIT_MAX: usize = 32;
 
 /// A unit as it is kept, and what a value is multiplied with to be in it. `None` if the unit is not understood.
-pub(crate) fn normalise(unit: &str) -> Option<(f64, String)> {
+pub fn normalise(unit: &str) -> Option<(f64, String)> {
     if unit.len() > UNIT_MAX {
         return None;
     }
