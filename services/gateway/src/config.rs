@@ -40,6 +40,8 @@ pub struct Config {
     pub remote_write_url: String,
     /// How often it gets them, milliseconds.
     pub remote_write_interval_ms: u32,
+    /// Bytes of requests, compressed, that wait for a receiver that does not take them; the oldest give way.
+    pub remote_write_queue_bytes: u32,
     /// Longest that an exposed workload may take to begin its answer, milliseconds.
     pub upstream_limit_ms: u32,
     /// Between two readings of what goes through to exposed workloads, milliseconds.
@@ -66,6 +68,7 @@ impl Default for Config {
             metrics_series_max: 10_000,
             remote_write_url: String::new(),
             remote_write_interval_ms: 15_000,
+            remote_write_queue_bytes: 32 << 20,
             upstream_limit_ms: 30_000,
             traffic_ms: 5_000,
         }

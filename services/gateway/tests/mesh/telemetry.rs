@@ -1,7 +1,13 @@
 //! Measurements over REST: values over time, streams that go on where they broke off, settings, and what Prometheus reads.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use mesh_core::Outgoing;
 use mesh_proto::{AnyEvent, Timestamp, anomaly::AnomalyDetected, observation::ThresholdCrossed};
+use tokio::sync::mpsc;
 
 use super::*;
 
@@ -395,6 +401,62 @@ async fn a_real_prometheus_is_sent_what_is_measured() {
     let found = until("values have come", async || ask(query).await, several).await;
     assert_eq!(found[0]["metric"]["cpu_mode"], "user", "{found}");
     assert_eq!(ask("count(container_cpu_usage)").await[0]["value"][1], "2");
+    world.stop().await;
+}
+
+/// A receiver that answers 503 three times, then once late, then at once. Gives each body, and whether it was taken.
+async fn unsteady_receiver(at: &str) -> mpsc::UnboundedReceiver<(bool, Bytes)> {
+    let (tell, received) = mpsc::unbounded_channel();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let answer = move |body: Bytes| {
+        let (tell, number) = (tell.clone(), asked.fetch_add(1, Ordering::Relaxed));
+        async move {
+            if number == 3 {
+                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            }
+            // The test may have ended.
+            let _ended = tell.send((number >= 3, body));
+            if number < 3 { http::StatusCode::SERVICE_UNAVAILABLE } else { http::StatusCode::NO_CONTENT }
+        }
+    };
+    let listener = TcpListener::bind(at).await.unwrap();
+    let router = axum::Router::new().route("/write", axum::routing::post(answer));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    received
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_is_down_slow_or_failing_gets_everything_later() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let at = format!("127.0.0.1:{port}");
+    let sends = |configs: &mut Configs| {
+        configs.gateway.remote_write_url = format!("http://{at}/write");
+        configs.gateway.remote_write_interval_ms = 200;
+    };
+    let Some(world) = World::start("gateway, remote write to an unsteady receiver", 1, sends).await else { return };
+    let page = async || {
+        let mut all = String::new();
+        for running in &world.running {
+            all += &mesh_test::page(&running.endpoint(), "/metrics").await.unwrap_or_default().1;
+        }
+        all
+    };
+    until("a request has failed, for nothing listens", page, |page| {
+        page.contains("gateway_remote_writes_total{outcome=\"failed\"")
+    })
+    .await;
+    let mut received = unsteady_receiver(&at).await;
+    let (mut refused, mut taken) = (vec![], vec![]);
+    while taken.len() < 8 {
+        let (is_taken, body) = mesh_test::soon("a request", received.recv()).await.unwrap();
+        if is_taken { taken.push(body) } else { refused.push(body) }
+    }
+    assert_eq!(refused.len(), 3);
+    assert!(refused.iter().all(|body| *body == taken[0]), "the oldest is sent again until it is taken");
+    let different: std::collections::BTreeSet<&Bytes> = taken.iter().collect();
+    assert_eq!(different.len(), taken.len(), "each is taken once");
+    let page = until("what was taken is counted", page, |page| page.contains("values_total{outcome=\"sent\"")).await;
+    assert!(!page.contains("gateway_remote_write_values_total{outcome=\"dropped\""), "{page}");
     world.stop().await;
 }
 
