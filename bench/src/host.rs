@@ -132,7 +132,7 @@ async fn compare(exporter: &Exporter, seconds: u64) -> anyhow::Result<Row> {
 }
 
 /// CPU seconds that a process has used, and MiB that it holds.
-fn used(pid: u32) -> anyhow::Result<(f64, f64)> {
+pub(crate) fn used(pid: u32) -> anyhow::Result<(f64, f64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("read what a process used")?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);

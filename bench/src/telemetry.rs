@@ -1,10 +1,15 @@
 //! `bench telemetry`: its parts, by name.
 
+mod by_hand;
 mod channel;
 mod delay;
 mod flow;
 mod memory;
+mod queries;
 pub(crate) mod samples;
+mod servers;
+mod stores;
+mod twins;
 mod websocket;
 
 use anyhow::bail;
@@ -20,12 +25,12 @@ use crate::{
 pub(crate) struct TelemetryOptions {
     #[command(flatten)]
     pub(crate) length: Length,
-    /// Only these parts: `host`, `proxy`, `samples`, `channel`, `delay`, `memory`.
+    /// Only these parts: `host`, `proxy`, `samples`, `channel`, `delay`, `memory`, `stores`, `queries`, `twins`.
     #[arg(long, value_name = "PART,…", value_delimiter = ',')]
     only: Vec<String>,
 }
 
-const PARTS: &[&str] = &["host", "proxy", "samples", "channel", "delay", "memory"];
+const PARTS: &[&str] = &["host", "proxy", "samples", "channel", "delay", "memory", "stores", "queries", "twins"];
 
 /// Takes the measurements that are wanted.
 ///
@@ -55,6 +60,15 @@ pub(crate) async fn measure(options: &TelemetryOptions) -> anyhow::Result<Vec<Ro
     }
     if is_wanted("memory") {
         rows.extend(memory::measure(options.length.full).await?);
+    }
+    if is_wanted("stores") {
+        rows.extend(stores::measure(options.length.full).await?);
+    }
+    if is_wanted("queries") {
+        rows.extend(queries::measure(options.length.full).await?);
+    }
+    if is_wanted("twins") {
+        rows.extend(twins::measure(options.length.full).await?);
     }
     Ok(rows)
 }

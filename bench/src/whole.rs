@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use mesh_admin::read_seeds;
+use mesh_admin::KeyFolder;
 use mesh_proto::{
     contract, derived_id,
     intent::{Intent, SubmitIntent},
@@ -99,7 +99,7 @@ pub(super) async fn submit_to_planned(full: bool) -> anyhow::Result<Vec<Row>> {
 
 async fn planned(data_dir: &Path, count: usize) -> anyhow::Result<(Duration, Vec<Duration>, usize)> {
     let client = Client::connect(data_dir).await?;
-    let seeds = read_seeds(contract(), &data_dir.join("keys")).context("read the keys")?;
+    let seeds = KeyFolder::together(data_dir.join("keys")).read(contract()).context("read the keys")?;
     let provisioner = seeds.get("provisioner").context("the mesh has no key of the provisioner")?;
     let baseline = Baseline::connect(&Endpoints::read(data_dir)?.nats, provisioner).await?;
     baseline.make("RAW").await?;

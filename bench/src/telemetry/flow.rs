@@ -183,7 +183,7 @@ enum Pack {
 }
 
 impl Load {
-    /// Of so many clusters, with so many samples or values in each pack.
+    /// Of a number of clusters, with a number of samples or values in each pack.
     pub(super) fn new(kind: Kind, prefix: &str, clusters: usize, each: usize) -> Self {
         let pack = |number: usize| {
             let cluster_id = format!("{prefix}-{number}");

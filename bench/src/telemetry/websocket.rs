@@ -77,7 +77,7 @@ impl Subscriber {
             let command = words.next().unwrap_or_default();
             let sizes: Vec<usize> = words.skip(2).filter_map(|word| word.parse().ok()).collect();
             match (command, &sizes[..]) {
-                ("MSG", [.., size]) => return Ok(self.body(*size).await?),
+                ("MSG", [.., size]) => return self.body(*size).await,
                 ("HMSG", [.., headers, size]) => {
                     let mut all = self.body(*size).await?;
                     all.advance((*headers).min(all.len()));
