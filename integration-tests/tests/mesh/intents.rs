@@ -5,6 +5,7 @@ use mesh_proto::{
     intent::{
         IntentAcknowledged, IntentRejected, IntentStateChanged, NotFulfilledState, RollbackIntent, State, UpdateIntent,
     },
+    placement::{PlacementDecided, Why},
     report::ReportPublished,
 };
 use serde_json::{Value as Json, json};
@@ -92,6 +93,65 @@ async fn of_two_conflicting_intents_the_lower_priority_gives_way() {
         let to = fact.event::<IntentStateChanged>().ok()??.to?;
         seen |= is(&to, NotFulfilledState::Suspended);
         (seen && fulfilled(&to)).then_some(())
+    })
+    .await;
+}
+
+/// Two clusters that declare how available they are.
+fn declaring(first: &str, second: &str) -> [Json; 2] {
+    let one = |name: &str, cpu_milli, availability: &str| {
+        let mut one = cluster(name, "simulated", cpu_milli, 4_000);
+        one["labels"]["availability"] = json!(availability);
+        one
+    };
+    [one("first", 1_000, first), one("second", 1_000, second)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_moves_when_its_cluster_declares_less_availability() {
+    let set = ["--set", "meta-orchestrator.move_cooldown_ms=1000"];
+    let Some(mut mesh) = MeshRun::start("intents, availability", &declaring("99.95%", "99.99%"), &set).await else {
+        return;
+    };
+    mesh.register(document("sleeper", "sleep", &["100000"], json!({}))).await;
+    let mut wanted = intent("sleeper", &[("availability", "99.9")]);
+    wanted["userLabel"] = json!("Availability");
+    wanted["intentExpectations"][0]["expectationTargets"][0]["targetCondition"] = json!("IS_EQUAL_TO");
+    mesh.ask(&submit("available", wanted), &command_id("available")).await;
+    mesh.state("available", fulfilled).await;
+    let place = async |mesh: &MeshRun| {
+        let output = mesh.cli(&["workload", "get", &instance_of("available"), "-o", "json"]).await;
+        let view: Json = serde_json::from_slice(&output.stdout).ok()?;
+        (view["phase"] == "RUNNING").then(|| view["clusterId"].as_str().map(str::to_owned))?
+    };
+    let begun = mesh.until("it runs", async || place(&mesh).await).await;
+
+    // The operator of its cluster lowers what that declares: its agent starts again with the new label.
+    mesh.down().await;
+    let (other, lowered) = match begun.as_str() {
+        "first" => ("second", declaring("90%", "99.99%")),
+        _ => ("first", declaring("99.95%", "90%")),
+    };
+    mesh.change_clusters(&lowered);
+    mesh.up_again().await;
+    mesh.until("it has moved", async || place(&mesh).await.filter(|cluster| cluster == other)).await;
+    let moved = mesh
+        .fact("placement", "placement.decided.>", |fact| {
+            let decided = fact.event::<PlacementDecided>().ok()??;
+            (decided.from_cluster_id == begun && decided.cluster_id == other).then_some(decided)
+        })
+        .await;
+    assert_eq!(moved.why(), Why::Remedy);
+    assert!(mesh_test::says(&moved.reason, "availability is 90 % (declared)"), "{moved:?}");
+    let left = moved.candidates.iter().find(|candidate| candidate.cluster_id == begun).unwrap();
+    assert!(mesh_test::says(&left.ruled_out, "availability would be 90.0 %"), "{left:?}");
+    let why = mesh.cli(&["why", "available"]).await;
+    let told = text(&why);
+    assert!(mesh_test::says(&told, "availability is 90 % (declared)") && told.contains(other), "{told}");
+    // It holds again where it is now.
+    mesh.until("the intent is fulfilled again", async || {
+        let output = mesh.cli(&["intent", "get", "available", "-o", "json"]).await;
+        text(&output).contains("FULFILLED").then_some(()).filter(|()| !text(&output).contains("DEGRADED"))
     })
     .await;
 }

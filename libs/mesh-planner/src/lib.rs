@@ -746,7 +746,7 @@ mod tests {
     }
 
     #[test]
-    fn what_requests_will_measure_rules_nothing_out_and_each_candidate_says_so() {
+    fn targets_of_requests_rule_nothing_out_and_each_candidate_says_so() {
         let (spec, excluded) = (spec(10, 10), BTreeMap::new());
         let bound = |name: &str| TargetBound {
             target_name: name.into(),

@@ -662,7 +662,7 @@ impl Collector {
     }
 
     /// Folds what another collector stored.
-    fn from_stream(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
+    fn take_stored(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
         let (id, signal) = (key.split('/').nth(1).unwrap_or_default(), key.split('/').nth(3).unwrap_or_default());
         if self.sharing.is_alone() || self.sharing.is_own(id) || self.started.is_none() {
             return vec![];
@@ -951,7 +951,7 @@ impl Projector for Collector {
         match sharing::Way::of(key) {
             sharing::Way::Samples if self.leaves(key, body) => vec![],
             sharing::Way::Samples | sharing::Way::Ingested => self.received(key, body),
-            sharing::Way::Stored => self.from_stream(key, body),
+            sharing::Way::Stored => self.take_stored(key, body),
             sharing::Way::Members => {
                 if let Some((members, is_cut)) = sharing::read_members(body) {
                     self.sharing.set(members, is_cut, self.now);

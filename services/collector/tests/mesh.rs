@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[path = "mesh/killed.rs"]
+mod killed;
+
 use std::time::Duration;
 
 use collector::Config;

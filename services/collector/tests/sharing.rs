@@ -2,6 +2,7 @@
 //! when one is killed.
 
 #![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "it is measured how soon a killed process is missed")]
 
 use std::{
     collections::BTreeMap,

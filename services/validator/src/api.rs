@@ -235,7 +235,7 @@ mod tests {
             vec![target("cpuUsage", "IS_LESS_THAN", "50"), target("responseTimeP95", "IS_LESS_THAN", "100")];
         let mut known = known();
         let mut document = good_workload();
-        let mut register = |known: &mut Known, document: &mesh_proto::workload::WorkloadDocument| {
+        let register = |known: &mut Known, document: &mesh_proto::workload::WorkloadDocument| {
             let (owner, name, version) = ("local".into(), "spinner".into(), "1.0.0".into());
             let document = Bytes::from(document.encode_to_vec());
             apply(known, &WorkloadRegistered { owner, name, version, document });

@@ -22,6 +22,9 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// Whose intents they are.
 pub const OWNER: &str = "local";
 
+/// The file of clusters, in the test's folder.
+const CLUSTERS: &str = "clusters.json";
+
 /// One mesh at a time: two would measure each other.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -69,7 +72,7 @@ impl MeshRun {
         let data = tempfile::Builder::new().prefix("continuum-test-").tempdir().unwrap();
         let mut all: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         if !clusters.is_empty() {
-            let file = data.path().join("clusters.json");
+            let file = data.path().join(CLUSTERS);
             std::fs::write(&file, serde_json::to_vec(clusters).unwrap()).unwrap();
             all.extend(["--clusters".to_owned(), file.display().to_string()]);
         }
@@ -89,13 +92,18 @@ impl MeshRun {
         let mount = data.path().join("mesh");
         std::fs::create_dir(&mount).unwrap();
         let disk = mesh_test::Disk::new(suite, &mount, bytes)?;
-        let file = data.path().join("clusters.json");
+        let file = data.path().join(CLUSTERS);
         std::fs::write(&file, serde_json::to_vec(clusters).unwrap()).unwrap();
         let arguments = vec!["--clusters".to_owned(), file.display().to_string()];
         let child = launch(disk.command(&program("continuum")), &mount, &arguments);
         let folder = disk.seen_through(child.id());
         let (bus, endpoints) = join(&mount, &folder, 1).await;
         Some(Self { bus, endpoints, data, folder, arguments, child, starts: 1, _turn: turn })
+    }
+
+    /// Changes the clusters that it is given when it starts again.
+    pub fn change_clusters(&self, clusters: &[Json]) {
+        std::fs::write(self.data.path().join(CLUSTERS), serde_json::to_vec(clusters).unwrap()).unwrap();
     }
 
     /// The data folder.

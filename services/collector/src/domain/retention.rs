@@ -32,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_setting_that_says_so_holds_and_only_while_it_is_in_force() {
+    fn the_most_specific_setting_holds_while_it_is_in_force() {
         let now = Timestamp::from_millis(1_000_000);
         let node = |id: &str| Entity { kind: "node".into(), id: id.into(), ..Entity::default() };
         let mut settings = BTreeMap::from([

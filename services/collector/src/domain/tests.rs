@@ -202,7 +202,7 @@ fn response_times_and_errors_are_those_of_the_requests_of_the_period() {
     assert!((of("responseTimeP95").value / 500.0 - 1.0).abs() <= 0.02, "{found:?}");
     assert_eq!((of("errorRate").value, of("errorRate").samples, of("cpuUsage").samples), (4.0, 100, 1));
     assert_eq!(of("errorRate").provenance(), Provenance::Measured);
-    // No request is no value: not a quick answer, and not a fault.
+    // Without requests there are no values: neither a quick answer nor a fault.
     let found = step(&[], 20_000);
     for name in &names[1..] {
         assert_eq!((target(&found, name).samples, target(&found, name).value), (0, 0.0), "{name}");

@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_series_is_set_to_keep_no_longer_leaves_all_stores_and_others_stay() {
+    fn what_a_setting_keeps_no_longer_leaves_all_stores() {
         let stores = Stores { keep_ms: [600_000, 86_400_000, 86_400_000, 86_400_000], ..stores() };
         let retained: Retained = Arc::new(|| vec![("i".to_owned(), 60_000)]);
         let raw = Raw::new(stores.clone(), retained.clone());
@@ -641,7 +641,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_writes_to_a_shared_database_is_only_seen_and_then_taken_up() {
+    fn what_another_writes_to_a_shared_database_is_taken_up_later() {
         let stores = stores();
         assert!(!stores.is_anothers(), "what rests in memory is each collector's own");
         stores.others.set_write(true);
