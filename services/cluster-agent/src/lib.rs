@@ -36,7 +36,9 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let kind = config.check()?;
     let folder = shell::state::Folder::open(&config.folder(mesh.data_dir()), &config.cluster_id)?;
     let receiver = match config.otlp_address()?.filter(|_| kind == Kind::Process) {
-        Some(address) => Some(shell::otlp::Receiver::bind(&mesh, address, &config).await?),
+        Some(address) => {
+            Some(shell::otlp::Receiver::bind(&mesh, address, &config.cluster_id, config.otlp_limits()).await?)
+        }
         None => None,
     };
     let door = receiver.as_ref().map(shell::otlp::Receiver::door);

@@ -41,10 +41,7 @@ use tonic::{Code, transport::Channel};
 
 pub use door::{Admitted, Door, TOKEN_HEADER};
 
-use crate::{
-    config::Config,
-    domain::measure::otlp::{Inbox, Refused, decode, spans},
-};
+use crate::domain::measure::otlp::{Inbox, Limits, Refused, decode, spans};
 use exchange::{Protocol, Refusal, Signal};
 
 /// Connections at once, of all instances.
@@ -121,15 +118,15 @@ impl Receiver {
     ///
     /// # Errors
     /// If the address is taken, or the mesh's OTLP endpoint is not an address.
-    pub async fn bind(mesh: &Mesh, address: SocketAddr, config: &Config) -> anyhow::Result<Self> {
+    pub async fn bind(mesh: &Mesh, address: SocketAddr, cluster_id: &str, limits: Limits) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("listen for OTLP on {address} (otlp_listen)"))?;
         let address = listener.local_addr().context("read the address of the OTLP receiver")?;
         let parts = Parts {
             mesh: mesh.clone(),
-            cluster_id: config.cluster_id.clone(),
-            door: Arc::new(Door::new(format!("http://{address}"), config.cluster_id.clone())),
-            inbox: Arc::new(Mutex::new(Inbox::new(config.otlp_limits()))),
+            cluster_id: cluster_id.to_owned(),
+            door: Arc::new(Door::new(format!("http://{address}"), cluster_id.to_owned())),
+            inbox: Arc::new(Mutex::new(Inbox::new(limits))),
             upstream: mesh.otlp_channel()?,
         };
         Ok(Self { listener, parts })

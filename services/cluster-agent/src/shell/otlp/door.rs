@@ -1,7 +1,9 @@
 //! Which replica a sender is: each has a token of its own in its environment, from its start to its end.
 //!
-//! Tokens are drawn anew by each agent, whose processes end with it, so none is ever written down. As with anything in a
+//! Each agent draws new tokens, and its processes end with it, so none is ever written down. As with anything in a
 //! process's environment, what runs as the same user can read it.
+
+#![expect(clippy::disallowed_methods, reason = "a token is drawn, not derived: nobody else may know it")]
 
 use std::{
     collections::BTreeMap,
