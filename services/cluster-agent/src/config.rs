@@ -42,6 +42,9 @@ pub struct Config {
     pub labels: String,
     /// `process` or `simulated`.
     pub driver: String,
+    /// Are documents run as processes? They run as the agent's own user, and can read what it can. Otherwise the `process`
+    /// driver refuses them, and says why.
+    pub process_documents: bool,
     /// Site in telemetry keys; the cluster when empty.
     pub site: String,
     /// Node in telemetry keys; the cluster when empty.
@@ -127,6 +130,7 @@ impl Default for Config {
             memory_bytes: limits.memory_bytes,
             labels: String::new(),
             driver: "process".into(),
+            process_documents: true,
             site: String::new(),
             node: String::new(),
             data_dir: String::new(),
@@ -360,6 +364,7 @@ impl Config {
             stable_ms: ms(self.stable_ms),
             ready_ms: ms(self.ready_ms),
             stop_grace_ms: ms(self.stop_grace_ms),
+            process_documents: self.process_documents || self.driver != "process",
         }
     }
 

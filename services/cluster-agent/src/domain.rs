@@ -53,11 +53,14 @@ pub struct Limits {
     pub ready_ms: i64,
     /// Time from asking a process to end to ending it.
     pub stop_grace_ms: i64,
+    /// Are documents run at all?
+    pub process_documents: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            process_documents: true,
             cpu_milli: 1_000,
             memory_bytes: 1_000_000_000,
             restarts_max: 10,
@@ -317,13 +320,13 @@ impl Cluster {
                 let document = WorkloadDocument::decode(message.document.clone()).ok();
                 let wanted =
                     Wanted { generation: message.generation, replicas: message.replicas.min(REPLICAS_MAX), document };
-                let over = self.over_capacity(id, &wanted, limits);
+                let refusal = self.refusal(id, &wanted, limits);
                 self.gone.remove(id);
                 let instance = self.instances.entry(id.clone()).or_default();
                 instance.owner.clone_from(&message.owner);
                 instance.stopped_to = stopped_to;
                 instance.stopped_known = instance.stopped_known.max(gone_to);
-                if let Some(reason) = over {
+                if let Some(reason) = refusal {
                     let (generation, cause) = (message.generation, cause.clone());
                     instance.rejected = Some(Rejection { generation, reason, cause, known: false });
                 } else {
@@ -353,6 +356,16 @@ impl Cluster {
             // LEAVE: it keeps running until it is told to stop. Everything else is older than what is known.
             _ => false,
         }
+    }
+
+    /// Why this agent does not take an assignment.
+    fn refusal(&self, instance_id: &str, wanted: &Wanted, limits: &Limits) -> Option<String> {
+        if limits.process_documents {
+            return self.over_capacity(instance_id, wanted, limits);
+        }
+        let reason = "this agent runs no processes: they would share its user, its key and its files; \
+                      set process_documents (CLUSTER_AGENT_PROCESS_DOCUMENTS=true) if all that is submitted is trusted";
+        Some(reason.to_owned())
     }
 
     /// What stands against taking it, if anything.

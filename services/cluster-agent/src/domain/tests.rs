@@ -305,6 +305,15 @@ fn what_is_over_capacity_is_rejected_with_figures_and_what_runs_stays() {
 }
 
 #[test]
+fn an_agent_without_processes_refuses_documents_and_says_why() {
+    let mut world = World::new();
+    world.limits.process_documents = false;
+    assert_eq!(world.run("a", 1, 1), []);
+    let Some(Fact::Rejected(rejected)) = world.said.last() else { panic!("{:?}", world.said) };
+    assert!(rejected.reason.contains("CLUSTER_AGENT_PROCESS_DOCUMENTS"), "{}", rejected.reason);
+}
+
+#[test]
 fn a_stop_is_answered_although_a_newer_generation_was_rejected_meanwhile() {
     let mut world = World::new();
     world.run("a", 1, 1);

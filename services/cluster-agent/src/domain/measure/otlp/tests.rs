@@ -72,8 +72,7 @@ fn of_workload(reading: Reading) -> Vec<Value> {
 fn told(values: &[Value]) -> Vec<(&str, MetricKind, &str, &str, f64)> {
     let part = |value: &Value| {
         let labels = &value.metric.labels;
-        let found = labels.iter().position(|(name, _)| matches!(&**name, "le" | "quantile"));
-        found
+        labels.iter().position(|(name, _)| matches!(&**name, "le" | "quantile"))
     };
     values
         .iter()
