@@ -156,6 +156,8 @@ pub struct Loaded<C> {
     pub entries: Vec<Entry>,
     /// Was `--print-config` given?
     pub print: bool,
+    /// Was `--health` given?
+    pub health: bool,
 }
 
 impl<C> Loaded<C> {
@@ -241,7 +243,13 @@ pub fn load<C: Serialize + DeserializeOwned + Default>(
         let origin = chosen.get(&key).map_or(Origin::Default, |(_, origin)| origin.clone());
         Entry { value: shown(&key, &value), key, origin }
     });
-    Ok(Loaded { entries: entries.collect(), settings, config, print: matches.get_flag("print-config") })
+    Ok(Loaded {
+        entries: entries.collect(),
+        settings,
+        config,
+        print: matches.get_flag("print-config"),
+        health: matches.get_flag("health"),
+    })
 }
 
 /// The `--set` arguments that give another process these values; defaults are left out.
@@ -341,6 +349,14 @@ fn check(settings: &Settings, chosen: &Chosen) -> Result<(), Error> {
     if settings.bus_url.split(',').any(|url| url.trim().starts_with("tls://")) && !mutual {
         return wrong("bus_url", "tls:// needs tls_ca_file, tls_cert_file and tls_key_file".into());
     }
+    for (key, list) in [("samples_connect", &settings.samples_connect), ("samples_listen", &settings.samples_listen)] {
+        if let Some(strange) = list.iter().find(|at| !at.starts_with("tcp/") && !at.starts_with("tls/")) {
+            return wrong(
+                key,
+                format!("{strange:?} begins with neither tcp/ nor tls/; write tcp/host:port, divided by commas"),
+            );
+        }
+    }
     if settings.samples_connect.iter().chain(&settings.samples_listen).any(|at| at.starts_with("tls/")) && !mutual {
         return wrong("samples_connect", "tls/ needs tls_ca_file, tls_cert_file and tls_key_file".into());
     }
@@ -405,6 +421,13 @@ fn command(
                 .long("print-config")
                 .action(clap::ArgAction::SetTrue)
                 .help("Prints every key with its value and where it came from, and ends"),
+        )
+        .arg(
+            clap::Arg::new("health")
+                .long("health")
+                .action(clap::ArgAction::SetTrue)
+                .conflicts_with("print-config")
+                .help("Asks the process that has this configuration whether it is ready, prints its answer, and ends: 0 if so"),
         )
 }
 

@@ -42,6 +42,47 @@ pub fn write_atomic(path: &Path, bytes: &[u8], readable_by: ReadableBy) -> io::R
     fs::rename(&staged, path)
 }
 
+/// Makes a file for its owner alone, unless it is there: of several processes with one folder, one makes it. Makes its
+/// folder if there is none.
+///
+/// # Errors
+/// Those of the text, and of the file system.
+pub fn make_once<E: From<io::Error>>(path: &Path, text: impl FnOnce() -> Result<String, E>) -> Result<(), E> {
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let staged = path.with_extension(format!("new-{}", uuid::Uuid::new_v4().simple()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
+    file.write_all(text()?.as_bytes())?;
+    file.sync_all()?;
+    // The link fails if another process was first; its text holds then.
+    let _lost_the_race = fs::hard_link(&staged, path);
+    Ok(fs::remove_file(&staged)?)
+}
+
+/// Moves the files of these names that are in one folder and not yet in the other, for their owner alone.
+pub(crate) fn move_files(from: &Path, to: &Path, names: &[&str]) -> io::Result<()> {
+    for (old, new) in names.iter().map(|name| (from.join(name), to.join(name))) {
+        if old == new || !old.exists() {
+            continue;
+        }
+        if new.exists() {
+            tracing::warn!(
+                used = %new.display(), left = %old.display(),
+                "the keys of an earlier configuration are left where they were: remove them, or put them in place"
+            );
+            continue;
+        }
+        write_atomic(&new, &fs::read(&old)?, ReadableBy::Owner)?;
+        fs::remove_file(&old)?;
+        tracing::info!(from = %old.display(), to = %new.display(), "moved keys");
+    }
+    Ok(())
+}
+
 /// Where a file is written before it takes its name.
 fn staged(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -69,5 +110,34 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!staged(&path).exists());
         assert!(write_atomic(&path.join("below"), b"", ReadableBy::Anyone).is_err(), "a file is not a folder");
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_not_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys/one.key");
+        for text in ["first", "second"] {
+            make_once(&path, || io::Result::Ok(text.to_owned())).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn keys_move_to_their_folder_and_none_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, keys) = (folder.path().join("data"), folder.path().join("keys"));
+        fs::create_dir_all(&data).unwrap();
+        fs::write(data.join("one.key"), "one").unwrap();
+        move_files(&data, &keys, &["one.key", "two.key"]).unwrap();
+        assert_eq!(fs::read_to_string(keys.join("one.key")).unwrap(), "one");
+        assert!(!data.join("one.key").exists() && !keys.join("two.key").exists());
+        fs::write(data.join("one.key"), "another").unwrap();
+        move_files(&data, &keys, &["one.key"]).unwrap();
+        assert_eq!(fs::read_to_string(keys.join("one.key")).unwrap(), "one");
+        assert!(data.join("one.key").exists());
+        move_files(&keys, &keys, &["one.key"]).unwrap();
+        assert_eq!(fs::read_to_string(keys.join("one.key")).unwrap(), "one");
     }
 }

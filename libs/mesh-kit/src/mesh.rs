@@ -124,6 +124,20 @@ impl Mesh {
         self.inner.settings.data_dir.as_deref()
     }
 
+    /// Folder for the keys that this process makes for itself, if it was given one: `keys_dir`, else the data folder. Files
+    /// of these names that are still in the data folder are moved.
+    ///
+    /// # Errors
+    /// A file that cannot be moved.
+    pub fn keys_dir(&self, names: &[&str]) -> anyhow::Result<Option<&Path>> {
+        let Some(keys) = self.inner.settings.keys_dir.as_deref() else { return Ok(self.data_dir()) };
+        if let Some(data) = self.data_dir() {
+            let moved = crate::files::move_files(data, keys, names);
+            moved.with_context(|| format!("move keys from {} to {}", data.display(), keys.display()))?;
+        }
+        Ok(Some(keys))
+    }
+
     /// The bus.
     pub fn bus(&self) -> &Bus {
         &self.inner.bus

@@ -21,6 +21,7 @@ use crate::{
     mesh::{Failure, Mesh},
     metrics,
     reader::Reader,
+    readiness::{self, Unready},
     secret, srv, telemetry,
 };
 
@@ -125,6 +126,24 @@ where
         use io::Write as _;
         let printed = io::stdout().write_all(loaded.table().as_bytes());
         return if printed.is_ok() { exit::OK } else { exit::INTERNAL };
+    }
+    if loaded.health {
+        return match readiness::ask(name, &loaded.settings) {
+            Ok(answer) => {
+                use io::Write as _;
+                // Nobody may listen; the code says it.
+                let _nowhere_to_print = io::stdout().write_all(answer.as_bytes());
+                exit::OK
+            }
+            Err(Unready::Not(why)) => {
+                tell(&format!("{}\n", why.trim_end()));
+                exit::UNAVAILABLE
+            }
+            Err(Unready::Unasked(why)) => {
+                tell(&format!("{why}\n"));
+                exit::USAGE
+            }
+        };
     }
     crate::use_small_pages();
     // Two providers are compiled in; without a choice the first TLS handshake would panic. Set before: kept.

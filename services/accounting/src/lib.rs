@@ -26,8 +26,8 @@ const TICK_MS: u64 = 500;
 /// # Errors
 /// A key file that cannot be used; a bus that does not let it join.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
-    let signer =
-        shell::key::signer(config.signing_key_file.as_deref(), mesh.data_dir()).context("find the signing key")?;
+    let keys_dir = mesh.keys_dir(&[shell::key::FILE])?;
+    let signer = shell::key::signer(config.signing_key_file.as_deref(), keys_dir).context("find the signing key")?;
     tracing::info!(key = %signer.verifier(), "heads are signed");
     let sources = Sources { streams: vec!["ACCOUNT"], tick_ms: Some(TICK_MS), ..Sources::default() };
     let view = mesh.project("books", domain::books::Books::new(signer, config.head_every_ms), sources).await?;

@@ -39,7 +39,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let accounts = mesh.project("accounts", Accounts::default(), sources).await?;
     // Looked at before commands are answered: a command from an earlier run of this process may make the first account.
     let no_account = !accounts.read(Accounts::any);
-    let issuer = shell::issuer::Issuer::open(&config, mesh.data_dir(), !no_account)?;
+    let issuer = shell::issuer::Issuer::open(&config, mesh.keys_dir(&[shell::issuer::KEYS])?, !no_account)?;
     let answers = Answers::start(&mesh, &["IDENTITY"]).await?;
     mesh.decide(domain::identities::Identities).await?;
     let inner = shell::Inner {

@@ -3,8 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +10,10 @@ use anyhow::{Context as _, bail};
 use mesh_kit::Mesh;
 
 use crate::{backend::Credentials, blob::seal::Keyring, config::Config};
+
+/// Names of the files in the folder of keys.
+const MASTERS: &str = "master.keys";
+const ACCESS: &str = "access.keys";
 
 /// All secrets of a gateway.
 pub struct Keys {
@@ -38,11 +40,11 @@ pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 /// # Errors
 /// When a file cannot be read or is malformed.
 pub(crate) fn read(mesh: &Mesh, config: &Config) -> anyhow::Result<Keys> {
-    let folder = mesh.data_dir().map(Path::to_path_buf);
-    let masters = text(config.master_keys_file.as_ref(), folder.as_deref(), "master.keys", || {
+    let folder = mesh.keys_dir(&[MASTERS, ACCESS])?;
+    let masters = text(config.master_keys_file.as_ref(), folder, MASTERS, || {
         Ok(format!("master-1 {}\n", hex::encode(random::<32>()?)))
     })?;
-    let access = text(config.access_keys_file.as_ref(), folder.as_deref(), "access.keys", || {
+    let access = text(config.access_keys_file.as_ref(), folder, ACCESS, || {
         Ok(format!("CONTINUUM{} {} local\n", hex::encode(random::<6>()?).to_uppercase(), hex::encode(random::<20>()?)))
     })?;
     let locations = match &config.location_keys_file {
@@ -76,7 +78,7 @@ fn lines(text: &str, what: &str) -> anyhow::Result<Vec<[String; 3]>> {
     Ok(found)
 }
 
-/// The text of the configured file, or of the one in the data folder, which is made if it does not exist. Of several
+/// The text of the configured file, or of the one in the folder of keys, which is made if it does not exist. Of several
 /// gateways with one folder, one makes it.
 fn text(
     given: Option<&PathBuf>,
@@ -88,16 +90,7 @@ fn text(
         (Some(path), _) => path.clone(),
         (None, Some(folder)) => {
             let path = folder.join(name);
-            if !path.exists() {
-                fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-                let staged = folder.join(format!(".{name}.{}", hex::encode(random::<8>()?)));
-                let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
-                file.write_all(make()?.as_bytes())?;
-                file.sync_all()?;
-                // The link fails if another gateway was first; its keys hold then.
-                let _lost_the_race = fs::hard_link(&staged, &path);
-                fs::remove_file(&staged)?;
-            }
+            mesh_kit::make_once(&path, make).with_context(|| format!("make {}", path.display()))?;
             path
         }
         (None, None) => bail!("the file {name} is not configured; set its path, or a data_dir to make it in"),

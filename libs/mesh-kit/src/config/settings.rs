@@ -57,6 +57,9 @@ pub struct Settings {
     pub history_url: String,
     /// Folder for what a process keeps for itself.
     pub data_dir: Option<PathBuf>,
+    /// Folder for the keys that a process makes for itself; the data folder if none. Another volume than the data keeps them
+    /// apart from what they protect. Keys that are still in the data folder are moved there.
+    pub keys_dir: Option<PathBuf>,
     /// Entities that a decider holds in memory. Idle ones beyond are dropped, and read again from what was saved when
     /// somebody asks.
     pub entities_max: usize,
@@ -94,6 +97,7 @@ impl Default for Settings {
             series_url: "memory:".into(),
             history_url: "memory:".into(),
             data_dir: None,
+            keys_dir: None,
             entities_max: 200_000,
             ready_lag_max: 10_000,
             drain_limit_ms: 10_000,

@@ -136,7 +136,7 @@ fn variables_that_orchestrators_and_tools_set_are_left_alone() {
 #[test]
 fn a_value_that_does_not_fit_names_its_key_and_origin() {
     let (_folder, path) = file("probe: perhaps\n");
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 12] = [
         (vec!["--config", &path], vec![], "probe"),
         (vec![], vec![("MY_AGENT_CPU_MILLI_MAX", "many")], "cpu_milli_max"),
         (vec!["--set", "cpu_milli_max=-1"], vec![], "cpu_milli_max"),
@@ -146,6 +146,7 @@ fn a_value_that_does_not_fit_names_its_key_and_origin() {
         (vec!["--set", "samples_mode=star"], vec![], "samples_mode"),
         (vec!["--set", "bus_url=tls://bus:4222"], vec![], "bus_url"),
         (vec!["--set", "samples_connect=tls/router:7447"], vec![], "samples_connect"),
+        (vec![], vec![("CONTINUUM_SAMPLES_CONNECT", "[\"tcp/router:7447\"]")], "samples_connect"),
         (vec!["--set", "otlp_trace_ratio=7"], vec![], "otlp_trace_ratio"),
         (vec!["--set", "log_level=info=info=info"], vec![], "log_level"),
     ];

@@ -8,10 +8,10 @@ use std::{
 };
 
 use ledger::note::{self, Signer};
-use mesh_kit::{ReadableBy, write_atomic};
+use mesh_kit::make_once;
 
-/// Its name in the data folder.
-const FILE: &str = "ledger.key";
+/// Its name in the folder of keys.
+pub(crate) const FILE: &str = "ledger.key";
 
 /// Why there is no key to sign with.
 #[derive(Debug, thiserror::Error)]
@@ -39,24 +39,19 @@ pub enum Error {
     Random,
 }
 
-/// The signer of the file, or of the data folder, or of this process alone.
+/// The signer of the file, or of the folder of keys, or of this process alone.
 ///
 /// # Errors
 /// A file that cannot be used.
-pub fn signer(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Signer, Error> {
-    match (file, data_dir) {
+pub fn signer(file: Option<&Path>, keys_dir: Option<&Path>) -> Result<Signer, Error> {
+    match (file, keys_dir) {
         (Some(file), _) => read(file),
         (None, None) => made(),
         (None, Some(folder)) => {
             let path = folder.join(FILE);
-            if path.exists() {
-                return read(&path);
-            }
-            let signer = made()?;
-            let text = signer.secret() + "\n";
-            let written = write_atomic(&path, text.as_bytes(), ReadableBy::Owner);
-            written.map_err(|source| Error::File { path, source })?;
-            Ok(signer)
+            let text = || made().map(|signer| signer.secret() + "\n").map_err(io::Error::other);
+            make_once(&path, text).map_err(|source| Error::File { path: path.clone(), source })?;
+            read(&path)
         }
     }
 }

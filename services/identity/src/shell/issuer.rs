@@ -5,8 +5,6 @@
 
 use std::{
     fs,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -29,8 +27,8 @@ use crate::{
     domain::{identities::Account, pkce},
 };
 
-/// Name of the keys file in the data folder.
-const KEYS: &str = "issuer.keys";
+/// Name of the keys file in the folder of keys.
+pub(crate) const KEYS: &str = "issuer.keys";
 
 /// Random bytes of the system.
 pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
@@ -65,8 +63,8 @@ pub(crate) struct Issuer {
 impl Issuer {
     /// Reads its keys, or makes them. New keys are not made where there are accounts: their passwords could not be
     /// checked with them.
-    pub(crate) fn open(config: &Config, data_dir: Option<&Path>, has_accounts: bool) -> anyhow::Result<Self> {
-        let path = match (&config.issuer_keys_file, data_dir) {
+    pub(crate) fn open(config: &Config, keys_dir: Option<&Path>, has_accounts: bool) -> anyhow::Result<Self> {
+        let path = match (&config.issuer_keys_file, keys_dir) {
             (Some(path), _) => path.clone(),
             (None, Some(folder)) if has_accounts && !folder.join(KEYS).exists() => bail!(
                 "there are accounts on the bus, but no keys to check their passwords with in {}; set issuer_keys_file to \
@@ -182,16 +180,7 @@ pub(crate) fn made(
     text: impl FnOnce() -> anyhow::Result<String>,
 ) -> anyhow::Result<PathBuf> {
     let path = folder.join(name);
-    if !path.exists() {
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-        let staged = folder.join(format!(".{name}.{}", URL_SAFE_NO_PAD.encode(random::<9>()?)));
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
-        file.write_all(text()?.as_bytes())?;
-        file.sync_all()?;
-        // A link fails if another was first; then its text holds.
-        let _lost_the_race = fs::hard_link(&staged, &path);
-        fs::remove_file(&staged)?;
-    }
+    mesh_kit::make_once(&path, text).with_context(|| format!("make {}", path.display()))?;
     Ok(path)
 }
 
