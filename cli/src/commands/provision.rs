@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use mesh_admin::{ProvisionOptions, RenderOptions, provision, read_seeds, render};
+use mesh_admin::{KeyFolder, ProvisionOptions, RenderOptions, provision, render};
 use mesh_bus::Seed;
 use mesh_proto::contract;
 
@@ -33,11 +33,16 @@ pub struct ProvisionArguments {
 /// What `provision` may do first.
 #[derive(Debug, Subcommand)]
 pub enum Render {
-    /// Writes `nats.conf` and `keys/<identity>.nk`; keys that exist are kept.
+    /// Writes `nats.conf` and the key of each identity, `keys/<identity>.nk`; keys that exist are kept.
     Render {
         /// Where to write.
         #[arg(long, value_name = "DIR", default_value = ".")]
         out: PathBuf,
+        /// Writes each key into a folder of its own instead, `DIR/<identity>/<identity>.nk`, which can be given to that
+        /// service alone. Keys that are still in `keys` of the other folder are moved there. No identity has the rights of
+        /// all services then, as `continuum up` needs one.
+        #[arg(long, value_name = "DIR")]
+        keys_apart: Option<PathBuf>,
         /// Address that clients connect to.
         #[arg(long, default_value = "0.0.0.0:4222")]
         listen: String,
@@ -59,8 +64,13 @@ pub enum Render {
 /// Runs `provision` or `provision render`.
 pub async fn run(data_dir: &Path, arguments: ProvisionArguments, format: Format) -> anyhow::Result<ExitCode> {
     mesh_bus::install_crypto();
-    if let Some(Render::Render { out, listen, store_dir, disk_mib, http_listen, websocket_listen }) = arguments.render {
-        let keys = read_seeds(contract(), &out.join("keys")).context("read the keys")?;
+    if let Some(Render::Render { out, keys_apart, listen, store_dir, disk_mib, http_listen, websocket_listen }) =
+        arguments.render
+    {
+        let together = KeyFolder::together(out.join("keys"));
+        let folder = keys_apart.as_ref().map_or_else(|| together.clone(), KeyFolder::apart);
+        let mut keys = together.read(contract()).context("read the keys")?;
+        keys.extend(folder.read(contract()).context("read the keys")?);
         let options = RenderOptions {
             listen,
             http_listen,
@@ -68,10 +78,16 @@ pub async fn run(data_dir: &Path, arguments: ProvisionArguments, format: Format)
             store_dir,
             disk_bytes: disk_mib.map(|mib| mib * 1024 * 1024),
             keys,
+            joint: keys_apart.is_none(),
             ..RenderOptions::default()
         };
-        let files = render(contract(), &options).context("render")?.write(&out).context("write")?;
-        line(format!("{} and {} keys in {}", files.nats_conf.display(), files.keys.len(), out.join("keys").display()));
+        let rendered = render(contract(), &options).context("render")?;
+        let files = rendered.write_with_keys(&out, &folder).context("write")?;
+        if keys_apart.is_some() {
+            together.remove(contract()).context("remove keys that were moved")?;
+        }
+        let place = keys_apart.unwrap_or_else(|| out.join("keys"));
+        line(format!("{} and {} keys in {}", files.nats_conf.display(), files.keys.len(), place.display()));
         return Ok(ExitCode::SUCCESS);
     }
     let path = arguments.seed_file.unwrap_or_else(|| data_dir.join("keys/provisioner.nk"));

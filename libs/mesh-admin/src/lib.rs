@@ -18,7 +18,7 @@ mod render;
 mod server;
 
 pub use access::samples_access;
-pub use account::{identities, read_seeds};
+pub use account::{KeyFolder, identities};
 pub use disk::{disk_room_bytes, free_disk_bytes};
 pub use find::{Found, Search, VERSION_MIN, find_server};
 pub use provision::{ProvisionError, ProvisionOptions, Report, probe, provision};

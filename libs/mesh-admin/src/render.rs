@@ -13,7 +13,7 @@ use mesh_proto::{
     rights::{self, BUS_ACCOUNT, DASHBOARD, DASHBOARD_ACCOUNT, PEOPLE_ACCOUNT, Rights},
 };
 
-use crate::account::{identities, write_private};
+use crate::account::{KeyFolder, identities, write_private};
 
 /// How a nats-server is to run.
 #[derive(Clone, Debug)]
@@ -40,6 +40,9 @@ pub struct RenderOptions {
     pub cluster: Option<Cluster>,
     /// Keys from before; identities without one get a new one.
     pub keys: BTreeMap<String, Seed>,
+    /// May one program run all services? It signs in once, with an identity that has the rights of each. Not where every
+    /// service is a process of its own.
+    pub joint: bool,
 }
 
 impl Default for RenderOptions {
@@ -55,6 +58,7 @@ impl Default for RenderOptions {
             tls: None,
             cluster: None,
             keys: BTreeMap::new(),
+            joint: true,
         }
     }
 }
@@ -115,7 +119,7 @@ pub fn bytes_wanted(contract: &Contract) -> u64 {
 /// Renders the configuration of one server.
 pub fn render(contract: &Contract, options: &RenderOptions) -> Result<Rendered, SeedError> {
     let mut keys = BTreeMap::new();
-    for identity in identities(contract) {
+    for identity in identities(contract).filter(|identity| options.joint || *identity != rights::JOINT) {
         let seed = options.keys.get(identity).cloned().map_or_else(Seed::generate, Ok)?;
         keys.insert(identity.to_owned(), seed);
     }
@@ -339,18 +343,22 @@ fn exports_to_people(text: &mut String, rights: &Rights) {
 
 impl Rendered {
     /// Writes `nats.conf` and `keys/<identity>.nk` into a folder, readable by its owner alone.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     pub fn write(&self, folder: &Path) -> io::Result<Files> {
-        let key_folder = folder.join("keys");
-        fs::create_dir_all(&key_folder)?;
+        self.write_with_keys(folder, &KeyFolder::together(folder.join("keys")))
+    }
+
+    /// Writes `nats.conf` into a folder, and the keys where they are kept; each readable by its owner alone.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_with_keys(&self, folder: &Path, keys: &KeyFolder) -> io::Result<Files> {
+        fs::create_dir_all(folder)?;
         let nats_conf = folder.join("nats.conf");
         write_private(&nats_conf, &self.nats_conf)?;
-        let mut keys = BTreeMap::new();
-        for (identity, seed) in &self.keys {
-            let path = key_folder.join(format!("{identity}.nk"));
-            write_private(&path, seed.expose())?;
-            keys.insert(identity.clone(), path);
-        }
-        Ok(Files { nats_conf, keys })
+        Ok(Files { nats_conf, keys: keys.write(&self.keys)? })
     }
 }
 
@@ -403,12 +411,33 @@ mod tests {
     fn written_keys_are_read_back_and_are_their_owners_alone() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
-        let rendered = render(mesh_proto::contract(), &RenderOptions::default()).unwrap();
-        let files = rendered.write(folder.path()).unwrap();
-        let read = crate::account::read_seeds(mesh_proto::contract(), &folder.path().join("keys")).unwrap();
-        assert_eq!(read, rendered.keys);
-        for path in files.keys.values().chain([&files.nats_conf]) {
-            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        let contract = mesh_proto::contract();
+        let rendered = render(contract, &RenderOptions::default()).unwrap();
+        for keys in [KeyFolder::together(folder.path().join("keys")), KeyFolder::apart(folder.path())] {
+            let files = rendered.write_with_keys(folder.path(), &keys).unwrap();
+            assert_eq!(keys.read(contract).unwrap(), rendered.keys);
+            for path in files.keys.values().chain([&files.nats_conf]) {
+                assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+            }
+            keys.remove(contract).unwrap();
+            assert_eq!(keys.read(contract).unwrap(), BTreeMap::new());
         }
+    }
+
+    #[test]
+    fn without_a_joint_program_nobody_has_the_rights_of_all() {
+        let options = RenderOptions { joint: false, ..RenderOptions::default() };
+        let rendered = render(mesh_proto::contract(), &options).unwrap();
+        assert!(!rendered.keys.contains_key(rights::JOINT));
+        assert_eq!(rendered.keys.len(), mesh_proto::contract().services.len() + 3);
+    }
+
+    #[test]
+    fn keys_apart_share_no_folder() {
+        let keys = KeyFolder::apart("/keys");
+        let folders: BTreeSet<PathBuf> = identities(mesh_proto::contract())
+            .filter_map(|identity| keys.path(identity).parent().map(Path::to_owned))
+            .collect();
+        assert_eq!(folders.len(), identities(mesh_proto::contract()).count());
     }
 }

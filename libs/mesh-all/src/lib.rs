@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use mesh_admin::{
-    ProvisionOptions, RenderOptions, Server, ServerOptions, disk_room_bytes, find_server, provision, read_seeds, render,
+    KeyFolder, ProvisionOptions, RenderOptions, Server, ServerOptions, disk_room_bytes, find_server, provision, render,
 };
 use mesh_bus::{Samples, SamplesMode, SamplesOptions};
 use mesh_client::{Client, Endpoints};
@@ -142,7 +142,8 @@ impl Up {
         }
 
         // The bus: configuration and keys from the contract; existing keys are used again.
-        let keys = read_seeds(contract(), &data_dir.join("keys")).context("read the keys")?;
+        let key_folder = KeyFolder::together(data_dir.join("keys"));
+        let keys = key_folder.read(contract()).context("read the keys")?;
         let run_dir = data_dir.join("run");
         fs::create_dir_all(&run_dir).context("make the run folder")?;
         let free = disk_room_bytes(&data_dir).context("ask for the free disk")?;
@@ -167,7 +168,7 @@ impl Up {
             },
         )
         .context("render the bus configuration")?;
-        let files = rendered.write(&data_dir).context("write the bus configuration")?;
+        let files = rendered.write_with_keys(&data_dir, &key_folder).context("write the bus configuration")?;
         let key = |identity: &str| {
             files.keys.get(identity).cloned().ok_or_else(|| anyhow!("the contract has no identity {identity}"))
         };
