@@ -25,6 +25,7 @@ import yaml
 
 COMPOSE = "compose.yaml"
 OVERLAY = "k8s/overlays/local"
+DOCKERFILE = "infra/images/Dockerfile"
 ASSEMBLED = {"apiVersion", "kind", "namespace", "resources", "secretGenerator"}
 # What only serves: its own images, told nothing about the bus.
 INFRASTRUCTURE = {"nats", "zenoh", "mongo", "influxdb", "cassandra"}
@@ -38,9 +39,18 @@ def fault(where: str, what: str) -> None:
     faults.append(f"{where}: {what}")
 
 
+def filled(value):
+    """Compose fills in variables; without any, their defaults."""
+    if isinstance(value, dict):
+        return {key: filled(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [filled(inner) for inner in value]
+    return re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", value) if isinstance(value, str) else value
+
+
 def load(path: Path) -> list[dict]:
     with path.open() as file:
-        return [document for document in yaml.safe_load_all(file) if document]
+        return [filled(document) for document in yaml.safe_load_all(file) if document]
 
 
 # --- compose -------------------------------------------------------------------------------------------------------
@@ -79,8 +89,8 @@ def compose(root: Path, services: list[str]) -> list[dict]:
         for port in part.get("ports") or []:
             if not str(port).startswith("127.0.0.1:"):
                 fault(where, f"port {port} is open to every network: bind it to 127.0.0.1")
-        for volume in part.get("volumes") or []:
-            source = volume.split(":")[0]
+        mounted = [volume.split(":")[0] for volume in part.get("volumes") or []]
+        for source in mounted:
             if not source.startswith((".", "/")) and source not in declared:
                 fault(where, f"mounts the volume {source}, which is not declared")
         for needed in part.get("depends_on") or {}:
@@ -90,9 +100,6 @@ def compose(root: Path, services: list[str]) -> list[dict]:
             fault(where, f"its image {part.get('image')!r} has no version")
         if name in INFRASTRUCTURE:
             continue
-        package = (part.get("build") or {}).get("args", {}).get("SERVICE")
-        if package is not None and image_of(part["image"]) != f"continuum/{package}":
-            fault(where, f"builds {package} and calls it {part['image']}")
         arguments = [str(word) for word in part.get("command") or []]
         environment = {key: str(value) for key, value in (part.get("environment") or {}).items()}
         if name not in JOBS:
@@ -101,6 +108,9 @@ def compose(root: Path, services: list[str]) -> list[dict]:
             address_faults(where, environment, lambda host, port: host in parts and serves(parts[host], host, port))
             seed = environment.get("CONTINUUM_BUS_SEED_FILE", "")
             seeds.setdefault(Path(seed).stem, []).append(name)
+            keys = sorted({source for source in mounted if source.startswith("key-")})
+            if keys != [f"key-{Path(seed).stem}"]:
+                fault(where, f"can read the keys {', '.join(keys) or 'of nobody'}: mount its own alone")
             if environment.get("CONTINUUM_ADVERTISE_HOST") != name:
                 fault(where, "CONTINUUM_ADVERTISE_HOST is not the name that others find it by")
         containers.append(
@@ -358,14 +368,10 @@ def main() -> int:
         if not (given.root / "services" / package).is_dir() and package != "continuum":
             fault(image, "is made of no package of services/")
 
-    dockerfile = (given.root / "Dockerfile").read_text()
-    final = dockerfile.rsplit("\nFROM ", 1)[-1]
-    user = re.search(r"^USER (\S+)", final, re.MULTILINE)
+    dockerfile = (given.root / DOCKERFILE).read_text()
+    user = re.search(r"^USER (\S+)", dockerfile, re.MULTILINE)
     if not user or user.group(1).split(":")[0] in ("0", "root"):
-        fault("Dockerfile", "the image runs as root: set USER")
-    for line in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
-        if ":" not in line:
-            fault("Dockerfile", f"{line} has no version")
+        fault(DOCKERFILE, "the image runs as root: set USER")
 
     if faults:
         print("\n".join(faults), file=sys.stderr)

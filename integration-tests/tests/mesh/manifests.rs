@@ -34,7 +34,8 @@ fn services() -> Vec<String> {
 /// A copy of what is deployed, with the bus configuration and the keys rendered as the overlay says they are to be.
 fn checkout() -> tempfile::TempDir {
     let folder = tempfile::Builder::new().prefix("continuum-manifests-").tempdir().unwrap();
-    for file in ["compose.yaml", "Dockerfile", "Cargo.toml"] {
+    std::fs::create_dir_all(folder.path().join("infra/images")).unwrap();
+    for file in ["compose.yaml", "infra/images/Dockerfile", "Cargo.toml"] {
         std::fs::copy(root().join(file), folder.path().join(file)).unwrap();
     }
     let copied = Command::new("cp").arg("-r").arg(root().join("k8s")).arg(folder.path()).status().unwrap();
@@ -130,7 +131,14 @@ fn a_fault_in_a_manifest_is_found_and_named() {
             "nats://nats:4223\n    CONTINUUM_SAMPLES",
             "nobody serves",
         ),
-        ("compose.yaml", "/bus/keys/validator.nk", "/bus/keys/collector.nk", "service validator is missing"),
+        ("compose.yaml", "/key/validator.nk", "/key/collector.nk", "service validator is missing"),
+        ("compose.yaml", "\"key-validator:/key:ro\"", "\"key-collector:/key:ro\"", "can read the keys key-collector"),
+        (
+            "compose.yaml",
+            "\"key-validator:/key:ro\"",
+            "\"key-validator:/key:ro\", \"key-provisioner:/more:ro\"",
+            "mount its own alone",
+        ),
         ("compose.yaml", "127.0.0.1:4222:4222", "4222:4222", "open to every network"),
         ("k8s/base/validator.yaml", "runAsNonRoot: true", "runAsNonRoot: false", "may run as root"),
         ("k8s/base/validator.yaml", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "writable"),
@@ -144,7 +152,7 @@ fn a_fault_in_a_manifest_is_found_and_named() {
         ("k8s/base/namespace.yaml", "enforce: restricted", "enforce: privileged", "restricted pod security"),
         ("k8s/base/provision.yaml", "kind: NetworkPolicy", "kind: NetworkPolice", "no kind that Kubernetes"),
         ("k8s/base/kustomization.yaml", "  - validator.yaml\n", "", "service validator is missing"),
-        ("Dockerfile", "USER 10001\n", "", "the image runs as root"),
+        ("infra/images/Dockerfile", "USER 10001:10001\n", "", "the image runs as root"),
     ];
     let whole = checkout();
     let outcomes: Vec<(String, Output)> = std::thread::scope(|scope| {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     MARK, Output,
-    model::{Deployment, Mesh, Variant, yaml, yaml_list},
+    model::{Deployment, KEYS_DIR, Mesh, Variant, yaml, yaml_list},
 };
 
 /// Everything but the services: settings they share, the bus, and what brings it up.
@@ -12,6 +12,8 @@ const INFRASTRUCTURE: &str = include_str!("compose.infrastructure.yaml");
 /// What [`INFRASTRUCTURE`] sets, and no service repeats.
 const SHARED: [&str; 4] =
     ["CONTINUUM_BUS_URL", "CONTINUUM_SAMPLES_CONNECT", "CONTINUUM_LISTEN", "CONTINUUM_LOG_FORMAT"];
+/// Identities beside the services whose keys are rendered.
+const OTHER_IDENTITIES: [&str; 3] = ["provisioner", "person", "dashboard"];
 /// Volumes that [`INFRASTRUCTURE`] mounts.
 const INFRASTRUCTURE_VOLUMES: [&str; 9] = [
     "bus",
@@ -29,7 +31,11 @@ const PROCESSES: u32 = 256;
 
 /// The one file.
 pub(super) fn render(mesh: &Mesh) -> Vec<Output> {
-    let mut text = format!("# {MARK}\n{}", INFRASTRUCTURE.replace("{version}", &mesh.version));
+    let identities = mesh.services.iter().map(|service| service.name.as_str());
+    let identities: Vec<&str> = OTHER_IDENTITIES.into_iter().chain(identities).collect();
+    let keys: Vec<String> = identities.iter().map(|name| format!("      - key-{name}:/keys/{name}\n")).collect();
+    let infrastructure = INFRASTRUCTURE.replace("{version}", &mesh.version).replace("{keys}", &keys.concat());
+    let mut text = format!("# {MARK}\n{infrastructure}");
     let mut volumes = vec![];
     for service in &mesh.services {
         let variants: Vec<Option<&Variant>> =
@@ -37,9 +43,13 @@ pub(super) fn render(mesh: &Mesh) -> Vec<Output> {
         for variant in variants {
             let name = variant.map_or_else(|| service.name.clone(), |v| format!("{}-{}", service.name, v.name));
             text.push_str(&container(mesh, service, variant, &name));
+            if !service.keys.is_empty() {
+                volumes.push(format!("{name}-secrets"));
+            }
             volumes.push(name);
         }
     }
+    volumes.extend(identities.iter().map(|name| format!("key-{name}")));
     text.push_str("\nvolumes:\n");
     for volume in INFRASTRUCTURE_VOLUMES.iter().map(|volume| (*volume).to_owned()).chain(volumes) {
         let _ = writeln!(text, "  {volume}:");
@@ -56,18 +66,19 @@ fn container(mesh: &Mesh, service: &Deployment, variant: Option<&Variant>, name:
     if service.resources.processes_max != PROCESSES {
         let _ = writeln!(text, "    pids_limit: {}", service.resources.processes_max);
     }
-    if let Some(package) = service.package() {
-        let _ = writeln!(text, "    build: {{context: ., args: {{SERVICE: {package}}}}}");
-    }
-    let _ = writeln!(text, "    image: continuum/{}:{}", service.image, mesh.version);
+    let _ = writeln!(text, "    image: {}", image(&service.image, &mesh.version));
     if !service.args.is_empty() {
         let _ = writeln!(text, "    command: {}", yaml_list(&service.args));
     }
     text.push_str("    environment:\n      <<: *environment\n");
-    let seed_file = format!("/bus/keys/{}.nk", service.name);
+    let seed_file = format!("/key/{}.nk", service.name);
     for variable in service.variables(name, &seed_file, variant) {
         if !SHARED.contains(&variable.name.as_str()) {
-            let _ = writeln!(text, "      {}: {}", variable.name, yaml(&variable.value));
+            let value = match variable.from.as_str() {
+                "" => yaml(&variable.value),
+                from => format!("\"${{{from}:-{}}}\"", variable.value),
+            };
+            let _ = writeln!(text, "      {}: {value}", variable.name);
         }
     }
     let published: Vec<String> = service
@@ -79,6 +90,16 @@ fn container(mesh: &Mesh, service: &Deployment, variant: Option<&Variant>, name:
     if !published.is_empty() {
         let _ = writeln!(text, "    ports: {}", yaml_list(&published));
     }
-    let _ = writeln!(text, "    volumes: [\"bus:/bus:ro\", \"{name}:/data\"]");
+    let mut volumes = vec![format!("key-{}:/key:ro", service.name), format!("{name}:/data")];
+    if !service.keys.is_empty() {
+        volumes.push(format!("{name}-secrets:{KEYS_DIR}"));
+    }
+    let _ = writeln!(text, "    volumes: {}", yaml_list(&volumes));
     text
+}
+
+/// An image of this project: of another registry where `CONTINUUM_IMAGES` names one, and of another version where
+/// `CONTINUUM_VERSION` does.
+fn image(name: &str, version: &str) -> String {
+    format!("${{CONTINUUM_IMAGES:-continuum}}/{name}:${{CONTINUUM_VERSION:-{version}}}")
 }

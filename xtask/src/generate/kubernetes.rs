@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::{
     MARK, Output,
-    model::{Connection, Deployment, GRPC_PORT, Mesh, yaml, yaml_list},
+    model::{Connection, Deployment, GRPC_PORT, KEYS_DIR, KEYS_MIB, Mesh, yaml, yaml_list},
 };
 
 const BASE: &str = "k8s/base";
@@ -49,10 +49,11 @@ fn labels(name: &str) -> String {
 fn workload(mesh: &Mesh, service: &Deployment) -> String {
     let name = &service.name;
     let labels = labels(name);
-    let (kind, strategy) = match (&service.state, service.singleton) {
-        (Some(_), _) => ("StatefulSet", format!("serviceName: {name}")),
-        (None, true) => ("Deployment", "strategy: {type: Recreate}".to_owned()),
-        (None, false) => ("Deployment", "strategy: {type: RollingUpdate}".to_owned()),
+    let survives = service.state.is_some() || !service.keys.is_empty();
+    let (kind, strategy) = match (survives, service.singleton) {
+        (true, _) => ("StatefulSet", format!("serviceName: {name}")),
+        (false, true) => ("Deployment", "strategy: {type: Recreate}".to_owned()),
+        (false, false) => ("Deployment", "strategy: {type: RollingUpdate}".to_owned()),
     };
     let args = match service.args.as_slice() {
         [] => String::new(),
@@ -69,22 +70,32 @@ fn workload(mesh: &Mesh, service: &Deployment) -> String {
         let _ = writeln!(ports, "            - {{name: {name}, containerPort: {number}{protocol}}}");
     }
     let resources = &service.resources;
-    let (scratch, claims) = match &service.state {
-        None => ("        - {name: data, emptyDir: {}}\n", String::new()),
-        Some(state) => {
-            let comment = if state.comment.is_empty() { String::new() } else { format!("  # {}\n", state.comment) };
-            let size = mebibytes(state.size_mib);
-            let claims = format!(
-                "{comment}  volumeClaimTemplates:
-    - metadata: {{name: data}}
+    let mut claims = String::new();
+    let mut claim = |volume: &str, about: &str, mib: u32| {
+        if claims.is_empty() {
+            claims.push_str("  volumeClaimTemplates:\n");
+        }
+        comment(&mut claims, about);
+        let _ = write!(
+            claims,
+            "    - metadata: {{name: {volume}}}
       spec:
         accessModes: [ReadWriteOnce]
-        resources: {{requests: {{storage: {size}}}}}
-"
-            );
-            ("", claims)
-        }
+        resources: {{requests: {{storage: {}}}}}
+",
+            mebibytes(mib)
+        );
     };
+    let mut scratch = "";
+    match &service.state {
+        Some(state) => claim("data", &state.comment, state.size_mib),
+        None => scratch = "        - {name: data, emptyDir: {}}\n",
+    }
+    let mut mounts = String::new();
+    if !service.keys.is_empty() {
+        claim("secrets", &service.keys, KEYS_MIB);
+        let _ = writeln!(mounts, "            - {{name: secrets, mountPath: {KEYS_DIR}}}");
+    }
     format!(
         "apiVersion: apps/v1
 kind: {kind}
@@ -134,7 +145,7 @@ spec:
           volumeMounts:
             - {{name: keys, mountPath: /keys, readOnly: true}}
             - {{name: data, mountPath: /data}}
-            - {{name: tmp, mountPath: /tmp}}
+{mounts}            - {{name: tmp, mountPath: /tmp}}
       volumes:
         - name: keys
           secret:

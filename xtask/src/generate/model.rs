@@ -11,6 +11,12 @@ use crate::contract::Contract;
 /// The port on which every service answers gRPC, its probes and its metrics.
 pub const GRPC_PORT: u32 = 8080;
 
+/// Where the volume of the keys that a service makes for itself is mounted.
+pub const KEYS_DIR: &str = "/secrets";
+
+/// Size of that volume.
+pub const KEYS_MIB: u32 = 16;
+
 /// The whole mesh.
 #[derive(Clone, Debug)]
 pub struct Mesh {
@@ -52,6 +58,8 @@ pub struct Deployment {
     pub replicas: u32,
     /// Processes with a configuration of their own each.
     pub variants: Vec<Variant>,
+    /// Which keys it makes for itself; none when empty.
+    pub keys: String,
 }
 
 /// A port that a service listens on.
@@ -80,6 +88,8 @@ pub struct Variable {
     pub name: String,
     /// Its value.
     pub value: String,
+    /// The variable of whoever starts Compose that takes the value's place, if it is set.
+    pub from: String,
 }
 
 /// A folder that survives.
@@ -148,16 +158,20 @@ impl Deployment {
     /// The environment of a process that others find under `host`: what every service gets, what this one gets, and what
     /// its variant gets.
     pub fn variables(&self, host: &str, seed_file: &str, variant: Option<&Variant>) -> Vec<Variable> {
-        let of = |name: &str, value: &str| Variable { name: name.to_owned(), value: value.to_owned() };
+        let of =
+            |name: &str, value: &str| Variable { name: name.to_owned(), value: value.to_owned(), from: String::new() };
         let mut all = vec![
             of("CONTINUUM_BUS_URL", "nats://nats:4222"),
             of("CONTINUUM_BUS_SEED_FILE", seed_file),
-            of("CONTINUUM_SAMPLES_CONNECT", "[\"tcp/zenoh:7447\"]"),
+            of("CONTINUUM_SAMPLES_CONNECT", "tcp/zenoh:7447"),
             of("CONTINUUM_LISTEN", &format!("0.0.0.0:{GRPC_PORT}")),
             of("CONTINUUM_ADVERTISE_HOST", host),
             of("CONTINUUM_LOG_FORMAT", "json"),
             of("CONTINUUM_DATA_DIR", "/data"),
         ];
+        if !self.keys.is_empty() {
+            all.push(of("CONTINUUM_KEYS_DIR", KEYS_DIR));
+        }
         let ports = self.ports.iter().filter(|port| !port.variable.is_empty());
         all.extend(ports.map(|port| of(&port.variable, &format!("0.0.0.0:{}", port.number))));
         all.extend(self.environment.iter().chain(variant.into_iter().flat_map(|v| &v.environment)).cloned());
