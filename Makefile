@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-full test-wording test-kill9 setup setup-test servers build build-demo gen lint docs clean
+.PHONY: demo test test-full test-wording test-kill9 test-compose setup setup-test servers build build-demo images gen lint docs clean
 
 ## The story, end to end, with real processes and real measurements.
 demo: setup build-demo
@@ -36,6 +36,15 @@ setup-test: setup
 ## What tests use and no registry of packages has: compiled once per machine, into a cache outside the checkout.
 servers:
 	infra/servers/install.sh
+
+## What is shipped, started: images and compose.yaml on a container engine, used from outside, killed and taken down.
+test-compose: setup-test build
+	infra/test/compose.sh debug
+
+## An image of every program that compose.yaml names, with docker, podman or buildah.
+images:
+	$(CARGO) build --workspace --locked --bins --release
+	infra/images/build.sh --profile release
 
 build:
 	$(CARGO) build --workspace --locked --bins

@@ -81,6 +81,9 @@ WRAPPER
   if [ -x "$tools/debian/chromium" ]; then echo "Chromium and Prometheus in $tools/debian"; fi
 fi
 
+# A container engine for what is shipped.
+infra/engine/install.sh
+
 # Databases that views may rest in.
 infra/servers/database.sh install
 

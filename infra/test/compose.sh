@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Images out of binaries that are compiled, and `compose.yaml` started with them on a container engine of the tests' own.
+#   infra/test/compose.sh [debug|release] [options of compose.py]
+# What is not on this machine is named in a line that begins with NOT RUN; then the exit code is 0.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+profile="${1:-debug}"
+if [ $# -gt 0 ]; then shift; fi
+engine="$PWD/.tools/engine/podman"
+if [ ! -x "$engine" ]; then
+  echo "NOT RUN: images and compose: there is no container engine here (infra/engine/install.sh)"
+  exit 0
+fi
+ENGINE_ROOT="$(mktemp -d)"
+export ENGINE_ROOT
+clean() {
+  "$engine" rm --all --force >/dev/null 2>&1 || true
+  "$engine" rmi --all --force >/dev/null 2>&1 || true
+  rm -rf "$ENGINE_ROOT"
+}
+trap clean EXIT
+# The look from inside: a container that runs, on a network of its own.
+if ! "$engine" info >/dev/null 2>&1 || ! "$engine" network create probe >/dev/null 2>&1; then
+  echo "NOT RUN: images and compose: containers do not run here: $("$engine" info 2>&1 | tail -n 1)"
+  exit 0
+fi
+"$engine" network rm probe >/dev/null 2>&1 || true
+infra/images/build.sh --profile "$profile" --engine "$engine" --stand-ins
+code=0
+.tools/test/bin/python3 infra/test/compose.py --engine "$engine" "$@" || code=$?
+if [ "$code" -eq 69 ]; then code=0; fi
+exit "$code"
