@@ -5,7 +5,7 @@
 //! and after the collector started, so that every judged period was watched from end to end. What a period
 //! says does not depend on the order in which its samples came.
 //!
-//! Several collectors share the clusters ([`sharing`]): each takes in what comes of its own, folds what the others stored
+//! Several collectors share the clusters (`sharing`): each takes in what comes of its own, folds what the others stored
 //! as well, and publishes what follows of its own.
 
 pub(crate) mod catalog;
