@@ -83,7 +83,6 @@ for name in $names; do
       mkdir -p "$here/owned/bus"
       sed -n 's|^ *- key-[a-z-]*:\(/keys/[a-z-]*\)$|\1|p' compose.yaml | while read -r folder; do mkdir -p "$here/owned$folder"; done
       ;;
-    accounting | identity | secure-storage) mkdir -p "$here/owned/secrets" ;;
     # It renders charts, where the program for it is there.
     workload-manager)
       helm="$(command -v helm || readlink -f .tools/helm || true)"
@@ -91,6 +90,8 @@ for name in $names; do
       ;;
     cluster-agent) if [ -x "$binaries/spinner" ]; then strip --strip-all -o "$here/root/usr/local/bin/spinner" "$binaries/spinner"; fi ;;
   esac
+  # So does the volume of the keys that a service makes for itself.
+  if grep -q "\"$name-secrets:/secrets\"" compose.yaml; then mkdir -p "$here/owned/secrets"; fi
   cp infra/images/Dockerfile "$here/"
   build "$here" "$prefix/$name:$version" --build-arg "BASE=$base" --build-arg "NAME=$name" --build-arg "VERSION=$version" \
     --build-arg "REVISION=$revision"

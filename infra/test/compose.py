@@ -161,10 +161,10 @@ class Person:
             "nats://127.0.0.1:4222", nkeys_seed=str(self.seed_file), inbox_prefix="_INBOX_person", name="compose.py",
             max_reconnect_attempts=-1, reconnect_time_wait=0.5,
         )
-        await self.bus.subscribe("json.intent.>", cb=self.heard)
+        await self.bus.subscribe("json.intent.>", cb=self.receive)
         await self.bus.flush()
 
-    async def heard(self, message):
+    async def receive(self, message):
         event = json.loads(message.data)
         data = event.get("data", {})
         name = data.get("intentId")

@@ -19,7 +19,7 @@ clean() {
   rm -rf "$ENGINE_ROOT"
 }
 trap clean EXIT
-# The look from inside: a container that runs, on a network of its own.
+# An engine that answers may still not be permitted to make networks.
 if ! "$engine" info >/dev/null 2>&1 || ! "$engine" network create probe >/dev/null 2>&1; then
   echo "NOT RUN: images and compose: containers do not run here: $("$engine" info 2>&1 | tail -n 1)"
   exit 0
