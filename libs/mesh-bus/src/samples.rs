@@ -30,6 +30,11 @@ pub use question::{Encoded, Question, QuestionStream};
 pub use stream::{AliveStream, SampleStream};
 use stream::{End, Ring, Seen, SeenEnd};
 
+/// Batches of 64 KiB that wait for a link; Zenoh's most.
+const QUEUED_BATCHES: usize = 16;
+/// How long a sample waits for a place in that queue before it is dropped, microseconds.
+const WAIT_BEFORE_DROP_US: i64 = 20_000;
+
 /// The role of a Zenoh session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SamplesMode {
@@ -251,7 +256,8 @@ impl Samples {
         (self.inner.published.load(Ordering::Relaxed), self.inner.dropped.load(Ordering::Relaxed))
     }
 
-    /// Publishes a sample. Never waits for readers: what cannot be sent is dropped.
+    /// Publishes a sample. Waits 20 ms at most for a link that is behind; then the sample is dropped, and the next ones
+    /// at once until the link has caught up.
     pub async fn publish(&self, key: &str, body: impl Into<Bytes>, about: &About) -> Result<(), SamplesError> {
         let body: Bytes = body.into();
         let limit = self.inner.options.message_max_bytes;
@@ -389,6 +395,10 @@ fn config(options: &SamplesOptions, listening: &[String]) -> Result<zenoh::Confi
     set("scouting/multicast/enabled", json!(false))?;
     set("scouting/gossip/enabled", json!(false))?;
     set("transport/unicast/compression/enabled", json!(false))?;
+    // A burst waits in a megabyte for each link, and for a moment more, before any of it is dropped. The defaults, two
+    // batches and a millisecond, lose packs whenever the thread that sends is not scheduled at once.
+    set("transport/link/tx/queue/size/data", json!(QUEUED_BATCHES))?;
+    set("transport/link/tx/queue/congestion_control/drop/wait_before_drop", json!(WAIT_BEFORE_DROP_US))?;
     // Headroom for the key and the attributes.
     set("transport/link/rx/max_message_size", json!(options.message_max_bytes + 64 * 1024))?;
     if let Some(tls) = &options.tls {

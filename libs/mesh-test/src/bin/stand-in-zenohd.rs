@@ -1,5 +1,5 @@
-//! A Zenoh router that takes the two options that `compose.yaml` gives to `zenohd`. It stands in for the public image where
-//! no registry of images is reached; it is never shipped.
+//! A Zenoh router that takes the options that `compose.yaml` gives to `zenohd`. It stands in for the public image where no
+//! registry of images is reached; it is never shipped.
 
 use anyhow::{Context as _, bail};
 use mesh_bus::{Samples, SamplesMode, SamplesOptions};
@@ -7,13 +7,17 @@ use mesh_bus::{Samples, SamplesMode, SamplesOptions};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut listen = vec![];
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--listen" => listen.push(arguments.next().context("--listen needs an address, such as tcp/0.0.0.0:7447")?),
-            "--no-multicast-scouting" => {}
-            other => bail!("unknown option {other:?}: this stand-in knows --listen and --no-multicast-scouting"),
+    for argument in std::env::args().skip(1) {
+        match argument.split_once('=') {
+            Some(("--listen", address)) => listen.push(address.to_owned()),
+            // Sessions of the library set these values themselves.
+            Some(("--cfg", setting)) if setting.starts_with("transport/link/tx/queue/") => {}
+            None if argument == "--no-multicast-scouting" => {}
+            _ => bail!("unknown option {argument:?}: this stand-in knows what compose.yaml gives to zenohd"),
         }
+    }
+    if listen.is_empty() {
+        bail!("it listens nowhere: give it --listen=tcp/0.0.0.0:7447");
     }
     let options = SamplesOptions { mode: SamplesMode::Router, listen, ..SamplesOptions::default() };
     let router = Samples::open(options).await.context("open the router")?;
