@@ -539,14 +539,15 @@ impl Collector {
             self.counts.ahead += u64::from(origin == Origin::Sender);
             return false;
         }
-        if !self.tracks.contains_key(&sample.instance_id) {
-            if self.tracks.len() >= self.limits.instances_max {
+        let has_room = self.tracks.len() < self.limits.instances_max;
+        let track = match self.tracks.get_mut(&sample.instance_id) {
+            Some(track) => track,
+            None if !has_room => {
                 self.counts.over_limit += 1;
                 return false;
             }
-            self.tracks.insert(sample.instance_id.clone(), Track::default());
-        }
-        let Some(track) = self.tracks.get_mut(&sample.instance_id) else { return false };
+            None => self.tracks.entry(sample.instance_id.clone()).or_default(),
+        };
         track.heard = self.now;
         let fresh = self.now.millis_since(at) < self.limits.idle_ms;
         let identity = identity(&sample);
@@ -741,11 +742,16 @@ impl Collector {
 impl Track {
     /// Remembers a sample, and forgets the oldest beyond `max`; false if it came before.
     fn remember(&mut self, identity: Identity, max: usize) -> bool {
-        let at = self.remembered.partition_point(|known| *known < identity);
-        if self.remembered.get(at) == Some(&identity) {
-            return false;
+        // Almost every sample is the newest.
+        if self.remembered.back().is_none_or(|newest| *newest < identity) {
+            self.remembered.push_back(identity);
+        } else {
+            let at = self.remembered.partition_point(|known| *known < identity);
+            if self.remembered.get(at) == Some(&identity) {
+                return false;
+            }
+            self.remembered.insert(at, identity);
         }
-        self.remembered.insert(at, identity);
         if self.remembered.len() > max
             && let Some((oldest, _)) = self.remembered.pop_front()
         {

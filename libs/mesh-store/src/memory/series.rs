@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops,
     sync::Arc,
 };
@@ -31,7 +31,7 @@ const TEXT_BYTES: u64 = 40;
 #[derive(Clone, Debug)]
 pub struct Series {
     limits: WindowLimits,
-    lanes: BTreeMap<Arc<str>, Lane>,
+    lanes: HashMap<Arc<str>, Lane>,
     /// Each series by the time of its first point: whose turn it is to give one up.
     by_first: BTreeSet<(i64, Arc<str>)>,
     /// Each series by a time of one of its points, looked at again when its turn comes: which series is the most forgotten.
@@ -60,9 +60,9 @@ impl<T: ?Sized> Clone for Shapes<T> {
 /// Two sets are one if they hold the same points and say the same positions.
 impl PartialEq for Series {
     fn eq(&self, other: &Self) -> bool {
-        let lanes =
-            |of: &Self| of.lanes.iter().map(|(name, lane)| (name.clone(), lane.tables.clone())).collect::<Vec<_>>();
-        self.positions == other.positions && lanes(self) == lanes(other)
+        let is_there =
+            |(name, lane): (&Arc<str>, &Lane)| other.lanes.get(name).is_some_and(|found| found.tables == lane.tables);
+        self.positions == other.positions && self.lanes.len() == other.lanes.len() && self.lanes.iter().all(is_there)
     }
 }
 
@@ -92,6 +92,8 @@ struct Lane {
     name: Arc<str>,
     /// In order of labels, then of names.
     tables: Vec<Table>,
+    /// Where the next point goes if points come in the order in which they came before.
+    next: usize,
     /// Each table by its first time, if there are several.
     firsts: BTreeSet<(i64, Arc<Labels>, Arc<[String]>)>,
     points: usize,
@@ -124,6 +126,10 @@ impl PartialEq for Table {
 impl Table {
     fn row_bytes(&self) -> u64 {
         NUMBER_BYTES * (1 + self.names.len() as u64)
+    }
+
+    fn is_of(&self, point: &Point) -> bool {
+        *self.labels == point.labels && self.names.iter().eq(point.values.keys())
     }
 
     fn cmp(&self, labels: &Labels, names: &BTreeMap<String, f64>) -> Ordering {
@@ -198,7 +204,7 @@ impl Lane {
     fn new(name: Arc<str>, at: i64) -> Self {
         let bytes = LANE_BYTES + name.len() as u64;
         let (tables, firsts) = (vec![], BTreeSet::new());
-        Self { name, tables, firsts, points: 0, bytes, listed_first: at, listed_last: at }
+        Self { name, tables, next: 0, firsts, points: 0, bytes, listed_first: at, listed_last: at }
     }
 
     /// The table to take the next point from, and its time.
@@ -216,21 +222,35 @@ impl Lane {
         self.tables.iter().filter_map(|table| table.times.back().copied()).max()
     }
 
+    /// The tables of a point's labels, and where the one of its names is, or would be.
+    fn find(&self, point: &Point) -> (ops::Range<usize>, Result<usize, usize>) {
+        let guess = self.tables.get(self.next).filter(|table| table.is_of(point));
+        let Some(guess) = guess else {
+            let begin = self.tables.partition_point(|table| *table.labels < point.labels);
+            let after = self.tables[begin..].iter().take_while(|table| *table.labels == point.labels);
+            let alike = begin..begin + after.count();
+            let place = self.tables[alike.clone()].binary_search_by(|table| table.cmp(&point.labels, &point.values));
+            return (alike, place.map(|place| begin + place).map_err(|place| begin + place));
+        };
+        // Labels are kept once.
+        let is_alike = |table: &&Table| Arc::ptr_eq(&table.labels, &guess.labels);
+        let before = self.tables[..self.next].iter().rev().take_while(is_alike).count();
+        let after = self.tables[self.next..].iter().take_while(is_alike).count();
+        (self.next - before..self.next + after, Ok(self.next))
+    }
+
     /// Puts a point into its table, unless one of its labels and time is there.
     fn put(&mut self, point: Point, labels: &mut Shapes<Labels>, names: &mut Shapes<[String]>) -> bool {
         let at = nanos_clamped(point.at);
-        let same = |table: &Table| *table.labels == point.labels;
-        let begin = self.tables.partition_point(|table| *table.labels < point.labels);
-        let alike = self.tables[begin..].iter().take_while(|table| same(table));
-        for table in alike {
+        let (alike, place) = self.find(&point);
+        for table in &self.tables[alike] {
             if table.times.back().is_some_and(|last| *last >= at) && table.times.binary_search(&at).is_ok() {
                 return false;
             }
         }
-        let place = self.tables[begin..].binary_search_by(|table| table.cmp(&point.labels, &point.values));
         let index = match place {
-            Ok(place) => begin + place,
-            Err(place) => {
+            Ok(index) => index,
+            Err(index) => {
                 let text = |text: &String| TEXT_BYTES + text.len() as u64;
                 let text_bytes: u64 = point.labels.iter().map(|(name, value)| text(name) + text(value)).sum();
                 let name_bytes: u64 = point.values.keys().map(text).sum();
@@ -239,11 +259,12 @@ impl Lane {
                 let own_bytes = TABLE_BYTES + u64::from(new_labels) * text_bytes + u64::from(new_names) * name_bytes;
                 let table = Table { labels, names, times: VecDeque::new(), values: VecDeque::new(), own_bytes };
                 self.bytes += own_bytes;
-                self.tables.insert(begin + place, table);
-                begin + place
+                self.tables.insert(index, table);
+                index
             }
         };
         let count = self.tables.len();
+        self.next = if index + 1 < count { index + 1 } else { 0 };
         let table = &mut self.tables[index];
         let first = table.times.front().copied();
         table.put(at, point.values);
@@ -332,7 +353,7 @@ impl Series {
     pub fn new(limits: WindowLimits) -> Self {
         Self {
             limits,
-            lanes: BTreeMap::new(),
+            lanes: HashMap::new(),
             by_first: BTreeSet::new(),
             by_last: BTreeSet::new(),
             labels: Shapes::new(),
@@ -394,13 +415,15 @@ impl Series {
 
     /// Everything, as bytes.
     pub fn snapshot(&self) -> Bytes {
-        let whole = |(name, lane): (&Arc<str>, &Lane)| {
+        let whole = |lane: &Lane| {
             let columns: Vec<Columns> = lane.tables.iter().map(|table| table.columns(0..table.times.len())).collect();
             let point = |Point { at, labels, values }: Point| snapshot::Point { at: Some(at), labels, values };
             let points = crate::series::points(&columns).into_iter().map(point).collect();
-            snapshot::Lane { name: name.to_string(), points }
+            snapshot::Lane { name: lane.name.to_string(), points }
         };
-        let series = self.lanes.iter().map(whole).collect();
+        let mut lanes: Vec<&Lane> = self.lanes.values().collect();
+        lanes.sort_by_key(|lane| &lane.name);
+        let series = lanes.into_iter().map(whole).collect();
         snapshot::Series { series, positions: self.positions.0.clone() }.encode_to_vec().into()
     }
 

@@ -248,9 +248,7 @@ mod tests {
         let labels = BTreeMap::new();
         for second in 0..=7_200 {
             let values = [("gauge", second as f64), ("counter", 3.0 * second as f64)];
-            for (name, value) in values {
-                rollup.lane(1, "node/edge/n").push(&labels, name, second * 1_000, value);
-            }
+            rollup.lane(1, "node/edge/n").push(&labels, second * 1_000, values);
             if second > 6_600 {
                 let at = Timestamp::from_millis(second * 1_000);
                 let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

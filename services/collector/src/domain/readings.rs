@@ -523,14 +523,18 @@ pub(crate) fn fingerprint(pack: &Readings) -> String {
 
 impl Known {
     fn take(&mut self, at_ms: i64, value: f64, now: Timestamp) -> Result<Taken, Reason> {
-        if at_ms == self.at_ms || self.remembered.contains(&at_ms) {
+        let newest = at_ms > self.at_ms;
+        if !newest && (at_ms == self.at_ms || self.remembered.contains(&at_ms)) {
             return Err(Reason::Duplicate);
         }
-        let newest = at_ms > self.at_ms;
         let older = if newest { std::mem::replace(&mut self.at_ms, at_ms) } else { at_ms };
         if older != i64::MIN {
-            let place = self.remembered.partition_point(|known| *known < older);
-            self.remembered.insert(place, older);
+            if self.remembered.back().is_none_or(|last| *last < older) {
+                self.remembered.push_back(older);
+            } else {
+                let place = self.remembered.partition_point(|known| *known < older);
+                self.remembered.insert(place, older);
+            }
             if self.remembered.len() > REMEMBERED_MAX {
                 self.remembered.pop_front();
             }

@@ -70,25 +70,53 @@ fn add(open: &mut Vec<Step>, step: &Step) {
     }
 }
 
-/// Values of one series, by labels and name, both in order.
+/// Values of one series, by labels and name, both in order. Measurements come in the same order each time, so the place of
+/// the next value is tried before it is searched.
 #[derive(Debug, Default)]
-struct Tracks(Vec<(Labels, Vec<(String, Track)>)>);
+struct Tracks {
+    all: Vec<Labelled>,
+    next: usize,
+}
+
+/// Values of the same labels, in order of their names.
+#[derive(Debug)]
+struct Labelled {
+    labels: Labels,
+    values: Vec<(String, Track)>,
+    next: usize,
+}
 
 impl Tracks {
+    /// The values of some labels; new ones are made.
+    fn labelled(&mut self, labels: &Labels) -> &mut Labelled {
+        let place = [self.next, self.next + 1, 0]
+            .into_iter()
+            .find(|at| self.all.get(*at).is_some_and(|of| of.labels == *labels));
+        let place = place.unwrap_or_else(|| {
+            let found = self.all.binary_search_by(|known| known.labels.cmp(labels));
+            found.unwrap_or_else(|at| {
+                self.all.insert(at, Labelled { labels: labels.clone(), values: vec![], next: 0 });
+                at
+            })
+        });
+        self.next = place;
+        &mut self.all[place]
+    }
+}
+
+impl Labelled {
     /// The track of a value; a new one is made.
-    fn of(&mut self, labels: &Labels, name: &str) -> &mut Track {
-        let found = self.0.binary_search_by(|(known, _)| known.cmp(labels));
-        let at = found.unwrap_or_else(|at| {
-            self.0.insert(at, (labels.clone(), vec![]));
-            at
+    fn of(&mut self, name: &str) -> &mut Track {
+        let place = Some(self.next).filter(|at| self.values.get(*at).is_some_and(|(known, _)| known == name));
+        let place = place.unwrap_or_else(|| {
+            let found = self.values.binary_search_by(|(known, _)| known.as_str().cmp(name));
+            found.unwrap_or_else(|at| {
+                self.values.insert(at, (name.to_owned(), Track::default()));
+                at
+            })
         });
-        let named = &mut self.0[at].1;
-        let found = named.binary_search_by(|(known, _)| known.as_str().cmp(name));
-        let at = found.unwrap_or_else(|at| {
-            named.insert(at, (name.to_owned(), Track::default()));
-            at
-        });
-        &mut named[at].1
+        self.next = if place + 1 < self.values.len() { place + 1 } else { 0 };
+        &mut self.values[place].1
     }
 }
 
@@ -126,22 +154,25 @@ fn minute_of(at_ms: i64) -> i64 {
 }
 
 impl Lane<'_> {
-    /// Takes in a value.
-    pub(crate) fn push(&mut self, labels: &Labels, name: &str, at_ms: i64, value: f64) {
+    /// Takes in values of one time.
+    pub(crate) fn push<'v>(&mut self, labels: &Labels, at_ms: i64, values: impl IntoIterator<Item = (&'v str, f64)>) {
         let minute = minute_of(at_ms);
         // What comes before the first minute seen cannot be whole.
         let closed = *self.progress.closed.get_or_insert(minute - LENGTHS_MS[0]);
         if minute <= closed {
-            self.progress.late += 1;
+            self.progress.late += values.into_iter().count() as u64;
             return;
         }
         self.progress.first.entry(minute).or_insert(self.sequence);
-        let track = self.tracks.of(labels, name);
-        let before = track.before.filter(|(ms, _)| *ms < at_ms);
-        if track.before.is_none_or(|(ms, _)| ms < at_ms) {
-            track.before = Some((at_ms, value));
+        let labelled = self.tracks.labelled(labels);
+        for (name, value) in values {
+            let track = labelled.of(name);
+            let before = track.before.filter(|(ms, _)| *ms < at_ms);
+            if track.before.is_none_or(|(ms, _)| ms < at_ms) {
+                track.before = Some((at_ms, value));
+            }
+            add(&mut track.minutes, &Step::of(minute, before, at_ms, value));
         }
-        add(&mut track.minutes, &Step::of(minute, before, at_ms, value));
     }
 }
 
@@ -178,7 +209,7 @@ impl Rollup {
             }
             for name in values.keys().filter_map(|name| name.strip_suffix("|count")) {
                 if let Some(step) = step_of(Timestamp::from_millis(begin), values, name) {
-                    add(&mut tracks.of(labels, name).longer[number], &step);
+                    add(&mut tracks.labelled(labels).of(name).longer[number], &step);
                 }
             }
         }
@@ -205,12 +236,12 @@ impl Rollup {
             return all;
         }
         let idle_ms = done_ms - 2 * LENGTHS_MS[2];
-        self.all.retain(|series, Tracks(tracks)| {
-            for (labels, values) in tracks.iter_mut() {
+        self.all.retain(|series, Tracks { all: tracks, .. }| {
+            for Labelled { labels, values, .. } in tracks.iter_mut() {
                 points(series, labels, values, done_ms, &mut all);
                 values.retain(|(_, track)| !track.is_idle(idle_ms));
             }
-            tracks.retain(|(_, values)| !values.is_empty());
+            tracks.retain(|of| !of.values.is_empty());
             !tracks.is_empty()
         });
         // Of one series they are in order already.
@@ -249,7 +280,7 @@ mod tests {
     use super::*;
 
     fn push(rollup: &mut Rollup, sequence: u64, second: i64, value: f64) {
-        rollup.lane(sequence, "s").push(&Labels::new(), "m", second * 1_000, value);
+        rollup.lane(sequence, "s").push(&Labels::new(), second * 1_000, [("m", value)]);
     }
 
     fn of(row: &Row) -> Step {
@@ -281,7 +312,7 @@ mod tests {
         for (series, label, name) in [("b", "y", "n"), ("b", "x", "m"), ("b", "x", "n"), ("a", "x", "n")] {
             let labels = Labels::from([("l".to_owned(), label.to_owned())]);
             for second in [70, 10] {
-                rollup.lane(1, series).push(&labels, name, second * 1_000, 1.0);
+                rollup.lane(1, series).push(&labels, second * 1_000, [(name, 1.0)]);
             }
         }
         assert_eq!(rollup.late(), 4, "what came before the first minute");

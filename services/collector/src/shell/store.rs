@@ -367,7 +367,7 @@ impl Held {
                         labels = labels_of(of.0.clone(), of.1.clone());
                     }
                     let mut lane = rollup.lane(sequence, &sample.instance_id);
-                    values.iter().for_each(|(name, value)| lane.push(&labels, name, at_ms, *value));
+                    lane.push(&labels, at_ms, values);
                 }
             }
         }
@@ -394,7 +394,7 @@ fn roll_up_readings(pack: &Readings, sequence: u64, rollup: &mut Rollup) {
         for row in rows {
             let metric = metric(*row);
             let at_ms = begin_ms + i64::from(pack.after_ms[*row]);
-            lane.push(&metric.labels, &metric.name, at_ms, pack.values[*row]);
+            lane.push(&metric.labels, at_ms, [(metric.name.as_str(), pack.values[*row])]);
         }
     }
 }
