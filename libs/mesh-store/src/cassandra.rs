@@ -139,7 +139,7 @@ impl Cassandra {
         let found = within("find keyspace", link.query_with_values(known, values)).await?;
         if rows("find keyspace", found)?.is_empty() {
             let make = format!(
-                "CREATE KEYSPACE IF NOT EXISTS {} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': {}}}",
+                "CREATE KEYSPACE IF NOT EXISTS \"{}\" WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': {}}}",
                 self.keyspace, self.replication
             );
             within("make keyspace", link.query(make)).await?;

@@ -74,9 +74,21 @@ enum View {
 
 impl View {
     async fn write(&self, facts: std::ops::Range<u64>) -> Result<(), Error> {
+        self.write_with(facts, &[]).await
+    }
+
+    /// With this much more in each document or version.
+    async fn write_with(&self, facts: std::ops::Range<u64>, more: &[u8]) -> Result<(), Error> {
         let last = at(facts.end - 1);
         match self {
             Self::Documents(store) => {
+                let put = |number| {
+                    let (applied, mut change) = put(number);
+                    if let Change::Put(document) = &mut change {
+                        document.body = [&document.body, more].concat().into();
+                    }
+                    (applied, change)
+                };
                 store.write(facts.map(put).collect()).await?;
                 store.advance(&last).await
             }
@@ -85,6 +97,11 @@ impl View {
                 store.advance(&last).await
             }
             Self::History(store) => {
+                let entry = |number| {
+                    let (applied, mut entry) = entry(number);
+                    entry.version.body = [&entry.version.body, more].concat().into();
+                    (applied, entry)
+                };
                 store.write(facts.map(entry).collect()).await?;
                 store.advance(&last).await
             }
@@ -188,6 +205,63 @@ async fn survives(database: &mut Database, kind: Kind) {
     database.go_on();
     done("writes after the server goes on", &again, 651..701).await;
     assert_eq!((again.position().await.unwrap(), again.count().await.unwrap()), (700, 700));
+}
+
+/// Bytes of a disk that each of them starts on.
+const DISK_BYTES: u64 = 1 << 30;
+/// Attempts to write to a full disk, and bytes of each thing that is written: more than what a server holds in memory or in
+/// files that it made before the disk was full.
+const ATTEMPTS: u64 = 40;
+const FILLING_BYTES: usize = 50_000;
+
+/// Bytes that no server can make smaller.
+fn incompressible(length: usize) -> Vec<u8> {
+    use std::io::Read as _;
+    let mut bytes = vec![0; length];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// Its disk becomes full under writes: each ends in time, the server refuses some, what it has taken is there once there is
+/// room, and the rest is written then.
+async fn outlives_a_full_disk(suite: &str, kind: Kind) {
+    let Some(mut database) = Database::start_on_disk(suite, kind, DISK_BYTES).await else { return };
+    let view = view(kind, &database.url("full"), "full");
+    view.write(1..11).await.unwrap();
+    database.fill_disk();
+    let (mut next, mut refused) = (11, 0);
+    for _ in 0..ATTEMPTS {
+        let start = Instant::now();
+        match view.write_with(next..next + 100, &incompressible(FILLING_BYTES)).await {
+            Ok(()) => next += 100,
+            Err(Error::Engine { .. }) => refused += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+        assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+        if refused == 3 {
+            break;
+        }
+    }
+    assert!(refused > 0, "{suite}: a full disk took {} facts", next - 1);
+    database.make_room().await;
+    let position = mesh_test::until(
+        "it answers",
+        async || view.position().await.map_err(|error| format!("{error:?}")),
+        Result::is_ok,
+    )
+    .await
+    .unwrap();
+    assert!(position + 1 >= next, "{suite}: {next} was to be the next, it is after {position}");
+    done("writes once there is room", &view, next..next + 100).await;
+    let last = next + 99;
+    assert_eq!((view.position().await.unwrap(), view.count().await.unwrap() as u64), (last, last.min(1_000)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_outlive_a_full_disk() {
+    outlives_a_full_disk("mesh-store, MongoDB on a full disk", Kind::Mongod).await;
+    outlives_a_full_disk("mesh-store, InfluxDB on a full disk", Kind::Influxd).await;
+    outlives_a_full_disk("mesh-store, Cassandra on a full disk", Kind::Cassandra).await;
 }
 
 /// After it was emptied the position is 0, in the process that wrote it too, and what is written again is there.

@@ -63,6 +63,7 @@ pub struct Database {
     address: SocketAddr,
     folder: tempfile::TempDir,
     child: Option<Child>,
+    has_own_disk: bool,
 }
 
 impl Database {
@@ -72,6 +73,57 @@ impl Database {
     /// # Panics
     /// If it is installed and does not answer in time: with the end of its log.
     pub async fn start(suite: &str, kind: Kind) -> Option<Self> {
+        let mut database = Self::new(suite, kind)?;
+        database.start_again().await;
+        database.set_up().await;
+        Some(database)
+    }
+
+    /// The same on a disk of its own of this many bytes, that can be full. `None`, with a line that names the suite, also
+    /// where this machine lets the test make none.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn start_on_disk(suite: &str, kind: Kind, bytes: u64) -> Option<Self> {
+        let mut database = Self::new(suite, kind)?;
+        let data = database.data();
+        std::fs::create_dir(&data).unwrap();
+        let size = format!("size={bytes},mode=0755");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "continuum-test"]).arg(&data).output();
+        match mount {
+            Ok(mounted) if mounted.status.success() => database.has_own_disk = true,
+            Ok(refused) => {
+                eprintln!("SKIPPED: {suite}: no disk of its own: {}", String::from_utf8_lossy(&refused.stderr).trim());
+                return None;
+            }
+            Err(error) => {
+                eprintln!("SKIPPED: {suite}: no disk of its own: `mount` of util-linux: {error}");
+                return None;
+            }
+        }
+        database.start_again().await;
+        database.set_up().await;
+        Some(database)
+    }
+
+    /// Fills its disk.
+    ///
+    /// # Panics
+    /// If it has none of its own: see [`start_on_disk`](Self::start_on_disk).
+    pub fn fill_disk(&self) {
+        assert!(self.has_own_disk, "it would fill the machine's");
+        crate::Disk::fill(&self.data()).unwrap();
+    }
+
+    /// Gives room on its disk again, and starts it again, as its operator has to: MongoDB has ended, InfluxDB does not open
+    /// again what it could not open while the disk was full, and Cassandra no longer takes writes.
+    pub async fn make_room(&mut self) {
+        std::fs::remove_file(self.data().join("filler")).unwrap();
+        self.kill();
+        self.start_again().await;
+    }
+
+    fn new(suite: &str, kind: Kind) -> Option<Self> {
         let asked = Command::new(script()).args(["version", kind.name()]).output().unwrap();
         if asked.status.code() == Some(69) {
             eprintln!("SKIPPED: {suite}: {}", String::from_utf8_lossy(&asked.stderr).trim());
@@ -81,10 +133,15 @@ impl Database {
         eprintln!("RAN: {suite}: {}", String::from_utf8_lossy(&asked.stdout).trim());
         let folder = tempfile::Builder::new().prefix("continuum-database-").tempdir().unwrap();
         let address = SocketAddr::from((loopback(), kind.port()));
-        let mut database = Self { kind, address, folder, child: None };
-        database.start_again().await;
-        database.set_up().await;
-        Some(database)
+        Some(Self { kind, address, folder, child: None, has_own_disk: false })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some())
     }
 
     async fn set_up(&self) {
@@ -98,7 +155,7 @@ impl Database {
     /// Kills it and starts it again without anything that it has kept.
     pub async fn start_empty(&mut self) {
         self.kill();
-        std::fs::remove_dir_all(self.folder.path().join("data")).unwrap();
+        std::fs::remove_dir_all(self.data()).unwrap();
         self.start_again().await;
         self.set_up().await;
     }
@@ -144,14 +201,13 @@ impl Database {
     pub async fn start_again(&mut self) {
         let log = std::fs::File::create(self.log()).unwrap();
         let mut command = Command::new(script());
-        command.arg("run").arg(self.kind.name()).arg(self.folder.path().join("data"));
+        command.arg("run").arg(self.kind.name()).arg(self.data());
         command.arg(self.address.ip().to_string()).arg(self.address.port().to_string());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         self.child = Some(command.spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
         while !self.answers().await {
-            let ended = self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some());
-            if ended || Instant::now() > deadline {
+            if self.has_ended() || Instant::now() > deadline {
                 let log = std::fs::read_to_string(self.log()).unwrap_or_default();
                 let end: Vec<&str> = log.lines().rev().take(30).collect();
                 panic!("{} does not answer; the end of its log, backwards:\n{}", self.kind.name(), end.join("\n"));
@@ -211,6 +267,9 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         self.kill();
+        if self.has_own_disk {
+            let _ = Command::new("umount").arg(self.data()).status();
+        }
     }
 }
 
