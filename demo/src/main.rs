@@ -7,6 +7,7 @@ mod facts;
 mod gateway;
 mod intents;
 mod learn;
+mod live;
 mod mesh;
 mod network;
 mod registry;

@@ -26,12 +26,15 @@ use prost::Message as _;
 use crate::{
     STEP_LIMIT,
     facts::{Happenings, candidates, decision, is_fulfilled, is_in},
+    live::{self, Live},
     story::Story,
     workloads::{self, control_file, once, processes, runs},
 };
 
 /// The load that breaks the intent: 60 % of the device, 10 % of the cloud.
 const INJECTED_LOAD: &str = "load_milli=150\n";
+/// Of that, in cores, what a measurement has to show.
+const LOADED_CORES: f64 = 0.1;
 
 /// What the chapters after it go on with.
 pub(crate) struct Repaired {
@@ -155,12 +158,24 @@ pub(crate) async fn chapter(story: &mut Story, client: &Client, examples: &Path)
 
     story.chapter("the load rises, and the mesh repairs what it breaks");
     story.step(&format!("its load is raised to 150 mCPU ({})", control.display()));
+    let calm_at = mesh_client::now();
+    let live = Live::subscribe(client, &instance).await?;
     std::fs::write(&control, INJECTED_LOAD).with_context(|| format!("write {}", control.display()))?;
     let injected = Instant::now();
     let degraded = happenings.until(story, "DEGRADED", is_in(NotFulfilledState::Degraded)).await?;
     story.expect(
         &format!("it is DEGRADED by a measured value, {:.1} s after the load", injected.elapsed().as_secs_f64()),
         degraded.targets.iter().any(|t| t.measured && !t.fulfilled && t.achieved > t.bound),
+    );
+    let values = live.end();
+    let loaded = values.iter().find(|value| value.cores >= LOADED_CORES);
+    for value in &values {
+        let seconds = value.at.millis_since(calm_at) as f64 / 1e3;
+        story.detail(format!("live, {seconds:4.1} s after the load: {:.3} cores", value.cores));
+    }
+    story.expect(
+        "live telemetry shows the load before the intent is DEGRADED",
+        loaded.is_some_and(|value| value.at > calm_at),
     );
     let bound = degraded.targets.iter().find(|t| t.measured && !t.fulfilled).map_or(f64::MAX, |t| t.bound);
     let second = happenings.until(story, "a move", decision).await?;
@@ -192,6 +207,33 @@ pub(crate) async fn chapter(story: &mut Story, client: &Client, examples: &Path)
         after.len() == 1 && after.iter().all(|(c, p)| *c == second.cluster_id && runs(p.pid)),
     );
     story.expect("the process it left has ended", before.iter().all(|(_, p)| !runs(p.pid)));
+
+    story.step("its twin at the moment before the load, under it, and now");
+    let calm = live::twin_at(client, &instance, calm_at).await?;
+    let versions = live::history(client, &instance).await?;
+    let under_load = versions.iter().find(|twin| twin.cluster_id == first.cluster_id && twin.cpu_percent > bound);
+    for (when, twin) in [("before", Some(&calm)), ("under", under_load)] {
+        let Some(twin) = twin else { continue };
+        story.detail(format!(
+            "{when} the load, {}: version {} on {}, {:.1} %, {:.1} MB",
+            twin.at.unwrap_or_default(),
+            twin.version,
+            twin.cluster_id,
+            twin.cpu_percent,
+            twin.memory_bytes as f64 / 1e6
+        ));
+    }
+    story.expect(
+        "before the load its twin was on the first cluster, within the bound",
+        calm.cluster_id == first.cluster_id && calm.cpu_percent > 0.0 && calm.cpu_percent < bound,
+    );
+    story.expect(
+        "under the load its twin was there still, beyond the bound",
+        under_load.is_some_and(|twin| twin.at > Some(calm_at) && twin.version > calm.version),
+    );
+    let (differences, differs) = live::difference(client, &instance, calm_at).await?;
+    line(differences);
+    story.expect("what differs since then is where it runs, and what it uses", differs("cluster_id"));
 
     story.close(
         &format!(
