@@ -16,6 +16,7 @@
 
 mod account;
 mod anomalies;
+mod answers;
 mod areas;
 mod bad_input;
 mod clients;
