@@ -1,5 +1,6 @@
 //! `bench many-intents`: a registry of many intents. Their facts are the intent manager's own decisions, written to a bus of
-//! its own; its process is started over them, asked for pages, ended and started again.
+//! its own; its process is started over them, asked for pages, ended and started again: first with the embedded store, then
+//! with the intents in MongoDB.
 
 use std::{
     net::SocketAddr,
@@ -43,6 +44,7 @@ use tonic::transport::Channel;
 use crate::{
     report::{Bound, Row},
     rig::{Rig, percentile},
+    telemetry::servers::database,
 };
 use mesh_client::OWNER;
 
@@ -67,7 +69,7 @@ pub(super) async fn measure(full: bool) -> anyhow::Result<Vec<Row>> {
     let filled = begun.elapsed().as_secs_f64();
 
     // The first start also publishes every report that there would have been.
-    let manager = Manager::start(&rig).await.context("start over facts alone")?;
+    let manager = Manager::start(&rig, None).await.context("start over facts alone")?;
     let detail = format!(
         "{count} intents, {facts} facts (written in {filled:.1} s, first read and reported in {:.1} s)",
         manager.ready_s
@@ -77,15 +79,37 @@ pub(super) async fn measure(full: bool) -> anyhow::Result<Vec<Row>> {
     saved(&bus, facts).await?;
     bus.close().await;
     manager.stop(Signal::SIGTERM).await?;
-    let manager = Manager::start(&rig).await.context("start after an end in order")?;
-    rows.push(Row::new(2, "start to ready", Bound::AtMost(10.0), " s", manager.ready_s, detail));
+    let manager = Manager::start(&rig, None).await.context("start after an end in order")?;
+    let embedded_s = manager.ready_s;
+    rows.push(Row::new(2, "start to ready", Bound::AtMost(10.0), " s", embedded_s, detail));
     manager.stop(Signal::SIGKILL).await?;
-    let manager = Manager::start(&rig).await.context("start after a kill")?;
+    let manager = Manager::start(&rig, None).await.context("start after a kill")?;
     rows.push(Row::new(3, "start to ready after a kill", Bound::AtMost(10.0), " s", manager.ready_s, String::new()));
     let detail = format!("{:.0} MB resident, the program's own included", bytes / 1e6);
     rows.push(Row::new(4, "memory of one intent", Bound::AtMost(20.0), " kB", bytes / 1e3 / count as f64, detail));
     manager.stop(Signal::SIGTERM).await?;
+    if let Some(server) = database("intents in MongoDB", mesh_test::Kind::Mongod).await {
+        rows.extend(in_documents(&rig, &server.url("many"), embedded_s).await?);
+    }
     Ok(rows)
+}
+
+/// The same facts, with the intents in MongoDB: a start over documents that are written.
+async fn in_documents(rig: &Rig, url: &str, embedded_s: f64) -> anyhow::Result<[Row; 2]> {
+    let manager = Manager::start(rig, Some(url)).await.context("start over an empty database")?;
+    let filled_s = manager.ready_s;
+    manager.stop(Signal::SIGTERM).await?;
+    let manager = Manager::start(rig, Some(url)).await.context("start over documents")?;
+    let detail = format!(
+        "{:.2} s, embedded {embedded_s:.2} s; over an empty database, which it filled, {filled_s:.1} s",
+        manager.ready_s
+    );
+    let ratio = manager.ready_s / embedded_s;
+    let ready = Row::new(5, "start to ready with MongoDB, to embedded", Bound::AtMost(0.5), "", ratio, detail);
+    let bytes = manager.resident_bytes()?;
+    let memory = Row::new(6, "memory with MongoDB", Bound::AtMost(200.0), " MB", bytes / 1e6, String::new());
+    manager.stop(Signal::SIGTERM).await?;
+    Ok([ready, memory])
 }
 
 /// Writes the facts of `count` intents, those of each as one decision; gives the number of facts.
@@ -274,8 +298,8 @@ struct Manager {
 }
 
 impl Manager {
-    /// Starts it, and waits until it is ready.
-    async fn start(rig: &Rig) -> anyhow::Result<Self> {
+    /// Starts it, with its intents in a database or embedded, and waits until it is ready.
+    async fn start(rig: &Rig, documents: Option<&str>) -> anyhow::Result<Self> {
         // A port that was free a moment ago: the process announces its own only on the bus.
         let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
         let settings = Settings {
@@ -283,6 +307,7 @@ impl Manager {
             bus_seed_file: Some(Secret::at(rig.key("intent-manager")?)),
             listen: address.to_string(),
             log_level: "warn".into(),
+            documents_url: documents.unwrap_or("memory:").into(),
             ..Settings::default()
         };
         let program = std::env::current_exe().context("find this program")?.with_file_name("intent-manager");

@@ -7,7 +7,7 @@ mod flow;
 mod memory;
 mod queries;
 pub(crate) mod samples;
-mod servers;
+pub(crate) mod servers;
 mod stores;
 mod twins;
 mod websocket;

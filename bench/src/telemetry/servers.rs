@@ -1,4 +1,4 @@
-//! The databases that the parts `stores`, `queries` and `twins` start, and how two sides are measured in turn.
+//! The databases that measurements start, and how two sides are measured in turn.
 
 use std::{future::Future, path::Path, time::Instant};
 
@@ -7,14 +7,14 @@ use mesh_test::{Database, Kind};
 
 use crate::report::{Bound, Row};
 
-/// Starts a database for a part of the benchmark. `None`, with a line that says what is left out and why, if it is not
+/// Starts a database for a measurement. `None`, with a line that says what is left out and why, if it is not
 /// installed.
-pub(super) async fn database(part: &str, kind: Kind) -> Option<Database> {
+pub(crate) async fn database(part: &str, kind: Kind) -> Option<Database> {
     if !Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/servers/database.sh").exists() {
         note(format!("SKIPPED: {part}: {kind:?} is started by infra/servers/database.sh: run this in a checkout"));
         return None;
     }
-    Database::start(&format!("bench telemetry, {part}"), kind).await
+    Database::start(&format!("bench, {part}"), kind).await
 }
 
 /// What both sides took, seconds, round by round.
