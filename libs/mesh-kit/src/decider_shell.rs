@@ -97,7 +97,7 @@ impl Mesh {
         let durables = mesh_proto::contract().durables(spec);
         let (sender, changes) = mpsc::channel(CHANGES_MAX);
         let stream = <D::Fact as mesh_proto::FactSet>::AREA.to_uppercase();
-        let shared = Shared { stream, changes, folded: P::folded };
+        let shared = Shared { stream, from, changes, folded: P::folded };
         // Together: the view takes what the decider reads.
         tokio::try_join!(
             self.start_deciding(decider, durables, Some(Listener { sender, from }), usize::MAX),

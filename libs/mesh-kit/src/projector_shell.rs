@@ -69,6 +69,8 @@ const ARRIVALS_MAX: usize = 4_096;
 /// A stream that a view is given by its decider, with the states.
 pub(crate) struct Shared<P, S> {
     pub(crate) stream: String,
+    /// Where it begins there: what lies before is in the view already.
+    pub(crate) from: u64,
     pub(crate) changes: mpsc::Receiver<Change<S>>,
     pub(crate) folded: fn(&mut P, &Stored, Option<&Arc<S>>) -> Vec<Derived>,
 }
@@ -108,6 +110,9 @@ impl Mesh {
         let (samples_out, outgoing_samples) = mpsc::channel(PENDING_MAX);
         let outbox = Outbox { gathered, samples: samples_out };
         let shown = Arc::new(RwLock::new(Shown::new(projector)));
+        if let Some(shared) = &shared {
+            shown.write().reached(&shared.stream, shared.from.saturating_sub(1));
+        }
         let view = View::of(shown.clone(), changes);
         let published = self.published().await?;
         let meter = self.consumer(name);
@@ -149,7 +154,7 @@ impl Mesh {
         if let Some(shared) = &mut shared {
             let end =
                 self.bus().log(&shared.stream).last_sequence().await.context("read end of the decider's facts")?;
-            let mut position = 0;
+            let mut position = shared.from.saturating_sub(1);
             while position < end {
                 let change = shared.changes.recv().await.context("the decider ended")?;
                 position = position.max(change.fact.sequence);

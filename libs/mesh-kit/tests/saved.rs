@@ -3,16 +3,17 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "a test starts, waits for and measures real processes")]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mesh_core::{
-    Decider, Envelope, Key, Stored,
+    Decider, Derived, Envelope, Key, Outgoing, Projector, SharesFold, Stored,
     replica::{Replica, Step, snapshot_key},
 };
-use mesh_kit::Mesh;
+use mesh_kit::{Mesh, Sources};
 use mesh_proto::{
     Refusal, Timestamp,
     deciders::verdicts::{Fact, Input, NAME},
+    derived_id,
     validation::IntentAccepted,
 };
 use mesh_test::TestBus;
@@ -128,5 +129,47 @@ async fn a_view_is_given_every_saved_entity_once_and_reads_on_from_there() {
     bucket.put_all(vec![(snapshot_key(&removed), "{}".into())]).await.unwrap();
     let error = saved(mesh).await.unwrap_err();
     assert!(format!("{error:#}").contains("e.local.i-8"), "{error:#}");
+    service.stop().await;
+}
+
+/// A view that shares the fold of [`Counts`], and was restored from all of it.
+struct Restored;
+
+impl Projector for Restored {
+    fn apply(&mut self, _: &Stored) -> Vec<Derived> {
+        vec![]
+    }
+}
+
+impl SharesFold<u64> for Restored {
+    fn folded(&mut self, fact: &Stored, _: Option<&Arc<u64>>) -> Vec<Derived> {
+        panic!("{} was in what it was restored from", fact.sequence)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_restored_from_everything_waits_for_nothing() {
+    let Some(test_bus) = TestBus::start("mesh-kit, everything saved").await else { return };
+    let start = async |mesh: Mesh, (): ()| {
+        let accepted = |n: u64| {
+            let fact = IntentAccepted { owner: "local".into(), intent_id: format!("i-{n}"), version: 1 };
+            Outgoing::new(&fact, derived_id(&["saved test", &n.to_string()]), Timestamp::default()).unwrap()
+        };
+        mesh.bus().publish_many((0..3).map(accepted).collect()).await?;
+        let end = mesh.bus().log("VALIDATION").last_sequence().await?;
+        anyhow::ensure!(end == 3, "{end} facts are stored");
+        // As after a restart of a mesh that was quiet: nothing was decided since the last snapshot.
+        let mut replica = Replica::new(Counts, None);
+        fold(&mut replica, (1..=end).map(|sequence| fact(sequence as usize - 1, sequence)));
+        let (entries, index) = replica.snapshot(usize::MAX, 0).unwrap();
+        let bucket = mesh.bus().bucket(&format!("snapshot-{NAME}"));
+        bucket.put_all(entries.into_iter().map(|(key, value)| (key, value.into())).collect()).await?;
+        bucket.put_all(vec![("index".to_owned(), serde_json::to_vec(&index)?.into())]).await?;
+        let (_, view) = mesh.decide_and_show(Counts, "restored", Restored, end + 1, Sources::default()).await?;
+        view.at_least("VALIDATION", end, Duration::ZERO).await?;
+        Ok(())
+    };
+    let started = mesh_kit::join("validator", test_bus.settings("validator"), (), start);
+    let service = mesh_test::soon("the view is caught up", started).await.unwrap();
     service.stop().await;
 }
