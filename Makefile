@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-full test-wording test-kill9 test-compose setup setup-test servers build build-demo images gen lint docs clean
+.PHONY: demo test test-full test-wording test-kill9 test-compose setup setup-test servers build build-demo images package test-package gen lint docs clean
 
 ## The story, end to end, with real processes and real measurements.
 demo: setup build-demo
@@ -45,6 +45,15 @@ test-compose: setup-test build
 images:
 	$(CARGO) build --workspace --locked --bins --release
 	infra/images/build.sh --profile release
+
+## A tarball and a .deb, with checksums and lists of contents, in target/packages.
+package: setup
+	$(CARGO) build --workspace --locked --release --bin continuum --bin continuum-demo --bin spinner
+	infra/package/build.sh --profile release
+
+## The packages, installed, used and removed on a Debian without a compiler that is booted for it.
+test-package: setup build-demo
+	infra/test/package.sh debug
 
 build:
 	$(CARGO) build --workspace --locked --bins

@@ -128,6 +128,11 @@ pub enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+    /// Writes the manual page to standard output, or those of all commands into a folder.
+    Man {
+        /// Folder for one page of each command; it is made.
+        folder: Option<PathBuf>,
+    },
     /// Creates what the contract defines on the bus (streams, durables, buckets), or first renders its configuration.
     Provision(ProvisionArguments),
 }

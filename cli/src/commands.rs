@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod intent;
 pub mod learn;
 pub mod login;
+pub mod manual;
 pub mod network;
 pub mod program;
 pub mod provision;

@@ -3,7 +3,7 @@
 //! - [`args`]: the command line; [`run`]: one command of it;
 //! - [`commands`]: one module per noun; each owns its part of the command line;
 //! - [`context`], [`outcome`], [`output`]: what commands get, what came of them, how it is written;
-//! - [`document`]: files that people write; [`http`]: one request;
+//! - [`document`]: files that people write; [`examples`]: where those lie that come with it; [`http`]: one request;
 //! - [`nats_context`]: what `up` leaves for the NATS command line.
 //!
 //! It imports the inside of no service, and runs none: the program alone links `mesh-all`.
@@ -14,6 +14,7 @@ pub mod args;
 pub mod commands;
 pub mod context;
 pub mod document;
+pub mod examples;
 pub mod http;
 pub mod nats_context;
 pub mod outcome;
@@ -25,8 +26,8 @@ use anyhow::bail;
 
 use args::{Arguments, Command};
 use commands::{
-    account, alto, anomaly, cluster, dead, doctor, intent, learn, login, network, program, provision, remedy, status,
-    storage, tap, telemetry, twin, up, why, workload,
+    account, alto, anomaly, cluster, dead, doctor, intent, learn, login, manual, network, program, provision, remedy,
+    status, storage, tap, telemetry, twin, up, why, workload,
 };
 use context::Context;
 
@@ -64,12 +65,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Tap(options) => tap::run(&context, options).await,
         Command::Dead(command) => dead::run(&context, command).await,
         Command::Provision(options) => provision::run(&data_dir, options, output).await,
-        Command::Completions { shell } => {
-            let mut command = <Arguments as clap::CommandFactory>::command();
-            let mut script = vec![];
-            clap_complete::generate(shell, &mut command, "continuum", &mut script);
-            output::line(String::from_utf8_lossy(&script).trim_end());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::man(folder.as_deref()),
     }
 }

@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode, time::Instant};
 use anyhow::bail;
 use continuum::{
     commands::{login, up::UpOptions},
-    nats_context,
+    examples, nats_context,
     output::{line, note},
 };
 use mesh_all::{Options, Up};
@@ -40,9 +40,15 @@ pub(crate) async fn up(data_dir: &Path, options: UpOptions) -> anyhow::Result<Ex
         if data_dir == Path::new(".continuum") { String::new() } else { format!(" --data-dir {}", data_dir.display()) };
     line("Try next, in another terminal:");
     line(format!("  continuum{flag} cluster list"));
-    line(format!("  continuum{flag} workload push examples/spinner.workload.yaml"));
-    line(format!("  continuum{flag} intent submit examples/spinner.intent.yaml --wait fulfilled"));
+    let examples = examples::folder();
+    let examples = examples.display();
+    line(format!("  continuum{flag} workload push {examples}/spinner.workload.yaml"));
+    line(format!("  continuum{flag} intent submit {examples}/spinner.intent.yaml --wait fulfilled"));
     line(format!("  continuum{flag} down"));
+    // Where a service manager waits for it.
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        note(format!("continuum: the service manager could not be notified: {error}"));
+    }
     let failure = tokio::select! {
         () = signal() => None,
         failure = up.failed() => Some(failure),

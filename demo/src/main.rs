@@ -25,7 +25,10 @@ use std::{
 
 use anyhow::anyhow;
 use clap::Parser;
-use continuum::output::{self, Format, line};
+use continuum::{
+    examples,
+    output::{self, Format, line},
+};
 use mesh_client::{Client, Endpoints};
 
 use crate::story::Story;
@@ -45,9 +48,9 @@ struct Arguments {
     /// Accepted for uniformity with other commands; the demo writes text only.
     #[arg(short, long, value_enum, default_value = "table", hide = true)]
     output: Format,
-    /// Folder with the example documents.
-    #[arg(long, value_name = "DIR", default_value = "examples")]
-    examples: PathBuf,
+    /// Folder with the example documents; `examples` in the current folder, or those that came with the program.
+    #[arg(long, value_name = "DIR")]
+    examples: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
 
 async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { data_dir, output: _, examples } = arguments;
+    let examples = examples.unwrap_or_else(examples::folder);
     let begun = Instant::now();
     if Endpoints::read(&data_dir).is_ok() {
         line(format!("using the mesh that runs in {}", data_dir.display()));

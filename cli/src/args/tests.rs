@@ -91,6 +91,8 @@ fn every_documented_subcommand_exists() {
         "dead show 1",
         "dead replay 1",
         "completions bash",
+        "man",
+        "man folder",
     ] {
         assert!(parse(&format!("continuum {line}")).is_ok(), "{line}");
     }

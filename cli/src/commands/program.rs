@@ -26,7 +26,10 @@ pub fn run(context: &Context<'_>, program: &str, arguments: &[OsString]) -> anyh
 fn command(this: &Path, context: &Context<'_>, program: &str, arguments: &[OsString]) -> anyhow::Result<Command> {
     let path = this.with_file_name(program);
     if !path.is_file() {
-        bail!("{} does not exist; build it with `cargo build --package {program}`", path.display());
+        bail!(
+            "{} does not exist; build it in a checkout with `cargo build --package {program}` (packages ship only the demo)",
+            path.display()
+        );
     }
     let mut command = Command::new(path);
     command.arg("--data-dir").arg(context.data_dir);

@@ -36,17 +36,21 @@ pub struct Search {
     pub named: Option<PathBuf>,
     /// Folders in which, and in whose ancestors, `.tools/nats-server` is looked for.
     pub folders: Vec<PathBuf>,
+    /// The folder of this program, where packages put the nats-server that they ship.
+    pub beside: Option<PathBuf>,
     /// A list of folders as in `PATH`.
     pub path: Option<OsString>,
 }
 
 impl Search {
-    /// `CONTINUUM_NATS_SERVER`, then `.tools/` in the current folder, the program's own, and their ancestors, then `PATH`.
+    /// `CONTINUUM_NATS_SERVER`, then `.tools/` in the current folder, the program's own, and their ancestors, then beside
+    /// the program, then `PATH`.
     pub fn from_environment() -> Self {
-        let program = env::current_exe().ok().and_then(|p| p.parent().map(Path::to_path_buf));
+        let beside = env::current_exe().ok().and_then(|p| p.parent().map(Path::to_path_buf));
         Self {
             named: env::var_os("CONTINUUM_NATS_SERVER").filter(|n| !n.is_empty()).map(PathBuf::from),
-            folders: env::current_dir().ok().into_iter().chain(program).collect(),
+            folders: env::current_dir().ok().into_iter().chain(beside.clone()).collect(),
+            beside,
             path: env::var_os("PATH"),
         }
     }
@@ -62,8 +66,9 @@ impl Search {
                 .iter()
                 .flat_map(|f| f.ancestors())
                 .flat_map(|f| [f.join(".tools/nats-server"), f.join(".tools/bin/nats-server")]);
-            let path = self.path.iter().flat_map(env::split_paths).map(|f| f.join("nats-server"));
-            for candidate in tools.chain(path) {
+            let path = self.path.iter().flat_map(env::split_paths);
+            let named = self.beside.iter().cloned().chain(path).map(|f| f.join("nats-server"));
+            for candidate in tools.chain(named) {
                 if candidate.is_file() && !candidates.contains(&candidate) {
                     candidates.push(candidate);
                 }
@@ -143,9 +148,20 @@ mod tests {
         let search = Search {
             named: None,
             folders: vec![folder.path().join("a/b")],
+            beside: None,
             path: Some(other.parent().unwrap().into()),
         };
         assert_eq!(search.find().await.unwrap().path, tool);
+    }
+
+    #[tokio::test]
+    async fn the_server_of_a_package_comes_before_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let shipped = program(&folder.path().join("lib"), "nats-server: v2.14.4");
+        let other = program(&folder.path().join("bin"), "nats-server: v2.15.1");
+        let beside = shipped.parent().map(Path::to_path_buf);
+        let search = Search { beside, path: Some(other.parent().unwrap().into()), ..Default::default() };
+        assert_eq!(search.find().await.unwrap().path, shipped);
     }
 
     #[tokio::test]

