@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-full test-wording test-kill9 test-compose setup setup-test servers build build-demo images package test-package gen lint docs clean
+.PHONY: demo test test-full test-wording test-kill9 test-compose setup setup-test servers build build-demo images package test-package wheel test-python gen lint docs clean
 
 ## The story, end to end, with real processes and real measurements.
 demo: setup build-demo
@@ -55,6 +55,14 @@ package: setup
 test-package: setup build-demo
 	infra/test/package.sh debug
 
+## The Python client, in target/packages.
+wheel:
+	infra/package/wheel.sh
+
+## The Python client and the examples that use it, against a mesh of their own.
+test-python: setup build-demo
+	infra/test/python.sh
+
 build:
 	$(CARGO) build --workspace --locked --bins
 
@@ -66,6 +74,7 @@ build-demo:
 gen:
 	$(CARGO) xtask gen
 	UPDATE_SCHEMAS=1 UPDATE_GOLDEN=1 $(CARGO) test --quiet -p mesh-proto --test schemas --test golden
+	UPDATE_SCHEMAS=1 $(CARGO) test --quiet -p gateway --test silent the_document_in_schemas_is_current
 
 lint:
 	$(CARGO) fmt --all --check

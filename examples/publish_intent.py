@@ -1,28 +1,42 @@
 #!/usr/bin/env python3
-"""Publishes an intent as JSON, follows it to FULFILLED, and prints live telemetry, with nothing but nats-py.
+"""Publishes an intent on the bus, follows it to FULFILLED, and prints live telemetry.
 
-    pip install nats-py nkeys
+    make wheel && pip install target/packages/continuum_client-*.whl
     continuum up                                  # in another terminal
     continuum workload push examples/spinner.workload.yaml
     python examples/publish_intent.py             # --data-dir, --id, --workload NAME@VERSION, --samples N
 
-Any NATS client in any language does the same: one message on `intent.ask.submit.v1.<owner>.<id>`, and a subscription
-of `json.>`. Exit code 0: FULFILLED, and the telemetry was seen. 1: it failed, or was refused; the reason is printed.
+The messages are those of the contract (`proto/`), generated. Any NATS client in any language does the same: one message on
+`intent.ask.submit.v1.<owner>.<id>`, as protobuf or JSON, and a subscription of `json.>`.
+Exit code 0: FULFILLED, and the telemetry was seen. 1: it failed, or was refused; the reason is printed.
 """
 
 import argparse
 import asyncio
-import json
-import pathlib
 import sys
 import uuid
 
-import nats
+from continuum.intent.v1.intent_pb2 import (
+    FULFILLED,
+    FULFILMENTFAILED,
+    ExpectationObject,
+    ExpectationTarget,
+    FulfilmentStatus,
+    Intent,
+    IntentExpectation,
+    IntentRefused,
+    IntentRejected,
+    IntentStateChanged,
+    NotFulfilledState,
+    SubmitIntent,
+)
+from continuum.telemetry.v1.telemetry_pb2 import Packed
+from continuum_client import Bus, LostError, NoMeshError, NotStoredError, UnreachableError
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", default=".continuum", help="data folder of a running `continuum up`")
+    parser.add_argument("--data-dir", help="data folder of a running `continuum up`; .continuum when absent")
     parser.add_argument("--owner", default="local")
     parser.add_argument("--id", default=f"python-{uuid.uuid4().hex[:8]}", help="id of the intent")
     parser.add_argument("--workload", default="spinner@1.0.0", help="a registered workload document")
@@ -35,83 +49,76 @@ def intent(workload):
     """A DeliverComputingWorkload intent after 3GPP TS 28.312: below 90 % of its cluster's CPU and 500 MB."""
 
     def target(name, bound):
-        return {"targetName": name, "targetCondition": "IS_LESS_THAN", "targetValueRange": bound}
+        return ExpectationTarget(target_name=name, target_condition="IS_LESS_THAN", target_value_range=bound)
 
-    return {
-        "userLabel": "DeliverComputingWorkload",
-        "intentExpectations": [
-            {
-                "expectationId": "run",
-                "expectationVerb": "DELIVER",
-                "expectationObject": {"objectType": "NEMO_WORKLOAD", "objectInstance": workload},
-                "expectationTargets": [target("cpuUsage", "90"), target("ramUsage", "500")],
-            }
-        ],
-        "observationPeriod": 2,
-    }
+    run = IntentExpectation(
+        expectation_id="run",
+        expectation_verb="DELIVER",
+        expectation_object=ExpectationObject(object_type="NEMO_WORKLOAD", object_instance=workload),
+        expectation_targets=[target("cpuUsage", "90"), target("ramUsage", "500")],
+    )
+    return Intent(user_label="DeliverComputingWorkload", intent_expectations=[run], observation_period=2)
 
 
-async def follow(messages, intent_id, samples):
-    """Prints what happens to the intent; returns the exit code."""
-    fulfilled = False
+async def follow(events):
+    """Prints what happens to the intent; gives its instances once it is FULFILLED, `None` if it failed."""
     instances = set()
-    while True:
-        message = await messages.get()
-        event = json.loads(message.data)
-        subject, data = event["subject"], event["data"]
-        area = subject.split(".")[0]
-        if area == "intent" and data.get("intentId") == intent_id:
-            instances |= {i["instanceId"] for i in data.get("instances", [])}
-            state = data.get("to") or data.get("state") or {}
-            status = state.get("fulfilmentStatus", "")
-            print(f"{event['time']}  {subject.split('.')[1]}  {status} {state.get('notFulfilledState', '')}  {state.get('reason', '')}", flush=True)
-            if subject.startswith("intent.refused."):
-                print(f"refused: {data['reason']}; {data['hint']}", file=sys.stderr)
-                return 1
-            if state.get("notFulfilledState") == "FULFILMENTFAILED":
-                print(f"failed: {state.get('reason')}; {state.get('hint')}", file=sys.stderr)
-                return 1
-            if status == "FULFILLED":
-                fulfilled = True
-                print("FULFILLED", flush=True)
-        elif area == "telemetry":
-            # One message holds the samples of a whole cluster.
-            for sample in (s for s in data.get("samples", []) if s["instanceId"] in instances):
-                cpu, memory = sample.get("cpuPercent", 0.0), int(sample.get("memoryBytes", 0)) / 1e6
-                print(f"{sample['at']}  telemetry  {cpu:.1f} % of {sample['clusterId']}, {memory:.1f} MB", flush=True)
+    async for event in events:
+        if isinstance(event.message, IntentRefused):
+            print(f"refused: {event.message.reason}; {event.message.hint}", file=sys.stderr)
+            return None
+        if isinstance(event.message, IntentRejected):
+            state = event.message.state
+        elif isinstance(event.message, IntentStateChanged):
+            state = event.message.to
+            instances |= {instance.instance_id for instance in event.message.instances}
+        else:
+            continue
+        status, stage = FulfilmentStatus.Name(state.fulfilment_status), NotFulfilledState.Name(state.not_fulfilled_state)
+        print(f"{event.time}  {status}  {stage}  {state.reason}", flush=True)
+        if state.not_fulfilled_state == FULFILMENTFAILED:
+            print(f"failed: {state.reason}; {state.hint}", file=sys.stderr)
+            return None
+        if state.fulfilment_status == FULFILLED:
+            print("FULFILLED", flush=True)
+            return instances
+
+
+async def measure(events, instances, samples):
+    """Prints samples of these instances. One message holds the samples of a whole cluster."""
+    async for event in events:
+        for sample in event.message.samples:
+            if sample.instance_id in instances:
+                at, memory = sample.at.ToJsonString(), sample.memory_bytes / 1e6
+                print(f"{at}  telemetry  {sample.cpu_percent:.1f} % of {sample.cluster_id}, {memory:.1f} MB", flush=True)
                 samples -= 1
-        if fulfilled and samples <= 0:
-            return 0
+        if samples <= 0:
+            return
+
+
+async def run(options):
+    async with await Bus.local(options.data_dir, name="publish_intent.py") as bus:
+        # It watches before it asks, so that it misses nothing.
+        events = await bus.watch(f"intent.*.v1.{options.owner}.{options.id}")
+        command = SubmitIntent(owner=options.owner, intent_id=options.id, intent=intent(options.workload))
+        stored = await bus.send(command)
+        print(f"intent {options.id} is on disk: {stored.stream}:{stored.sequence}", flush=True)
+        instances = await follow(events)
+        if instances is None:
+            return 1
+        await measure(await bus.watch(Packed), instances, options.samples)
+        return 0
 
 
 async def main():
     options = arguments()
-    folder = pathlib.Path(options.data_dir)
-    endpoints = json.loads((folder / "endpoints.json").read_text())
-    bus = await nats.connect(
-        endpoints["nats"],
-        nkeys_seed=endpoints["person_seed_file"],
-        inbox_prefix="_INBOX_person",
-        name="publish_intent.py",
-    )
-    messages = asyncio.Queue()
-    await bus.subscribe("json.>", cb=messages.put)
-    await bus.flush()
-
-    # JSON is recognised by its first character. The answer to the request says that the command is on disk.
-    subject = f"intent.ask.submit.v1.{options.owner}.{options.id}"
-    answer = json.loads((await bus.request(subject, json.dumps({"intent": intent(options.workload)}).encode(), timeout=10)).data)
-    if "error" in answer:
-        print(f"not stored: {answer['error']}", file=sys.stderr)
-        return 1
-    print(f"intent {options.id} is on disk: {answer['stream']}:{answer['seq']}", flush=True)
     try:
-        return await asyncio.wait_for(follow(messages, options.id, options.samples), options.timeout)
-    except asyncio.TimeoutError:
+        return await asyncio.wait_for(run(options), options.timeout)
+    except TimeoutError:
         print(f"not FULFILLED with {options.samples} samples within {options.timeout:.0f} s", file=sys.stderr)
-        return 1
-    finally:
-        await bus.close()
+    except (LostError, NoMeshError, NotStoredError, UnreachableError, ValueError) as error:
+        print(error, file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

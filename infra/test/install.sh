@@ -21,6 +21,8 @@ if [ ! -f "$stamp" ] || ! cmp -s infra/test/requirements.txt "$stamp"; then
   cp infra/test/requirements.txt "$stamp"
 fi
 echo "Python test tools in $tools/test"
+# The Python client, which examples use.
+infra/package/wheel.sh --out target/python-wheel --into target/python || echo "the Python client could not be built: the examples are not tested" >&2
 
 # Tools of S3 and of measurement that people own, as Debian has them: taken out of their packages, for nothing is to be installed on the machine.
 if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then

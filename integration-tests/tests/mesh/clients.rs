@@ -10,15 +10,21 @@ use crate::support::{self, LIMIT, MeshRun, OWNER, cluster, document, text};
 /// The Python that `make setup-test` installs with the clients' packages; says so if it is not there.
 fn python() -> Option<PathBuf> {
     let found = support::root().join(".tools/test/bin/python");
-    if !found.is_file() {
-        eprintln!("SKIPPED: clients: no .tools/test/bin/python (run `make setup-test`)");
+    if !found.is_file() || !client().is_dir() {
+        eprintln!("SKIPPED: clients: no .tools/test/bin/python or no target/python (run `make setup-test`)");
         return None;
     }
     Some(found)
 }
 
+/// The Python client, as its wheel unpacks.
+fn client() -> PathBuf {
+    support::root().join("target/python")
+}
+
 async fn run(script: &str, mesh: &MeshRun, arguments: &[&str]) -> Option<Output> {
     let mut command = tokio::process::Command::new(python()?);
+    command.env("PYTHONPATH", client());
     command.arg(support::root().join("examples").join(script)).arg("--data-dir").arg(mesh.folder()).args(arguments);
     Some(tokio::time::timeout(LIMIT * 2, command.kill_on_drop(true).output()).await.expect("the script ends").unwrap())
 }

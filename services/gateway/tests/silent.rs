@@ -2,8 +2,9 @@
 //! depth; and so is one that nobody knows. The members are those of the OpenAPI document.
 
 #![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "a test reads whether to write what it compares with")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::Path};
 
 use gateway::domain::{
     forms::{
@@ -168,6 +169,16 @@ impl Visit<'_> {
             }
         }
     }
+}
+
+#[test]
+fn the_document_in_schemas_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/openapi.json");
+    let text = format!("{:#}\n", table::openapi());
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), text, "run `make gen`");
 }
 
 #[test]
