@@ -25,6 +25,9 @@ pub(crate) struct Patient {
 /// Starts the workload.
 pub(crate) async fn begin(client: &Client) -> anyhow::Result<Patient> {
     let faults = tempfile::Builder::new().prefix("continuum-faults-").tempdir().context("make a folder for faults")?;
+    // The workload removes what it has read, and may have another user.
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(faults.path(), everybody).context("open the folder of faults")?;
     let document = WorkloadDocument {
         name: "patient".into(),
         version: format!("1.0.{}", std::process::id()),

@@ -19,7 +19,7 @@ use mesh_proto::{
 };
 use serde_json::json;
 
-use crate::support::{LIMIT, MeshRun, OWNER, cluster, document, is_full};
+use crate::support::{LIMIT, MeshRun, OWNER, cluster, document, is_full, shared_folder};
 
 /// What is injected: the fault, the metric to blame and its direction.
 const FAULTS: [(&str, &str, Direction); 3] = [
@@ -74,7 +74,7 @@ async fn injected_faults_are_found_with_their_cause_and_repaired() {
     let clusters = [cluster(&name, "process", 4_000, 4_000)];
     let set = ["--set", "meta-orchestrator.move_cooldown_ms=1000"];
     let Some(mesh) = MeshRun::start("anomalies", &clusters, &set).await else { return };
-    let faults = tempfile::tempdir().unwrap();
+    let faults = shared_folder();
     let folder = faults.path().display().to_string();
     let arguments = ["--load-milli", "30", "--memory-mb", "20", "--faults", &folder];
     mesh.register(document("patient", "spinner", &arguments, json!({}))).await;

@@ -3,7 +3,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::support::{MeshRun, cluster, document, text};
+use crate::support::{MeshRun, cluster, document, shared_folder, text};
 
 /// Runs a command that must succeed; its JSON.
 async fn told(mesh: &MeshRun, arguments: &[&str]) -> Json {
@@ -133,7 +133,8 @@ async fn what_must_never_run_twice_is_moved_and_upgraded_without_running_twice()
     let clusters = [cluster(&names[0], "process", 1_000, 1_000), cluster(&names[1], "process", 1_000, 1_000)];
     let Some(mesh) = MeshRun::start("registry, never twice", &clusters, &[]).await else { return };
     // Whoever comes while another holds the lock writes that down, and ends.
-    let (lock, twice) = (mesh.folder().join("only.lock"), mesh.folder().join("only.twice"));
+    let shared = shared_folder();
+    let (lock, twice) = (shared.path().join("only.lock"), shared.path().join("only.twice"));
     let script =
         format!("flock -n -E 9 {} sleep 1000; [ $? = 9 ] && date >> {}; exit 1", lock.display(), twice.display());
     let only = |version: &str| {

@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -134,6 +135,9 @@ impl Up {
         };
         fs::create_dir_all(data_dir).with_context(|| format!("make the data folder {}", data_dir.display()))?;
         let data_dir = data_dir.canonicalize().context("find the data folder")?;
+        // Workloads run on the same host.
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&data_dir, private).with_context(|| format!("close {} to others", data_dir.display()))?;
         let lock = lock(&data_dir)?;
         carry_over(&data_dir, options.report)?;
         let found = find_server().await.context("find a nats-server")?;

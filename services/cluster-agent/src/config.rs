@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     path::PathBuf,
     sync::Arc,
 };
@@ -19,7 +20,7 @@ use crate::{
         },
     },
     shell::{
-        driver::{cgroup, model::Model, process},
+        driver::{cgroup, model::Model, process, users},
         otlp::Door,
         probe,
     },
@@ -42,9 +43,14 @@ pub struct Config {
     pub labels: String,
     /// `process` or `simulated`.
     pub driver: String,
-    /// Are documents run as processes? They run as the agent's own user, and can read what it can. Otherwise the `process`
-    /// driver refuses them, and says why.
+    /// Are documents run as processes? They share the host and its network. Otherwise the `process` driver refuses them,
+    /// and says why.
     pub process_documents: bool,
+    /// Users of instances: `auto` for one each where the agent is root, `FROM-TO` for one each out of these ids and no
+    /// start without, `off` to run all as the agent's own user, who can read what the agent can.
+    pub workload_users: String,
+    /// Parent of the folders of instances with users of their own; one for all agents of a host.
+    pub workload_dir: String,
     /// Site in telemetry keys; the cluster when empty.
     pub site: String,
     /// Node in telemetry keys; the cluster when empty.
@@ -131,6 +137,8 @@ impl Default for Config {
             labels: String::new(),
             driver: "process".into(),
             process_documents: true,
+            workload_users: "auto".into(),
+            workload_dir: users::FOLDER.into(),
             site: String::new(),
             node: String::new(),
             data_dir: String::new(),
@@ -257,6 +265,10 @@ impl Config {
                 return Err(wrong("measure_folders", wrote, "is not `name=/path`"));
             }
         }
+        self.workload_range()?;
+        if !self.workload_dir.starts_with('/') {
+            return Err(wrong("workload_dir", &self.workload_dir, "is not an absolute path"));
+        }
         if !matches!(self.cgroup.as_str(), "auto" | "off") {
             return Err(wrong("cgroup", &self.cgroup, "is neither `auto` nor `off`"));
         }
@@ -336,6 +348,26 @@ impl Config {
         }
     }
 
+    /// User ids of instances; `None` if all run as the agent's user.
+    fn workload_range(&self) -> Result<Option<RangeInclusive<u32>>, Error> {
+        let text = match self.workload_users.as_str() {
+            "auto" => return Ok(Some(users::RANGE)),
+            "off" => return Ok(None),
+            text => text,
+        };
+        let ends =
+            text.split_once('-').and_then(|(from, to)| Some((from.parse::<u32>().ok()?, to.parse::<u32>().ok()?)));
+        // The last number stands for no user at all.
+        match ends {
+            Some((from, to)) if 0 < from && from <= to && to < u32::MAX => Ok(Some(from..=to)),
+            _ => Err(wrong(
+                "workload_users",
+                text,
+                "is neither `auto`, `off` nor `FROM-TO` with ids from 1 to 4294967294",
+            )),
+        }
+    }
+
     fn folders_written(&self) -> impl Iterator<Item = (&str, &str)> {
         let parts = self.measure_folders.split(',').map(str::trim).filter(|part| !part.is_empty());
         parts.map(|part| part.split_once('=').map_or(("", part), |(name, folder)| (name.trim(), folder.trim())))
@@ -382,10 +414,26 @@ impl Config {
         Model { seed: self.sim_seed, mean_time_to_failure_ms: self.sim_mean_time_to_failure_ms }
     }
 
-    /// How processes are run, by the agent of this name.
-    pub fn processes(&self, agent: String, otlp: Option<Arc<Door>>) -> process::Options {
+    /// How processes are run, by the agent of this name and folder, which has these keys.
+    ///
+    /// # Errors
+    /// If the range of users cannot be read.
+    pub fn processes(
+        &self,
+        agent: String,
+        agent_folder: PathBuf,
+        keys: Vec<PathBuf>,
+        otlp: Option<Arc<Door>>,
+    ) -> Result<process::Options, Error> {
         let parent = Some(self.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
-        process::Options {
+        Ok(process::Options {
+            users: users::Options {
+                range: self.workload_range()?,
+                required: self.workload_users != "auto",
+                folder: PathBuf::from(&self.workload_dir),
+                agent_folder,
+                keys,
+            },
             cluster_id: self.cluster_id.clone(),
             agent,
             cpu_milli: self.cpu_milli,
@@ -393,7 +441,7 @@ impl Config {
             path: self.path.clone(),
             cgroups: (self.cgroup == "auto").then(|| cgroup::System::read(parent)),
             otlp,
-        }
+        })
     }
 
     /// How the network is probed.
@@ -452,6 +500,10 @@ mod tests {
         assert_eq!(key(Config { otlp_listen: "0.0.0.0:4317".into(), ..Config::default() }), "otlp_listen");
         assert_eq!(key(Config { otlp_listen: "on".into(), ..Config::default() }), "otlp_listen");
         assert_eq!(key(Config { otlp_bytes_per_s: 0, ..Config::default() }), "otlp_bytes_per_s");
+        for users in ["on", "0-5", "7-5", "1-4294967295", "1000", "a-b"] {
+            assert_eq!(key(Config { workload_users: users.into(), ..Config::default() }), "workload_users");
+        }
+        assert_eq!(key(Config { workload_dir: "here".into(), ..Config::default() }), "workload_dir");
         assert_eq!(Config::default().check(), Ok(Kind::Process));
     }
 

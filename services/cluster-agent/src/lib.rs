@@ -45,8 +45,14 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let driver: Box<dyn Driver> = match kind {
         Kind::Simulated => Box::new(SimulatedDriver::new(config.model(), config.cpu_milli)),
         Kind::Process => {
+            if let Some(data) = mesh.data_dir() {
+                shell::state::close(data).with_context(|| format!("close {} to workloads", data.display()))?;
+            }
+            let settings = mesh.settings();
+            let keys = [&settings.bus_seed_file, &settings.tls_key_file].into_iter().flatten();
+            let keys = keys.map(|key| key.path().to_owned()).collect();
             let name = derived_id(&["agent", &config.cluster_id, &folder.path().to_string_lossy()]);
-            let (options, clock) = (config.processes(name, door), mesh.clone());
+            let (options, clock) = (config.processes(name, folder.path().to_owned(), keys, door)?, mesh.clone());
             let opening = move || ProcessDriver::open(options, std::sync::Arc::new(move || clock.now()));
             Box::new(tokio::task::spawn_blocking(opening).await.context("open the process driver")??)
         }

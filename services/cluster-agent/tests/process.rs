@@ -17,6 +17,7 @@ use cluster_agent::driver::{
     Driver, Event, Fails, Reading, ReplicaId, ReplicaSpec,
     cgroup::System,
     process::{Options, ProcessDriver},
+    users,
 };
 use mesh_proto::{
     Timestamp,
@@ -64,6 +65,17 @@ struct Bench {
     driver: ProcessDriver,
     options: Options,
     kept: Vec<Event>,
+    // After the driver, whose processes have ended then.
+    _folder: Folder,
+}
+
+/// Removed with all that is in it.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _gone_already = fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Bench {
@@ -72,12 +84,23 @@ impl Bench {
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let agent = format!("{:08x}-{number}", std::process::id());
         let cluster_id = format!("test-{number}");
-        Options { cluster_id, agent, cpu_milli, memory_bytes: 4_000_000_000, path: String::new(), cgroups, otlp: None }
+        let folder = std::env::temp_dir().join(format!("continuum-{agent}"));
+        let users = users::Options {
+            range: Some(users::RANGE),
+            required: false,
+            folder: folder.join("users"),
+            agent_folder: folder,
+            keys: vec![],
+        };
+        let memory_bytes = 4_000_000_000;
+        Options { cluster_id, agent, cpu_milli, memory_bytes, path: String::new(), cgroups, otlp: None, users }
     }
 
     fn open(options: Options) -> Self {
+        fs::create_dir_all(&options.users.agent_folder).unwrap();
+        let folder = Folder(options.users.agent_folder.clone());
         let driver = ProcessDriver::open(options.clone(), Arc::new(now)).unwrap();
-        Self { driver, options, kept: vec![] }
+        Self { driver, options, kept: vec![], _folder: folder }
     }
 
     fn new() -> Self {
@@ -332,7 +355,7 @@ fn what_children_and_earlier_starts_used_stays_counted() {
 fn a_cpu_quota_is_enforced_where_control_groups_may_be_used() {
     let mut bench = Bench::open(Bench::options(500, Some(System::read(None))));
     let enforcement = bench.driver.enforcement();
-    if !enforcement.contains("cgroup") || enforcement.ends_with("memory") && !enforcement.contains("cpu") {
+    if !enforcement.contains("cgroup") || enforcement.contains("memory") && !enforcement.contains("cpu") {
         println!("SKIPPED: cpu quota: no cpu controller may be used here ({enforcement})");
         return;
     }
@@ -417,12 +440,14 @@ fn everything_ends_with_the_driver() {
 }
 
 const HOLD: &str = "CLUSTER_AGENT_TEST_HOLDS";
+const HOLD_FOLDER: &str = "CLUSTER_AGENT_TEST_FOLDER";
 
 /// A driver in a process of its own, which can be killed.
 fn holder(options: &Options) -> (Child, Vec<i32>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "holds_processes_until_it_is_killed", "--nocapture"])
         .env(HOLD, format!("{}/{}", options.cluster_id, options.agent))
+        .env(HOLD_FOLDER, &options.users.agent_folder)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -436,15 +461,17 @@ fn holder(options: &Options) -> (Child, Vec<i32>) {
 fn holds_processes_until_it_is_killed() {
     let Ok(name) = std::env::var(HOLD) else { return };
     let (cluster_id, agent) = name.split_once('/').unwrap();
-    let mut bench = Bench::open(Options {
-        cluster_id: cluster_id.into(),
-        agent: agent.into(),
-        ..Bench::options(1_000, Some(System::read(None)))
-    });
-    bench.driver.start(shell("sleep 600 & echo child $!; setsid sleep 600 & echo escaped $!; wait"));
+    let folder = PathBuf::from(std::env::var_os(HOLD_FOLDER).unwrap());
+    let own = Bench::options(1_000, Some(System::read(None)));
+    let users = users::Options { folder: folder.join("users"), agent_folder: folder, ..own.users.clone() };
+    let mut bench = Bench::open(Options { cluster_id: cluster_id.into(), agent: agent.into(), users, ..own });
+    bench.driver.start(shell(
+        "sleep 600 & echo child $!; setsid sleep 600 & echo escaped $!; env -i setsid sleep 600 & echo hidden $!; wait",
+    ));
     let pid = bench.started();
     let number = |line: String| line.rsplit(' ').next().unwrap().to_owned();
-    println!("HOLDS {pid} {} {}", number(bench.logged("child")), number(bench.logged("escaped")));
+    let [child, escaped, hidden] = ["child", "escaped", "hidden"].map(|word| number(bench.logged(word)));
+    println!("HOLDS {pid} {child} {escaped} {hidden}");
     loop {
         std::thread::park();
     }
@@ -454,23 +481,210 @@ fn holds_processes_until_it_is_killed() {
 fn a_process_dies_with_its_agent_and_the_next_agent_ends_what_it_left() {
     let options = Bench::options(1_000, Some(System::read(None)));
     let (mut agent, pids) = holder(&options);
-    let [leader, child, escaped] = pids[..] else { panic!("{pids:?}") };
+    let [leader, child, escaped, hidden] = pids[..] else { panic!("{pids:?}") };
     assert!(pids.iter().all(|pid| is_alive(*pid)));
     agent.kill().unwrap();
     agent.wait().unwrap();
     until("the process dies with its agent", || (!is_alive(leader)).then_some(()));
-    assert!(is_alive(child) && is_alive(escaped), "those it had started do not know");
+    assert!(is_alive(child) && is_alive(escaped) && is_alive(hidden), "those it had started do not know");
 
     let stranger = Bench::new();
     assert!(is_alive(child) && is_alive(escaped), "another cluster's agent does not touch them");
     drop(stranger);
     let mut elsewhere = options.clone();
     elsewhere.agent = "another".into();
+    elsewhere.users.agent_folder = elsewhere.users.agent_folder.with_extension("another");
     drop(Bench::open(elsewhere));
     assert!(is_alive(child) && is_alive(escaped), "nor does another mesh's agent of a cluster of that name");
 
     let mut next = Bench::open(options);
     assert!(!is_alive(child) && !is_alive(escaped), "they have ended before the next agent does anything");
+    assert!(!is_alive(hidden) || !gives_users(&next), "its user gives away even one without mark or group");
     next.driver.start(shell("exec sleep 600"));
     next.started();
+}
+
+fn gives_users(bench: &Bench) -> bool {
+    let gives = bench.driver.enforcement().ends_with("user per instance");
+    if !gives {
+        println!("SKIPPED: users of their own: {}", bench.driver.enforcement());
+    }
+    gives
+}
+
+#[test]
+fn one_without_mark_and_group_ends_with_its_instance() {
+    let mut bench = Bench::new();
+    if !gives_users(&bench) {
+        return;
+    }
+    let hide = "env -i setsid sleep 600 & echo hidden $!; exec sleep 600";
+    for replica in 0..2 {
+        bench.driver.start(ReplicaSpec { id: id(replica), ..shell(hide) });
+        bench.started();
+    }
+    let pids = until("both have hidden one", || {
+        let lines = bench.log().into_iter().filter(|line| line.contains("hidden"));
+        let pids: Vec<i32> = lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        (pids.len() == 2).then_some(pids)
+    });
+    assert!(pids.iter().all(|pid| is_alive(*pid)));
+    bench.driver.stop("a", 1, false);
+    bench.exited();
+    bench.exited();
+    assert!(!pids.iter().any(|pid| is_alive(*pid)), "the instance has ended when its last replica has");
+}
+
+#[test]
+fn a_folder_lasts_as_long_as_its_instance_is_kept() {
+    let mut bench = Bench::new();
+    bench.driver.start(shell("pwd; echo $HOME; echo x >> count; wc -l < count"));
+    bench.exited();
+    bench.driver.keep(&["a".to_owned()].into());
+    bench.driver.start(shell("echo x >> count; wc -l < count"));
+    bench.exited();
+    let log = bench.log();
+    assert_eq!(log[0], log[1], "it starts in its home");
+    assert_eq!(log.last().unwrap().trim_end(), "stdout:2", "a restart finds what was left: {log:?}");
+    let home = PathBuf::from(log[0].strip_prefix("stdout:").unwrap());
+    assert!(home.join("count").exists());
+    bench.driver.keep(&std::collections::BTreeSet::new());
+    until("it is removed", || (!home.exists()).then_some(()));
+}
+
+const INSIDE: &str = "CLUSTER_AGENT_TEST_INSIDE";
+const SECRETS: &str = "CLUSTER_AGENT_TEST_SECRETS";
+
+/// The workload of the tests of confinement: does nothing in a usual run, and prints what it may and has.
+#[test]
+fn prints_what_a_workload_may() {
+    let Some(secrets) = std::env::var_os(SECRETS).map(PathBuf::from) else { return };
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    for line in status.lines() {
+        println!("{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+    let open: Vec<String> = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| {
+            let entry = entry.unwrap();
+            // The listing itself is a file.
+            let target = fs::read_link(entry.path()).ok()?;
+            (!target.starts_with("/proc")).then(|| entry.file_name().to_string_lossy().into_owned())
+        })
+        .collect();
+    println!("files {}", open.iter().filter(|name| name.parse::<u32>().unwrap() < 3 || is_inherited(name)).count());
+    println!("key {:?}", fs::read(secrets.join("agent.nk")).map_err(|error| error.kind()));
+    println!("data {:?}", fs::read_dir(secrets.join("data")).map(|_| ()).map_err(|error| error.kind()));
+    println!("agent {:?}", fs::read(format!("/proc/{}/environ", nix::unistd::getppid())).map_err(|error| error.kind()));
+    println!("setuid {:?}", nix::unistd::setuid(nix::unistd::Uid::from_raw(0)));
+    println!("write {:?}", fs::write("file", "x").map_err(|error| error.kind()));
+    println!("done");
+}
+
+/// A file whose target is the secret that the agent was started with.
+fn is_inherited(name: &str) -> bool {
+    fs::read_link(format!("/proc/self/fd/{name}")).is_ok_and(|target| target.ends_with("agent.nk"))
+}
+
+/// Runs `test` again as an agent would be started by a careless parent: with signals ignored and a file open.
+fn run_inside(test: &str, program: &Path, user: Option<u32>) {
+    use std::os::unix::{fs::PermissionsExt as _, process::CommandExt as _};
+    let folder = tempfile::tempdir().unwrap();
+    let (secrets, key) = (folder.path().join("secrets"), folder.path().join("secrets/agent.nk"));
+    fs::create_dir_all(secrets.join("data")).unwrap();
+    fs::write(&key, "secret").unwrap();
+    for (path, mode) in [(folder.path(), 0o755), (&secrets, 0o755), (&secrets.join("data"), 0o700), (&key, 0o600)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        if let Some(user) = user {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+        }
+    }
+    let mut sh = Command::new("sh");
+    sh.args(["-c", r#"trap '' HUP USR1 INT; file=$1; shift; exec "$0" "$@" 7<"$file""#]);
+    sh.arg(program).arg(&key).args(["--exact", test, "--nocapture"]).env(INSIDE, &secrets).current_dir(folder.path());
+    if let Some(user) = user {
+        sh.uid(user).gid(user);
+    }
+    let output = sh.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("CONFINED"), "{out}{err}");
+}
+
+/// What the workload printed, by name.
+fn confined(bench: &mut Bench, secrets: &Path) -> BTreeMap<String, String> {
+    let mut spec = shell("");
+    spec.process.command = std::env::current_exe().unwrap().to_string_lossy().into();
+    spec.process.arguments = ["--exact", "prints_what_a_workload_may", "--nocapture"].map(str::to_owned).into();
+    spec.process.environment = BTreeMap::from([(SECRETS.to_owned(), secrets.to_string_lossy().into())]);
+    bench.driver.start(spec);
+    bench.exited();
+    let lines = bench.log();
+    assert!(lines.iter().any(|line| line == "stdout:done"), "{lines:#?}");
+    let pairs = lines.iter().filter_map(|line| line.strip_prefix("stdout:")?.split_once(' '));
+    pairs.map(|(name, value)| (name.trim_end_matches(':').to_owned(), value.to_owned())).collect()
+}
+
+/// Holds of every workload, whoever the agent is.
+fn assert_confined(has: &BTreeMap<String, String>) {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(u64::from_str_radix(&has[set], 16), Ok(0), "{set}");
+    }
+    assert_eq!(has["NoNewPrivs"], "1");
+    // Rust's own runtime ignores SIGPIPE in every program.
+    let ignored = u64::from_str_radix(&has["SigIgn"], 16).unwrap() & !(1 << (nix::libc::SIGPIPE - 1));
+    assert_eq!((ignored, u64::from_str_radix(&has["SigBlk"], 16)), (0, Ok(0)));
+    assert_eq!(has["files"], "3", "standard input, output and error");
+    assert_eq!(has["write"], "Ok(())");
+}
+
+#[test]
+fn a_workload_of_a_root_agent_can_neither_read_its_keys_nor_rise() {
+    let Some(secrets) = std::env::var_os(INSIDE).map(PathBuf::from) else {
+        if nix::unistd::geteuid().is_root() && gives_users(&Bench::new()) {
+            let test = "a_workload_of_a_root_agent_can_neither_read_its_keys_nor_rise";
+            run_inside(test, &std::env::current_exe().unwrap(), None);
+        }
+        return;
+    };
+    let mut bench = Bench::new();
+    let has = confined(&mut bench, &secrets);
+    assert_confined(&has);
+    let user = has["Uid"].split(' ').next().unwrap().to_owned();
+    assert!(users::RANGE.contains(&user.parse().unwrap()), "{user}");
+    assert_eq!((has["Uid"].clone(), has["Gid"].clone()), ([user.as_str(); 4].join(" "), [user.as_str(); 4].join(" ")));
+    assert!(!has.contains_key("Groups"), "a line without groups has no value");
+    assert_eq!(u64::from_str_radix(&has["CapBnd"], 16), Ok(0));
+    for tried in ["key", "data", "agent"] {
+        assert_eq!(has[tried], "Err(PermissionDenied)", "{tried}");
+    }
+    assert_eq!(has["setuid"], "Err(EPERM)");
+    println!("CONFINED");
+}
+
+#[test]
+fn an_agent_that_is_not_root_says_so_and_does_the_rest() {
+    const NOBODY: u32 = 65_534;
+    let Some(secrets) = std::env::var_os(INSIDE).map(PathBuf::from) else {
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIPPED: an agent of another user: only root can start one");
+            return;
+        }
+        // Where that user can reach it.
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let program = folder.path().join("agent");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        run_inside("an_agent_that_is_not_root_says_so_and_does_the_rest", &program, Some(NOBODY));
+        return;
+    };
+    let mut options = Bench::options(1_000, None);
+    options.users.required = true;
+    let error = ProcessDriver::open(options, Arc::new(now)).err().unwrap();
+    assert!(format!("{:#}", anyhow::Error::new(error)).contains("the agent is not root"));
+    let mut bench = Bench::new();
+    assert_eq!(bench.driver.enforcement(), "rlimit, user of the agent");
+    let has = confined(&mut bench, &secrets);
+    assert_confined(&has);
+    assert_eq!((has["Uid"].as_str(), has["setuid"].as_str()), ("65534 65534 65534 65534", "Err(EPERM)"));
+    println!("CONFINED");
 }

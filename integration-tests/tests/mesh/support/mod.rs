@@ -333,6 +333,14 @@ pub async fn connect_for(url: &str, identity: &str, seed: &str, limit: Duration)
     Bus::connect(options).await.unwrap()
 }
 
+/// A folder that workloads share with the test, whatever users they have.
+pub fn shared_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(folder.path(), everybody).unwrap();
+    folder
+}
+
 /// Runs the command line on a data folder.
 pub async fn cli(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(program("continuum"));

@@ -98,6 +98,10 @@ pub struct Agent {
     samples: Samples,
     folder: Folder,
     current: Condition,
+    /// Were all assignments read once? Before, an instance may be there that is not known yet.
+    complete: bool,
+    /// What the driver was told to keep last.
+    kept: BTreeSet<String>,
     /// When which instance, and the cluster, is sampled.
     plan: Plan,
     settings: watch::Receiver<Settings>,
@@ -151,6 +155,8 @@ impl Agent {
             limits: config.limits(),
             meter: Meter::new(cluster_id, config.cpu_milli, provenance_of(&registration.driver)),
             happened: driver.notify(),
+            complete: false,
+            kept: BTreeSet::new(),
             plan: Plan::default(),
             due: BTreeSet::new(),
             looked_at: now.plus_millis(-LOOK_MS),
@@ -212,6 +218,7 @@ impl Agent {
             // Not before: what is further on in the stream may undo it.
             if tail.is_caught_up() {
                 self.current.met();
+                self.complete = true;
                 self.act()?;
             }
         }
@@ -290,6 +297,7 @@ impl Agent {
             self.present(now);
             self.due.extend(self.plan.take_due(USAGE, now, |_| true));
             self.driver.measure(now);
+            self.keep();
         }
         for event in self.driver.take(now) {
             if let Event::Measured { at, readings } = event {
@@ -306,6 +314,15 @@ impl Agent {
             self.save();
         }
         Ok(())
+    }
+
+    /// Lets the driver release what instances had that are gone.
+    fn keep(&mut self) {
+        let there: BTreeSet<String> = self.cluster.instances().map(str::to_owned).collect();
+        if self.complete && there != self.kept {
+            self.driver.keep(&there);
+            self.kept = there;
+        }
     }
 
     /// How long there is nothing to do.

@@ -9,8 +9,9 @@ mod replicas;
 pub mod simulated;
 mod spawn;
 mod supervisor;
+pub mod users;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_proto::Timestamp;
 use tokio::sync::Notify;
@@ -22,7 +23,8 @@ pub use crate::domain::replica::{Event, Fails, Reading, ReplicaId, ReplicaSpec};
 
 /// Runs replicas.
 pub trait Driver: Send {
-    /// How limits are enforced: `cgroup-v2`, `cgroup-v1`, `rlimit` or `none`; where controllers differ, each is named.
+    /// How limits are enforced: `cgroup-v2`, `cgroup-v1`, `rlimit` or `none`; where controllers differ, each is named. And as
+    /// whom replicas run.
     fn enforcement(&self) -> String;
 
     /// Starts a replica.
@@ -30,6 +32,9 @@ pub trait Driver: Send {
 
     /// Ends every replica of an instance up to a generation: asks, or with `force` does not.
     fn stop(&mut self, instance_id: &str, up_to_generation: u64, force: bool);
+
+    /// These instances are there still: what all others had can be released.
+    fn keep(&mut self, instances: &BTreeSet<String>);
 
     /// Measures every replica; the answer is an event.
     fn measure(&mut self, now: Timestamp);
@@ -59,6 +64,9 @@ pub enum Error {
     /// A process of an earlier agent would not end.
     #[error("{0} processes of an earlier agent of this cluster do not end, first pid {1}")]
     Sweep(usize, i32),
+    /// Workloads can have neither users nor folders of their own.
+    #[error("prepare users and folders of workloads")]
+    Users(#[from] users::Error),
     /// `/proc` could not be read.
     #[error("read the process table")]
     ProcessTable(#[source] std::io::Error),

@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -49,6 +50,15 @@ pub enum Error {
     },
 }
 
+/// Closes a folder to all other users; makes it if there is none.
+///
+/// # Errors
+/// If it belongs to another user.
+pub fn close(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
 /// An agent's folder, which one agent uses at a time.
 pub struct Folder {
     path: PathBuf,
@@ -64,7 +74,8 @@ impl Folder {
     pub fn open(data_dir: &Path, cluster_id: &str) -> Result<Self, Error> {
         let path = data_dir.join(cluster_id);
         let open = |source| Error::Open { path: path.clone(), source };
-        fs::create_dir_all(&path).map_err(open)?;
+        // What runs on the same host is not to read what is assigned.
+        close(&path).map_err(open)?;
         let path = path.canonicalize().map_err(open)?;
         let lock = File::create(path.join("lock")).map_err(|source| Error::Open { path: path.clone(), source })?;
         match lock.try_lock() {

@@ -125,6 +125,14 @@ impl Table {
         self.read(pid, "io", Io::parse)
     }
 
+    /// Whose process it is, by its real user id.
+    pub(super) fn user(&self, pid: i32) -> Option<u32> {
+        self.read(pid, "status", |text| {
+            let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:\t"))?;
+            u32::try_from(integer(line.split(|byte| *byte == b'\t').next()?)?).ok()
+        })
+    }
+
     fn read<T>(&self, pid: i32, name: &str, parse: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
         let mut text = [0; TEXT_BYTES];
         let mut file = File::open(self.root.join(format!("{pid}/{name}"))).ok()?;

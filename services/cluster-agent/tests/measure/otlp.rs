@@ -69,7 +69,10 @@ async fn upstream() -> (String, mpsc::UnboundedReceiver<ExportTraceServiceReques
 
 /// What an instance finds in its environment.
 async fn environment(plant: &TestMesh, instance: &str, own: &[(&str, &str)]) -> HashMap<String, String> {
-    let path = plant.test_bus.folder().join(format!("{instance}.env"));
+    // The instance may have a user of its own.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let path = folder.path().join(format!("{instance}.env"));
     let script = format!("env > {0}.new && mv {0}.new {0}; exec sleep 600", path.display());
     let process = ProcessSpec { arguments: vec!["-c".into(), script], ..sleeper(own) };
     plant.run(instance, process).await;
@@ -199,7 +202,8 @@ time.sleep(600)
 async fn a_workload_with_an_unconfigured_python_sdk_is_measured_over_http() {
     let Some(python) = python() else { return };
     let Some(plant) = TestMesh::start("otlp http").await else { return };
-    let agent = plant.agent(with_otlp(&plant)).await;
+    // The interpreter may be in a folder that is closed to others.
+    let agent = plant.agent(Config { workload_users: "off".into(), ..with_otlp(&plant) }).await;
     let samples = plant.samples(&agent).await;
     let mut readings = Stream(samples.subscribe("continuum/*/*/readings/*").await.unwrap());
     let arguments = vec!["-c".into(), WORKLOAD.into()];

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "a workload inherits the PATH of its agent")]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     io::Write as _,
     os::unix::net::UnixStream,
@@ -20,6 +21,7 @@ use super::{
     cgroup::{Cgroups, System},
     replicas::{Confined, Mark, Replicas},
     supervisor::{Clock, Command, Events, Supervisor, With},
+    users::{self, Users},
 };
 
 /// Looks at the process table until everything of an earlier agent has gone.
@@ -44,6 +46,8 @@ pub struct Options {
     pub cgroups: Option<System>,
     /// Where replicas may send telemetry; `None` for nowhere.
     pub otlp: Option<Arc<Door>>,
+    /// Users and folders of instances.
+    pub users: users::Options,
 }
 
 /// Runs real processes from one thread, which lives as long as this does.
@@ -71,9 +75,18 @@ impl ProcessDriver {
             let name = format!("{}.{agent}", options.cluster_id);
             Cgroups::open(system, &name, options.cpu_milli, options.memory_bytes)
         });
-        let enforcement = cgroups.enforcement();
+        let users = Users::open(&options.users, &options.agent)?;
+        let enforcement = format!("{}, {}", cgroups.enforcement(), users.text());
         tracing::info!(cluster = options.cluster_id, enforcement, unused = ?cgroups.unused(), "limits");
-        sweep(&mark, &cgroups)?;
+        if let Some(reason) = users.refused() {
+            tracing::warn!(
+                cluster = options.cluster_id,
+                reason,
+                "workloads run as the agent's user and can read what it can; run the agent as root to give them users of \
+                 their own, or set process_documents=false"
+            );
+        }
+        sweep(&mark, &cgroups, &users.all())?;
 
         let (journal, events) = (Arc::new(Journal::default()), Arc::new(Events::default()));
         let (commands, received) = mpsc::channel();
@@ -90,6 +103,8 @@ impl ProcessDriver {
             mark,
             path,
             cgroups,
+            users,
+            enforcement: enforcement.clone(),
             otlp: options.otlp,
             clock,
             journal: journal.clone(),
@@ -114,15 +129,16 @@ impl ProcessDriver {
     }
 }
 
-/// Ends what an earlier agent left, found by its mark or in its control groups.
-fn sweep(mark: &Mark, cgroups: &Cgroups) -> Result<(), Error> {
+/// Ends what an earlier agent left, found by its mark, by its users or in its control groups.
+fn sweep(mark: &Mark, cgroups: &Cgroups, users: &BTreeSet<u32>) -> Result<(), Error> {
     let mut replicas = Replicas::new(mark.clone());
     let leftovers = cgroups.leftovers();
     let mut left = vec![];
     for round in 0..SWEEPS_MAX {
         let anyone = super::ReplicaId { instance_id: String::new(), generation: 0, replica: 0 };
         let confined = || leftovers.iter().flat_map(|group| group.pids()).map(|pid| (pid, anyone.clone())).collect();
-        left = replicas.find(&std::collections::BTreeMap::new(), Confined::All, confined)?;
+        left = replicas.find(&BTreeMap::new(), Confined::All, confined)?;
+        left.extend(replicas.of_users(users, &anyone)?);
         if left.is_empty() {
             for group in leftovers {
                 group.remove();
@@ -149,6 +165,10 @@ impl Driver for ProcessDriver {
 
     fn stop(&mut self, instance_id: &str, up_to_generation: u64, force: bool) {
         self.send(Command::Stop { instance_id: instance_id.to_owned(), up_to_generation, force });
+    }
+
+    fn keep(&mut self, instances: &BTreeSet<String>) {
+        self.send(Command::Keep(instances.clone()));
     }
 
     fn measure(&mut self, now: Timestamp) {

@@ -7,7 +7,7 @@
 
 use std::{
     cell::OnceCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ffi::{OsStr, OsString},
     path::Path,
 };
@@ -25,7 +25,7 @@ const GENERATION: &str = "CONTINUUM_GENERATION";
 const REPLICA: &str = "CONTINUUM_REPLICA";
 
 /// Variables that every workload inherits from its agent; all others come from its document.
-const INHERITED: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER"];
+const INHERITED: [&str; 5] = ["PATH", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
 /// The mark of one agent on every process it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,11 +37,19 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// The environment of a replica: what is inherited, its document's, and last the mark, which nothing overrides.
-    pub(super) fn environment(&self, id: &ReplicaId, process: &ProcessSpec, path: &OsStr) -> Vec<(OsString, OsString)> {
+    /// The environment of a replica: what is inherited, its folder, its document's, and last the mark, which nothing
+    /// overrides.
+    pub(super) fn environment(
+        &self,
+        id: &ReplicaId,
+        process: &ProcessSpec,
+        path: &OsStr,
+        home: &Path,
+    ) -> Vec<(OsString, OsString)> {
         let mut all: BTreeMap<OsString, OsString> =
             INHERITED.iter().filter_map(|name| Some(((*name).into(), std::env::var_os(name)?))).collect();
         all.insert("PATH".into(), path.to_owned());
+        all.insert("HOME".into(), home.into());
         all.extend(process.environment.iter().map(|(name, value)| (name.into(), value.into())));
         let (generation, replica) = (id.generation.to_string(), id.replica.to_string());
         let marks = [
@@ -166,6 +174,18 @@ impl Replicas {
         }
         self.seen.retain(|_, (_, scan)| *scan == self.scan);
         Ok(members)
+    }
+
+    /// Every process of these users that has not ended, as if it were this replica's. A process can change its group and
+    /// the environment that bears the mark, but not its user.
+    pub(super) fn of_users(&self, users: &BTreeSet<u32>, id: &ReplicaId) -> Result<Vec<Member>, Error> {
+        if users.is_empty() {
+            return Ok(vec![]);
+        }
+        let pids = self.table.pids().map_err(Error::ProcessTable)?.into_iter();
+        let theirs = pids.filter(|pid| self.table.user(*pid).is_some_and(|user| users.contains(&user)));
+        let living = theirs.filter_map(|pid| Some((pid, self.table.stat(pid).filter(|stat| !stat.has_ended())?)));
+        Ok(living.map(|(pid, stat)| Member { id: id.clone(), pid, stat }).collect())
     }
 
     /// What a process that was found and the children it has waited for have used.

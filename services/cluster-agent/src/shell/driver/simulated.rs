@@ -195,6 +195,8 @@ impl Driver for SimulatedDriver {
         self.notify.notify_one();
     }
 
+    fn keep(&mut self, _instances: &BTreeSet<String>) {}
+
     fn measure(&mut self, now: Timestamp) {
         self.advance(now);
         let since = self.measured.replace(now).unwrap_or(now);

@@ -4,7 +4,7 @@
 //! It waits in one place, `poll`, for commands, output and ends; it never waits for a single process.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ffi::OsString,
     fs::File,
     io::{self, Read as _},
@@ -36,6 +36,7 @@ use super::{
     journal::{LINE_BYTES_MAX, Members, Output, Running},
     replicas::{Confined, Mark, Member, Replicas, reading_of},
     spawn,
+    users::{Account, Users},
 };
 
 /// How often what cannot be waited for is looked at.
@@ -53,9 +54,17 @@ pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// What the thread is told.
 pub(super) enum Command {
     Start(Box<ReplicaSpec>),
-    Stop { instance_id: String, up_to_generation: u64, force: bool },
+    Stop {
+        instance_id: String,
+        up_to_generation: u64,
+        force: bool,
+    },
     Measure(Timestamp),
-    Shutdown { grace_ms: u64 },
+    /// All others are gone: their users and folders are released.
+    Keep(BTreeSet<String>),
+    Shutdown {
+        grace_ms: u64,
+    },
 }
 
 /// Where the thread puts what has happened. At most two events a start and one a measurement.
@@ -141,6 +150,8 @@ pub(super) struct With {
     pub(super) mark: Mark,
     pub(super) path: OsString,
     pub(super) cgroups: Cgroups,
+    pub(super) users: Users,
+    pub(super) enforcement: String,
     pub(super) otlp: Option<Arc<Door>>,
     pub(super) clock: Clock,
     pub(super) journal: Arc<Journal>,
@@ -174,6 +185,7 @@ impl Supervisor {
                         self.stop(&instance_id, up_to_generation, force);
                     }
                     Ok(Command::Measure(now)) => self.measure(now),
+                    Ok(Command::Keep(instances)) => self.keep(&instances),
                     Ok(Command::Shutdown { grace_ms }) => break Some(grace_ms),
                     Err(mpsc::TryRecvError::Empty) => break None,
                     Err(mpsc::TryRecvError::Disconnected) => break Some(0),
@@ -212,7 +224,7 @@ impl Supervisor {
         match self.spawn(spec) {
             Ok(process) => {
                 let pid = process.child.id();
-                let enforcement = self.with.cgroups.enforcement();
+                let enforcement = self.with.enforcement.clone();
                 let used = self.used.entry(id.clone()).or_default();
                 used.since_idle = None;
                 used.starts += 1;
@@ -228,12 +240,17 @@ impl Supervisor {
         }
     }
 
-    fn spawn(&self, spec: ReplicaSpec) -> Result<Process, Unstartable> {
+    fn spawn(&mut self, spec: ReplicaSpec) -> Result<Process, Unstartable> {
         if self.processes.contains_key(&spec.id) {
             return Err(Unstartable { reason: "it runs already".to_owned(), fails: Fails::Now });
         }
         let program = find_program(&spec.process.command, &self.with.path)?;
         check_format(&program)?;
+        let account = self.with.users.account(&spec.id.instance_id);
+        let Account { user, home } = account.map_err(|error| Unstartable {
+            reason: format!("give {} a user and a folder: {:#}", spec.process.command, anyhow::Error::new(error)),
+            fails: Fails::Now,
+        })?;
         let group = self.with.cgroups.create(&spec.id, &spec.resources);
         let (cgroup, doors) = group.map_err(|e| Unstartable {
             reason: format!("make the control group of {}: {e}", spec.process.command),
@@ -243,19 +260,20 @@ impl Supervisor {
         let mut exec = Exec::new(&program);
         exec.args(&spec.process.arguments)
             .env_clear()
-            .envs(self.with.mark.environment(&spec.id, &spec.process, &self.with.path))
+            .envs(self.with.mark.environment(&spec.id, &spec.process, &self.with.path, &home))
+            .current_dir(&home)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         if let Some(door) = &self.with.otlp {
             exec.envs(door.admit(&spec));
         }
-        spawn::confine(&mut exec, doors, limit);
+        spawn::confine(&mut exec, doors, limit, user);
         let started = (self.with.clock)();
         let mut child = exec.spawn().map_err(|e| {
             cgroup.remove();
             self.dismiss(&spec.id);
-            Unstartable::from_exec(&spec.process.command, &e)
+            Unstartable::from_exec(&spec.process.command, &e, user)
         })?;
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
         let outputs = [
@@ -270,6 +288,12 @@ impl Supervisor {
             .collect();
         let descriptor = spawn::process_descriptor(pid.as_raw()).ok();
         Ok(Process { child, pid, descriptor, readers, cgroup, started, ended: None, looks: 0 })
+    }
+
+    /// Releases what the instances that are gone had. One whose processes have not ended yet keeps it until the next time.
+    fn keep(&mut self, instances: &BTreeSet<String>) {
+        let running: BTreeSet<&String> = self.processes.keys().map(|id| &id.instance_id).collect();
+        self.with.users.keep(|instance| instances.contains(instance) || running.contains(&instance.to_owned()));
     }
 
     /// What it sends from now on is refused.
@@ -332,7 +356,18 @@ impl Supervisor {
         let ended: Vec<ReplicaId> =
             self.processes.iter().filter(|(_, p)| p.ended.is_some()).map(|(id, _)| id.clone()).collect();
         for id in ended {
-            let left: Vec<&Member> = members.iter().filter(|member| member.id == id).collect();
+            let mut left: Vec<&Member> = members.iter().filter(|member| member.id == id).collect();
+            // All replicas of an instance share its user: who has hidden from the rest ends with the last of them.
+            let is_last = !self.processes.keys().any(|other| other.instance_id == id.instance_id && *other != id);
+            let user = self.with.users.user_of(&id.instance_id).filter(|_| is_last);
+            let hidden = match self.replicas.of_users(&user.into_iter().collect(), &id) {
+                Ok(hidden) => hidden,
+                Err(error) => {
+                    tracing::warn!(error = %error, "process table not read");
+                    return;
+                }
+            };
+            left.extend(&hidden);
             let Some(process) = self.processes.get_mut(&id) else { continue };
             if !left.is_empty() {
                 process.looks += 1;
@@ -516,8 +551,13 @@ impl Unstartable {
     }
 
     /// After the program itself was found.
-    fn from_exec(command: &str, error: &io::Error) -> Self {
+    fn from_exec(command: &str, error: &io::Error, user: Option<u32>) -> Self {
         use nix::libc::{E2BIG, EACCES, ENOENT, ENOEXEC, EPERM};
+        if let (Some(EACCES), Some(user)) = (error.raw_os_error(), user) {
+            return Self::here(format!(
+                "permission denied: {command} runs as user {user} here; let everybody execute it, and read it if it is a script"
+            ));
+        }
         match error.raw_os_error() {
             Some(ENOENT) => Self::anywhere(format!("no such file or directory: the interpreter of {command}")),
             Some(ENOEXEC) => Self::here(format!("exec format error: {command}")),
@@ -582,7 +622,8 @@ fn find_program(command: &str, path: &OsString) -> Result<PathBuf, Unstartable> 
     let executable =
         |path: &Path| path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
     if let Some(found) = candidates.iter().find(|path| executable(path)) {
-        return Ok(found.clone());
+        // It starts in a folder of its own.
+        return Ok(std::path::absolute(found).unwrap_or_else(|_| found.clone()));
     }
     Err(Unstartable::anywhere(match candidates.iter().find(|path| path.exists()) {
         Some(found) if found.is_dir() => format!("permission denied: {} is a directory", found.display()),
