@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ledger::{
     Ledger, MAIN, files,
     note::{Checkpoint, Signer},
-    tree::{Frontier, Tree, leaf_hash, verify_inclusion},
+    tree::{Frontier, Nodes as _, Tree, leaf_hash, verify_inclusion},
 };
 use mesh_core::Outgoing;
 use mesh_core::{Decider as _, Envelope, Key, Trigger};

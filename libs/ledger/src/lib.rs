@@ -2,7 +2,7 @@
 //!
 //! - [`Ledger`] folds entries: accounts, debts, regions, charged windows;
 //! - [`tariff`] holds what a window costs;
-//! - [`tree`] is the Merkle tree over the entries, [`note`] the signed heads of it;
+//! - [`tree`] is the Merkle tree over the entries, in memory or in [`tiles`], [`note`] the signed heads of it;
 //! - [`files`] reads and writes exported ledgers and proofs.
 //!
 //! Pure: no clock, no I/O. The service `accounting` decides with it, `continuum account verify` checks with it.
@@ -11,6 +11,7 @@ pub mod files;
 mod ledger;
 pub mod note;
 pub mod tariff;
+pub mod tiles;
 pub mod tree;
 
 pub use ledger::*;

@@ -1,7 +1,8 @@
 //! The Merkle tree of RFC 6962 §2.1 (SHA-256): heads, audit paths, consistency proofs, and their verification.
 //!
-//! A [`Frontier`] is what must be kept to append and to know the root; a [`Tree`] keeps every complete subtree and can
-//! prove. The verifications follow RFC 9162 §2.1.3.2 and §2.1.4.2 and share nothing with the proofs' making.
+//! A [`Frontier`] is what must be kept to append and to know the root. Whoever finds the hashes of complete subtrees
+//! ([`Nodes`]) can prove; a [`Tree`] keeps all of them. The verifications follow RFC 9162 §2.1.3.2 and §2.1.4.2 and share
+//! nothing with the proofs' making.
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -77,38 +78,16 @@ impl Frontier {
     }
 }
 
-/// A whole tree: the hash of every complete subtree, two hashes per leaf.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tree {
-    /// By height; `levels[h][i]` covers the leaves `i << h` and on.
-    levels: Vec<Vec<Hash>>,
-}
-
-impl Tree {
+/// Where the hashes of complete subtrees are found: all that roots and proofs are made of.
+pub trait Nodes {
     /// Leaves in the tree.
-    pub fn size(&self) -> u64 {
-        self.levels.first().map_or(0, |leaves| leaves.len() as u64)
-    }
+    fn size(&self) -> u64;
 
-    /// Appends a leaf by its hash.
-    pub fn push(&mut self, leaf: Hash) {
-        let mut hash = leaf;
-        for height in 0.. {
-            if self.levels.len() == height {
-                self.levels.push(vec![]);
-            }
-            let Some(level) = self.levels.get_mut(height) else { return };
-            level.push(hash);
-            let [.., left, right] = level.as_slice() else { return };
-            if level.len() % 2 == 1 {
-                return;
-            }
-            hash = node_hash(left, right);
-        }
-    }
+    /// The hash of the `2^height` leaves from `index << height` on; `None` if they are not all there.
+    fn node(&self, height: u32, index: u64) -> Option<Hash>;
 
     /// The root when the tree had this many leaves; `None` if it never had.
-    pub fn root(&self, size: u64) -> Option<Hash> {
+    fn root(&self, size: u64) -> Option<Hash> {
         match size {
             0 => Some(empty_root()),
             _ if size > self.size() => None,
@@ -122,15 +101,14 @@ impl Tree {
         let count = high.checked_sub(low).filter(|count| *count > 0)?;
         if count.is_power_of_two() {
             let height = count.trailing_zeros();
-            let level = self.levels.get(height as usize)?;
-            return level.get(usize::try_from(low >> height).ok()?).copied();
+            return self.node(height, low >> height);
         }
         let middle = low + split(count);
         Some(node_hash(&self.range(low, middle)?, &self.range(middle, high)?))
     }
 
     /// The audit path of a leaf in the tree of this size, from the leaf up (RFC 6962 §2.1.1).
-    pub fn inclusion(&self, index: u64, size: u64) -> Option<Vec<Hash>> {
+    fn inclusion(&self, index: u64, size: u64) -> Option<Vec<Hash>> {
         if index >= size || size > self.size() {
             return None;
         }
@@ -150,7 +128,7 @@ impl Tree {
     }
 
     /// That the tree of size `to` continues the one of size `from` (RFC 6962 §2.1.2).
-    pub fn consistency(&self, from: u64, to: u64) -> Option<Vec<Hash>> {
+    fn consistency(&self, from: u64, to: u64) -> Option<Vec<Hash>> {
         if from > to || to > self.size() {
             return None;
         }
@@ -175,6 +153,42 @@ impl Tree {
         }
         path.reverse();
         Some(path)
+    }
+}
+
+/// A whole tree: the hash of every complete subtree, two hashes per leaf.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tree {
+    /// By height; `levels[h][i]` covers the leaves `i << h` and on.
+    levels: Vec<Vec<Hash>>,
+}
+
+impl Tree {
+    /// Appends a leaf by its hash.
+    pub fn push(&mut self, leaf: Hash) {
+        let mut hash = leaf;
+        for height in 0.. {
+            if self.levels.len() == height {
+                self.levels.push(vec![]);
+            }
+            let Some(level) = self.levels.get_mut(height) else { return };
+            level.push(hash);
+            let [.., left, right] = level.as_slice() else { return };
+            if level.len() % 2 == 1 {
+                return;
+            }
+            hash = node_hash(left, right);
+        }
+    }
+}
+
+impl Nodes for Tree {
+    fn size(&self) -> u64 {
+        self.levels.first().map_or(0, |leaves| leaves.len() as u64)
+    }
+
+    fn node(&self, height: u32, index: u64) -> Option<Hash> {
+        self.levels.get(height as usize)?.get(usize::try_from(index).ok()?).copied()
     }
 }
 

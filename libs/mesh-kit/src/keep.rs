@@ -40,6 +40,12 @@ pub trait Shelf: Send + Sync + 'static {
     /// Those of the store.
     fn position(&self) -> impl Future<Output = Result<u64, Error>> + Send;
 
+    /// Reading is about to begin, with the store at this position: from where? From earlier than what follows the position,
+    /// if what is written depends on messages before it; the shelf then leaves out what it has written.
+    fn begin(&self, position: u64) -> u64 {
+        position + 1
+    }
+
     /// Removes what is over. Called now and then.
     ///
     /// # Errors
@@ -150,7 +156,8 @@ impl<S: Shelf> Keeper<S> {
         let Some(end) = self.patiently(|| log.last_sequence()).await? else { return Ok(Ended::Stopping) };
         let Some(position) = self.position(end).await? else { return Ok(Ended::Stopping) };
         let Some(last) = self.end_after(&log, position).await? else { return Ok(Ended::Stopping) };
-        let mut begin = position + 1;
+        let mut begin = self.shelf.begin(position);
+        let begun = begin.saturating_sub(1);
         if self.keeping.window_ms > 0 {
             let oldest = self.mesh.now().plus_millis(-self.keeping.window_ms);
             let subject = contract().stream(stream).map_or("", |stream| stream.subject.as_str());
@@ -171,7 +178,7 @@ impl<S: Shelf> Keeper<S> {
         let behind = |position: u64| head().max(last).saturating_sub(position.max(begin - 1));
         let stopping = self.mesh.stopping();
         // What the store was brought to, as far as this process knows.
-        let mut reached = position;
+        let mut reached = position.min(begun);
         let (mut looked, mut swept) = (self.mesh.now(), self.mesh.now());
         self.stands(behind(reached));
         loop {

@@ -11,10 +11,14 @@ pub struct Config {
     pub signing_key_file: Option<PathBuf>,
     /// Least time between two heads that are published, milliseconds.
     pub head_every_ms: u64,
+    /// Where accounts rest, as a URL, if not where the mesh keeps its documents (`documents_url`).
+    pub documents: String,
+    /// Where entries and the ledger's tree rest, as a URL, if not where the mesh keeps its histories (`history_url`).
+    pub history: String,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { signing_key_file: None, head_every_ms: 5_000 }
+        Self { signing_key_file: None, head_every_ms: 5_000, documents: String::new(), history: String::new() }
     }
 }

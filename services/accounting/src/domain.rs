@@ -1,6 +1,9 @@
 //! Decides what is posted: one entry per registration, rate, window or command, each a leaf of the ledger's tree.
 
 pub mod books;
+pub mod fold;
+pub(crate) mod heads;
+pub(crate) mod kept;
 
 use std::borrow::Cow;
 

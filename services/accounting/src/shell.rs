@@ -1,3 +1,4 @@
 //! What touches the world: tasks, drivers, files and HTTP.
 
 pub mod key;
+pub(crate) mod store;

@@ -13,7 +13,7 @@ use ledger::{
     Ledger, files,
     note::{Checkpoint, Signer},
     tariff,
-    tree::{Tree, leaf_hash},
+    tree::{Nodes as _, Tree, leaf_hash},
 };
 use mesh_proto::{Timestamp, account::Region};
 use prost::Message as _;

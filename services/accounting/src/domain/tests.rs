@@ -13,7 +13,7 @@ use ledger::{
     files::{self, Proved},
     note::{Checkpoint, Signer},
     tariff::{TOKEN, TREASURY},
-    tree::Tree,
+    tree::{Nodes as _, Tree},
 };
 
 const SERVICE: &str = "service/local/spinner";
