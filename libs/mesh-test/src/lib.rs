@@ -18,6 +18,7 @@
 mod certificates;
 mod databases;
 mod full;
+mod process;
 
 use std::{
     collections::BTreeMap,
@@ -41,6 +42,7 @@ pub use crate::{
     certificates::Authority,
     databases::{Database, Kind, Wire},
     full::Disk,
+    process::Process,
 };
 
 /// How long a test waits for anything before it fails.

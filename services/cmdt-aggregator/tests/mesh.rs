@@ -4,7 +4,6 @@
 
 use std::{
     path::Path,
-    process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::Duration,
 };
@@ -25,7 +24,7 @@ use mesh_proto::{
     twin::{DiffRequest, Twin, TwinChanged, TwinRequest, twin_queries_client::TwinQueriesClient},
     workload::InstancePhase,
 };
-use mesh_test::{Database, Kind, TestBus, free_address, now, says, soon, until};
+use mesh_test::{Database, Kind, Process, TestBus, now, says, soon, until};
 use prost::Message as _;
 use serde_json::Value as Json;
 use tonic::{Code, transport::Channel};
@@ -151,46 +150,15 @@ async fn facts_and_samples_become_twins_with_a_past_that_outlives_a_restart() {
     assert_eq!(soon("the end", again.stop()).await, Stopped::Settled);
 }
 
-/// The aggregator as a process of its own, which can be killed.
-struct Process {
-    child: Child,
-    endpoint: String,
+/// The aggregator as a process of its own.
+fn process(test_bus: &TestBus) -> Process {
+    let often = [("CMDT_AGGREGATOR_TICK_MS", "50"), ("CMDT_AGGREGATOR_MEASURED_MS", "100")];
+    Process::start(test_bus, "cmdt-aggregator", env!("CARGO_BIN_EXE_cmdt-aggregator"), &often)
 }
 
-impl Process {
-    fn start(test_bus: &TestBus) -> Self {
-        let listen = free_address().to_string();
-        let child = Command::new(env!("CARGO_BIN_EXE_cmdt-aggregator"))
-            .env("CONTINUUM_BUS_URL", test_bus.server.url())
-            .env("CONTINUUM_BUS_SEED_FILE", test_bus.key("cmdt-aggregator"))
-            .env("CONTINUUM_SAMPLES_CONNECT", test_bus.router().listening().join(","))
-            .env("CONTINUUM_LISTEN", &listen)
-            .env("CMDT_AGGREGATOR_TICK_MS", "50")
-            .env("CMDT_AGGREGATOR_MEASURED_MS", "100")
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        Self { child, endpoint: format!("http://{listen}") }
-    }
-
-    async fn client(&self) -> TwinQueriesClient<Channel> {
-        soon("the aggregator", async {
-            loop {
-                if let Ok(client) = TwinQueriesClient::connect(self.endpoint.clone()).await {
-                    return client;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+async fn connected(of: &Process) -> TwinQueriesClient<Channel> {
+    let connect = async || TwinQueriesClient::connect(of.endpoint().to_owned()).await;
+    until("the aggregator", connect, Result::is_ok).await.unwrap()
 }
 
 /// Writes facts, each of an entity that has none yet.
@@ -326,8 +294,8 @@ async fn everything(client: &mut TwinQueriesClient<Channel>) -> Vec<(Twin, Vec<T
 async fn a_killed_aggregator_comes_back_with_the_same_twins_and_past() {
     let Some(test_bus) = test_bus("crash").await else { return };
     a_continuum(&test_bus).await;
-    let mut process = Process::start(&test_bus);
-    let mut client = process.client().await;
+    let mut process = process(&test_bus);
+    let mut client = connected(&process).await;
     let wholly = async |client: &mut TwinQueriesClient<Channel>| loop {
         let found = everything(client).await;
         let is_whole = |(twin, _): &(Twin, Vec<Twin>)| match twin.kind.as_str() {
@@ -359,11 +327,8 @@ async fn a_killed_aggregator_comes_back_with_the_same_twins_and_past() {
     })
     .await;
     let published = log.last_sequence().await.unwrap();
-    process.child.kill().unwrap();
-    process.child.wait().unwrap();
-
-    let again = Process::start(&test_bus);
-    let mut client = again.client().await;
+    process.start_again();
+    let mut client = connected(&process).await;
     let after = soon("the same again", async {
         loop {
             let found = client.list(asking("", "")).await.unwrap().into_inner().twins;

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -24,7 +23,7 @@ use mesh_proto::{
         telemetry_queries_client::TelemetryQueriesClient,
     },
 };
-use mesh_test::{TestBus, free_address, now, soon, until};
+use mesh_test::{Process, TestBus, now, soon, until};
 use prost::Message as _;
 
 /// Clusters that are measured.
@@ -32,47 +31,11 @@ const CLUSTERS: usize = 24;
 /// Between two measurements of each.
 const PACE: Duration = Duration::from_millis(100);
 
-/// A collector as a process of its own, which can be killed.
-struct Collector {
-    child: Child,
-    endpoint: String,
-}
-
-impl Collector {
-    async fn start(test_bus: &TestBus) -> Self {
-        let listen = free_address().to_string();
-        let child = Command::new(env!("CARGO_BIN_EXE_collector"))
-            .env("CONTINUUM_BUS_URL", test_bus.server.url())
-            .env("CONTINUUM_BUS_SEED_FILE", test_bus.key("collector"))
-            .env("CONTINUUM_SAMPLES_CONNECT", test_bus.router().listening().join(","))
-            .env("CONTINUUM_LISTEN", &listen)
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let endpoint = format!("http://{listen}");
-        let started = Self { child, endpoint };
-        let ready = async || mesh_test::page(&started.endpoint, "/readyz").await.map(|(status, _)| status);
-        until("a collector that is ready", ready, |status| *status == Some(200)).await;
-        started
-    }
-
-    fn kill(&mut self) {
-        let _ended = self.child.kill();
-        self.child.wait().unwrap();
-    }
-
-    /// The figure of a metric with a label.
-    async fn figure(&self, name: &str, label: &str) -> f64 {
-        let (_, page) = mesh_test::page(&self.endpoint, "/metrics").await.unwrap();
-        let line = page.lines().find(|line| line.starts_with(name) && line.contains(label));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// A collector as a process of its own, once it is ready.
+async fn collector(test_bus: &TestBus) -> Process {
+    let process = Process::start(test_bus, "collector", env!("CARGO_BIN_EXE_collector"), &[]);
+    process.ready().await;
+    process
 }
 
 fn instance(cluster: usize) -> String {
@@ -193,11 +156,11 @@ async fn collectors_share_the_clusters_and_take_over_from_one_that_is_killed() {
         manager.writer("INTENT").write(Decision { entity, expected: 0, messages }).await.unwrap();
     }
     let person = test_bus.connect("person").await;
-    let (mut first, second) = (Collector::start(&test_bus).await, Collector::start(&test_bus).await);
+    let (mut first, second) = (collector(&test_bus).await, collector(&test_bus).await);
     let mut sent = BTreeMap::new();
     let mut missed = Duration::ZERO;
     let story = async {
-        let count = async |of: &Collector| of.figure("collector_members", "").await;
+        let count = async |of: &Process| of.figure("collector_members", "").await;
         until("two that know each other", async || count(&second).await, |found| *found == members_of(2)).await;
         tokio::time::sleep(Duration::from_secs(4)).await;
         // Both take a part, and leave a part to the other.
@@ -206,7 +169,7 @@ async fn collectors_share_the_clusters_and_take_over_from_one_that_is_killed() {
             assert!(one.figure("collector_samples_total", "\"accepted\"").await > 0.0);
         }
         // A third joins under load.
-        let third = Collector::start(&test_bus).await;
+        let third = collector(&test_bus).await;
         until("three that know each other", async || count(&second).await, |found| *found == members_of(3)).await;
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert!(third.figure("collector_samples_total", "\"accepted\"").await > 0.0);
@@ -260,7 +223,7 @@ async fn collectors_share_the_clusters_and_take_over_from_one_that_is_killed() {
 
     // Each answers for all clusters: of the past, and of now.
     for one in [&second, &third] {
-        let mut client = TelemetryQueriesClient::connect(one.endpoint.clone()).await.unwrap();
+        let mut client = TelemetryQueriesClient::connect(one.endpoint().to_owned()).await.unwrap();
         let newest = QueryRequest {
             filter: Some(Filter { entity_kind: "node".into(), ..Filter::default() }),
             ..QueryRequest::default()

@@ -1,11 +1,8 @@
 //! A collector that is killed while it is at work.
 
-use std::{
-    collections::BTreeMap,
-    process::{Child, Command, Stdio},
-};
+use std::collections::BTreeMap;
 
-use mesh_test::free_address;
+use mesh_test::Process;
 use tonic::transport::Channel;
 
 use super::*;
@@ -17,44 +14,13 @@ const KILL_EVERY: u64 = 45;
 /// A pack that is not stored within this time is sent again, as by a client that has no answer.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A collector as a process of its own.
-struct Process {
-    child: Child,
-    endpoint: String,
+fn process(test_bus: &TestBus) -> Process {
+    Process::start(test_bus, "collector", env!("CARGO_BIN_EXE_collector"), &[])
 }
 
-impl Process {
-    fn start(test_bus: &TestBus) -> Self {
-        let listen = free_address().to_string();
-        let child = Command::new(env!("CARGO_BIN_EXE_collector"))
-            .env("CONTINUUM_BUS_URL", test_bus.server.url())
-            .env("CONTINUUM_BUS_SEED_FILE", test_bus.key("collector"))
-            .env("CONTINUUM_SAMPLES_CONNECT", test_bus.router().listening().join(","))
-            .env("CONTINUUM_LISTEN", &listen)
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        Self { child, endpoint: format!("http://{listen}") }
-    }
-
-    fn kill(&mut self) {
-        // SIGKILL.
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    async fn client(&self) -> TelemetryQueriesClient<Channel> {
-        let connect = async || TelemetryQueriesClient::connect(self.endpoint.clone()).await;
-        until("the collector", connect, Result::is_ok).await.unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
-    }
+async fn connected(of: &Process) -> TelemetryQueriesClient<Channel> {
+    let connect = async || TelemetryQueriesClient::connect(of.endpoint().to_owned()).await;
+    until("the collector", connect, Result::is_ok).await.unwrap()
 }
 
 /// Values that count on over all packs, a millisecond apart.
@@ -76,8 +42,8 @@ fn numbered(began: Timestamp, pack: u64) -> Readings {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_killed_under_load_loses_nothing_and_stores_nothing_twice() {
     let Some(test_bus) = test_bus("killed").await else { return };
-    let mut process = Process::start(&test_bus);
-    let mut client = process.client().await;
+    let mut process = process(&test_bus);
+    let mut client = connected(&process).await;
     let person = test_bus.connect("person").await;
     let mut stored = person.log(Readings::STREAM).tail("telemetry.readings.>", 1);
     // In the past, as far as all values will need.
@@ -92,9 +58,8 @@ async fn a_collector_killed_under_load_loses_nothing_and_stores_nothing_twice() 
         let ingested = client.ingest(futures::stream::iter(round)).await;
         if sent / KILL_EVERY > kills {
             kills += 1;
-            process.kill();
-            process = Process::start(&test_bus);
-            client = process.client().await;
+            process.start_again();
+            client = connected(&process).await;
         }
         let all = |times: &BTreeMap<u64, u32>| {
             packs.iter().all(|pack| (pack * VALUES..(pack + 1) * VALUES).all(|number| times.contains_key(&number)))
