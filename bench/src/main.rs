@@ -5,6 +5,7 @@
 
 mod accepts;
 mod account;
+mod backup;
 mod baseline;
 mod bus;
 mod cost;
@@ -92,6 +93,8 @@ enum BenchCommand {
     ManyIntents(Length),
     /// What one intent and one running instance cost: CPU, messages, sync calls, memory; with --against beside another build.
     Cost(cost::CostOptions),
+    /// Backups of a mesh under load: what they delay, and how long they and a restore take.
+    Backup(Length),
     /// Three times the intents that the mesh can take: what it plans, how soon, and what it answers to the rest.
     Overload(Length),
     /// What becomes of throughput when each sync of the disk takes 5 ms longer. Needs strace.
@@ -154,6 +157,10 @@ async fn run(command: BenchCommand, format: Format) -> anyhow::Result<ExitCode> 
         BenchCommand::Cost(options) => {
             let begun = Instant::now();
             return Ok(conclude(format, options.length.full, begun, cost::measure(&options).await?));
+        }
+        BenchCommand::Backup(Length { full }) => {
+            let begun = Instant::now();
+            return Ok(conclude(format, full, begun, backup::measure(full).await?));
         }
         BenchCommand::Overload(Length { full }) => {
             let begun = Instant::now();

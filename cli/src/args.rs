@@ -9,6 +9,7 @@ use crate::{
         account::AccountCommand,
         alto::AltoCommand,
         anomaly::AnomalyCommand,
+        backup::BackupCommand,
         cluster::ClusterCommand,
         dead::DeadCommand,
         intent::IntentCommand,
@@ -133,6 +134,9 @@ pub enum Command {
         /// Folder for one page of each command; it is made.
         folder: Option<PathBuf>,
     },
+    /// Backups of the mesh: makes, verifies and restores them.
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Creates what the contract defines on the bus (streams, durables, buckets), or first renders its configuration.
     Provision(ProvisionArguments),
 }

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod alto;
 pub mod anomaly;
+pub mod backup;
 pub mod catalogue;
 pub mod chart;
 pub mod cluster;

@@ -26,8 +26,8 @@ use anyhow::bail;
 
 use args::{Arguments, Command};
 use commands::{
-    account, alto, anomaly, cluster, dead, doctor, intent, learn, login, manual, network, program, provision, remedy,
-    status, storage, tap, telemetry, twin, up, why, workload,
+    account, alto, anomaly, backup, cluster, dead, doctor, intent, learn, login, manual, network, program, provision,
+    remedy, status, storage, tap, telemetry, twin, up, why, workload,
 };
 use context::Context;
 
@@ -64,6 +64,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Token => login::print_token(&context).await,
         Command::Tap(options) => tap::run(&context, options).await,
         Command::Dead(command) => dead::run(&context, command).await,
+        Command::Backup(command) => backup::run(&context, command),
         Command::Provision(options) => provision::run(&data_dir, options, output).await,
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::man(folder.as_deref()),

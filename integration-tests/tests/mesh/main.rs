@@ -18,6 +18,7 @@ mod account;
 mod anomalies;
 mod answers;
 mod areas;
+mod backup;
 mod bad_input;
 mod clients;
 mod evicted;

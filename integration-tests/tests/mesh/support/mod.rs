@@ -144,6 +144,12 @@ impl MeshRun {
         (self.bus, self.endpoints) = join(&folder, &folder, self.starts).await;
     }
 
+    /// Starts on another data folder the next time, as if for the first.
+    pub fn move_to(&mut self, folder: &Path) {
+        self.folder = folder.to_owned();
+        self.starts = 0;
+    }
+
     /// What `up` printed.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.data.path().join("mesh.log")).unwrap_or_default()

@@ -1,0 +1,295 @@
+//! One mesh in one file: all that a mesh of `continuum up` keeps, as it was at one moment, encrypted.
+//!
+//! - [`create`]: while the mesh runs, its nats-server is stopped for a moment, in which what has changed since it was copied
+//!   is copied once more. All streams, consumers and buckets, and the files of services, are so of one moment, which a server
+//!   whose machine lost its power would find too.
+//! - [`verify`] and [`restore`]: everything is decrypted and compared with the list of contents before anything is written.
+//! - Never: leaves anything decrypted outside the data folder.
+
+#![allow(clippy::disallowed_methods, reason = "a program for people: it copies files, waits and measures")]
+
+mod archive;
+mod copy;
+mod key;
+mod pause;
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mesh_admin::free_disk_bytes;
+
+pub use archive::{Entry, Kind, Manifest};
+pub use key::{Lock, Unlock, generate, text};
+pub use pause::Pause;
+
+/// What a running mesh writes for others, and what belongs to one run.
+const LEFT_OUT: [&str; 4] = ["run", "lock", "endpoints.json", "endpoints.new"];
+/// The folder of keys of identities, and the files of keys that services make.
+const KEY_FOLDER: &str = "keys";
+const KEY_FILES: [&str; 4] = ["issuer.keys", "master.keys", "access.keys", "ledger.key"];
+/// Disk that is left to others, bytes.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// Why there is no backup, or nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no mesh.
+    #[error("{0} holds no mesh: it has no jetstream folder")]
+    NoMesh(PathBuf),
+    /// Something is there already.
+    #[error("{0} is not empty; restore into a folder that is empty or does not exist")]
+    NotEmpty(PathBuf),
+    /// The file is there already.
+    #[error("{0} exists; choose another name or remove it")]
+    Exists(PathBuf),
+    /// The disk is too small.
+    #[error("{folder} has {free} bytes free, and {needed} are needed")]
+    NoSpace {
+        /// Where.
+        folder: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
+    /// The data folder holds what cannot be restored elsewhere.
+    #[error("{0} is neither a file nor a folder; remove it or replace it by what it points to")]
+    Unusual(PathBuf),
+    /// The mesh runs, and its server was not found.
+    #[error(
+        "the mesh runs (process {0}), but not its nats-server; wait until it is started again, or stop the mesh with `continuum down`"
+    )]
+    NoServer(u32),
+    /// The mesh is starting or stopping.
+    #[error("the mesh is starting or stopping; try again in a few seconds")]
+    Changing,
+    /// What changes could not be copied in time.
+    #[error(
+        "what the mesh changes could not be copied within {limit_ms} ms, {attempts} times; allow more with --pause-ms, or \
+         take the backup while less is under way"
+    )]
+    TooBusy {
+        /// Limit, milliseconds.
+        limit_ms: u128,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The server could not be stopped for the moment.
+    #[error("pause the nats-server (process {pid})")]
+    Pause {
+        /// Which.
+        pid: i32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The key does not fit, or is not one.
+    #[error("{0}")]
+    Key(String),
+    /// The backup was not encrypted for this key, or is not a backup.
+    #[error("{file} cannot be opened with this key")]
+    WrongKey {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<age::DecryptError>,
+    },
+    /// The backup was changed or cut, or something else was put in its place.
+    #[error("{file} is damaged or cut: {what}; nothing was restored")]
+    Damaged {
+        /// Which file.
+        file: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// The backup is of a later release.
+    #[error(
+        "{file} was made by release {made_by} in format {format}; this is release {release}: restore it with {made_by} or later"
+    )]
+    Newer {
+        /// Which file.
+        file: PathBuf,
+        /// Release that made it.
+        made_by: String,
+        /// Its format.
+        format: u32,
+        /// This release.
+        release: &'static str,
+    },
+    /// The keys are in another file.
+    #[error("{0} was made without the keys; give the file with its keys by --keys")]
+    KeysApart(PathBuf),
+    /// The keys are of another backup.
+    #[error("{keys} does not belong to {file}: it is of another backup")]
+    OtherKeys {
+        /// File with keys.
+        keys: PathBuf,
+        /// File with data.
+        file: PathBuf,
+    },
+    /// Something could not be done with a file.
+    #[error("{what} {path}")]
+    File {
+        /// What.
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::File { what, path: path.to_owned(), source }
+}
+
+/// How a backup is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Longest pause of the mesh.
+    pub pause_max: Duration,
+    /// Where the keys go; with the rest if `None`.
+    pub keys_apart: Option<PathBuf>,
+}
+
+/// What was made.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Made {
+    /// Files in it.
+    pub files: usize,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// Bytes of the backup, with that of the keys.
+    pub written_bytes: u64,
+    /// How long the mesh stood still, milliseconds; 0 if it did not run.
+    pub pause_ms: f64,
+    /// Pauses that were given up because there was too much to copy.
+    pub attempts: u32,
+}
+
+/// Writes a backup of the mesh in a data folder, running or not.
+///
+/// # Errors
+/// If there is no mesh, `file` exists, the mesh changes too much, or the disk is full. No file is left then.
+pub fn create(data_dir: &Path, file: &Path, lock: &Lock, options: &Options) -> Result<Made, Error> {
+    if !data_dir.join("jetstream").is_dir() {
+        return Err(Error::NoMesh(data_dir.to_owned()));
+    }
+    for target in [Some(file), options.keys_apart.as_deref()].into_iter().flatten() {
+        if target.exists() {
+            return Err(Error::Exists(target.to_owned()));
+        }
+    }
+    // Where nobody else looks, on the same disk, and not itself part of a backup.
+    let run = data_dir.join("run");
+    fs::create_dir_all(&run).map_err(failed("make", &run))?;
+    let staging =
+        tempfile::Builder::new().prefix("backup-").tempdir_in(&run).map_err(failed("make a folder in", &run))?;
+    let needed = copy::bytes(data_dir)? + SPARE_BYTES;
+    let free = free_disk_bytes(data_dir).map_err(failed("look at the disk of", data_dir))?;
+    if free < needed {
+        return Err(Error::NoSpace { folder: data_dir.to_owned(), free, needed });
+    }
+    let running = pause::find(data_dir)?;
+    let copied = copy::copy(data_dir, staging.path(), &running, options.pause_max)?;
+    // Held as long as it is read, if the mesh does not run: nobody starts it meanwhile.
+    drop(running);
+
+    let id = uuid::Uuid::new_v4().to_string();
+    let apart = options.keys_apart.is_some();
+    let all = archive::list(staging.path())?;
+    let (whole, keys) = if apart { archive::part(all, is_key_file) } else { (all, vec![]) };
+    let files = whole.iter().chain(&keys).filter(|entry| !entry.folder).count();
+    let bytes = whole.iter().chain(&keys).map(|entry| entry.bytes).sum();
+    let mut written_bytes =
+        archive::write(file, staging.path(), Manifest::of(&id, Kind::Data { keys_apart: apart }, whole), lock)?;
+    if let Some(target) = &options.keys_apart {
+        let written = archive::write(target, staging.path(), Manifest::of(&id, Kind::Keys, keys), lock);
+        written_bytes += written.inspect_err(|_| {
+            let _not_there = fs::remove_file(file);
+        })?;
+    }
+    Ok(Made { files, bytes, written_bytes, pause_ms: copied.pause.as_secs_f64() * 1e3, attempts: copied.attempts })
+}
+
+/// Reads a whole backup, with its keys if they are apart, and compares it with its list of contents. Writes nothing.
+///
+/// # Errors
+/// If anything in it is not as it was made.
+pub fn verify(file: &Path, keys: Option<&Path>, unlock: &Unlock) -> Result<Manifest, Error> {
+    let manifest = archive::read(file, unlock, None)?;
+    match (manifest.kind, keys) {
+        (Kind::Data { .. }, Some(keys)) => {
+            let of_keys = archive::read(keys, unlock, None)?;
+            if of_keys.kind != Kind::Keys || of_keys.id != manifest.id {
+                return Err(Error::OtherKeys { keys: keys.to_owned(), file: file.to_owned() });
+            }
+        }
+        (Kind::Data { keys_apart: true } | Kind::Keys, _) | (Kind::Data { .. }, None) => {}
+    }
+    Ok(manifest)
+}
+
+/// Restores a backup into a folder that is empty or does not exist. All of it is there afterwards, or nothing.
+///
+/// # Errors
+/// If the folder is not empty, or anything in the backup is not as it was made.
+pub fn restore(file: &Path, keys: Option<&Path>, unlock: &Unlock, data_dir: &Path) -> Result<Manifest, Error> {
+    let is_there = match fs::read_dir(data_dir) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(Error::NotEmpty(data_dir.to_owned()));
+            }
+            true
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(failed("read", data_dir)(error)),
+    };
+    let manifest = verify(file, keys, unlock)?;
+    match (manifest.kind, keys) {
+        (Kind::Keys, _) => {
+            let what = "it holds keys alone; give it by --keys, beside the backup".to_owned();
+            return Err(Error::Damaged { file: file.to_owned(), what });
+        }
+        (Kind::Data { keys_apart: true }, None) => return Err(Error::KeysApart(file.to_owned())),
+        _ => {}
+    }
+    let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(failed("make", parent))?;
+    let needed = manifest.entries.iter().map(|entry| entry.bytes).sum::<u64>() + SPARE_BYTES;
+    let free = free_disk_bytes(parent).map_err(failed("look at the disk of", parent))?;
+    if free < needed {
+        return Err(Error::NoSpace { folder: parent.to_owned(), free, needed });
+    }
+    let staging =
+        tempfile::Builder::new().prefix(".restore-").tempdir_in(parent).map_err(failed("make a folder in", parent))?;
+    for source in [Some(file), keys].into_iter().flatten() {
+        // The file may have changed since it was verified: it is compared once more while it is written.
+        archive::read(source, unlock, Some(staging.path()))?;
+    }
+    archive::sync(staging.path()).map_err(failed("sync", staging.path()))?;
+    if is_there {
+        fs::remove_dir(data_dir).map_err(failed("replace", data_dir))?;
+    }
+    let private = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(staging.path(), private).map_err(failed("close", staging.path()))?;
+    fs::rename(staging.path(), data_dir).map_err(failed("make", data_dir))?;
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed("sync", parent))?;
+    Ok(manifest)
+}
+
+/// Does this path, below the data folder, hold keys?
+fn is_key_file(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    path == KEY_FOLDER || path.starts_with("keys/") || (path.starts_with("state/") && KEY_FILES.contains(&name))
+}
+
+#[cfg(test)]
+mod tests;
