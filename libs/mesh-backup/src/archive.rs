@@ -17,7 +17,10 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Error, LEFT_OUT, Lock, Unlock, failed};
+use crate::{
+    Error, LEFT_OUT, Lock, Unlock, failed,
+    pace::{Pace, Paced},
+};
 
 /// Changes when an older program can no longer restore a backup.
 const FORMAT: u32 = 1;
@@ -80,7 +83,7 @@ impl Manifest {
 
 /// Everything below a folder, with digests.
 pub(crate) fn list(root: &Path) -> Result<Vec<Entry>, Error> {
-    let (mut entries, mut open) = (vec![], vec![PathBuf::new()]);
+    let (mut entries, mut open, mut pace) = (vec![], vec![PathBuf::new()], Pace::new());
     while let Some(folder) = open.pop() {
         let whole = root.join(&folder);
         for entry in fs::read_dir(&whole).map_err(failed("read", &whole))? {
@@ -93,7 +96,11 @@ pub(crate) fn list(root: &Path) -> Result<Vec<Entry>, Error> {
             } else {
                 let mut digest = Sha256::new();
                 let mut file = File::open(entry.path()).map_err(failed("open", &entry.path()))?;
-                let bytes = io::copy(&mut file, &mut digest).map_err(failed("read", &entry.path()))?;
+                let see = |piece: &[u8]| {
+                    digest.update(piece);
+                    Ok(())
+                };
+                let bytes = pace.read(&mut file, see, || Ok(())).map_err(failed("read", &entry.path()))?;
                 (bytes, hex::encode(digest.finalize()))
             };
             entries.push(Entry { path, folder: found.is_dir(), mode: found.mode() & 0o777, bytes, sha256 });
@@ -124,7 +131,7 @@ pub(crate) fn write(file: &Path, root: &Path, manifest: Manifest, lock: &Lock) -
         .map_err(failed("make a file in", parent))?;
     let encryptor = lock.encryptor()?;
     let written = (|| {
-        let age = encryptor.wrap_output(BufWriter::new(staged.as_file_mut()))?;
+        let age = encryptor.wrap_output(BufWriter::new(Paced::new(staged.as_file_mut())))?;
         let mut tar = tar::Builder::new(GzEncoder::new(age, Compression::fast()));
         let text = serde_json::to_vec(&manifest)?;
         tar.append_data(&mut header(tar::EntryType::Regular, 0o600, text.len() as u64), LIST, text.as_slice())?;

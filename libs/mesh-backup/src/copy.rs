@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     Error, LEFT_OUT, failed,
+    pace::Pace,
     pause::{Pause, Running},
 };
 
@@ -89,7 +90,7 @@ fn pass(
     within: Option<(&Pause, Duration)>,
 ) -> Result<bool, Error> {
     let is_over = || within.is_some_and(|(pause, limit): (&Pause, Duration)| pause.elapsed() > limit);
-    let tree = tree(from)?;
+    let (tree, mut pace) = (tree(from)?, Pace::new());
     for (folder, mode) in &tree.folders {
         let target = to.join(folder);
         match fs::create_dir(&target) {
@@ -114,7 +115,12 @@ fn pass(
         }
         let (source, target) = (from.join(path), to.join(path));
         let copied = SystemTime::now();
-        match fs::copy(&source, &target) {
+        let done = match within {
+            None => pace.copy(&source, &target),
+            // While nothing moves, the sooner the better.
+            Some(_) => fs::copy(&source, &target),
+        };
+        match done {
             Ok(_) => {
                 known.insert(path.clone(), Known { seen: *seen, copied });
             }

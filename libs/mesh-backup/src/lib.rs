@@ -11,6 +11,7 @@
 mod archive;
 mod copy;
 mod key;
+mod pace;
 mod pause;
 
 use std::{
