@@ -18,7 +18,7 @@ done
 if ! command -v python3 >/dev/null; then echo "python3 is missing: install Python 3.11 or newer with venv and pip" >&2 && exit 69; fi
 tools="$(mkdir -p .tools && cd .tools && pwd -P)/wheel"
 requirements=clients/python/requirements-build.txt
-if ! cmp -s "$requirements" "$tools/.installed"; then
+if ! cmp -s "$requirements" "$tools/.installed" || ! "$tools/bin/pip" --version >/dev/null 2>&1; then
   rm -rf "$tools"
   python3 -m venv "$tools"
   "$tools/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"

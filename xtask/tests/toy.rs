@@ -97,7 +97,7 @@ fn a_service_is_added_by_the_page_and_everything_follows() {
     xtask::generate::run(scratch, &[]).unwrap();
     for (file, line) in [
         ("compose.yaml", "    image: ${CONTINUUM_IMAGES:-continuum}/greeter:"),
-        ("compose.yaml", "      CONTINUUM_BUS_SEED_FILE: /bus/keys/greeter.nk\n"),
+        ("compose.yaml", "      CONTINUUM_BUS_SEED_FILE: /key/greeter.nk\n"),
         ("k8s/base/greeter.yaml", "  name: greeter\n"),
         ("k8s/base/kustomization.yaml", "  - greeter.yaml\n"),
         ("k8s/overlays/local/kustomization.yaml", "      - keys/greeter.nk\n"),

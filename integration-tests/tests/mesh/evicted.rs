@@ -40,6 +40,19 @@ struct Case<C, F, A> {
     ask: A,
 }
 
+/// Answers that stay as they are: what follows from a fact, such as a report, is shown up to a second after it.
+async fn settled(ask: impl AsyncFn() -> Vec<String>) -> Vec<String> {
+    let mut before = ask().await;
+    loop {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let now = ask().await;
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+}
+
 impl<C: Clone, F, S, A> Case<C, F, A>
 where
     F: Fn(Mesh, C) -> S,
@@ -76,9 +89,12 @@ where
         for n in 0..ENTITIES {
             send((self.make)(n), derived_id(&["make", self.service, &n.to_string()])).await;
         }
-        let made =
-            until("all are shown", async || all(service.endpoint()).await, |answers| !answers.contains(&unknown));
-        let made = made.await;
+        let made = until(
+            "all are shown",
+            async || settled(async || all(service.endpoint()).await).await,
+            |answers| !answers.contains(&unknown),
+        )
+        .await;
         none_in_memory().await;
         assert_eq!(all(service.endpoint()).await, made, "{}: dropped from memory", self.service);
 
@@ -88,8 +104,12 @@ where
         }
         let differ = |answers: &Vec<String>| answers.iter().zip(&made).filter(|(now, then)| now != then).count();
         let shown = "the first half has changed";
-        let changed =
-            until(shown, async || all(service.endpoint()).await, |answers| differ(answers) == ENTITIES / 2).await;
+        let changed = until(
+            shown,
+            async || settled(async || all(service.endpoint()).await).await,
+            |answers| differ(answers) == ENTITIES / 2,
+        )
+        .await;
         assert_eq!(changed[ENTITIES / 2..], made[ENTITIES / 2..], "{}: the others stay as they were", self.service);
         none_in_memory().await;
         assert_eq!(all(service.endpoint()).await, changed, "{}: dropped again", self.service);

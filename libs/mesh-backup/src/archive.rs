@@ -231,7 +231,6 @@ pub(crate) fn read(file: &Path, unlock: &Unlock, into: Option<&Path>) -> Result<
         more.map_err(broken)?;
         return Err(damaged("it holds more than its list of contents".to_owned()));
     }
-    drop(entries);
     // To the very end: what is cut there lacks the mark of the end.
     let mut rest = tar.into_inner();
     io::copy(&mut rest, &mut io::sink()).map_err(broken)?;

@@ -174,13 +174,13 @@ fn neither_a_secret_nor_a_password_is_printed() {
     let seed = folder.path().join("seed");
     std::fs::write(&seed, "SUAVERYSECRET").unwrap();
     let set = format!("bus_seed_file={}", seed.display());
-    let loaded = load_own(&["--set", &set, "--set", "bus_url=nats://me:pw@a:1,nats://b:2"], &[]).unwrap();
+    let loaded = load_own(&["--set", &set, "--set", "bus_url=nats://me:PASSWORD@a:1,nats://b:2"], &[]).unwrap();
     let table = loaded.table();
     assert!(table.contains(&format!("<file {}>", seed.display())), "{table}");
     assert!(table.contains("nats://***@a:1,nats://b:2"), "{table}");
     let all = format!("{table} {loaded:?}");
     assert!(!all.contains("SUAVERYSECRET"));
-    assert!(!table.contains("pw"));
+    assert!(!table.contains("PASSWORD"));
     assert_eq!(loaded.settings.bus_seed_file.unwrap().read().unwrap().expose(), "SUAVERYSECRET");
 }
 

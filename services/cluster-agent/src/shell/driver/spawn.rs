@@ -131,7 +131,10 @@ fn drop_privileges(user: Option<u32>) -> io::Result<()> {
         until_exec = capabilities(None)?.permitted & CapabilitySet::DAC_READ_SEARCH;
     }
     let sets = CapabilitySets { effective: until_exec, permitted: until_exec, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets)?;
+    // Where there is nothing to drop, a sandbox around the agent may refuse the call.
+    if capabilities(None)? != sets {
+        set_capabilities(None, sets)?;
+    }
     prctl::set_no_new_privs()?;
     Ok(())
 }
