@@ -673,7 +673,9 @@ fn an_agent_that_is_not_root_says_so_and_does_the_rest() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let program = folder.path().join("agent");
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // Not copied in this process: while it is written, a child of another test could hold it, and it could not run.
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+        assert!(copied.success());
         run_inside("an_agent_that_is_not_root_says_so_and_does_the_rest", &program, Some(NOBODY));
         return;
     };
