@@ -114,6 +114,7 @@ run_cassandra() {
     "-javaagent:$(echo "$home"/lib/jamm-*.jar)" "${options[@]}" -Djdk.attach.allowAttachSelf=true \
     "-Dcassandra.storagedir=$folder" "-Dcassandra.config=file://$folder/conf/cassandra.yaml" \
     "-Dlogback.configurationFile=$folder/conf/logback.xml" "-Djava.io.tmpdir=$folder" \
+    "-XX:ErrorFile=$folder/hs_err.log" \
     -Dcassandra.skip_wait_for_gossip_to_settle=0 -Dcassandra.superuser_setup_delay_ms=0 -Dcassandra.initial_token=0 \
     -Dio.netty.tryReflectionSetAccessible=true -Dcassandra-foreground=yes \
     -cp "$folder/conf:$home/lib/*" org.apache.cassandra.service.CassandraDaemon
