@@ -48,7 +48,7 @@ async fn server(late_ms: Arc<AtomicU64>) -> u16 {
     port
 }
 
-/// The status of an answer through the gateway; 0 if there is none.
+/// The status of an answer through the gateway; 0 without an answer.
 async fn ask(gateway: &str, token: &str, path: &str) -> u16 {
     let Some(host) = gateway.strip_prefix("http://") else { return 0 };
     let request =

@@ -34,7 +34,7 @@ impl Lock {
     /// Recipients, as `age1…`.
     ///
     /// # Errors
-    /// If there is none, or one is not of this form.
+    /// If the list is empty, or an entry is not of this form.
     pub fn recipients(texts: &[String]) -> Result<Self, Error> {
         if texts.is_empty() {
             let what = "say for whom the backup is encrypted: --recipient or --passphrase-file".to_owned();

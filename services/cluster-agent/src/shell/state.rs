@@ -50,7 +50,7 @@ pub enum Error {
     },
 }
 
-/// Closes a folder to all other users; makes it if there is none.
+/// Closes a folder to all other users; makes it where it is missing.
 ///
 /// # Errors
 /// If it belongs to another user.
