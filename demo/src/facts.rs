@@ -40,6 +40,9 @@ pub(crate) async fn follow(client: &Client, streams: &[&str]) -> anyhow::Result<
 /// What happens on the bus about one intent and its instance, as it happens.
 pub(crate) struct Happenings {
     arrivals: mpsc::Receiver<Stored>,
+    /// Shown, and not yet what was looked for. Facts of one stream are in order, those of two streams are not: what the
+    /// story looks for next may have come before what it has just found.
+    shown: Vec<Stored>,
     intent: String,
     instance: String,
 }
@@ -49,16 +52,22 @@ impl Happenings {
     pub(crate) async fn follow(client: &Client, intent: &str, instance: &str) -> anyhow::Result<Self> {
         let streams = ["INTENT", "VALIDATION", "WORKLOAD", "PLACEMENT", "ASSIGNMENT", "INSTANCE", "OBSERVATION"];
         let arrivals = follow(client, &streams).await?;
-        Ok(Self { arrivals, intent: intent.to_owned(), instance: instance.to_owned() })
+        Ok(Self { arrivals, shown: Vec::new(), intent: intent.to_owned(), instance: instance.to_owned() })
     }
 
-    /// Shows facts until one is what `look` wants.
+    /// Shows facts until one is what `look` wants. What was shown before counts too, unless its stream has been followed
+    /// beyond it.
     pub(crate) async fn until<T>(
         &mut self,
         story: &Story,
         what: &str,
         mut look: impl FnMut(&Stored) -> Option<T>,
     ) -> anyhow::Result<T> {
+        let earlier = self.shown.iter().enumerate().find_map(|(at, stored)| Some((at, look(stored)?)));
+        if let Some((at, found)) = earlier {
+            self.leave(at);
+            return Ok(found);
+        }
         let deadline = tokio::time::Instant::now() + STEP_LIMIT;
         loop {
             let stored = tokio::time::timeout_at(deadline, self.arrivals.recv())
@@ -69,10 +78,23 @@ impl Happenings {
                 continue;
             }
             story.fact(&stored);
-            if let Some(found) = look(&stored) {
+            let found = look(&stored);
+            self.shown.push(stored);
+            if let Some(found) = found {
+                self.leave(self.shown.len() - 1);
                 return Ok(found);
             }
         }
+    }
+
+    /// Forgets the fact at this place and what its stream held before it.
+    fn leave(&mut self, at: usize) {
+        let stream = self.shown[at].stream.clone();
+        let mut place = 0;
+        self.shown.retain(|stored| {
+            place += 1;
+            place > at + 1 || stored.stream != stream
+        });
     }
 
     fn concerns(&self, stored: &Stored) -> bool {
