@@ -14,13 +14,15 @@ use std::{
 
 use opentelemetry::{
     KeyValue,
-    metrics::{Histogram, Meter, MeterProvider as _},
+    metrics::{AsyncInstrument, Histogram, Meter, MeterProvider as _},
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use parking_lot::Mutex;
 use prometheus::{Encoder as _, TextEncoder};
 
 use mesh_core::replica::Counts;
+
+use crate::allocator::{Allocated, allocated};
 
 /// Messages taken in.
 pub const RECEIVED: &str = "mesh_consumer_received_total";
@@ -46,6 +48,11 @@ pub const AGE: &str = "mesh_consumer_age_ms";
 pub const WAITING: &str = "mesh_consumer_waiting";
 /// Entities held in memory.
 pub const ENTITIES: &str = "mesh_consumer_entities";
+
+/// Allocations of the process since its start, of all services in it.
+pub const ALLOCATIONS: &str = "process_allocations_total";
+/// Bytes that they asked for.
+pub const ALLOCATED: &str = "process_allocated_bytes_total";
 
 /// Every instrument that a consumer has, with its kind. Scraping a process shows all of them for each of its consumers
 /// from the moment it joined (the histogram from its first message); a test holds this.
@@ -200,6 +207,14 @@ impl Metrics {
             let observe = observer(service, &consumers, read);
             meter.u64_observable_gauge(name).with_description(description).with_callback(observe).build();
         }
+        let of_process: [(&'static str, &'static str, fn(Allocated) -> u64); 2] = [
+            (ALLOCATIONS, "allocations of the process", |a| a.calls),
+            (ALLOCATED, "bytes that the process has allocated", |a| a.bytes),
+        ];
+        for (name, description, read) in of_process {
+            let observe = move |instrument: &dyn AsyncInstrument<u64>| instrument.observe(read(allocated()), &[]);
+            meter.u64_observable_counter(name).with_description(description).with_callback(observe).build();
+        }
         let seconds = meter
             .f64_histogram(SECONDS)
             .with_description("time from a message taken in to done with, seconds")
@@ -267,7 +282,7 @@ fn observer(
     service: &str,
     consumers: &Arc<Mutex<BTreeMap<String, Arc<Cells>>>>,
     read: Read,
-) -> impl Fn(&dyn opentelemetry::metrics::AsyncInstrument<u64>) + Send + Sync + 'static {
+) -> impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static {
     let (service, consumers) = (service.to_owned(), consumers.clone());
     move |instrument| {
         for (name, cells) in consumers.lock().iter() {

@@ -368,6 +368,7 @@ where
         name: mesh.inner.name,
         process: mesh.inner.process.clone(),
         endpoint: mesh.endpoint(),
+        pid: std::process::id().to_string(),
         started: mesh.now(),
         metrics: mesh.inner.metrics.clone(),
     };

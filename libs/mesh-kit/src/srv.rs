@@ -18,6 +18,8 @@ pub(crate) struct Service {
     pub(crate) name: &'static str,
     pub(crate) process: String,
     pub(crate) endpoint: String,
+    /// Services that run in one program share it.
+    pub(crate) pid: String,
     pub(crate) started: Timestamp,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -99,7 +101,7 @@ impl Service {
             name: self.name,
             id: &self.process,
             version: env!("CARGO_PKG_VERSION"),
-            metadata: [("endpoint", self.endpoint.as_str())].into(),
+            metadata: [("endpoint", self.endpoint.as_str()), ("pid", &self.pid)].into(),
             description: None,
             started: None,
             endpoints: None,
@@ -174,6 +176,7 @@ mod tests {
             name: "validator",
             process: "p1".into(),
             endpoint: "http://127.0.0.1:1".into(),
+            pid: "17".into(),
             started: Timestamp::from_millis(0),
             metrics: Arc::new(Metrics::new("validator", "p1", Duration::from_secs(60)).unwrap()),
         }
@@ -208,6 +211,7 @@ mod tests {
         let ping = value(Asked::Ping);
         assert_eq!(ping["type"], "io.nats.micro.v1.ping_response");
         assert_eq!((ping["name"].as_str(), ping["id"].as_str()), (Some("validator"), Some("p1")));
+        assert_eq!(ping["metadata"], json!({"endpoint": "http://127.0.0.1:1", "pid": "17"}));
         assert!(ping["version"].as_str().is_some_and(|v| v.split('.').count() == 3));
         assert!(ping.get("endpoints").is_none());
         let info = value(Asked::Info);
