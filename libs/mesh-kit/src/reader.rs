@@ -13,7 +13,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -27,8 +30,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::clock;
 
-/// Messages of one stream kept for its followers, at most.
+/// Messages of one stream kept for its followers, at most: what all of them have taken leaves earlier,
 const RING_MESSAGES_MAX: usize = 2_000;
+/// but for the newest, for who begins to follow at the end of the stream.
+const RING_MESSAGES_MIN: usize = 32;
 /// Bytes of one stream kept for its followers, about; the newest message is always kept.
 const RING_BYTES_MAX: usize = 1 << 20;
 /// Bytes that a message has besides its body, about.
@@ -106,7 +111,10 @@ impl Reader {
         let channel = self.channel(stream);
         let head = channel.head.subscribe();
         let position = from.max(1) - 1;
-        Follower { channel, head, filter: None, position, buffer: VecDeque::new(), lagging: 0, _reader: self.clone() }
+        let taken = Arc::new(AtomicU64::new(position));
+        channel.taken.lock().push(Arc::downgrade(&taken));
+        let buffer = VecDeque::new();
+        Follower { channel, head, filter: None, position, taken, buffer, lagging: 0, _reader: self.clone() }
     }
 
     /// Streams that are being read.
@@ -137,6 +145,7 @@ impl Reader {
             early: Mutex::default(),
             gap: Notify::new(),
             listeners: Mutex::default(),
+            taken: Mutex::default(),
             ring: RwLock::default(),
             head: watch::Sender::default(),
         });
@@ -178,6 +187,8 @@ struct Channel {
     gap: Notify,
     /// Who is woken beside those who watch the head.
     listeners: Mutex<Vec<Weak<Notify>>>,
+    /// Up to where each follower has taken messages.
+    taken: Mutex<Vec<Weak<AtomicU64>>>,
     ring: RwLock<Option<Ring>>,
     head: watch::Sender<Head>,
 }
@@ -265,6 +276,7 @@ impl Channel {
         while let Some(next) = early.first_entry().filter(|next| *next.key() <= ring.head + 1) {
             ring.push(next.remove());
         }
+        ring.leave(self.taken());
         let sequence = ring.head;
         drop(early);
         drop(guard);
@@ -307,10 +319,22 @@ impl Channel {
         let mut guard = self.ring.write();
         let ring = guard.get_or_insert_default();
         arrived.into_iter().for_each(|message| ring.push(message));
+        ring.leave(self.taken());
         let sequence = ring.head;
         drop(guard);
         self.moved_to(sequence);
         ended
+    }
+
+    /// Up to where all followers have taken messages.
+    fn taken(&self) -> u64 {
+        let mut least = u64::MAX;
+        self.taken.lock().retain(|taken| {
+            let taken = taken.upgrade();
+            least = taken.as_ref().map_or(least, |taken| least.min(taken.load(Relaxed)));
+            taken.is_some()
+        });
+        least
     }
 
     fn moved_to(&self, sequence: u64) {
@@ -381,6 +405,16 @@ impl Ring {
         }
     }
 
+    /// Forgets what all followers have taken.
+    fn leave(&mut self, taken: u64) {
+        while self.messages.len() > RING_MESSAGES_MIN
+            && let Some(oldest) = self.messages.pop_front_if(|oldest| oldest.sequence <= taken)
+        {
+            self.bytes -= size(&oldest);
+            self.base = oldest.sequence;
+        }
+    }
+
     fn find(&self, position: u64) -> Found {
         if position < self.base {
             return Found::Behind(self.base);
@@ -406,6 +440,8 @@ pub struct Follower {
     filter: Option<String>,
     /// All up to here was given, or does not match.
     position: u64,
+    /// Up to where it needs nothing of the ring.
+    taken: Arc<AtomicU64>,
     buffer: VecDeque<Arc<Stored>>,
     /// Reads in a row that did not give what the ring held.
     lagging: usize,
@@ -437,7 +473,7 @@ impl Follower {
             let failed = self.head.borrow_and_update().failed.clone();
             let found = self.channel.ring.read().as_ref().map(|ring| ring.find(self.position));
             match found {
-                Some(Found::Next(messages)) if !messages.is_empty() => self.buffer.extend(messages),
+                Some(Found::Next(messages)) if !messages.is_empty() => self.hold(messages),
                 Some(Found::Behind(base)) if failed.is_none() => self.read_up_to(base).await?,
                 _ => {
                     if let Some(error) = failed {
@@ -450,13 +486,21 @@ impl Follower {
         }
     }
 
+    /// Takes messages out of the ring, or what was read instead.
+    fn hold(&mut self, messages: impl IntoIterator<Item = Arc<Stored>>) {
+        self.buffer.extend(messages);
+        if let Some(newest) = self.buffer.back() {
+            self.taken.store(newest.sequence, Relaxed);
+        }
+    }
+
     /// What is there to be taken, without waiting.
     fn take(&mut self) -> Result<Taken, LogError> {
         if self.buffer.is_empty() {
             let failed = self.head.borrow_and_update().failed.clone();
             let found = self.channel.ring.read().as_ref().map(|ring| ring.find(self.position));
             match (found, failed) {
-                (Some(Found::Next(messages)), _) if !messages.is_empty() => self.buffer.extend(messages),
+                (Some(Found::Next(messages)), _) if !messages.is_empty() => self.hold(messages),
                 (_, Some(error)) => return Err(error),
                 (Some(Found::Behind(base)), None) => return Ok(Taken::Behind(base)),
                 _ => return Ok(Taken::Nothing),
@@ -491,7 +535,7 @@ impl Follower {
         };
         let is_all = found.len() < READ_MAX;
         let read_to = found.last().map_or(self.position, |message| message.sequence);
-        self.buffer.extend(found.into_iter().map(Arc::new));
+        self.hold(found.into_iter().map(Arc::new));
         if !is_all || read_to >= base {
             self.lagging = 0;
         } else if self.buffer.is_empty() {
@@ -500,6 +544,7 @@ impl Follower {
                 tokio::time::sleep(LAGGING_PAUSE).await;
             } else {
                 (self.position, self.lagging) = (base, 0);
+                self.taken.store(base, Relaxed);
             }
         }
         Ok(())
@@ -614,6 +659,21 @@ mod tests {
         assert_eq!(sequences(ring.find(10)), [11, 13, 14]);
         assert_eq!(sequences(ring.find(12)), [13, 14]);
         assert_eq!(sequences(ring.find(14)), [0; 0]);
+    }
+
+    #[test]
+    fn a_ring_forgets_what_all_have_taken_but_for_the_newest() {
+        let mut ring = Ring::default();
+        (1..=100).for_each(|sequence| ring.push(message(sequence, 1)));
+        ring.leave(40);
+        assert_eq!((ring.messages.len(), ring.base, ring.head), (60, 40, 100));
+        assert_eq!(ring.find(39), Found::Behind(40));
+        assert_eq!(sequences(ring.find(40))[0], 41);
+        ring.leave(u64::MAX);
+        assert_eq!((ring.messages.len(), ring.base), (RING_MESSAGES_MIN, 100 - RING_MESSAGES_MIN as u64));
+        assert_eq!(ring.bytes, RING_MESSAGES_MIN * (HEADER_BYTES + 1));
+        ring.push(message(101, 1));
+        assert_eq!(sequences(ring.find(100)), [101]);
     }
 
     #[test]
