@@ -78,8 +78,7 @@ impl Question {
                 labels: BTreeMap::from([("cluster_id".to_owned(), "edge".to_owned())]),
                 values: BTreeMap::from([("cpu_milli".to_owned(), value)]),
             };
-            let points = self.data(number).map(point).collect();
-            store.write(vec![(applied.clone(), Points { series, points })]).await?;
+            store.write(vec![(applied.clone(), Points::of(series, self.data(number).map(point)))]).await?;
         }
         Ok(())
     }

@@ -148,9 +148,7 @@ fn points(batch: usize) -> Vec<(Applied, Points)> {
             values: VALUES.iter().enumerate().map(|(name, text)| ((*text).to_owned(), value(number, name))).collect(),
         };
         let points = |first: usize| {
-            (first..first + SAMPLES)
-                .map(|number| Points { series: instance(number), points: vec![sample(number)] })
-                .collect::<Vec<_>>()
+            (first..first + SAMPLES).map(|number| Points::of(instance(number), [sample(number)])).collect::<Vec<_>>()
         };
         points(number * SAMPLES).into_iter().map(move |points| (at(number), points))
     };

@@ -21,9 +21,9 @@ use influxdb2_structmap::value::Value;
 use mesh_proto::Timestamp;
 
 use crate::{
-    Answer, Applied, Columns, Error, Point, Points, Range,
+    Answer, Applied, Columns, Error, Points, Range,
     remote::{Address, Connection, Positions, failed, signed, within},
-    series::{check, nanos, nanos_clamped as clamped, newest},
+    series::{check, nanos_clamped as clamped, newest},
 };
 
 const EXPECTED: &str = "influxdb://:token@host:8086/organisation/bucket";
@@ -192,18 +192,17 @@ impl Series {
     async fn write_all(&self, all: Vec<(Applied, Points)>) -> Result<(), Error> {
         let mut refused = Ok(());
         let mut rows = vec![];
-        for (applied, Points { series, points }) in &all {
+        for (applied, points) in &all {
             if self.covers(applied).await? {
                 continue;
             }
-            let times: Result<Vec<i64>, Error> = points.iter().map(|point| nanos(point.at)).collect();
-            match check(series, points).and(times) {
-                Ok(times) => rows.extend(points.iter().zip(times).map(|(point, at)| (series, point, at))),
+            match check(points) {
+                Ok(()) => rows.extend(Row::of(points)),
                 Err(error) => refused = refused.and(Err(error)),
             }
         }
         // The server sorts by series and time: what comes so is taken in faster.
-        rows.sort_by(|a, b| (a.0, &a.1.labels, a.2).cmp(&(b.0, &b.1.labels, b.2)));
+        rows.sort_by(|a, b| (a.series, a.labels, a.at).cmp(&(b.series, b.labels, b.at)));
         let client = self.influx.client().await?;
         for rows in rows.chunks(LINES_MAX) {
             let (unit, precision) = precision(rows);
@@ -335,46 +334,64 @@ impl Found {
     }
 }
 
+/// One point of a series.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    series: &'a str,
+    labels: &'a Labels,
+    names: &'a [String],
+    /// Nanoseconds since 1970.
+    at: i64,
+    values: &'a [f64],
+}
+
+impl<'a> Row<'a> {
+    fn of(Points { series, columns }: &'a Points) -> impl Iterator<Item = Self> {
+        columns.iter().flat_map(move |of| {
+            of.rows().map(move |(at, values)| Self { series, labels: &of.labels, names: &of.names, at, values })
+        })
+    }
+}
+
 /// The coarsest unit of time that loses nothing, nanoseconds.
-fn precision(rows: &[(&String, &Point, i64)]) -> (i64, TimestampPrecision) {
-    if rows.iter().all(|(.., at)| at % 1_000_000 == 0) {
+fn precision(rows: &[Row<'_>]) -> (i64, TimestampPrecision) {
+    if rows.iter().all(|row| row.at % 1_000_000 == 0) {
         (1_000_000, TimestampPrecision::Milliseconds)
     } else {
         (1, TimestampPrecision::Nanoseconds)
     }
 }
 
-/// Lines of these points (series, point, nanoseconds), with times in a unit of that many nanoseconds.
-fn lines(name: &str, rows: &[(&String, &Point, i64)], unit: i64) -> String {
+/// Lines of these points, with times in a unit of that many nanoseconds.
+fn lines(name: &str, rows: &[Row<'_>], unit: i64) -> String {
     let mut lines = String::with_capacity(rows.len() * 200);
     let name = encoded(name);
     // Neighbours mostly have the same series and labels.
     let (mut head, mut of) = (String::new(), None);
-    for (series, point, at) in rows {
-        if of != Some((*series, &point.labels)) {
+    for row in rows {
+        if of != Some((row.series, row.labels)) {
             head.clear();
-            let _ = write!(head, "{name},series={}", encoded(series));
-            for (label, value) in &point.labels {
+            let _ = write!(head, "{name},series={}", encoded(row.series));
+            for (label, value) in row.labels {
                 let _ = write!(head, ",{}={}", encoded_key(label), encoded(value));
             }
-            of = Some((*series, &point.labels));
+            of = Some((row.series, row.labels));
         }
         lines.push_str(&head);
-        for (number, (value, of)) in point.values.iter().enumerate() {
+        for (number, (value, of)) in row.names.iter().zip(row.values).enumerate() {
             lines.push(if number == 0 { ' ' } else { ',' });
             push_encoded(&mut lines, value, is_reserved(value));
             let _ = write!(lines, "={of:?}");
         }
-        let _ = writeln!(lines, " {}", at / unit);
+        let _ = writeln!(lines, " {}", row.at / unit);
     }
     lines
 }
 
 /// The lines that a write sends for these points, with times in nanoseconds, in the given order. For tests and measurements
-/// that send them by other ways; points at times that InfluxDB does not keep are left out.
+/// that send them by other ways; what InfluxDB does not keep is left out.
 pub fn influx_lines<'a>(name: &str, points: impl IntoIterator<Item = &'a Points>) -> String {
-    let of = |of: &'a Points| of.points.iter().map(|point| (&of.series, point));
-    let rows = points.into_iter().flat_map(of).filter_map(|(of, point)| Some((of, point, nanos(point.at).ok()?)));
+    let rows = points.into_iter().filter(|points| check(points).is_ok()).flat_map(Row::of);
     lines(name, &rows.collect::<Vec<_>>(), 1)
 }
 

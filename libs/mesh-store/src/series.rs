@@ -23,18 +23,78 @@ pub struct Point {
 pub struct Points {
     /// Name of the series; not empty.
     pub series: String,
-    /// Its points, in any order.
-    pub points: Vec<Point>,
+    /// Its points, in any order. What has the same names as the points before it is taken in fastest if it shares them.
+    pub columns: Vec<Columns>,
 }
 
-/// Points of one series that have the same labels and the same names of values, as columns: for whoever reads many.
+impl Points {
+    /// These points of a series.
+    pub fn of(series: impl Into<String>, points: impl IntoIterator<Item = Point>) -> Self {
+        let mut columns: Vec<Columns> = vec![];
+        for Point { at, labels, values } in points {
+            let at = nanos(at).unwrap_or(NO_TIME);
+            let like = columns.last_mut().filter(|last| *last.labels == labels && last.names.iter().eq(values.keys()));
+            match like {
+                Some(last) => {
+                    last.at_nanos.push(at);
+                    last.values.extend(values.into_values());
+                }
+                None => columns.push(Columns {
+                    labels: Arc::new(labels),
+                    names: values.keys().cloned().collect(),
+                    at_nanos: vec![at],
+                    values: values.into_values().collect(),
+                }),
+            }
+        }
+        Self { series: series.into(), columns }
+    }
+
+    /// Adds a point: its labels, the rising names of its values, its time in nanoseconds since 1970, and a value for each
+    /// name.
+    pub fn push(
+        &mut self,
+        labels: &Arc<BTreeMap<String, String>>,
+        names: &Arc<[String]>,
+        at_nanos: i128,
+        values: impl IntoIterator<Item = f64>,
+    ) {
+        let at = i64::try_from(at_nanos).unwrap_or(NO_TIME);
+        let is_alike = |last: &&mut Columns| {
+            (Arc::ptr_eq(&last.labels, labels) || last.labels == *labels)
+                && (Arc::ptr_eq(&last.names, names) || last.names == *names)
+        };
+        match self.columns.last_mut().filter(is_alike) {
+            Some(last) => {
+                last.at_nanos.push(at);
+                last.values.extend(values);
+            }
+            None => self.columns.push(Columns {
+                labels: labels.clone(),
+                names: names.clone(),
+                at_nanos: vec![at],
+                values: values.into_iter().collect(),
+            }),
+        }
+    }
+
+    /// Its points, one by one.
+    pub fn points(&self) -> impl Iterator<Item = Point> + '_ {
+        self.columns.iter().flat_map(Columns::points)
+    }
+}
+
+/// Stands for a time that series do not keep: points of it are refused.
+const NO_TIME: i64 = i64::MIN;
+
+/// Points of one series that have the same labels and the same names of values, as columns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Columns {
     /// The labels of all of them.
     pub labels: Arc<BTreeMap<String, String>>,
-    /// The names of their values, in order.
+    /// The names of their values, rising; at least one.
     pub names: Arc<[String]>,
-    /// Their times, rising, nanoseconds since 1970.
+    /// Their times, nanoseconds since 1970; rising, where they are read.
     pub at_nanos: Vec<i64>,
     /// Their values: for each time one of each name.
     pub values: Vec<f64>,
@@ -48,9 +108,14 @@ impl Columns {
         self.at_nanos.iter().copied().zip(values.into_iter().flatten().copied())
     }
 
+    /// Its rows: the time of each, and its values in order of their names.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (i64, &[f64])> {
+        self.at_nanos.iter().copied().zip(self.values.chunks(self.names.len().max(1)))
+    }
+
     fn points(&self) -> impl Iterator<Item = Point> + '_ {
-        self.at_nanos.iter().zip(self.values.chunks(self.names.len().max(1))).map(|(at, values)| Point {
-            at: Timestamp::from_nanos(i128::from(*at)),
+        self.rows().map(|(at, values)| Point {
+            at: Timestamp::from_nanos(i128::from(at)),
             labels: BTreeMap::clone(&self.labels),
             values: self.names.iter().cloned().zip(values.iter().copied()).collect(),
         })
@@ -112,7 +177,7 @@ pub trait Series: Send + Sync {
 
     /// Adds points to one series; as [`write`](Self::write).
     fn append<'a>(&'a self, applied: &'a Applied, series: &'a str, points: Vec<Point>) -> Answer<'a, ()> {
-        self.write(vec![(applied.clone(), Points { series: series.to_owned(), points })])
+        self.write(vec![(applied.clone(), Points::of(series, points))])
     }
 
     /// The points of several series, for each series that is asked for in turn: as columns, in order of labels, then of
@@ -157,29 +222,33 @@ pub trait Series: Send + Sync {
 }
 
 /// Can these points be stored at all?
-pub(crate) fn check(series: &str, points: &[Point]) -> Result<(), Error> {
+pub(crate) fn check(Points { series, columns }: &Points) -> Result<(), Error> {
     if series.is_empty() {
         return Err(Error::Invalid("a series needs a name".into()));
     }
-    for point in points {
-        if point.values.is_empty() {
-            return Err(Error::Invalid(format!("a point of {series:?} at {} has no value", point.at)));
+    for of in columns {
+        if of.names.is_empty() {
+            return Err(Error::Invalid(format!("a point of {series:?} has no value")));
         }
-        nanos(point.at)?;
-        if let Some((name, value)) = point.values.iter().find(|(_, value)| !value.is_finite()) {
+        if !of.names.is_sorted_by(|a, b| a < b) || of.values.len() != of.at_nanos.len() * of.names.len() {
+            return Err(Error::Invalid(format!("points of {series:?} do not have one value of each name, in order")));
+        }
+        // The outermost times mean something else to InfluxDB.
+        if of.at_nanos.iter().any(|at| !(i64::MIN + 10..=i64::MAX - 10).contains(at)) {
+            return Err(Error::Invalid(format!("a point of {series:?} is beyond the times that series keep")));
+        }
+        if let Some(place) = of.values.iter().position(|value| !value.is_finite()) {
+            let (name, value) = (&of.names[place % of.names.len()], of.values[place]);
             return Err(Error::Invalid(format!("{name} of {series:?} is {value}, not a finite number")));
         }
     }
     Ok(())
 }
 
-/// A time as nanoseconds since 1970.
-pub(crate) fn nanos(at: Timestamp) -> Result<i64, Error> {
+/// A time as nanoseconds since 1970, if series keep it.
+fn nanos(at: Timestamp) -> Option<i64> {
     let nanos = nanos_clamped(at);
-    if i128::from(nanos) != at.as_nanos() {
-        return Err(Error::Invalid(format!("{at} is beyond the times that series keep")));
-    }
-    Ok(nanos)
+    (i128::from(nanos) == at.as_nanos()).then_some(nanos)
 }
 
 /// The nearest time that series keep, nanoseconds since 1970.

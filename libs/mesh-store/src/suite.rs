@@ -497,7 +497,7 @@ where
 
 /// Many points in one write are as if each had been written alone.
 async fn series_in_one_write(store: &dyn Series) -> Result<(), Failure> {
-    let of = |sequence, series: &str, points| (applied(sequence), Points { series: series.to_owned(), points });
+    let of = |sequence, series: &str, points: Vec<Point>| (applied(sequence), Points::of(series, points));
     let bad = Point { values: BTreeMap::from([("level".to_owned(), f64::NAN)]), ..sample(3, "a") };
     let mixed = vec![of(1, "a", vec![sample(1, "a")]), of(1, "b", vec![bad]), of(2, "a", vec![sample(2, "a")])];
     refused("a write with points that cannot be is an error", store.write(mixed).await)?;

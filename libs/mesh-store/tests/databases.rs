@@ -55,7 +55,7 @@ fn put(number: u64) -> (Applied, Change) {
 fn points(number: u64) -> (Applied, Points) {
     let values = [("value".to_owned(), number as f64)].into();
     let point = Point { at: Timestamp::from_millis(number as i64), values, ..Default::default() };
-    (at(number), Points { series: "s".into(), points: vec![point] })
+    (at(number), Points::of("s", [point]))
 }
 
 fn entry(number: u64) -> (Applied, Entry) {
@@ -422,7 +422,7 @@ async fn victoriametrics_takes_the_same_writes() {
         labels: [("place".to_owned(), suite::STRANGE[number as usize % suite::STRANGE.len()].to_owned())].into(),
         values: [("level".to_owned(), number as f64), ("rate".to_owned(), -0.5)].into(),
     };
-    let points = Points { series: "s".into(), points: (0..5_100).map(point).collect() };
+    let points = Points::of("s", (0..5_100).map(point));
     let lines = mesh_store::influx_lines("telemetry", [&points]);
     let (status, said) = database.post("/api/v2/write?precision=ns", &lines).await;
     assert_eq!(status, 204, "{said}");

@@ -222,8 +222,8 @@ struct Coarse(Shared<memory::Series>);
 
 impl Series for Coarse {
     fn write<'a>(&'a self, mut points: Vec<(Applied, Points)>) -> Answer<'a, ()> {
-        for point in points.iter_mut().flat_map(|(_, points)| &mut points.points) {
-            point.at = Timestamp::from_millis(point.at.as_millis() / 10 * 10);
+        for at in points.iter_mut().flat_map(|(_, points)| &mut points.columns).flat_map(|of| &mut of.at_nanos) {
+            *at = *at / 10_000_000 * 10_000_000;
         }
         self.0.write(points)
     }

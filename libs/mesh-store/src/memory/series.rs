@@ -72,17 +72,16 @@ impl<T: ?Sized + Ord> Shapes<T> {
     }
 
     /// The kept one; and whether it was new.
-    fn keep<O: std::borrow::Borrow<T> + Into<Arc<T>>>(&mut self, one: O) -> (Arc<T>, bool) {
-        if let Some(kept) = self.all.get(one.borrow()) {
+    fn keep(&mut self, one: Arc<T>) -> (Arc<T>, bool) {
+        if let Some(kept) = self.all.get(&one) {
             return (kept.clone(), false);
         }
         if self.all.len() > 2 * self.used + 64 {
             self.all.retain(|kept| Arc::strong_count(kept) > 1);
             self.used = self.all.len();
         }
-        let kept: Arc<T> = one.into();
-        self.all.insert(kept.clone());
-        (kept, true)
+        self.all.insert(one.clone());
+        (one, true)
     }
 }
 
@@ -128,15 +127,15 @@ impl Table {
         NUMBER_BYTES * (1 + self.names.len() as u64)
     }
 
-    fn is_of(&self, point: &Point) -> bool {
-        *self.labels == point.labels && self.names.iter().eq(point.values.keys())
+    fn is_of(&self, columns: &Columns) -> bool {
+        (Arc::ptr_eq(&self.names, &columns.names) || self.names == columns.names) && self.labels == columns.labels
     }
 
-    fn cmp(&self, labels: &Labels, names: &BTreeMap<String, f64>) -> Ordering {
-        (*self.labels).cmp(labels).then_with(|| self.names.iter().cmp(names.keys()))
+    fn cmp(&self, columns: &Columns) -> Ordering {
+        (&self.labels, &self.names).cmp(&(&columns.labels, &columns.names))
     }
 
-    fn put(&mut self, at: i64, values: BTreeMap<String, f64>) {
+    fn put(&mut self, at: i64, values: &[f64]) {
         let width = self.names.len();
         // A quarter of room, where twice as much would be usual.
         if self.times.len() == self.times.capacity() {
@@ -150,12 +149,12 @@ impl Table {
         };
         if place == self.times.len() {
             self.times.push_back(at);
-            self.values.extend(values.into_values());
+            self.values.extend(values);
             return;
         }
         self.times.insert(place, at);
-        for (offset, value) in values.into_values().enumerate() {
-            self.values.insert(place * width + offset, value);
+        for (offset, value) in values.iter().enumerate() {
+            self.values.insert(place * width + offset, *value);
         }
     }
 
@@ -222,14 +221,14 @@ impl Lane {
         self.tables.iter().filter_map(|table| table.times.back().copied()).max()
     }
 
-    /// The tables of a point's labels, and where the one of its names is, or would be.
-    fn find(&self, point: &Point) -> (ops::Range<usize>, Result<usize, usize>) {
-        let guess = self.tables.get(self.next).filter(|table| table.is_of(point));
+    /// The tables of some points' labels, and where the one of their names is, or would be.
+    fn find(&self, columns: &Columns) -> (ops::Range<usize>, Result<usize, usize>) {
+        let guess = self.tables.get(self.next).filter(|table| table.is_of(columns));
         let Some(guess) = guess else {
-            let begin = self.tables.partition_point(|table| *table.labels < point.labels);
-            let after = self.tables[begin..].iter().take_while(|table| *table.labels == point.labels);
+            let begin = self.tables.partition_point(|table| table.labels < columns.labels);
+            let after = self.tables[begin..].iter().take_while(|table| table.labels == columns.labels);
             let alike = begin..begin + after.count();
-            let place = self.tables[alike.clone()].binary_search_by(|table| table.cmp(&point.labels, &point.values));
+            let place = self.tables[alike.clone()].binary_search_by(|table| table.cmp(columns));
             return (alike, place.map(|place| begin + place).map_err(|place| begin + place));
         };
         // Labels are kept once.
@@ -239,35 +238,52 @@ impl Lane {
         (self.next - before..self.next + after, Ok(self.next))
     }
 
-    /// Puts a point into its table, unless one of its labels and time is there.
-    fn put(&mut self, point: Point, labels: &mut Shapes<Labels>, names: &mut Shapes<[String]>) -> bool {
-        let at = nanos_clamped(point.at);
-        let (alike, place) = self.find(&point);
-        for table in &self.tables[alike] {
-            if table.times.back().is_some_and(|last| *last >= at) && table.times.binary_search(&at).is_ok() {
-                return false;
+    /// Puts points into their table, but for those of whose labels and time there is one; answers how many it put.
+    fn put(&mut self, columns: &Columns, labels: &mut Shapes<Labels>, names: &mut Shapes<[String]>) -> u64 {
+        let (mut alike, place) = self.find(columns);
+        let mut place = place;
+        let mut count = 0;
+        for (at, values) in columns.rows() {
+            let is_there = |table: &Table| {
+                table.times.back().is_some_and(|last| *last >= at) && table.times.binary_search(&at).is_ok()
+            };
+            if self.tables[alike.clone()].iter().any(is_there) {
+                continue;
             }
-        }
-        let index = match place {
-            Ok(index) => index,
-            Err(index) => {
-                let text = |text: &String| TEXT_BYTES + text.len() as u64;
-                let text_bytes: u64 = point.labels.iter().map(|(name, value)| text(name) + text(value)).sum();
-                let name_bytes: u64 = point.values.keys().map(text).sum();
-                let (labels, new_labels) = labels.keep(point.labels);
-                let (names, new_names) = names.keep(point.values.keys().cloned().collect::<Vec<String>>());
-                let own_bytes = TABLE_BYTES + u64::from(new_labels) * text_bytes + u64::from(new_names) * name_bytes;
-                let table = Table { labels, names, times: VecDeque::new(), values: VecDeque::new(), own_bytes };
-                self.bytes += own_bytes;
-                self.tables.insert(index, table);
+            let index = place.unwrap_or_else(|index| {
+                self.make(index, columns, labels, names);
+                alike.end += 1;
                 index
-            }
-        };
+            });
+            place = Ok(index);
+            self.put_row(index, at, values);
+            count += 1;
+        }
+        if let Ok(index) = place {
+            self.next = if index + 1 < self.tables.len() { index + 1 } else { 0 };
+        }
+        count
+    }
+
+    /// Makes the table of some points.
+    fn make(&mut self, index: usize, columns: &Columns, labels: &mut Shapes<Labels>, names: &mut Shapes<[String]>) {
+        let text = |text: &String| TEXT_BYTES + text.len() as u64;
+        let text_bytes: u64 = columns.labels.iter().map(|(name, value)| text(name) + text(value)).sum();
+        let name_bytes: u64 = columns.names.iter().map(text).sum();
+        let (labels, new_labels) = labels.keep(columns.labels.clone());
+        let (names, new_names) = names.keep(columns.names.clone());
+        let own_bytes = TABLE_BYTES + u64::from(new_labels) * text_bytes + u64::from(new_names) * name_bytes;
+        let table = Table { labels, names, times: VecDeque::new(), values: VecDeque::new(), own_bytes };
+        self.bytes += own_bytes;
+        self.tables.insert(index, table);
+    }
+
+    /// Puts a row into a table.
+    fn put_row(&mut self, index: usize, at: i64, values: &[f64]) {
         let count = self.tables.len();
-        self.next = if index + 1 < count { index + 1 } else { 0 };
         let table = &mut self.tables[index];
         let first = table.times.front().copied();
-        table.put(at, point.values);
+        table.put(at, values);
         self.points += 1;
         self.bytes += table.row_bytes();
         if count > 1 && first.is_none_or(|first| at < first) {
@@ -281,7 +297,6 @@ impl Lane {
                 self.firsts.extend(other.times.front().map(|at| (*at, other.labels.clone(), other.names.clone())));
             }
         }
-        true
     }
 
     /// Removes the first rows of a table, and the table with the last of them.
@@ -366,11 +381,16 @@ impl Series {
 
     /// As [`crate::Series::append`]; answers how many were new.
     pub fn append(&mut self, applied: &Applied, series: &str, points: Vec<Point>) -> Result<u64, Error> {
-        crate::series::check(series, &points)?;
+        self.write(applied, &Points::of(series, points))
+    }
+
+    /// As [`crate::Series::write`], of one series; answers how many were new.
+    fn write(&mut self, applied: &Applied, points: &Points) -> Result<u64, Error> {
+        crate::series::check(points)?;
         if self.positions.covers(applied) {
             return Ok(0);
         }
-        Ok(self.insert(series, points))
+        Ok(self.insert(points))
     }
 
     /// As [`crate::Series::columns`], of one series.
@@ -436,10 +456,10 @@ impl Series {
         let mut restored = Self::new(limits);
         for lane in read.series {
             let point = |snapshot::Point { at, labels, values }| Point { at: at.unwrap_or_default(), labels, values };
-            let points: Vec<Point> = lane.points.into_iter().map(point).collect();
+            let points = Points::of(lane.name, lane.points.into_iter().map(point));
             // What no store takes was not in one.
-            if crate::series::check(&lane.name, &points).is_ok() {
-                restored.insert(&lane.name, points);
+            if crate::series::check(&points).is_ok() {
+                restored.insert(&points);
             }
         }
         restored.positions = Positions(read.positions);
@@ -447,10 +467,10 @@ impl Series {
     }
 
     /// Adds points that passed the check; answers how many were new.
-    fn insert(&mut self, series: &str, points: Vec<Point>) -> u64 {
-        let Some(first) = points.first() else { return 0 };
-        if !self.lanes.contains_key(series) {
-            let (name, at) = (Arc::<str>::from(series), nanos_clamped(first.at));
+    fn insert(&mut self, Points { series, columns }: &Points) -> u64 {
+        let Some(at) = columns.iter().find_map(|of| of.at_nanos.first()).copied() else { return 0 };
+        if !self.lanes.contains_key(series.as_str()) {
+            let name = Arc::<str>::from(series.as_str());
             let lane = Lane::new(name.clone(), at);
             self.bytes += lane.bytes;
             self.by_first.insert((at, name.clone()));
@@ -461,8 +481,7 @@ impl Series {
             (std::mem::replace(&mut self.labels, Shapes::new()), std::mem::replace(&mut self.names, Shapes::new()));
         let items_max = self.limits.items_max;
         let (new, evicted) = self.change(series, |lane| {
-            let put = |point| u64::from(lane.put(point, &mut labels, &mut names));
-            let new: u64 = points.into_iter().map(put).sum();
+            let new: u64 = columns.iter().map(|of| lane.put(of, &mut labels, &mut names)).sum();
             let mut evicted = 0;
             while let Some((index, _)) = lane.oldest().filter(|_| lane.points > items_max) {
                 lane.cut(index, 1);
@@ -561,8 +580,7 @@ impl crate::Series for Shared<Series> {
     fn write<'a>(&'a self, points: Vec<(Applied, Points)>) -> Answer<'a, ()> {
         Box::pin(async move {
             let mut series = self.lock();
-            let of = |(applied, of): (Applied, Points)| series.append(&applied, &of.series, of.points).map(|_| ());
-            first_refusal(points.into_iter().map(of))
+            first_refusal(points.iter().map(|(applied, points)| series.write(applied, points).map(|_| ())))
         })
     }
 

@@ -330,8 +330,9 @@ mod tests {
             ..Default::default()
         };
         stores.catalog.write().sample(&sample, NOW);
-        let point = crate::shell::store::point(sample);
-        block_on(stores.raw.append(&Applied::new("TELEMETRY", 2), "i", vec![point])).unwrap();
+        let points = crate::shell::store::of_samples(vec![sample]);
+        let applied = Applied::new("TELEMETRY", 2);
+        block_on(stores.raw.write(points.into_iter().map(|points| (applied.clone(), points)).collect())).unwrap();
         assert_eq!(ask(&stores, "container.cpu.usage", 7_000, 0, Function::Unspecified).series[0].values, [0.25]);
 
         let wrong = [

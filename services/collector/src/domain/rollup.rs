@@ -178,8 +178,8 @@ impl Lane<'_> {
 
 impl Rollup {
     /// A series of which the message of this sequence stored values.
-    pub(crate) fn lane(&mut self, sequence: u64, series: &str) -> Lane<'_> {
-        let tracks = self.all.entry(series.to_owned()).or_default();
+    pub(crate) fn lane(&mut self, sequence: u64, series: impl Into<String>) -> Lane<'_> {
+        let tracks = self.all.entry(series.into()).or_default();
         Lane { sequence, tracks, progress: &mut self.progress }
     }
 

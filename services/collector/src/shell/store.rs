@@ -2,9 +2,9 @@
 //! new, catch up by themselves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -268,7 +268,7 @@ impl Shelf for Rolled {
                 by_series.entry(series).or_default().push(point);
             }
             let applied = Applied::new(Packed::STREAM, reached);
-            let points = by_series.into_iter().map(|(series, points)| Points { series: series.clone(), points });
+            let points = by_series.into_iter().map(|(series, points)| Points::of(series, points));
             write(&**store, reached, points.map(|points| (applied.clone(), points)).collect()).await?;
         }
         // What is open is read again by the next process.
@@ -366,7 +366,7 @@ impl Held {
                         of = (sample.cluster_id, sample.owner);
                         labels = labels_of(of.0.clone(), of.1.clone());
                     }
-                    let mut lane = rollup.lane(sequence, &sample.instance_id);
+                    let mut lane = rollup.lane(sequence, sample.instance_id);
                     lane.push(&labels, at_ms, values);
                 }
             }
@@ -390,7 +390,7 @@ fn roll_up_readings(pack: &Readings, sequence: u64, rollup: &mut Rollup) {
     let metric = |row: usize| &pack.metrics[pack.metric[row] as usize];
     for rows in order.chunk_by(|a, b| metric(*a).entity == metric(*b).entity) {
         let Some(first) = rows.first() else { continue };
-        let mut lane = rollup.lane(sequence, &series[metric(*first).entity as usize]);
+        let mut lane = rollup.lane(sequence, series[metric(*first).entity as usize].as_str());
         for row in rows {
             let metric = metric(*row);
             let at_ms = begin_ms + i64::from(pack.after_ms[*row]);
@@ -405,16 +405,37 @@ fn points(stored: &Stored, see: impl FnOnce(&Held, Timestamp)) -> Vec<(Applied, 
     see(&held, stored.stored);
     let rows = match held {
         Held::Readings(pack) => of_readings(&pack),
-        Held::Samples(samples) => {
-            let mut rows: BTreeMap<String, Vec<Point>> = BTreeMap::new();
-            for mut sample in samples {
-                rows.entry(std::mem::take(&mut sample.instance_id)).or_default().push(point(sample));
-            }
-            rows.into_iter().map(|(series, points)| Points { series, points }).collect()
-        }
+        Held::Samples(samples) => of_samples(samples),
     };
     let applied = Applied::new(&stored.stream, stored.sequence);
     rows.into_iter().map(|points| (applied.clone(), points)).collect()
+}
+
+/// The names of what is kept of a sample.
+static NAMES: LazyLock<Arc<[String]>> =
+    LazyLock::new(|| values(&InstanceSample::default()).map(|(name, _)| name.to_owned()).into());
+
+/// The points of samples, those of one instance together.
+pub(crate) fn of_samples(samples: Vec<InstanceSample>) -> Vec<Points> {
+    let mut places = HashMap::<String, usize>::with_capacity(samples.len());
+    let mut rows: Vec<Points> = Vec::with_capacity(samples.len());
+    let mut labels = Arc::<BTreeMap<String, String>>::default();
+    let mut of = (String::new(), String::new());
+    for sample in samples {
+        let at = sample.at.unwrap_or_default().as_nanos();
+        let values = values(&sample).map(|(_, value)| value);
+        // Most are of one cluster and owner.
+        if labels.is_empty() || of.0 != sample.cluster_id || of.1 != sample.owner {
+            of = (sample.cluster_id, sample.owner);
+            labels = Arc::new(labels_of(of.0.clone(), of.1.clone()));
+        }
+        let place = *places.entry(sample.instance_id).or_insert_with_key(|instance_id| {
+            rows.push(Points { series: instance_id.clone(), columns: vec![] });
+            rows.len() - 1
+        });
+        rows[place].push(&labels, &NAMES, at, values);
+    }
+    rows
 }
 
 /// Entity, time after the pack's, and labels: what the values of one point have in common.
@@ -422,22 +443,28 @@ type Spot<'a> = (u32, i32, &'a BTreeMap<String, String>);
 
 /// The points of readings: those of one entity, time and labels are one.
 fn of_readings(pack: &Readings) -> Vec<Points> {
-    let begin_ms = pack.at.unwrap_or_default().as_millis();
-    let mut points: BTreeMap<Spot<'_>, BTreeMap<String, f64>> = BTreeMap::new();
+    let begin = pack.at.unwrap_or_default().as_nanos();
+    let mut spots: BTreeMap<Spot<'_>, BTreeMap<&str, f64>> = BTreeMap::new();
     for ((metric, after_ms), value) in pack.metric.iter().zip(&pack.after_ms).zip(&pack.values) {
         let metric = &pack.metrics[*metric as usize];
-        let values = points.entry((metric.entity, *after_ms, &metric.labels)).or_default();
-        values.insert(metric.name.clone(), *value);
+        let values = spots.entry((metric.entity, *after_ms, &metric.labels)).or_default();
+        values.insert(&metric.name, *value);
     }
+    // Many points have the same names, and some the same labels.
+    let mut names = BTreeMap::<Vec<&str>, Arc<[String]>>::new();
+    let mut labels = BTreeMap::<&BTreeMap<String, String>, Arc<BTreeMap<String, String>>>::new();
     let mut rows: Vec<(u32, Points)> = vec![];
-    for ((entity, after_ms, labels), values) in points {
-        let at = Timestamp::from_millis(begin_ms + i64::from(after_ms));
-        let point = Point { at, labels: labels.clone(), values };
-        match rows.last_mut() {
-            Some((last, of)) if *last == entity => of.points.push(point),
-            _ => {
-                rows.push((entity, Points { series: series_of(&pack.entities[entity as usize]), points: vec![point] }))
-            }
+    for ((entity, after_ms, of), values) in spots {
+        let at = begin + i128::from(after_ms) * 1_000_000;
+        let names = names
+            .entry(values.keys().copied().collect())
+            .or_insert_with_key(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        let labels = labels.entry(of).or_insert_with(|| Arc::new(of.clone()));
+        if rows.last().is_none_or(|(last, _)| *last != entity) {
+            rows.push((entity, Points { series: series_of(&pack.entities[entity as usize]), columns: vec![] }));
+        }
+        if let Some((_, points)) = rows.last_mut() {
+            points.push(labels, names, at, values.into_values());
         }
     }
     rows.into_iter().map(|(_, points)| points).collect()
@@ -461,15 +488,6 @@ fn values(sample: &InstanceSample) -> [(&'static str, f64); 10] {
 
 fn labels_of(cluster_id: String, owner: String) -> BTreeMap<String, String> {
     BTreeMap::from([("cluster_id".to_owned(), cluster_id), ("owner".to_owned(), owner)])
-}
-
-/// A sample as a point of its instance's series.
-pub(crate) fn point(sample: InstanceSample) -> Point {
-    Point {
-        at: sample.at.unwrap_or_default(),
-        values: values(&sample).into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        labels: labels_of(sample.cluster_id, sample.owner),
-    }
 }
 
 /// A point of an instance's series as the sample it was.
@@ -527,7 +545,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_sample_comes_back_from_the_store_as_it_was(given in any_sample()) {
-            prop_assert_eq!(sample("i", point(given.clone())), given);
+            let kept = of_samples(vec![given.clone(), given.clone()]);
+            prop_assert_eq!((kept.len(), kept[0].columns.len(), kept[0].series.as_str()), (1, 1, "i"));
+            for point in kept[0].points() {
+                prop_assert_eq!(&sample("i", point), &given);
+            }
         }
     }
 

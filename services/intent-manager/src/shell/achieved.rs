@@ -44,7 +44,7 @@ fn rows(stored: &Stored) -> Vec<Points> {
     if points.is_empty() {
         return vec![];
     }
-    vec![Points { series: format!("{}/{}", observation.owner, observation.intent_id), points }]
+    vec![Points::of(format!("{}/{}", observation.owner, observation.intent_id), points)]
 }
 
 #[cfg(test)]
@@ -59,8 +59,9 @@ mod tests {
     fn each_measured_target_is_a_point_and_what_was_not_measured_none() {
         let at = Timestamp::from_millis(1);
         let observation = observed(7, 1, Some((12.5, 64.0)));
-        let [Points { series, points }] = &rows(&stored(&observation, 1, at))[..] else { panic!("one series") };
-        assert_eq!((series.as_str(), points.len()), ("local/plant", 2));
+        let [found] = &rows(&stored(&observation, 1, at))[..] else { panic!("one series") };
+        let points: Vec<Point> = found.points().collect();
+        assert_eq!((found.series.as_str(), points.len()), ("local/plant", 2));
         assert!(points.iter().all(|point| Some(point.at) == observation.end));
         assert_eq!((points[0].values["achieved"], points[0].labels["target"].as_str()), (12.5, "cpuUsage"));
         assert_eq!(rows(&stored(&observed(7, 1, None), 1, at)), []);

@@ -39,7 +39,7 @@ fn rows(stored: &Stored) -> Vec<Points> {
             labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),
             values: known.map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>(),
         };
-        Points { series: format!("{}/{}", link.from_cluster, link.to_cluster), points: vec![point] }
+        Points::of(format!("{}/{}", link.from_cluster, link.to_cluster), [point])
     };
     changed.links.into_iter().map(of_link).collect()
 }
@@ -64,10 +64,9 @@ mod tests {
             ..LinkCost::default()
         };
         let changed = CostsChanged { domain: "d".into(), links: vec![link], ..CostsChanged::default() };
-        let [Points { series, points }] = &rows(&stored(&changed, 1, Timestamp::from_millis(9)))[..] else {
-            panic!("one series")
-        };
-        assert_eq!((series.as_str(), points[0].at), ("a/b", at));
+        let [found] = &rows(&stored(&changed, 1, Timestamp::from_millis(9)))[..] else { panic!("one series") };
+        let points: Vec<Point> = found.points().collect();
+        assert_eq!((found.series.as_str(), points[0].at), ("a/b", at));
         assert_eq!((points[0].values["latency_ms"], points[0].values["up"]), (3.5, 1.0));
         assert!(!points[0].values.contains_key("throughput_mbps"));
     }
