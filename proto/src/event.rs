@@ -140,6 +140,58 @@ impl<E: Event> AnyEvent for E {
     }
 }
 
+/// An event that came encoded, and is passed on with the same bytes.
+#[derive(Clone, Debug)]
+pub struct Encoded<E> {
+    keys: E,
+    body: Bytes,
+}
+
+impl<E: Event> Encoded<E> {
+    /// The event of this body, of which the key fields are given: they make its subject.
+    pub fn new(keys: E, body: Bytes) -> Self {
+        Self { keys, body }
+    }
+}
+
+impl<E: Event> AnyEvent for Encoded<E> {
+    fn message(&self) -> &'static str {
+        E::MESSAGE
+    }
+
+    fn stream(&self) -> &'static str {
+        E::STREAM
+    }
+
+    fn area(&self) -> &'static str {
+        E::AREA
+    }
+
+    fn is_command(&self) -> bool {
+        E::COMMAND
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        Event::keys(&self.keys)
+    }
+
+    fn subject(&self) -> Result<String, DecodeError> {
+        self.keys.subject()
+    }
+
+    fn body(&self) -> Bytes {
+        self.body.clone()
+    }
+
+    fn adopt_keys(&mut self, subject: &str) -> Result<(), DecodeError> {
+        self.keys.adopt_keys(subject)
+    }
+
+    fn refusal(&self) -> Option<(&str, Refusal)> {
+        Event::refusal(&self.keys)
+    }
+}
+
 /// The keys of a subject that fits a braced pattern, in order; `None` if it does not fit.
 pub fn subject_keys(pattern: &str, subject: &str) -> Option<Vec<String>> {
     let filter = pattern.split('.').map(|t| if t.starts_with('{') { "*" } else { t }).collect::<Vec<_>>().join(".");

@@ -21,7 +21,7 @@ pub mod wording;
 mod written;
 
 pub use contract::Contract;
-pub use event::{AnyEvent, DecodeError, Event, EventSet, FactSet, Stream, subject_keys};
+pub use event::{AnyEvent, DecodeError, Encoded, Event, EventSet, FactSet, Stream, subject_keys};
 pub use id::{Id, IdError, KEY_FORMAT, derived_id, is_key};
 pub use refusal::{Refusal, RefusalCode};
 pub use samples::{

@@ -34,7 +34,7 @@ use mesh_core::Stored;
 use mesh_core::{Derived, Projector};
 use mesh_intent::{Measure, types};
 use mesh_proto::{
-    DecodeError, PACKED_SIGNAL, READINGS_SIGNAL, Timestamp,
+    DecodeError, Encoded, PACKED_SIGNAL, READINGS_SIGNAL, Timestamp,
     cluster::ClusterRegistered,
     derived_id, instance_samples,
     intent::{GovernedInstance, Intent, IntentAcknowledged, IntentStateChanged, NotFulfilledState, State},
@@ -161,11 +161,22 @@ struct Track {
     last: Option<Arc<InstanceSample>>,
 }
 
+/// Bytes of a pack as it is encoded.
+fn packed_len(cluster_id: &str, samples: &[Arc<InstanceSample>]) -> usize {
+    let name = Packed { cluster_id: cluster_id.to_owned(), samples: vec![] }.encoded_len();
+    let framed = |sample: &Arc<InstanceSample>| {
+        let len = sample.encoded_len();
+        // The field's key takes one byte.
+        1 + prost::length_delimiter_len(len) + len
+    };
+    name + samples.iter().map(framed).sum::<usize>()
+}
+
 /// Samples of one cluster that wait to be published.
 #[derive(Debug, Default)]
 struct Pack {
     since: Timestamp,
-    samples: Vec<InstanceSample>,
+    samples: Vec<Arc<InstanceSample>>,
 }
 
 /// An intent under watch.
@@ -514,22 +525,32 @@ impl Collector {
         self.packs.get(cluster_id).is_some_and(|pack| pack.samples.len() >= self.limits.pack_max)
     }
 
-    /// Takes a pack out as an event.
-    fn flush(&mut self, cluster_id: &str) -> Option<Derived> {
-        let flushed = self.packed(cluster_id)?;
+    /// Takes a pack out as an event. If it is what came in this body, and nothing else, it is passed on as it came.
+    fn flush(&mut self, cluster_id: &str, came: Option<&Bytes>) -> Option<Derived> {
+        let flushed = self.packed(cluster_id, came)?;
         self.sharing.publishes(&flushed.id);
         Some(flushed)
     }
 
-    fn packed(&mut self, cluster_id: &str) -> Option<Derived> {
+    fn packed(&mut self, cluster_id: &str, came: Option<&Bytes>) -> Option<Derived> {
         let (cluster_id, Pack { mut samples, .. }) = self.packs.remove_entry(cluster_id)?;
-        samples.sort_by(|a, b| (a.at, &a.instance_id, a.generation).cmp(&(b.at, &b.instance_id, b.generation)));
+        // As long as what it would be encoded to: then there is nothing in it that was not read and taken in.
+        let came = came.filter(|came| came.len() == packed_len(&cluster_id, &samples));
+        if came.is_none() {
+            samples.sort_by(|a, b| (a.at, &a.instance_id, a.generation).cmp(&(b.at, &b.instance_id, b.generation)));
+        }
         let (first, last) = (samples.first()?, samples.last()?);
         let at = |sample: &InstanceSample| sample.at.unwrap_or_default();
         let (begin, end, count) = (at(first).to_string(), at(last).to_string(), samples.len().to_string());
         let parts = ["packed", &cluster_id, &begin, &first.instance_id, &end, &last.instance_id, &count];
-        let (id, last) = (derived_id(&parts), at(last));
-        Some(Derived::new(Packed { cluster_id, samples }, id, last))
+        let id = derived_id(&parts);
+        let newest = samples.iter().map(|sample| at(sample)).max()?;
+        if let Some(came) = came {
+            let event = Box::new(Encoded::new(Packed { cluster_id, samples: vec![] }, came.clone()));
+            return Some(Derived { event, id, at: newest });
+        }
+        let samples = samples.into_iter().map(Arc::unwrap_or_clone).collect();
+        Some(Derived::new(Packed { cluster_id, samples }, id, newest))
     }
 
     /// Takes a sound sample in; true if it waits to be packed now. What another collector stored is not counted here.
@@ -558,23 +579,27 @@ impl Collector {
         }
         track.count += 1;
         self.counts.accepted += u64::from(origin == Origin::Sender);
-        let shared = Arc::new(sample.clone());
+        let shared = Arc::new(sample);
         if track.last.as_ref().is_none_or(|last| last.at <= shared.at) {
             track.last = Some(shared.clone());
         }
         self.feed.push(shared.clone(), track.count);
-        self.channel.sample(shared, track.count);
-        self.observe(&sample, remembered);
-        self.look_at(&sample, derived);
+        self.channel.sample(shared.clone(), track.count);
+        self.observe(&shared, remembered);
+        self.look_at(&shared, derived);
         if remembered {
-            self.usage.sample(&sample);
+            self.usage.sample(&shared);
         }
         if origin == Origin::Stream {
             return false;
         }
         let now = self.now;
-        let pack = self.packs.entry(sample.cluster_id.clone()).or_insert_with(|| Pack { since: now, samples: vec![] });
-        pack.samples.push(sample);
+        match self.packs.get_mut(&shared.cluster_id) {
+            Some(pack) => pack.samples.push(shared),
+            None => {
+                self.packs.insert(shared.cluster_id.clone(), Pack { since: now, samples: vec![shared] });
+            }
+        }
         true
     }
 
@@ -993,7 +1018,7 @@ impl Projector for Collector {
         let ripe =
             |(key, pack): (&String, &Pack)| (now.millis_since(pack.since) >= self.limits.flush_ms).then(|| key.clone());
         let ripe: Vec<_> = self.packs.iter().filter_map(ripe).collect();
-        derived.extend(ripe.iter().filter_map(|key| self.flush(key)));
+        derived.extend(ripe.iter().filter_map(|key| self.flush(key, None)));
         derived
     }
 }
@@ -1014,20 +1039,20 @@ impl Collector {
             return vec![];
         };
         let mut derived = vec![];
-        let mut ripe = None;
+        // A message is of one cluster.
+        let cluster_id = samples.first().map_or_else(String::new, |sample| sample.cluster_id.clone());
+        let came = Some(body).filter(|_| signal == Some(PACKED_SIGNAL) && !self.packs.contains_key(&cluster_id));
+        let mut waits = false;
         for sample in samples {
-            let Some(sample) = sound(sample) else {
-                self.counts.invalid += 1;
-                continue;
-            };
-            let cluster_id = sample.cluster_id.clone();
-            let waits = self.take(sample, Origin::Sender, &mut derived);
-            // What an agent packed is stored as it comes; a single sample waits for others.
-            if waits && (signal == Some(PACKED_SIGNAL) || self.is_full(&cluster_id)) {
-                ripe = Some(cluster_id);
+            match sound(sample) {
+                Some(sample) => waits |= self.take(sample, Origin::Sender, &mut derived),
+                None => self.counts.invalid += 1,
             }
         }
-        derived.extend(ripe.and_then(|cluster_id| self.flush(&cluster_id)));
+        // What an agent packed is stored as it comes; a single sample waits for others.
+        if waits && (signal == Some(PACKED_SIGNAL) || self.is_full(&cluster_id)) {
+            derived.extend(self.flush(&cluster_id, came));
+        }
         derived
     }
 }

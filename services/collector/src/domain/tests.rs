@@ -359,6 +359,29 @@ fn single_samples_are_packed_each_second_and_packs_as_they_come() {
 }
 
 #[test]
+fn a_pack_is_passed_on_as_it_came_if_all_of_it_was_taken_in() {
+    let mut collector = watching(60);
+    let of = |id: &str, millis| InstanceSample { instance_id: id.into(), ..sample(millis, 1.0) };
+    let pack = |samples: &[InstanceSample]| -> Bytes {
+        Packed { cluster_id: "edge".into(), samples: samples.to_vec() }.encode_to_vec().into()
+    };
+    let mut stored = |body: &Bytes| {
+        let derived = collector.sample("continuum/site/node/instances/edge", body);
+        let derived = derived.into_iter().find(|d| d.event.message() == Packed::MESSAGE).unwrap();
+        assert_eq!(derived.event.subject().unwrap(), "telemetry.packed.v1.edge");
+        (derived.event.body(), derived.at)
+    };
+    let came = pack(&[of("b", 20), of("a", 10)]);
+    assert_eq!(stored(&came), (came, at(20)), "in the order of its sender");
+    let half = pack(&[of("a", 10), of("a", 30)]);
+    assert_eq!(stored(&half).0, pack(&[of("a", 30)]), "without what came before");
+    let unknown: Bytes = [&pack(&[of("a", 40)])[..], &[0x7a, 1, 0]].concat().into();
+    assert_eq!(stored(&unknown).0, pack(&[of("a", 40)]), "without what nobody reads");
+    let dropped = pack(&[InstanceSample { dropped: 7, ..of("a", 50) }]);
+    assert_eq!(stored(&dropped).0, pack(&[of("a", 50)]));
+}
+
+#[test]
 fn one_instance_serves_every_intent_that_governs_it() {
     let mut collector = watching(1);
     collector.apply(&stored(&acknowledged_of("intent-2", 1, 2, &[INSTANCE, "instance-2"]), at(0)));
