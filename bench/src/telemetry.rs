@@ -3,7 +3,7 @@
 mod by_hand;
 mod channel;
 mod delay;
-mod flow;
+pub(crate) mod flow;
 mod memory;
 mod queries;
 pub(crate) mod samples;

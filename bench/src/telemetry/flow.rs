@@ -36,7 +36,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 const METRICS: usize = 20;
 
 /// The present.
-pub(super) fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_nanos(i128::try_from(since.as_nanos()).unwrap_or_default())
 }
@@ -143,7 +143,7 @@ impl Collector {
 
 /// Whose samples these are, by the beginning of their keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Site {
+pub(crate) enum Site {
     /// The mesh's: the collector takes them.
     Mesh,
     /// The same bytes for the program by hand.
@@ -152,7 +152,7 @@ pub(super) enum Site {
 
 impl Site {
     /// The key of a cluster's packs; `*` for all of them.
-    pub(super) fn key(self, cluster_id: &str, signal: &str) -> String {
+    pub(crate) fn key(self, cluster_id: &str, signal: &str) -> String {
         match self {
             Self::Mesh => sample_key("local", cluster_id, signal, cluster_id),
             Self::ByHand => format!("by-hand/{cluster_id}/{signal}"),
@@ -162,7 +162,7 @@ impl Site {
 
 /// What agents send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Samples of instances.
     Samples,
     /// Readings of nodes.
@@ -170,7 +170,7 @@ pub(super) enum Kind {
 }
 
 /// Agents that send packs in turn.
-pub(super) struct Load {
+pub(crate) struct Load {
     kind: Kind,
     clusters: usize,
     turn: usize,
@@ -184,7 +184,7 @@ enum Pack {
 
 impl Load {
     /// Of a number of clusters, with a number of samples or values in each pack.
-    pub(super) fn new(kind: Kind, prefix: &str, clusters: usize, each: usize) -> Self {
+    pub(crate) fn new(kind: Kind, prefix: &str, clusters: usize, each: usize) -> Self {
         let pack = |number: usize| {
             let cluster_id = format!("{prefix}-{number}");
             match kind {
@@ -230,7 +230,7 @@ impl Load {
     }
 
     /// Sends the next pack, measured at a time.
-    pub(super) async fn send(&mut self, samples: &Samples, site: Site, at: Timestamp) -> anyhow::Result<()> {
+    pub(crate) async fn send(&mut self, samples: &Samples, site: Site, at: Timestamp) -> anyhow::Result<()> {
         let (cluster_id, body) = self.next(at);
         let (signal, message) = match self.kind {
             Kind::Samples => (PACKED_SIGNAL, Packed::MESSAGE),
@@ -252,7 +252,7 @@ impl Load {
     ///
     /// # Errors
     /// When nothing comes to be stored.
-    pub(super) async fn begin(
+    pub(crate) async fn begin(
         &mut self,
         samples: &Samples,
         site: Site,
