@@ -63,6 +63,17 @@ pub fn make_once<E: From<io::Error>>(path: &Path, text: impl FnOnce() -> Result<
     Ok(fs::remove_file(&staged)?)
 }
 
+/// Tries whether this process can keep files in a folder, which it makes if there is none.
+///
+/// # Errors
+/// Those of the file system, for example on a read-only disk or in a folder of another user.
+pub(crate) fn try_writing(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let path = folder.join(format!(".writable-{}", uuid::Uuid::new_v4().simple()));
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(&path)
+}
+
 /// Moves the files of these names that are in one folder and not yet in the other, for their owner alone.
 pub(crate) fn move_files(from: &Path, to: &Path, names: &[&str]) -> io::Result<()> {
     for (old, new) in names.iter().map(|name| (from.join(name), to.join(name))) {
@@ -122,6 +133,16 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "first");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn writing_is_tried_where_nothing_is_left_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("new/data");
+        try_writing(&data).unwrap();
+        assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
+        // Nobody makes files there, root included.
+        assert!(try_writing(Path::new("/proc/self")).is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fmt, io,
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use tracing::Instrument as _;
 
 use crate::{
     config::{self, Settings},
-    http,
+    files, http,
     mesh::{Failure, Mesh},
     metrics,
     reader::Reader,
@@ -62,6 +63,23 @@ pub enum StartError {
     Listen {
         /// Which.
         address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The process cannot keep its files: the disk is read-only, or the folder belongs to another user.
+    #[error(
+        "configuration key {key:?}: user {user} cannot write to {}; mount a writable volume there that belongs to this \
+         user, or set another folder",
+        folder.display()
+    )]
+    Folder {
+        /// Key of the configuration that names the folder.
+        key: &'static str,
+        /// Which.
+        folder: PathBuf,
+        /// Number of the user that the process runs as.
+        user: u32,
         /// Why.
         #[source]
         source: io::Error,
@@ -224,9 +242,12 @@ fn code_of(error: &anyhow::Error) -> u8 {
         return exit::USAGE;
     }
     match error.chain().find_map(|cause| cause.downcast_ref::<StartError>()) {
-        Some(StartError::Bus(ConnectError::Address { .. }) | StartError::Secret(_) | StartError::Listen { .. }) => {
-            exit::USAGE
-        }
+        Some(
+            StartError::Bus(ConnectError::Address { .. })
+            | StartError::Secret(_)
+            | StartError::Listen { .. }
+            | StartError::Folder { .. },
+        ) => exit::USAGE,
         Some(StartError::Bus(_)) => exit::UNAVAILABLE,
         Some(StartError::Metrics(_)) | None => exit::INTERNAL,
     }
@@ -274,6 +295,22 @@ fn seed(settings: &Settings) -> Result<Option<String>, StartError> {
     Ok(Some(secret.read().map_err(StartError::Secret)?.expose().to_owned()))
 }
 
+/// Tries the folders that the process keeps files in, so that it ends here and not when it first has to write.
+fn folders(settings: &Settings) -> Result<(), StartError> {
+    for (key, folder) in [("data_dir", &settings.data_dir), ("keys_dir", &settings.keys_dir)] {
+        if let Some(folder) = folder {
+            let user = nix::unistd::getuid().as_raw();
+            files::try_writing(folder).map_err(|source| StartError::Folder {
+                key,
+                folder: folder.clone(),
+                user,
+                source,
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// [`join`] for one of the services of a process that runs all of them, over what they share.
 pub async fn join_sharing<C, F, S>(
     joint: &Joint,
@@ -304,6 +341,7 @@ where
     if settings.random_wording {
         mesh_proto::wording::randomise();
     }
+    folders(&settings)?;
     // The port first: its number is known to the service, and taken before anything is announced.
     let listen = |source| StartError::Listen { address: settings.listen.clone(), source };
     let listener = TcpListener::bind(&settings.listen).await.map_err(listen)?;
