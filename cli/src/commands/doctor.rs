@@ -25,6 +25,8 @@ const DISK_MIN_BYTES: u64 = 1 << 30;
 const FULL_PERCENT: u64 = 90;
 /// How far clocks may be apart.
 const SKEW_MAX_MS: i64 = 2_000;
+/// How far a notice may be older than its storing. A process sends one for seconds, so a longer time is its clock's.
+const BEHIND_MAX_MS: i64 = 120_000;
 /// How long a consumer that has work may stand still.
 const STALL: Duration = Duration::from_secs(2);
 /// Dead letters younger than this are trouble; older ones are history.
@@ -286,7 +288,7 @@ fn server_clock(streams: &[status::Stream], here: Timestamp) -> Finding {
     }
 }
 
-/// How far each service's clock was ahead of the server's when it last gave notice, milliseconds.
+/// How far each service's clock was ahead of the server's when it last gave notice, milliseconds; less than 0 if behind.
 async fn service_clocks(client: &Client) -> anyhow::Result<Vec<(String, i64)>> {
     let log = client.bus().log(ServiceChanged::STREAM);
     let mut found = vec![];
@@ -299,16 +301,22 @@ async fn service_clocks(client: &Client) -> anyhow::Result<Vec<(String, i64)>> {
     Ok(found)
 }
 
-/// A notice cannot be from the future; one from the past may have been sent again.
+/// A notice cannot be from the future; one from the past may have been sent again, for seconds.
 fn judge_clocks(ahead: &[(String, i64)]) -> Finding {
-    let wrong: Vec<String> =
-        ahead.iter().filter(|(_, ms)| *ms > SKEW_MAX_MS).map(|(name, ms)| format!("{name} {ms} ms")).collect();
+    let wrong: Vec<String> = ahead
+        .iter()
+        .filter_map(|(name, ms)| match *ms {
+            ms if ms > SKEW_MAX_MS => Some(format!("{name} is {ms} ms ahead")),
+            ms if ms < -BEHIND_MAX_MS => Some(format!("{name} is {} s behind", -ms / 1_000)),
+            _ => None,
+        })
+        .collect();
     match wrong.is_empty() {
-        true => good("service clocks", "none is ahead of the server's"),
+        true => good("service clocks", "agree with the server's"),
         false => bad(
             "service clocks",
-            format!("ahead of the server's: {}", wrong.join(", ")),
-            "synchronise their machines, for example with chrony",
+            format!("differ from the server's: {}", wrong.join(", ")),
+            "synchronise their machines, for example with chrony, and start the services again",
         ),
     }
 }
@@ -383,8 +391,10 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_from_the_future_betrays_a_clock() {
+    fn a_notice_from_the_future_or_long_past_betrays_a_clock() {
         assert!(judge_clocks(&[("validator".into(), -60_000)]).ok);
         assert!(!judge_clocks(&[("validator".into(), 5_000)]).ok);
+        let behind = judge_clocks(&[("validator".into(), 0), ("gateway".into(), -86_400_000)]);
+        assert!(!behind.ok && behind.found.contains("gateway is 86400 s behind"), "{behind:?}");
     }
 }

@@ -61,6 +61,13 @@ pub enum Render {
     },
 }
 
+/// What to look at when files cannot be written.
+fn unwritable(out: &Path, keys: Option<&Path>) -> String {
+    let folders = std::iter::once(out).chain(keys).map(|folder| folder.display().to_string());
+    let folders: Vec<String> = folders.collect();
+    format!("write to {}: make it writable, for the user that runs this", folders.join(" and "))
+}
+
 /// Runs `provision` or `provision render`.
 pub async fn run(data_dir: &Path, arguments: ProvisionArguments, format: Format) -> anyhow::Result<ExitCode> {
     mesh_bus::install_crypto();
@@ -82,9 +89,13 @@ pub async fn run(data_dir: &Path, arguments: ProvisionArguments, format: Format)
             ..RenderOptions::default()
         };
         let rendered = render(contract(), &options).context("render")?;
-        let files = rendered.write_with_keys(&out, &folder).context("write")?;
+        let written = rendered.write_with_keys(&out, &folder);
+        let files = written.with_context(|| unwritable(&out, keys_apart.as_deref()))?;
         if keys_apart.is_some() {
-            together.remove(contract()).context("remove keys that were moved")?;
+            together
+                .remove(contract())
+                .with_context(|| unwritable(&out, None))
+                .context("remove keys that were moved")?;
         }
         let place = keys_apart.unwrap_or_else(|| out.join("keys"));
         line(format!("{} and {} keys in {}", files.nats_conf.display(), files.keys.len(), place.display()));

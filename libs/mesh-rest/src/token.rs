@@ -160,7 +160,7 @@ pub enum Refused {
     #[error("the token expired {0} s ago")]
     Expired(i64),
     /// Not yet.
-    #[error("the token is valid only in {0} s")]
+    #[error("the token is valid only in {0} s: the clock of this service or of the issuer is wrong; synchronise them")]
     NotYet(i64),
     /// Valid for longer than we trust any token.
     #[error("the token is valid for {0} s, longer than is accepted")]
