@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-full test-wording test-kill9 test-compose setup setup-test servers build build-demo images package test-package wheel test-python gen lint docs clean
+.PHONY: demo up test test-full test-wording test-kill9 test-compose test-compose-full setup setup-test servers build build-demo images package test-package wheel test-python gen lint docs clean
 
 ## The story, end to end, with real processes and real measurements.
 demo: setup build-demo
@@ -41,10 +41,19 @@ servers:
 test-compose: setup-test build
 	infra/test/compose.sh debug
 
+## Its long form: each service killed and upgraded at the highest rate of intents that this machine holds, and ten starts.
+test-compose-full: setup-test build
+	infra/test/compose.sh debug --full
+	infra/test/compose.sh debug --starts 10
+
 ## An image of every program that compose.yaml names, with docker, podman or buildah.
 images:
 	$(CARGO) build --workspace --locked --bins --release
 	infra/images/build.sh --profile release
+
+## The mesh of compose.yaml, started in the background; before that, what would stand in its way is named.
+up:
+	infra/compose/up.sh
 
 ## A tarball and a .deb, with checksums and lists of contents, in target/packages.
 package: setup

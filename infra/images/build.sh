@@ -1,39 +1,43 @@
 #!/usr/bin/env bash
 # Makes an image of every program that `compose.yaml` names, from binaries that are compiled already.
-#   infra/images/build.sh [--profile debug|release] [--engine docker|podman|buildah] [--stand-ins]
+#   infra/images/build.sh [--profile debug|release] [--engine docker|podman|buildah] [--only NAME,NAME] [--stand-ins]
 # Which engine: `--engine`, else $CONTAINER_ENGINE, else the first of docker, podman, buildah and .tools/engine/podman that
 # answers. The base is $BASE_IMAGE; else the usual one of Google's distroless, if its registry answers; else one that
 # infra/images/base.sh makes out of Debian's packages. $CONTINUUM_IMAGES and $CONTINUUM_VERSION name the images as in
-# compose.yaml. --stand-ins makes images under the names of nats and eclipse/zenoh too, for machines without a registry.
+# compose.yaml. --only makes the named images alone. --stand-ins makes images under the names of nats and eclipse/zenoh too, for
+# machines without a registry. An engine that does not answer within $CONTAINER_ENGINE_WAIT_S (20), or does not make an image
+# within $CONTAINER_ENGINE_BUILD_S (600), is given up.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-profile=release engine="${CONTAINER_ENGINE:-}" stand_ins=""
+. infra/engine/find.sh
+profile=release stand_ins="" only=""
 while [ $# -gt 0 ]; do
   case "$1" in
+    --profile | --engine | --only) if [ $# -lt 2 ]; then echo "$1 needs a value" >&2 && exit 64; fi ;;
+  esac
+  case "$1" in
     --profile) profile="$2" && shift 2 ;;
-    --engine) engine="$2" && shift 2 ;;
+    --engine) CONTAINER_ENGINE="$2" && shift 2 ;;
+    --only) only="${2//,/ }" && shift 2 ;;
     --stand-ins) stand_ins=1 && shift ;;
-    *) echo "unknown argument $1; use --profile, --engine or --stand-ins" >&2 && exit 64 ;;
+    *) echo "unknown argument $1; use --profile, --engine, --only or --stand-ins" >&2 && exit 64 ;;
   esac
 done
-# An engine that hangs is none.
-answers() { timeout 20 "$1" info >/dev/null 2>&1; }
-if [ -n "$engine" ]; then
-  if ! answers "$engine"; then echo "the container engine $engine does not answer \`$engine info\` within 20 s" >&2 && exit 69; fi
-else
-  for candidate in docker podman buildah "$PWD/.tools/engine/podman"; do
-    if command -v "$candidate" >/dev/null && answers "$candidate"; then engine="$candidate" && break; fi
-  done
-  if [ -z "$engine" ]; then
-    echo "no container engine answers: install docker, podman or buildah, or run infra/engine/install.sh" >&2 && exit 69
-  fi
-fi
+engine="$(find_engine docker podman buildah "$PWD/.tools/engine/podman")"
+build_s="${CONTAINER_ENGINE_BUILD_S:-600}"
 binaries="target/$profile"
 prefix="${CONTINUUM_IMAGES:-continuum}"
 release="$(sed -n '/^version = "/s/.*"\(.*\)"/\1/p' Cargo.toml | head -n 1)"
 version="${CONTINUUM_VERSION:-$release}"
 revision="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 names="$(sed -n 's|^ *image: ${CONTINUUM_IMAGES:-continuum}/\([a-z-]*\):.*|\1|p' compose.yaml | sort -u)"
+for name in $only; do
+  if ! grep -qxF -- "$name" <<<"$names"; then
+    echo "unknown image $name; compose.yaml has: $(echo $names)" >&2
+    exit 64
+  fi
+done
+names="${only:-$names}"
 for name in $names; do
   if [ ! -x "$binaries/$name" ]; then
     echo "$binaries/$name is missing: compile first (cargo build --locked --bins, with --release for the profile release)" >&2
@@ -46,11 +50,22 @@ trap 'rm -rf "$work"' EXIT
 build() { # context, name with tag, then build arguments
   local context="$1" tag="$2"
   shift 2
-  if ! "$engine" build --quiet --file "$context/Dockerfile" --tag "$tag" "$@" "$context" >"$work/log" 2>&1; then
-    cat "$work/log" >&2
-    echo "$engine could not build $tag" >&2
-    exit 70
-  fi
+  local code=0
+  timeout --kill-after=10 "$build_s" \
+    "$engine" build --quiet --file "$context/Dockerfile" --tag "$tag" "$@" "$context" >"$work/log" 2>&1 || code=$?
+  case "$code" in
+    0) ;;
+    124 | 137)
+      echo "$engine did not make $tag within $build_s s: it hangs, or the machine is slow; restart its service, or allow it \
+more with CONTAINER_ENGINE_BUILD_S" >&2
+      exit 69
+      ;;
+    *)
+      cat "$work/log" >&2
+      echo "$engine could not build $tag: the lines above say why" >&2
+      exit 70
+      ;;
+  esac
 }
 
 base="${BASE_IMAGE:-}"

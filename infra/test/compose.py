@@ -3,9 +3,10 @@
 
 From nothing: everything becomes healthy; nats-py publishes an intent that is FULFILLED, and hears of it; REST and S3 answer;
 each container can read its own key alone, and a control that mounts two is found; images have no shell, no root and no
-secret; services are killed while intents come, and none is lost or run twice; then all of it is taken down without residue.
+secret; services are killed, and upgraded to images of another version, while intents come, and none is lost or run twice; what
+is wrong with a machine is named (compose_refusals.py); then all of it is taken down without residue.
 
-    infra/test/compose.py [--engine PODMAN] [--full]
+    infra/test/compose.py [--engine PODMAN] [--next VERSION] [--full] [--starts N]
 
 Needs the images (`make images`), podman-compose beside this Python, and the ports 4222, 7447, 8000, 9000 and 9222. Exit code
 0: all held. 69: it could not run here, and the last line says why. 1: something did not hold.
@@ -21,98 +22,33 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 
 import boto3
 import botocore.exceptions
+import compose_refusals
 import nats
+from compose_engine import PORTS, PROJECT, ROOT, Failed, Mesh, say
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROJECT = "continuum-test"
-PORTS = [4222, 7447, 8000, 9000, 9222]
-JOBS = {"render", "provision"}
-OTHERS = {"nats", "zenoh", "mongo", "influxdb", "cassandra"}
 # From nothing to the first FULFILLED intent, seconds.
 FIRST_S = 120
 # Intents that run at once; the clusters hold some 200.
 HELD_MAX = 100
+# Intents a second: in short, and in full the highest of these that the mesh holds here.
+SHORT_PER_S = 3
+FULL_PER_S = [50, 35, 25, 18, 12, 8, 5, 3]
+# A rate holds if it is kept this long, and all that came is FULFILLED this much later, seconds.
+HOLD_S = 15
+BEHIND_S = 15
+# What the short form upgrades: one that decides, and one that there may be once.
+SHORT_UPGRADES = ["cluster-agent-device", "validator"]
 # Seeds of NKeys: of users, accounts, operators.
 SEED = re.compile(rb"S[UAO][A-Z2-7]{56}")
-
-
-class Failed(Exception):
-    """Something does not hold."""
-
-
-def say(text):
-    print(text, flush=True)
-
-
-class Mesh:
-    """The project as the engine runs it."""
-
-    def __init__(self, engine):
-        self.engine = engine
-        compose = pathlib.Path(sys.executable).with_name("podman-compose")
-        self.compose = [str(compose), "--podman-path", engine, "--project-name", PROJECT, "--file", str(ROOT / "compose.yaml")]
-        # Documents run as processes here: they are this test's own.
-        self.environment = os.environ | {"CONTINUUM_PROCESS_DOCUMENTS": "true"}
-
-    def run(self, *words, check=True, timeout=300):
-        done = subprocess.run(words, capture_output=True, text=True, check=False, env=self.environment, timeout=timeout)
-        if check and done.returncode != 0:
-            raise Failed(f"{' '.join(words)}: exit code {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-        return done
-
-    def podman(self, *words, **options):
-        return self.run(self.engine, *words, **options).stdout.strip()
-
-    def up(self):
-        # All at once, for Podman 4 cannot start what depends on something that depends on something that has ended. So no
-        # start here has the luck of an order.
-        self.run(*self.compose, "up", "--detach", "--no-deps", timeout=600)
-
-    def down(self):
-        self.run(*self.compose, "down", "--volumes", "--timeout", "15", check=False, timeout=600)
-
-    def residue(self):
-        """Names of containers, volumes, networks and pods of the project that are left."""
-        containers = self.podman("ps", "--all", "--format", "{{.Names}}").split()
-        volumes = self.podman("volume", "ls", "--format", "{{.Name}}").split()
-        networks = self.podman("network", "ls", "--format", "{{.Name}}").split()
-        pods = self.podman("pod", "ls", "--format", "{{.Name}}").split()
-        return [name for name in containers + volumes + networks + pods if PROJECT in name]
-
-    def services(self):
-        names = self.podman("ps", "--all", "--format", "{{.Names}}").split()
-        found = [match.group(1) for match in (re.fullmatch(rf"{PROJECT}[_-](.+)[_-]1", name) for name in names) if match]
-        return sorted(name for name in found if name not in JOBS | OTHERS)
-
-    def container(self, service):
-        names = self.podman("ps", "--all", "--format", "{{.Names}}").split()
-        for name in names:
-            if re.fullmatch(rf"{PROJECT}[_-]{service}[_-]1", name):
-                return name
-        raise Failed(f"there is no container of {service}")
-
-    def healthy(self, service):
-        return self.run(self.engine, "healthcheck", "run", self.container(service), check=False).returncode == 0
-
-    def volume(self, name):
-        return pathlib.Path(self.podman("volume", "inspect", "--format", "{{.Mountpoint}}", f"{PROJECT}_{name}"))
-
-    def wait_healthy(self, services, limit_s):
-        """Seconds until all of them are; fails with the logs of the first that is not."""
-        begun = time.monotonic()
-        waiting = list(services)
-        while waiting:
-            waiting = [service for service in waiting if not self.healthy(service)]
-            if waiting and time.monotonic() - begun > limit_s:
-                logs = self.run(self.engine, "logs", "--tail", "20", self.container(waiting[0]), check=False)
-                raise Failed(f"{', '.join(waiting)}: not healthy within {limit_s} s; {waiting[0]} says:\n{logs.stdout}{logs.stderr}")
-        return time.monotonic() - begun
+# A seed that lay about while the images were made (compose.sh).
+PLANTED = os.environ.get("CONTINUUM_PLANTED_SEED", "").encode()
 
 
 # --- as a person, from outside ---------------------------------------------------------------------------------------
@@ -147,7 +83,7 @@ def intent(of):
 
 
 class Person:
-    """Somebody with a key of the bus, and nothing else of this project."""
+    """Somebody with a key of the bus and an account, and nothing else of this project."""
 
     def __init__(self, seed_file):
         self.seed_file = seed_file
@@ -155,6 +91,7 @@ class Person:
         self.instances = {}
         # Intents that were FULFILLED at some time, in that order.
         self.done = {}
+        self.example = intent("spinner@1.0.0")
 
     async def connect(self):
         self.bus = await nats.connect(
@@ -207,7 +144,53 @@ class Person:
             await asyncio.sleep(0.2)
 
 
-def rest(method, path, token=None, body=None):
+class Account:
+    """Signed in over REST."""
+
+    def __init__(self, password):
+        self.password, self.token = password, None
+
+    def sign_in(self):
+        answer = rest("POST", "/api/v1/auth/login/", body={"username": "admin", "password": self.password})
+        self.token = answer.get("access_token") or answer["accessToken"]
+
+    def get(self, path, link=None):
+        """As `rest`; signs in again where the token has expired, and waits for a gateway that is being replaced."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return rest("GET", path, self.token, link=link)
+            except (Failed, OSError) as error:
+                if time.monotonic() > deadline:
+                    raise Failed(f"GET {path}: not answered within 60 s: {error}") from error
+                time.sleep(0.5)
+                try:
+                    self.sign_in()
+                except (Failed, OSError):
+                    pass
+
+    def problem(self, path):
+        """Why a request is refused; empty if it is answered."""
+        self.sign_in()
+        try:
+            rest("GET", path, self.token)
+            return ""
+        except Failed as failed:
+            return str(failed)
+
+    def pages(self, path):
+        """All that a list has, page by page."""
+        found, following = [], f"{path}&page_size=500"
+        while following:
+            link = []
+            found += self.get(following, link)
+            match = re.search(r'<(?:http://[^/>]*)?(/[^>]*)>; *rel="next"', link[0])
+            following = match.group(1) if match else None
+        return found
+
+
+def rest(method, path, token=None, body=None, link=None):
+    """The answer's body; the header that names the next page is added to `link`."""
     request = urllib.request.Request(f"http://127.0.0.1:8000{path}", method=method)
     request.add_header("Accept", "application/json")
     if token:
@@ -218,6 +201,8 @@ def rest(method, path, token=None, body=None):
         request.add_header("Content-Type", "application/json")
     try:
         with urllib.request.urlopen(request, data=data, timeout=20) as answer:
+            if link is not None:
+                link[:] = [answer.headers.get("Link") or ""]
             return json.loads(answer.read() or b"null")
     except urllib.error.HTTPError as error:
         raise Failed(f"{method} {path}: {error.code}: {error.read()[:500]}") from error
@@ -279,8 +264,54 @@ def keys_are_their_owners_alone(mesh, services):
     say(f"keys: {len(services)} containers read {seen} keys, each its own; the control that mounts two was found")
 
 
+def secrets_of(mesh, services):
+    """What nothing but its volume may hold: every key of this mesh, what services made for themselves, and what was planted."""
+    found = {seed for seed in [PLANTED] if seed}
+    names = mesh.podman("volume", "ls", "--format", "{{.Name}}").split()
+    for name in names:
+        if not name.startswith(f"{PROJECT}_key-") and not name.endswith("-secrets"):
+            continue
+        for file in mesh.volume(name.removeprefix(f"{PROJECT}_")).rglob("*"):
+            if file.is_file():
+                found |= {word for word in file.read_bytes().split() if len(word) >= 32}
+    if len(found) < len(services):
+        raise Failed(f"only {len(found)} secrets of this mesh were found")
+    return found
+
+
+def secrets_seen(mesh, image, folder, secrets):
+    """Places where an image holds one of them: how it was made, what it is started with, its files."""
+    details = mesh.podman("history", "--no-trunc", image) + mesh.podman("image", "inspect", image)
+    found = ["history"] if SEED.search(details.encode()) or any(secret in details.encode() for secret in secrets) else []
+    for file in pathlib.Path(folder).rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            text = file.read_bytes()
+            if (PLANTED and PLANTED in text) or (len(text) < 1 << 16 and any(secret in text for secret in secrets)):
+                found.append(str(file.relative_to(folder)))
+    return found
+
+
+def a_planted_secret_is_found(mesh, base):
+    """The same look at an image that was given a key, as an argument of its build and as a file."""
+    seed = (PLANTED or b"SU" + b"A" * 56).decode()
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "planted.nk").write_text(seed)
+        recipe = f"FROM {base}\nARG KEY\nENV KEY=$KEY\nCOPY planted.nk /planted.nk\n"
+        (pathlib.Path(folder) / "Dockerfile").write_text(recipe)
+        mesh.podman("build", "--quiet", "--tag", "localhost/planted", "--build-arg", f"KEY={seed}", folder)
+    mounted = mesh.podman("image", "mount", "localhost/planted")
+    try:
+        found = secrets_seen(mesh, "localhost/planted", mounted, {seed.encode()})
+    finally:
+        mesh.podman("image", "unmount", "localhost/planted")
+        mesh.podman("rmi", "--force", "localhost/planted", check=False)
+    if found != ["history", "planted.nk"]:
+        raise Failed(f"a control image that holds a key shows {found}: the look at images finds nothing")
+
+
 def images_are_small_and_closed(mesh, services, limit_mb):
     largest = ("", 0)
+    secrets = secrets_of(mesh, services)
     images = sorted({mesh.podman("inspect", "--format", "{{.ImageName}}", mesh.container(service)) for service in services})
     images.append(mesh.podman("inspect", "--format", "{{.ImageName}}", mesh.container("render")))
     for image in images:
@@ -289,9 +320,6 @@ def images_are_small_and_closed(mesh, services, limit_mb):
             raise Failed(f"{image} runs as root")
         if not details["Config"].get("Labels", {}).get("org.opencontainers.image.version"):
             raise Failed(f"{image} has no version label")
-        history = mesh.podman("history", "--no-trunc", image).encode()
-        if SEED.search(history) or b"PRIVATE KEY" in history:
-            raise Failed(f"the history of {image} holds a secret")
         size = details["Size"] / 1e6
         largest = max(largest, (image, size), key=lambda pair: pair[1])
         folder = mesh.podman("image", "mount", image)
@@ -304,37 +332,59 @@ def images_are_small_and_closed(mesh, services, limit_mb):
                     raise Failed(f"{image} lacks /{needed}")
             if not list(pathlib.Path(folder).glob("usr/share/sbom/*.cdx.json")):
                 raise Failed(f"{image} has no SBOM")
+            if seen := secrets_seen(mesh, image, folder, secrets):
+                raise Failed(f"{image} holds a secret: {', '.join(seen)}")
         finally:
             mesh.podman("image", "unmount", image)
+    a_planted_secret_is_found(mesh, images[0])
     if limit_mb and largest[1] > limit_mb:
         raise Failed(f"{largest[0]} has {largest[1]:.1f} MB, more than {limit_mb}")
     say(f"images: {len(images)}, not root, no shell, with certificates, time zones and SBOM; the largest {largest[0]}, {largest[1]:.1f} MB")
+    say(f"secrets: {len(secrets)} looked for in each image's history, settings and files: none there; the control that holds one was found")
 
 
 # --- the story -----------------------------------------------------------------------------------------------------
 
 
-async def story(mesh, full, limit_mb):
+async def first_intent(mesh):
+    """From nothing to the first intent that is FULFILLED: somebody who is connected, the services, and the seconds."""
     begun = time.monotonic()
     mesh.up()
     services = mesh.services()
     ready = mesh.wait_healthy(services, FIRST_S)
-    say(f"up: {len(services)} services are healthy {time.monotonic() - begun:.1f} s after nothing ({ready:.1f} s of waiting)")
-
+    healthy = time.monotonic() - begun
     person = Person(mesh.volume("key-person") / "person.nk")
     await person.connect()
     await person.command("workload.ask.register.v1.local.spinner", {"document": workload("spinner")})
-    await person.command("intent.ask.submit.v1.local.first", {"intent": intent("spinner@1.0.0")})
+    await person.command("intent.ask.submit.v1.local.first", {"intent": person.example})
     await person.fulfilled(["first"], FIRST_S)
     first = time.monotonic() - begun
-    say(f"first intent FULFILLED {first:.1f} s after nothing, published by nats-py")
+    say(f"up: {len(services)} services are healthy {healthy:.1f} s after nothing ({ready:.1f} s of waiting); "
+        f"first intent FULFILLED {first:.1f} s after nothing, published by nats-py")
     if first > FIRST_S:
         raise Failed(f"the first intent took {first:.1f} s, more than {FIRST_S}")
+    return person, services, first
 
-    password = (mesh.volume("identity") / "admin.password").read_text().strip()
-    token = rest("POST", "/api/v1/auth/login/", body={"username": "admin", "password": password})
-    token = token.get("access_token") or token["accessToken"]
-    if rest("GET", "/api/v1/intent/first/?owner=local", token)["id"] != "first":
+
+async def starts(mesh, times):
+    """From nothing, again and again."""
+    took = []
+    for number in range(1, times + 1):
+        say(f"start {number} of {times}")
+        person, _, first = await first_intent(mesh)
+        await person.bus.close()
+        took.append(first)
+        mesh.down()
+        if left := mesh.residue():
+            raise Failed(f"left behind: {', '.join(left)}")
+    say(f"{len(took)} of {times} starts from nothing to FULFILLED: {min(took):.1f} to {max(took):.1f} s, each within {FIRST_S} s")
+
+
+async def story(mesh, options):
+    person, services, _ = await first_intent(mesh)
+    account = Account((mesh.volume("identity") / "admin.password").read_text().strip())
+    account.sign_in()
+    if account.get("/api/v1/intent/first/?owner=local")["id"] != "first":
         raise Failed("REST does not know the intent")
     for location in ("one", "two"):
         where = {"description": {"kind": "cloud", "url": f"dir:{location}"}}
@@ -358,48 +408,145 @@ async def story(mesh, full, limit_mb):
     say("REST and S3 answer")
 
     keys_are_their_owners_alone(mesh, services)
-    images_are_small_and_closed(mesh, services, limit_mb)
-    await killed_under_load(mesh, person, services, 50 if full else 3, full)
+    images_are_small_and_closed(mesh, services, options.image_mb)
+    per_s = await highest_rate(person) if options.full else SHORT_PER_S
+    await killed_and_upgraded(mesh, person, account, services, per_s, options)
+    await compose_refusals.on_a_mesh(mesh, person, account)
     await person.bus.close()
 
 
-async def killed_under_load(mesh, person, services, per_s, full):
-    """Every service is killed once while intents come; each of them runs in the end, once."""
-    names, ended = [], set()
-    stopping = asyncio.Event()
+# --- under load ------------------------------------------------------------------------------------------------------
 
-    async def submit():
-        while not stopping.is_set():
-            name = f"load-{len(names)}"
-            await person.command(f"intent.ask.submit.v1.local.{name}", {"intent": intent("spinner@1.0.0")})
-            names.append(name)
-            # What has been FULFILLED makes room for others.
-            if len(names) - len(ended) > HELD_MAX:
-                oldest = next((name for name in person.done if name.startswith("load-") and name not in ended), None)
-                if oldest:
-                    ended.add(oldest)
-                    await person.command(f"intent.ask.terminate.v1.local.{oldest}", {})
-            await asyncio.sleep(1 / per_s)
 
-    load = asyncio.create_task(submit())
+class Load:
+    """Intents at a steady rate. What has been FULFILLED makes room for others, as the clusters do not hold all."""
+
+    def __init__(self, person, name, per_s):
+        self.person, self.name, self.per_s = person, name, per_s
+        self.names, self.ended = [], set()
+        self.stopping = asyncio.Event()
+        self.took_s = 0
+
+    def waiting(self):
+        return [name for name in self.names if name not in self.person.done]
+
+    async def make_room(self, held_max):
+        """Terminates the oldest that are FULFILLED, until no more are left than are held at once."""
+        done = [name for name in self.person.done if name.startswith(f"{self.name}-") and name not in self.ended]
+        for name in done[: max(0, len(self.names) - len(self.ended) - held_max)]:
+            self.ended.add(name)
+            await self.person.command(f"intent.ask.terminate.v1.local.{name}", {})
+
+    async def run(self):
+        begun = time.monotonic()
+        making_room = None
+        while not self.stopping.is_set():
+            name = f"{self.name}-{len(self.names)}"
+            await self.person.command(f"intent.ask.submit.v1.local.{name}", {"intent": self.person.example})
+            self.names.append(name)
+            if making_room is None or making_room.done():
+                if making_room:
+                    making_room.result()
+                making_room = asyncio.create_task(self.make_room(HELD_MAX))
+            # By the clock, so that a slow answer does not lower the rate.
+            await asyncio.sleep(max(0, begun + len(self.names) / self.per_s - time.monotonic()))
+        self.took_s = time.monotonic() - begun
+        await making_room
+
+    async def fulfilled(self, limit_s):
+        """Waits until all are, and terminates them as they are."""
+        deadline = time.monotonic() + limit_s
+        while (waiting := self.waiting()) and time.monotonic() < deadline:
+            await self.make_room(HELD_MAX // 2)
+            await asyncio.sleep(0.2)
+        return waiting
+
+    async def end(self):
+        await self.make_room(0)
+
+
+async def highest_rate(person):
+    """The highest rate at which what comes is FULFILLED as fast as it comes, intents a second."""
+    for number, per_s in enumerate(FULL_PER_S):
+        load = Load(person, f"rate-{number}", per_s)
+        running = asyncio.create_task(load.run())
+        await asyncio.sleep(HOLD_S)
+        load.stopping.set()
+        await running
+        begun = time.monotonic()
+        late = len(await load.fulfilled(BEHIND_S))
+        behind = time.monotonic() - begun
+        kept = len(load.names) / load.took_s
+        await load.fulfilled(240)
+        await load.end()
+        holds = not late and kept > 0.95 * per_s
+        say(f"{per_s} intents/s asked for, {kept:.1f} sent for {HOLD_S} s; " + (
+            f"the last FULFILLED {behind:.1f} s later: it holds" if holds else f"{late} not FULFILLED {BEHIND_S} s later: it does not hold"))
+        if holds:
+            return per_s
+    raise Failed(f"not even {FULL_PER_S[-1]} intents a second are FULFILLED as they come")
+
+
+async def killed_and_upgraded(mesh, person, account, services, per_s, options):
+    """Services are killed, and replaced by others of another version, while intents come; each of them runs in the end, once."""
+    load = Load(person, "load", per_s)
+    running = asyncio.create_task(load.run())
     for service in services:
         pid = await asyncio.to_thread(mesh.podman, "inspect", "--format", "{{.State.Pid}}", mesh.container(service))
         os.kill(int(pid), signal.SIGKILL)
         await asyncio.sleep(1)
+        if running.done():
+            running.result()
     await asyncio.to_thread(mesh.wait_healthy, services, FIRST_S)
-    stopping.set()
-    await load
-    await person.fulfilled(names, 240 if full else 120)
+    killed_with = len(load.names)
+    upgrades = [] if not options.next else services if options.full else SHORT_UPGRADES
+    slowest = ("", 0)
+    for service in upgrades:
+        before = mesh.inspect(service)
+        begun = time.monotonic()
+        await asyncio.to_thread(mesh.up, service, version=options.next)
+        await asyncio.to_thread(mesh.wait_healthy, [service], FIRST_S)
+        slowest = max(slowest, (service, time.monotonic() - begun), key=lambda pair: pair[1])
+        after = mesh.inspect(service)
+        if after["Id"] == before["Id"] or mesh.version(service) != options.next:
+            raise Failed(f"{service} was not replaced: it has version {mesh.version(service)}, not {options.next}")
+        if running.done():
+            running.result()
+    for service in services:
+        wanted = options.next if service in upgrades else options.version
+        if mesh.version(service) != wanted:
+            raise Failed(f"{service} has version {mesh.version(service)}, not {wanted}")
+    await asyncio.to_thread(mesh.wait_healthy, services, FIRST_S)
+    load.stopping.set()
+    await running
+    waiting = await load.fulfilled(600 if options.full else 120)
+    if waiting:
+        states = {name: person.states.get(name) for name in waiting[:3]}
+        raise Failed(f"{len(waiting)} of {len(load.names)} intents are not FULFILLED: {states}")
+    # What the mesh itself knows, asked for over REST.
+    mine = "/api/v1/intent/?owner=local"
+    known = {view["id"] for view in await asyncio.to_thread(account.pages, mine)}
+    lost = [name for name in load.names if name not in known]
+    if lost:
+        raise Failed(f"{len(lost)} of {len(load.names)} intents are lost: {lost[:3]}")
     twice = {name: ids for name, ids in person.instances.items() if len(ids) != 1}
     if twice:
-        raise Failed(f"intents with other than one instance: {twice}")
-    say(f"each of {len(services)} services was killed while {len(names)} intents came: all FULFILLED, each with one instance, 0 lost")
+        raise Failed(f"{len(twice)} intents with other than one instance: {dict(list(twice.items())[:3])}")
+    await load.end()
+    kept = len(load.names) / load.took_s
+    say(f"{kept:.1f} intents/s for {load.took_s:.0f} s: each of {len(services)} services was killed (by {killed_with} intents), "
+        f"then {len(upgrades)} upgraded to {options.next or 'nothing'} ({', '.join(upgrades) if len(upgrades) < 5 else 'each'}; "
+        f"the slowest, {slowest[0] or 'none'}, away {slowest[1]:.1f} s)")
+    say(f"of {len(load.names)} intents {len(load.names)} were FULFILLED, 0 lost, 0 twice")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", default=str(ROOT / ".tools/engine/podman"))
-    parser.add_argument("--full", action="store_true", help="50 intents a second instead of 3")
+    parser.add_argument("--version", default="0.1.0", help="of the images that are started")
+    parser.add_argument("--next", help="version of the images that services are upgraded to; none are where it is absent")
+    parser.add_argument("--full", action="store_true", help="upgrade each service, at the highest rate of intents that holds")
+    parser.add_argument("--starts", type=int, default=0, help="only start from nothing, this many times")
     parser.add_argument("--image-mb", type=float, default=0, help="fail if an image is larger")
     options = parser.parse_args()
     if not pathlib.Path(options.engine).exists():
@@ -419,7 +566,11 @@ def main():
     mesh = Mesh(options.engine)
     mesh.down()
     try:
-        asyncio.run(story(mesh, options.full, options.image_mb))
+        if options.starts:
+            asyncio.run(starts(mesh, options.starts))
+        else:
+            compose_refusals.without_a_mesh(mesh)
+            asyncio.run(story(mesh, options))
     except Failed as failed:
         say(f"FAILED: compose: {failed}")
         return 1

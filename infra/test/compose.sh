@@ -4,6 +4,7 @@
 # What is not on this machine is named in a line that begins with NOT RUN; then the exit code is 0.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. infra/engine/find.sh
 profile="${1:-debug}"
 if [ $# -gt 0 ]; then shift; fi
 engine="$PWD/.tools/engine/podman"
@@ -13,20 +14,41 @@ if [ ! -x "$engine" ]; then
 fi
 ENGINE_ROOT="$(mktemp -d)"
 export ENGINE_ROOT
+planted=""
 clean() {
+  if [ -n "$planted" ]; then rm -f "$planted"; fi
   "$engine" rm --all --force >/dev/null 2>&1 || true
   "$engine" rmi --all --force >/dev/null 2>&1 || true
   rm -rf "$ENGINE_ROOT"
 }
 trap clean EXIT
 # An engine that answers may still not be permitted to make networks.
-if ! "$engine" info >/dev/null 2>&1 || ! "$engine" network create probe >/dev/null 2>&1; then
-  echo "NOT RUN: images and compose: containers do not run here: $("$engine" info 2>&1 | tail -n 1)"
+if ! engine_answers "$engine" || ! timeout 60 "$engine" network create probe >/dev/null 2>&1; then
+  echo "NOT RUN: images and compose: containers do not run here: ${engine_fault:-$(timeout 20 "$engine" info 2>&1 | tail -n 1)}"
   exit 0
 fi
 "$engine" network rm probe >/dev/null 2>&1 || true
+
+# A key that lies about while images are made must not get into one.
+CONTINUUM_PLANTED_SEED="SU$(tr -dc 'A-Z2-7' </dev/urandom | head -c 56 || true)"
+export CONTINUUM_PLANTED_SEED
+mkdir -p .continuum/keys
+planted=".continuum/keys/planted-$$.nk"
+echo "$CONTINUUM_PLANTED_SEED" >"$planted"
+version="$(sed -n '/^version = "/s/.*"\(.*\)"/\1/p' Cargo.toml | head -n 1)"
 infra/images/build.sh --profile "$profile" --engine "$engine" --stand-ins
+
+# The same programs as images of another version, for upgrades.
+case " $* " in
+  *" --starts "*) ;;
+  *)
+    only=(--only cluster-agent,validator)
+    case " $* " in *" --full "*) only=() ;; esac
+    BASE_IMAGE="continuum/base:$version" CONTINUUM_VERSION="$version-next" infra/images/build.sh --profile "$profile" --engine "$engine" "${only[@]}"
+    set -- --next "$version-next" "$@"
+    ;;
+esac
 code=0
-.tools/test/bin/python3 infra/test/compose.py --engine "$engine" "$@" || code=$?
+.tools/test/bin/python3 infra/test/compose.py --engine "$engine" --version "$version" "$@" || code=$?
 if [ "$code" -eq 69 ]; then code=0; fi
 exit "$code"

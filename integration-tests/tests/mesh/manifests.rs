@@ -139,7 +139,7 @@ fn a_fault_in_a_manifest_is_found_and_named() {
             "\"key-validator:/key:ro\", \"key-provisioner:/more:ro\"",
             "mount its own alone",
         ),
-        ("compose.yaml", "127.0.0.1:4222:4222", "4222:4222", "open to every network"),
+        ("compose.yaml", "127.0.0.1:${CONTINUUM_PORT_4222", "${CONTINUUM_PORT_4222", "open to every network"),
         ("k8s/base/validator.yaml", "runAsNonRoot: true", "runAsNonRoot: false", "may run as root"),
         ("k8s/base/validator.yaml", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "writable"),
         ("k8s/base/validator.yaml", "limits: {cpu: \"1\", memory: 256Mi}", "limits: {cpu: \"1\"}", "no limits"),

@@ -85,7 +85,7 @@ fn container(mesh: &Mesh, service: &Deployment, variant: Option<&Variant>, name:
         .ports
         .iter()
         .filter(|port| port.published)
-        .map(|port| format!("127.0.0.1:{0}:{0}", port.number))
+        .map(|port| format!("127.0.0.1:${{CONTINUUM_PORT_{0}:-{0}}}:{0}", port.number))
         .collect();
     if !published.is_empty() {
         let _ = writeln!(text, "    ports: {}", yaml_list(&published));
