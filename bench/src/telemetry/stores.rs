@@ -95,7 +95,7 @@ async fn mongo(size: &Size) -> anyhow::Result<Option<Row>> {
         timed(async {
             for (batch, changes) in batches.into_iter().enumerate() {
                 documents.write(changes).await?;
-                documents.advance(&end_of(batch)).await?;
+                documents.advance(start_of(batch), &end_of(batch)).await?;
             }
             Ok(())
         })
@@ -112,6 +112,11 @@ fn batch_of(batch: usize) -> std::ops::Range<usize> {
 
 fn at(number: usize) -> Applied {
     Applied::new(STREAM, number as u64 + 1)
+}
+
+/// The position before a batch.
+fn start_of(batch: usize) -> u64 {
+    (batch * BATCH) as u64
 }
 
 fn end_of(batch: usize) -> Applied {
@@ -205,7 +210,7 @@ async fn influx(size: &Size) -> anyhow::Result<Option<Row>> {
         timed(async {
             for (batch, points) in (first..).zip(all) {
                 series.write(points).await?;
-                series.advance(&end_of(batch)).await?;
+                series.advance(start_of(batch), &end_of(batch)).await?;
             }
             Ok(())
         })
@@ -290,7 +295,7 @@ async fn cassandra(size: &Size) -> anyhow::Result<Option<Row>> {
         timed(async {
             for (batch, entries) in batches.into_iter().enumerate() {
                 patiently(async || history.write(entries.clone()).await).await?;
-                patiently(async || history.advance(&end_of(batch)).await).await?;
+                patiently(async || history.advance(start_of(batch), &end_of(batch)).await).await?;
             }
             Ok(())
         })

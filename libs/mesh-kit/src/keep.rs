@@ -136,6 +136,22 @@ impl Mesh {
     }
 }
 
+/// What a write came to, without what the store will never take: that is logged and left out.
+///
+/// # Errors
+/// Those that trying again may help.
+pub fn leave_out(written: Result<(), Error>, store: &str, through: u64) -> Result<(), Error> {
+    match written {
+        Err(error @ Error::Engine { .. }) => Err(error),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(store, sequence = through, error, "something up to this message refused by its store");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
 fn rejected(key: &str, error: &Error) -> config::Error {
     config::Error::rejected(key, error.to_string())
 }

@@ -1,13 +1,20 @@
 //! A stream's facts, each by itself, in a store: versions of what they are about, or points of series.
 
-use std::{future::Future, ops::RangeInclusive, sync::Arc};
+use std::{
+    future::Future,
+    ops::RangeInclusive,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use mesh_core::Stored;
 use mesh_proto::Timestamp;
 use mesh_store::{Answer, Applied, Entry, Error, History, Points, Series};
 
 use crate::{
-    keep::{Keeping, Shelf},
+    keep::{Keeping, Shelf, leave_out},
     mesh::Mesh,
 };
 
@@ -24,8 +31,9 @@ pub trait Rows: Send + Sync + 'static {
     /// Writes rows, each with the fact that it is of.
     fn write(&self, rows: Vec<(Applied, Self::Row)>) -> Answer<'_, ()>;
 
-    /// Says that a fact has been written whole.
-    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()>;
+    /// Says that the facts after the position `from` up to this one have been written whole; fails if the store has lost
+    /// that position.
+    fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> Answer<'a, ()>;
 
     /// The last fact of a stream that has been written whole.
     fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64>;
@@ -41,8 +49,8 @@ impl Rows for Arc<dyn History> {
         History::write(&**self, rows)
     }
 
-    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {
-        History::advance(&**self, applied)
+    fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> Answer<'a, ()> {
+        History::advance(&**self, from, applied)
     }
 
     fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64> {
@@ -61,8 +69,8 @@ impl Rows for Arc<dyn Series> {
         Series::write(&**self, rows)
     }
 
-    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {
-        Series::advance(&**self, applied)
+    fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> Answer<'a, ()> {
+        Series::advance(&**self, from, applied)
     }
 
     fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64> {
@@ -100,36 +108,41 @@ impl Mesh {
             gather_ms: GATHER_MS,
             sweep_ms: (keep_ms / 20).clamp(*SWEEP_MS.start(), *SWEEP_MS.end()),
         };
-        self.keep(keeping, records);
+        self.keep(keeping, RecordShelf { records, advanced: AtomicU64::new(0) });
     }
 }
 
-impl<R: Rows> Shelf for Records<R> {
+struct RecordShelf<R: Rows> {
+    records: Records<R>,
+    /// The position that the store was brought to.
+    advanced: AtomicU64,
+}
+
+impl<R: Rows> Shelf for RecordShelf<R> {
     async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
         let Some(newest) = messages.last() else { return Ok(()) };
+        let Records { name, stream, store, .. } = &self.records;
         let rows = messages.iter().flat_map(|stored| {
-            let applied = Applied::new(self.stream, stored.sequence);
-            (self.rows)(stored).into_iter().map(move |row| (applied.clone(), row))
+            let applied = Applied::new(*stream, stored.sequence);
+            (self.records.rows)(stored).into_iter().map(move |row| (applied.clone(), row))
         });
-        match self.store.write(rows.collect()).await {
-            Err(error @ Error::Engine { .. }) => return Err(error),
-            Err(error) => {
-                let (name, error) = (self.name, &error as &dyn std::error::Error);
-                tracing::warn!(store = name, sequence = newest.sequence, error, "records up to this one refused");
-            }
-            Ok(()) => {}
-        }
-        self.store.advance(&Applied::new(self.stream, newest.sequence)).await
+        leave_out(store.write(rows.collect()).await, name, newest.sequence)?;
+        store.advance(self.advanced.load(Relaxed), &Applied::new(*stream, newest.sequence)).await?;
+        self.advanced.store(newest.sequence, Relaxed);
+        Ok(())
     }
 
     async fn position(&self) -> Result<u64, Error> {
-        self.store.position(self.stream).await
+        let position = self.records.store.position(self.records.stream).await?;
+        self.advanced.store(position, Relaxed);
+        Ok(position)
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
-        if self.keep_ms == 0 {
+        let Records { keep_ms, store, .. } = &self.records;
+        if *keep_ms == 0 {
             return Ok(());
         }
-        self.store.forget(now.plus_millis(-i64::try_from(self.keep_ms).unwrap_or(i64::MAX))).await
+        store.forget(now.plus_millis(-i64::try_from(*keep_ms).unwrap_or(i64::MAX))).await
     }
 }

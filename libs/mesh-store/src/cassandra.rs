@@ -31,7 +31,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_proto::Timestamp;
 
 use crate::{
-    Answer, Applied, Entry, Error, Version,
+    Answer, Applied, Entry, Error, Version, lost,
     remote::{Address, CALL_LIMIT, Connection, Positions, failed, signed, within},
 };
 
@@ -77,6 +77,7 @@ struct Connected {
     delete_hour: PreparedQuery,
     delete_in_hour: PreparedQuery,
     position: PreparedQuery,
+    first_position: PreparedQuery,
     set_position: PreparedQuery,
 }
 
@@ -169,7 +170,12 @@ impl Cassandra {
             delete_hour: prepare(&format!("DELETE FROM hours WHERE {of}")).await?,
             delete_in_hour: prepare(&format!("DELETE FROM versions WHERE {of} AND at < ?")).await?,
             position: prepare("SELECT sequence FROM positions WHERE history = ? AND stream = ?").await?,
-            set_position: prepare("INSERT INTO positions (history, stream, sequence) VALUES (?, ?, ?)").await?,
+            first_position: prepare("INSERT INTO positions (history, stream, sequence) VALUES (?, ?, 0) IF NOT EXISTS")
+                .await?,
+            set_position: prepare(
+                "UPDATE positions SET sequence = ? WHERE history = ? AND stream = ? IF sequence >= ?",
+            )
+            .await?,
             link,
         })
     }
@@ -208,6 +214,11 @@ fn rows(operation: &'static str, answer: cdrs_tokio::frame::Envelope) -> Result<
 
 fn number(row: &Row, column: &str) -> Result<i64, Error> {
     row.r_by_name(column).map_err(|error| failed("read row", error))
+}
+
+/// Did a statement with a condition change anything?
+fn is_applied(row: &Row) -> bool {
+    row.r_by_name("[applied]").unwrap_or(false)
 }
 
 fn version(row: &Row) -> Result<Version, Error> {
@@ -298,11 +309,23 @@ impl History {
         Ok(applied.sequence <= self.read_position(&applied.stream).await?)
     }
 
-    async fn read_position(&self, stream: &str) -> Result<u64, Error> {
-        let on = self.cassandra.connected().await?;
+    async fn stored_position(&self, on: &Connected, stream: &str) -> Result<Option<u64>, Error> {
         let values = vec![self.name.as_str().into(), stream.into()];
         let found = on.run("read position", &on.position, values).await?;
-        let position = found.first().map_or(Ok(0), |row| number(row, "sequence"))?.unsigned_abs();
+        found.first().map(|row| Ok(number(row, "sequence")?.unsigned_abs())).transpose()
+    }
+
+    async fn read_position(&self, stream: &str) -> Result<u64, Error> {
+        let on = self.cassandra.connected().await?;
+        let position = match self.stored_position(&on, stream).await? {
+            Some(position) => position,
+            None => {
+                // From here on a database that is emptied lacks it, and advances nothing.
+                let values = vec![self.name.as_str().into(), stream.into()];
+                on.run("write position", &on.first_position, values).await?;
+                0
+            }
+        };
         self.positions.read(stream, position);
         // What was there may be gone.
         self.newest().clear();
@@ -520,13 +543,22 @@ impl History {
         on.run("forget versions", &on.delete_in_hour, values).await.map(|_| ())
     }
 
-    async fn move_on(&self, applied: &Applied) -> Result<(), Error> {
+    async fn move_on(&self, from: u64, applied: &Applied) -> Result<(), Error> {
         if self.covers(applied).await? {
             return Ok(());
         }
         let on = self.cassandra.connected().await?;
-        let values = vec![self.name.as_str().into(), applied.stream.as_str().into(), signed(applied.sequence)?.into()];
-        on.run("write position", &on.set_position, values).await?;
+        let sequence = signed(applied.sequence)?;
+        let stream = applied.stream.as_str();
+        let values = vec![sequence.into(), self.name.as_str().into(), stream.into(), signed(from)?.into()];
+        let answer = on.run("write position", &on.set_position, values).await?;
+        if !answer.first().is_some_and(is_applied) {
+            // Of a statement that was sent twice, the second may have found what the first wrote.
+            let position = self.stored_position(&on, stream).await?;
+            if position.is_none_or(|position| position < applied.sequence) {
+                return Err(lost(applied, from, position.unwrap_or_default()));
+            }
+        }
         self.positions.read(&applied.stream, applied.sequence);
         Ok(())
     }
@@ -557,8 +589,8 @@ impl crate::History for History {
         Box::pin(async move { self.cassandra.connection.after(self.remove(before).await).await })
     }
 
-    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {
-        Box::pin(async move { self.cassandra.connection.after(self.move_on(applied).await).await })
+    fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> Answer<'a, ()> {
+        Box::pin(async move { self.cassandra.connection.after(self.move_on(from, applied).await).await })
     }
 
     fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64> {

@@ -132,9 +132,13 @@ pub trait Documents: Send + Sync {
     /// A page of the documents that match, in order of id.
     fn list<'a>(&'a self, query: &'a Query) -> Answer<'a, Page>;
 
-    /// Says that a fact has been applied whole: all its writes are done. It and earlier facts of the stream change
-    /// nothing from here on. Answers once that is safe: a crash of the engine does not undo it.
-    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()>;
+    /// Says that the facts after the position `from` up to this one have been applied whole: all their writes are done.
+    /// It and earlier facts of the stream change nothing from here on. Answers once that is safe: a crash of the engine
+    /// does not undo it. `from` is what [`position`](Self::position) answered, or what was last advanced to.
+    ///
+    /// Fails with [`crate::Error::Engine`], and moves nothing, if the engine's position is before `from`: it was emptied
+    /// or restored meanwhile, and what was written before is gone. Read on from its position then.
+    fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> Answer<'a, ()>;
 
     /// The last fact of a stream that has been applied whole; 0 when none has. Asks the engine: a database that was
     /// emptied or restored says so here, and takes from then on what its position does not cover.

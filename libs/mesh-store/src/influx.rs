@@ -21,7 +21,7 @@ use influxdb2_structmap::value::Value;
 use mesh_proto::Timestamp;
 
 use crate::{
-    Answer, Applied, Columns, Error, Points, Range,
+    Answer, Applied, Columns, Error, Points, Range, lost,
     remote::{Address, Connection, Positions, failed, signed, within},
     series::{check, nanos_clamped as clamped, newest},
 };
@@ -106,7 +106,7 @@ impl Influx {
                 within("make bucket", client.create_bucket(Some(request))).await?;
             }
         }
-        let found = self.marker(client, SCHEMA_NAME, "version", "kind", "series").await?;
+        let found = self.marker(client, SCHEMA_NAME, "version", "kind", "series").await?.unwrap_or_default();
         if found > SCHEMA {
             return Err(Error::Newer { engine: "InfluxDB", found, known: SCHEMA });
         }
@@ -117,17 +117,24 @@ impl Influx {
         Ok(())
     }
 
-    /// A whole number that is kept at time 0; 0 if there is none.
-    async fn marker(&self, client: &Client, name: &str, field: &str, tag: &str, value: &str) -> Result<i64, Error> {
+    /// A whole number that is kept at time 0.
+    async fn marker(
+        &self,
+        client: &Client,
+        name: &str,
+        field: &str,
+        tag: &str,
+        value: &str,
+    ) -> Result<Option<i64>, Error> {
         let flux = format!(
             "from(bucket: \"{}\") |> range(start: time(v: 0), stop: time(v: 1)) |> filter(fn: (r) => \
              r._measurement == \"{name}\" and r._field == \"{field}\" and r[\"{tag}\"] == \"{value}\") |> last()",
             self.bucket
         );
-        let mut found = 0;
+        let mut found = None;
         let mut rows = self.rows(client, flux).await?;
         while let Some(row) = rows.pop() {
-            found = found.max(row.get("_value").and_then(Value::i64).unwrap_or_default());
+            found = found.max(row.get("_value").and_then(Value::i64));
         }
         Ok(found)
     }
@@ -183,10 +190,28 @@ impl Series {
     }
 
     async fn read_position(&self, stream: &str) -> Result<u64, Error> {
+        let position = match self.stored_position(stream).await? {
+            Some(position) => position,
+            None => {
+                // From here on a database that is emptied lacks it, and advances nothing.
+                self.write_position(stream, 0).await?;
+                0
+            }
+        };
+        self.positions.read(stream, position);
+        Ok(position)
+    }
+
+    async fn stored_position(&self, stream: &str) -> Result<Option<u64>, Error> {
         let client = self.influx.client().await?;
         let found = self.influx.marker(&client, APPLIED, "sequence", "of", &self.stream_tag(stream)).await?;
-        self.positions.read(stream, found.unsigned_abs());
-        Ok(found.unsigned_abs())
+        Ok(found.map(i64::unsigned_abs))
+    }
+
+    async fn write_position(&self, stream: &str, sequence: u64) -> Result<(), Error> {
+        let line = format!("{APPLIED},of={} sequence={}i 0\n", self.stream_tag(stream), signed(sequence)?);
+        let client = self.influx.client().await?;
+        self.influx.send(&client, "write position", line, TimestampPrecision::Nanoseconds).await
     }
 
     async fn write_all(&self, all: Vec<(Applied, Points)>) -> Result<(), Error> {
@@ -274,14 +299,16 @@ impl Series {
         within("forget points", client.delete(&self.influx.bucket, start, stop, Some(predicate))).await
     }
 
-    async fn move_on(&self, applied: &Applied) -> Result<(), Error> {
+    async fn move_on(&self, from: u64, applied: &Applied) -> Result<(), Error> {
         if self.covers(applied).await? {
             return Ok(());
         }
-        let sequence = signed(applied.sequence)?;
-        let line = format!("{APPLIED},of={} sequence={sequence}i 0\n", self.stream_tag(&applied.stream));
-        let client = self.influx.client().await?;
-        self.influx.send(&client, "write position", line, TimestampPrecision::Nanoseconds).await?;
+        // There are no conditional writes: what is emptied between this question and the write is not seen.
+        let position = self.stored_position(&applied.stream).await?;
+        if position.is_none_or(|position| position < from) {
+            return Err(lost(applied, from, position.unwrap_or_default()));
+        }
+        self.write_position(&applied.stream, applied.sequence).await?;
         self.positions.read(&applied.stream, applied.sequence);
         Ok(())
     }
@@ -460,8 +487,8 @@ impl crate::Series for Series {
         Box::pin(async move { self.influx.connection.after(self.remove(Some(series), before).await).await })
     }
 
-    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {
-        Box::pin(async move { self.influx.connection.after(self.move_on(applied).await).await })
+    fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> Answer<'a, ()> {
+        Box::pin(async move { self.influx.connection.after(self.move_on(from, applied).await).await })
     }
 
     fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64> {

@@ -48,6 +48,12 @@ impl Applied {
     }
 }
 
+/// A position is before what the caller knows it to have been: the engine has lost what was written to it.
+fn lost(applied: &Applied, from: u64, position: u64) -> Error {
+    let source = format!("it is at {position} of {}, and was at {from}", applied.stream).into();
+    Error::Engine { operation: "go on from what was written", source }
+}
+
 /// What became of a write to the embedded engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {

@@ -17,7 +17,7 @@ pub use history::History;
 pub use series::Series;
 pub use window::WindowLimits;
 
-use crate::{Applied, Error};
+use crate::{Applied, Error, lost};
 
 /// One value that many may use, each call whole.
 #[derive(Debug, Default)]
@@ -48,9 +48,13 @@ impl Positions {
         applied.sequence <= self.of(&applied.stream)
     }
 
-    fn advance(&mut self, applied: &Applied) {
+    fn advance(&mut self, from: u64, applied: &Applied) -> Result<(), Error> {
         let position = self.0.entry(applied.stream.clone()).or_default();
+        if *position < from {
+            return Err(lost(applied, from, *position));
+        }
         *position = applied.sequence.max(*position);
+        Ok(())
     }
 }
 

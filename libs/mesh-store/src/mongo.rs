@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Answer, Applied, Change, Document, Error, Page, Query,
     documents::token_after,
+    lost,
     memory::DocumentLimits,
     remote::{CALL_LIMIT, Connection, Positions, failed, late, signed},
 };
@@ -163,12 +164,27 @@ impl Documents {
             doc! { "createIndexes": &self.name, "indexes": [{ "key": { "indexes": 1, "_id": 1 }, "name": "indexes" }] };
         let indexing = database.clone();
         self.mongo.call("make index", async move { indexing.run_command(keys).await }).await?;
+        let position = match self.stored_position(stream).await? {
+            Some(position) => position,
+            None => {
+                // From here on a database that is emptied lacks it, and advances nothing.
+                let (id, first) = (self.position_id(stream), doc! { "$setOnInsert": { "sequence": 0_i64 } });
+                let positions = database.collection::<Bsons>(POSITIONS);
+                let writing = async move { positions.update_one(doc! { "_id": id }, first).upsert(true).await };
+                self.mongo.call("write position", writing).await?;
+                0
+            }
+        };
+        self.positions.read(stream, position);
+        Ok(position)
+    }
+
+    async fn stored_position(&self, stream: &str) -> Result<Option<u64>, Error> {
+        let database = self.mongo.database().await?;
         let id = self.position_id(stream);
         let finding = async move { database.collection::<Bsons>(POSITIONS).find_one(doc! { "_id": id }).await };
         let found = self.mongo.call("read position", finding).await?;
-        let position = found.map_or(0, |found| number(found.get("sequence"))).unsigned_abs();
-        self.positions.read(stream, position);
-        Ok(position)
+        Ok(found.map(|found| number(found.get("sequence")).unsigned_abs()))
     }
 
     fn position_id(&self, stream: &str) -> Bsons {
@@ -309,16 +325,15 @@ impl Documents {
         self.mongo.call("get document", finding).await?.map(read).transpose()
     }
 
-    async fn move_on(&self, applied: &Applied) -> Result<(), Error> {
+    async fn move_on(&self, from: u64, applied: &Applied) -> Result<(), Error> {
         if self.covers(applied).await? {
             return Ok(());
         }
         let command = doc! {
             "update": POSITIONS,
             "updates": [{
-                "q": { "_id": self.position_id(&applied.stream) },
+                "q": { "_id": self.position_id(&applied.stream), "sequence": { "$gte": signed(from)? } },
                 "u": { "$max": { "sequence": signed(applied.sequence)? } },
-                "upsert": true,
             }],
             "writeConcern": { "w": "majority", "j": true, "wtimeout": CALL_LIMIT.as_millis() as i64 },
         };
@@ -328,6 +343,9 @@ impl Documents {
             if let Some(error) = answer.get(wrong) {
                 return Err(failed("write position", error.to_string()));
             }
+        }
+        if number(answer.get("n")) == 0 {
+            return Err(lost(applied, from, self.stored_position(&applied.stream).await?.unwrap_or_default()));
         }
         self.positions.read(&applied.stream, applied.sequence);
         if self.deleted.load(Relaxed) >= DELETED_MAX {
@@ -548,8 +566,8 @@ impl crate::Documents for Documents {
         Box::pin(self.find(query))
     }
 
-    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {
-        Box::pin(self.move_on(applied))
+    fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> Answer<'a, ()> {
+        Box::pin(self.move_on(from, applied))
     }
 
     fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64> {

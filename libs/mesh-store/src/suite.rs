@@ -69,6 +69,8 @@ impl Dice {
 }
 
 const STREAM: &str = "SUITE";
+/// A store that was emptied or restored is not brought past what it lost.
+const CONDITION: &str = "a position that is before what it was does not advance";
 
 fn applied(sequence: u64) -> Applied {
     Applied::new(STREAM, sequence)
@@ -134,13 +136,17 @@ where
     store.delete(&applied(3), "a").await?;
     equal("what is deleted twice is gone", &store.get("a").await?, &None)?;
     store.delete(&applied(3), "never there").await?;
-    store.advance(&applied(3)).await?;
+    store.advance(0, &applied(3)).await?;
     equal("the position is the last whole fact", &store.position(STREAM).await?, &3)?;
+    let behind = store.advance(4, &applied(9)).await;
+    refused(CONDITION, behind)?;
+    equal("a refused advance moves nothing", &store.position(STREAM).await?, &3)?;
     store.put(&applied(3), document("b", "red", "1")).await?;
     equal("nothing at or below the position is applied", &store.get("b").await?, &None)?;
-    store.advance(&applied(2)).await?;
+    store.advance(3, &applied(2)).await?;
     equal("the position never falls", &store.position(STREAM).await?, &3)?;
     equal("positions are per stream", &store.position("OTHER").await?, &0)?;
+    refused(CONDITION, store.advance(3, &Applied::new("OTHER", 5)).await)?;
     store.put(&applied(4), document("a", "blue", "4")).await?;
     let reborn = store.get("a").await?;
     equal("a newer fact may bring a deleted document back", &reborn, &Some(document("a", "blue", "4")))?;
@@ -265,7 +271,7 @@ async fn documents_of_any_name(store: &dyn Documents) -> Result<(), Failure> {
         equal("a document of any name is found", &store.get(name).await?, &Some(expected.clone()))?;
         let query = Query { equal: expected.indexes.clone(), ..Query::default() };
         equal("an index of any name and value is searched", &store.list(&query).await?.documents, &vec![expected])?;
-        store.advance(&Applied::new(*name, 1)).await?;
+        store.advance(0, &Applied::new(*name, 1)).await?;
         equal("a stream of any name has a position", &store.position(name).await?, &1)?;
         store.delete(&Applied::new(*name, 1), name).await?;
         equal("its position holds for it", &store.get(name).await?.is_some(), &true)?;
@@ -321,7 +327,7 @@ pub async fn documents_follow(store: &dyn Documents, script: &[DocumentStep]) ->
     type Fact = (u64, BTreeMap<String, Document>, BTreeSet<String>);
     let mut model = BTreeMap::<String, Document>::new();
     let mut unsettled: Vec<Fact> = vec![];
-    let mut sequence = 0;
+    let (mut sequence, mut position) = (0, 0);
     for step in script {
         match step {
             DocumentStep::Fact { puts, deletes, whole } => {
@@ -337,7 +343,8 @@ pub async fn documents_follow(store: &dyn Documents, script: &[DocumentStep]) ->
                 model.retain(|id, _| !fact.2.contains(id));
                 model.extend(fact.1.clone());
                 if *whole {
-                    store.advance(&applied(sequence)).await?;
+                    store.advance(position, &applied(sequence)).await?;
+                    position = sequence;
                     unsettled.clear();
                 } else {
                     unsettled.push(fact);
@@ -480,7 +487,10 @@ where
     refused("a point without a value is refused", store.append(&applied(2), "s", vec![sample(51, "a"), none]).await)?;
     refused("a series without a name is refused", store.append(&applied(2), "", vec![sample(1, "a")]).await)?;
     equal("a refused call stores nothing", &store.range("s", all).await?, &sorted)?;
-    store.advance(&applied(5)).await?;
+    store.advance(0, &applied(5)).await?;
+    refused(CONDITION, store.advance(6, &applied(9)).await)?;
+    equal("a refused advance moves nothing", &store.position(STREAM).await?, &5)?;
+    store.advance(5, &applied(5)).await?;
     store.append(&applied(5), "s", vec![sample(60, "a")]).await?;
     equal("nothing at or below the position is applied", &store.range("s", all).await?, &sorted)?;
     store.forget(before_moment(20)).await?;
@@ -519,7 +529,7 @@ async fn series_forgotten_alone(store: &dyn Series) -> Result<(), Failure> {
     for name in &names {
         store.append(&applied(1), name, points.clone()).await?;
     }
-    store.advance(&applied(1)).await?;
+    store.advance(0, &applied(1)).await?;
     store.forget_series("", before_moment(30)).await?;
     store.forget_series("unknown", before_moment(30)).await?;
     for name in &names {
@@ -543,7 +553,7 @@ async fn series_of_any_name(store: &dyn Series) -> Result<(), Failure> {
     };
     for name in STRANGE {
         store.append(&Applied::new(*name, 1), name, vec![strange(name)]).await?;
-        store.advance(&Applied::new(*name, 1)).await?;
+        store.advance(0, &Applied::new(*name, 1)).await?;
     }
     for name in STRANGE {
         equal("a series of any name, label and value is found", &store.range(name, all).await?, &vec![strange(name)])?;
@@ -574,7 +584,7 @@ fn series_script(seed: u64) -> Vec<SeriesStep> {
 pub async fn series_follow(store: &dyn Series, script: &[SeriesStep]) -> Result<(), Failure> {
     let mut model = BTreeSet::<(u8, u8, u8)>::new();
     let mut unsettled: Vec<(u64, u8, Vec<Point>)> = vec![];
-    let mut sequence = 0;
+    let (mut sequence, mut position) = (0, 0);
     let place = |place: u8| if place == 0 { "north" } else { "south" };
     for step in script {
         match step {
@@ -584,7 +594,8 @@ pub async fn series_follow(store: &dyn Series, script: &[SeriesStep]) -> Result<
                 let points: Vec<Point> = points.iter().map(|(at, p)| sample(i64::from(*at), place(*p))).collect();
                 store.append(&applied(sequence), &format!("s{series}"), points.clone()).await?;
                 if *whole {
-                    store.advance(&applied(sequence)).await?;
+                    store.advance(position, &applied(sequence)).await?;
+                    position = sequence;
                     unsettled.clear();
                 } else {
                     unsettled.push((sequence, *series, points));
@@ -592,13 +603,15 @@ pub async fn series_follow(store: &dyn Series, script: &[SeriesStep]) -> Result<
             }
             SeriesStep::Forget(before) => {
                 // What is not settled may come again; a writer forgets only what lies behind its position.
-                store.advance(&applied(sequence)).await?;
+                store.advance(position, &applied(sequence)).await?;
+                position = sequence;
                 unsettled.clear();
                 model.retain(|(_, at, _)| at >= before);
                 store.forget(before_moment(i64::from(*before))).await?;
             }
             SeriesStep::ForgetOne { series, before } => {
-                store.advance(&applied(sequence)).await?;
+                store.advance(position, &applied(sequence)).await?;
+                position = sequence;
                 unsettled.clear();
                 model.retain(|(of, at, _)| of != series || at >= before);
                 store.forget_series(&format!("s{series}"), before_moment(i64::from(*before))).await?;
@@ -681,7 +694,10 @@ where
     }
     equal("one thing is not another", &store.at("j", millis(99)).await?, &None)?;
     refused("a history without a key is refused", store.append(&applied(5), "", version(1, 1)).await)?;
-    store.advance(&applied(7)).await?;
+    store.advance(0, &applied(7)).await?;
+    refused(CONDITION, store.advance(8, &applied(9)).await)?;
+    equal("a refused advance moves nothing", &store.position(STREAM).await?, &7)?;
+    store.advance(7, &applied(7)).await?;
     store.append(&applied(7), "k", version(10, 60)).await?;
     equal("nothing at or below the position is applied", &store.list("k", None, 10).await?, &newest_first)?;
     store.forget(millis(50)).await?;
@@ -729,7 +745,7 @@ async fn history_of_any_name(store: &dyn History) -> Result<(), Failure> {
                 Version { body: Bytes::from_static(name.as_bytes()), ..version(1, 10) },
             )
             .await?;
-        store.advance(&Applied::new(*name, 1)).await?;
+        store.advance(0, &Applied::new(*name, 1)).await?;
     }
     for name in STRANGE {
         let found = store.at(name, millis(10)).await?.map(|version| version.body);
@@ -793,7 +809,7 @@ pub async fn history_follow(store: &dyn History, script: &[HistoryStep]) -> Resu
     let mut model = BTreeMap::<u8, Vec<Version>>::new();
     let mut newest = BTreeMap::<u8, Version>::new();
     let mut unsettled: Vec<(u64, u8, Version)> = vec![];
-    let mut sequence = 0;
+    let (mut sequence, mut position) = (0, 0);
     for step in script {
         match step {
             HistoryStep::Append { key, rise, later, whole } => {
@@ -811,12 +827,14 @@ pub async fn history_follow(store: &dyn History, script: &[HistoryStep]) -> Resu
                     unsettled.push((sequence, *key, next));
                 }
                 if *whole {
-                    store.advance(&applied(sequence)).await?;
+                    store.advance(position, &applied(sequence)).await?;
+                    position = sequence;
                     unsettled.clear();
                 }
             }
             HistoryStep::Forget(before) => {
-                store.advance(&applied(sequence)).await?;
+                store.advance(position, &applied(sequence)).await?;
+                position = sequence;
                 unsettled.clear();
                 for versions in model.values_mut() {
                     versions.retain(|v| v.at >= millis(i64::from(*before)));

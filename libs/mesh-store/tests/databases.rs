@@ -79,7 +79,7 @@ impl View {
 
     /// With this much more in each document or version.
     async fn write_with(&self, facts: std::ops::Range<u64>, more: &[u8]) -> Result<(), Error> {
-        let last = at(facts.end - 1);
+        let (first, last) = (facts.start, at(facts.end - 1));
         match self {
             Self::Documents(store) => {
                 let put = |number| {
@@ -90,11 +90,11 @@ impl View {
                     (applied, change)
                 };
                 store.write(facts.map(put).collect()).await?;
-                store.advance(&last).await
+                store.advance(first - 1, &last).await
             }
             Self::Series(store) => {
                 store.write(facts.map(points).collect()).await?;
-                store.advance(&last).await
+                store.advance(first - 1, &last).await
             }
             Self::History(store) => {
                 let entry = |number| {
@@ -103,8 +103,16 @@ impl View {
                     (applied, entry)
                 };
                 store.write(facts.map(entry).collect()).await?;
-                store.advance(&last).await
+                store.advance(first - 1, &last).await
             }
+        }
+    }
+
+    async fn advance(&self, from: u64, number: u64) -> Result<(), Error> {
+        match self {
+            Self::Documents(store) => store.advance(from, &at(number)).await,
+            Self::Series(store) => store.advance(from, &at(number)).await,
+            Self::History(store) => store.advance(from, &at(number)).await,
         }
     }
 
@@ -264,8 +272,13 @@ async fn databases_outlive_a_full_disk() {
     outlives_a_full_disk("mesh-store, Cassandra on a full disk", Kind::Cassandra).await;
 }
 
-/// After it was emptied the position is 0, in the process that wrote it too, and what is written again is there.
+/// After it was emptied the position is 0, in the process that wrote it too, and what is written again is there. A process
+/// that goes on without having asked is refused: what came before would be missing.
 async fn refills(view: &View) {
+    for from in [100, 0] {
+        let lost = view.advance(from, 201).await.unwrap_err();
+        assert!(matches!(lost, Error::Engine { .. }), "{lost:?}");
+    }
     mesh_test::until(
         "an emptied database says so",
         async || view.position().await.map_err(|e| e.to_string()),
@@ -317,15 +330,15 @@ async fn mongodb_passes_the_suite_and_survives_faults() {
     things.write(gone.collect()).await.unwrap();
     let left = client.database("emptied").collection::<mongodb::bson::Document>("things");
     assert_eq!(left.count_documents(mongodb::bson::doc! { "deleted": true }).await.unwrap(), 1_399);
-    things.advance(&at(3_000)).await.unwrap();
+    things.advance(100, &at(3_000)).await.unwrap();
     things.delete(&at(3_600), "d0001").await.unwrap();
     assert!(things.get("d0101").await.unwrap().is_none());
-    things.advance(&at(4_000)).await.unwrap();
+    things.advance(3_000, &at(4_000)).await.unwrap();
     for n in 0..200 {
         things.put(&at(4_001 + n), Document { id: "x".into(), ..Default::default() }).await.unwrap();
         things.delete(&at(4_001 + n), "x").await.unwrap();
     }
-    things.advance(&at(5_000)).await.unwrap();
+    things.advance(4_000, &at(5_000)).await.unwrap();
     assert_eq!(left.count_documents(mongodb::bson::doc! { "deleted": true }).await.unwrap(), 0);
 
     let schema = client.database("emptied").collection::<mongodb::bson::Document>("continuum_schema");

@@ -52,13 +52,7 @@ pub(crate) enum Entries {
 
 /// What a store that does not answer means to who asked.
 fn unanswered(error: anyhow::Error) -> Error {
-    match error.downcast_ref::<mesh_store::Error>() {
-        Some(mesh_store::Error::Engine { .. }) => {
-            tracing::warn!(error = &*error as &dyn std::error::Error, "the ledger's databases unanswered");
-            Error::unavailable("a database of the ledger does not answer, or has lost something", "ask again")
-        }
-        _ => mesh_kit::internal(error),
-    }
+    mesh_kit::unanswered(error, "the ledger")
 }
 
 /// The tree's edge as the databases have it; refuses a question that they cannot answer yet.

@@ -68,6 +68,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let memory_bytes = (!stores.history.is_remote()).then_some(config.history_bytes_max);
     let keep = shell::store::Retention { history_ms, ended_ms, memory_bytes };
     let remote = stores.documents.is_remote() || stores.history.is_remote();
-    mesh.keep(shell::store::keeping(keep, remote), shell::store::Shelves { stores, keep });
+    let shelves = shell::store::Shelves { stores, keep, advanced: Default::default() };
+    mesh.keep(shell::store::keeping(keep, remote), shelves);
     Ok(())
 }

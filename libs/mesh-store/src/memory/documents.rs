@@ -130,8 +130,11 @@ impl Documents {
     }
 
     /// As [`crate::Documents::advance`].
-    pub fn advance(&mut self, applied: &Applied) {
-        self.positions.advance(applied);
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if the position is before `from`.
+    pub fn advance(&mut self, from: u64, applied: &Applied) -> Result<(), Error> {
+        self.positions.advance(from, applied)?;
         let Self { entries, positions, deleted, .. } = self;
         deleted.retain(|id| {
             let wanted = entries.get(id).is_some_and(|e| e.applied.iter().any(|(s, n)| *n > positions.of(s)));
@@ -140,6 +143,7 @@ impl Documents {
             }
             wanted
         });
+        Ok(())
     }
 
     /// As [`crate::Documents::position`].
@@ -281,11 +285,8 @@ impl crate::Documents for Shared<Documents> {
         Box::pin(async move { self.lock().list(query) })
     }
 
-    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {
-        Box::pin(async move {
-            self.lock().advance(applied);
-            Ok(())
-        })
+    fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> Answer<'a, ()> {
+        Box::pin(async move { self.lock().advance(from, applied) })
     }
 
     fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64> {

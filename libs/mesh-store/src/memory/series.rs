@@ -419,8 +419,11 @@ impl Series {
     }
 
     /// As [`crate::Series::advance`].
-    pub fn advance(&mut self, applied: &Applied) {
-        self.positions.advance(applied);
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if the position is before `from`.
+    pub fn advance(&mut self, from: u64, applied: &Applied) -> Result<(), Error> {
+        self.positions.advance(from, applied)
     }
 
     /// As [`crate::Series::position`].
@@ -605,11 +608,8 @@ impl crate::Series for Shared<Series> {
         })
     }
 
-    fn advance<'a>(&'a self, applied: &'a Applied) -> Answer<'a, ()> {
-        Box::pin(async move {
-            self.lock().advance(applied);
-            Ok(())
-        })
+    fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> Answer<'a, ()> {
+        Box::pin(async move { self.lock().advance(from, applied) })
     }
 
     fn position<'a>(&'a self, stream: &'a str) -> Answer<'a, u64> {

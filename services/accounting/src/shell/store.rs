@@ -10,15 +10,12 @@ use ledger::{
     tree::Nodes,
 };
 use mesh_core::Stored;
-use mesh_kit::{Decided, Keeping, Mesh, Shelf, outgoing};
+use mesh_kit::{Decided, Keeping, Kept, Mesh, Shelf, leave_out, outgoing};
 use mesh_proto::{
     Event as _, Timestamp,
     account::{AccountList, AccountView, Entry, Posted},
 };
-use mesh_store::{
-    Applied, Change, Document, Documents, Error, History, Query, Version,
-    memory::{DocumentLimits, WindowLimits},
-};
+use mesh_store::{Applied, Change, Document, Error, History, Query, Version, memory::WindowLimits};
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::watch;
@@ -32,10 +29,6 @@ use crate::domain::{
 
 /// Stream of the entries.
 const STREAM: &str = Posted::STREAM;
-/// How long facts wait to be applied together, milliseconds: a question right after a decision waits for them.
-const GATHER_MS: u64 = 10;
-/// Nothing ever has to be removed.
-const SWEEP_MS: i64 = 3_600_000;
 /// Names of the metrics, and what they count.
 pub(crate) const FAULTS: (&str, &str) =
     ("accounting_faults_total", "entries that are not what the ledger's rules make of what they are about");
@@ -47,7 +40,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The ledger in databases. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Stores {
-    documents: Option<Arc<dyn Documents>>,
+    documents: Option<Kept>,
     history: Option<Arc<dyn History>>,
     decided: Decided<Accounting>,
     state: Arc<Mutex<State>>,
@@ -71,8 +64,7 @@ struct State {
     sequence: u64,
     /// What is to be written of the facts taken in last.
     pending: Pending,
-    /// What documents and histories were brought to.
-    documents: u64,
+    /// What histories were brought to.
     history: u64,
 }
 
@@ -99,9 +91,8 @@ impl Stores {
         history: &str,
         decided: Decided<Accounting>,
     ) -> anyhow::Result<Option<Self>> {
-        let documents = mesh.documents("accounts", documents, DocumentLimits::default())?;
+        let documents = Kept::open(mesh, ("accounts", "accounts"), documents, STREAM)?;
         let history = mesh.history("ledger", history, WindowLimits::default(), 0)?;
-        let documents = documents.is_remote().then_some(documents);
         let history = history.is_remote().then_some(history);
         let is_any = documents.is_some() || history.is_some();
         let stores = Self { documents, history, decided, state: Arc::default(), reached: Arc::default() };
@@ -115,15 +106,7 @@ impl Stores {
 
     /// Follows ACCOUNT into the databases until the process stops.
     pub(crate) fn keep(&self, mesh: &Mesh) {
-        let keeping = Keeping {
-            name: "ledger",
-            stream: STREAM,
-            window_ms: 0,
-            newest_max: u64::MAX,
-            gather_ms: GATHER_MS,
-            sweep_ms: SWEEP_MS,
-        };
-        mesh.keep(keeping, LedgerShelf { stores: self.clone() });
+        mesh.keep(Keeping::in_documents("ledger", STREAM), LedgerShelf { stores: self.clone() });
     }
 
     /// Publishes a signed head now and then, until the process stops: of no ledger that is still being read.
@@ -185,8 +168,8 @@ impl Stores {
         let mut reached = self.reached.subscribe();
         let Some(reached) = within_limit(&mut reached, position).await else { return Ok(None) };
         // What histories have lost is missed where it is read.
-        if let Some(documents) = &self.documents
-            && documents.position(STREAM).await? < reached.sequence
+        if let Some(kept) = &self.documents
+            && kept.documents().position(STREAM).await? < reached.sequence
         {
             return Ok(None);
         }
@@ -198,7 +181,7 @@ impl Stores {
     /// # Errors
     /// Those of the store; a document that cannot be read.
     pub(crate) async fn list(&self, wanted: &Wanted) -> anyhow::Result<AccountList> {
-        let Some(documents) = &self.documents else {
+        let Some(documents) = self.documents.as_ref().map(Kept::documents) else {
             return Ok(self.read(|fold| fold.list(fold.accounts(wanted))));
         };
         let Wanted { prefix, page } = wanted;
@@ -230,7 +213,7 @@ impl Stores {
     /// # Errors
     /// Those of the store; a document that cannot be read.
     pub(crate) async fn account(&self, account: &str) -> anyhow::Result<Result<AccountView, mesh_core::query::Error>> {
-        let found = match &self.documents {
+        let found = match self.documents.as_ref().map(Kept::documents) {
             None => self.read(|fold| fold.view(account)),
             Some(documents) => {
                 let document = documents.get(account).await?;
@@ -377,19 +360,6 @@ struct LedgerShelf {
     stores: Stores,
 }
 
-/// What the store will never take is left out, with a line in the log.
-fn taken(written: Result<(), Error>, sequence: u64) -> Result<(), Error> {
-    match written {
-        Err(error @ Error::Engine { .. }) => Err(error),
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(sequence, error, "entries up to this fact refused by their store");
-            Ok(())
-        }
-        Ok(()) => Ok(()),
-    }
-}
-
 /// Fails if a store has lost what it was brought to: what follows would hide that.
 fn has_kept(position: u64, brought_to: u64) -> Result<(), Error> {
     if position >= brought_to {
@@ -403,26 +373,22 @@ impl Shelf for LedgerShelf {
     async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
         let Some(newest) = messages.last() else { return Ok(()) };
         let newest = Applied::new(STREAM, newest.sequence);
-        let (Pending { mut rows, mut changes }, in_documents, in_history, edge) = {
+        let (Pending { mut rows, mut changes }, in_history, edge) = {
             let mut state = self.stores.state.lock();
             state.take(messages);
-            (state.pending.clone(), state.documents, state.history, Arc::new(state.following.edge().clone()))
+            (state.pending.clone(), state.history, Arc::new(state.following.edge().clone()))
         };
         if let Some(history) = self.stores.history.as_ref().filter(|_| newest.sequence > in_history) {
             // Before the write: versions come in order, and none before one that is there.
             has_kept(history.position(STREAM).await?, in_history)?;
             rows.retain(|(applied, _)| applied.sequence > in_history);
-            taken(history.write(rows).await, newest.sequence)?;
-            history.advance(&newest).await?;
+            leave_out(history.write(rows).await, "ledger", newest.sequence)?;
+            history.advance(in_history, &newest).await?;
             self.stores.state.lock().history = newest.sequence;
         }
-        if let Some(documents) = self.stores.documents.as_ref().filter(|_| newest.sequence > in_documents) {
-            changes.retain(|(applied, _)| applied.sequence > in_documents);
-            taken(documents.write(changes).await, newest.sequence)?;
-            // After the write, which may have waited for another server. A document is whole: it may be there too early.
-            has_kept(documents.position(STREAM).await?, in_documents)?;
-            documents.advance(&newest).await?;
-            self.stores.state.lock().documents = newest.sequence;
+        if let Some(kept) = self.stores.documents.as_ref().filter(|kept| newest.sequence > kept.advanced()) {
+            changes.retain(|(applied, _)| applied.sequence > kept.advanced());
+            kept.write(changes, newest.sequence).await?;
         }
         self.stores.reached.send_replace(Reached { sequence: newest.sequence, edge });
         Ok(())
@@ -430,22 +396,21 @@ impl Shelf for LedgerShelf {
 
     async fn position(&self) -> Result<u64, Error> {
         let documents = match &self.stores.documents {
-            Some(documents) => documents.position(STREAM).await?,
+            Some(kept) => kept.position().await?,
             None => u64::MAX,
         };
         let history = match &self.stores.history {
             Some(history) => history.position(STREAM).await?,
             None => u64::MAX,
         };
-        let mut state = self.stores.state.lock();
-        (state.documents, state.history) = (documents, history);
+        self.stores.state.lock().history = history;
         Ok(documents.min(history))
     }
 
     /// From the first entry: each is made again from those before it.
     fn begin(&self, _: u64) -> u64 {
         let mut state = self.stores.state.lock();
-        *state = State { documents: state.documents, history: state.history, ..State::default() };
+        *state = State { history: state.history, ..State::default() };
         self.stores.reached.send_replace(Reached::default());
         1
     }

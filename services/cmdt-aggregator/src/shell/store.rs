@@ -1,11 +1,17 @@
 //! Keeps published twins in the stores, read from `TWIN`: the newest of each as a document, to be listed, and its
 //! versions as its history. A store that was away, or is new, catches up by itself.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use anyhow::Context as _;
 use mesh_core::Stored;
-use mesh_kit::{Keeping, Mesh, Shelf};
+use mesh_kit::{Keeping, Mesh, Shelf, leave_out};
 use mesh_proto::{
     Event as _, Timestamp,
     twin::{Twin, TwinChanged},
@@ -89,16 +95,27 @@ pub(crate) fn keeping(keep: Retention, remote: bool) -> Keeping {
 pub(crate) struct Shelves {
     pub(crate) stores: Stores,
     pub(crate) keep: Retention,
+    pub(crate) advanced: Advanced,
+}
+
+/// The positions that the stores were brought to, as far as this process knows.
+#[derive(Default)]
+pub(crate) struct Advanced {
+    documents: AtomicU64,
+    history: AtomicU64,
 }
 
 impl Shelf for Shelves {
     async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
-        self.stores.apply(messages).await
+        self.stores.apply(messages, &self.advanced).await
     }
 
     async fn position(&self) -> Result<u64, Error> {
         let documents = self.stores.documents.position(TwinChanged::STREAM).await?;
-        Ok(documents.min(self.stores.history.position(TwinChanged::STREAM).await?))
+        self.advanced.documents.store(documents, Relaxed);
+        let history = self.stores.history.position(TwinChanged::STREAM).await?;
+        self.advanced.history.store(history, Relaxed);
+        Ok(documents.min(history))
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
@@ -111,7 +128,7 @@ impl Shelf for Shelves {
 
 impl Stores {
     /// Applies messages, then says that the last is applied whole. Fails only if trying again may help.
-    async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
+    async fn apply(&self, messages: &[Arc<Stored>], from: &Advanced) -> Result<(), Error> {
         let Some(newest) = messages.last() else { return Ok(()) };
         let (mut changes, mut entries) = (vec![], vec![]);
         for stored in messages {
@@ -131,22 +148,19 @@ impl Stores {
         }
         let applied = Applied::new(&newest.stream, newest.sequence);
         for done in [self.history.write(entries).await, self.documents.write(changes).await] {
-            match done {
-                Err(error @ Error::Engine { .. }) => return Err(error),
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(sequence = newest.sequence, error, "twins up to this one refused by their store");
-                }
-                Ok(()) => {}
-            }
+            leave_out(done, "twins", newest.sequence)?;
         }
-        self.documents.advance(&applied).await?;
-        self.history.advance(&applied).await
+        self.documents.advance(from.documents.load(Relaxed), &applied).await?;
+        from.documents.fetch_max(newest.sequence, Relaxed);
+        self.history.advance(from.history.load(Relaxed), &applied).await?;
+        from.history.fetch_max(newest.sequence, Relaxed);
+        Ok(())
     }
 
     async fn remove_ended(&self, now: Timestamp, before: Timestamp) -> Result<(), Error> {
         // Not a fact of the stream: the time counts for itself.
         let applied = Applied::new(SWEEP, now.as_millis().unsigned_abs());
+        let from = self.documents.position(SWEEP).await?;
         let equal = BTreeMap::from([("phase".to_owned(), phase_name(InstancePhase::Stopped))]);
         let mut query = Query { equal, limit: 1_000, ..Query::default() };
         loop {
@@ -159,7 +173,7 @@ impl Stores {
             let deletes = over.map(|document| (applied.clone(), Change::Delete(document.id))).collect();
             self.documents.write(deletes).await?;
             if page.next.is_empty() {
-                return self.documents.advance(&applied).await;
+                return self.documents.advance(from, &applied).await;
             }
             query.token = page.next;
         }
@@ -212,9 +226,9 @@ pub(crate) mod tests {
             Arc::new(mesh_test::stored(&event, sequence, Timestamp::from_millis(1)))
         };
         let messages: Vec<Arc<Stored>> = (first..).zip(twins).map(stored).collect();
-        block_on(stores.apply(&messages)).unwrap();
+        block_on(stores.apply(&messages, &Advanced::default())).unwrap();
         if let Some((now, keep)) = sweep {
-            block_on(Shelves { stores: stores.clone(), keep }.sweep(now)).unwrap();
+            block_on(Shelves { stores: stores.clone(), keep, advanced: Advanced::default() }.sweep(now)).unwrap();
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use mesh_core::Stored;
-use mesh_kit::{Keeping, Shelf};
+use mesh_kit::{Keeping, Shelf, leave_out};
 use mesh_proto::{
     DecodeError, Event as _, Timestamp,
     telemetry::{InstanceSample, Measured, Packed, Readings},
@@ -115,12 +115,14 @@ pub(crate) struct Raw {
     retention: Retention,
     /// The last message seen while another wrote.
     seen: AtomicU64,
+    /// The position that the store was brought to, as far as this process knows.
+    advanced: AtomicU64,
 }
 
 impl Raw {
     pub(crate) fn new(stores: Stores, retained: Retained) -> Self {
         let retention = Retention::new(retained);
-        Self { stores, removal: Removal::default(), retention, seen: AtomicU64::new(0) }
+        Self { stores, removal: Removal::default(), retention, seen: AtomicU64::new(0), advanced: AtomicU64::new(0) }
     }
 }
 
@@ -135,7 +137,10 @@ impl Shelf for Raw {
             return Ok(());
         }
         write(&*self.stores.raw, newest.sequence, points).await?;
-        self.stores.raw.advance(&Applied::new(&newest.stream, newest.sequence)).await
+        let from = self.advanced.load(Relaxed);
+        self.stores.raw.advance(from, &Applied::new(&newest.stream, newest.sequence)).await?;
+        self.advanced.store(newest.sequence, Relaxed);
+        Ok(())
     }
 
     async fn position(&self) -> Result<u64, Error> {
@@ -144,7 +149,9 @@ impl Shelf for Raw {
             return Ok(seen);
         }
         self.seen.store(0, Relaxed);
-        self.stores.raw.position(Packed::STREAM).await
+        let position = self.stores.raw.position(Packed::STREAM).await?;
+        self.advanced.store(position, Relaxed);
+        Ok(position)
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
@@ -254,12 +261,12 @@ impl Shelf for Rolled {
         if self.stores.is_anothers() {
             return Ok(());
         }
-        let (pending, reached, through) = {
+        let (pending, reached, through, durable) = {
             let mut state = self.state.lock();
             let closed = state.rollup.close(now);
             state.pending.iter_mut().zip(closed).for_each(|(pending, closed)| pending.extend(closed));
             let through = state.rollup.open_from().map_or(state.reached, |first| first - 1);
-            (state.pending.clone(), state.reached, through)
+            (state.pending.clone(), state.reached, through, state.durable)
         };
         for (store, done) in self.stores.rolled.iter().zip(&pending) {
             let mut by_series: BTreeMap<&String, Vec<Point>> = BTreeMap::new();
@@ -273,7 +280,7 @@ impl Shelf for Rolled {
         }
         // What is open is read again by the next process.
         if pending.iter().any(|done| !done.is_empty()) {
-            self.stores.rolled[0].advance(&Applied::new(Packed::STREAM, through)).await?;
+            self.stores.rolled[0].advance(durable, &Applied::new(Packed::STREAM, through)).await?;
             let mut state = self.state.lock();
             state.pending = Default::default();
             state.durable = through;
@@ -293,15 +300,7 @@ async fn write(store: &dyn Series, sequence: u64, points: Vec<(Applied, Points)>
     if points.is_empty() {
         return Ok(());
     }
-    match store.write(points).await {
-        Err(error @ Error::Engine { .. }) => Err(error),
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(sequence, error, "samples up to this one refused");
-            Ok(())
-        }
-        Ok(()) => Ok(()),
-    }
+    leave_out(store.write(points).await, "samples", sequence)
 }
 
 /// What a message holds.
@@ -712,8 +711,8 @@ mod tests {
             self.0.forget_series(series, before)
         }
 
-        fn advance<'a>(&'a self, applied: &'a Applied) -> mesh_store::Answer<'a, ()> {
-            self.0.advance(applied)
+        fn advance<'a>(&'a self, from: u64, applied: &'a Applied) -> mesh_store::Answer<'a, ()> {
+            self.0.advance(from, applied)
         }
 
         fn position<'a>(&'a self, stream: &'a str) -> mesh_store::Answer<'a, u64> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::query::{Error, owner};
-use mesh_kit::{Decided, Follow, internal};
+use mesh_kit::{Decided, Follow};
 use mesh_proto::{
     intent::{IntentHistory, IntentList, IntentView, intent_queries_server::IntentQueries},
     query::{GetRequest, ListRequest},
@@ -36,11 +36,7 @@ impl Api {
 
     /// Refuses a question that the documents cannot answer yet.
     async fn current(&self) -> Result<(), Error> {
-        if self.stores.are_current(&self.decided).await.map_err(unanswered)? {
-            return Ok(());
-        }
-        let hint = "ask again; /readyz?verbose of the intent manager says how far they are";
-        Err(Error::unavailable("the documents of intents are behind what was decided", hint))
+        self.stores.intents.current(self.decided.position()).await
     }
 
     async fn find(&self, request: &GetRequest) -> Result<Kept, Error> {
@@ -51,19 +47,9 @@ impl Api {
 
 async fn find(stores: &Stores, request: &GetRequest) -> Result<Kept, Error> {
     let owner = owner(&request.owner);
-    let kept = stores.get(&document_id(owner, &request.id)).await.map_err(unanswered)?;
+    let kept = stores.get(&document_id(owner, &request.id)).await;
+    let kept = kept.map_err(|error| stores.intents.unanswered(error))?;
     if kept.exists() { Ok(kept) } else { Err(Kept::unknown(owner, &request.id)) }
-}
-
-/// What a store that does not answer means to who asked.
-fn unanswered(error: anyhow::Error) -> Error {
-    match error.downcast_ref::<mesh_store::Error>() {
-        Some(mesh_store::Error::Engine { .. }) => {
-            tracing::warn!(error = &*error as &dyn std::error::Error, "documents of intents unanswered");
-            Error::unavailable("the database of intents does not answer", "ask again")
-        }
-        _ => internal(error),
-    }
 }
 
 #[tonic::async_trait]
@@ -83,12 +69,13 @@ impl IntentQueries for Api {
         };
         let query = query.after(&narrowed.after);
         let found = async {
-            let page = self.stores.intents.list(&query).await?;
-            let total = if narrowed.count { self.stores.intents.count(&query).await? } else { 0 };
+            let intents = self.stores.intents.documents();
+            let page = intents.list(&query).await?;
+            let total = if narrowed.count { intents.count(&query).await? } else { 0 };
             let more = !page.next.is_empty();
             anyhow::Ok(narrowed.page(&self.stores.with_achieved(page.documents).await?, more, total))
         };
-        Ok(Response::new(found.await.map_err(unanswered)?))
+        Ok(Response::new(found.await.map_err(|error| self.stores.intents.unanswered(error))?))
     }
 
     async fn history(&self, request: Request<GetRequest>) -> Result<Response<IntentHistory>, Status> {
@@ -99,7 +86,7 @@ impl IntentQueries for Api {
 
     async fn watch(&self, request: Request<GetRequest>) -> Result<Response<Self::WatchStream>, Status> {
         // From before the first look: what changes in between is looked at.
-        let changes = self.stores.changes();
+        let changes = self.stores.intents.changes();
         // An unknown intent fails the call at once, not in the stream.
         let kept = self.find(request.get_ref()).await?;
         let watching = Watching {
