@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_kit::{Mesh, View};
+use mesh_kit::Mesh;
 use mesh_proto::{
     json,
     query::{GetRequest, ListRequest},
@@ -17,21 +17,24 @@ use tonic::{Request, Response, Status};
 use chart::ARCHIVE_BYTES_MAX;
 
 use crate::{
-    domain::{CHART, catalogue::Catalogue},
-    shell::checks::{Checks, Unrendered, archive_of},
+    domain::CHART,
+    shell::{
+        checks::{Checks, Unrendered, archive_of},
+        store::Shown,
+    },
 };
 
-/// Answers `WorkloadQueries` from the view, and from the archives.
+/// Answers `WorkloadQueries` from the view or its documents, and from the archives.
 pub(crate) struct Api {
     pub(crate) mesh: Mesh,
-    pub(crate) view: View<Catalogue>,
+    pub(crate) shown: Shown,
     pub(crate) checks: Arc<Checks>,
 }
 
 impl Api {
-    fn document(&self, owner: &str, workload: &str) -> Result<WorkloadView, Status> {
+    async fn document(&self, owner: &str, workload: &str) -> Result<WorkloadView, Status> {
         let request = GetRequest { owner: owner.to_owned(), id: workload.to_owned() };
-        Ok(self.view.read(|v| v.workload(&request))?)
+        Ok(self.shown.workload(&request).await?)
     }
 
     async fn archive(&self, view: &WorkloadView) -> Result<bytes::Bytes, Status> {
@@ -60,8 +63,8 @@ impl WorkloadQueries for Api {
     }
 
     async fn manifests(&self, request: Request<GetRequest>) -> Result<Response<ManifestsReply>, Status> {
-        let instance = self.view.read(|v| v.instance(request.get_ref()))?;
-        let view = self.document(&instance.owner, &instance.workload)?;
+        let instance = self.shown.instance(request.get_ref()).await?;
+        let view = self.document(&instance.owner, &instance.workload).await?;
         let document = view.document.clone().unwrap_or_default();
         if document.kind != CHART {
             let yaml = as_yaml(&document);
@@ -78,21 +81,21 @@ impl WorkloadQueries for Api {
 
     async fn chart(&self, request: Request<GetRequest>) -> Result<Response<ChartReply>, Status> {
         let request = request.into_inner();
-        let view = self.document(&request.owner, &request.id)?;
+        let view = self.document(&request.owner, &request.id).await?;
         let archive = self.archive(&view).await?;
         Ok(Response::new(ChartReply { sha256: view.sha256, archive }))
     }
 
     async fn get_workload(&self, request: Request<GetRequest>) -> Result<Response<WorkloadView>, Status> {
-        Ok(Response::new(self.view.read(|v| v.workload(request.get_ref()))?))
+        Ok(Response::new(self.shown.workload(request.get_ref()).await?))
     }
 
     async fn get_instance(&self, request: Request<GetRequest>) -> Result<Response<InstanceView>, Status> {
-        Ok(Response::new(self.view.read(|v| v.instance(request.get_ref()))?))
+        Ok(Response::new(self.shown.instance(request.get_ref()).await?))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<WorkloadList>, Status> {
-        Ok(Response::new(self.view.read(|v| v.list(request.get_ref()))?))
+        Ok(Response::new(self.shown.list(request.get_ref()).await?))
     }
 }
 

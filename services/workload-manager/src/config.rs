@@ -21,6 +21,8 @@ pub struct Config {
     pub registries_plain: String,
     /// Is a chart rejected if a registry cannot be reached? Otherwise its images are not checked, and it says so.
     pub refuse_unreachable: bool,
+    /// Where documents and instances rest, as a URL, if not where the mesh keeps its documents (`documents_url`).
+    pub documents: String,
 }
 
 impl Default for Config {
@@ -34,6 +36,7 @@ impl Default for Config {
             registries_private: String::new(),
             registries_plain: String::new(),
             refuse_unreachable: false,
+            documents: String::new(),
         }
     }
 }

@@ -15,8 +15,10 @@ pub mod catalogue;
 pub mod charts;
 
 mod documents;
+mod entry;
 mod instance;
 mod instances;
+pub(crate) mod kept;
 mod known;
 mod life;
 mod releases;

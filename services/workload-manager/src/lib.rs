@@ -20,20 +20,35 @@ use std::sync::Arc;
 use mesh_kit::{Mesh, Sources};
 use mesh_proto::workload::workload_queries_server::WorkloadQueriesServer;
 
+use self::shell::store::{Shown, Stores};
 pub use config::Config;
 
-/// Joins the mesh; returns once its deciders and its view run, its queries are served and charts are checked.
+/// Entities in memory where documents and instances rest in a database: idle ones beyond are read again when an input is
+/// about them.
+const ENTITIES_MAX: usize = 10_000;
+
+/// Joins the mesh; returns once its deciders and its view run, its queries are served and charts are checked. What rests in
+/// a database is then still being read.
 ///
 /// # Errors
-/// When the bus does not let it join, or its file of registries cannot be read.
+/// When the bus does not let it join, its file of registries cannot be read, or a URL cannot be used for documents.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let checks = Arc::new(shell::checks::Checks::new(&config)?);
-    let sources = Sources { streams: vec!["WORKLOAD"], ..Sources::default() };
-    let view = mesh.project("workloads", domain::catalogue::Catalogue::default(), sources).await?;
-    let api = api::Api { mesh: mesh.clone(), view: view.clone(), checks: checks.clone() };
+    let shown = match Stores::open(&mesh, &config.documents)? {
+        Some(kept) => {
+            let decided = mesh.decide_within(domain::Workloads, ENTITIES_MAX).await?;
+            Shown::Kept(Stores::keep(&mesh, kept, decided))
+        }
+        None => {
+            let sources = Sources { streams: vec!["WORKLOAD"], ..Sources::default() };
+            let view = mesh.project("workloads", domain::catalogue::Catalogue::default(), sources).await?;
+            mesh.decide(domain::Workloads).await?;
+            Shown::View(view)
+        }
+    };
+    let api = api::Api { mesh: mesh.clone(), shown: shown.clone(), checks: checks.clone() };
     mesh.serve(WorkloadQueriesServer::new(api));
-    mesh.decide(domain::Workloads).await?;
     mesh.decide(domain::charts::Charts).await?;
-    mesh.spawn("checks", shell::checks::follow(mesh.clone(), view, checks));
+    mesh.spawn("checks", shell::checks::follow(mesh.clone(), shown, checks));
     Ok(())
 }

@@ -1,3 +1,4 @@
 //! What touches the world: tasks, drivers, files and HTTP.
 
 pub(crate) mod checks;
+pub(crate) mod store;

@@ -9,30 +9,23 @@ use mesh_core::{
     Derived, Projector, Stored,
     query::{Error, Page, narrowed_by, owner},
 };
-use mesh_planner::Driver;
 use mesh_proto::{
     EventSet as _, Timestamp,
     deciders::stream_workload::Event,
     query::{GetRequest, ListRequest},
-    workload::{
-        InstanceChanged, InstancePhase, InstanceView, InstanceWanted, LifecycleEvent, RevisionView, WorkloadDocument,
-        WorkloadList, WorkloadSubmitted, WorkloadView,
-    },
+    workload::{InstancePhase, InstanceView, WorkloadList, WorkloadView},
 };
-use prost::Message as _;
 use semver::Version;
 
-use crate::domain::{REVISIONS_MAX, release_of};
+use super::entry::{About, about, awaits_checks, fold_instance, fold_version};
 
-/// Events kept of each instance: the newest.
-pub const EVENTS_MAX: usize = 100;
 /// Stopped instances kept: those that stopped last.
 pub const STOPPED_MAX: usize = 10_000;
 
 /// An owner's name for something.
 type Named = (String, String);
 /// A version in order of precedence; what is not a semantic version comes first.
-type Ordered = (Option<Version>, String);
+pub(super) type Ordered = (Option<Version>, String);
 
 /// Every document, and every instance that is not long over.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,164 +48,39 @@ impl Projector for Catalogue {
 
 impl Catalogue {
     fn tell(&mut self, event: Event, at: Timestamp) {
-        match event {
-            Event::WorkloadSubmitted(m) => self.submitted(m, at),
-            Event::ChartAttached(m) => {
-                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
-                    view.sha256 = m.sha256;
+        match about(&event) {
+            Some(About::Version { owner, name, version }) => {
+                let (key, version) = ((owner.to_owned(), name.to_owned()), ordered(version));
+                let versions = self.documents.entry(key.clone()).or_default();
+                let mut view = versions.remove(&version);
+                fold_version(&mut view, event, at);
+                versions.extend(view.map(|view| (version, view)));
+                if versions.is_empty() {
+                    self.documents.remove(&key);
                 }
             }
-            Event::WorkloadOnboarding(m) => {
-                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
-                    // Without an archive it waits for its owner.
-                    view.status = if m.sha256.is_empty() { "pending" } else { "onboarding" }.into();
-                    view.sha256 = m.sha256;
-                    view.report = None;
+            Some(About::Instance { owner, instance_id }) => {
+                let key = (owner.to_owned(), instance_id.to_owned());
+                let mut view = self.instances.remove(&key);
+                let is_stopped = |view: &Option<InstanceView>| {
+                    view.as_ref().is_some_and(|view| view.phase() == InstancePhase::Stopped)
+                };
+                let stops = matches!(event, Event::InstanceChanged(_)) && !is_stopped(&view);
+                fold_instance(&mut view, event, at);
+                let stops = stops && is_stopped(&view);
+                self.instances.extend(view.map(|view| (key.clone(), view)));
+                if stops {
+                    self.stopped.push_back(key);
+                    self.forget();
                 }
             }
-            Event::WorkloadChecked(m) => {
-                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
-                    view.report = m.report;
-                }
-            }
-            Event::WorkloadRegistered(m) => {
-                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
-                    view.status = "accepted".into();
-                    // Its checks may have completed it.
-                    view.document = WorkloadDocument::decode(m.document).ok();
-                }
-            }
-            Event::WorkloadRejected(m) => {
-                if let Some(view) = self.version_mut(m.owner, m.name, &m.version, at) {
-                    view.status = "rejected".into();
-                    view.problems = m.problems;
-                }
-            }
-            Event::WorkloadDropped(m) => {
-                let key = (m.owner, m.name);
-                if let Some(versions) = self.documents.get_mut(&key) {
-                    versions.remove(&ordered(&m.version));
-                    if versions.is_empty() {
-                        self.documents.remove(&key);
-                    }
-                }
-            }
-            Event::InstanceWanted(m) => self.wanted(m, at),
-            Event::InstanceDeleted(m) => drop(self.instances.remove(&(m.owner, m.instance_id))),
-            Event::InstanceChanged(m) => self.changed(m, at),
-            Event::InstanceUnavailable(m) => {
-                let view =
-                    self.instances.entry((m.owner.clone(), m.instance_id.clone())).or_insert_with(|| InstanceView {
-                        owner: m.owner,
-                        instance_id: m.instance_id,
-                        intent_id: m.intent_id,
-                        phase: InstancePhase::Pending.into(),
-                        ..Default::default()
-                    });
-                if view.replicas_wanted == 0 && view.phase() == InstancePhase::Pending {
-                    view.workload = m.workload;
-                    view.reason = format!("{}; {}", m.reason, m.hint);
-                }
-            }
-            Event::InstanceUnwanted(m) => {
-                let key = (m.owner, m.instance_id);
-                let never = |v: &InstanceView| v.replicas_wanted == 0 && v.lifecycle_events.is_empty();
-                if self.instances.get(&key).is_some_and(never) {
-                    self.instances.remove(&key);
-                }
-            }
-            Event::WorkloadUnchanged(_) | Event::WorkloadRefused(_) | Event::MigrationWanted(_) => {}
+            None => {}
         }
-    }
-
-    fn submitted(&mut self, m: WorkloadSubmitted, at: Timestamp) {
-        let document = WorkloadDocument::decode(m.document).ok();
-        let view = WorkloadView {
-            owner: m.owner.clone(),
-            name: m.name.clone(),
-            version: m.version.clone(),
-            status: "pending".into(),
-            sha256: document.as_ref().and_then(|d| d.chart.as_ref()).map(|c| c.sha256.clone()).unwrap_or_default(),
-            statement: document.as_ref().map(|d| Driver::of(d).statement()).unwrap_or_default().to_owned(),
-            document,
-            created: Some(at),
-            modified: Some(at),
-            ..Default::default()
-        };
-        self.documents.entry((m.owner, m.name)).or_default().insert(ordered(&m.version), view);
-    }
-
-    fn version_mut(&mut self, owner: String, name: String, version: &str, at: Timestamp) -> Option<&mut WorkloadView> {
-        let view = self.documents.get_mut(&(owner, name))?.get_mut(&ordered(version))?;
-        view.modified = Some(at);
-        Some(view)
     }
 
     /// Charts whose checks are to be made.
     pub fn onboarding(&self) -> impl Iterator<Item = &WorkloadView> {
-        self.documents
-            .values()
-            .flat_map(BTreeMap::values)
-            .filter(|view| view.status == "onboarding" && view.report.is_none())
-    }
-
-    fn wanted(&mut self, m: InstanceWanted, at: Timestamp) {
-        let view = self.instances.entry((m.owner.clone(), m.instance_id.clone())).or_default();
-        let over = matches!(view.phase(), InstancePhase::Unspecified | InstancePhase::Stopped);
-        if m.replicas > 0 && (over || view.lifecycle_events.is_empty()) {
-            let generation = view.generation;
-            let events = std::mem::take(&mut view.lifecycle_events);
-            let revisions = std::mem::take(&mut view.revisions);
-            *view = InstanceView { lifecycle_events: events, generation, revisions, ..Default::default() };
-            view.phase = InstancePhase::Pending.into();
-            view.created = Some(at);
-            remember(view, LifecycleEvent { r#type: "rendered".into(), timestamp: Some(at), ..Default::default() });
-        } else if m.replicas > 0 && m.revision > view.revision && view.revision > 0 {
-            let name = if m.rolled_back_to > 0 { "rollback" } else { "upgrade" };
-            remember(view, LifecycleEvent { r#type: name.into(), timestamp: Some(at), ..Default::default() });
-        } else if m.replicas == 0 && view.phase() == InstancePhase::Unspecified {
-            // Ended before it began.
-            view.phase = InstancePhase::Stopped.into();
-        }
-        if m.replicas > 0 {
-            revise(view, &m, at);
-        }
-        view.revision = m.revision.max(1);
-        view.modified = Some(at);
-        let name = m.workload.split('@').next().unwrap_or_default();
-        let release = m.release.clone().unwrap_or_default();
-        let is_chart = WorkloadDocument::decode(m.document.clone()).is_ok_and(|d| Driver::of(&d) == Driver::Charts);
-        view.release_name = if is_chart { release_of(&release, name, &m.instance_id) } else { String::new() };
-        view.release = m.release;
-        view.owner = m.owner;
-        view.instance_id = m.instance_id;
-        view.workload = m.workload;
-        view.intent_id = m.intent_id;
-        view.replicas_wanted = m.replicas;
-    }
-
-    fn changed(&mut self, m: InstanceChanged, at: Timestamp) {
-        let key = (m.owner.clone(), m.instance_id.clone());
-        let view = self.instances.entry(key.clone()).or_default();
-        let stops = m.phase() == InstancePhase::Stopped && view.phase() != InstancePhase::Stopped;
-        view.phase = m.phase;
-        view.owner = m.owner;
-        view.instance_id = m.instance_id;
-        view.intent_id = m.intent_id;
-        view.cluster_id = m.cluster_id;
-        view.generation = m.generation;
-        view.replicas_wanted = m.replicas_wanted;
-        view.replicas_running = m.replicas_running;
-        view.restarts = m.restarts;
-        view.reason = m.reason;
-        view.modified = Some(at);
-        if let Some(event) = m.event {
-            remember(view, event);
-        }
-        if stops {
-            self.stopped.push_back(key);
-            self.forget();
-        }
+        self.documents.values().flat_map(BTreeMap::values).filter(|view| awaits_checks(view))
     }
 
     /// Forgets those that stopped longest ago.
@@ -232,19 +100,14 @@ impl Catalogue {
     /// Not found, with what to do.
     pub fn workload(&self, request: &GetRequest) -> Result<WorkloadView, Error> {
         let owner = owner(&request.owner);
-        let (name, version) = request.id.split_once('@').map_or((request.id.as_str(), None), |(n, v)| (n, Some(v)));
+        let (name, version) = named(&request.id);
         let versions = self.documents.get(&(owner.to_owned(), name.to_owned()));
         let found = versions.and_then(|versions| match version {
             Some(version) => versions.get(&ordered(version)),
             None => versions.values().next_back(),
         });
-        found.cloned().ok_or_else(|| {
-            let hint = match versions.and_then(|v| v.values().next_back()) {
-                Some(newest) => format!("its newest version is {}", newest.version),
-                None => "push it with `continuum workload push FILE`".into(),
-            };
-            Error::not_found(format!("workload document {owner}/{}", request.id), hint)
-        })
+        let newest = || versions.and_then(|v| v.values().next_back()).map(|newest| newest.version.as_str());
+        found.cloned().ok_or_else(|| unknown_document(owner, &request.id, newest()))
     }
 
     /// An instance by its id.
@@ -254,10 +117,7 @@ impl Catalogue {
     pub fn instance(&self, request: &GetRequest) -> Result<InstanceView, Error> {
         let owner = owner(&request.owner);
         let found = self.instances.get(&(owner.to_owned(), request.id.clone()));
-        found.cloned().ok_or_else(|| {
-            let hint = "list them with `continuum workload list`";
-            Error::not_found(format!("instance {owner}/{}", request.id), hint)
-        })
+        found.cloned().ok_or_else(|| unknown_instance(owner, &request.id))
     }
 
     /// A page of an owner's documents, then of the instances.
@@ -265,18 +125,12 @@ impl Catalogue {
     /// # Errors
     /// Invalid argument: a phase or page token that there is not.
     pub fn list(&self, request: &ListRequest) -> Result<WorkloadList, Error> {
-        narrowed_by(request, &["owner", "state"])?;
-        let owner = owner(&request.owner).to_owned();
-        let phase = phase(&request.state)?;
-        let wanted = Page::new(request.page_size, &request.page_token)?;
-        let size = wanted.size();
-        let (mut after_document, mut after_instance) = (None, None);
-        match wanted.after().split_once('/') {
-            None if wanted.after().is_empty() => {}
-            Some(("document", id)) if id.contains('@') => after_document = id.split_once('@'),
-            Some(("instance", id)) => after_instance = Some(id),
-            _ => return Err(wanted.invalid()),
-        }
+        let Asked { owner, phase, size, after } = Asked::read(request)?;
+        let (after_document, after_instance) = match after {
+            After::Nothing => (None, None),
+            After::Document { name, version } => (Some((name, version)), None),
+            After::Instance(id) => (None, Some(id)),
+        };
         let mut page = WorkloadList::default();
         if after_instance.is_none() {
             let after = after_document.map(|(name, version)| (name, ordered(version)));
@@ -288,7 +142,7 @@ impl Catalogue {
                     continue;
                 }
                 if page.workloads.len() == size {
-                    page.next_page_token = token(page.workloads.last());
+                    page.next_page_token = token(&page);
                     return Ok(page);
                 }
                 page.workloads.push(view.clone());
@@ -298,10 +152,7 @@ impl Catalogue {
         let rest = self.instances.range((from, Bound::Unbounded)).take_while(|((o, _), _)| *o == owner);
         for (_, view) in rest.filter(|(_, v)| phase.is_none_or(|p| v.phase() == p)) {
             if page.workloads.len() + page.instances.len() == size {
-                page.next_page_token = match page.instances.last() {
-                    Some(last) => format!("instance/{}", last.instance_id),
-                    None => token(page.workloads.last()),
-                };
+                page.next_page_token = token(&page);
                 return Ok(page);
             }
             page.instances.push(view.clone());
@@ -310,11 +161,74 @@ impl Catalogue {
     }
 }
 
-fn token(last: Option<&WorkloadView>) -> String {
-    last.map(|w| format!("document/{}@{}", w.name, w.version)).unwrap_or_default()
+/// What a list is asked for.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Asked<'a> {
+    pub(crate) owner: String,
+    /// Of instances in this phase only.
+    pub(crate) phase: Option<InstancePhase>,
+    /// Documents and instances on the page, at most.
+    pub(crate) size: usize,
+    pub(crate) after: After<'a>,
 }
 
-fn ordered(version: &str) -> Ordered {
+/// Where the page before ended.
+#[derive(Debug, PartialEq)]
+pub(crate) enum After<'a> {
+    Nothing,
+    Document { name: &'a str, version: &'a str },
+    Instance(&'a str),
+}
+
+impl<'a> Asked<'a> {
+    /// # Errors
+    /// Invalid argument: a phase or page token that there is not.
+    pub(crate) fn read(request: &'a ListRequest) -> Result<Self, Error> {
+        narrowed_by(request, &["owner", "state"])?;
+        let wanted = Page::new(request.page_size, &request.page_token)?;
+        let after = match request.page_token.split_once('/') {
+            None if request.page_token.is_empty() => After::Nothing,
+            Some(("document", id)) => {
+                let (name, version) = id.split_once('@').ok_or_else(|| wanted.invalid())?;
+                After::Document { name, version }
+            }
+            Some(("instance", id)) => After::Instance(id),
+            _ => return Err(wanted.invalid()),
+        };
+        let (owner, phase) = (owner(&request.owner).to_owned(), phase(&request.state)?);
+        Ok(Self { owner, phase, size: wanted.size(), after })
+    }
+}
+
+/// The token of what comes after the last of a page.
+pub(crate) fn token(page: &WorkloadList) -> String {
+    match (page.instances.last(), page.workloads.last()) {
+        (Some(last), _) => format!("instance/{}", last.instance_id),
+        (None, Some(last)) => format!("document/{}@{}", last.name, last.version),
+        (None, None) => String::new(),
+    }
+}
+
+/// A document's name, and its version if that is asked for.
+pub(crate) fn named(id: &str) -> (&str, Option<&str>) {
+    id.split_once('@').map_or((id, None), |(name, version)| (name, Some(version)))
+}
+
+/// The answer where there is no such document.
+pub(crate) fn unknown_document(owner: &str, id: &str, newest: Option<&str>) -> Error {
+    let hint = match newest {
+        Some(newest) => format!("its newest version is {newest}"),
+        None => "push it with `continuum workload push FILE`".into(),
+    };
+    Error::not_found(format!("workload document {owner}/{id}"), hint)
+}
+
+/// The answer where there is no such instance.
+pub(crate) fn unknown_instance(owner: &str, id: &str) -> Error {
+    Error::not_found(format!("instance {owner}/{id}"), "list them with `continuum workload list`")
+}
+
+pub(super) fn ordered(version: &str) -> Ordered {
     (chart::structure::version(version).ok(), version.to_owned())
 }
 
@@ -333,42 +247,20 @@ fn phase(name: &str) -> Result<Option<InstancePhase>, Error> {
     }
 }
 
-/// Keeps what it is now, if it is another revision than the last.
-fn revise(view: &mut InstanceView, m: &InstanceWanted, at: Timestamp) {
-    let revision = m.revision.max(1);
-    if let Some(last) = view.revisions.last_mut().filter(|last| last.revision == revision) {
-        last.replicas = m.replicas;
-        return;
-    }
-    if view.revisions.len() >= REVISIONS_MAX {
-        view.revisions.remove(0);
-    }
-    view.revisions.push(RevisionView {
-        revision,
-        workload: m.workload.clone(),
-        replicas: m.replicas,
-        release: m.release.clone(),
-        rolled_back_to: m.rolled_back_to,
-        at: Some(at),
-    });
-}
-
-fn remember(view: &mut InstanceView, event: LifecycleEvent) {
-    if view.lifecycle_events.len() >= EVENTS_MAX {
-        view.lifecycle_events.remove(0);
-    }
-    view.lifecycle_events.push(event);
-}
-
 #[cfg(test)]
 mod tests {
     use mesh_proto::{
         intent::Problem,
-        workload::{InstanceUnavailable, InstanceUnwanted, Release, WorkloadRegistered, WorkloadRejected},
+        workload::{
+            InstanceChanged, InstanceUnavailable, InstanceUnwanted, InstanceWanted, LifecycleEvent, Release,
+            WorkloadDocument, WorkloadRegistered, WorkloadRejected, WorkloadSubmitted,
+        },
     };
     use proptest::prelude::*;
+    use prost::Message as _;
 
     use super::*;
+    use crate::domain::entry::EVENTS_MAX;
 
     fn tell(catalogue: &mut Catalogue, event: impl Into<Event>) {
         catalogue.tell(event.into(), Timestamp::from_millis(7));

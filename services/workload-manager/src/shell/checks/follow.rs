@@ -1,13 +1,13 @@
 //! Checks every chart that waits for it, and reports what was found.
 //!
-//! What waits is what the view says: there is no memory beside it, so after a restart what had not been reported is
+//! What waits is what the view or its documents say: there is no memory beside them, so after a restart what had not been reported is
 //! checked again. A report that comes twice is heard once: the decider awaits one per archive that was attached.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use mesh_core::Outgoing;
-use mesh_kit::{Mesh, View};
+use mesh_kit::Mesh;
 use mesh_proto::{
     Event as _,
     chart::ChartStored,
@@ -17,7 +17,7 @@ use mesh_proto::{
 use tokio::task::JoinSet;
 
 use super::Checks;
-use crate::domain::catalogue::Catalogue;
+use crate::shell::store::Shown;
 use chart::{is_sha256, report};
 
 /// Before the bus is asked again.
@@ -34,14 +34,23 @@ fn job(view: &WorkloadView) -> Job {
 }
 
 /// Works until the process stops.
-pub(crate) async fn follow(mesh: Mesh, view: View<Catalogue>, checks: Arc<Checks>) -> anyhow::Result<()> {
-    let mut changes = view.changes();
+pub(crate) async fn follow(mesh: Mesh, shown: Shown, checks: Arc<Checks>) -> anyhow::Result<()> {
+    let mut changes = shown.changes();
     let mut taken: BTreeSet<Job> = BTreeSet::new();
     let mut jobs: JoinSet<()> = JoinSet::new();
     let stopping = mesh.stopping();
     loop {
-        changes.borrow_and_update();
-        let waiting: Vec<WorkloadView> = view.read(|v| v.onboarding().cloned().collect());
+        changes.mark_seen();
+        let waiting = match shown.onboarding().await {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                tracing::warn!(error = &*error as &dyn std::error::Error, "charts that wait for checks not read yet");
+                if !pause(&mesh).await {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
         let now: BTreeSet<Job> = waiting.iter().map(job).collect();
         taken.retain(|job| now.contains(job));
         for chart in waiting {
