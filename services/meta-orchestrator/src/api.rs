@@ -1,6 +1,6 @@
 //! Answers about clusters and plans.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::query::{Error, Page, narrowed_by, owner};
 use mesh_kit::View;
@@ -12,28 +12,50 @@ use mesh_store::History;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    domain::{placements::State, records::Explained, view::Orchestrator},
-    shell::records::explain,
+    domain::{
+        placements::State,
+        records::Explained,
+        view::{self, Orchestrator},
+    },
+    shell::{clusters::Clusters, records::explain},
 };
 
 /// Answers `OrchestratorQueries`: what is planned from the planner's own state, what came before from the view, or from
-/// records in a database.
+/// records and documents in a database.
 pub(crate) struct Api {
     pub(crate) planned: View<State>,
     pub(crate) view: View<Orchestrator>,
     /// Where decisions are recorded; `None` if the view holds them.
     pub(crate) records: Option<Arc<dyn History>>,
+    /// Where registrations of clusters are; `None` if the view holds them.
+    pub(crate) clusters: Option<Arc<Clusters>>,
 }
 
 impl Api {
-    async fn recorded(&self, records: &dyn History, owner: &str, id: &str) -> Result<Option<ExplainReply>, Error> {
-        let explained = explain(records, owner, id).await.map_err(|error| match error.downcast_ref() {
-            Some(mesh_store::Error::Engine { .. }) => {
-                tracing::warn!(error = &*error as &dyn std::error::Error, "decision records unanswered");
-                Error::unavailable("the database of decision records does not answer", "ask again")
+    /// A page of the clusters, whose registrations are read piece by piece until the page is full.
+    async fn listed(
+        &self,
+        kept: &Clusters,
+        page: &Page,
+        available: Option<bool>,
+    ) -> Result<(Vec<ClusterView>, String), Error> {
+        let (mut registered, mut after) = (BTreeMap::new(), page.after().to_owned());
+        loop {
+            let (read, more) = kept.after(&after).await?;
+            registered.extend(read);
+            after = registered.keys().next_back().cloned().unwrap_or_default();
+            let until = more.then_some(after.as_str());
+            let list = |planned: &State| view::clusters((planned, &registered), page, available, until);
+            let (views, next) = self.planned.read(list);
+            if !more || !next.is_empty() {
+                return Ok((views, next));
             }
-            _ => mesh_kit::internal(error),
-        })?;
+        }
+    }
+
+    async fn recorded(&self, records: &dyn History, owner: &str, id: &str) -> Result<Option<ExplainReply>, Error> {
+        let explained = explain(records, owner, id).await;
+        let explained = explained.map_err(|error| mesh_kit::unanswered(error, "decision records"))?;
         let advice = self.view.read(|view| view.advice(owner, id));
         let found = !explained.decisions.is_empty() || explained.unplaced.is_some() || !advice.is_empty();
         let Explained { decisions, unplaced, .. } = explained;
@@ -57,8 +79,10 @@ impl OrchestratorQueries for Api {
             }
         };
         let page = Page::new(request.page_size, &request.page_token)?;
-        let listed = |planned: &State| self.view.read(|view| view.clusters(planned, &page, wanted));
-        let (clusters, next_page_token) = self.planned.read(listed);
+        let (clusters, next_page_token) = match &self.clusters {
+            Some(kept) => self.listed(kept, &page, wanted).await?,
+            None => self.planned.read(|planned| self.view.read(|view| view.clusters(planned, &page, wanted))),
+        };
         Ok(Response::new(ClusterList { clusters, next_page_token }))
     }
 
@@ -67,7 +91,13 @@ impl OrchestratorQueries for Api {
         if !asked.is_empty() {
             return Err(Error::invalid("clusters belong to no owner", "leave owner out").into());
         }
-        let found = self.planned.read(|planned| self.view.read(|view| view.cluster(planned, &id)));
+        let found = match &self.clusters {
+            Some(kept) => {
+                let registered = kept.get(&id).await?;
+                self.planned.read(|planned| view::cluster((planned, registered.as_ref()), &id))
+            }
+            None => self.planned.read(|planned| self.view.read(|view| view.cluster(planned, &id))),
+        };
         let missing = || Error::not_found(format!("cluster {id:?}"), "list those that registered with ListClusters");
         Ok(Response::new(found.ok_or_else(missing)?))
     }

@@ -32,6 +32,8 @@ pub struct Config {
     pub decisions: String,
     /// How long a database keeps decisions, milliseconds; 0 for ever.
     pub decisions_keep_ms: u64,
+    /// Where registrations of clusters rest, as a URL, if not where the mesh keeps its documents (`documents_url`).
+    pub documents: String,
 }
 
 /// What learned advice does.
@@ -60,6 +62,7 @@ impl Default for Config {
             advice: Advice::default(),
             decisions: String::new(),
             decisions_keep_ms: 30 * 86_400_000,
+            documents: String::new(),
         }
     }
 }

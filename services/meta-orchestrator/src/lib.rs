@@ -32,11 +32,15 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let placements = mesh.decide(Placements::new(config.limits())).await?;
     let planned = placements.entity(Key::new([config.domain.as_str()])).await?;
     mesh.decide(Assignments).await?;
-    let sources = Sources { streams: vec!["PLACEMENT", "CLUSTER", "LEARNING"], ..Default::default() };
     let records = shell::records::keep(&mesh, &config.decisions, config.decisions_keep_ms)?;
-    let orchestrator = if records.is_some() { Orchestrator::of_recorded() } else { Orchestrator::default() };
-    let view = mesh.project("orchestrator", orchestrator, sources).await?;
-    mesh.serve(OrchestratorQueriesServer::new(api::Api { planned: planned.clone(), view, records }));
+    let clusters = shell::clusters::Clusters::keep(&mesh, &config.documents).await?;
+    let mut streams = vec!["PLACEMENT", "LEARNING"];
+    if clusters.is_none() {
+        streams.push("CLUSTER");
+    }
+    let sources = Sources { streams, ..Default::default() };
+    let view = mesh.project("orchestrator", Orchestrator::recording(records.is_some()), sources).await?;
+    mesh.serve(OrchestratorQueriesServer::new(api::Api { planned: planned.clone(), view, records, clusters }));
     let samples = mesh.samples().await?;
     let alive = samples.watch_alive(&mesh_proto::sample_keys(ALIVE)).await.context("watch which clusters live")?;
     mesh.spawn("liveness", shell::watch::watch(mesh.clone(), config, planned, samples, alive));

@@ -69,9 +69,9 @@ pub fn believed(planned: &State) -> Vec<Believed> {
 }
 
 impl Orchestrator {
-    /// A view without decisions, which are recorded elsewhere.
-    pub fn of_recorded() -> Self {
-        Self { recorded: true, ..Self::default() }
+    /// A view without decisions where they are recorded elsewhere.
+    pub fn recording(recorded: bool) -> Self {
+        Self { recorded, ..Self::default() }
     }
 
     /// What a learned policy would have done about an instance, newest first.
@@ -82,49 +82,12 @@ impl Orchestrator {
 
     /// A page of the clusters by id, and the token of the next; only the available or only the other ones if asked so.
     pub fn clusters(&self, planned: &State, page: &Page, available: Option<bool>) -> (Vec<ClusterView>, String) {
-        let ids: BTreeSet<&String> = planned.snapshot.clusters.keys().chain(self.registered.keys()).collect();
-        let later =
-            ids.into_iter().filter(|id| id.as_str() > page.after()).map(|id| (id.as_str(), self.summary(planned, id)));
-        let asked = later.filter(|(_, view)| available.is_none_or(|available| view.available == available));
-        let (views, next) = page.fill(asked, |(id, _)| (*id).to_owned());
-        let mut views: BTreeMap<&str, ClusterView> = views.into_iter().collect();
-        for (id, instance) in &planned.instances {
-            for hold in instance.at.iter().chain(&instance.to) {
-                if let Some(view) = views.get_mut(hold.cluster_id.as_str()) {
-                    view.instances.push(id.clone());
-                }
-            }
-        }
-        (views.into_values().collect(), next)
+        clusters((planned, &self.registered), page, available, None)
     }
 
     /// One cluster; `None` if it never registered.
     pub fn cluster(&self, planned: &State, id: &str) -> Option<ClusterView> {
-        let known = self.registered.contains_key(id) || planned.snapshot.clusters.contains_key(id);
-        let holds = |i: &Instance| i.at.iter().chain(&i.to).any(|h| h.cluster_id == id);
-        known.then(|| ClusterView {
-            instances: planned.instances.iter().filter(|(_, i)| holds(i)).map(|(id, _)| id.clone()).collect(),
-            ..self.summary(planned, id)
-        })
-    }
-
-    fn summary(&self, planned: &State, id: &str) -> ClusterView {
-        let planned = planned.snapshot.clusters.get(id);
-        // Until the planner has seen its agent's registration, or if that has aged out, the other one must do.
-        let named = || ClusterRegistered {
-            cluster_id: id.to_owned(),
-            cpu_milli: planned.map_or(0, |c| c.cpu_milli),
-            memory_bytes: planned.map_or(0, |c| c.memory_bytes),
-            labels: planned.map(|c| c.labels.clone()).unwrap_or_default(),
-            ..Default::default()
-        };
-        ClusterView {
-            registered: Some(self.registered.get(id).cloned().unwrap_or_else(named)),
-            available: planned.is_some_and(|c| c.available),
-            cpu_milli_reserved: planned.map_or(0, |c| u32::try_from(c.cpu_milli_reserved).unwrap_or(u32::MAX)),
-            memory_bytes_reserved: planned.map_or(0, |c| c.memory_bytes_reserved),
-            instances: vec![],
-        }
+        cluster((planned, self.registered.get(id)), id)
     }
 
     /// Why an instance is where it is, also after it ended while its decisions are kept.
@@ -200,6 +163,60 @@ impl Orchestrator {
         if history.decisions.is_empty() && history.unplaced.is_none() {
             self.histories.remove(key);
         }
+    }
+}
+
+/// A page of the clusters by id, out of what is planned and the registrations after the page before: up to `until`, if more
+/// registrations follow that.
+pub(crate) fn clusters(
+    (planned, registered): (&State, &BTreeMap<String, ClusterRegistered>),
+    page: &Page,
+    available: Option<bool>,
+    until: Option<&str>,
+) -> (Vec<ClusterView>, String) {
+    let ids: BTreeSet<&String> = planned.snapshot.clusters.keys().chain(registered.keys()).collect();
+    let asked_for = |id: &str| id > page.after() && until.is_none_or(|until| id <= until);
+    let later = ids.into_iter().filter(|id| asked_for(id));
+    let later = later.map(|id| (id.as_str(), summary((planned, registered.get(id)), id)));
+    let asked = later.filter(|(_, view)| available.is_none_or(|available| view.available == available));
+    let (views, next) = page.fill(asked, |(id, _)| (*id).to_owned());
+    let mut views: BTreeMap<&str, ClusterView> = views.into_iter().collect();
+    for (id, instance) in &planned.instances {
+        for hold in instance.at.iter().chain(&instance.to) {
+            if let Some(view) = views.get_mut(hold.cluster_id.as_str()) {
+                view.instances.push(id.clone());
+            }
+        }
+    }
+    (views.into_values().collect(), next)
+}
+
+/// One cluster, out of what is planned and its registration; `None` if it never registered.
+pub(crate) fn cluster((planned, registered): (&State, Option<&ClusterRegistered>), id: &str) -> Option<ClusterView> {
+    let known = registered.is_some() || planned.snapshot.clusters.contains_key(id);
+    let holds = |i: &Instance| i.at.iter().chain(&i.to).any(|h| h.cluster_id == id);
+    known.then(|| ClusterView {
+        instances: planned.instances.iter().filter(|(_, i)| holds(i)).map(|(id, _)| id.clone()).collect(),
+        ..summary((planned, registered), id)
+    })
+}
+
+fn summary((planned, registered): (&State, Option<&ClusterRegistered>), id: &str) -> ClusterView {
+    let planned = planned.snapshot.clusters.get(id);
+    // Until the planner has seen its agent's registration, or if that has aged out, the other one must do.
+    let named = || ClusterRegistered {
+        cluster_id: id.to_owned(),
+        cpu_milli: planned.map_or(0, |c| c.cpu_milli),
+        memory_bytes: planned.map_or(0, |c| c.memory_bytes),
+        labels: planned.map(|c| c.labels.clone()).unwrap_or_default(),
+        ..Default::default()
+    };
+    ClusterView {
+        registered: Some(registered.cloned().unwrap_or_else(named)),
+        available: planned.is_some_and(|c| c.available),
+        cpu_milli_reserved: planned.map_or(0, |c| u32::try_from(c.cpu_milli_reserved).unwrap_or(u32::MAX)),
+        memory_bytes_reserved: planned.map_or(0, |c| c.memory_bytes_reserved),
+        instances: vec![],
     }
 }
 
