@@ -37,9 +37,14 @@ from compose_engine import PORTS, PROJECT, ROOT, Failed, Mesh, say
 FIRST_S = 120
 # Intents that run at once; the clusters hold some 200.
 HELD_MAX = 100
-# Intents a second: in short, and in full the highest of these that the mesh holds here.
+# Intents a second: in short, and at most in full. There it is half of the highest of these rates that the mesh holds here, for what
+# comes while a service is away has to be caught up with.
 SHORT_PER_S = 3
-FULL_PER_S = [50, 35, 25, 18, 12, 8, 5, 3]
+FULL_PER_S = 50
+RATES_PER_S = [100, 70, 50, 36, 24, 16, 10, 6]
+# Once the mesh has caught up to this many seconds' intents, the next service is taken; it has this long for it, seconds.
+CAUGHT_UP_S = 5
+CATCH_UP_LIMIT_S = 180
 # A rate holds if it is kept this long, and all that came is FULFILLED this much later, seconds.
 HOLD_S = 15
 BEHIND_S = 15
@@ -409,7 +414,7 @@ async def story(mesh, options):
 
     keys_are_their_owners_alone(mesh, services)
     images_are_small_and_closed(mesh, services, options.image_mb)
-    per_s = await highest_rate(person) if options.full else SHORT_PER_S
+    per_s = options.per_s or (min(FULL_PER_S, await highest_rate(person) / 2) if options.full else SHORT_PER_S)
     await killed_and_upgraded(mesh, person, account, services, per_s, options)
     await compose_refusals.on_a_mesh(mesh, person, account)
     await person.bus.close()
@@ -453,6 +458,15 @@ class Load:
         self.took_s = time.monotonic() - begun
         await making_room
 
+    async def caught_up(self):
+        """Waits until what came while a service was away is FULFILLED, up to what comes in some seconds."""
+        deadline = time.monotonic() + CATCH_UP_LIMIT_S
+        while len(waiting := self.waiting()) > CAUGHT_UP_S * self.per_s + 10:
+            if time.monotonic() > deadline:
+                raise Failed(f"{len(waiting)} of {len(self.names)} intents wait {CATCH_UP_LIMIT_S} s after a service came back, "
+                             f"at {self.per_s} intents/s: {waiting[0]}: {self.person.states.get(waiting[0])}")
+            await asyncio.sleep(0.2)
+
     async def fulfilled(self, limit_s):
         """Waits until all are, and terminates them as they are."""
         deadline = time.monotonic() + limit_s
@@ -467,7 +481,7 @@ class Load:
 
 async def highest_rate(person):
     """The highest rate at which what comes is FULFILLED as fast as it comes, intents a second."""
-    for number, per_s in enumerate(FULL_PER_S):
+    for number, per_s in enumerate(RATES_PER_S):
         load = Load(person, f"rate-{number}", per_s)
         running = asyncio.create_task(load.run())
         await asyncio.sleep(HOLD_S)
@@ -484,7 +498,7 @@ async def highest_rate(person):
             f"the last FULFILLED {behind:.1f} s later: it holds" if holds else f"{late} not FULFILLED {BEHIND_S} s later: it does not hold"))
         if holds:
             return per_s
-    raise Failed(f"not even {FULL_PER_S[-1]} intents a second are FULFILLED as they come")
+    raise Failed(f"not even {RATES_PER_S[-1]} intents a second are FULFILLED as they come")
 
 
 async def killed_and_upgraded(mesh, person, account, services, per_s, options):
@@ -497,8 +511,13 @@ async def killed_and_upgraded(mesh, person, account, services, per_s, options):
         await asyncio.sleep(1)
         if running.done():
             running.result()
+        if options.full:
+            await asyncio.to_thread(mesh.wait_healthy, [service], FIRST_S)
+            await load.caught_up()
     await asyncio.to_thread(mesh.wait_healthy, services, FIRST_S)
     killed_with = len(load.names)
+    if options.full:
+        say(f"  each service was killed: {killed_with} intents came, {len(load.waiting())} of them under way")
     upgrades = [] if not options.next else services if options.full else SHORT_UPGRADES
     slowest = ("", 0)
     for service in upgrades:
@@ -506,7 +525,12 @@ async def killed_and_upgraded(mesh, person, account, services, per_s, options):
         begun = time.monotonic()
         await asyncio.to_thread(mesh.up, service, version=options.next)
         await asyncio.to_thread(mesh.wait_healthy, [service], FIRST_S)
-        slowest = max(slowest, (service, time.monotonic() - begun), key=lambda pair: pair[1])
+        took_s = time.monotonic() - begun
+        slowest = max(slowest, (service, took_s), key=lambda pair: pair[1])
+        if options.full:
+            say(f"  {service}: upgraded in {took_s:.1f} s, after {len(load.names)} intents, {len(load.waiting())} of them under way")
+        if options.full:
+            await load.caught_up()
         after = mesh.inspect(service)
         if after["Id"] == before["Id"] or mesh.version(service) != options.next:
             raise Failed(f"{service} was not replaced: it has version {mesh.version(service)}, not {options.next}")
@@ -546,6 +570,7 @@ def main():
     parser.add_argument("--version", default="0.1.0", help="of the images that are started")
     parser.add_argument("--next", help="version of the images that services are upgraded to; none are where it is absent")
     parser.add_argument("--full", action="store_true", help="upgrade each service, at the highest rate of intents that holds")
+    parser.add_argument("--per-s", type=float, help="intents a second, instead of what is found out")
     parser.add_argument("--starts", type=int, default=0, help="only start from nothing, this many times")
     parser.add_argument("--image-mb", type=float, default=0, help="fail if an image is larger")
     options = parser.parse_args()

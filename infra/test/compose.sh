@@ -16,7 +16,7 @@ ENGINE_ROOT="$(mktemp -d)"
 export ENGINE_ROOT
 planted=""
 clean() {
-  if [ -n "$planted" ]; then rm -f "$planted"; fi
+  if [ -n "$planted" ]; then rm -f "$planted" && rmdir .continuum/keys .continuum 2>/dev/null || true; fi
   "$engine" rm --all --force >/dev/null 2>&1 || true
   "$engine" rmi --all --force >/dev/null 2>&1 || true
   rm -rf "$ENGINE_ROOT"
@@ -39,13 +39,17 @@ version="$(sed -n '/^version = "/s/.*"\(.*\)"/\1/p' Cargo.toml | head -n 1)"
 infra/images/build.sh --profile "$profile" --engine "$engine" --stand-ins
 
 # The same programs as images of another version, for upgrades.
+next="$version-next"
 case " $* " in
   *" --starts "*) ;;
   *)
-    only=(--only cluster-agent,validator)
-    case " $* " in *" --full "*) only=() ;; esac
-    BASE_IMAGE="continuum/base:$version" CONTINUUM_VERSION="$version-next" infra/images/build.sh --profile "$profile" --engine "$engine" "${only[@]}"
-    set -- --next "$version-next" "$@"
+    names="cluster-agent validator"
+    case " $* " in *" --full "*) names="$(sed -n 's|^ *image: ${CONTINUUM_IMAGES:-continuum}/\([a-z-]*\):.*|\1|p' compose.yaml | sort -u)" ;; esac
+    for name in $names; do
+      printf 'FROM continuum/%s:%s\nLABEL org.opencontainers.image.version=%s\n' "$name" "$version" "$next" |
+        timeout 120 "$engine" build --quiet --tag "continuum/$name:$next" - >/dev/null
+    done
+    set -- --next "$next" "$@"
     ;;
 esac
 code=0
