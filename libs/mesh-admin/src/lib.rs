@@ -2,6 +2,7 @@
 //!
 //! - [`provision()`]: streams, durables and buckets, created and updated by an identity of its own.
 //! - [`render()`]: `nats.conf` and the keys: accounts, exact imports and exports, exact permissions.
+//! - [`mark_folder`]: which release wrote the data; a later one's is refused.
 //! - [`samples_access`]: access control of the Zenoh router.
 //! - [`Server`]: a nats-server of one's own, found on this machine, started, restarted and stopped.
 //! - Never: is linked into a service, which so has no code that could create or change a stream.
@@ -14,6 +15,7 @@ mod disk;
 mod find;
 mod port;
 mod provision;
+mod release;
 mod render;
 mod server;
 
@@ -22,6 +24,7 @@ pub use account::{KeyFolder, identities};
 pub use disk::{disk_room_bytes, free_disk_bytes};
 pub use find::{Found, Search, VERSION_MIN, find_server};
 pub use provision::{ProvisionError, ProvisionOptions, Report, probe, provision};
+pub use release::{Mark, ReleaseError, check_folder, mark_folder};
 pub use render::{BUCKET_MAX_BYTES, Cluster, Files, PAYLOAD_MAX_BYTES, RenderOptions, Rendered, bytes_wanted, render};
 pub use server::{Server, ServerError, ServerOptions};
 

@@ -17,7 +17,10 @@ use self::{
     probe::PROBE_PREFIX,
     settings::{differences, durable_settings, stream_settings},
 };
-use crate::VERSION_MIN;
+use crate::{
+    VERSION_MIN,
+    release::{ReleaseError, check_stream},
+};
 
 mod api;
 mod config;
@@ -149,6 +152,9 @@ pub enum ProvisionError {
         /// The contract's.
         wanted: Value,
     },
+    /// A later release wrote the streams.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
     /// The account is too small for even the smallest streams.
     #[error(
         "the server allows {granted} bytes of streams, too few for {streams} streams of {least} bytes; allow it more disk"
@@ -171,9 +177,15 @@ pub async fn provision(contract: &Contract, options: &ProvisionOptions) -> Resul
     let wanted = streams(contract, options.replicas);
     let wanted = fit(wanted, &account, options.replicas, &mut report)?;
     let existing: BTreeSet<String> = api.names("STREAM.NAMES", "streams").await?.into_iter().collect();
-    // First what frees room: under a limit of the server's own, nothing new fits before.
+    let mut found = vec![];
     for config in wanted.iter().filter(|w| existing.contains(&w.name)) {
-        shrink(&api, config, &mut report).await?;
+        let info: stream::Info = api.call(&format!("STREAM.INFO.{}", config.name), &json!({})).await?;
+        check_stream(&config.name, &info.config.metadata)?;
+        found.push((config, info.config));
+    }
+    // First what frees room: under a limit of the server's own, nothing new fits before.
+    for (config, is) in found {
+        shrink(&api, config, is, &mut report).await?;
     }
     probe::run(&api).await?;
     for config in &wanted {
@@ -210,12 +222,16 @@ pub async fn probe(options: &ProvisionOptions) -> Result<(), ProvisionError> {
 }
 
 /// Lowers the limit of a stream that is allowed more than wanted; changes nothing else.
-async fn shrink(api: &Api, wanted: &stream::Config, report: &mut Report) -> Result<(), ProvisionError> {
+async fn shrink(
+    api: &Api,
+    wanted: &stream::Config,
+    is: stream::Config,
+    report: &mut Report,
+) -> Result<(), ProvisionError> {
     let name = &wanted.name;
-    let info: stream::Info = api.call(&format!("STREAM.INFO.{name}"), &json!({})).await?;
-    if info.config.max_bytes > wanted.max_bytes {
-        let (from, to) = (info.config.max_bytes, wanted.max_bytes);
-        let config = stream::Config { max_bytes: to, ..info.config };
+    if is.max_bytes > wanted.max_bytes {
+        let (from, to) = (is.max_bytes, wanted.max_bytes);
+        let config = stream::Config { max_bytes: to, ..is };
         let _: stream::Info = api.call(&format!("STREAM.UPDATE.{name}"), &config).await?;
         report.updated.push(format!("{name}: max_bytes {from} to {to}"));
     }
@@ -242,7 +258,9 @@ async fn ensure_stream(
         return Ok(());
     }
     // What the server added of itself, such as metadata, is kept.
-    let config = stream::Config { metadata: info.config.metadata, ..wanted.clone() };
+    let mut metadata = info.config.metadata;
+    metadata.extend(wanted.metadata.clone());
+    let config = stream::Config { metadata, ..wanted.clone() };
     let _: stream::Info = api.call(&format!("STREAM.UPDATE.{name}"), &config).await?;
     report.updated.push(format!("{name}: {}", changes.join(", ")));
     Ok(())

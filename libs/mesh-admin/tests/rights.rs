@@ -202,6 +202,40 @@ async fn provisioning_again_changes_nothing_and_puts_right_what_was_changed() {
 }
 
 #[tokio::test]
+async fn streams_of_a_later_release_are_refused_and_of_an_older_one_marked() {
+    let Some(mesh) = Mesh::start(None).await else { return };
+    let first = mesh.provision().await.unwrap();
+    let provisioner = mesh.provisioner().await;
+    let own = env!("CARGO_PKG_VERSION");
+    let mut config = provisioner.api("STREAM.INFO.WORKLOAD", &json!({})).await["config"].take();
+    assert_eq!(config["metadata"]["continuum.release"], own);
+    // As it was before streams were marked.
+    let mark = config["metadata"].as_object_mut().unwrap();
+    mark.retain(|name, _| !name.starts_with("continuum."));
+    assert!(provisioner.api("STREAM.UPDATE.WORKLOAD", &config).await.get("error").is_none());
+    let again = mesh.provision().await.unwrap();
+    assert_eq!(again.updated, [format!("WORKLOAD: release null to \"{own}\", format null to \"1\"")]);
+
+    config["metadata"] = json!({"continuum.release": "99.0.0", "continuum.format": "1"});
+    config["max_age"] = json!(300_000_000_000u64);
+    assert!(provisioner.api("STREAM.UPDATE.WORKLOAD", &config).await.get("error").is_none());
+    // Something that would be put right otherwise, and comes before it.
+    let mut other = provisioner.api("STREAM.INFO.INTENT", &json!({})).await["config"].take();
+    other["max_age"] = json!(300_000_000_000u64);
+    assert!(provisioner.api("STREAM.UPDATE.INTENT", &other).await.get("error").is_none());
+    let refused = mesh.provision().await.unwrap_err();
+    assert!(matches!(&refused, mesh_admin::ProvisionError::Release(_)), "{refused:?}");
+    let text = refused.to_string();
+    assert!(text.starts_with("the stream WORKLOAD was written by Continuum 99.0.0"), "{text}");
+    for stream in ["INTENT", "WORKLOAD"] {
+        let is = provisioner.api(&format!("STREAM.INFO.{stream}"), &json!({})).await;
+        assert_eq!(is["config"]["max_age"], json!(300_000_000_000u64), "{stream} was changed");
+    }
+    let names = provisioner.api("STREAM.NAMES", &json!({})).await;
+    assert_eq!(names["total"].as_u64().unwrap() as usize, first.limits.len(), "{names}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_changed_in_place_is_an_error_that_says_so() {
     let Some(mesh) = Mesh::start(None).await else { return };
     let provisioner = mesh.provisioner().await;

@@ -20,7 +20,8 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use mesh_admin::{
-    KeyFolder, ProvisionOptions, RenderOptions, Server, ServerOptions, disk_room_bytes, find_server, provision, render,
+    KeyFolder, ProvisionOptions, RenderOptions, Server, ServerOptions, check_folder, disk_room_bytes, find_server,
+    mark_folder, provision, render,
 };
 use mesh_bus::{Samples, SamplesMode, SamplesOptions};
 use mesh_client::{Client, Endpoints};
@@ -133,12 +134,15 @@ impl Up {
             Some(path) => clusters::read(path)?,
             None => clusters::defaults(),
         };
+        // Before anything is written.
+        check_folder(data_dir)?;
         fs::create_dir_all(data_dir).with_context(|| format!("make the data folder {}", data_dir.display()))?;
         let data_dir = data_dir.canonicalize().context("find the data folder")?;
         // Workloads run on the same host.
         let private = fs::Permissions::from_mode(0o700);
         fs::set_permissions(&data_dir, private).with_context(|| format!("close {} to others", data_dir.display()))?;
         let lock = lock(&data_dir)?;
+        mark_folder(&data_dir)?;
         carry_over(&data_dir, options.report)?;
         let found = find_server().await.context("find a nats-server")?;
         for skipped in &found.skipped {

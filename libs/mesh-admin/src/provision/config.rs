@@ -13,7 +13,7 @@ use mesh_proto::{
     rights,
 };
 
-use crate::render::BUCKET_MAX_BYTES;
+use crate::{Mark, render::BUCKET_MAX_BYTES};
 
 /// Metadata of a durable: the filters of its decider, of which its one filter is the cover.
 pub(super) const FILTERS: &str = "continuum.hears";
@@ -42,6 +42,7 @@ pub(super) fn base_config(name: String, subject: String, replicas: usize) -> str
         max_consumers: -1,
         duplicate_window: DUPLICATE_WINDOW,
         allow_direct: true,
+        metadata: Mark::own().metadata(),
         ..Default::default()
     }
 }

@@ -6,6 +6,7 @@ use async_nats::jetstream::{consumer::pull, stream};
 use serde_json::{Value, json};
 
 use super::{ProvisionError, config::FILTERS};
+use crate::release::{STREAM_FORMAT, STREAM_RELEASE};
 
 /// Its name, its value, and whether it may be changed.
 pub(super) type Setting = (&'static str, Value, Change);
@@ -45,6 +46,8 @@ pub(super) fn stream_settings(config: &stream::Config) -> Vec<Setting> {
         ("allow_atomic", json!(config.allow_atomic_publish), Allowed),
         ("allow_rollup_hdrs", json!(config.allow_rollup), Allowed),
         ("description", json!(config.description.clone().unwrap_or_default()), Allowed),
+        ("release", json!(config.metadata.get(STREAM_RELEASE)), Allowed),
+        ("format", json!(config.metadata.get(STREAM_FORMAT)), Allowed),
     ]
 }
 
