@@ -257,33 +257,30 @@ mod tests {
         documents
     }
 
+    fn event((kind, name, version, more): (u8, u8, u8, i32)) -> Box<dyn AnyEvent> {
+        let (owner, name, version) = ("local".to_owned(), format!("w{name}"), format!("1.{version}.0"));
+        let instance_id = name.clone();
+        let event: Box<dyn AnyEvent> = match kind {
+            0 => Box::new(WorkloadSubmitted { owner, name, version, ..Default::default() }),
+            1 => Box::new(WorkloadRegistered { owner, name, version, ..Default::default() }),
+            2 => Box::new(WorkloadDropped { owner, name, version, ..Default::default() }),
+            3 => Box::new(WorkloadOnboarding { owner, name, version, sha256: "a".repeat(64), ..Default::default() }),
+            4 => Box::new(InstanceDeleted { owner, instance_id, ..Default::default() }),
+            5 => Box::new(InstanceUnavailable { owner, instance_id, reason: "r".into(), ..Default::default() }),
+            6 => Box::new(InstanceUnwanted { owner, instance_id, ..Default::default() }),
+            7 => {
+                Box::new(InstanceWanted { owner, instance_id, replicas: more.unsigned_abs() % 2, ..Default::default() })
+            }
+            _ => Box::new(InstanceChanged { owner, instance_id, phase: more, ..Default::default() }),
+        };
+        event
+    }
+
     fn facts() -> impl Strategy<Value = Vec<Stored>> {
-        let one = (0..10u8, 0..2u8, 0..3u8, 0..9i32).prop_map(|(kind, name, version, more)| {
-            let (owner, name, version) = ("local".to_owned(), format!("w{name}"), format!("1.{version}.0"));
-            let instance_id = name.clone();
-            let event: Box<dyn AnyEvent> = match kind {
-                0 => Box::new(WorkloadSubmitted { owner, name, version, ..Default::default() }),
-                1 => Box::new(WorkloadRegistered { owner, name, version, ..Default::default() }),
-                2 => Box::new(WorkloadDropped { owner, name, version, ..Default::default() }),
-                3 => {
-                    Box::new(WorkloadOnboarding { owner, name, version, sha256: "a".repeat(64), ..Default::default() })
-                }
-                4 => Box::new(InstanceDeleted { owner, instance_id, ..Default::default() }),
-                5 => Box::new(InstanceUnavailable { owner, instance_id, reason: "r".into(), ..Default::default() }),
-                6 => Box::new(InstanceUnwanted { owner, instance_id, ..Default::default() }),
-                7 => Box::new(InstanceWanted {
-                    owner,
-                    instance_id,
-                    replicas: more.unsigned_abs() % 2,
-                    ..Default::default()
-                }),
-                _ => Box::new(InstanceChanged { owner, instance_id, phase: more, ..Default::default() }),
-            };
-            event
-        });
-        prop::collection::vec(one, 0..40).prop_map(|events| {
+        prop::collection::vec((0..10u8, 0..2u8, 0..3u8, 0..9i32), 0..40).prop_map(|events| {
             let at = |sequence| Timestamp::from_millis(i64::try_from(sequence).unwrap());
-            (1..).zip(events).map(|(sequence, event)| stored(&*event, sequence, at(sequence))).collect()
+            let facts = (1..).zip(events);
+            facts.map(|(sequence, of)| stored(&*event(of), sequence, at(sequence))).collect()
         })
     }
 
