@@ -273,7 +273,7 @@ async fn databases_outlive_a_full_disk() {
 }
 
 /// After it was emptied the position is 0, in the process that wrote it too, and what is written again is there. A process
-/// that goes on without having asked is refused: what came before would be missing.
+/// that advances before it asks is refused: what came before would be missing.
 async fn refills(view: &View) {
     for from in [100, 0] {
         let lost = view.advance(from, 201).await.unwrap_err();
