@@ -200,6 +200,15 @@ def kubernetes_schema(resources: list[dict]) -> None:
             fault(where, f"is of no kind that Kubernetes {version} knows: {resource.get('apiVersion')} {resource.get('kind')}")
 
 
+def selects(selector: dict, labels: dict) -> bool:
+    """Does a label selector choose a pod with these labels? `In` and `NotIn` are all that the manifests use."""
+    for expression in selector.get("matchExpressions", []):
+        is_in = labels.get(expression["key"]) in expression["values"]
+        if is_in != {"In": True, "NotIn": False}[expression["operator"]]:
+            return False
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
 def template_of(resource: dict) -> dict | None:
     return resource.get("spec", {}).get("template") if resource["kind"] in ("Deployment", "StatefulSet", "Job") else None
 
@@ -240,7 +249,7 @@ def kubernetes(root: Path, services: list[str], kustomize: str | None) -> list[d
             fault(where, "may run as root: set `runAsNonRoot` and `runAsUser`")
         if security.get("seccompProfile", {}).get("type") != "RuntimeDefault":
             fault(where, "has no seccomp profile")
-        chosen = [p for p in policies if p["podSelector"] and p["podSelector"]["matchLabels"].items() <= labels.items()]
+        chosen = [p for p in policies if p["podSelector"] and selects(p["podSelector"], labels)]
         if not any("Ingress" in p["policyTypes"] for p in chosen) or not any("Egress" in p["policyTypes"] for p in chosen):
             fault(where, "no NetworkPolicy says who reaches it and whom it reaches")
         identities = {
@@ -327,14 +336,14 @@ def reaches(by_kind: dict, chosen: list[dict], labels: dict, host: str, port: st
         return False
     pods = service["spec"]["selector"]
     out = any(
-        str(opened["port"]) == port and peer.get("podSelector", {}).get("matchLabels", {}).items() <= pods.items()
+        str(opened["port"]) == port and selects(peer["podSelector"], pods)
         for policy in chosen for rule in policy.get("egress", []) for peer in rule.get("to", [])
         if "podSelector" in peer for opened in rule.get("ports", [])
     )
     let_in = [p["spec"] for p in by_kind["NetworkPolicy"].values()
-              if p["spec"]["podSelector"] and p["spec"]["podSelector"]["matchLabels"].items() <= pods.items()]
+              if p["spec"]["podSelector"] and selects(p["spec"]["podSelector"], pods)]
     into = any(
-        str(opened["port"]) == port and peer["podSelector"]["matchLabels"].items() <= labels.items()
+        str(opened["port"]) == port and selects(peer["podSelector"], labels)
         for policy in let_in for rule in policy.get("ingress", []) for peer in rule.get("from", [])
         if "podSelector" in peer for opened in rule.get("ports", [])
     )

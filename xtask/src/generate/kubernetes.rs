@@ -1,26 +1,38 @@
-//! `k8s/`: a manifest per service, and the kustomizations that name them. NATS, Zenoh, the namespace and the job that
-//! provisions the bus are not services; their manifests are written by hand.
+//! `k8s/`: a manifest per service, the job that provisions the bus, who connects to whom, and the kustomizations that name
+//! them. The namespace, NATS, Zenoh and what an overlay may open are written by hand.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::Context as _;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     MARK, Output,
-    model::{Connection, Deployment, GRPC_PORT, KEYS_DIR, KEYS_MIB, Mesh, yaml, yaml_list},
+    model::{Deployment, End, GRPC_PORT, KEYS_DIR, KEYS_MIB, Link, Mesh, PROVISION, SERVERS, yaml, yaml_list},
 };
 
 const BASE: &str = "k8s/base";
 /// Manifests that are written by hand, in the order in which they are applied.
-const INFRASTRUCTURE: [&str; 4] = ["namespace.yaml", "nats.yaml", "zenoh.yaml", "provision.yaml"];
+const INFRASTRUCTURE: [&str; 4] = ["namespace.yaml", "outside.yaml", "nats.yaml", "zenoh.yaml"];
+
+/// Digits of a digest in a name.
+const JOB_DIGITS: usize = 10;
 
 /// The manifests and the kustomizations.
 pub(super) fn render(mesh: &Mesh) -> Vec<Output> {
+    let links = mesh.links();
     let manifest = |service: &Deployment| Output {
         path: format!("{BASE}/{}.yaml", service.name),
-        text: [format!("# {MARK}\n{}", workload(mesh, service)), address(service), policy(service)].join("---\n"),
+        text: [format!("# {MARK}\n{}", workload(mesh, service)), address(service), policies(&links, &service.name)]
+            .join("---\n"),
     };
     let mut all: Vec<Output> = mesh.services.iter().map(manifest).collect();
+    all.push(Output {
+        path: format!("{BASE}/{PROVISION}.yaml"),
+        text: format!("# {MARK}\n{}---\n{}", job(mesh), policies(&links, PROVISION)),
+    });
+    let servers = SERVERS.map(|(name, _)| policies(&links, name)).join("---\n");
+    all.push(Output { path: format!("{BASE}/servers.yaml"), text: format!("# {MARK}\n{servers}") });
     all.push(Output { path: format!("{BASE}/kustomization.yaml"), text: base(mesh) });
     all.push(Output { path: "k8s/overlays/local/kustomization.yaml".to_owned(), text: overlay(mesh) });
     all
@@ -165,6 +177,59 @@ spec:
     )
 }
 
+/// The job that makes the streams. Its name is a digest of all that it is made of, and of the contract: applied again, it is
+/// the same job; after a change it is another one.
+fn job(mesh: &Mesh) -> String {
+    let labels = labels(PROVISION);
+    let spec = format!(
+        "spec:
+  backoffLimit: 20
+  ttlSecondsAfterFinished: 86400
+  template:
+    metadata:
+      labels: {labels}
+    spec:
+      automountServiceAccountToken: false
+      restartPolicy: OnFailure
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: 10001
+        fsGroup: 10001
+        seccompProfile: {{type: RuntimeDefault}}
+      containers:
+        - name: provision
+          image: continuum/continuum:{version}
+          args: [\"provision\", \"--url\", \"nats://nats:4222\", \"--seed-file\", \"/keys/provisioner.nk\"]
+          resources:
+            requests: {{cpu: 50m, memory: 32Mi}}
+            limits: {{cpu: 500m, memory: 128Mi}}
+          securityContext:
+            allowPrivilegeEscalation: false
+            readOnlyRootFilesystem: true
+            capabilities: {{drop: [ALL]}}
+          volumeMounts:
+            - {{name: keys, mountPath: /keys, readOnly: true}}
+      volumes:
+        - name: keys
+          secret:
+            secretName: provisioner
+            defaultMode: 0440
+            items: [{{key: provisioner.nk, path: provisioner.nk}}]
+",
+        version = mesh.version,
+    );
+    let digest = hex::encode(Sha256::digest(format!("{}{spec}", mesh.digest)));
+    format!(
+        "apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {PROVISION}-{}
+  labels: {labels}
+{spec}",
+        digest.get(..JOB_DIGITS).unwrap_or(&digest)
+    )
+}
+
 /// The name under which others find it.
 fn address(service: &Deployment) -> String {
     let name = &service.name;
@@ -191,10 +256,86 @@ spec:
     text
 }
 
-/// Who reaches it, and whom it reaches.
-fn policy(service: &Deployment) -> String {
-    let name = &service.name;
-    let mut text = format!(
+/// Who reaches a pod, and whom it reaches; then a policy for each connection to anywhere, whose ports an overlay sets.
+fn policies(links: &[Link], name: &str) -> String {
+    let own = End::Pod(name.to_owned());
+    let mut ingress = String::new();
+    let incoming: Vec<&Link> = links.iter().filter(|link| link.to == own).collect();
+    // One rule for all who connect alike; none beside one that opens more.
+    let mut done: Vec<(&[u32], bool)> = vec![];
+    for link in &incoming {
+        let alike = |other: &&&Link| (&other.ports, other.udp) == (&link.ports, link.udp);
+        if done.contains(&(&link.ports, link.udp)) {
+            continue;
+        }
+        done.push((&link.ports, link.udp));
+        let ports = open(&link.ports, link.udp);
+        let senders: Vec<&Link> = incoming.iter().filter(alike).copied().collect();
+        if senders.iter().any(|sender| matches!(sender.from, End::Anywhere(_))) {
+            comment(&mut ingress, &link.comment);
+            let _ = writeln!(ingress, "    - ports: {ports}");
+            continue;
+        }
+        let opens_all = |from: &End| incoming.iter().any(|other| other.from == *from && other.ports.is_empty());
+        let senders = senders.iter().filter(|sender| sender.ports.is_empty() || !opens_all(&sender.from));
+        let senders: Vec<&str> = senders.filter_map(|sender| sender.from.pod()).collect();
+        if !senders.is_empty() {
+            comment(&mut ingress, if senders.len() == 1 { &link.comment } else { "" });
+            peers(&mut ingress, "from", &senders, &ports);
+        }
+    }
+    let mut egress = String::new();
+    let mut parameters = String::new();
+    let outgoing: Vec<&Link> = links.iter().filter(|link| link.from == own).collect();
+    let mut done: Vec<(&[u32], bool, &str)> = vec![];
+    for link in &outgoing {
+        let ports = open(&link.ports, link.udp);
+        match &link.to {
+            End::Names => egress.push_str(NAMES),
+            End::Anywhere(to) => {
+                let rules = if link.ports.is_empty() {
+                    "  egress: []\n".to_owned()
+                } else {
+                    format!("  egress:\n    - ports: {ports}\n")
+                };
+                let about = &link.comment;
+                let head = policy(&format!("{name}-to-{to}"), name, "Egress");
+                let _ = write!(parameters, "---\n# {about} An overlay may set other ports.\n{head}{rules}");
+            }
+            End::Pod(_) => {
+                let key = (link.ports.as_slice(), link.udp, link.comment.as_str());
+                if done.contains(&key) {
+                    continue;
+                }
+                done.push(key);
+                let alike = |other: &&&Link| (other.ports.as_slice(), other.udp, other.comment.as_str()) == key;
+                let receivers: Vec<&str> = outgoing.iter().filter(alike).filter_map(|other| other.to.pod()).collect();
+                comment(&mut egress, &link.comment);
+                peers(&mut egress, "to", &receivers, &ports);
+            }
+        }
+    }
+    let or_none = |field: &str, rules: String| match rules.as_str() {
+        "" => format!("  {field}: []\n"),
+        rules => format!("  {field}:\n{rules}"),
+    };
+    format!(
+        "{}{}{}{parameters}",
+        policy(name, name, "Ingress, Egress"),
+        or_none("ingress", ingress),
+        or_none("egress", egress)
+    )
+}
+
+const NAMES: &str = "    - to:
+        - namespaceSelector:
+            matchLabels: {kubernetes.io/metadata.name: kube-system}
+      ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+";
+
+/// All of a policy but its rules.
+fn policy(name: &str, pod: &str, types: &str) -> String {
+    format!(
         "apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
@@ -202,56 +343,34 @@ metadata:
   labels: {}
 spec:
   podSelector:
-    matchLabels: {{app.kubernetes.io/name: {name}}}
-  policyTypes: [Ingress, Egress]
-  ingress:
-    - from:
-        - podSelector:
-            matchLabels: {{app.kubernetes.io/part-of: continuum}}
-      ports: {}
+    matchLabels: {{app.kubernetes.io/name: {pod}}}
+  policyTypes: [{types}]
 ",
-        labels(name),
-        open(&[GRPC_PORT], false)
-    );
-    for port in &service.ports {
-        comment(&mut text, &port.comment);
-        let _ = writeln!(text, "    - ports: {}", open(&[port.number], port.udp));
-    }
-    text.push_str("  egress:\n");
-    for (name, port) in [("nats", 4222), ("zenoh", 7447)] {
-        to(&mut text, &format!("app.kubernetes.io/name: {name}"), &open(&[port], false));
-    }
-    for connection in &service.connections {
-        comment(&mut text, &connection.comment);
-        let ports = open(&connection.ports, connection.udp);
-        match connection.to.as_str() {
-            "" => {
-                let _ = writeln!(text, "    - ports: {ports}");
+        labels(pod)
+    )
+}
+
+/// A rule for pods of these names.
+fn peers(text: &mut String, side: &str, names: &[&str], ports: &str) {
+    let selector = match names {
+        [name] => format!("            matchLabels: {{app.kubernetes.io/name: {name}}}\n"),
+        names => {
+            let mut selector = "            matchExpressions:\n              - key: app.kubernetes.io/name\n                operator: In\n                values:\n".to_owned();
+            for name in names {
+                let _ = writeln!(selector, "                  - {name}");
             }
-            Connection::MESH => to(&mut text, "app.kubernetes.io/part-of: continuum", &ports),
-            service => to(&mut text, &format!("app.kubernetes.io/name: {service}"), &ports),
+            selector
         }
+    };
+    let _ = write!(text, "    - {side}:\n        - podSelector:\n{selector}");
+    if !ports.is_empty() {
+        let _ = writeln!(text, "      ports: {ports}");
     }
-    text.push_str(
-        "    - to:
-        - namespaceSelector:
-            matchLabels: {kubernetes.io/metadata.name: kube-system}
-      ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
-",
-    );
-    text
 }
 
 fn comment(text: &mut String, comment: &str) {
     if !comment.is_empty() {
         let _ = writeln!(text, "    # {comment}");
-    }
-}
-
-fn to(text: &mut String, label: &str, ports: &str) {
-    let _ = writeln!(text, "    - to:\n        - podSelector:\n            matchLabels: {{{label}}}");
-    if !ports.is_empty() {
-        let _ = writeln!(text, "      ports: {ports}");
     }
 }
 
@@ -290,7 +409,8 @@ fn base(mesh: &Mesh) -> String {
         "# {MARK}\napiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: continuum\nresources:\n"
     );
     let services = mesh.services.iter().map(|service| format!("{}.yaml", service.name));
-    for name in INFRASTRUCTURE.into_iter().map(str::to_owned).chain(services) {
+    let generated = ["servers.yaml".to_owned(), format!("{PROVISION}.yaml")];
+    for name in INFRASTRUCTURE.into_iter().map(str::to_owned).chain(generated).chain(services) {
         let _ = writeln!(text, "  - {name}");
     }
     text
@@ -315,8 +435,15 @@ secretGenerator:
 "
     );
     let services = mesh.services.iter().map(|service| service.name.as_str());
-    for identity in ["provisioner"].into_iter().chain(services).chain(["person"]) {
+    for identity in services.chain(["person"]) {
         let _ = writeln!(text, "      - keys/{identity}.nk");
     }
+    text.push_str(
+        "  # Named without a digest: a job cannot be changed, and this one need not run again when its key changes.
+  - name: provisioner
+    files: [keys/provisioner.nk]
+    options: {disableNameSuffixHash: true}
+",
+    );
     text
 }

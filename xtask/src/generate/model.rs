@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use prost_reflect::DescriptorPool;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::contract::Contract;
 
@@ -24,6 +25,8 @@ pub struct Mesh {
     pub version: String,
     /// Services in declaration order.
     pub services: Vec<Deployment>,
+    /// What provisioning makes follows from this and nothing else: a digest of the compiled contract, without its comments.
+    pub digest: String,
 }
 
 /// How one service is deployed. Mirrors `continuum.mesh.v1.DeploymentOptions`, with the defaults filled in.
@@ -124,17 +127,55 @@ pub struct Resources {
 pub struct Connection {
     /// A service, or [`Connection::MESH`]; anywhere when empty.
     pub to: String,
-    /// All ports when empty.
+    /// When empty: all of a service, and none of anywhere.
     pub ports: Vec<u32>,
     /// UDP beside TCP?
     pub udp: bool,
     /// Why.
     pub comment: String,
+    /// What is connected to, if that is anywhere.
+    pub name: String,
 }
 
 impl Connection {
     /// Any service.
     pub const MESH: &str = "mesh";
+}
+
+/// One end of a [`Link`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// A service, a server or the job that provisions the bus.
+    Pod(String),
+    /// The servers of names.
+    Names,
+    /// Whatever is elsewhere; of connections to it, each has a name.
+    Anywhere(String),
+}
+
+impl End {
+    /// Name of a pod.
+    pub fn pod(&self) -> Option<&str> {
+        match self {
+            Self::Pod(name) => Some(name),
+            Self::Names | Self::Anywhere(_) => None,
+        }
+    }
+}
+
+/// A row of the table of who connects to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Who connects.
+    pub from: End,
+    /// To whom.
+    pub to: End,
+    /// When empty: all ports of a pod, none of anywhere.
+    pub ports: Vec<u32>,
+    /// UDP beside TCP?
+    pub udp: bool,
+    /// Why.
+    pub comment: String,
 }
 
 /// One of several processes of a service.
@@ -269,7 +310,13 @@ pub fn read(root: &Path, pool: &DescriptorPool) -> anyhow::Result<Mesh> {
         deployment.fill_in();
         services.push(deployment);
     }
-    let mesh = Mesh { version, services };
+    // What the compiler writes without its source has no comments.
+    let bare = protox::Compiler::new([root.join("proto")])?
+        .include_imports(true)
+        .include_source_info(false)
+        .open_files(pool.files().map(|file| root.join("proto").join(file.name())).filter(|path| path.is_file()))?
+        .encode_file_descriptor_set();
+    let mesh = Mesh { version, services, digest: hex::encode(Sha256::digest(bare)) };
     mesh.check()?;
     Ok(mesh)
 }
@@ -283,6 +330,13 @@ impl Mesh {
                     bail!("{name} connects to {to:?}, which is not a service");
                 }
             }
+            let outside = service.connections.iter().filter(|c| c.to.is_empty());
+            let names: Vec<&str> = outside.map(|c| c.name.as_str()).collect();
+            let is_named = service.connections.iter().all(|c| c.to.is_empty() != c.name.is_empty());
+            ensure!(
+                is_named && (1..names.len()).all(|n| !names[n..].contains(&names[n - 1])),
+                "{name}: each connection to anywhere, and no other, has a name of its own"
+            );
             let mut numbers = vec![GRPC_PORT];
             for port in &service.ports {
                 ensure!(!port.name.is_empty() && port.number > 0, "{name}: a port needs a name and a number");
@@ -295,6 +349,63 @@ impl Mesh {
             );
         }
         Ok(())
+    }
+}
+
+/// The servers that every service connects to, with their ports.
+pub const SERVERS: [(&str, u32); 2] = [("nats", 4222), ("zenoh", 7447)];
+/// The job that makes the streams.
+pub const PROVISION: &str = "provision";
+/// Where dashboards connect to nats.
+pub const WEBSOCKET_PORT: u32 = 9222;
+
+impl Mesh {
+    /// Who connects to whom. What is not here is denied.
+    pub fn links(&self) -> Vec<Link> {
+        let pod = |name: &str| End::Pod(name.to_owned());
+        let tcp = |from: End, to: End, ports: &[u32], comment: &str| Link {
+            from,
+            to,
+            ports: ports.to_vec(),
+            udp: false,
+            comment: comment.to_owned(),
+        };
+        let names = |from: End| Link { udp: true, ..tcp(from, End::Names, &[53], "Names.") };
+        let anyone = || End::Anywhere(String::new());
+        let mut all = vec![
+            tcp(pod(PROVISION), pod("nats"), &[4222], "It makes the streams."),
+            names(pod(PROVISION)),
+            tcp(
+                anyone(),
+                pod("nats"),
+                &[WEBSOCKET_PORT],
+                "Dashboards: WebSocket, with the key `dashboard.nk`, which may only listen. Put an ingress with TLS before it.",
+            ),
+        ];
+        for service in &self.services {
+            let own = || pod(&service.name);
+            for (server, port) in SERVERS {
+                all.push(tcp(own(), pod(server), &[port], ""));
+            }
+            all.push(names(own()));
+            for port in &service.ports {
+                all.push(Link { udp: port.udp, ..tcp(anyone(), own(), &[port.number], &port.comment) });
+            }
+            for connection in &service.connections {
+                let to = match connection.to.as_str() {
+                    "" => vec![End::Anywhere(connection.name.clone())],
+                    Connection::MESH => {
+                        let others = self.services.iter().filter(|other| other.name != service.name);
+                        others.map(|other| pod(&other.name)).collect()
+                    }
+                    to => vec![pod(to)],
+                };
+                for to in to {
+                    all.push(Link { udp: connection.udp, ..tcp(own(), to, &connection.ports, &connection.comment) });
+                }
+            }
+        }
+        all
     }
 }
 
@@ -352,15 +463,20 @@ mod tests {
             let mut service = Deployment { name: "one".into(), ..Default::default() };
             service.fill_in();
             change(&mut service);
-            Mesh { version: "1.0.0".into(), services: vec![service] }.check().map_err(|e| e.to_string())
+            Mesh { version: "1.0.0".into(), services: vec![service], digest: String::new() }
+                .check()
+                .map_err(|e| e.to_string())
         };
         assert_eq!(service(|_| {}), Ok(()));
         let to = |to: &str| Connection { to: to.into(), ..Default::default() };
         assert_eq!(service(|s| s.connections = vec![]), Ok(()));
         let mut other = Deployment { name: "one".into(), connections: vec![to("two")], ..Default::default() };
         other.fill_in();
-        let refused = Mesh { version: "1.0.0".into(), services: vec![other] }.check().unwrap_err();
+        let refused = Mesh { version: "1.0.0".into(), services: vec![other], digest: String::new() };
+        let refused = refused.check().unwrap_err();
         assert_eq!(refused.to_string(), "one connects to \"two\", which is not a service");
+        let nameless = |s: &mut Deployment| s.connections = vec![Connection { ports: vec![443], ..Default::default() }];
+        assert!(service(nameless).unwrap_err().contains("has a name of its own"));
         let port =
             |s: &mut Deployment| s.ports = vec![Port { name: "again".into(), number: 8080, ..Default::default() }];
         assert_eq!(service(port), Err("one: port 8080 is there twice".to_owned()));
