@@ -65,10 +65,14 @@ images() {
 version="$(sed -n 's|^ *image: ${CONTINUUM_IMAGES:-continuum}/continuum:${CONTINUUM_VERSION:-\(.*\)}$|\1|p' compose.yaml | head -n 1)"
 version="${CONTINUUM_VERSION:-$version}"
 if [ -z "${CONTINUUM_IMAGES:-}" ]; then
-  missing="" there="$(ask image ls --format '{{.Repository}}:{{.Tag}}' | sed 's|^localhost/||' || true)"
-  for name in $(images "$@" | sort -u); do
-    if ! grep -qxF -- "continuum/$name:$version" <<<"$there"; then missing="$missing continuum/$name:$version"; fi
-  done
+  wanted="$(images "$@" | sort -u | sed "s|.*|continuum/&:$version|")" missing=""
+  # Asked for all at once; which is missing, only if one is.
+  # shellcheck disable=SC2086 # A list of names.
+  if [ -n "$wanted" ] && ! ask image inspect $wanted >/dev/null; then
+    for image in $wanted; do
+      if ! ask image inspect "$image" >/dev/null; then missing="$missing $image"; fi
+    done
+  fi
   if [ -n "$missing" ]; then
     refuse "$engine has no image${missing}: make it with \`CONTAINER_ENGINE=$engine CONTINUUM_VERSION=$version make images\`, name a \
 version that is there with CONTINUUM_VERSION, or a registry with CONTINUUM_IMAGES"
