@@ -41,6 +41,17 @@ pub enum ConnectError {
     },
 }
 
+/// Messages that are not known to be stored.
+#[derive(Debug, thiserror::Error)]
+#[error("{count} messages not stored")]
+pub struct Unstored {
+    /// How many.
+    pub count: u64,
+    /// Why the first of them is not.
+    #[source]
+    pub first: PublishError,
+}
+
 /// A message without condition was not published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {

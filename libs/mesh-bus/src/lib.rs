@@ -36,7 +36,7 @@ mod writer;
 pub use bucket::{Bucket, BucketError};
 pub use bus::{Bus, Echo};
 pub use crypto::install_crypto;
-pub use error::{ConnectError, PublishError, RequestError, SubscribeError};
+pub use error::{ConnectError, PublishError, RequestError, SubscribeError, Unstored};
 pub use live::{Plain, Subscription};
 pub use log::{Log, LogError};
 pub use options::{Options, Tls};

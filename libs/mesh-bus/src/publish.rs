@@ -10,7 +10,7 @@ use mesh_proto::{contract, contract::WRITE_PREFIX};
 use tokio::time::Instant;
 
 use crate::{
-    Bus, PublishError,
+    Bus, PublishError, Unstored,
     answer::{Answer, code},
     backoff::Backoff,
     batch::{self, BATCH_MAX, DERIVED_WORTH},
@@ -62,6 +62,11 @@ impl Bus {
     /// derived streams travel in atomic batches where that is faster. Returns once all are stored, or with the
     /// first failure once nothing is in flight.
     pub async fn publish_many(&self, messages: Vec<Outgoing>) -> Result<(), PublishError> {
+        self.publish_counted(messages).await.map_err(|unstored| unstored.first)
+    }
+
+    /// [`publish_many`](Self::publish_many), for a caller that counts what is not stored.
+    pub async fn publish_counted(&self, messages: Vec<Outgoing>) -> Result<(), Unstored> {
         let link = self.link();
         let mut left = vec![];
         let mut by_stream: BTreeMap<String, Vec<Outgoing>> = BTreeMap::new();
@@ -93,13 +98,13 @@ impl Bus {
         let mut writes = futures::stream::iter(left)
             .map(|message| async move { self.publish(&message).await })
             .buffer_unordered(WINDOW);
-        let mut first = Ok(());
+        let mut unstored: Option<Unstored> = None;
         while let Some(written) = writes.next().await {
-            if let (Err(error), true) = (written, first.is_ok()) {
-                first = Err(error);
+            if let Err(error) = written {
+                unstored.get_or_insert_with(|| Unstored { count: 0, first: error }).count += 1;
             }
         }
-        first
+        unstored.map_or(Ok(()), Err)
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use mesh_core::{Derived, Outgoing, Projector, Stored, replica::Change};
 use mesh_proto::Timestamp;
+use opentelemetry::metrics::Counter;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
@@ -147,8 +148,9 @@ impl Mesh {
             derived.into_iter().filter_map(|d| address(d, cause.as_deref(), &published)).collect::<Vec<_>>()
         };
 
-        self.spawn("derived events", publish(self.clone(), outgoing));
-        self.spawn("derived samples", publish_samples(self.clone(), outgoing_samples));
+        let unstored = unstored(self);
+        self.spawn("derived events", publish(self.clone(), outgoing, unstored.clone()));
+        self.spawn("derived samples", publish_samples(self.clone(), outgoing_samples, unstored));
 
         // The past first, stream by stream; then everything live, in order of arrival.
         if let Some(shared) = &mut shared {
@@ -322,9 +324,18 @@ pub fn outgoing(derived: &Derived, cause: Option<&Stored>) -> Option<Outgoing> {
     }
 }
 
+/// Counts derived messages that a stream did not take in time: its disk was full, or the bus away.
+fn unstored(mesh: &Mesh) -> Counter<u64> {
+    let counter = mesh.meter().u64_counter("mesh_derived_unstored_total");
+    let counter = counter.with_description("derived messages that are not known to be stored").build();
+    // Shown from the start.
+    counter.add(0, &[]);
+    counter
+}
+
 /// Publishes derived events in order. The first after a pause goes at once; what follows it is gathered, because many
 /// at once are one write to disk where each alone is one.
-async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::Result<()> {
+async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>, unstored: Counter<u64>) -> anyhow::Result<()> {
     let mut batch = Vec::with_capacity(GATHER_MAX);
     let stopping = mesh.stopping();
     let mut next = tokio::time::Instant::now();
@@ -342,8 +353,9 @@ async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::
         next = tokio::time::Instant::now() + if full { BREATH } else { gather };
         let messages = std::mem::take(&mut batch);
         tokio::select! {
-            result = mesh.bus().publish_many(messages) => {
+            result = mesh.bus().publish_counted(messages) => {
                 if let Err(error) = result {
+                    unstored.add(error.count, &[]);
                     tracing::warn!(error = &error as &dyn std::error::Error, "derived events not stored");
                 }
             }
@@ -357,13 +369,18 @@ async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::
 }
 
 /// Publishes derived samples as they come; those that came meanwhile go together.
-async fn publish_samples(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>) -> anyhow::Result<()> {
+async fn publish_samples(
+    mesh: Mesh,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    unstored: Counter<u64>,
+) -> anyhow::Result<()> {
     let mut batch = Vec::with_capacity(GATHER_MAX);
     let stopping = mesh.stopping();
     while outgoing.recv_many(&mut batch, GATHER_MAX).await > 0 {
         tokio::select! {
-            result = mesh.bus().publish_many(std::mem::take(&mut batch)) => {
+            result = mesh.bus().publish_counted(std::mem::take(&mut batch)) => {
                 if let Err(error) = result {
+                    unstored.add(error.count, &[]);
                     tracing::warn!(error = &error as &dyn std::error::Error, "derived samples not stored");
                 }
             }
