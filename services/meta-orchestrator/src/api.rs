@@ -27,7 +27,7 @@ pub(crate) struct Api {
     pub(crate) view: View<Orchestrator>,
     /// Where decisions are recorded; `None` if the view holds them.
     pub(crate) records: Option<Arc<dyn History>>,
-    /// Where registrations of clusters are; `None` if the view holds them.
+    /// Registrations of clusters in a database; `None` if the view holds them.
     pub(crate) clusters: Option<Arc<Clusters>>,
 }
 
