@@ -6,6 +6,8 @@
 mod compose;
 mod kubernetes;
 pub mod model;
+#[cfg(test)]
+mod reach;
 mod registry;
 mod wire;
 
