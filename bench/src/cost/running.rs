@@ -159,9 +159,9 @@ impl RunningMesh {
         let intent = whole::intent(WORKLOAD, PERIOD_S)?;
         // The first ones pay for what is made once.
         self.fulfil(&intent, "warm", 10).await?;
-        tokio::time::sleep(plan.rest / 2).await;
+        tokio::time::sleep(plan.idle / 2).await;
         let start = self.read().await?;
-        tokio::time::sleep(plan.rest).await;
+        tokio::time::sleep(plan.idle).await;
         let before = self.read().await?;
         let watched = self.fulfil(&intent, "cost", plan.intents).await?;
         let mut after = self.read().await?;
@@ -172,8 +172,11 @@ impl RunningMesh {
         end.counted.deliveries -= watched as f64;
         let sampled = self.samples(plan.rest, SAMPLES_PER_SECOND).await?;
         let last = self.read().await?;
-        let trace = |what| self.traced(what, &intent, plan);
-        let syncs = (trace(Traced::Intents).await, trace(Traced::Samples).await, trace(Traced::Nothing).await);
+        let mut syncs = (self.traced(Traced::Intents, &intent, plan).await, None, None);
+        if plan.traces_all {
+            syncs.1 = self.traced(Traced::Samples, &intent, plan).await;
+            syncs.2 = self.traced(Traced::Nothing, &intent, plan).await;
+        }
 
         let (idle, running) = (before.since(&start).each_second(), end.since(&after).each_second());
         let (busy, flowing) = (after.since(&before), last.since(&end));
@@ -196,8 +199,9 @@ impl RunningMesh {
         })
     }
 
-    /// Sends samples of instances, as one agent of many would, and waits until they are stored: how many.
+    /// Sends samples of instances for this long, as an agent of many would: how many.
     async fn samples(&self, length: Duration, per_second: usize) -> anyhow::Result<f64> {
+        let begun = tokio::time::Instant::now();
         let options = SamplesOptions { connect: vec![self.zenoh.clone()], ..SamplesOptions::default() };
         let session = Samples::open(options).await.context("join the mesh's samples")?;
         let mut load = Load::new(Kind::Samples, "bench", 1, per_second);
@@ -205,14 +209,14 @@ impl RunningMesh {
         let stored = async || Ok(log.last_sequence().await?);
         load.begin(&session, Site::Mesh, now(), stored).await?;
         let mut pace = tokio::time::interval(Duration::from_secs(1));
-        let seconds = length.as_secs();
-        for _ in 0..seconds {
+        // The last of them have time to be taken in.
+        let packs = length.as_secs() - 2;
+        for _ in 0..packs {
             pace.tick().await;
             load.send(&session, Site::Mesh, now()).await?;
         }
-        // Until the last of them has been taken in.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Ok((seconds as usize * per_second) as f64)
+        tokio::time::sleep_until(begun + length).await;
+        Ok((packs as usize * per_second) as f64)
     }
 
     /// Sync calls of the server for each unit of some work; none where they cannot be counted.
