@@ -33,3 +33,4 @@ mod races;
 mod registry;
 mod replay;
 mod support;
+mod upgrade;

@@ -66,6 +66,15 @@ impl MeshRun {
     /// Starts one with these clusters (the usual three if none) and further arguments. `None`, with a word about
     /// it, if there is no nats-server.
     pub async fn start(suite: &str, clusters: &[Json], arguments: &[&str]) -> Option<Self> {
+        Self::start_with(suite, clusters, arguments, |_| ()).await
+    }
+
+    /// Starts one on a data folder that is there already: `fill` makes it.
+    pub async fn start_on(suite: &str, clusters: &[Json], fill: impl FnOnce(&Path)) -> Option<Self> {
+        Self::start_with(suite, clusters, &[], fill).await
+    }
+
+    async fn start_with(suite: &str, clusters: &[Json], arguments: &[&str], fill: impl FnOnce(&Path)) -> Option<Self> {
         server(suite).await?;
         let turn = TURN.lock().await;
         mesh_bus::install_crypto();
@@ -77,6 +86,7 @@ impl MeshRun {
             all.extend(["--clusters".to_owned(), file.display().to_string()]);
         }
         let folder = data.path().join("mesh");
+        fill(&folder);
         let child = launch(Command::new(program("continuum")), &folder, &all);
         let (bus, endpoints) = join(&folder, &folder, 1).await;
         Some(Self { bus, endpoints, data, folder, arguments: all, child, starts: 1, _turn: turn })
