@@ -23,7 +23,7 @@ grep -q 'continuum is up' up.log || { cat up.log; exit 1; }
 
 document() { # name place
     cat <<END
-{"name": "$1", "version": "1.0.0", "kind": "process", "driver": "any", "clusterSelector": {"place": "$2"},
+{"name": "$1", "version": "1.0.0", "kind": "process", "clusterSelector": {"place": "$2"},
  "process": {"command": "sleep", "arguments": ["1000000"]}, "resources": {"cpuMilli": 10, "memoryBytes": "10000000"}}
 END
 }
