@@ -101,7 +101,7 @@ impl Bus {
         let mut unstored: Option<Unstored> = None;
         while let Some(written) = writes.next().await {
             if let Err(error) = written {
-                unstored.get_or_insert_with(|| Unstored { count: 0, first: error }).count += 1;
+                unstored.get_or_insert(Unstored { count: 0, first: error }).count += 1;
             }
         }
         unstored.map_or(Ok(()), Err)

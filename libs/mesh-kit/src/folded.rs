@@ -267,6 +267,9 @@ pub fn unreadable(error: &anyhow::Error, id: &str) {
     tracing::error!(error, id, "document left as it is; remove it, and restart");
 }
 
+/// A fact as it was stored, what it is of, and what it says.
+type Read<'a, P> = (&'a Arc<Stored>, (Vec<String>, <P as Projection>::Fact));
+
 struct Folded<P> {
     kept: Kept,
     projection: P,
@@ -277,7 +280,7 @@ impl<P: Projection> Shelf for Folded<P> {
         let Some(newest) = messages.last() else { return Ok(()) };
         self.kept.check().await?;
         let facts = messages.iter().filter_map(|stored| Some((stored, self.projection.fact(stored)?)));
-        let facts: Vec<(&Arc<Stored>, (Vec<String>, P::Fact))> = facts.collect();
+        let facts: Vec<Read<'_, P>> = facts.collect();
         let ids = facts.iter().flat_map(|(_, (ids, _))| ids.iter().cloned()).collect();
         let mut entries = self.projection.entries(&self.kept, &ids).await?;
         let (mut outgoing, mut folded) = (vec![], BTreeMap::new());

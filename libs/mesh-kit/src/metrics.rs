@@ -162,6 +162,7 @@ pub struct Consumer {
 }
 
 type Read = fn(&Cells) -> &AtomicU64;
+type OfProcess = fn(Allocated) -> u64;
 
 impl Metrics {
     /// Sets up the instruments of a service. Sends them too if telemetry is being sent.
@@ -207,7 +208,7 @@ impl Metrics {
             let observe = observer(service, &consumers, read);
             meter.u64_observable_gauge(name).with_description(description).with_callback(observe).build();
         }
-        let of_process: [(&'static str, &'static str, fn(Allocated) -> u64); 2] = [
+        let of_process: [(&'static str, &'static str, OfProcess); 2] = [
             (ALLOCATIONS, "allocations of the process", |a| a.calls),
             (ALLOCATED, "bytes that the process has allocated", |a| a.bytes),
         ];
