@@ -146,6 +146,8 @@ def former_layout(mesh):
         say(f"  nats: a read-only disk: exit code {done.returncode}: {told.strip().splitlines()[-1][:200]}")
     finally:
         former.down()
+        # Made here, not by compose, which therefore leaves it.
+        former.podman("volume", "rm", "--force", bus, check=False)
     if left := former.residue():
         raise Failed(f"left behind: {', '.join(left)}")
 

@@ -57,6 +57,28 @@ pub(crate) struct RunningMesh {
     folder: tempfile::TempDir,
 }
 
+/// Who sends samples of many instances.
+struct Agent {
+    session: Samples,
+    load: Load,
+}
+
+impl Agent {
+    /// Sends a sample of each instance each second, for this long: how many.
+    async fn send(&mut self, length: Duration) -> anyhow::Result<f64> {
+        let begun = tokio::time::Instant::now();
+        let mut pace = tokio::time::interval(Duration::from_secs(1));
+        // The last of them have time to be taken in.
+        let packs = length.as_secs() - 2;
+        for _ in 0..packs {
+            pace.tick().await;
+            self.load.send(&self.session, Site::Mesh, now()).await?;
+        }
+        tokio::time::sleep_until(begun + length).await;
+        Ok((packs as usize * SAMPLES_PER_SECOND) as f64)
+    }
+}
+
 /// What sync calls are counted of.
 enum Traced {
     Intents,
@@ -170,7 +192,9 @@ impl RunningMesh {
         tokio::time::sleep(plan.rest).await;
         let mut end = self.read().await?;
         end.counted.deliveries -= watched as f64;
-        let sampled = self.samples(plan.rest, SAMPLES_PER_SECOND).await?;
+        let mut agent = self.agent().await?;
+        let calm = self.read().await?;
+        let sampled = agent.send(plan.rest).await?;
         let last = self.read().await?;
         let mut syncs = (self.traced(Traced::Intents, &intent, plan).await, None, None);
         if plan.traces_all {
@@ -179,7 +203,7 @@ impl RunningMesh {
         }
 
         let (idle, running) = (before.since(&start).each_second(), end.since(&after).each_second());
-        let (busy, flowing) = (after.since(&before), last.since(&end));
+        let (busy, flowing) = (after.since(&before), last.since(&calm));
         // Idle traffic grows with what already runs: over the time between, it is the mean of both.
         let meanwhile = idle.plus(&running).times(busy.seconds / 2.0);
         let count = plan.intents as f64;
@@ -199,24 +223,15 @@ impl RunningMesh {
         })
     }
 
-    /// Sends samples of instances for this long, as an agent of many would: how many.
-    async fn samples(&self, length: Duration, per_second: usize) -> anyhow::Result<f64> {
-        let begun = tokio::time::Instant::now();
+    /// An agent of many instances, all of which are known to the mesh once this returns.
+    async fn agent(&self) -> anyhow::Result<Agent> {
         let options = SamplesOptions { connect: vec![self.zenoh.clone()], ..SamplesOptions::default() };
         let session = Samples::open(options).await.context("join the mesh's samples")?;
-        let mut load = Load::new(Kind::Samples, "bench", 1, per_second);
+        let mut load = Load::new(Kind::Samples, "bench", 1, SAMPLES_PER_SECOND);
         let log = self.bus.log(Packed::STREAM);
-        let stored = async || Ok(log.last_sequence().await?);
-        load.begin(&session, Site::Mesh, now(), stored).await?;
-        let mut pace = tokio::time::interval(Duration::from_secs(1));
-        // The last of them have time to be taken in.
-        let packs = length.as_secs() - 2;
-        for _ in 0..packs {
-            pace.tick().await;
-            load.send(&session, Site::Mesh, now()).await?;
-        }
-        tokio::time::sleep_until(begun + length).await;
-        Ok((packs as usize * per_second) as f64)
+        load.begin(&session, Site::Mesh, now(), async || Ok(log.last_sequence().await?)).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(Agent { session, load })
     }
 
     /// Sync calls of the server for each unit of some work; none where they cannot be counted.
@@ -230,7 +245,10 @@ impl RunningMesh {
                 let count = plan.intents / 4;
                 self.fulfil(intent, "traced", count).await.map(|_| count as f64)
             }
-            Traced::Samples => self.samples(plan.rest, SAMPLES_PER_SECOND).await,
+            Traced::Samples => match self.agent().await {
+                Ok(mut agent) => agent.send(plan.rest).await,
+                Err(error) => Err(error),
+            },
             Traced::Nothing => {
                 tokio::time::sleep(plan.rest).await;
                 Ok(seconds)
