@@ -63,7 +63,7 @@ pub fn make_once<E: From<io::Error>>(path: &Path, text: impl FnOnce() -> Result<
     Ok(fs::remove_file(&staged)?)
 }
 
-/// Tries whether this process can keep files in a folder, which it makes if there is none.
+/// Makes a folder if it is missing, and checks that this process can keep files in it.
 ///
 /// # Errors
 /// Those of the file system, for example on a read-only disk or in a folder of another user.

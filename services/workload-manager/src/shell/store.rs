@@ -177,7 +177,7 @@ impl Stores {
         Ok(found.map(|found| Entry::read(id, Some(&found.body))).transpose()?)
     }
 
-    /// The document asked for; if there is none, the newest version of its name.
+    /// The document asked for, else the newest version of its name.
     async fn workload(&self, request: &GetRequest) -> anyhow::Result<Result<WorkloadView, Option<String>>> {
         let owner = owner(&request.owner);
         let (name, version) = named(&request.id);
