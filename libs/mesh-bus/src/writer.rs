@@ -22,7 +22,7 @@ use std::{
 
 use async_nats::HeaderMap;
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use mesh_core::Decision;
+use mesh_core::{Decision, Stored};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
@@ -236,6 +236,48 @@ impl Drop for Direct {
 enum Admitted {
     Direct(Direct),
     Queued(oneshot::Receiver<Result<Written, WriteError>>),
+}
+
+/// What two reads of an entity say of a decision. Any replica answers a read, so each may show another moment.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    /// The entity went on with this decision.
+    Ours {
+        /// Sequence of its last message.
+        last: u64,
+    },
+    /// The entity stands where the decision found it.
+    Unmoved,
+    /// The entity went on with something else.
+    Moved,
+    /// A replica that lags answered: read again.
+    Behind,
+}
+
+impl Seen {
+    /// `last` is the entity's last sequence, 0 if it has none; `moved` is what a second read gave from the decision's
+    /// condition on, at most as many messages as the decision has.
+    fn of(decision: &Decision, last: u64, moved: &[Stored]) -> Self {
+        if last == decision.expected {
+            return Self::Unmoved;
+        }
+        let ours = decision.messages.len();
+        if last < decision.expected || (moved.len() < ours && moved.last().is_none_or(|end| end.sequence < last)) {
+            return Self::Behind;
+        }
+        // Ours stands if the entity went on with just this; whoever came after may have moved it further. Another
+        // replica that decided the same input gives the same ids: from another state or World it may say something
+        // else, or stand further behind, and the caller is to read it.
+        let stands = moved.len() == ours
+            && moved
+                .iter()
+                .zip(&decision.messages)
+                .all(|(there, ours)| there.id == ours.id && there.world == ours.world && there.body == ours.body);
+        match moved.last() {
+            Some(end) if stands => Self::Ours { last: end.sequence },
+            _ => Self::Moved,
+        }
+    }
 }
 
 /// What has ended, with success or without.
@@ -560,31 +602,25 @@ impl Core {
                 Err(_) => return Err(self.closed()),
             };
             let last = found.as_ref().map_or(0, |m| m.sequence);
-            if last > decision.expected {
+            let moved = if last > decision.expected {
                 let log = log::Log::new(self.link.clone(), &self.stream);
-                let moved = match log.read(&decision.entity, decision.expected + 1, ours).await {
+                match log.read(&decision.entity, decision.expected + 1, ours).await {
                     Ok(moved) => moved,
                     Err(log::LogError::Unanswered { .. }) => continue,
                     Err(_) => return Err(self.closed()),
-                };
-                // Ours stands if the entity went on with just this; whoever came after may have moved it further. Another
-                // replica that decided the same input gives the same ids: from another state or World it may say something
-                // else, or stand further behind, and the caller is to read it.
-                let stands = moved.len() == ours
-                    && moved.iter().zip(&decision.messages).all(|(there, ours)| {
-                        there.id == ours.id && there.world == ours.world && there.body == ours.body
-                    });
-                if let Some(end) = moved.last().filter(|_| stands) {
-                    return Ok(Some(Written::Stored { last: end.sequence }));
                 }
-            }
-            if last == decision.expected {
-                return Ok(None);
-            }
-            if last < decision.expected && behind < BEHIND_ATTEMPTS {
-                behind += 1;
-                self.link.pause(Duration::from_millis(10)).await.map_err(|_| self.closed())?;
-                continue;
+            } else {
+                vec![]
+            };
+            match Seen::of(decision, last, &moved) {
+                Seen::Ours { last } => return Ok(Some(Written::Stored { last })),
+                Seen::Unmoved => return Ok(None),
+                Seen::Behind if behind < BEHIND_ATTEMPTS => {
+                    behind += 1;
+                    self.link.pause(Duration::from_millis(10)).await.map_err(|_| self.closed())?;
+                    continue;
+                }
+                Seen::Behind | Seen::Moved => {}
             }
             self.link.stats.stale.fetch_add(1, Relaxed);
             return Ok(Some(Written::Stale { last: (last > 0).then_some(last) }));
@@ -673,5 +709,59 @@ impl Flight {
             let _ = pending.answer.send(Ok(Written::Stored { last }));
             last -= count;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::Outgoing;
+    use mesh_proto::Timestamp;
+
+    use super::*;
+
+    fn fact(id: &str) -> Outgoing {
+        Outgoing {
+            id: id.to_owned(),
+            message: "continuum.intent.v1.StateChanged".to_owned(),
+            stream: "INTENT".to_owned(),
+            subject: "intent.state_changed.v1.local.a".to_owned(),
+            time: Timestamp::default(),
+            cause: None,
+            traceparent: None,
+            world: vec![],
+            body: id.to_owned().into(),
+        }
+    }
+
+    fn stored(sequence: u64, id: &str) -> Stored {
+        fact(id).stored("", sequence, Timestamp::default())
+    }
+
+    fn decision(expected: u64, ids: &[&str]) -> Decision {
+        let messages = ids.iter().map(|id| fact(id)).collect();
+        Decision { entity: "intent.*.*.local.a".to_owned(), expected, messages }
+    }
+
+    #[test]
+    fn a_decision_is_ours_moved_or_unmoved_by_what_the_entity_went_on_with() {
+        let one = decision(4, &["a"]);
+        assert_eq!(Seen::of(&one, 4, &[]), Seen::Unmoved);
+        assert_eq!(Seen::of(&one, 7, &[stored(7, "a")]), Seen::Ours { last: 7 });
+        assert_eq!(Seen::of(&one, 9, &[stored(7, "a")]), Seen::Ours { last: 7 });
+        assert_eq!(Seen::of(&one, 7, &[stored(7, "b")]), Seen::Moved);
+        let two = decision(4, &["a", "b"]);
+        assert_eq!(Seen::of(&two, 8, &[stored(7, "a"), stored(8, "b")]), Seen::Ours { last: 8 });
+        assert_eq!(Seen::of(&two, 8, &[stored(7, "a"), stored(8, "c")]), Seen::Moved);
+        assert_eq!(Seen::of(&two, 7, &[stored(7, "c")]), Seen::Moved);
+    }
+
+    #[test]
+    fn a_replica_that_lags_behind_the_first_read_is_read_again() {
+        let one = decision(4, &["a"]);
+        assert_eq!(Seen::of(&one, 3, &[]), Seen::Behind);
+        // The first read showed that the entity moved, the second came from a replica that did not have it yet.
+        assert_eq!(Seen::of(&one, 7, &[]), Seen::Behind);
+        let two = decision(4, &["a", "b"]);
+        assert_eq!(Seen::of(&two, 8, &[stored(7, "a")]), Seen::Behind);
     }
 }
