@@ -38,9 +38,11 @@ for name in $only; do
   fi
 done
 names="${only:-$names}"
+# The image of the command line holds it without the services, which have images of their own.
+program_of() { if [ "$1" = continuum ]; then echo "$binaries/continuumctl"; else echo "$binaries/$1"; fi; }
 for name in $names; do
-  if [ ! -x "$binaries/$name" ]; then
-    echo "$binaries/$name is missing: compile first (cargo build --locked --bins, with --release for the profile release)" >&2
+  if [ ! -x "$(program_of "$name")" ]; then
+    echo "$(program_of "$name") is missing: compile first (cargo build --locked --bins, with --release for the profile release)" >&2
     exit 66
   fi
 done
@@ -89,7 +91,7 @@ context() { # folder, program
 }
 for name in $names; do
   here="$work/$name"
-  context "$here" "$binaries/$name"
+  context "$here" "$(program_of "$name")"
   mkdir -p "$here/root/usr/share/sbom"
   infra/images/sbom.py "$name" "$release" "$work/packages" >"$here/root/usr/share/sbom/$name.cdx.json"
   case "$name" in
