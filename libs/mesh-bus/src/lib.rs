@@ -29,6 +29,7 @@ mod publish;
 mod pull;
 mod samples;
 mod seed;
+mod setback;
 mod state;
 mod tail;
 mod writer;

@@ -21,7 +21,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{ConnectError, Echo, Options, State, Stats, backoff::Backoff, disk::Disk, error::AskError};
+use crate::{
+    ConnectError, Echo, Options, State, Stats, backoff::Backoff, disk::Disk, error::AskError, setback::Setbacks,
+};
 
 /// Pause between the first attempts to reconnect, milliseconds.
 const RECONNECT_MS: u64 = 20;
@@ -55,6 +57,7 @@ pub(crate) struct Link {
     denied: Mutex<VecDeque<(u64, String)>>,
     full: Mutex<BTreeSet<String>>,
     any_full: AtomicBool,
+    setbacks: Mutex<Setbacks>,
     /// Who learns what is stored.
     pub(crate) echo: OnceLock<Arc<dyn Echo>>,
     pub(crate) tasks: TaskTracker,
@@ -116,6 +119,7 @@ impl Link {
             denied: Mutex::default(),
             full: Mutex::default(),
             any_full: AtomicBool::new(false),
+            setbacks: Mutex::default(),
             echo: OnceLock::new(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -316,6 +320,15 @@ impl Link {
                 false => tracing::info!(stream, "stream takes writes again"),
             }
             self.state.send_modify(|state| state.full = first);
+        }
+    }
+
+    /// Takes note of messages that were stored without condition, and not by an earlier attempt.
+    pub(crate) fn acknowledged(&self, stream: &str, first: u64, last: u64) {
+        let forgotten = self.setbacks.lock().stored(stream, self.epoch(), first, last);
+        if forgotten > 0 {
+            self.stats.forgotten.fetch_add(forgotten, Relaxed);
+            tracing::warn!(stream, forgotten, "the stream was set back: it forgot what it had acknowledged");
         }
     }
 

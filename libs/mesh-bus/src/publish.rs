@@ -89,8 +89,9 @@ impl Bus {
                     left.extend_from_slice(chunk);
                     continue;
                 };
+                let first = (last + 1).saturating_sub(chunk.len() as u64);
+                link.acknowledged(&stream, first, last);
                 if let Some(echo) = link.echo.get() {
-                    let first = (last + 1).saturating_sub(chunk.len() as u64);
                     chunk.iter().zip(first..).for_each(|(message, at)| echo.stored(message, self.source(), at));
                 }
             }
@@ -142,6 +143,9 @@ impl Link {
                 Ok(Some(Answer::Stored { sequence, is_known })) => {
                     self.stats.published.fetch_add(1, Relaxed);
                     self.mark_full(stream, false);
+                    if !is_known {
+                        self.acknowledged(stream, sequence, sequence);
+                    }
                     return Ok((sequence, is_known));
                 }
                 Ok(Some(Answer::Refused { code, description })) => match code {

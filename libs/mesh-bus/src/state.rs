@@ -26,6 +26,9 @@ pub struct Stats {
     pub stale: AtomicU64,
     /// Decisions settled by reading their entity.
     pub settled: AtomicU64,
+    /// Messages that a stream acknowledged and no longer had when the connection came back: those of streams of samples,
+    /// which are acknowledged before they are on disk.
+    pub forgotten: AtomicU64,
     /// Writes sent again.
     pub resent: AtomicU64,
     /// Connections after the first.

@@ -389,12 +389,13 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 fn watch_bus(metrics: &Metrics, bus: &Bus) {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     type Read = fn(&mesh_bus::Stats) -> &AtomicU64;
-    let counters: [(&'static str, &'static str, Read); 11] = [
+    let counters: [(&'static str, &'static str, Read); 12] = [
         ("mesh_bus_published_total", "messages stored without condition", |s| &s.published),
         ("mesh_bus_batches_total", "atomic batches stored", |s| &s.batches),
         ("mesh_bus_batch_messages_total", "messages stored in atomic batches", |s| &s.batch_messages),
         ("mesh_bus_stale_total", "decisions whose entity had moved", |s| &s.stale),
         ("mesh_bus_settled_total", "decisions settled by reading their entity", |s| &s.settled),
+        ("mesh_bus_forgotten_total", "messages acknowledged by a stream that no longer had them", |s| &s.forgotten),
         ("mesh_bus_resent_total", "writes sent again", |s| &s.resent),
         ("mesh_bus_reconnects_total", "connections after the first", |s| &s.reconnects),
         ("mesh_bus_commands_gathered_total", "commands that waited for a batch", |s| &s.commands_gathered),

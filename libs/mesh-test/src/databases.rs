@@ -22,7 +22,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{PATIENCE, loopback};
+use crate::{PATIENCE, full::Mounted, loopback};
 
 /// Which database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +61,10 @@ impl Kind {
 pub struct Database {
     kind: Kind,
     address: SocketAddr,
-    folder: tempfile::TempDir,
     child: Option<Child>,
-    has_own_disk: bool,
+    /// Unmounted before the folder is removed.
+    disk: Option<Mounted>,
+    folder: tempfile::TempDir,
 }
 
 impl Database {
@@ -86,21 +87,7 @@ impl Database {
     /// As [`start`](Self::start).
     pub async fn start_on_disk(suite: &str, kind: Kind, bytes: u64) -> Option<Self> {
         let mut database = Self::new(suite, kind)?;
-        let data = database.data();
-        std::fs::create_dir(&data).unwrap();
-        let size = format!("size={bytes},mode=0755");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "continuum-test"]).arg(&data).output();
-        match mount {
-            Ok(mounted) if mounted.status.success() => database.has_own_disk = true,
-            Ok(refused) => {
-                eprintln!("SKIPPED: {suite}: no disk of its own: {}", String::from_utf8_lossy(&refused.stderr).trim());
-                return None;
-            }
-            Err(error) => {
-                eprintln!("SKIPPED: {suite}: no disk of its own: `mount` of util-linux: {error}");
-                return None;
-            }
-        }
+        database.disk = Some(Mounted::new(suite, &database.data(), bytes)?);
         database.start_again().await;
         database.set_up().await;
         Some(database)
@@ -111,16 +98,19 @@ impl Database {
     /// # Panics
     /// If it has none of its own: see [`start_on_disk`](Self::start_on_disk).
     pub fn fill_disk(&self) {
-        assert!(self.has_own_disk, "it would fill the machine's");
-        crate::Disk::fill(&self.data()).unwrap();
+        self.disk().fill();
     }
 
     /// Gives room on its disk again, and starts it again, as its operator has to: MongoDB has ended, InfluxDB does not open
     /// again what it could not open while the disk was full, and Cassandra no longer takes writes.
     pub async fn make_room(&mut self) {
-        std::fs::remove_file(self.data().join("filler")).unwrap();
+        self.disk().make_room();
         self.kill();
         self.start_again().await;
+    }
+
+    fn disk(&self) -> &Mounted {
+        self.disk.as_ref().expect("it has a disk of its own")
     }
 
     fn new(suite: &str, kind: Kind) -> Option<Self> {
@@ -133,7 +123,7 @@ impl Database {
         eprintln!("RAN: {suite}: {}", String::from_utf8_lossy(&asked.stdout).trim());
         let folder = tempfile::Builder::new().prefix("continuum-database-").tempdir().unwrap();
         let address = SocketAddr::from((loopback(), kind.port()));
-        Some(Self { kind, address, folder, child: None, has_own_disk: false })
+        Some(Self { kind, address, folder, child: None, disk: None })
     }
 
     fn data(&self) -> PathBuf {
@@ -267,9 +257,6 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         self.kill();
-        if self.has_own_disk {
-            let _ = Command::new("umount").arg(self.data()).status();
-        }
     }
 }
 

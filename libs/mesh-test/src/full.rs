@@ -76,6 +76,47 @@ impl Disk {
     }
 }
 
+/// A small file system in memory over a folder of the test, for servers that are killed and started again on it. Only root
+/// may make one; it is unmounted when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// A file system of this many bytes at a new folder. `None`, with a line that names the suite, where this machine does not
+    /// let the test make one.
+    pub(crate) fn new(suite: &str, folder: &Path, bytes: u64) -> Option<Self> {
+        std::fs::create_dir(folder).unwrap();
+        let size = format!("size={bytes},mode=0755");
+        match Command::new("mount").args(["-t", "tmpfs", "-o", &size, "continuum-test"]).arg(folder).output() {
+            Ok(mounted) if mounted.status.success() => Some(Self(folder.to_owned())),
+            Ok(refused) => {
+                eprintln!("SKIPPED: {suite}: no disk of its own: {}", String::from_utf8_lossy(&refused.stderr).trim());
+                None
+            }
+            Err(error) => {
+                eprintln!("SKIPPED: {suite}: no disk of its own: `mount` of util-linux: {error}");
+                None
+            }
+        }
+    }
+
+    /// Takes all the room that is left.
+    pub(crate) fn fill(&self) {
+        Disk::fill(&self.0).unwrap();
+    }
+
+    /// Gives the room back.
+    pub(crate) fn make_room(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

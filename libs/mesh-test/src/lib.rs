@@ -44,6 +44,7 @@ pub use crate::{
     full::Disk,
     process::Process,
 };
+use full::Mounted;
 
 /// How long a test waits for anything before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,6 +55,8 @@ pub struct TestBus {
     pub server: Server,
     router: Option<Samples>,
     keys: BTreeMap<String, PathBuf>,
+    /// Unmounted before the folder is removed.
+    disk: Option<Mounted>,
     folder: tempfile::TempDir,
 }
 
@@ -65,9 +68,23 @@ impl TestBus {
 
     /// Starts one with other options, for example with `sync_always` or another `store_dir`.
     pub async fn start_with(suite: &str, change: impl FnOnce(&mut RenderOptions)) -> Option<Self> {
+        Self::start_in(suite, None, change).await
+    }
+
+    /// Starts one whose streams lie on a disk of their own of this many bytes, that can be full. `None`, with a line that names
+    /// the suite, also where this machine lets the test make none.
+    pub async fn start_on_disk(suite: &str, bytes: u64) -> Option<Self> {
+        Self::start_in(suite, Some(bytes), |_| ()).await
+    }
+
+    async fn start_in(suite: &str, disk: Option<u64>, change: impl FnOnce(&mut RenderOptions)) -> Option<Self> {
         let program = server(suite).await?;
         mesh_bus::install_crypto();
         let folder = tempfile::Builder::new().prefix("continuum-test-").tempdir().unwrap();
+        let disk = match disk {
+            Some(bytes) => Some(Mounted::new(suite, &folder.path().join("jetstream"), bytes)?),
+            None => None,
+        };
         let mut options = RenderOptions {
             listen: format!("{}:-1", loopback()),
             store_dir: folder.path().join("jetstream"),
@@ -84,7 +101,7 @@ impl TestBus {
             let log = std::fs::read_to_string(server.log()).unwrap_or_default();
             panic!("{error}\nthe server's log:\n{log}");
         }
-        Some(Self { server, router: None, keys: files.keys, folder })
+        Some(Self { server, router: None, keys: files.keys, disk, folder })
     }
 
     /// The same with a Zenoh router, which [`TestBus::settings`] then names to services.
@@ -106,6 +123,28 @@ impl TestBus {
     /// Without [`TestBus::with_router`].
     pub fn router(&self) -> &Samples {
         self.router.as_ref().expect("this bus has no Zenoh router: call `with_router`")
+    }
+
+    /// Fills the disk of its streams.
+    ///
+    /// # Panics
+    /// Without [`TestBus::start_on_disk`].
+    pub fn fill_disk(&self) {
+        self.disk().fill();
+    }
+
+    /// Gives room on the disk of its streams again, and restarts the server, as `continuum up` does: a stream whose disk was
+    /// full takes no writes before.
+    ///
+    /// # Panics
+    /// Without [`TestBus::start_on_disk`], or if the server does not start.
+    pub async fn make_room(&mut self) {
+        self.disk().make_room();
+        self.server.restart().await.unwrap();
+    }
+
+    fn disk(&self) -> &Mounted {
+        self.disk.as_ref().expect("its streams have a disk of their own")
     }
 
     /// File that holds an identity's seed.

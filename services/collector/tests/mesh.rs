@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "mesh/full_disk.rs"]
+mod full_disk;
 #[path = "mesh/killed.rs"]
 mod killed;
 
