@@ -327,9 +327,11 @@ def images_are_small_and_closed(mesh, services, limit_mb):
             raise Failed(f"{image} runs as root")
         if not details["Config"].get("Labels", {}).get("org.opencontainers.image.version"):
             raise Failed(f"{image} has no version label")
-        size = details["Size"] / 1e6
-        largest = max(largest, (image, size), key=lambda pair: pair[1])
         folder = mesh.podman("image", "mount", image)
+        # The one image that renders charts may be larger by the program for it.
+        helm = pathlib.Path(folder) / "usr/local/bin/helm"
+        size = (details["Size"] - (helm.stat().st_size if helm.exists() else 0)) / 1e6
+        largest = max(largest, (image, size), key=lambda pair: pair[1])
         try:
             for shell in ("bin/sh", "bin/bash", "usr/bin/sh", "usr/bin/bash", "bin/busybox"):
                 if (pathlib.Path(folder) / shell).exists():
@@ -346,7 +348,7 @@ def images_are_small_and_closed(mesh, services, limit_mb):
     a_planted_secret_is_found(mesh, images[0])
     if limit_mb and largest[1] > limit_mb:
         raise Failed(f"{largest[0]} has {largest[1]:.1f} MB, more than {limit_mb}")
-    say(f"images: {len(images)}, not root, no shell, with certificates, time zones and SBOM; the largest {largest[0]}, {largest[1]:.1f} MB")
+    say(f"images: {len(images)}, not root, no shell, with certificates, time zones and SBOM; the largest without helm {largest[0]}, {largest[1]:.1f} MB")
     say(f"secrets: {len(secrets)} looked for in each image's history, settings and files: none there; the control that holds one was found")
 
 
