@@ -1,13 +1,10 @@
 //! The identities of the mesh: an NKey per service, one for people, one for the provisioner, and the files that hold
 //! their seeds.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use mesh_bus::Seed;
+use mesh_kit::{ReadableBy, write_atomic};
 use mesh_proto::{Contract, rights};
 
 /// Every identity of the mesh: the provisioner, the services, their joint one, people, dashboards.
@@ -69,8 +66,7 @@ impl KeyFolder {
         let mut files = BTreeMap::new();
         for (identity, seed) in seeds {
             let path = self.path(identity);
-            let made = path.parent().map_or(Ok(()), fs::create_dir_all);
-            made.and_then(|()| write_private(&path, seed.expose()))
+            write_atomic(&path, seed.expose().as_bytes(), ReadableBy::Owner)
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
             files.insert(identity.clone(), path);
         }
@@ -92,14 +88,4 @@ impl KeyFolder {
         }
         Ok(())
     }
-}
-
-/// Writes a file that its owner alone may read, whole or not at all.
-pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
-    let staged = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&staged, path)
 }

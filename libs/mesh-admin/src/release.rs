@@ -7,10 +7,11 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
+use mesh_kit::{ReadableBy, write_atomic};
 use serde::{Deserialize, Serialize};
 
 /// Changes when a program can no longer use what one of the same release wrote.
@@ -122,16 +123,13 @@ pub fn check_folder(data_dir: &Path) -> Result<(), ReleaseError> {
 /// As [`check_folder`], or if it cannot be written.
 pub fn mark_folder(data_dir: &Path) -> Result<(), ReleaseError> {
     check_folder(data_dir)?;
-    let (path, staged) = (data_dir.join(FILE), data_dir.join("release.new"));
+    let path = data_dir.join(FILE);
     let written = (|| {
         let text = serde_json::to_vec(&Mark::own())?;
         if fs::read(&path).is_ok_and(|found| found == text) {
             return Ok(());
         }
-        let mut file = File::create(&staged)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&staged, &path)?;
+        write_atomic(&path, &text, ReadableBy::Anyone)?;
         File::open(data_dir)?.sync_all()
     })();
     written.map_err(|source| ReleaseError::File { what: "write", path, source })

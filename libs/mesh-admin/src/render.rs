@@ -3,17 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use mesh_bus::{Seed, SeedError, Tls};
+use mesh_kit::{ReadableBy, write_atomic};
 use mesh_proto::{
     Contract,
     rights::{self, BUS_ACCOUNT, DASHBOARD, DASHBOARD_ACCOUNT, PEOPLE_ACCOUNT, Rights},
 };
 
-use crate::account::{KeyFolder, identities, write_private};
+use crate::account::{KeyFolder, identities};
 
 /// How a nats-server is to run.
 #[derive(Clone, Debug)]
@@ -355,9 +356,8 @@ impl Rendered {
     /// # Errors
     /// A file that cannot be written.
     pub fn write_with_keys(&self, folder: &Path, keys: &KeyFolder) -> io::Result<Files> {
-        fs::create_dir_all(folder)?;
         let nats_conf = folder.join("nats.conf");
-        write_private(&nats_conf, &self.nats_conf)?;
+        write_atomic(&nats_conf, self.nats_conf.as_bytes(), ReadableBy::Owner)?;
         Ok(Files { nats_conf, keys: keys.write(&self.keys)? })
     }
 }
@@ -386,6 +386,8 @@ fn join(accounts: BTreeSet<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

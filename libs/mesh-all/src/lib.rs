@@ -25,7 +25,7 @@ use mesh_admin::{
 };
 use mesh_bus::{Samples, SamplesMode, SamplesOptions};
 use mesh_client::{Client, Endpoints};
-use mesh_kit::{Joint, Running, Settings};
+use mesh_kit::{Joint, ReadableBy, Running, Settings, write_atomic};
 use mesh_proto::{contract, contract::Kind, rights};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -311,9 +311,7 @@ impl Up {
     async fn ready(&self, services: &[&str], started: mesh_proto::Timestamp) -> anyhow::Result<()> {
         let path = Endpoints::path(&self.data_dir);
         let text = serde_json::to_vec_pretty(&self.endpoints).context("write the endpoints")?;
-        let staged = path.with_extension("new");
-        fs::write(&staged, text).context("write the endpoints file")?;
-        fs::rename(&staged, &path).context("write the endpoints file")?;
+        write_atomic(&path, &text, ReadableBy::Anyone).context("write the endpoints file")?;
         let client = Client::connect(&self.data_dir).await?;
         let deadline = Instant::now() + READY_LIMIT;
         loop {

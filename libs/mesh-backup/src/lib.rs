@@ -29,7 +29,7 @@ pub use key::{Lock, Unlock, generate, text};
 pub use pause::Pause;
 
 /// What a running mesh writes for others, and what belongs to one run.
-const LEFT_OUT: [&str; 4] = ["run", "lock", "endpoints.json", "endpoints.new"];
+const LEFT_OUT: [&str; 4] = ["run", "lock", "endpoints.json", "endpoints.json.new"];
 /// The folder of keys of identities, and the files of keys that services make.
 const KEY_FOLDER: &str = "keys";
 const KEY_FILES: [&str; 4] = ["issuer.keys", "master.keys", "access.keys", "ledger.key"];
