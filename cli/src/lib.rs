@@ -64,7 +64,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Token => login::print_token(&context).await,
         Command::Tap(options) => tap::run(&context, options).await,
         Command::Dead(command) => dead::run(&context, command).await,
-        Command::Backup(command) => backup::run(&context, command),
+        Command::Backup(command) => backup::run(&context, command).await,
         Command::Provision(options) => provision::run(&data_dir, options, output).await,
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::man(folder.as_deref()),

@@ -175,14 +175,35 @@ pub struct Made {
     pub attempts: u32,
 }
 
+/// Checks that a data folder has a mesh.
+///
+/// # Errors
+/// If it has none.
+pub fn check_mesh(data_dir: &Path) -> Result<(), Error> {
+    if data_dir.join("jetstream").is_dir() { Ok(()) } else { Err(Error::NoMesh(data_dir.to_owned())) }
+}
+
+/// Checks that a data folder is empty or does not exist; returns whether it exists.
+///
+/// # Errors
+/// If it is not empty or cannot be read.
+pub fn check_empty(data_dir: &Path) -> Result<bool, Error> {
+    match fs::read_dir(data_dir) {
+        Ok(mut entries) => match entries.next() {
+            Some(_) => Err(Error::NotEmpty(data_dir.to_owned())),
+            None => Ok(true),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("read", data_dir)(error)),
+    }
+}
+
 /// Writes a backup of the mesh in a data folder, running or not.
 ///
 /// # Errors
 /// If there is no mesh, `file` exists, the mesh changes too much, or the disk is full. No file is left then.
 pub fn create(data_dir: &Path, file: &Path, lock: &Lock, options: &Options) -> Result<Made, Error> {
-    if !data_dir.join("jetstream").is_dir() {
-        return Err(Error::NoMesh(data_dir.to_owned()));
-    }
+    check_mesh(data_dir)?;
     for target in [Some(file), options.keys_apart.as_deref()].into_iter().flatten() {
         if target.exists() {
             return Err(Error::Exists(target.to_owned()));
@@ -243,16 +264,7 @@ pub fn verify(file: &Path, keys: Option<&Path>, unlock: &Unlock) -> Result<Manif
 /// # Errors
 /// If the folder is not empty, or anything in the backup is not as it was made.
 pub fn restore(file: &Path, keys: Option<&Path>, unlock: &Unlock, data_dir: &Path) -> Result<Manifest, Error> {
-    let is_there = match fs::read_dir(data_dir) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
-                return Err(Error::NotEmpty(data_dir.to_owned()));
-            }
-            true
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(failed("read", data_dir)(error)),
-    };
+    let is_there = check_empty(data_dir)?;
     let manifest = verify(file, keys, unlock)?;
     match (manifest.kind, keys) {
         (Kind::Keys, _) => {

@@ -4,7 +4,7 @@
 
 mod xml;
 
-use std::{ops::Range, time::Duration};
+use std::{fmt::Write as _, io, ops::Range, time::Duration};
 
 use aws_lc_rs::{digest, hmac};
 use bytes::Bytes;
@@ -20,6 +20,15 @@ use mesh_proto::Timestamp;
 
 /// Largest answer that is read, bytes.
 pub const ANSWER_BYTES_MAX: u64 = 128 << 20;
+
+/// Bytes of a part: what [`Client::upload`] sends and [`Client::download`] asks for at once.
+pub const PART_BYTES: usize = 16 << 20;
+/// Most parts of an upload: S3's own limit.
+pub const PARTS_MAX: usize = 10_000;
+/// How often a part is tried while the server is unavailable.
+const TRIES: u32 = 3;
+/// Wait between two tries.
+const TRY_WAIT: Duration = Duration::from_secs(1);
 
 /// The server did not carry out a request.
 #[derive(Debug, thiserror::Error)]
@@ -227,20 +236,140 @@ impl Client {
         }
     }
 
+    /// Stores a large object under a name, in parts of [`PART_BYTES`] of which the last may be smaller. The name has all of
+    /// it afterwards, or what it had before. A part that the server does not take for a moment is sent again.
+    ///
+    /// # Errors
+    /// When a part cannot be read, there are more than [`PARTS_MAX`], or the server cannot be reached or refuses. The server
+    /// is then asked to drop the parts that it has.
+    pub async fn upload(&self, name: &str, parts: impl IntoIterator<Item = io::Result<Bytes>>) -> Result<(), Error> {
+        let started = self.post(name, vec![("uploads", String::new())], Bytes::new()).await?;
+        let id = started
+            .text("UploadId")
+            .ok_or_else(|| Error::Failed(format!("{} started an upload without an id", self.server)))?;
+        let outcome = self.upload_parts(name, id, parts).await;
+        if outcome.is_err() {
+            let query = vec![("uploadId", id.to_owned())];
+            let ask = Ask { method: Method::DELETE, name: Some(name), query, headers: vec![], body: Bytes::new() };
+            // The first error is the one to show.
+            let _dropped = self.send(ask).await;
+        }
+        outcome
+    }
+
+    async fn upload_parts(
+        &self,
+        name: &str,
+        id: &str,
+        parts: impl IntoIterator<Item = io::Result<Bytes>>,
+    ) -> Result<(), Error> {
+        let mut list = String::from("<CompleteMultipartUpload>");
+        for (number, part) in (1..).zip(parts) {
+            if number > PARTS_MAX {
+                let limit = PARTS_MAX * PART_BYTES;
+                return Err(Error::Failed(format!(
+                    "{name} has more than {limit} bytes, the most that one upload holds"
+                )));
+            }
+            let part = part.map_err(|error| Error::Failed(format!("read what is stored as {name}: {error}")))?;
+            let tag = again(async || self.upload_part(name, id, number, part.clone()).await).await?;
+            let _ = write!(list, "<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>");
+        }
+        list.push_str("</CompleteMultipartUpload>");
+        let completed = self.post(name, vec![("uploadId", id.to_owned())], list.into()).await?;
+        // The status is sent before the parts are put together, so it is 200 even if that fails.
+        if completed.name() == "Error" {
+            let text = |tag| completed.text(tag).unwrap_or_default();
+            return Err(Error::Failed(format!("{} answered {} {}", self.server, text("Code"), text("Message"))));
+        }
+        Ok(())
+    }
+
+    /// Sends one part; returns its tag.
+    async fn upload_part(&self, name: &str, id: &str, number: usize, body: Bytes) -> Result<String, Error> {
+        let query = vec![("partNumber", number.to_string()), ("uploadId", id.to_owned())];
+        let ask = Ask { method: Method::PUT, name: Some(name), query, headers: vec![], body };
+        let response = self.send(ask).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.refused(name, response).await);
+        }
+        let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        self.body(response).await?;
+        tag.ok_or_else(|| Error::Failed(format!("{} stored a part without a tag", self.server)))
+    }
+
+    /// Sends a request whose answer is XML.
+    async fn post(&self, name: &str, query: Vec<(&str, String)>, body: Bytes) -> Result<xml::Element, Error> {
+        let ask = Ask { method: Method::POST, name: Some(name), query, headers: vec![], body };
+        let response = self.send(ask).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.refused(name, response).await);
+        }
+        let body = self.body(response).await?;
+        xml::parse(&String::from_utf8_lossy(&body))
+            .ok_or_else(|| Error::Failed(format!("{} sent an answer that is not XML", self.server)))
+    }
+
+    /// Does a name exist?
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn exists(&self, name: &str) -> Result<bool, Error> {
+        match self.get(name, Some(0..1)).await {
+            Ok(_) => Ok(true),
+            Err(Error::Missing(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a large object in pieces of at most [`PART_BYTES`], in order. A piece that the server does not send for a
+    /// moment is asked for again.
+    ///
+    /// # Errors
+    /// When the name does not exist, the server cannot be reached or refuses, or `store` fails.
+    pub async fn download(&self, name: &str, mut store: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Error> {
+        let mut at = 0;
+        loop {
+            let (is_part, piece) = again(async || self.range(name, at..at + PART_BYTES as u64).await).await?;
+            // A server without ranges sends everything each time.
+            if !is_part && at > 0 {
+                return Err(Error::Failed(format!("{} sent all of {name} when asked for a part", self.server)));
+            }
+            store(&piece).map_err(|error| Error::Failed(format!("write what was read of {name}: {error}")))?;
+            at += piece.len() as u64;
+            if !is_part || piece.len() < PART_BYTES {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a range. Beyond the end there is nothing. `false` if the server sent everything instead.
+    async fn range(&self, name: &str, range: Range<u64>) -> Result<(bool, Bytes), Error> {
+        let headers = vec![(header::RANGE, format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))];
+        let response =
+            self.send(Ask { method: Method::GET, name: Some(name), query: vec![], headers, body: Bytes::new() });
+        let response = response.await?;
+        match response.status() {
+            StatusCode::OK => Ok((false, self.body(response).await?)),
+            StatusCode::PARTIAL_CONTENT => Ok((true, self.body(response).await?)),
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok((true, Bytes::new())),
+            _ => Err(self.refused(name, response).await),
+        }
+    }
+
     /// Reads a range, or all.
     ///
     /// # Errors
     /// When the name does not exist, or the server cannot be reached or refuses.
     pub async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, Error> {
-        let headers = range
-            .map(|r| (header::RANGE, format!("bytes={}-{}", r.start, r.end.saturating_sub(1))))
-            .into_iter()
-            .collect();
-        let ask = Ask { method: Method::GET, name: Some(name), query: vec![], headers, body: Bytes::new() };
+        if let Some(range) = range {
+            return Ok(self.range(name, range).await?.1);
+        }
+        let (query, headers) = (vec![], vec![]);
+        let ask = Ask { method: Method::GET, name: Some(name), query, headers, body: Bytes::new() };
         let response = self.send(ask).await?;
         match response.status() {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => self.body(response).await,
-            StatusCode::RANGE_NOT_SATISFIABLE => Ok(Bytes::new()),
+            StatusCode::OK => self.body(response).await,
             _ => Err(self.refused(name, response).await),
         }
     }
@@ -313,6 +442,17 @@ impl Client {
     }
 }
 
+/// Tries again while the server is unavailable.
+async fn again<T>(attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    for _ in 1..TRIES {
+        match attempt().await {
+            Err(Error::Unavailable(_)) => tokio::time::sleep(TRY_WAIT).await,
+            outcome => return outcome,
+        }
+    }
+    attempt().await
+}
+
 /// The only clock of this client: a signature is of the time it is made.
 fn now_nanos() -> i128 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -335,7 +475,6 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Percent-encoding as signatures want it.
 fn escape(text: &str, slash: bool) -> String {
-    use std::fmt::Write as _;
     text.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) || (slash && byte == b'/') {
             out.push(char::from(byte));

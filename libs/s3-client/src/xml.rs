@@ -23,6 +23,11 @@ impl Element {
         self.children.iter().filter(move |child| child.name == name)
     }
 
+    /// Its own name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The text of the first child of a name.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.children.iter().find(|child| child.name == name).map(|child| child.content.as_str())

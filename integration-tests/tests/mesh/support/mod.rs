@@ -59,7 +59,8 @@ pub struct MeshRun {
     arguments: Vec<String>,
     child: Child,
     starts: usize,
-    _turn: tokio::sync::MutexGuard<'static, ()>,
+    /// Absent beside another one of the same test.
+    _turn: Option<tokio::sync::MutexGuard<'static, ()>>,
 }
 
 impl MeshRun {
@@ -74,9 +75,23 @@ impl MeshRun {
         Self::start_with(suite, clusters, &[], fill).await
     }
 
+    /// Starts another mesh beside this one.
+    pub async fn start_beside(&self, clusters: &[Json]) -> Self {
+        Self::begin(None, clusters, &[], |_| ()).await
+    }
+
     async fn start_with(suite: &str, clusters: &[Json], arguments: &[&str], fill: impl FnOnce(&Path)) -> Option<Self> {
         server(suite).await?;
         let turn = TURN.lock().await;
+        Some(Self::begin(Some(turn), clusters, arguments, fill).await)
+    }
+
+    async fn begin(
+        turn: Option<tokio::sync::MutexGuard<'static, ()>>,
+        clusters: &[Json],
+        arguments: &[&str],
+        fill: impl FnOnce(&Path),
+    ) -> Self {
         mesh_bus::install_crypto();
         let data = tempfile::Builder::new().prefix("continuum-test-").tempdir().unwrap();
         let mut all: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
@@ -89,7 +104,7 @@ impl MeshRun {
         fill(&folder);
         let child = launch(Command::new(program("continuum")), &folder, &all);
         let (bus, endpoints) = join(&folder, &folder, 1).await;
-        Some(Self { bus, endpoints, data, folder, arguments: all, child, starts: 1, _turn: turn })
+        Self { bus, endpoints, data, folder, arguments: all, child, starts: 1, _turn: turn }
     }
 
     /// Starts one whose data folder is a small file system of its own. Nobody but its own processes sees that at its
@@ -108,7 +123,7 @@ impl MeshRun {
         let child = launch(disk.command(&program("continuum")), &mount, &arguments);
         let folder = disk.seen_through(child.id());
         let (bus, endpoints) = join(&mount, &folder, 1).await;
-        Some(Self { bus, endpoints, data, folder, arguments, child, starts: 1, _turn: turn })
+        Some(Self { bus, endpoints, data, folder, arguments, child, starts: 1, _turn: Some(turn) })
     }
 
     /// Changes the clusters that it is given when it starts again.
@@ -359,8 +374,14 @@ pub fn shared_folder() -> tempfile::TempDir {
 
 /// Runs the command line on a data folder.
 pub async fn cli(folder: &Path, arguments: &[&str]) -> Output {
+    cli_with(folder, arguments, &[]).await
+}
+
+/// Runs the command line on a data folder, with these variables.
+pub async fn cli_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = tokio::process::Command::new(program("continuum"));
     command.arg("--data-dir").arg(folder).args(arguments).current_dir(root()).stdin(Stdio::null()).kill_on_drop(true);
+    command.envs(variables.iter().copied());
     tokio::time::timeout(LIMIT, command.output()).await.expect("the command ends").unwrap()
 }
 
