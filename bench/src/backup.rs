@@ -54,7 +54,13 @@ async fn within(folder: &Path, data_dir: &Path, full: bool) -> anyhow::Result<Ve
             tokio::time::sleep(Duration::from_secs(u64::from(seconds / (backups + 1)))).await;
             let (data, to) = (data_dir.to_owned(), folder.join(format!("{n}.age")));
             let lock = lock.clone();
-            let options = mesh_backup::Options { pause_max: Duration::from_millis(90), keys_apart: None };
+            let options = mesh_backup::Options {
+                pause_max: Duration::from_millis(90),
+                keys_apart: None,
+                server_stopped: false,
+                // The benchmark has no command for it.
+                helper: ["sh", "-c", "sleep 3; kill -CONT $0"].map(Into::into).to_vec(),
+            };
             let begun = Instant::now();
             let one = tokio::task::spawn_blocking(move || mesh_backup::create(&data, &to, &lock, &options)).await;
             made.push((one.context("take a backup")??, begun.elapsed()));

@@ -41,6 +41,10 @@ pub enum BackupCommand {
         /// Longest time that the mesh may stand still, milliseconds.
         #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=2_000))]
         pause_ms: u64,
+        /// The mesh is in volumes of containers, and its nats-server is stopped. Without this a server has to be visible,
+        /// and is paused.
+        #[arg(long)]
+        server_stopped: bool,
         /// The server of `s3://` places.
         #[command(flatten)]
         s3: S3Options,
@@ -53,13 +57,19 @@ pub enum BackupCommand {
         #[command(flatten)]
         open: OpenOptions,
     },
-    /// Restores a backup into the data folder, which must be empty or not exist. Start it with `continuum up`.
+    /// Restores a backup into the data folder, which must have no files or not exist. Start it with `continuum up`.
     Restore {
         /// The file, or `s3://BUCKET/NAME`.
         file: Place,
         /// How it is opened.
         #[command(flatten)]
         open: OpenOptions,
+    },
+    /// Lets a paused nats-server go on after 3 s: what `create` starts beside itself.
+    #[command(hide = true)]
+    ContinueLater {
+        /// The server.
+        pid: i32,
     },
     /// Makes a key: writes it into a file, and prints the recipient that belongs to it.
     Key {
@@ -116,10 +126,16 @@ impl OpenOptions {
 pub async fn run(context: &Context<'_>, command: BackupCommand) -> anyhow::Result<ExitCode> {
     let data_dir = context.data_dir;
     match command {
-        BackupCommand::Create { file, recipient, passphrase_file, keys_apart, pause_ms, s3 } => {
+        BackupCommand::Create { file, recipient, passphrase_file, keys_apart, pause_ms, server_stopped, s3 } => {
             let lock = passphrase_file.as_deref().map_or_else(|| Lock::recipients(&recipient), Lock::passphrase)?;
-            let made =
-                create(data_dir, &file, keys_apart.as_ref(), &lock, Duration::from_millis(pause_ms), &s3).await?;
+            let program = std::env::current_exe().context("find this program")?;
+            let options = Options {
+                pause_max: Duration::from_millis(pause_ms),
+                keys_apart: None,
+                server_stopped,
+                helper: vec![program.into(), "backup".into(), "continue-later".into()],
+            };
+            let made = create(data_dir, &file, keys_apart.as_ref(), &lock, options, &s3).await?;
             let value = serde_json::to_value(&made).context("write the result")?;
             show(context.format, &value, &["file", "files", "MB", "written MB", "pause ms", "pauses"], || {
                 vec![vec![
@@ -147,6 +163,9 @@ pub async fn run(context: &Context<'_>, command: BackupCommand) -> anyhow::Resul
                 .with_context(|| format!("restore {file}"))?;
             print(context, "restored", &data_dir.display().to_string(), &manifest);
         }
+        BackupCommand::ContinueLater { pid } => {
+            mesh_backup::continue_later(pid).context("let the nats-server go on")?;
+        }
         BackupCommand::Key { file } => {
             let (key, recipient) = mesh_backup::generate();
             let mut options = fs::OpenOptions::new();
@@ -166,7 +185,7 @@ async fn create(
     file: &Place,
     keys_apart: Option<&Place>,
     lock: &Lock,
-    pause_max: Duration,
+    options: Options,
     s3: &S3Options,
 ) -> anyhow::Result<Made> {
     mesh_backup::check_mesh(data_dir)?;
@@ -187,7 +206,7 @@ async fn create(
         Place::Object { .. } => folder.join(name),
     };
     let (to, keys_to) = (local(file, "data.age"), keys_apart.map(|place| local(place, "keys.age")));
-    let options = Options { pause_max, keys_apart: keys_to.clone() };
+    let options = Options { keys_apart: keys_to.clone(), ..options };
     let made = mesh_backup::create(data_dir, &to, lock, &options)?;
     // Of two places, both are written or neither: what is written already goes if the other fails.
     let mut written: Vec<&Place> = places().filter(|place| matches!(place, Place::File(_))).collect();

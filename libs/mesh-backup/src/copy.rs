@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Error, LEFT_OUT, failed,
+    Error, LEFT_OUT, Options, STORE, failed,
     pace::Pace,
     pause::{Pause, Running},
 };
@@ -20,6 +20,8 @@ const ATTEMPTS_MAX: u32 = 20;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(300);
 /// A file that was changed so shortly before it was copied may have been changed after, at the same time by its clock.
 const CLOCK_GRAIN: Duration = Duration::from_millis(50);
+/// What a file system keeps for itself at the root of a volume.
+const LOST: &str = "lost+found";
 
 /// How it went.
 pub(crate) struct Copied {
@@ -52,13 +54,26 @@ pub(crate) fn bytes(root: &Path) -> Result<u64, Error> {
     Ok(tree(root)?.files.values().map(|file| file.bytes).sum())
 }
 
+/// The files in a folder that are kept, below it.
+pub(crate) fn files(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(tree(root)?.files.into_keys().collect())
+}
+
 /// Copies `from` to `to`, as it is at one moment.
-pub(crate) fn copy(from: &Path, to: &Path, running: &Running, pause_max: Duration) -> Result<Copied, Error> {
-    let mut known = BTreeMap::new();
+pub(crate) fn copy(from: &Path, to: &Path, running: &Running, options: &Options) -> Result<Copied, Error> {
+    let (mut known, pause_max) = (BTreeMap::new(), options.pause_max);
     let server = match running {
-        Running::Nothing(_) => {
+        Running::Nothing(lock) => {
             pass(from, to, &mut known, None)?;
-            return Ok(Copied { pause: Duration::ZERO, attempts: 0 });
+            // Without a lock nothing keeps a server from running where it cannot be seen.
+            let is_changed = |(path, seen): (PathBuf, Seen)| {
+                let is_stored = path.iter().any(|name| name == STORE);
+                (is_stored && known.get(&path).is_none_or(|known| known.seen != seen)).then(|| from.join(path))
+            };
+            return match tree(from)?.files.into_iter().find_map(is_changed) {
+                Some(path) if lock.is_none() => Err(Error::Changed(path)),
+                _ => Ok(Copied { pause: Duration::ZERO, attempts: 0 }),
+            };
         }
         Running::Mesh(server) => *server,
     };
@@ -67,7 +82,7 @@ pub(crate) fn copy(from: &Path, to: &Path, running: &Running, pause_max: Duratio
         pass(from, to, &mut known, None)?;
     }
     for attempts in 1..=ATTEMPTS_MAX {
-        let pause = Pause::begin(server)?;
+        let pause = Pause::begin(server, &options.helper)?;
         let done = pass(from, to, &mut known, Some((&pause, pause_max)))?;
         // One that the helper ended was not one.
         let whole = done && pause.holds();
@@ -166,7 +181,8 @@ fn tree(root: &Path) -> Result<Tree, Error> {
         for entry in entries {
             let entry = entry.map_err(failed("read", &path))?;
             let name = entry.file_name();
-            if folder.as_os_str().is_empty() && LEFT_OUT.iter().any(|left| *left == name) {
+            let is_run = folder.as_os_str().is_empty() && LEFT_OUT.iter().any(|left| *left == name);
+            if is_run || name == LOST {
                 continue;
             }
             let below = folder.join(name);

@@ -1,4 +1,5 @@
-//! One mesh in one file: all that a mesh of `continuum up` keeps, as it was at one moment, encrypted.
+//! One mesh in one file: all that a mesh keeps, as it was at one moment, encrypted. It is in one data folder, as
+//! `continuum up` has it, or in the volumes of containers, mounted in one folder.
 //!
 //! - [`create`]: while the mesh runs, its nats-server is stopped for a moment, in which what has changed since it was copied
 //!   is copied once more. All streams, consumers and buckets, and the files of services, are so of one moment, which a server
@@ -15,9 +16,10 @@ mod pace;
 mod pause;
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,12 +28,14 @@ use mesh_admin::free_disk_bytes;
 
 pub use archive::{Entry, Kind, Manifest};
 pub use key::{Lock, Unlock, generate, text};
-pub use pause::Pause;
+pub use pause::{Pause, continue_later};
 
 /// What a running mesh writes for others, and what belongs to one run.
 const LEFT_OUT: [&str; 4] = ["run", "lock", "endpoints.json", "endpoints.json.new"];
-/// The folder of keys of identities, and the files of keys that services make.
-const KEY_FOLDER: &str = "keys";
+/// The folder of streams.
+const STORE: &str = "jetstream";
+/// The folders of keys: those of identities, and those that services of containers make. Elsewhere services make key files.
+const KEY_FOLDERS: [&str; 2] = ["keys", "secrets"];
 const KEY_FILES: [&str; 4] = ["issuer.keys", "master.keys", "access.keys", "ledger.key"];
 /// Disk that is left to others, bytes.
 const SPARE_BYTES: u64 = 64 << 20;
@@ -40,10 +44,10 @@ const SPARE_BYTES: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no mesh.
-    #[error("{0} holds no mesh: it has no jetstream folder")]
+    #[error("{0} holds no mesh: neither it nor a folder in it has a folder jetstream")]
     NoMesh(PathBuf),
     /// Something is there already.
-    #[error("{0} is not empty; restore into a folder that is empty or does not exist")]
+    #[error("{0} has files; restore into a folder that has none or does not exist")]
     NotEmpty(PathBuf),
     /// The file is there already.
     #[error("{0} exists; choose another name or remove it")]
@@ -66,6 +70,33 @@ pub enum Error {
         "the mesh runs (process {0}), but not its nats-server; wait until it is started again, or stop the mesh with `continuum down`"
     )]
     NoServer(u32),
+    /// The server of volumes cannot be seen.
+    #[error(
+        "no nats-server that has its streams in {0} can be seen here; run this with the process ids of the host \
+         (`pid: host`) and as the server's user, or stop the server and add --server-stopped"
+    )]
+    NoServerSeen(PathBuf),
+    /// The server of volumes runs.
+    #[error(
+        "nats-server (process {pid}) has its streams in {data_dir}, although --server-stopped was given; stop it first"
+    )]
+    Serving {
+        /// Which process.
+        pid: i32,
+        /// Where.
+        data_dir: PathBuf,
+    },
+    /// Several servers.
+    #[error("{count} nats-servers have their streams in {data_dir}; stop all but one")]
+    SeveralServers {
+        /// How many.
+        count: usize,
+        /// Where.
+        data_dir: PathBuf,
+    },
+    /// The server was said to be stopped.
+    #[error("{0} changed while it was copied: a nats-server that cannot be seen here uses it; stop that first")]
+    Changed(PathBuf),
     /// The mesh is starting or stopping.
     #[error("the mesh is starting or stopping; try again in a few seconds")]
     Changing,
@@ -158,6 +189,10 @@ pub struct Options {
     pub pause_max: Duration,
     /// Where the keys go; with the rest if `None`.
     pub keys_apart: Option<PathBuf>,
+    /// The mesh is in volumes, and its server is stopped. Otherwise a server that uses them has to be visible.
+    pub server_stopped: bool,
+    /// A program that calls [`continue_later`] with its last argument, the id of a process.
+    pub helper: Vec<OsString>,
 }
 
 /// What was made.
@@ -180,22 +215,30 @@ pub struct Made {
 /// # Errors
 /// If it has none.
 pub fn check_mesh(data_dir: &Path) -> Result<(), Error> {
-    if data_dir.join("jetstream").is_dir() { Ok(()) } else { Err(Error::NoMesh(data_dir.to_owned())) }
+    if stores(data_dir).is_empty() { Err(Error::NoMesh(data_dir.to_owned())) } else { Ok(()) }
 }
 
-/// Checks that a data folder is empty or does not exist; returns whether it exists.
+/// The folders of streams in a data folder: its own, or one in a volume.
+fn stores(data_dir: &Path) -> Vec<PathBuf> {
+    let own = data_dir.join(STORE);
+    if own.is_dir() {
+        return vec![own];
+    }
+    let volumes = fs::read_dir(data_dir).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    // A data folder of `continuum up` is not a volume.
+    let volumes = volumes.filter(|volume| !volume.join("lock").exists());
+    volumes.map(|volume| volume.join(STORE)).filter(|store| store.is_dir()).collect()
+}
+
+/// Checks that a data folder has no files or does not exist; returns whether it exists. Folders are volumes to restore into.
 ///
 /// # Errors
-/// If it is not empty or cannot be read.
+/// If it has files or cannot be read.
 pub fn check_empty(data_dir: &Path) -> Result<bool, Error> {
-    match fs::read_dir(data_dir) {
-        Ok(mut entries) => match entries.next() {
-            Some(_) => Err(Error::NotEmpty(data_dir.to_owned())),
-            None => Ok(true),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(failed("read", data_dir)(error)),
+    if !data_dir.try_exists().map_err(failed("look at", data_dir))? {
+        return Ok(false);
     }
+    if copy::files(data_dir)?.is_empty() { Ok(true) } else { Err(Error::NotEmpty(data_dir.to_owned())) }
 }
 
 /// Writes a backup of the mesh in a data folder, running or not.
@@ -215,12 +258,12 @@ pub fn create(data_dir: &Path, file: &Path, lock: &Lock, options: &Options) -> R
     let staging =
         tempfile::Builder::new().prefix("backup-").tempdir_in(&run).map_err(failed("make a folder in", &run))?;
     let needed = copy::bytes(data_dir)? + SPARE_BYTES;
-    let free = free_disk_bytes(data_dir).map_err(failed("look at the disk of", data_dir))?;
+    let free = free_disk_bytes(&run).map_err(failed("look at the disk of", &run))?;
     if free < needed {
-        return Err(Error::NoSpace { folder: data_dir.to_owned(), free, needed });
+        return Err(Error::NoSpace { folder: run, free, needed });
     }
-    let running = pause::find(data_dir)?;
-    let copied = copy::copy(data_dir, staging.path(), &running, options.pause_max)?;
+    let running = pause::find(data_dir, options.server_stopped)?;
+    let copied = copy::copy(data_dir, staging.path(), &running, options)?;
     // Held as long as it is read, if the mesh does not run: nobody starts it meanwhile.
     drop(running);
 
@@ -259,10 +302,11 @@ pub fn verify(file: &Path, keys: Option<&Path>, unlock: &Unlock) -> Result<Manif
     Ok(manifest)
 }
 
-/// Restores a backup into a folder that is empty or does not exist. All of it is there afterwards, or nothing.
+/// Restores a backup into a folder that has no files or does not exist. All of it is there afterwards, or nothing; only if
+/// the program is killed while it writes into volumes, a part of it may be left.
 ///
 /// # Errors
-/// If the folder is not empty, or anything in the backup is not as it was made.
+/// If the folder has files, or anything in the backup is not as it was made.
 pub fn restore(file: &Path, keys: Option<&Path>, unlock: &Unlock, data_dir: &Path) -> Result<Manifest, Error> {
     let is_there = check_empty(data_dir)?;
     let manifest = verify(file, keys, unlock)?;
@@ -275,6 +319,23 @@ pub fn restore(file: &Path, keys: Option<&Path>, unlock: &Unlock, data_dir: &Pat
         _ => {}
     }
     let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if is_there && has_volumes(data_dir, parent)? {
+        // A volume cannot be replaced, so its files are written in place.
+        let written = [Some(file), keys].into_iter().flatten().try_for_each(|source| {
+            // The file may have changed since it was verified: it is compared once more while it is written.
+            archive::read(source, unlock, Some(data_dir)).map(|_| ())
+        });
+        if let Err(error) = written {
+            for path in copy::files(data_dir)? {
+                let path = data_dir.join(path);
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            }
+            return Err(error);
+        }
+        // Each volume may be a file system of its own.
+        nix::unistd::sync();
+        return Ok(manifest);
+    }
     fs::create_dir_all(parent).map_err(failed("make", parent))?;
     let needed = manifest.entries.iter().map(|entry| entry.bytes).sum::<u64>() + SPARE_BYTES;
     let free = free_disk_bytes(parent).map_err(failed("look at the disk of", parent))?;
@@ -298,10 +359,18 @@ pub fn restore(file: &Path, keys: Option<&Path>, unlock: &Unlock, data_dir: &Pat
     Ok(manifest)
 }
 
+/// Is a data folder a volume, or does it hold volumes? Then it cannot be renamed.
+fn has_volumes(data_dir: &Path, parent: &Path) -> Result<bool, Error> {
+    let device = |folder: &Path| fs::metadata(folder).map(|found| found.dev()).map_err(failed("look at", folder));
+    let mut entries = fs::read_dir(data_dir).map_err(failed("read", data_dir))?;
+    Ok(entries.next().is_some() || device(data_dir)? != device(parent)?)
+}
+
 /// Does this path, below the data folder, hold keys?
 fn is_key_file(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
-    path == KEY_FOLDER || path.starts_with("keys/") || (path.starts_with("state/") && KEY_FILES.contains(&name))
+    KEY_FOLDERS.iter().any(|folder| Path::new(path).starts_with(folder))
+        || (path.starts_with("state/") && KEY_FILES.contains(&name))
 }
 
 #[cfg(test)]

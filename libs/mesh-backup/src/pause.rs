@@ -4,9 +4,11 @@
 //! that it answers late. Whatever becomes of this process meanwhile, a helper lets the server go on.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io,
-    path::Path,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -18,7 +20,7 @@ use nix::{
 };
 use procfs::process::Process;
 
-use crate::{Error, failed};
+use crate::{Error, STORE, failed, stores};
 
 /// After so long the helper lets the server go on, whatever is under way.
 const HELPER_S: u32 = 3;
@@ -29,16 +31,25 @@ const STOP_LIMIT: Duration = Duration::from_millis(100);
 pub(crate) enum Running {
     /// A mesh, with this server.
     Mesh(Pid),
-    /// Nothing, and nothing can be started while this is held.
-    Nothing(#[expect(dead_code, reason = "held for its lock")] File),
+    /// Nothing, and `continuum up` cannot start while the lock is held. Volumes have no lock.
+    Nothing(Option<File>),
 }
 
-/// Finds the nats-server of the mesh on a data folder.
-pub(crate) fn find(data_dir: &Path) -> Result<Running, Error> {
+/// Finds the nats-server of the mesh on a data folder. `server_stopped`: the one of volumes is stopped.
+pub(crate) fn find(data_dir: &Path, server_stopped: bool) -> Result<Running, Error> {
+    if !data_dir.join(STORE).is_dir() {
+        return match (servers(data_dir)?.as_slice(), server_stopped) {
+            ([], true) => Ok(Running::Nothing(None)),
+            ([], false) => Err(Error::NoServerSeen(data_dir.to_owned())),
+            ([pid], false) => Ok(Running::Mesh(Pid::from_raw(*pid))),
+            ([pid, ..], true) => Err(Error::Serving { pid: *pid, data_dir: data_dir.to_owned() }),
+            (several, false) => Err(Error::SeveralServers { count: several.len(), data_dir: data_dir.to_owned() }),
+        };
+    }
     let path = data_dir.join("lock");
     let lock = File::options().create(true).append(true).open(&path).map_err(failed("open", &path))?;
     match lock.try_lock() {
-        Ok(()) => return Ok(Running::Nothing(lock)),
+        Ok(()) => return Ok(Running::Nothing(Some(lock))),
         Err(fs::TryLockError::WouldBlock) => {}
         Err(fs::TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
     }
@@ -50,10 +61,41 @@ pub(crate) fn find(data_dir: &Path) -> Result<Running, Error> {
         parent == i32::try_from(endpoints.pid).ok()
             && command.iter().any(|argument| Path::new(argument) == data_dir.join("nats.conf"))
     };
+    let server = processes()?.find(is_ours);
+    server.map(|process| Running::Mesh(Pid::from_raw(process.pid))).ok_or(Error::NoServer(endpoints.pid))
+}
+
+fn processes() -> Result<impl Iterator<Item = Process>, Error> {
     let all = procfs::process::all_processes()
         .map_err(|error| failed("read", Path::new("/proc"))(io::Error::other(error.to_string())))?;
-    let server = all.filter_map(Result::ok).find(is_ours);
-    server.map(|process| Running::Mesh(Pid::from_raw(process.pid))).ok_or(Error::NoServer(endpoints.pid))
+    Ok(all.filter_map(Result::ok))
+}
+
+/// The processes of servers that have their streams in the volumes of a data folder.
+fn servers(data_dir: &Path) -> Result<Vec<i32>, Error> {
+    let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let stores: Vec<(u64, u64)> = stores(data_dir).iter().filter_map(|store| id(store)).collect();
+    let is_store = |folder: &Path| id(folder).is_some_and(|id| stores.contains(&id));
+    // The server makes a folder of this name in the one that it is given, which may itself have the name.
+    let is_here = |process: &Process| store(process).is_some_and(|path| is_store(&path) || is_store(&path.join(STORE)));
+    let found: Vec<Process> = processes()?.filter(is_here).collect();
+    // A process that only starts the server, as `docker run --init` has one, has the same command line.
+    let parents: Vec<i32> = found.iter().filter_map(|process| Some(process.stat().ok()?.ppid)).collect();
+    Ok(found.iter().map(|process| process.pid).filter(|pid| !parents.contains(pid)).collect())
+}
+
+/// The folder that a nats-server is given for its streams, as seen from here: in a container it has another path. `None` for
+/// other processes, and where that cannot be seen.
+fn store(process: &Process) -> Option<PathBuf> {
+    let seen = |path: &str| {
+        let from = if path.starts_with('/') { "root" } else { "cwd" };
+        Path::new("/proc").join(process.pid.to_string()).join(from).join(path.trim_start_matches('/'))
+    };
+    let command = process.cmdline().ok()?;
+    let at = command.iter().position(|argument| argument == "-c" || argument == "--config")?;
+    let config = fs::read_to_string(seen(command.get(at + 1)?)).ok()?;
+    let store = config.lines().find_map(|line| line.trim().strip_prefix("store_dir:"))?;
+    Some(seen(store.trim().trim_matches('"')))
 }
 
 /// A server that stands still; it goes on when this is dropped.
@@ -64,11 +106,16 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// Stops a server; returns once it does nothing.
-    pub(crate) fn begin(server: Pid) -> Result<Self, Error> {
+    /// Stops a server; returns once it does nothing. `helper` calls [`continue_later`].
+    pub(crate) fn begin(server: Pid, helper: &[OsString]) -> Result<Self, Error> {
         let error = |source| Error::Pause { pid: server.as_raw(), source };
-        let helper = Command::new("sh")
-            .args(["-c", &format!("trap '' INT HUP TERM; sleep {HELPER_S}; kill -CONT {server}")])
+        let no_helper = || error(io::Error::other("there is no program that would let it go on"));
+        let (program, arguments) = helper.split_first().ok_or_else(no_helper)?;
+        let helper = Command::new(program)
+            .args(arguments)
+            .arg(server.to_string())
+            // Signals from a terminal do not reach it.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -102,6 +149,15 @@ impl Drop for Pause {
         let _ended = self.helper.kill();
         let _ended = self.helper.wait();
     }
+}
+
+/// Lets a server go on after 3 s: what the helper does, unless it is ended before.
+///
+/// # Errors
+/// If the process does not exist or belongs to another user.
+pub fn continue_later(pid: i32) -> io::Result<()> {
+    std::thread::sleep(Duration::from_secs(HELPER_S.into()));
+    Ok(kill(Pid::from_raw(pid), Signal::SIGCONT)?)
 }
 
 /// Have all threads of a process stopped? Each stops by itself, once it leaves the kernel.

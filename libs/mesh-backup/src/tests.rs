@@ -37,7 +37,7 @@ fn key(folder: &Path, name: &str) -> Key {
 }
 
 fn options() -> Options {
-    Options { pause_max: Duration::from_millis(90), keys_apart: None }
+    Options { pause_max: Duration::from_millis(90), keys_apart: None, server_stopped: false, helper: vec![] }
 }
 
 /// Files with their content and rights, and folders.
@@ -217,11 +217,101 @@ fn a_forged_backup_writes_nowhere_else_and_a_later_release_is_named() {
 fn a_mesh_that_does_not_run_cannot_be_started_while_it_is_copied() {
     let dir = tempfile::tempdir().unwrap();
     let data = mesh(dir.path());
-    let running = pause::find(&data).unwrap();
+    let running = pause::find(&data, false).unwrap();
     assert!(matches!(running, pause::Running::Nothing(_)));
     assert!(fs::File::open(data.join("lock")).unwrap().try_lock().is_err());
     drop(running);
     assert!(fs::File::open(data.join("lock")).unwrap().try_lock().is_ok());
     let error = create(dir.path(), &dir.path().join("b.age"), &key(dir.path(), "k").lock, &options()).unwrap_err();
     assert!(matches!(error, Error::NoMesh(_)), "{error}");
+}
+
+/// The same as containers have it, each part in a volume of its own.
+fn volumes(folder: &Path) -> PathBuf {
+    let data = mesh(folder);
+    fs::create_dir_all(data.join("streams/lost+found")).unwrap();
+    fs::rename(data.join("jetstream"), data.join("streams/jetstream")).unwrap();
+    fs::create_dir_all(data.join("secrets/accounting")).unwrap();
+    fs::write(data.join("secrets/accounting/ledger.key"), "of the ledger").unwrap();
+    data
+}
+
+#[test]
+fn volumes_are_restored_into_empty_ones_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, file, to) = (volumes(dir.path()), dir.path().join("b.age"), dir.path().join("restored"));
+    let (key, apart) = (key(dir.path(), "key"), dir.path().join("keys.age"));
+    let options = Options { keys_apart: Some(apart.clone()), server_stopped: true, ..options() };
+    create(&data, &file, &key.lock, &options).unwrap();
+    fs::remove_dir(data.join("streams/lost+found")).unwrap();
+    let kept = verify(&file, Some(&apart), &key.unlock).unwrap();
+    assert!(!kept.entries.iter().any(|entry| entry.path.contains("ledger.key")), "{kept:?}");
+
+    for volume in ["streams/lost+found", "state/identity", "secrets/accounting", "keys", "run"] {
+        fs::create_dir_all(to.join(volume)).unwrap();
+    }
+    fs::write(to.join("run/fetched"), "kept").unwrap();
+    let whole = fs::read(&apart).unwrap();
+    fs::write(&apart, &whole[..whole.len() - 9]).unwrap();
+    let error = restore(&file, Some(&apart), &key.unlock, &to).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    assert!(check_empty(&to).unwrap());
+    fs::write(&apart, &whole).unwrap();
+    // Where something cannot be written, what was written before is removed again.
+    fs::create_dir(to.join("nats.conf")).unwrap();
+    let error = restore(&file, Some(&apart), &key.unlock, &to).unwrap_err();
+    assert!(matches!(error, Error::File { .. }) && check_empty(&to).unwrap(), "{error}");
+    fs::remove_dir(to.join("nats.conf")).unwrap();
+    restore(&file, Some(&apart), &key.unlock, &to).unwrap();
+    fs::remove_dir(to.join("streams/lost+found")).unwrap();
+    assert_eq!(contents(&to), contents(&data));
+    assert!(to.join("run/fetched").exists());
+    let error = restore(&file, Some(&apart), &key.unlock, &to).unwrap_err();
+    assert!(matches!(error, Error::NotEmpty(_)), "{error}");
+}
+
+#[test]
+fn volumes_without_a_visible_server_need_the_word_that_it_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, key) = (volumes(dir.path()), key(dir.path(), "k"));
+    let error = create(&data, &dir.path().join("b.age"), &key.lock, &options()).unwrap_err();
+    assert!(matches!(error, Error::NoServerSeen(_)), "{error}");
+}
+
+#[test]
+fn a_server_that_stands_still_is_continued_later() {
+    let mut server = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = nix::unistd::Pid::from_raw(server.id().cast_signed());
+    let state = || procfs::process::Process::new(pid.as_raw()).unwrap().stat().unwrap().state;
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    while state() != 'T' {
+        std::thread::yield_now();
+    }
+    continue_later(pid.as_raw()).unwrap();
+    while state() == 'T' {
+        std::thread::yield_now();
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(continue_later(i32::MAX).is_err());
+}
+
+#[test]
+fn streams_that_change_although_the_server_is_stopped_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, key) = (volumes(dir.path()), key(dir.path(), "k"));
+    let (file, ended) = (dir.path().join("b.age"), std::sync::atomic::AtomicBool::new(false));
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let block = data.join("streams/jetstream/jetstream/BUS/streams/INTENT/msgs/1.blk");
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::write(&block, uuid::Uuid::new_v4().to_string()).unwrap();
+            }
+        });
+        let options = Options { server_stopped: true, ..options() };
+        let outcome = create(&data, &file, &key.lock, &options);
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        outcome.unwrap_err()
+    });
+    assert!(matches!(error, Error::Changed(_)) && !file.exists(), "{error}");
 }
