@@ -25,12 +25,18 @@ import yaml
 
 COMPOSE = "compose.yaml"
 OVERLAY = "k8s/overlays/local"
+# Jobs of people, which mount everything that a mesh keeps.
+COPIES = ["backup", "restore"]
 DOCKERFILE = "infra/images/Dockerfile"
 ASSEMBLED = {"apiVersion", "kind", "namespace", "resources", "secretGenerator"}
 # What only serves: its own images, told nothing about the bus.
 INFRASTRUCTURE = {"nats", "zenoh", "mongo", "influxdb", "cassandra"}
 # Part of bringing the bus up: they run to their end.
 JOBS = {"render", "provision"}
+# What people run beside the mesh, on all its volumes.
+TOOLS = {"backup"}
+# Secrets that people make.
+BY_HAND = {"backup"}
 
 faults: list[str] = []
 
@@ -98,7 +104,16 @@ def compose(root: Path, services: list[str]) -> list[dict]:
                 fault(where, f"waits for {needed}, which is not there")
         if not re.search(r":[0-9]", part.get("image", "")):
             fault(where, f"its image {part.get('image')!r} has no version")
-        if name in INFRASTRUCTURE:
+        if part.get("pid") and name not in TOOLS:
+            fault(where, "sees the processes of others: remove `pid`")
+        if name in TOOLS:
+            if part.get("pid") != "host":
+                fault(where, "does not see nats-server's process: set `pid: host`")
+            left_out = declared - set(mounted) - {volume for inner in INFRASTRUCTURE - {"nats", "zenoh"} for volume in declared
+                                                  if re.fullmatch(rf"{inner}(-.*)?", volume)}
+            if left_out:
+                fault(where, f"leaves out the volumes {', '.join(sorted(left_out))}")
+        if name in INFRASTRUCTURE | TOOLS:
             continue
         arguments = [str(word) for word in part.get("command") or []]
         environment = {key: str(value) for key, value in (part.get("environment") or {}).items()}
@@ -151,14 +166,14 @@ def address_faults(where: str, environment: dict, known) -> None:
 # --- Kubernetes ----------------------------------------------------------------------------------------------------
 
 
-def built(root: Path, kustomize: str | None) -> list[dict]:
+def built(root: Path, kustomize: str | None, overlay: str = OVERLAY) -> list[dict]:
     if kustomize:
-        done = subprocess.run([kustomize, "build", OVERLAY], cwd=root, capture_output=True, text=True, check=False)
+        done = subprocess.run([kustomize, "build", overlay], cwd=root, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            fault(OVERLAY, f"kustomize cannot build it: {done.stderr.strip()}")
+            fault(overlay, f"kustomize cannot build it: {done.stderr.strip()}")
             return []
         return [document for document in yaml.safe_load_all(io.StringIO(done.stdout)) if document]
-    return assembled(root / OVERLAY)
+    return assembled(root / overlay)
 
 
 def assembled(folder: Path) -> list[dict]:
@@ -215,6 +230,8 @@ def template_of(resource: dict) -> dict | None:
 
 def kubernetes(root: Path, services: list[str], kustomize: str | None) -> list[dict]:
     resources = built(root, kustomize)
+    for name in COPIES:
+        resources += built(root, kustomize, f"k8s/overlays/{name}")
     kubernetes_schema(resources)
     by_kind: dict[str, dict[str, dict]] = {}
     for resource in resources:
@@ -230,6 +247,13 @@ def kubernetes(root: Path, services: list[str], kustomize: str | None) -> list[d
         fault("k8s", "no NetworkPolicy denies what no other allows")
     secrets = {secret.get("metadata", {}).get("name", "").rsplit("-", 1)[0]: secret for secret in by_kind.get("Secret", {}).values()}
     secrets |= {name: secret for name, secret in by_kind.get("Secret", {}).items()}
+    # The claims that the pods of a StatefulSet of one replica have, and their sizes.
+    claims = {f"{claim['metadata']['name']}-{name}-0": claim["spec"]
+              for name, resource in by_kind.get("StatefulSet", {}).items()
+              for claim in resource["spec"].get("volumeClaimTemplates", [])}
+    made = {name: claim["spec"] for name, claim in by_kind.get("PersistentVolumeClaim", {}).items()}
+    if made != claims:
+        fault("k8s: restore", f"makes other claims than the mesh has: {sorted(made)}, {sorted(claims)}, or of other sizes")
     containers = []
     held: dict[str, list[str]] = {}
     for resource in resources:
@@ -258,9 +282,12 @@ def kubernetes(root: Path, services: list[str], kustomize: str | None) -> list[d
             for item in volume.get("secret", {}).get("items", [])
             if item["key"].endswith(".nk")
         }
+        mounted = {v["persistentVolumeClaim"]["claimName"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v}
+        if mounted != (claims.keys() if name in COPIES else set()):
+            fault(where, f"mounts the claims {sorted(mounted)}, and the mesh has {sorted(claims)}")
         for volume in pod.get("volumes", []):
             secret = volume.get("secret")
-            if not secret:
+            if not secret or secret["secretName"] in BY_HAND:
                 continue
             found = secrets.get(secret["secretName"]) or secrets.get(secret["secretName"].rsplit("-", 1)[0])
             if found is None:

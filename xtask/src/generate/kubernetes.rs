@@ -1,6 +1,8 @@
 //! `k8s/`: a manifest per service, the job that provisions the bus, who connects to whom, and the kustomizations that name
 //! them. The namespace, NATS, Zenoh and what an overlay may open are written by hand.
 
+mod backup;
+
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::Context as _;
@@ -35,6 +37,7 @@ pub(super) fn render(mesh: &Mesh) -> Vec<Output> {
     all.push(Output { path: format!("{BASE}/servers.yaml"), text: format!("# {MARK}\n{servers}") });
     all.push(Output { path: format!("{BASE}/kustomization.yaml"), text: base(mesh) });
     all.push(Output { path: "k8s/overlays/local/kustomization.yaml".to_owned(), text: overlay(mesh) });
+    all.extend(backup::render(mesh));
     all
 }
 
