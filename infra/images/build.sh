@@ -95,10 +95,10 @@ for name in $names; do
   mkdir -p "$here/root/usr/share/sbom"
   infra/images/sbom.py "$name" "$release" "$work/packages" >"$here/root/usr/share/sbom/$name.cdx.json"
   case "$name" in
-    # It renders keys and the bus configuration into volumes, which take over who owns these folders.
+    # It renders keys and the bus configuration into volumes, and restores into all; they take over who owns these folders.
     continuum)
       mkdir -p "$here/owned/bus"
-      sed -n 's|^ *- key-[a-z-]*:\(/keys/[a-z-]*\)$|\1|p' compose.yaml | while read -r folder; do mkdir -p "$here/owned$folder"; done
+      sed -n 's|^ *- [a-z-]*:\(/keys/[a-z-]*\)$|\1|p; s|^ *- [a-z-]*:\(/mesh/[a-z/-]*\)$|\1|p' compose.yaml | while read -r folder; do mkdir -p "$here/owned$folder"; done
       ;;
     # It renders charts, where the program for it is there.
     workload-manager)

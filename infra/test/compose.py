@@ -4,7 +4,8 @@
 From nothing: everything becomes healthy; nats-py publishes an intent that is FULFILLED, and hears of it; REST and S3 answer;
 each container can read its own key alone, and a control that mounts two is found; images have no shell, no root and no
 secret; services are killed, and upgraded to images of another version, while intents come, and none is lost or run twice; what
-is wrong with a machine is named (compose_refusals.py); then all of it is taken down without residue.
+is wrong with a machine is named (compose_refusals.py); a backup is restored into new volumes (compose_backup.py); then all of
+it is taken down without residue.
 
     infra/test/compose.py [--engine PODMAN] [--next VERSION] [--full] [--starts N]
 
@@ -29,6 +30,7 @@ import urllib.request
 
 import boto3
 import botocore.exceptions
+import compose_backup
 import compose_refusals
 import nats
 from compose_engine import PORTS, PROJECT, ROOT, Failed, Mesh, say
@@ -421,6 +423,7 @@ async def story(mesh, options):
     per_s = options.per_s or (min(FULL_PER_S, await highest_rate(person, account) / 2) if options.full else SHORT_PER_S)
     await killed_and_upgraded(mesh, person, account, services, per_s, options)
     await compose_refusals.on_a_mesh(mesh, person, account)
+    await compose_backup.backed_up_and_restored(mesh, person, account, Load(person, account, "meanwhile", SHORT_PER_S))
     await person.bus.close()
 
 

@@ -58,7 +58,12 @@ class Mesh:
         self.run(str(ROOT / "infra/compose/up.sh"), *services, timeout=600, environment=environment)
 
     def down(self):
-        self.run(*self.compose, "down", "--volumes", "--timeout", "15", check=False, timeout=600)
+        self.run(*self.compose, "--profile", "backup", "down", "--volumes", "--timeout", "15", check=False, timeout=600)
+
+    def backup(self, folder, *words, check=True):
+        """Runs the service `backup`, which finds a folder of this machine as /backups."""
+        words = ["--profile", "backup", "run", "-T", "--rm", "--no-deps", "--volume", f"{folder}:/backups", "backup", *words]
+        return self.run(*self.compose, *words, check=check)
 
     def residue(self):
         """Names of containers, volumes, networks and pods of the project that are left."""

@@ -253,7 +253,7 @@ async fn a_backup_in_a_bucket_of_another_mesh_is_restored_from_there() {
     };
     refused(&create, &with("AWS_ENDPOINT_URL", ""), "give --s3-endpoint").await;
     refused(&create, &with("AWS_ENDPOINT_URL", "nowhere"), "is not a URL; use http(s):").await;
-    refused(&create, &with("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), "onnection refused").await;
+    refused(&create, &with("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), "Connection refused").await;
     refused(&create, &with("AWS_ACCESS_KEY_ID", ""), "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY").await;
     refused(&create, &with("AWS_ACCESS_KEY_ID", "unknown"), "403 Forbidden InvalidAccessKeyId").await;
     refused(&create, &with("AWS_SECRET_ACCESS_KEY", "wrong"), "403 Forbidden SignatureDoesNotMatch").await;

@@ -15,9 +15,10 @@ const SHARED: [&str; 4] =
 /// Identities beside the services whose keys are rendered.
 const OTHER_IDENTITIES: [&str; 3] = ["provisioner", "person", "dashboard"];
 /// Volumes that [`INFRASTRUCTURE`] mounts.
-const INFRASTRUCTURE_VOLUMES: [&str; 9] = [
+const INFRASTRUCTURE_VOLUMES: [&str; 10] = [
     "bus",
     "streams",
+    "backup",
     "mongo",
     "mongo-config",
     "influxdb",
@@ -34,23 +35,29 @@ pub(super) fn render(mesh: &Mesh) -> Vec<Output> {
     let identities = mesh.services.iter().map(|service| service.name.as_str());
     let identities: Vec<&str> = OTHER_IDENTITIES.into_iter().chain(identities).collect();
     let keys: Vec<String> = identities.iter().map(|name| format!("      - key-{name}:/keys/{name}\n")).collect();
-    let infrastructure = INFRASTRUCTURE.replace("{version}", &mesh.version).replace("{keys}", &keys.concat());
-    let mut text = format!("# {MARK}\n{infrastructure}");
-    let mut volumes = vec![];
+    let (mut text, mut volumes) = (String::new(), vec![]);
+    // Where a backup has all that is kept: as `continuum up` has it in its data folder, but for keys of services.
+    let mut mounts: Vec<String> =
+        identities.iter().map(|name| format!("      - key-{name}:/mesh/keys/{name}\n")).collect();
     for service in &mesh.services {
         let variants: Vec<Option<&Variant>> =
             if service.variants.is_empty() { vec![None] } else { service.variants.iter().map(Some).collect() };
         for variant in variants {
             let name = variant.map_or_else(|| service.name.clone(), |v| format!("{}-{}", service.name, v.name));
             text.push_str(&container(mesh, service, variant, &name));
+            // First the shorter name: Podman takes a volume whose name only begins so for one that is there, and leaves out labels.
+            mounts.push(format!("      - {name}:/mesh/state/{name}\n"));
             if !service.keys.is_empty() {
+                mounts.push(format!("      - {name}-secrets:/mesh/secrets/{name}\n"));
                 volumes.push(format!("{name}-secrets"));
             }
             volumes.push(name);
         }
     }
     volumes.extend(identities.iter().map(|name| format!("key-{name}")));
-    text.push_str("\nvolumes:\n");
+    let infrastructure = INFRASTRUCTURE.replace("{version}", &mesh.version).replace("{keys}", &keys.concat());
+    let infrastructure = infrastructure.replace("{mounts}", &mounts.concat());
+    let mut text = format!("# {MARK}\n{infrastructure}{text}\nvolumes:\n");
     for volume in INFRASTRUCTURE_VOLUMES.iter().map(|volume| (*volume).to_owned()).chain(volumes) {
         let _ = writeln!(text, "  {volume}:");
     }
