@@ -63,17 +63,25 @@ pub(crate) fn files(root: &Path) -> Result<Vec<PathBuf>, Error> {
 pub(crate) fn copy(from: &Path, to: &Path, running: &Running, options: &Options) -> Result<Copied, Error> {
     let (mut known, pause_max) = (BTreeMap::new(), options.pause_max);
     let server = match running {
-        Running::Nothing(lock) => {
+        Running::Nothing(Some(_)) => {
             pass(from, to, &mut known, None)?;
-            // Without a lock nothing keeps a server from running where it cannot be seen.
-            let is_changed = |(path, seen): (PathBuf, Seen)| {
-                let is_stored = path.iter().any(|name| name == STORE);
-                (is_stored && known.get(&path).is_none_or(|known| known.seen != seen)).then(|| from.join(path))
-            };
-            return match tree(from)?.files.into_iter().find_map(is_changed) {
-                Some(path) if lock.is_none() => Err(Error::Changed(path)),
-                _ => Ok(Copied { pause: Duration::ZERO, attempts: 0 }),
-            };
+            return Ok(Copied { pause: Duration::ZERO, attempts: 0 });
+        }
+        // Without a lock nothing keeps a server from running where it cannot be seen. The second pass has what was changed
+        // so shortly before that its time does not show it.
+        Running::Nothing(None) => {
+            for _ in 0..2 {
+                pass(from, to, &mut known, None)?;
+                std::thread::sleep(CLOCK_GRAIN);
+                let is_changed = |(path, seen): &(PathBuf, Seen)| {
+                    let is_stored = path.iter().any(|name| name == STORE);
+                    is_stored && known.get(path).is_none_or(|known| known.seen != *seen)
+                };
+                if let Some((path, _)) = tree(from)?.files.into_iter().find(is_changed) {
+                    return Err(Error::Changed(from.join(path)));
+                }
+            }
+            return Ok(Copied { pause: Duration::ZERO, attempts: 0 });
         }
         Running::Mesh(server) => *server,
     };
