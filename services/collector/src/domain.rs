@@ -187,6 +187,8 @@ struct Watch {
     /// Judged periods begin here or later.
     since: Timestamp,
     active: bool,
+    /// Does all of it run, or did it? Before that, an instance without samples is one that was not started.
+    ran: bool,
     /// First judged period and next one to judge; `None` until the time is known.
     span: Option<(u64, u64)>,
     instances: BTreeMap<String, Watched>,
@@ -197,6 +199,8 @@ struct Watch {
 struct Watched {
     /// Expectation and target name.
     targets: Vec<(String, String)>,
+    /// Has a period had samples?
+    measured: bool,
     open: BTreeMap<u64, Period>,
     /// By period and cluster: what went through to it. Only that of the cluster where it was measured counts.
     traffic: BTreeMap<(u64, String), Traffic>,
@@ -434,6 +438,7 @@ impl Collector {
             period_s,
             since: at,
             active: !ends_watch(fact.state.as_ref()),
+            ran: ran(fact.state.as_ref()),
             // The same version again must not have a period judged twice.
             span: before.filter(|w| w.version == fact.version && w.period_s == period_s).and_then(|w| w.span),
             instances: targets(&intent, &fact.instances),
@@ -454,7 +459,11 @@ impl Collector {
             return;
         }
         let active = !ends_watch(fact.to.as_ref());
-        let Some(watch) = self.watches.get_mut(&key).filter(|w| w.active != active) else { return };
+        let Some(watch) = self.watches.get_mut(&key) else { return };
+        watch.ran = ran(fact.to.as_ref());
+        if watch.active == active {
+            return;
+        }
         watch.active = active;
         for watched in watch.instances.values_mut() {
             watched.open.clear();
@@ -817,7 +826,10 @@ impl Watch {
             let end = Timestamp::from_nanos(period::begin_of(number + 1, self.period_s));
             for (instance_id, watched) in &mut self.instances {
                 let measured = watched.open.remove(&number).unwrap_or_default();
-                if watched.targets.is_empty() || !is_mine(instance_id, &measured.cluster_id, begin) {
+                watched.measured |= measured.samples > 0;
+                // Nothing is said of what waits to be placed: thousands may.
+                let waits = !self.ran && !watched.measured;
+                if waits || watched.targets.is_empty() || !is_mine(instance_id, &measured.cluster_id, begin) {
                     continue;
                 }
                 let traffic = watched.traffic.remove(&(number, measured.cluster_id.clone()));
@@ -928,6 +940,10 @@ fn targets(intent: &Intent, instances: &[GovernedInstance]) -> BTreeMap<String, 
 
 fn state_of(state: Option<&State>) -> NotFulfilledState {
     state.map_or(NotFulfilledState::Unspecified, State::not_fulfilled_state)
+}
+
+fn ran(state: Option<&State>) -> bool {
+    !matches!(state_of(state), NotFulfilledState::Acknowledged | NotFulfilledState::Fulfilmentfailed)
 }
 
 fn ends_watch(state: Option<&State>) -> bool {

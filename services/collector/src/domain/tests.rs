@@ -54,6 +54,11 @@ fn acknowledged(version: u64, period_s: u32) -> IntentAcknowledged {
     acknowledged_of("intent-1", version, period_s, &[INSTANCE])
 }
 
+/// The same of an intent that runs.
+fn running(fact: IntentAcknowledged) -> IntentAcknowledged {
+    IntentAcknowledged { state: Some(state(NotFulfilledState::Compliant)), ..fact }
+}
+
 fn state(state: NotFulfilledState) -> State {
     State { not_fulfilled_state: state.into(), ..Default::default() }
 }
@@ -85,10 +90,18 @@ fn give(collector: &mut Collector, sample: &InstanceSample) -> Vec<Derived> {
 }
 
 /// A collector that started at 0 and watches an intent with this period, acknowledged at 0.
-fn watching(period_s: u32) -> Collector {
+/// With an intent that waits to be placed.
+fn waiting(period_s: u32) -> Collector {
     let mut collector = Collector::new(Limits::default());
     collector.tick(at(0));
     collector.apply(&stored(&acknowledged(1, period_s), at(0)));
+    collector
+}
+
+/// With an intent that runs.
+fn watching(period_s: u32) -> Collector {
+    let mut collector = waiting(period_s);
+    collector.apply(&stored(&changed(NotFulfilledState::Compliant), at(0)));
     collector
 }
 
@@ -104,6 +117,22 @@ fn measured(derived: Vec<Derived>) -> Vec<Packed> {
 
 fn target<'a>(observation: &'a TargetObserved, name: &str) -> &'a ObservedTarget {
     observation.targets.iter().find(|t| t.target_name == name).unwrap()
+}
+
+#[test]
+fn what_waits_to_be_placed_is_not_observed_and_what_runs_is() {
+    let mut collector = waiting(1);
+    assert_eq!(observed(collector.tick(at(10_300))), vec![], "no cluster has taken it");
+    collector.apply(&stored(&changed(NotFulfilledState::Compliant), at(10_300)));
+    let found = observed(collector.tick(at(11_300)));
+    let [observation] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(target(observation, "cpuUsage").samples, 0, "it runs and is not measured");
+    // What was measured once is said to be no longer, whatever its intent waits for.
+    collector.apply(&stored(&changed(NotFulfilledState::Acknowledged), at(11_400)));
+    assert_eq!(observed(collector.tick(at(12_300))), vec![]);
+    give(&mut collector, &sample(12_400, 10.0));
+    let samples: Vec<_> = observed(collector.tick(at(14_300))).iter().map(|o| target(o, "cpuUsage").samples).collect();
+    assert_eq!(samples, [1, 0]);
 }
 
 #[test]
@@ -222,14 +251,14 @@ fn response_times_and_errors_are_those_of_the_requests_of_the_period() {
 fn the_first_judged_period_is_whole_after_acknowledgement_and_after_start() {
     let mut collector = Collector::new(Limits::default());
     // Known from the past, as after a restart: what came before the start is not judged.
-    collector.apply(&stored(&acknowledged(1, 2), at(-10_000)));
+    collector.apply(&stored(&running(acknowledged(1, 2)), at(-10_000)));
     collector.tick(at(700));
     give(&mut collector, &sample(900, 10.0));
     assert_eq!(observed(collector.tick(at(3_900))), vec![]);
     assert_eq!(observed(collector.tick(at(4_300)))[0].begin, Some(at(2_000)));
     // Acknowledged in the middle of a period.
     let other = acknowledged_of("intent-2", 1, 2, &["instance-2"]);
-    collector.apply(&stored(&other, at(4_500)));
+    collector.apply(&stored(&running(other), at(4_500)));
     let found = observed(collector.tick(at(8_300)));
     let begins: Vec<_> = found.iter().map(|o| (o.intent_id.as_str(), o.begin.unwrap())).collect();
     assert_eq!(begins, [("intent-1", at(4_000)), ("intent-1", at(6_000)), ("intent-2", at(6_000))]);
@@ -240,7 +269,7 @@ fn the_first_judged_period_is_whole_after_acknowledgement_and_after_start() {
 fn no_period_is_judged_twice_however_often_a_version_is_acknowledged() {
     let mut collector = watching(1);
     assert_eq!(observed(collector.tick(at(1_300))).len(), 1);
-    collector.apply(&stored(&acknowledged(1, 1), at(-5_000)));
+    collector.apply(&stored(&running(acknowledged(1, 1)), at(-5_000)));
     assert_eq!(observed(collector.tick(at(1_400))), vec![]);
     let found = observed(collector.tick(at(2_300)));
     assert_eq!(found.iter().map(|o| o.begin).collect::<Vec<_>>(), [Some(at(1_000))]);
@@ -251,7 +280,7 @@ fn suspended_intents_are_not_watched_and_resumed_ones_are() {
     let mut collector = watching(1);
     collector.apply(&stored(&changed(NotFulfilledState::Suspended), at(100)));
     assert_eq!((observed(collector.tick(at(3_300))), collector.watched()), (vec![], 0));
-    collector.apply(&stored(&changed(NotFulfilledState::Acknowledged), at(3_400)));
+    collector.apply(&stored(&changed(NotFulfilledState::Compliant), at(3_400)));
     assert_eq!(observed(collector.tick(at(4_300))), vec![]);
     assert_eq!(observed(collector.tick(at(5_300)))[0].begin, Some(at(4_000)));
     collector.apply(&stored(&changed(NotFulfilledState::Degraded), at(5_300)));
@@ -384,7 +413,7 @@ fn a_pack_is_passed_on_as_it_came_if_all_of_it_was_taken_in() {
 #[test]
 fn one_instance_serves_every_intent_that_governs_it() {
     let mut collector = watching(1);
-    collector.apply(&stored(&acknowledged_of("intent-2", 1, 2, &[INSTANCE, "instance-2"]), at(0)));
+    collector.apply(&stored(&running(acknowledged_of("intent-2", 1, 2, &[INSTANCE, "instance-2"])), at(0)));
     give(&mut collector, &sample(500, 10.0));
     let found = observed(collector.tick(at(2_300)));
     let seen: Vec<_> =
