@@ -133,7 +133,8 @@ pub struct Route {
     pub query: &'static [&'static str],
     /// Schema of its body; empty for none.
     pub body: &'static str,
-    /// Status of success, and schema of what comes with it; empty for nothing, `[name]` for a list.
+    /// Status of success, and schema of what comes with it; empty for nothing, `[name]` for a list, a media type for text. A
+    /// status that comes in several forms has a row for each.
     pub answers: &'static [(u16, &'static str)],
 }
 
@@ -236,7 +237,7 @@ pub const ROUTES: &[Route] = &[
     route!("POST" "/api/v1/cluster/register/" RegisterCluster, Some(WriteClusters), "Check that an agent has declared a cluster; registers nothing", &[], "ClusterInput", &[(204, "")]),
     route!("GET" "/api/v1/cluster/retrieve/" ListClusters, Some(ReadClusters), "List clusters", &[], "", &[(200, "[Cluster]")]),
     route!("GET" "/api/v1/cluster/retrieve/{id}/" GetCluster, Some(ReadClusters), "A cluster as it stands", &[], "", &[(200, "Cluster")]),
-    route!("GET" "/api/v1/telemetry/query/" QueryTelemetry, Some(ReadTelemetry), "Values over time, as JSON or CSV; nodes, clusters and storage locations are everybody's, the rest one's own", &TELEMETRY_QUERY, "", &[(200, "Series")]),
+    route!("GET" "/api/v1/telemetry/query/" QueryTelemetry, Some(ReadTelemetry), "Values over time, as JSON or CSV; nodes, clusters and storage locations are everybody's, the rest one's own", &TELEMETRY_QUERY, "", &[(200, "Series"), (200, "text/csv")]),
     route!("GET" "/api/v1/telemetry/inventory/" TelemetryInventory, Some(ReadTelemetry), "Who measures, and what: agents, their probes and settings", &CLUSTER_PAGE, "", &[(200, "[Agent]")]),
     route!("GET" "/api/v1/telemetry/stream/" StreamTelemetry, Some(ReadTelemetry), "Values as they come in, as server-sent events; goes on after `Last-Event-ID`", &TELEMETRY_STREAM, "", &[(200, "text/event-stream")]),
     route!("GET" "/api/v1/anomaly/stream/" StreamAnomalies, Some(ReadTelemetry), "Anomalies as they begin and end, as server-sent events; goes on after `Last-Event-ID`", &FACT_STREAM, "", &[(200, "text/event-stream")]),
@@ -507,11 +508,12 @@ fn operation(route: &Route) -> Json {
     }
     let mut responses = Map::new();
     for (status, name) in route.answers {
-        let mut response = json!({"description": "Done."});
+        // One status may come in several forms.
+        let response = responses.entry(status.to_string()).or_insert_with(|| json!({}));
         if name.contains('/') {
-            response["content"] = json!({*name: {"schema": {"type": "string"}}});
+            response["content"][*name] = json!({"schema": {"type": "string"}});
         } else if !name.is_empty() {
-            response["content"] = json!({"application/json": {"schema": schema(name)}});
+            response["content"]["application/json"] = json!({"schema": schema(name)});
         }
         response["description"] = json!(match status {
             200 => "As it stands.",
@@ -520,7 +522,6 @@ fn operation(route: &Route) -> Json {
             304 => "It is what the tag was given for.",
             _ => "Done.",
         });
-        responses.insert(status.to_string(), response);
     }
     for status in refusals(route) {
         let mut response = json!({
