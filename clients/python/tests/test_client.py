@@ -155,7 +155,7 @@ class OnTheBus(unittest.IsolatedAsyncioTestCase):
             other.write("SUAMLK2ZNL35WSMW37E7UD4VZ7ELPKW7DHC3BWBSD2GCZ7IUQQXZIORRBU")
             other.flush()
             with self.assertRaisesRegex(UnreachableError, "(?i)authorization violation"):
-                await Bus.connect(endpoints.nats, other.name, timeout=2)
+                await Bus.connect(endpoints.nats, other.name, timeout=5)
 
     async def test_a_key_that_is_missing_is_named(self) -> None:
         with self.assertRaisesRegex(FileNotFoundError, "/nowhere/person.nk"):

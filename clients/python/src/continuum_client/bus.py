@@ -181,6 +181,7 @@ class Bus:
             disconnected_cb=bus._interrupted,
             # For ever: a mesh comes back.
             max_reconnect_attempts=-1,
+            reconnect_time_wait=0.5,
         )
         try:
             bus._connection = await asyncio.wait_for(connecting, timeout)
@@ -199,7 +200,8 @@ class Bus:
     async def _failed(self, error: Exception) -> None:
         if isinstance(error, nats.errors.SlowConsumerError):
             self._lost.add(error.sid)
-        else:
+        elif isinstance(error, nats.errors.Error) or not self._denied:
+            # What the server says tells more than how the connection then breaks.
             self._denied = str(error)
 
     async def _interrupted(self) -> None:
