@@ -56,6 +56,21 @@ pub(super) fn orphans(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
+/// What every pod of ours is restricted to: the images' user, who owns its volumes.
+const POD: &str = "      securityContext:
+        runAsNonRoot: true
+        runAsUser: 10001
+        runAsGroup: 10001
+        fsGroup: 10001
+        seccompProfile: {type: RuntimeDefault}
+";
+/// The same of its container.
+const CONTAINER: &str = "          securityContext:
+            allowPrivilegeEscalation: false
+            readOnlyRootFilesystem: true
+            capabilities: {drop: [ALL]}
+";
+
 fn labels(name: &str) -> String {
     format!("{{app.kubernetes.io/name: {name}, app.kubernetes.io/part-of: continuum}}")
 }
@@ -128,13 +143,7 @@ spec:
     spec:
       automountServiceAccountToken: false
       terminationGracePeriodSeconds: 30
-      securityContext:
-        runAsNonRoot: true
-        runAsUser: 10001
-        runAsGroup: 10001
-        fsGroup: 10001
-        seccompProfile: {{type: RuntimeDefault}}
-      containers:
+{POD}      containers:
         - name: service
           image: continuum/{image}:{version}
 {args}          env:
@@ -153,11 +162,7 @@ spec:
           resources:
             requests: {{cpu: {cpu_request}, memory: {memory_request}}}
             limits: {{cpu: {cpu_limit}, memory: {memory_limit}}}
-          securityContext:
-            allowPrivilegeEscalation: false
-            readOnlyRootFilesystem: true
-            capabilities: {{drop: [ALL]}}
-          volumeMounts:
+{CONTAINER}          volumeMounts:
             - {{name: keys, mountPath: /keys, readOnly: true}}
             - {{name: data, mountPath: /data}}
 {mounts}            - {{name: tmp, mountPath: /tmp}}
@@ -194,23 +199,14 @@ fn job(mesh: &Mesh) -> String {
     spec:
       automountServiceAccountToken: false
       restartPolicy: OnFailure
-      securityContext:
-        runAsNonRoot: true
-        runAsUser: 10001
-        fsGroup: 10001
-        seccompProfile: {{type: RuntimeDefault}}
-      containers:
+{POD}      containers:
         - name: provision
           image: continuum/continuum:{version}
           args: [\"provision\", \"--url\", \"nats://nats:4222\", \"--seed-file\", \"/keys/provisioner.nk\"]
           resources:
             requests: {{cpu: 50m, memory: 32Mi}}
             limits: {{cpu: 500m, memory: 128Mi}}
-          securityContext:
-            allowPrivilegeEscalation: false
-            readOnlyRootFilesystem: true
-            capabilities: {{drop: [ALL]}}
-          volumeMounts:
+{CONTAINER}          volumeMounts:
             - {{name: keys, mountPath: /keys, readOnly: true}}
       volumes:
         - name: keys

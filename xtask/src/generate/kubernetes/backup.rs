@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Mesh, NAMES, Output, labels, mebibytes, policy};
+use super::{CONTAINER, Mesh, NAMES, Output, POD, labels, mebibytes, policy};
 use crate::generate::{MARK, model::KEYS_MIB};
 
 /// The claim of nats-server, which is written by hand.
@@ -92,13 +92,7 @@ spec:
     spec:
       automountServiceAccountToken: false
       restartPolicy: Never
-      securityContext:
-        runAsNonRoot: true
-        runAsUser: 10001
-        runAsGroup: 10001
-        fsGroup: 10001
-        seccompProfile: {{type: RuntimeDefault}}
-      containers:
+{POD}      containers:
         - name: {name}
           image: continuum/continuum:{version}
           args: [{words}]
@@ -107,11 +101,7 @@ spec:
           resources:
             requests: {{cpu: 100m, memory: 128Mi}}
             limits: {{cpu: \"2\", memory: 512Mi}}
-          securityContext:
-            allowPrivilegeEscalation: false
-            readOnlyRootFilesystem: true
-            capabilities: {{drop: [ALL]}}
-          volumeMounts:
+{CONTAINER}          volumeMounts:
 {mounts}            # A copy that is not encrypted, until it is written.
             - {{name: run, mountPath: /mesh/run}}
             - {{name: key, mountPath: /key, readOnly: true}}
