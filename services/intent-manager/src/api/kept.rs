@@ -1,6 +1,6 @@
 //! The answers to queries out of documents. A question waits until they hold what was decided before it was asked.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mesh_core::query::{Error, owner};
 use mesh_kit::{Decided, Follow};
@@ -21,6 +21,9 @@ use crate::{
     shell::store::Stores,
 };
 
+/// Before documents that could not say how an intent is are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Answers `IntentQueries` from documents.
 pub(crate) struct Api {
     stores: Stores,
@@ -40,12 +43,13 @@ impl Api {
     }
 
     async fn find(&self, request: &GetRequest) -> Result<Kept, Error> {
-        self.current().await?;
-        find(&self.stores, request).await
+        find(&self.stores, &self.decided, request).await
     }
 }
 
-async fn find(stores: &Stores, request: &GetRequest) -> Result<Kept, Error> {
+/// The intent as what was decided before made it.
+async fn find(stores: &Stores, decided: &Decided<Intents>, request: &GetRequest) -> Result<Kept, Error> {
+    stores.intents.current(decided.position()).await?;
     let owner = owner(&request.owner);
     let kept = stores.get(&document_id(owner, &request.id)).await;
     let kept = kept.map_err(|error| stores.intents.unanswered(error))?;
@@ -91,6 +95,7 @@ impl IntentQueries for Api {
         let kept = self.find(request.get_ref()).await?;
         let watching = Watching {
             stores: self.stores.clone(),
+            decided: self.decided.clone(),
             stopping: self.stopping.clone(),
             id: document_id(owner(&request.get_ref().owner), &request.get_ref().id),
             request: request.into_inner(),
@@ -104,9 +109,10 @@ impl IntentQueries for Api {
 }
 
 /// Follows one intent: shows it now, again at every change, and no more once it has ended. A slow reader skips to the
-/// newest: nothing is kept for it.
+/// newest: nothing is kept for it. It outlives documents that are away or made again.
 struct Watching {
     stores: Stores,
+    decided: Decided<Intents>,
     stopping: CancellationToken,
     request: GetRequest,
     id: String,
@@ -120,24 +126,16 @@ struct Watching {
 impl Watching {
     async fn next(mut self) -> Option<(Result<IntentView, Status>, Self)> {
         while !self.ended {
-            let kept = match self.found.take() {
-                Some(kept) => kept,
-                None => {
-                    let stopping = self.stopping.clone();
-                    tokio::select! {
-                        changed = self.changed() => changed?,
-                        () = stopping.cancelled() => {
-                            self.ended = true;
-                            return Some((Err(Status::unavailable("the service is stopping; ask again")), self));
-                        }
-                    }
-                    match find(&self.stores, &self.request).await {
-                        Ok(kept) => kept,
-                        Err(error) => {
-                            self.ended = true;
-                            return Some((Err(error.into()), self));
-                        }
-                    }
+            let stopping = self.stopping.clone();
+            let looked = tokio::select! {
+                looked = self.look() => looked?,
+                () = stopping.cancelled() => Err(Status::unavailable("the service is stopping; ask again")),
+            };
+            let kept = match looked {
+                Ok(kept) => kept,
+                Err(status) => {
+                    self.ended = true;
+                    return Some((Err(status), self));
                 }
             };
             self.ended = kept.has_ended();
@@ -148,6 +146,21 @@ impl Watching {
             }
         }
         None
+    }
+
+    /// The intent as it was found first, then each time that it may have changed, once its documents can say. `None` when
+    /// the process ends.
+    async fn look(&mut self) -> Option<Result<Kept, Status>> {
+        if let Some(found) = self.found.take() {
+            return Some(Ok(found));
+        }
+        self.changed().await?;
+        loop {
+            match find(&self.stores, &self.decided, &self.request).await {
+                Err(Error::Unavailable { .. }) => tokio::time::sleep(LOOK_AGAIN).await,
+                found => return Some(found.map_err(Status::from)),
+            }
+        }
     }
 
     /// Waits until the intent may have changed. `None` when the process ends.
