@@ -16,6 +16,7 @@ mod pace;
 mod pause;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs::{self, File},
     io,
@@ -318,6 +319,7 @@ pub fn restore(file: &Path, keys: Option<&Path>, unlock: &Unlock, data_dir: &Pat
         (Kind::Data { keys_apart: true }, None) => return Err(Error::KeysApart(file.to_owned())),
         _ => {}
     }
+    check_room(data_dir, &manifest.entries)?;
     let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if is_there && has_volumes(data_dir, parent)? {
         // A volume cannot be replaced, so its files are written in place.
@@ -337,11 +339,6 @@ pub fn restore(file: &Path, keys: Option<&Path>, unlock: &Unlock, data_dir: &Pat
         return Ok(manifest);
     }
     fs::create_dir_all(parent).map_err(failed("make", parent))?;
-    let needed = manifest.entries.iter().map(|entry| entry.bytes).sum::<u64>() + SPARE_BYTES;
-    let free = free_disk_bytes(parent).map_err(failed("look at the disk of", parent))?;
-    if free < needed {
-        return Err(Error::NoSpace { folder: parent.to_owned(), free, needed });
-    }
     let staging =
         tempfile::Builder::new().prefix(".restore-").tempdir_in(parent).map_err(failed("make a folder in", parent))?;
     for source in [Some(file), keys].into_iter().flatten() {
@@ -357,6 +354,25 @@ pub fn restore(file: &Path, keys: Option<&Path>, unlock: &Unlock, data_dir: &Pat
     fs::rename(staging.path(), data_dir).map_err(failed("make", data_dir))?;
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed("sync", parent))?;
     Ok(manifest)
+}
+
+/// Checks that each file system has room for what is to be written into it. Each volume may be one of its own.
+fn check_room(data_dir: &Path, entries: &[Entry]) -> Result<(), Error> {
+    let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    for entry in entries {
+        let path = data_dir.join(&entry.path);
+        let there = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("."));
+        let device = fs::metadata(there).map_err(failed("look at", there))?.dev();
+        let (_, bytes) = needed.entry(device).or_insert_with(|| (there.to_owned(), SPARE_BYTES));
+        *bytes = bytes.saturating_add(entry.bytes);
+    }
+    for (folder, needed) in needed.into_values() {
+        let free = free_disk_bytes(&folder).map_err(failed("look at the disk of", &folder))?;
+        if free < needed {
+            return Err(Error::NoSpace { folder, free, needed });
+        }
+    }
+    Ok(())
 }
 
 /// Is a data folder a volume, or does it hold volumes? Then it cannot be renamed.

@@ -271,6 +271,22 @@ fn volumes_are_restored_into_empty_ones_or_not_at_all() {
 }
 
 #[test]
+fn a_volume_without_room_is_named_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("streams")).unwrap();
+    let entry =
+        |path: &str, bytes| Entry { path: path.into(), folder: false, mode: 0o600, bytes, sha256: String::new() };
+    let small = [entry("streams/jetstream/1.blk", 1_000), entry("state/identity/issuer.keys", 32)];
+    check_room(&data, &small).unwrap();
+    let large = [entry("streams/jetstream/1.blk", 1 << 60), entry("streams/jetstream/2.blk", 1 << 60)];
+    let error = check_room(&data, &large).unwrap_err();
+    let Error::NoSpace { folder, free, needed } = error else { panic!("{error}") };
+    assert_eq!((folder, needed), (data.join("streams"), SPARE_BYTES + (2 << 60)));
+    assert!(free < needed);
+}
+
+#[test]
 fn volumes_without_a_visible_server_need_the_word_that_it_is_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let (data, key) = (volumes(dir.path()), key(dir.path(), "k"));

@@ -285,8 +285,9 @@ fn a_rule_that_is_missing_or_too_many_is_noticed() {
     assert!(!differences(&without, &stranger, &links).is_empty());
 }
 
-/// What `kustomize build` makes of the overlay for the project's images in a registry.
-fn example(root: &Path, digests: &str) -> Option<String> {
+/// What `kustomize build` makes of the overlays for the project's images in a registry: of the mesh, of a backup of it, and
+/// of a restore.
+fn example(root: &Path, digests: &str) -> Option<[String; 3]> {
     let kustomize = root.join(".tools/go/kustomize");
     if !kustomize.is_file() {
         eprintln!("SKIPPED: the overlay example: no .tools/go/kustomize (run `make servers`)");
@@ -313,15 +314,17 @@ fn example(root: &Path, digests: &str) -> Option<String> {
         .unwrap();
     assert!(pinned.status.success(), "{}", String::from_utf8_lossy(&pinned.stderr));
     fs::write(images.join("kustomization.yaml"), pinned.stdout).unwrap();
-    let built = Command::new(kustomize).arg("build").arg(k8s.join("overlays/example")).output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    Some(String::from_utf8(built.stdout).unwrap())
+    Some(["example", "example/backup", "example/restore"].map(|overlay| {
+        let built = Command::new(&kustomize).arg("build").arg(k8s.join("overlays").join(overlay)).output().unwrap();
+        assert!(built.status.success(), "{overlay}: {}", String::from_utf8_lossy(&built.stderr));
+        String::from_utf8(built.stdout).unwrap()
+    }))
 }
 
 #[test]
 fn an_overlay_opens_the_ports_that_it_sets_and_no_others() {
     let (root, mesh) = contract();
-    let Some(text) = example(&root, "") else { return };
+    let Some([text, ..]) = example(&root, "") else { return };
     let (policies, hosts) = parse(&text);
     let mut links = mesh.links();
     let service = |name: &str| End::Pod(name.to_owned());
@@ -373,14 +376,18 @@ fn images_come_from_the_registry_and_another_image_is_another_job() {
         assert!(jobs[0].starts_with("provision-") && jobs[0].len() <= 63, "{}", jobs[0]);
         jobs[0].clone()
     };
-    let Some(plain) = example(&root, "") else { return };
-    let pinned = example(&root, &format!("continuum {digest}\nnats {digest}\n")).unwrap();
+    let Some([plain, ..]) = example(&root, "") else { return };
+    let [pinned, backup, restore] = example(&root, &format!("continuum {digest}\nnats {digest}\n")).unwrap();
     assert!(plain.contains("image: registry.example.org:5000/mesh/validator:"), "{plain}");
     assert!(pinned.contains(&format!("image: registry.example.org:5000/mesh/continuum@{digest}")));
     assert!(pinned.contains(&format!("image: nats@{digest}")));
     assert!(!plain.contains("image: continuum/") && !pinned.contains("image: continuum/"));
-    assert_eq!(job(&plain), job(&example(&root, "").unwrap()), "applied again, it is the same");
+    assert_eq!(job(&plain), job(&example(&root, "").unwrap()[0]), "applied again, it is the same");
     assert_ne!(job(&plain), job(&pinned));
+    for (name, text) in [("backup", &backup), ("restore", &restore)] {
+        assert!(text.contains(&format!("image: registry.example.org:5000/mesh/continuum@{digest}")), "{text}");
+        assert!(text.contains(&format!("\n  name: {name}\n")) && !text.contains("image: continuum/"), "{text}");
+    }
     assert_ne!(job(&plain), job(&base(&root)));
     // A job cannot be changed: nothing in it may have a name that changes with what it names.
     assert!(plain.contains("secretName: provisioner\n"));
