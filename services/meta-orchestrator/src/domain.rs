@@ -4,5 +4,4 @@ pub mod assignments;
 pub mod liveness;
 pub mod placements;
 pub(crate) mod records;
-pub(crate) mod registered;
 pub mod view;

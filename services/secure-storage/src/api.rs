@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt as _, stream};
 use mesh_proto::storage::{
-    LocationView, StorageHealth, StoragePolicyView, StorageRequest, storage_queries_server::StorageQueries,
+    LocationView, PolicyDefined, StorageHealth, StoragePolicyView, StorageRequest,
+    storage_queries_server::StorageQueries,
 };
 use tonic::{Request, Response, Status};
 
-use crate::objects::ObjectStore;
+use crate::{domain::storages::Bucket, objects::ObjectStore, policies::Policies};
 
 /// The answers.
 pub(crate) struct Api {
@@ -16,6 +17,22 @@ pub(crate) struct Api {
     pub(crate) store: ObjectStore,
     /// Address of the S3 port.
     pub(crate) endpoint: String,
+    /// Policies in a database; `None` if the view holds what is shown.
+    pub(crate) policies: Option<Policies>,
+}
+
+impl Api {
+    /// The policies of an owner, in order of their names.
+    async fn defined(&self, owner: &str) -> Result<Vec<PolicyDefined>, Status> {
+        let view = &self.store.view;
+        match &self.policies {
+            Some(policies) => Ok(policies.of(owner, view.read(|view| view.position("STORAGE"))).await?),
+            None => Ok(view.read(|view| {
+                let of_owner = view.known.policies.values().filter(|policy| policy.owner == owner);
+                of_owner.cloned().collect()
+            })),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -27,6 +44,7 @@ impl StorageQueries for Api {
         for stream in ["STORAGE", "OBJECT"] {
             store.catch_up(stream).await.map_err(|error| Status::unavailable(error.to_string()))?;
         }
+        let defined = self.defined(&owner).await?;
         let known: BTreeMap<_, _> = store.view.read(|view| {
             let of_owner = view.known.locations.iter().filter(|((o, _), _)| *o == owner);
             of_owner.map(|(at, location)| (at.clone(), location.clone())).collect()
@@ -56,13 +74,14 @@ impl StorageQueries for Api {
         let cache = store.cache.counts();
         let active = store.keys.masters.active().to_owned();
         let health = store.view.read(|view| {
-            let policies = view.known.policies.iter().filter(|((o, _), _)| *o == owner).map(|((o, name), policy)| {
-                let users = view.known.buckets.iter().filter(|(_, b)| b.provider() == o && b.policy == *name);
+            let policies = defined.into_iter().map(|policy| {
+                let uses = |b: &Bucket| b.provider() == policy.owner && b.policy == policy.policy;
+                let users = view.known.buckets.iter().filter(|(_, bucket)| uses(bucket));
                 StoragePolicyView {
-                    definition: policy.definition.clone(),
+                    definition: policy.definition,
                     version: policy.version,
-                    candidates: policy.candidates.clone(),
-                    reason: policy.reason.clone(),
+                    candidates: policy.candidates,
+                    reason: policy.reason,
                     buckets: users.map(|(bucket, _)| bucket.replace('_', ".")).collect(),
                 }
             });

@@ -17,6 +17,8 @@ pub struct Config {
     /// Owner whose storage policies, with their locations, the buckets of every owner may use who has none of that name;
     /// empty for nobody.
     pub shared_owner: String,
+    /// Where policies rest for those who ask, as a URL, if not where the mesh keeps its documents (`documents_url`).
+    pub documents: String,
     /// Folder of the `dir:` locations; in the data folder if unset.
     pub locations_dir: Option<PathBuf>,
     /// Plain bytes per extent, a file per fragment.
@@ -56,6 +58,7 @@ impl Default for Config {
             master_keys_file: None,
             location_keys_file: None,
             shared_owner: "local".into(),
+            documents: String::new(),
             locations_dir: None,
             extent_bytes: 8 << 20,
             piece_bytes: 256 << 10,

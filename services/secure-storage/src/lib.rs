@@ -20,6 +20,7 @@ pub mod domain;
 pub mod keys;
 mod locations;
 pub mod objects;
+mod policies;
 mod s3;
 
 use anyhow::Context as _;
@@ -47,10 +48,11 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let sources = Sources { streams: vec!["STORAGE", "OBJECT"], ..Sources::default() };
     let view = mesh.project("catalogue", objects::catalogue::Catalogue::default(), sources).await?;
     let (listener, endpoint) = s3::listen(&config.s3_listen).await.context("start S3")?;
+    let policies = policies::Policies::keep(&mesh, &config.documents)?;
     let (probing, probe_every) = (config.probe_ms > 0, std::time::Duration::from_millis(config.probe_ms));
     let store = ObjectStore::new(mesh.clone(), view, keys, config, root);
     store.locations.clear_spool();
-    mesh.serve(StorageQueriesServer::new(api::Api { store: store.clone(), endpoint: endpoint.clone() }));
+    mesh.serve(StorageQueriesServer::new(api::Api { store: store.clone(), endpoint: endpoint.clone(), policies }));
     mesh.spawn("scrubs", store.clone().scrubs());
     mesh.spawn("uploads", store.clone().finish_uploads());
     if probing {

@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Context as _;
 use bytes::Bytes;
 use mesh_core::{Outgoing, Stored, query};
-use mesh_kit::{Content, Kept, Mesh, Projection};
+use mesh_kit::{Content, Kept, Mesh, Newest, Projection};
 use mesh_proto::cluster::ClusterRegistered;
 use mesh_store::Query;
 
-use crate::domain::registered::Registration;
+/// The newest registration of a cluster.
+type Registration = Newest<ClusterRegistered>;
 
 /// Stream of the registrations.
 const STREAM: &str = "CLUSTER";
@@ -47,7 +48,7 @@ impl Clusters {
         self.kept.current(self.begun).await?;
         let found = self.kept.documents().get(id).await.map_err(|error| self.kept.unanswered(error))?;
         let read = found.map(|found| Registration::read(Some(&found.body))).transpose();
-        Ok(read.map_err(|error| self.kept.unanswered(error))?.and_then(Registration::registered))
+        Ok(read.map_err(|error| self.kept.unanswered(error))?.and_then(Registration::fact))
     }
 
     /// Registrations after that of an id.
@@ -60,7 +61,7 @@ impl Clusters {
         let found = self.kept.documents().list(&query).await.map_err(|error| self.kept.unanswered(error))?;
         let more = !found.next.is_empty();
         let read = found.documents.into_iter().map(|found| {
-            let registered = Registration::read(Some(&found.body))?.registered();
+            let registered = Registration::read(Some(&found.body))?.fact();
             anyhow::Ok((found.id, registered.unwrap_or_default()))
         });
         Ok((read.collect::<Result<_, _>>().map_err(|error| self.kept.unanswered(error))?, more))
@@ -84,10 +85,10 @@ impl Projection for Registrations {
     }
 
     fn fold(&self, entry: &mut Registration, stored: &Stored, fact: &ClusterRegistered) -> Option<Vec<Outgoing>> {
-        entry.fold(stored.sequence, fact).then(Vec::new)
+        entry.fold(stored.sequence, Some(fact)).then(Vec::new)
     }
 
     fn content(&self, _: &str, entry: &Registration) -> anyhow::Result<Option<Content>> {
-        Ok(Some(Content { body: entry.body(), ..Content::default() }))
+        Ok(entry.body().map(|body| Content { body, ..Content::default() }))
     }
 }
