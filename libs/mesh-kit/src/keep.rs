@@ -196,6 +196,8 @@ impl<S: Shelf> Keeper<S> {
         // What the store was brought to, as far as this process knows.
         let mut reached = position.min(begun);
         let (mut looked, mut swept) = (self.mesh.now(), self.mesh.now());
+        // When the newest message that was read had been stored.
+        let mut stored = Timestamp::default();
         self.stands(behind(reached));
         loop {
             let first = tokio::select! {
@@ -242,9 +244,14 @@ impl<S: Shelf> Keeper<S> {
                 }
             }
             self.stands(behind(reached));
+            if let Some(newest) = batch.last() {
+                stored = newest.stored;
+            }
             if now.millis_since(swept) >= self.keeping.sweep_ms {
                 swept = now;
-                if let Err(error) = self.shelf.sweep(now).await {
+                // What is still to be read is not over.
+                let over = if behind(reached) > 0 { now.min(stored) } else { now };
+                if let Err(error) = self.shelf.sweep(over).await {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(store = self.keeping.name, error, "what is over is not removed yet");
                 }

@@ -226,6 +226,10 @@ pub struct Collector {
     watches: BTreeMap<IntentKey, Watch>,
     watched_by: BTreeMap<String, BTreeSet<IntentKey>>,
     tracks: BTreeMap<String, Track>,
+    /// When it was last looked whose track can be let go.
+    looked: Timestamp,
+    /// Samples at this time or before may be of a track that was let go, nanoseconds since 1970.
+    let_go: Option<i64>,
     packs: BTreeMap<String, Pack>,
     feed: Feed,
     channel: Channel,
@@ -276,6 +280,9 @@ impl Declared {
 
 /// How often instances that went silent are looked for, milliseconds.
 const SWEEP_MS: i64 = 10_000;
+/// An instance that sent nothing for so long may be let go for another, milliseconds; and how often it is looked for one.
+const QUIET_MS: i64 = 60_000;
+const LOOK_MS: i64 = 1_000;
 /// Largest believable share of a cluster's CPU, per cent; it may be overcommitted, not beyond measure.
 const PERCENT_MAX: f64 = 1e6;
 /// Largest believable load, thousandths of a core.
@@ -297,6 +304,8 @@ impl Collector {
             watches: BTreeMap::new(),
             watched_by: BTreeMap::new(),
             tracks: BTreeMap::new(),
+            looked: Timestamp::default(),
+            let_go: None,
             packs: BTreeMap::new(),
             feed: Feed::new(limits.feed_max),
             channel: Channel::new(limits.channel_max),
@@ -569,15 +578,15 @@ impl Collector {
             self.counts.ahead += u64::from(origin == Origin::Sender);
             return false;
         }
-        let has_room = self.tracks.len() < self.limits.instances_max;
-        let track = match self.tracks.get_mut(&sample.instance_id) {
-            Some(track) => track,
-            None if !has_room => {
+        if !self.tracks.contains_key(&sample.instance_id) {
+            if !self.has_room() {
                 self.counts.over_limit += 1;
                 return false;
             }
-            None => self.tracks.entry(sample.instance_id.clone()).or_default(),
-        };
+            let track = Track { forgotten: self.let_go, ..Track::default() };
+            self.tracks.insert(sample.instance_id.clone(), track);
+        }
+        let Some(track) = self.tracks.get_mut(&sample.instance_id) else { return false };
         track.heard = self.now;
         let fresh = self.now.millis_since(at) < self.limits.idle_ms;
         let identity = identity(&sample);
@@ -609,6 +618,38 @@ impl Collector {
                 self.packs.insert(shared.cluster_id.clone(), Pack { since: now, samples: vec![shared] });
             }
         }
+        true
+    }
+
+    /// Is there room for another instance? When all places are taken, a tenth of them is made free, of those that sent
+    /// nothing for longest: that is how the ended ones leave where many come and go. Of one that comes again, and of a new
+    /// one, samples as old as theirs are not judged: they may have been.
+    fn has_room(&mut self) -> bool {
+        let instances_max = self.limits.instances_max;
+        if self.tracks.len() < instances_max {
+            return true;
+        }
+        // Nothing is quiet yet that was not a moment ago.
+        if self.now.millis_since(self.looked) < LOOK_MS {
+            return false;
+        }
+        self.looked = self.now;
+        let quiet = self.tracks.values().map(|track| track.heard).filter(|at| self.now.millis_since(*at) >= QUIET_MS);
+        let mut quiet: Vec<Timestamp> = quiet.collect();
+        if quiet.is_empty() {
+            return false;
+        }
+        let place = (instances_max / 10).clamp(1, quiet.len()) - 1;
+        let last = *quiet.select_nth_unstable(place).1;
+        let let_go = &mut self.let_go;
+        self.tracks.retain(|_, track| {
+            let stays = track.heard > last;
+            if !stays {
+                let newest = track.remembered.back().map(|(nanos, _)| *nanos);
+                *let_go = (*let_go).max(newest).max(track.forgotten);
+            }
+            stays
+        });
         true
     }
 

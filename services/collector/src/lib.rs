@@ -45,7 +45,8 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         usage: domain::usage::Limits {
             window_ms: config.usage_window_ms,
             grace_ms: config.usage_grace_ms.into(),
-            instances_max: config.instances_max,
+            // Those that ended are known until their windows are closed.
+            instances_max: config.instances_max.saturating_mul(10),
             ..usage::Limits::default()
         },
         readings: domain::readings::Limits {

@@ -221,7 +221,7 @@ mod tests {
 
     use futures::executor::block_on;
     use mesh_proto::telemetry::{Entity, Filter, InstanceSample, Metric, MetricKind, Readings};
-    use mesh_store::{Applied, memory::WindowLimits};
+    use mesh_store::{Applied, Points, memory::WindowLimits};
     use parking_lot::RwLock;
 
     use super::*;
@@ -256,8 +256,10 @@ mod tests {
                 block_on(raw.append(&applied, "node/edge/n", vec![point])).unwrap();
             }
             for (store, points) in rolled.iter().zip(rollup.close(Timestamp::from_millis(second * 1_000))) {
-                for (series, Row { at, labels, values }) in points {
-                    block_on(store.append(&applied, &series, vec![Point { at, labels, values }])).unwrap();
+                for (series, Row { at, labels, names, values }) in points {
+                    let mut points = Points { series: series.to_string(), columns: vec![] };
+                    points.push(&labels, &names, at.as_nanos(), values);
+                    block_on(store.write(vec![(applied.clone(), points)])).unwrap();
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Which series there are in the store, by what they are of.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_proto::{
     Timestamp,
@@ -9,20 +9,55 @@ use mesh_proto::{
 
 use super::select::{self, FIELDS, INSTANCE};
 
-/// Metrics by name and labels, which they do not have themselves: a map of labels takes half a kilobyte.
-type Metrics = BTreeMap<String, BTreeMap<BTreeMap<String, String>, Metric>>;
-
 /// Metrics of one entity that are listed; the limits of what is taken in keep below it.
 const METRICS_MAX: usize = 20_000;
+/// When another entity comes and there is no room, one of this number leaves: those that were not stored for longest.
+const LEAVES: usize = 10;
+
+type Labels = BTreeMap<String, String>;
+
+/// Metrics that are kept once, by name and labels: entities of one kind have the same ones, and one takes a kilobyte. Their
+/// entity is 0.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    all: BTreeMap<String, BTreeMap<Labels, Vec<Arc<Metric>>>>,
+    count: usize,
+    /// How many were in use when it was last looked.
+    used: usize,
+}
+
+impl Known {
+    /// The kept one that is as this one.
+    fn keep(&mut self, metric: &Metric) -> Arc<Metric> {
+        let found = self.all.get(&metric.name).and_then(|named| named.get(&metric.labels));
+        if let Some(known) = found.and_then(|alike| alike.iter().find(|known| is_same(known, metric))) {
+            return known.clone();
+        }
+        if self.count > 2 * self.used + 64 {
+            self.all.retain(|_, named| {
+                named.retain(|_, alike| {
+                    alike.retain(|known| Arc::strong_count(known) > 1);
+                    !alike.is_empty()
+                });
+                !named.is_empty()
+            });
+            self.count = self.all.values().flat_map(BTreeMap::values).map(Vec::len).sum();
+            self.used = self.count;
+        }
+        let new = Arc::new(Metric { entity: 0, ..metric.clone() });
+        let named = self.all.entry(metric.name.clone()).or_default();
+        named.entry(metric.labels.clone()).or_default().push(new.clone());
+        self.count += 1;
+        new
+    }
+}
 
 /// One entity with a series in the store.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
     pub(crate) entity: Entity,
-    /// Without what samples of instances hold: those are the same for all.
-    metrics: Metrics,
-    /// How many.
-    count: usize,
+    /// By name and labels; without what samples of instances hold, which is the same for all.
+    metrics: Vec<Arc<Metric>>,
     /// Of its samples, if it is an instance that has some.
     provenance: Option<Provenance>,
     heard: Timestamp,
@@ -44,6 +79,7 @@ pub(crate) struct Asked {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Catalog {
     all: BTreeMap<String, Listed>,
+    known: Known,
     entities_max: usize,
 }
 
@@ -54,25 +90,12 @@ pub(crate) fn series_of(entity: &Entity) -> String {
 
 impl Listed {
     /// Lists a metric, in place of the one of its name and labels.
-    fn list(&mut self, metric: &Metric) {
-        let new = || Metric {
-            entity: 0,
-            name: String::new(),
-            unit: metric.unit.clone(),
-            kind: metric.kind,
-            labels: BTreeMap::new(),
-            provenance: metric.provenance,
-            probe: metric.probe.clone(),
-        };
-        let known = self.metrics.get_mut(&metric.name).and_then(|named| named.get_mut(&metric.labels));
-        match known {
-            Some(known) if is_same(known, metric) => {}
-            Some(known) => *known = new(),
-            None if self.count < METRICS_MAX => {
-                self.count += 1;
-                self.metrics.entry(metric.name.clone()).or_default().insert(metric.labels.clone(), new());
-            }
-            None => {}
+    fn list(&mut self, metric: &Metric, known: &mut Known) {
+        match self.metrics.binary_search_by(|one| (&one.name, &one.labels).cmp(&(&metric.name, &metric.labels))) {
+            Ok(place) if is_same(&self.metrics[place], metric) => {}
+            Ok(place) => self.metrics[place] = known.keep(metric),
+            Err(place) if self.metrics.len() < METRICS_MAX => self.metrics.insert(place, known.keep(metric)),
+            Err(_) => {}
         }
     }
 }
@@ -85,7 +108,7 @@ fn is_same(known: &Metric, metric: &Metric) -> bool {
 
 impl Catalog {
     pub(crate) fn new(entities_max: usize) -> Self {
-        Self { all: BTreeMap::new(), entities_max }
+        Self { all: BTreeMap::new(), known: Known::default(), entities_max }
     }
 
     /// Lists what a stored pack is of.
@@ -94,8 +117,12 @@ impl Catalog {
         for metrics in pack.metrics.chunk_by(|a, b| a.entity == b.entity) {
             let entity = metrics.first().and_then(|metric| pack.entities.get(metric.entity as usize));
             let Some(entity) = entity else { continue };
-            let Some(listed) = self.entry(&series_of(entity), entity, now) else { continue };
-            metrics.iter().for_each(|metric| listed.list(metric));
+            let series = series_of(entity);
+            self.enter(&series, entity, now);
+            let Self { all, known, .. } = self;
+            if let Some(listed) = all.get_mut(&series) {
+                metrics.iter().for_each(|metric| listed.list(metric, known));
+            }
         }
     }
 
@@ -108,26 +135,38 @@ impl Catalog {
             (listed.provenance, listed.heard) = (provenance, now);
             return;
         }
-        if let Some(listed) = self.entry(&sample.instance_id, &select::entity_of(sample), now) {
+        self.enter(&sample.instance_id, &select::entity_of(sample), now);
+        if let Some(listed) = self.all.get_mut(&sample.instance_id) {
             listed.provenance = provenance;
         }
     }
 
-    fn entry(&mut self, series: &str, entity: &Entity, now: Timestamp) -> Option<&mut Listed> {
-        if !self.all.contains_key(series) {
-            if self.all.len() >= self.entities_max {
-                return None;
+    fn enter(&mut self, series: &str, entity: &Entity, now: Timestamp) {
+        if let Some(listed) = self.all.get_mut(series) {
+            listed.heard = now;
+            if listed.entity != *entity {
+                listed.entity = entity.clone();
             }
-            let (entity, metrics) = (entity.clone(), Metrics::new());
-            let listed = Listed { entity, metrics, count: 0, provenance: None, heard: now };
-            self.all.insert(series.to_owned(), listed);
+            return;
         }
-        let listed = self.all.get_mut(series)?;
-        if listed.entity != *entity {
-            listed.entity = entity.clone();
+        if self.all.len() >= self.entities_max {
+            self.leave();
         }
-        listed.heard = now;
-        Some(listed)
+        let listed = Listed { entity: entity.clone(), metrics: vec![], provenance: None, heard: now };
+        self.all.insert(series.to_owned(), listed);
+    }
+
+    /// Forgets those that were not stored for longest.
+    fn leave(&mut self) {
+        let mut heard: Vec<Timestamp> = self.all.values().map(|listed| listed.heard).collect();
+        let mut left = self.all.len() / LEAVES + 1;
+        let (_, last, _) = heard.select_nth_unstable(left - 1);
+        let last = *last;
+        self.all.retain(|_, listed| {
+            let leaves = listed.heard <= last && left > 0;
+            left -= usize::from(leaves);
+            !leaves
+        });
     }
 
     /// Each series and what it is of.
@@ -147,12 +186,7 @@ impl Catalog {
             let fields = listed.provenance.into_iter().flat_map(|provenance| {
                 FIELDS.iter().map(move |field| (field.metric(provenance), field.stored.to_owned(), field.factor))
             });
-            let own = listed.metrics.iter().flat_map(|(name, named)| {
-                named.iter().map(move |(labels, metric)| {
-                    let metric = Metric { name: name.clone(), labels: labels.clone(), ..metric.clone() };
-                    (metric, name.clone(), 1.0)
-                })
-            });
+            let own = listed.metrics.iter().map(|metric| (Metric::clone(metric), metric.name.clone(), 1.0));
             for (metric, value, factor) in fields.chain(own) {
                 let kind = if listed.provenance.is_some() { INSTANCE } else { listed.entity.kind.as_str() };
                 if !select::means_metric(filter, kind, &metric) {
@@ -200,10 +234,46 @@ mod tests {
             names(&Filter { owner: "ann".into(), groups: vec!["memory".into()], ..Filter::default() }, 9).0,
             [("i".to_owned(), "container.memory.usage".to_owned())]
         );
+        let kept = catalog.clone();
+        catalog.readings(&pack, Timestamp::from_millis(2));
         let another = InstanceSample { instance_id: "j".into(), ..sample };
-        catalog.sample(&another, now);
-        assert!(!catalog.all.contains_key("j"), "two is the limit");
-        catalog.forget(Timestamp::from_millis(2));
+        catalog.sample(&another, Timestamp::from_millis(3));
+        let all: Vec<&str> = catalog.all.keys().map(String::as_str).collect();
+        assert_eq!(all, ["j", "node/edge/n"], "two is the limit: what was stored longest ago left");
+        assert!(kept.all.contains_key("i"));
+        catalog.forget(Timestamp::from_millis(4));
         assert!(catalog.all.is_empty());
+    }
+
+    #[test]
+    fn entities_of_a_kind_share_what_is_known_of_their_metrics() {
+        let mut catalog = Catalog::new(1_000);
+        let label = |mode: &str| BTreeMap::from([("mode".to_owned(), mode.to_owned())]);
+        let metric = |mode: &str, unit: &str, entity| Metric {
+            name: "time".into(),
+            unit: unit.into(),
+            labels: label(mode),
+            entity,
+            ..Metric::default()
+        };
+        for number in 0..500 {
+            let entity = Entity { kind: "instance".into(), id: number.to_string(), ..Entity::default() };
+            let metrics = vec![metric("user", "s", 0), metric("system", "s", 0)];
+            let pack = Readings { entities: vec![entity], metrics, ..Readings::default() };
+            catalog.readings(&pack, Timestamp::from_millis(number));
+        }
+        assert_eq!((catalog.all.len(), catalog.known.count), (500, 2));
+        // Another unit is another metric, until nobody has it any more.
+        let entity = Entity { kind: "instance".into(), id: "7".into(), ..Entity::default() };
+        for unit in 0..200 {
+            let metrics = vec![metric("user", &format!("u{unit}"), 0)];
+            let pack = Readings { entities: vec![entity.clone()], metrics, ..Readings::default() };
+            catalog.readings(&pack, Timestamp::from_millis(1_000));
+        }
+        assert!(catalog.known.count < 100, "{}", catalog.known.count);
+        let filter = Filter { metrics: vec!["time".into()], ..Filter::default() };
+        let (asked, _) = catalog.asked(&filter, 2_000);
+        assert_eq!(asked.len(), 1_000);
+        assert_eq!(asked.iter().filter(|asked| asked.metric.unit == "u199").count(), 1);
     }
 }

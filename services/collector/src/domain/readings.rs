@@ -2,6 +2,7 @@
 //! that sent it; one agent's flood, clock or labels cost no other agent anything.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
@@ -94,16 +95,39 @@ pub(crate) struct Meta {
     pub(crate) metric: Metric,
 }
 
-/// A series' identity.
-type Key = (String, String, String, String, BTreeMap<String, String>);
+/// A series by its identity: cluster, entity, metric and labels.
+#[derive(Clone, Debug)]
+struct Key(Arc<Meta>);
 
-fn key_of(cluster_id: &str, entity: &Entity, metric: &Metric) -> Key {
-    (cluster_id.to_owned(), entity.kind.clone(), entity.id.clone(), metric.name.clone(), metric.labels.clone())
+impl Key {
+    fn parts(&self) -> (&str, &str, &str, &str, &BTreeMap<String, String>) {
+        let Meta { entity, metric, .. } = &*self.0;
+        (&entity.cluster_id, &entity.kind, &entity.id, &metric.name, &metric.labels)
+    }
 }
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.parts().cmp(&other.parts())
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Key {}
 
 #[derive(Debug)]
 struct Known {
-    key: Arc<Key>,
     meta: Arc<Meta>,
     /// Newest value and its time, milliseconds since 1970.
     at_ms: i64,
@@ -191,7 +215,7 @@ pub(crate) struct Intake {
     agents: BTreeMap<String, Agent>,
     series: Vec<Option<Known>>,
     free: Vec<usize>,
-    by_key: BTreeMap<Arc<Key>, usize>,
+    by_key: BTreeMap<Key, usize>,
     generation: u64,
     numbered: u64,
     accepted: u64,
@@ -265,10 +289,10 @@ impl Intake {
             let Some(known) = self.series[slot].take_if(|known| now.millis_since(known.heard) >= idle_ms) else {
                 continue;
             };
-            if let Some(agent) = self.agents.get_mut(&known.key.0) {
+            if let Some(agent) = self.agents.get_mut(&known.meta.entity.cluster_id) {
                 agent.series -= 1;
             }
-            self.by_key.remove(&known.key);
+            self.by_key.remove(&Key(known.meta));
             self.free.push(slot);
             self.generation += 1;
         }
@@ -418,14 +442,16 @@ impl Intake {
         }
         let Some((factor, unit)) = units::normalise(&metric.unit) else { return Err(Reason::Unit) };
         let entity = &pack.entities[metric.entity as usize];
-        let key = key_of(&pack.cluster_id, entity, metric);
         let metric = Metric { entity: 0, unit, ..metric.clone() };
-        if let Some(slot) = self.by_key.get(&key).copied() {
-            if let Some(known) = self.series[slot].as_mut()
-                && (known.meta.entity != *entity || known.meta.metric != metric)
+        let number = self.numbered + 1;
+        let key = Key(Arc::new(Meta { number, entity: entity.clone(), metric }));
+        if let Some((known, slot)) = self.by_key.get_key_value(&key).map(|(known, slot)| (known.clone(), *slot)) {
+            if (&known.0.entity, &known.0.metric) != (&key.0.entity, &key.0.metric)
+                && let (Some(of), Some(meta)) = (self.series[slot].as_mut(), Arc::into_inner(key.0))
             {
-                let number = known.meta.number;
-                known.meta = Arc::new(Meta { number, entity: entity.clone(), metric });
+                of.meta = Arc::new(Meta { number: known.0.number, ..meta });
+                self.by_key.remove(&known);
+                self.by_key.insert(Key(of.meta.clone()), slot);
             }
             return Ok((slot, factor));
         }
@@ -435,11 +461,9 @@ impl Intake {
             return Err(Reason::TooManySeries);
         }
         agent.series += 1;
-        self.numbered += 1;
-        let key = Arc::new(key);
+        self.numbered = number;
         let known = Known {
-            key: key.clone(),
-            meta: Arc::new(Meta { number: self.numbered, entity: entity.clone(), metric }),
+            meta: key.0.clone(),
             at_ms: i64::MIN,
             value: 0.0,
             count: 0,

@@ -1,7 +1,11 @@
 //! Steps of a minute, five minutes and an hour, rolled up from what was stored, so that a question about days reads
 //! hundreds of points and not hundreds of thousands.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::Hash,
+    sync::Arc,
+};
 
 use mesh_proto::Timestamp;
 
@@ -13,23 +17,40 @@ pub(crate) const LENGTHS_MS: [i64; 3] = [60_000, 300_000, 3_600_000];
 const GRACE_MS: i64 = 10_000;
 /// Divides the name of a value and what is known of it.
 const DIVIDER: char = '|';
+/// Values whose steps are open in memory, some 400 bytes each. Beyond, series that rest are let go: what comes and goes in
+/// an hour has no bound.
+const TRACKS_MAX: usize = 50_000;
+/// A series without a value for so long rests, milliseconds.
+const REST_MS: i64 = 120_000;
 
 type Labels = BTreeMap<String, String>;
 
-/// What is known of the steps of one beginning, series and labels, by name of the value and what is known of it.
+/// What is known of the steps of one beginning, series and labels.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
     pub(crate) at: Timestamp,
-    pub(crate) labels: Labels,
-    pub(crate) values: BTreeMap<String, f64>,
+    pub(crate) labels: Arc<Labels>,
+    /// Names of values, each with what is known of it; rising.
+    pub(crate) names: Arc<[String]>,
+    pub(crate) values: Vec<f64>,
 }
 
 /// Rolled-up rows of one length, with their series.
-pub(crate) type Rolled = Vec<(String, Row)>;
+pub(crate) type Rolled = Vec<(Arc<str>, Row)>;
+
+/// A longer step of a series that rested until it was over: it is made of minutes in the store.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rested {
+    pub(crate) series: Arc<str>,
+    /// Which of [`LENGTHS_MS`].
+    pub(crate) length: usize,
+    pub(crate) begin_ms: i64,
+}
 
 /// Steps of one value that are open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Track {
+    name: Arc<str>,
     /// Newest value and its time, for rises across minutes.
     before: Option<(i64, f64)>,
     minutes: Vec<Step>,
@@ -38,10 +59,18 @@ struct Track {
 }
 
 impl Track {
+    fn new(name: Arc<str>) -> Self {
+        Self { name, before: None, minutes: vec![], longer: [vec![], vec![]] }
+    }
+
     /// The steps of each length that are done.
     fn close(&mut self, done_ms: i64) -> [Vec<Step>; 3] {
         let take = |open: &mut Vec<Step>, length: i64| {
-            open.extract_if(.., |step| step.begin_ms + length <= done_ms).collect::<Vec<Step>>()
+            let done = open.extract_if(.., |step| step.begin_ms + length <= done_ms).collect::<Vec<Step>>();
+            if open.is_empty() {
+                *open = vec![];
+            }
+            done
         };
         let mut minutes = take(&mut self.minutes, LENGTHS_MS[0]);
         minutes.sort_by_key(|step| step.begin_ms);
@@ -62,72 +91,149 @@ impl Track {
     }
 }
 
-/// Adds a step to the open one of its beginning.
+/// Adds a step to the open one of its beginning. Mostly there is one, and no room is made for more.
 fn add(open: &mut Vec<Step>, step: &Step) {
     match open.iter_mut().rfind(|known| known.begin_ms == step.begin_ms) {
         Some(known) => known.add(step),
-        None => open.push(step.clone()),
+        None => {
+            open.reserve_exact(1);
+            open.push(step.clone());
+        }
     }
 }
 
 /// Values of one series, by labels and name, both in order. Measurements come in the same order each time, so the place of
 /// the next value is tried before it is searched.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tracks {
     all: Vec<Labelled>,
     next: usize,
+    /// Time of the newest value, milliseconds since 1970.
+    newest_ms: i64,
 }
 
 /// Values of the same labels, in order of their names.
 #[derive(Debug)]
 struct Labelled {
-    labels: Labels,
-    values: Vec<(String, Track)>,
+    labels: Arc<Labels>,
+    values: Vec<Track>,
     next: usize,
 }
 
 impl Tracks {
+    fn new() -> Self {
+        Self { all: vec![], next: 0, newest_ms: i64::MIN }
+    }
+
     /// The values of some labels; new ones are made.
-    fn labelled(&mut self, labels: &Labels) -> &mut Labelled {
+    fn labelled(&mut self, labels: &Labels, once: &mut Once<Labels>) -> &mut Labelled {
         let place = [self.next, self.next + 1, 0]
             .into_iter()
-            .find(|at| self.all.get(*at).is_some_and(|of| of.labels == *labels));
+            .find(|at| self.all.get(*at).is_some_and(|of| *of.labels == *labels));
         let place = place.unwrap_or_else(|| {
-            let found = self.all.binary_search_by(|known| known.labels.cmp(labels));
+            let found = self.all.binary_search_by(|known| (*known.labels).cmp(labels));
             found.unwrap_or_else(|at| {
-                self.all.insert(at, Labelled { labels: labels.clone(), values: vec![], next: 0 });
+                let labels = once.get(labels, || Arc::new(labels.clone()));
+                self.all.insert(at, Labelled { labels, values: vec![], next: 0 });
                 at
             })
         });
         self.next = place;
         &mut self.all[place]
     }
+
+    fn count(&self) -> usize {
+        self.all.iter().map(|of| of.values.len()).sum()
+    }
+
+    fn rests(&self, done_ms: i64) -> bool {
+        let mut tracks = self.all.iter().flat_map(|of| &of.values);
+        self.newest_ms < done_ms - REST_MS && tracks.all(|track| track.minutes.is_empty())
+    }
 }
 
 impl Labelled {
     /// The track of a value; a new one is made.
-    fn of(&mut self, name: &str) -> &mut Track {
-        let place = Some(self.next).filter(|at| self.values.get(*at).is_some_and(|(known, _)| known == name));
+    fn of(&mut self, name: &str, once: &mut Once<str>) -> &mut Track {
+        let place = Some(self.next).filter(|at| self.values.get(*at).is_some_and(|known| *known.name == *name));
         let place = place.unwrap_or_else(|| {
-            let found = self.values.binary_search_by(|(known, _)| known.as_str().cmp(name));
+            let found = self.values.binary_search_by(|known| (*known.name).cmp(name));
             found.unwrap_or_else(|at| {
-                self.values.insert(at, (name.to_owned(), Track::default()));
+                self.values.insert(at, Track::new(once.get(name, || name.into())));
                 at
             })
         });
         self.next = if place + 1 < self.values.len() { place + 1 } else { 0 };
-        &mut self.values[place].1
+        &mut self.values[place]
+    }
+}
+
+/// What many series have alike, kept once.
+#[derive(Debug)]
+struct Once<T: ?Sized>(HashSet<Arc<T>>);
+
+impl<T: ?Sized + Eq + Hash> Once<T> {
+    fn get(&mut self, one: &T, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
+        if let Some(known) = self.0.get(one) {
+            return known.clone();
+        }
+        let made = make();
+        self.0.insert(made.clone());
+        made
+    }
+
+    /// Forgets what nobody has any more.
+    fn sweep(&mut self) {
+        self.0.retain(|one| Arc::strong_count(one) > 1);
+    }
+}
+
+/// Names in a row, and where the values of each are that come value by value.
+#[derive(Debug)]
+struct Order {
+    names: Arc<[String]>,
+    places: Vec<usize>,
+}
+
+impl Order {
+    fn of(values: &[Arc<str>]) -> Self {
+        let kept = values.iter().flat_map(|name| Step::KEPT.iter().map(move |what| format!("{name}{DIVIDER}{what}")));
+        let mut all: Vec<(String, usize)> = kept.zip(0..).collect();
+        all.sort();
+        let places = all.iter().map(|(_, place)| *place).collect();
+        Self { names: all.into_iter().map(|(name, _)| name).collect(), places }
     }
 }
 
 /// What is being rolled up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Rollup {
     /// By series.
-    all: HashMap<String, Tracks>,
+    all: HashMap<Arc<str>, Tracks>,
+    /// Series that were let go, with the time of their newest value, and whether the five minutes around that are done.
+    resting: HashMap<Arc<str>, (i64, bool)>,
+    names: Once<str>,
+    labels: Once<Labels>,
+    orders: HashMap<Vec<Arc<str>>, Order>,
+    tracks_max: usize,
     progress: Progress,
     /// Beginning of the minute in which it was last looked for what is done.
     looked: Option<i64>,
+}
+
+impl Default for Rollup {
+    fn default() -> Self {
+        Self {
+            all: HashMap::new(),
+            resting: HashMap::new(),
+            names: Once(HashSet::new()),
+            labels: Once(HashSet::new()),
+            orders: HashMap::new(),
+            tracks_max: TRACKS_MAX,
+            progress: Progress::default(),
+            looked: None,
+        }
+    }
 }
 
 /// How far minutes are.
@@ -145,12 +251,19 @@ struct Progress {
 pub(crate) struct Lane<'a> {
     sequence: u64,
     tracks: &'a mut Tracks,
+    names: &'a mut Once<str>,
+    labels: &'a mut Once<Labels>,
     progress: &'a mut Progress,
 }
 
 /// The minute in which a time lies, by its beginning.
 fn minute_of(at_ms: i64) -> i64 {
-    at_ms.div_euclid(LENGTHS_MS[0]) * LENGTHS_MS[0]
+    begin_of(at_ms, LENGTHS_MS[0])
+}
+
+/// The beginning of the step of a length in which a time lies.
+fn begin_of(at_ms: i64, length_ms: i64) -> i64 {
+    at_ms.div_euclid(length_ms) * length_ms
 }
 
 impl Lane<'_> {
@@ -164,9 +277,10 @@ impl Lane<'_> {
             return;
         }
         self.progress.first.entry(minute).or_insert(self.sequence);
-        let labelled = self.tracks.labelled(labels);
+        self.tracks.newest_ms = self.tracks.newest_ms.max(at_ms);
+        let labelled = self.tracks.labelled(labels, self.labels);
         for (name, value) in values {
-            let track = labelled.of(name);
+            let track = labelled.of(name, self.names);
             let before = track.before.filter(|(ms, _)| *ms < at_ms);
             if track.before.is_none_or(|(ms, _)| ms < at_ms) {
                 track.before = Some((at_ms, value));
@@ -178,9 +292,12 @@ impl Lane<'_> {
 
 impl Rollup {
     /// A series of which the message of this sequence stored values.
-    pub(crate) fn lane(&mut self, sequence: u64, series: impl Into<String>) -> Lane<'_> {
-        let tracks = self.all.entry(series.into()).or_default();
-        Lane { sequence, tracks, progress: &mut self.progress }
+    pub(crate) fn lane(&mut self, sequence: u64, series: &str) -> Lane<'_> {
+        if !self.all.contains_key(series) {
+            self.all.insert(series.into(), Tracks::new());
+        }
+        let tracks = self.all.get_mut(series).expect("it was just looked for");
+        Lane { sequence, tracks, names: &mut self.names, labels: &mut self.labels, progress: &mut self.progress }
     }
 
     /// Values that came after their minute was done, since the start.
@@ -188,31 +305,54 @@ impl Rollup {
         self.progress.late
     }
 
+    /// Are steps of a series open in memory?
+    pub(crate) fn is_open(&self, series: &str) -> bool {
+        self.all.contains_key(series)
+    }
+
+    /// Was it let go while longer steps of it were open? Then they are to be restored before it has values again.
+    pub(crate) fn rests(&self, series: &str) -> bool {
+        self.resting.contains_key(series)
+    }
+
+    /// Its open steps were restored, as far as minutes of them are kept.
+    pub(crate) fn woke(&mut self, series: &str) {
+        self.resting.remove(series);
+    }
+
     /// All messages before this sequence are in steps that are done; `None` when nothing is open.
     pub(crate) fn open_from(&self) -> Option<u64> {
         self.progress.first.values().min().copied()
     }
 
-    /// Takes up a longer step that was open before the last restart, from a minute of it: when that began, its
-    /// labels and values.
+    /// Takes up a longer step that was open before the last restart, or when its series was let go, from a minute of it:
+    /// when that began, its labels and values.
     pub(crate) fn restore(
         &mut self,
         now: Timestamp,
         series: &str,
         (at, labels, values): (Timestamp, &Labels, &BTreeMap<String, f64>),
     ) {
-        let tracks = self.all.entry(series.to_owned()).or_default();
+        let done_ms = self.looked.unwrap_or(now.as_millis() - GRACE_MS);
+        let Self { all, names, labels: known, .. } = self;
+        let tracks = all.entry(series.into()).or_insert_with(Tracks::new);
+        tracks.newest_ms = tracks.newest_ms.max(at.as_millis());
         for (number, length) in LENGTHS_MS[1..].iter().enumerate() {
-            let begin = at.as_millis().div_euclid(*length) * length;
-            if begin + length <= now.as_millis() - GRACE_MS {
+            let begin = begin_of(at.as_millis(), *length);
+            if begin + length <= done_ms {
                 continue;
             }
             for name in values.keys().filter_map(|name| name.strip_suffix("|count")) {
                 if let Some(step) = step_of(Timestamp::from_millis(begin), values, name) {
-                    add(&mut tracks.labelled(labels).of(name).longer[number], &step);
+                    add(&mut tracks.labelled(labels, known).of(name, names).longer[number], &step);
                 }
             }
         }
+    }
+
+    /// Is something done by now that was not when it was last looked?
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
+        self.looked.is_none_or(|looked| looked < minute_of(now.as_millis() - GRACE_MS))
     }
 
     /// What is done by now: the points of each length, in order of series, labels and time.
@@ -236,35 +376,112 @@ impl Rollup {
             return all;
         }
         let idle_ms = done_ms - 2 * LENGTHS_MS[2];
+        let orders = &mut self.orders;
         self.all.retain(|series, Tracks { all: tracks, .. }| {
             for Labelled { labels, values, .. } in tracks.iter_mut() {
-                points(series, labels, values, done_ms, &mut all);
-                values.retain(|(_, track)| !track.is_idle(idle_ms));
+                points((series, labels), values, done_ms, orders, &mut all);
+                values.retain(|track| !track.is_idle(idle_ms));
             }
             tracks.retain(|of| !of.values.is_empty());
             !tracks.is_empty()
         });
         // Of one series they are in order already.
         all.iter_mut().for_each(|rolled| rolled.sort_by(|a, b| a.0.cmp(&b.0)));
+        self.let_go(done_ms);
         all
+    }
+
+    /// Lets series go that rest, those that have rested longest first, if there are too many values.
+    fn let_go(&mut self, done_ms: i64) {
+        let mut count: usize = self.all.values().map(Tracks::count).sum();
+        if count > self.tracks_max {
+            let resting = self.all.iter().filter(|(_, tracks)| tracks.rests(done_ms));
+            let mut resting: Vec<(i64, Arc<str>)> = resting.map(|(s, tracks)| (tracks.newest_ms, s.clone())).collect();
+            resting.sort();
+            for (newest_ms, series) in resting {
+                if count <= self.tracks_max / 4 * 3 {
+                    break;
+                }
+                count -= self.all.remove(&series).map_or(0, |tracks| tracks.count());
+                let is_done = |length: i64| begin_of(newest_ms, length) + length <= done_ms;
+                if !is_done(LENGTHS_MS[2]) {
+                    self.resting.insert(series, (newest_ms, is_done(LENGTHS_MS[1])));
+                }
+            }
+        }
+        self.orders.retain(|values, _| values.iter().all(|name| Arc::strong_count(name) > 2));
+        self.names.sweep();
+        self.labels.sweep();
+    }
+
+    /// The longer steps of series that rest which are over since it was last asked.
+    pub(crate) fn rested(&mut self) -> Vec<Rested> {
+        let (mut over, Some(done_ms)) = (vec![], self.looked) else { return vec![] };
+        let [_, five, hour] = LENGTHS_MS;
+        self.resting.retain(|series, (newest_ms, five_done)| {
+            let mut end = |length: usize| {
+                let begin_ms = begin_of(*newest_ms, LENGTHS_MS[length]);
+                over.push(Rested { series: series.clone(), length, begin_ms });
+            };
+            if !*five_done && begin_of(*newest_ms, five) + five <= done_ms {
+                *five_done = true;
+                end(1);
+            }
+            let is_over = begin_of(*newest_ms, hour) + hour <= done_ms;
+            if is_over {
+                end(2);
+            }
+            !is_over
+        });
+        over
+    }
+}
+
+impl Rested {
+    /// The rows of the step, out of the minutes of it that are kept: when each began, its labels and values.
+    pub(crate) fn rows<'m>(
+        &self,
+        minutes: impl IntoIterator<Item = (Timestamp, &'m Labels, &'m BTreeMap<String, f64>)>,
+    ) -> Rolled {
+        let mut rollup = Rollup::default();
+        for minute in minutes {
+            rollup.restore(Timestamp::from_millis(self.begin_ms), &self.series, minute);
+        }
+        let end_ms = self.begin_ms + LENGTHS_MS[self.length];
+        let mut rolled = rollup.close(Timestamp::from_millis(end_ms + GRACE_MS));
+        std::mem::take(&mut rolled[self.length])
     }
 }
 
 /// Adds what is done of one series and labels, values of one beginning together.
-fn points(series: &str, labels: &Labels, values: &mut [(String, Track)], done_ms: i64, all: &mut [Rolled; 3]) {
-    let mut rows: [BTreeMap<i64, BTreeMap<String, f64>>; 3] = Default::default();
-    for (name, track) in values {
+fn points(
+    (series, labels): (&Arc<str>, &Arc<Labels>),
+    values: &mut [Track],
+    done_ms: i64,
+    orders: &mut HashMap<Vec<Arc<str>>, Order>,
+    all: &mut [Rolled; 3],
+) {
+    let mut rows: [BTreeMap<i64, (Vec<Arc<str>>, Vec<f64>)>; 3] = Default::default();
+    for track in values {
         for (rows, steps) in rows.iter_mut().zip(track.close(done_ms)) {
             for step in steps {
-                let kept = step.kept().map(|(what, value)| (format!("{name}{DIVIDER}{what}"), value));
-                rows.entry(step.begin_ms).or_default().extend(kept);
+                let (names, kept) = rows.entry(step.begin_ms).or_default();
+                names.push(track.name.clone());
+                kept.extend(step.kept());
             }
         }
     }
     for (rolled, rows) in all.iter_mut().zip(rows) {
-        rolled.extend(rows.into_iter().map(|(begin_ms, values)| {
-            let row = Row { at: Timestamp::from_millis(begin_ms), labels: labels.clone(), values };
-            (series.to_owned(), row)
+        rolled.extend(rows.into_iter().map(|(begin_ms, (names, kept))| {
+            let order = orders.entry(names).or_insert_with_key(|names| Order::of(names));
+            let values = order.places.iter().map(|place| kept[*place]).collect();
+            let row = Row {
+                at: Timestamp::from_millis(begin_ms),
+                labels: labels.clone(),
+                names: order.names.clone(),
+                values,
+            };
+            (series.clone(), row)
         }));
     }
 }
@@ -283,8 +500,13 @@ mod tests {
         rollup.lane(sequence, "s").push(&Labels::new(), second * 1_000, [("m", value)]);
     }
 
+    fn values(row: &Row) -> BTreeMap<String, f64> {
+        assert!(row.names.is_sorted());
+        row.names.iter().cloned().zip(row.values.iter().copied()).collect()
+    }
+
     fn of(row: &Row) -> Step {
-        step_of(row.at, &row.values, "m").unwrap()
+        step_of(row.at, &values(row), "m").unwrap()
     }
 
     fn at(second: i64) -> Timestamp {
@@ -318,8 +540,7 @@ mod tests {
         assert_eq!(rollup.late(), 4, "what came before the first minute");
         push(&mut rollup, 2, 130, 1.0);
         let [minutes, ..] = rollup.close(at(200));
-        let found: Vec<_> =
-            minutes.iter().map(|(s, row)| (s.as_str(), row.labels.get("l").map(String::as_str))).collect();
+        let found: Vec<_> = minutes.iter().map(|(s, row)| (&**s, row.labels.get("l").map(String::as_str))).collect();
         assert_eq!(found, [("a", Some("x")), ("b", Some("x")), ("b", Some("y")), ("s", None)]);
         assert_eq!(minutes[1].1.values.len(), 16, "both values of one time and labels are one row");
         let [minutes, five, hours] = rollup.close(at(3_700));
@@ -344,7 +565,7 @@ mod tests {
                     // Reads the open minute again from the stream, and the minutes that are done from the store.
                     after = Rollup::default();
                     for (series, row) in &kept {
-                        after.restore(at(second), series, (row.at, &row.labels, &row.values));
+                        after.restore(at(second), series, (row.at, &row.labels, &values(row)));
                     }
                     (180..=240).for_each(|second| push(&mut after, 1, second, second as f64));
                 }
@@ -352,9 +573,70 @@ mod tests {
             }
         }
         assert_eq!(expected.len(), 2);
-        let values = |rolled: &Rolled| -> Vec<_> {
+        let counts = |rolled: &Rolled| -> Vec<_> {
             rolled.iter().map(|(_, row)| of(row)).map(|s| (s.begin_ms, s.count, s.min, s.max)).collect()
         };
-        assert_eq!(values(&found), values(&expected));
+        assert_eq!(counts(&found), counts(&expected));
+    }
+
+    #[test]
+    fn series_that_rest_are_let_go_and_their_longer_steps_said_all_the_same() {
+        let (mut whole, mut small) = (Rollup::default(), Rollup { tracks_max: 40, ..Rollup::default() });
+        let name = |number: i64| format!("instance-{number:04}");
+        let (mut minutes, mut expected, mut found): (Rolled, [Rolled; 2], [Rolled; 2]) = Default::default();
+        let (mut most, mut most_resting) = (0, 0);
+        // One comes each five seconds and stays for fifteen; the third comes back half an hour later.
+        for second in 0..4_000 {
+            let mut names: Vec<String> = (0..3).map(|ago| name((second / 5) - ago)).collect();
+            names.extend((second / 10 == 200).then(|| name(3)));
+            for series in names {
+                let value = [("m", second as f64), ("n", 1.0)];
+                whole.lane(1, &series).push(&Labels::new(), second * 1_000, value);
+                if small.rests(&series) {
+                    let of = |(s, row): &&(Arc<str>, Row)| {
+                        **s == *series && row.at.as_millis() >= begin_of(second * 1_000, LENGTHS_MS[2])
+                    };
+                    let kept: Vec<Row> = minutes.iter().filter(of).map(|(_, row)| row.clone()).collect();
+                    kept.iter().for_each(|row| small.restore(at(second), &series, (row.at, &row.labels, &values(row))));
+                    small.woke(&series);
+                }
+                small.lane(1, &series).push(&Labels::new(), second * 1_000, value);
+            }
+            let [_, five, hour] = whole.close(at(second));
+            expected[0].extend(five);
+            expected[1].extend(hour);
+            let [more, five, hour] = small.close(at(second));
+            minutes.extend(more);
+            found[0].extend(five);
+            found[1].extend(hour);
+            for rested in small.rested() {
+                let end_ms = rested.begin_ms + LENGTHS_MS[rested.length];
+                let of = |(s, row): &&(Arc<str>, Row)| {
+                    *s == rested.series && (rested.begin_ms..end_ms).contains(&row.at.as_millis())
+                };
+                let kept: Vec<(Row, _)> =
+                    minutes.iter().filter(of).map(|(_, row)| (row.clone(), values(row))).collect();
+                let rows = rested.rows(kept.iter().map(|(row, values)| (row.at, &*row.labels, values)));
+                found[rested.length - 1].extend(rows);
+            }
+            (most, most_resting) = (most.max(small.all.len()), most_resting.max(small.resting.len()));
+        }
+        assert!(most < 80 && most_resting > 500, "{most} in memory, {most_resting} rest");
+        // A counter's rise across the rest is not known: the value before it was forgotten with the series.
+        let said = |rolled: &Rolled| {
+            let of = |(series, row): &(Arc<str>, Row)| {
+                let step = of(row);
+                (row.at, series.to_string(), [step.count, step.sum, step.min, step.max, step.first, step.last])
+            };
+            let mut all: Vec<_> = rolled.iter().map(of).collect();
+            all.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+            all
+        };
+        for (found, expected) in found.iter().zip(&expected) {
+            let (found, expected) = (said(found), said(expected));
+            assert!(found.len() > 700 && found.len() == expected.len(), "{} of {}", found.len(), expected.len());
+            let other = found.iter().zip(&expected).find(|(found, expected)| found != expected);
+            assert!(other.is_none(), "{other:?}");
+        }
     }
 }

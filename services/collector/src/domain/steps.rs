@@ -78,18 +78,12 @@ impl Step {
         })
     }
 
-    /// What is kept of it, by name.
-    pub(crate) fn kept(&self) -> [(&'static str, f64); 8] {
-        [
-            ("count", self.count),
-            ("sum", self.sum),
-            ("min", self.min),
-            ("max", self.max),
-            ("first", self.first),
-            ("last", self.last),
-            ("rise", self.rise),
-            ("rise_ms", self.rise_ms),
-        ]
+    /// What is kept of it: the names.
+    pub(crate) const KEPT: [&str; 8] = ["count", "sum", "min", "max", "first", "last", "rise", "rise_ms"];
+
+    /// What is kept of it, in order of [`Self::KEPT`].
+    pub(crate) fn kept(&self) -> [f64; 8] {
+        [self.count, self.sum, self.min, self.max, self.first, self.last, self.rise, self.rise_ms]
     }
 
     /// The one value. `None` if there is none: a rate without two values, a quantile of what is only rolled up.
@@ -217,7 +211,7 @@ mod tests {
             let mut merged = Steps::new(4_000, false);
             for short in steps(1_000, &values) {
                 let kept = short.kept();
-                let find = |name: &str| kept.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+                let find = |name: &str| Some(kept[Step::KEPT.iter().position(|known| *known == name)?]);
                 merged.merge(&Step::rolled(short.begin_ms, find).unwrap());
             }
             let merged = merged.done();

@@ -641,6 +641,36 @@ proptest! {
 }
 
 #[test]
+fn instances_that_come_and_go_leave_room_for_others() {
+    let mut collector = Collector::new(Limits { instances_max: 1_000, ..Limits::default() });
+    collector.tick(at(0));
+    let of = |number: i64, millis| InstanceSample { instance_id: format!("i{number}"), ..sample(millis, 1.0) };
+    for second in 1..400 {
+        // Ten come each second, and each stays for five.
+        for number in (second * 10 - 50).max(0)..second * 10 {
+            give(&mut collector, &of(number, second * 1_000));
+        }
+        collector.tick(at(second * 1_000));
+    }
+    assert_eq!(collector.counts().over_limit, 0);
+    assert!(collector.tracks.len() <= 1_000 && collector.tracks.contains_key("i3980"));
+    // An old sample of one that left may have been judged: it is not again.
+    let before = collector.tracks.contains_key("i7");
+    give(&mut collector, &of(7, 5_000));
+    let again = collector.tracks.get("i7").and_then(|track| track.forgotten);
+    assert!(!before && again.is_some_and(|nanos| i128::from(nanos) > at(5_000).as_nanos()), "{again:?}");
+    // Those that are all there stay, and another has to wait.
+    let mut full = Collector::new(Limits { instances_max: 3, ..Limits::default() });
+    for second in 0..100 {
+        full.tick(at(second * 1_000));
+        for number in 0..4 {
+            give(&mut full, &of(number, second * 1_000));
+        }
+    }
+    assert_eq!((full.counts().over_limit, full.tracks.len()), (100, 3));
+}
+
+#[test]
 fn readings_are_stored_at_once_followed_and_shown_to_conditions() {
     let mut collector = Collector::new(Limits::default());
     let condition = Condition {

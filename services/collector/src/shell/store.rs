@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_core::Stored;
 use mesh_kit::{Keeping, Shelf, leave_out};
 use mesh_proto::{
@@ -21,13 +22,16 @@ use parking_lot::{Mutex, RwLock};
 use super::sharing::Others;
 use crate::domain::{
     catalog::{Catalog, series_of},
-    rollup::{self, LENGTHS_MS, Rollup},
+    rollup::{self, LENGTHS_MS, Rested, Rollup},
 };
 
 /// How often what is over is removed from memory, and what is rolled up written, milliseconds.
 const SWEEP_MS: i64 = 10_000;
 /// How often values are removed from a database that are set to be kept no longer, milliseconds.
 const RETAIN_REMOTE_MS: i64 = 120_000;
+/// Series that are written together, and that are read at once, when what is rolled up is over.
+const WRITTEN_MAX: usize = 500;
+const READ_AT_ONCE: usize = 8;
 /// Points of one series that are read to take up longer steps after a restart: an hour of minutes, with several labels.
 const RESTORE_MAX: usize = 10_000;
 
@@ -178,16 +182,30 @@ pub(crate) struct Rolled {
 #[derive(Default)]
 struct State {
     rollup: Rollup,
-    /// Had the stores been written before this process began? Then series whose longer steps were not taken up yet are.
+    /// Had the stores been written before this process began? Then the longer steps of each series are taken up.
     restores: bool,
-    restored: BTreeSet<String>,
     /// What is done and not written.
-    pending: [rollup::Rolled; 3],
+    pending: Pending,
     /// The last message that was taken in, and the last that the stores' position covers: what is open comes after it.
     reached: u64,
     durable: u64,
     /// The last message seen while another wrote.
     seen: u64,
+}
+
+/// What is done and not written.
+#[derive(Default)]
+struct Pending {
+    rolled: [rollup::Rolled; 3],
+    /// What is still to be made of minutes in the store.
+    rested: Vec<Rested>,
+}
+
+impl Pending {
+    fn add(&mut self, more: Self) {
+        self.rolled.iter_mut().zip(more.rolled).for_each(|(all, more)| all.extend(more));
+        self.rested.extend(more.rested);
+    }
 }
 
 impl Rolled {
@@ -196,24 +214,82 @@ impl Rolled {
         Self { stores, removals: Default::default(), retention, late, state: Mutex::default() }
     }
 
-    /// Takes up the longer steps of series that were open when an earlier process ended.
+    /// Takes up the longer steps of series that were open when an earlier process ended, or when they were let go.
     async fn take_up(&self, held: &[(u64, Held)], now: Timestamp) -> Result<(), Error> {
         let new: BTreeSet<String> = {
-            let state = self.state.lock();
-            if !state.restores {
-                return Ok(());
-            }
-            held.iter().flat_map(|(_, held)| held.series()).filter(|name| !state.restored.contains(name)).collect()
+            let State { rollup, restores, .. } = &*self.state.lock();
+            let is_new = |name: &String| !rollup.is_open(name) && (*restores || rollup.rests(name));
+            held.iter().flat_map(|(_, held)| held.series()).filter(is_new).collect()
         };
         let hour = now.as_millis().div_euclid(LENGTHS_MS[2]) * LENGTHS_MS[2];
-        let range = Range { from: Timestamp::from_millis(hour), to: now, limit: RESTORE_MAX };
         for series in new {
-            let points = self.stores.rolled[0].range(&series, range).await?;
+            let points = self.minutes(&series, hour, now.as_millis()).await?;
+            let rollup = &mut self.state.lock().rollup;
+            for point in points {
+                rollup.restore(now, &series, (point.at, &point.labels, &point.values));
+            }
+            rollup.woke(&series);
+        }
+        Ok(())
+    }
+
+    /// The minutes of a series that are kept, from one time to another, milliseconds.
+    async fn minutes(&self, series: &str, from: i64, to: i64) -> Result<Vec<Point>, Error> {
+        let (from, to) = (Timestamp::from_millis(from), Timestamp::from_millis(to));
+        self.stores.rolled[0].range(series, Range { from, to, limit: RESTORE_MAX }).await
+    }
+
+    /// Writes what is done by now. Fails only if trying again may help; then it is written the next time.
+    async fn flush(&self, now: Timestamp) -> Result<(), Error> {
+        let (pending, reached, through, durable) = {
             let mut state = self.state.lock();
-            points
-                .iter()
-                .for_each(|point| state.rollup.restore(now, &series, (point.at, &point.labels, &point.values)));
-            state.restored.insert(series);
+            let done = Pending { rolled: state.rollup.close(now), rested: state.rollup.rested() };
+            state.pending.add(done);
+            let through = state.rollup.open_from().map_or(state.reached, |first| first - 1);
+            (std::mem::take(&mut state.pending), state.reached, through, state.durable)
+        };
+        let is_any = pending.rolled.iter().any(|done| !done.is_empty());
+        let written = async {
+            self.write(&pending, reached).await?;
+            if is_any {
+                // What is open is read again by the next process.
+                let applied = Applied::new(Packed::STREAM, through);
+                self.stores.rolled[0].advance(durable, &applied).await?;
+                self.state.lock().durable = through;
+            }
+            Ok(())
+        };
+        let written = written.await;
+        if written.is_err() {
+            // Nothing was added meanwhile: this is what adds.
+            self.state.lock().pending = pending;
+        }
+        written
+    }
+
+    async fn write(&self, pending: &Pending, reached: u64) -> Result<(), Error> {
+        for (store, done) in self.stores.rolled.iter().zip(&pending.rolled) {
+            write_rows(&**store, reached, done).await?;
+        }
+        // After the minutes that they are made of.
+        let read = |rested: &Rested| {
+            let rested = rested.clone();
+            async move {
+                let end_ms = rested.begin_ms + LENGTHS_MS[rested.length];
+                let minutes = self.minutes(&rested.series, rested.begin_ms, end_ms - 1).await?;
+                let rows = rested.rows(minutes.iter().map(|point| (point.at, &point.labels, &point.values)));
+                Ok::<_, Error>((rested.length, rows))
+            }
+        };
+        for some in pending.rested.chunks(WRITTEN_MAX) {
+            let mut rolled: [rollup::Rolled; 3] = Default::default();
+            let mut found = stream::iter(some.iter().map(read)).buffered(READ_AT_ONCE);
+            while let Some((length, rows)) = found.try_next().await? {
+                rolled[length].extend(rows);
+            }
+            for (store, rows) in self.stores.rolled.iter().zip(&rolled) {
+                write_rows(&**store, reached, rows).await?;
+            }
         }
         Ok(())
     }
@@ -228,6 +304,11 @@ impl Shelf for Rolled {
                 *state = State { seen: newest.sequence, ..State::default() };
                 return Ok(());
             }
+        }
+        // By the time of the stream: one that is read late is rolled up as it would have been.
+        let begun = messages.first().map_or(newest.stored, |first| first.stored);
+        if self.state.lock().rollup.is_due(begun) {
+            self.flush(begun).await?;
         }
         let all: Vec<(u64, Held)> =
             messages.iter().filter_map(|stored| Some((stored.sequence, readable(stored)?))).collect();
@@ -261,30 +342,7 @@ impl Shelf for Rolled {
         if self.stores.is_anothers() {
             return Ok(());
         }
-        let (pending, reached, through, durable) = {
-            let mut state = self.state.lock();
-            let closed = state.rollup.close(now);
-            state.pending.iter_mut().zip(closed).for_each(|(pending, closed)| pending.extend(closed));
-            let through = state.rollup.open_from().map_or(state.reached, |first| first - 1);
-            (state.pending.clone(), state.reached, through, state.durable)
-        };
-        for (store, done) in self.stores.rolled.iter().zip(&pending) {
-            let mut by_series: BTreeMap<&String, Vec<Point>> = BTreeMap::new();
-            for (series, rollup::Row { at, labels, values }) in done {
-                let point = Point { at: *at, labels: labels.clone(), values: values.clone() };
-                by_series.entry(series).or_default().push(point);
-            }
-            let applied = Applied::new(Packed::STREAM, reached);
-            let points = by_series.into_iter().map(|(series, points)| Points::of(series, points));
-            write(&**store, reached, points.map(|points| (applied.clone(), points)).collect()).await?;
-        }
-        // What is open is read again by the next process.
-        if pending.iter().any(|done| !done.is_empty()) {
-            self.stores.rolled[0].advance(durable, &Applied::new(Packed::STREAM, through)).await?;
-            let mut state = self.state.lock();
-            state.pending = Default::default();
-            state.durable = through;
-        }
+        self.flush(now).await?;
         let rolled = self.stores.rolled.iter().zip(&self.removals).zip(&self.stores.keep_ms[1..]);
         for ((store, removal), keep_ms) in rolled {
             removal.run(&**store, *keep_ms, now).await?;
@@ -301,6 +359,23 @@ async fn write(store: &dyn Series, sequence: u64, points: Vec<(Applied, Points)>
         return Ok(());
     }
     leave_out(store.write(points).await, "samples", sequence)
+}
+
+/// Writes rolled-up rows, those of one series together.
+async fn write_rows(store: &dyn Series, sequence: u64, rows: &rollup::Rolled) -> Result<(), Error> {
+    let applied = Applied::new(Packed::STREAM, sequence);
+    let mut all = rows.chunk_by(|a, b| a.0 == b.0).peekable();
+    while all.peek().is_some() {
+        let points = all.by_ref().take(WRITTEN_MAX).map(|rows| {
+            let mut points = Points { series: rows[0].0.to_string(), columns: vec![] };
+            for (_, rollup::Row { at, labels, names, values }) in rows {
+                points.push(labels, names, at.as_nanos(), values.iter().copied());
+            }
+            (applied.clone(), points)
+        });
+        write(store, sequence, points.collect()).await?;
+    }
+    Ok(())
 }
 
 /// What a message holds.
@@ -365,7 +440,7 @@ impl Held {
                         of = (sample.cluster_id, sample.owner);
                         labels = labels_of(of.0.clone(), of.1.clone());
                     }
-                    let mut lane = rollup.lane(sequence, sample.instance_id);
+                    let mut lane = rollup.lane(sequence, &sample.instance_id);
                     lane.push(&labels, at_ms, values);
                 }
             }
@@ -389,7 +464,7 @@ fn roll_up_readings(pack: &Readings, sequence: u64, rollup: &mut Rollup) {
     let metric = |row: usize| &pack.metrics[pack.metric[row] as usize];
     for rows in order.chunk_by(|a, b| metric(*a).entity == metric(*b).entity) {
         let Some(first) = rows.first() else { continue };
-        let mut lane = rollup.lane(sequence, series[metric(*first).entity as usize].as_str());
+        let mut lane = rollup.lane(sequence, &series[metric(*first).entity as usize]);
         for row in rows {
             let metric = metric(*row);
             let at_ms = begin_ms + i64::from(pack.after_ms[*row]);
