@@ -46,6 +46,14 @@ async def backed_up_and_restored(mesh, person, account, load):
         made = json.loads(made.stdout)
         if not 0 < made["pause_ms"] <= 100:
             raise Failed(f"the server was not paused for a moment: {made}")
+        # Into a bucket, too: the mesh's own.
+        access, secret = mesh.s3_keys()
+        server = {"AWS_ENDPOINT_URL": "http://gateway:9000", "AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
+        bucket = "s3://compose/daily/mesh.age"
+        mesh.backup(folder, "create", bucket, "--recipient", recipient, environment=server)
+        verified = mesh.backup(folder, "--output", "json", "verify", bucket, "--identity", "/backups/key", environment=server)
+        if json.loads(verified.stdout)["result"] != "whole":
+            raise Failed(f"a backup in a bucket: {verified.stdout}")
         await person.bus.close()
         mesh.down()
         if left := mesh.residue():

@@ -60,10 +60,14 @@ class Mesh:
     def down(self):
         self.run(*self.compose, "--profile", "backup", "down", "--volumes", "--timeout", "15", check=False, timeout=600)
 
-    def backup(self, folder, *words, check=True):
+    def s3_keys(self):
+        """Access key and secret of the mesh's own objects."""
+        return (self.volume("secure-storage-secrets") / "access.keys").read_text().split()[:2]
+
+    def backup(self, folder, *words, check=True, environment=None):
         """Runs the service `backup`, which finds a folder of this machine as /backups."""
         words = ["--profile", "backup", "run", "-T", "--rm", "--no-deps", "--volume", f"{folder}:/backups", "backup", *words]
-        return self.run(*self.compose, *words, check=check)
+        return self.run(*self.compose, *words, check=check, environment=environment)
 
     def residue(self):
         """Names of containers, volumes, networks and pods of the project that are left."""
