@@ -48,7 +48,7 @@ async def backed_up_and_restored(mesh, person, account, load):
             raise Failed(f"the server was not paused for a moment: {made}")
         # Into a bucket, too: the mesh's own.
         access, secret = mesh.s3_keys()
-        server = {"AWS_ENDPOINT_URL": "http://gateway:9000", "AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
+        server = {"AWS_ENDPOINT_URL": "http://secure-storage:9000", "AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
         bucket = "s3://compose/daily/mesh.age"
         mesh.backup(folder, "create", bucket, "--recipient", recipient, environment=server)
         verified = mesh.backup(folder, "--output", "json", "verify", bucket, "--identity", "/backups/key", environment=server)

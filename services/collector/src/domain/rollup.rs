@@ -20,6 +20,8 @@ const DIVIDER: char = '|';
 /// Values whose steps are open in memory, some 400 bytes each. Beyond, series that rest are let go: what comes and goes in
 /// an hour has no bound.
 const TRACKS_MAX: usize = 50_000;
+/// Sets of names whose order in a row is remembered.
+const ORDERS_MAX: usize = 1_000;
 /// A series without a value for so long rests, milliseconds.
 const REST_MS: i64 = 120_000;
 
@@ -409,7 +411,9 @@ impl Rollup {
                 }
             }
         }
-        self.orders.retain(|values, _| values.iter().all(|name| Arc::strong_count(name) > 2));
+        if self.orders.len() > ORDERS_MAX {
+            self.orders.clear();
+        }
         self.names.sweep();
         self.labels.sweep();
     }
