@@ -295,10 +295,8 @@ impl Lane<'_> {
 impl Rollup {
     /// A series of which the message of this sequence stored values.
     pub(crate) fn lane(&mut self, sequence: u64, series: &str) -> Lane<'_> {
-        if !self.all.contains_key(series) {
-            self.all.insert(series.into(), Tracks::new());
-        }
-        let tracks = self.all.get_mut(series).expect("it was just looked for");
+        let name = self.all.get_key_value(series).map_or_else(|| series.into(), |(name, _)| name.clone());
+        let tracks = self.all.entry(name).or_insert_with(Tracks::new);
         Lane { sequence, tracks, names: &mut self.names, labels: &mut self.labels, progress: &mut self.progress }
     }
 
@@ -457,6 +455,9 @@ impl Rested {
     }
 }
 
+/// Names of values, and what is known of each, value by value.
+type Valued = (Vec<Arc<str>>, Vec<f64>);
+
 /// Adds what is done of one series and labels, values of one beginning together.
 fn points(
     (series, labels): (&Arc<str>, &Arc<Labels>),
@@ -465,7 +466,7 @@ fn points(
     orders: &mut HashMap<Vec<Arc<str>>, Order>,
     all: &mut [Rolled; 3],
 ) {
-    let mut rows: [BTreeMap<i64, (Vec<Arc<str>>, Vec<f64>)>; 3] = Default::default();
+    let mut rows: [BTreeMap<i64, Valued>; 3] = Default::default();
     for track in values {
         for (rows, steps) in rows.iter_mut().zip(track.close(done_ms)) {
             for step in steps {
