@@ -357,7 +357,8 @@ impl Rollup {
 
     /// What is done by now: the points of each length, in order of series, labels and time.
     pub(crate) fn close(&mut self, now: Timestamp) -> [Rolled; 3] {
-        let done_ms = now.as_millis() - GRACE_MS;
+        // What was done stays so, though a clock goes back.
+        let done_ms = (now.as_millis() - GRACE_MS).max(self.looked.unwrap_or(i64::MIN));
         let progress = &mut self.progress;
         let over: Vec<i64> =
             progress.first.keys().copied().filter(|minute| minute + LENGTHS_MS[0] <= done_ms).collect();
