@@ -11,7 +11,7 @@ use super::select::{self, FIELDS, INSTANCE};
 
 /// Metrics of one entity that are listed; the limits of what is taken in keep below it.
 const METRICS_MAX: usize = 20_000;
-/// When another entity comes and there is no room, one of this number leaves: those that were not stored for longest.
+/// When another entity comes and there is no room, one in this many leaves: those that were not stored for longest.
 const LEAVES: usize = 10;
 
 type Labels = BTreeMap<String, String>;
