@@ -226,7 +226,7 @@ pub struct Collector {
     watches: BTreeMap<IntentKey, Watch>,
     watched_by: BTreeMap<String, BTreeSet<IntentKey>>,
     tracks: BTreeMap<String, Track>,
-    /// When it was last looked whose track can be let go.
+    /// When tracks that can be let go were last looked for.
     looked: Timestamp,
     /// Samples at this time or before may be of a track that was let go, nanoseconds since 1970.
     let_go: Option<i64>,
@@ -280,8 +280,9 @@ impl Declared {
 
 /// How often instances that went silent are looked for, milliseconds.
 const SWEEP_MS: i64 = 10_000;
-/// An instance that sent nothing for so long may be let go for another, milliseconds; and how often it is looked for one.
+/// An instance that sent nothing for this long may make room for another, milliseconds.
 const QUIET_MS: i64 = 60_000;
+/// How often such instances are looked for, milliseconds.
 const LOOK_MS: i64 = 1_000;
 /// Largest believable share of a cluster's CPU, per cent; it may be overcommitted, not beyond measure.
 const PERCENT_MAX: f64 = 1e6;
@@ -629,7 +630,7 @@ impl Collector {
         if self.tracks.len() < instances_max {
             return true;
         }
-        // Nothing is quiet yet that was not a moment ago.
+        // Looking takes a pass over all of them.
         if self.now.millis_since(self.looked) < LOOK_MS {
             return false;
         }

@@ -17,12 +17,12 @@ pub(crate) const LENGTHS_MS: [i64; 3] = [60_000, 300_000, 3_600_000];
 const GRACE_MS: i64 = 10_000;
 /// Divides the name of a value and what is known of it.
 const DIVIDER: char = '|';
-/// Values whose steps are open in memory, some 400 bytes each. Beyond, series that rest are let go: what comes and goes in
-/// an hour has no bound.
+/// Values whose steps are open in memory, about 400 bytes each. Beyond this, series that rest are let go: the number of series
+/// that come and go within an hour is not limited.
 const TRACKS_MAX: usize = 50_000;
 /// Sets of names whose order in a row is remembered.
 const ORDERS_MAX: usize = 1_000;
-/// A series without a value for so long rests, milliseconds.
+/// A series without a value for this long rests, milliseconds.
 const REST_MS: i64 = 120_000;
 
 type Labels = BTreeMap<String, String>;
