@@ -1,6 +1,6 @@
 //! Chapter: something goes wrong with a workload, is found with its cause, and repaired.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use continuum::{
@@ -85,15 +85,22 @@ pub(crate) async fn chapter(story: &mut Story, client: &Client, patient: Patient
     let staged = faults.path().join("staged");
     std::fs::write(&staged, "leak 8\n").and_then(|()| std::fs::rename(&staged, &fault)).context("write the fault")?;
 
-    let (mut detected, mut requested, mut cleared, mut settled) = (None, None, None, None);
+    // Facts of one stream are in order, those of two streams are not: what settles the remedy may come before what it was
+    // settled by.
+    let (mut detected, mut cleared) = (BTreeMap::new(), BTreeMap::new());
+    let (mut requested, mut settled) = (None::<RemedyRequested>, None::<RemedySettled>);
+    let is_over = |cleared: &BTreeMap<String, AnomalyCleared>, settled: &Option<RemedySettled>| {
+        settled.as_ref().is_some_and(|s| !s.effective || cleared.contains_key(&s.episode_id))
+    };
     let deadline = tokio::time::Instant::now() + STEP_LIMIT * 2;
-    while settled.is_none() {
+    while !is_over(&cleared, &settled) {
         let Ok(Some(stored)) = tokio::time::timeout_at(deadline, arrivals.recv()).await else { break };
         let mut concerns = false;
         if let Ok(Some(m)) = stored.event::<AnomalyDetected>()
             && m.instance_id == instance
         {
-            (concerns, detected) = (true, Some(m));
+            concerns = true;
+            detected.insert(m.episode_id.clone(), m);
         } else if let Ok(Some(m)) = stored.event::<RemedyRequested>()
             && m.instance_id == instance
         {
@@ -101,7 +108,8 @@ pub(crate) async fn chapter(story: &mut Story, client: &Client, patient: Patient
         } else if let Ok(Some(m)) = stored.event::<AnomalyCleared>()
             && m.instance_id == instance
         {
-            (concerns, cleared) = (true, Some(m));
+            concerns = true;
+            cleared.insert(m.episode_id.clone(), m);
         } else if let Ok(Some(m)) = stored.event::<RemedySettled>()
             && m.instance_id == instance
         {
@@ -111,6 +119,9 @@ pub(crate) async fn chapter(story: &mut Story, client: &Client, patient: Patient
             story.fact(&stored);
         }
     }
+    // A leak may be found by more than one detector: what is shown is the episode that was repaired.
+    let episode = requested.as_ref().map(|r| r.episode_id.clone()).unwrap_or_default();
+    let (detected, cleared) = (detected.remove(&episode), cleared.remove(&episode));
     if let Some(detected) = &detected {
         let rows =
             detected.contributions.iter().map(|c| vec![cause(c), format!("{:.1}", c.value), format!("{:.1}", c.usual)]);
