@@ -28,7 +28,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::query::Question;
 use crate::{
-    domain::{Collector, feed::Cursor, select, sharing::Way},
+    domain::{
+        Collector,
+        feed::Cursor,
+        recent::{Held, Recent},
+        select,
+        sharing::Way,
+    },
     shell::store::{self, Stores},
 };
 
@@ -49,6 +55,8 @@ pub(crate) struct Api {
     pub(crate) stores: Stores,
     /// Into the view.
     pub(crate) feed: mpsc::Sender<(String, Bytes)>,
+    /// What goes there, decoded.
+    pub(crate) ingested: Arc<Recent>,
     /// Samples that slow readers of the channel lost.
     pub(crate) dropped: Arc<AtomicU64>,
 }
@@ -121,6 +129,7 @@ impl TelemetryQueries for Api {
             }
             let node = node.unwrap_or_else(|| pack.cluster_id.clone());
             let key = [Way::INGESTED, INGEST_SITE, &node, READINGS_SIGNAL, &pack.cluster_id].join("/");
+            self.ingested.keep(body.clone(), Held::Readings(Arc::new(pack)));
             if self.feed.send((key, body)).await.is_err() {
                 return Err(Status::unavailable("the collector is stopping; send again to another, or later"));
             }

@@ -15,6 +15,7 @@ pub(crate) mod feed;
 pub mod measurements;
 pub(crate) mod period;
 pub mod readings;
+pub(crate) mod recent;
 pub(crate) mod retention;
 pub(crate) mod rollup;
 pub(crate) mod select;
@@ -24,7 +25,7 @@ pub(crate) mod traffic;
 pub mod usage;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
 };
@@ -42,7 +43,7 @@ use mesh_proto::{
     measurement::{ConditionDefined, ConditionDropped, MeasurementSet, MeasurementUnset, Setting},
     observation::{ObservedTarget, TargetObserved, ThresholdCrossed},
     telemetry::{
-        AgentInfo, Filter, InstanceSample, Packed, Provenance, Readings, RouteTraffic, SeriesValues, WatchReply,
+        AgentInfo, Entity, Filter, InstanceSample, Packed, Provenance, Readings, RouteTraffic, SeriesValues, WatchReply,
     },
     workload::{InstanceChanged, InstanceWanted},
 };
@@ -56,6 +57,7 @@ use self::{
     feed::{Cursor, Feed},
     period::Period,
     readings::{Intake, Meta, Taken},
+    recent::{Held, Recent},
     select::FIELDS,
     sharing::{Members, Sharing},
     traffic::Traffic,
@@ -225,7 +227,7 @@ pub struct Collector {
     swept: Timestamp,
     watches: BTreeMap<IntentKey, Watch>,
     watched_by: BTreeMap<String, BTreeSet<IntentKey>>,
-    tracks: BTreeMap<String, Track>,
+    tracks: HashMap<String, Track>,
     /// When tracks that can be let go were last looked for.
     looked: Timestamp,
     /// Samples at this time or before may be of a track that was let go, nanoseconds since 1970.
@@ -241,6 +243,10 @@ pub struct Collector {
     /// By cluster.
     declared: BTreeMap<String, Declared>,
     sharing: Sharing,
+    /// What was published a moment ago.
+    recent: Arc<Recent>,
+    /// What came over gRPC, and waits to be taken in.
+    ingested: Arc<Recent>,
 }
 
 /// Where a message comes from.
@@ -304,7 +310,7 @@ impl Collector {
             swept: Timestamp::default(),
             watches: BTreeMap::new(),
             watched_by: BTreeMap::new(),
-            tracks: BTreeMap::new(),
+            tracks: HashMap::new(),
             looked: Timestamp::default(),
             let_go: None,
             packs: BTreeMap::new(),
@@ -316,7 +322,19 @@ impl Collector {
             usage: Usage::new(limits.usage),
             declared: BTreeMap::new(),
             sharing: Sharing::default(),
+            recent: Arc::default(),
+            ingested: Arc::default(),
         }
+    }
+
+    /// What it published a moment ago, for who keeps it.
+    pub(crate) fn recent(&self) -> Arc<Recent> {
+        self.recent.clone()
+    }
+
+    /// Where readings are left that were decoded already, before their bytes are given.
+    pub(crate) fn ingested(&self) -> Arc<Recent> {
+        self.ingested.clone()
     }
 
     /// Takes part in what several collectors do, as this one among these. Before anything else.
@@ -405,7 +423,9 @@ impl Collector {
         let samples = self.tracks.values().filter_map(|track| track.last.as_deref());
         let of_instances = samples.map(|sample| (select::entity_of(sample), sample));
         let of_instances = of_instances.filter(|(entity, _)| select::means_entity(filter, entity));
-        let of_instances = of_instances.flat_map(|(entity, sample)| {
+        let mut of_instances: Vec<(Entity, &InstanceSample)> = of_instances.collect();
+        of_instances.sort_by(|(_, a), (_, b)| a.instance_id.cmp(&b.instance_id));
+        let of_instances = of_instances.into_iter().flat_map(|(entity, sample)| {
             let provenance = Provenance::try_from(sample.provenance).unwrap_or_default();
             let fields = FIELDS.iter().map(move |field| (field, field.metric(provenance)));
             let meant = fields.filter(|(_, metric)| select::means_metric(filter, select::INSTANCE, metric));
@@ -564,12 +584,13 @@ impl Collector {
         let parts = ["packed", &cluster_id, &begin, &first.instance_id, &end, &last.instance_id, &count];
         let id = derived_id(&parts);
         let newest = samples.iter().map(|sample| at(sample)).max()?;
-        if let Some(came) = came {
-            let event = Box::new(Encoded::new(Packed { cluster_id, samples: vec![] }, came.clone()));
-            return Some(Derived { event, id, at: newest });
-        }
-        let samples = samples.into_iter().map(Arc::unwrap_or_clone).collect();
-        Some(Derived::new(Packed { cluster_id, samples }, id, newest))
+        let body = came.cloned().unwrap_or_else(|| {
+            let samples = samples.iter().map(|sample| InstanceSample::clone(sample)).collect();
+            Packed { cluster_id: cluster_id.clone(), samples }.encode_to_vec().into()
+        });
+        self.recent.keep(body.clone(), Held::Samples(samples.into()));
+        let event = Box::new(Encoded::new(Packed { cluster_id, samples: vec![] }, body));
+        Some(Derived { event, id, at: newest })
     }
 
     /// Takes a sound sample in; true if it waits to be packed now. What another collector stored is not counted here.
@@ -670,18 +691,24 @@ impl Collector {
 
     /// Takes readings in, as they came under this key.
     fn readings(&mut self, key: &str, body: &Bytes) -> Vec<Derived> {
-        let Some(pack) = mesh_proto::readings(key, body) else {
+        // Its key was made of it.
+        let is_ingested = matches!(sharing::Way::of(key), sharing::Way::Ingested);
+        let ingested = match is_ingested.then(|| self.ingested.take(body)).flatten() {
+            Some(Held::Readings(pack)) => Some(Arc::unwrap_or_clone(pack)),
+            _ => None,
+        };
+        let Some(pack) = ingested.or_else(|| mesh_proto::readings(key, body)) else {
             self.intake.unreadable();
             return vec![];
         };
         if !self.sharing.is_alone() {
             self.sharing.is_new(&pack);
         }
-        self.taken_in(key.split('/').nth(2).unwrap_or_default(), pack, Origin::Sender)
+        self.taken_in(key.split('/').nth(2).unwrap_or_default(), pack, Origin::Sender, body)
     }
 
-    /// Takes a pack of readings of `node` in.
-    fn taken_in(&mut self, node: &str, pack: Readings, origin: Origin) -> Vec<Derived> {
+    /// Takes a pack of readings of `node` in, which came in this body.
+    fn taken_in(&mut self, node: &str, pack: Readings, origin: Origin, came: &Bytes) -> Vec<Derived> {
         let outcome = match origin {
             Origin::Sender => self.intake.take(node, pack),
             Origin::Stream => self.intake.take_stored(node, pack),
@@ -700,12 +727,24 @@ impl Collector {
             }
         }
         self.channel.readings(outcome.taken);
+        let came = Some(came).filter(|_| outcome.is_as_it_came);
         if let Some(pack) = outcome.pack.filter(|_| origin == Origin::Sender) {
-            let pack = stored(pack);
+            let pack = self.stored(pack, came);
             self.sharing.publishes(&pack.id);
             derived.push(pack);
         }
         derived
+    }
+
+    /// Readings as they are stored: in the bytes that they came in, if there is nothing else in those.
+    fn stored(&self, pack: Readings, came: Option<&Bytes>) -> Derived {
+        let at = pack.at.unwrap_or_default();
+        let id = derived_id(&["readings", &pack.cluster_id, &at.to_string(), &readings::fingerprint(&pack)]);
+        let came = came.filter(|came| came.len() == pack.encoded_len());
+        let body = came.cloned().unwrap_or_else(|| pack.encode_to_vec().into());
+        let keys = Readings { cluster_id: pack.cluster_id.clone(), ..Readings::default() };
+        self.recent.keep(body.clone(), Held::Readings(Arc::new(pack)));
+        Derived { event: Box::new(Encoded::new(keys, body)), id, at }
     }
 
     /// Is a message another collector's? Then it is held until that is known to have stored it.
@@ -748,7 +787,7 @@ impl Collector {
             let pack = mesh_proto::readings(key, body).filter(|pack| self.sharing.is_new(pack));
             let Some(pack) = pack else { return vec![] };
             let node = pack.entities.iter().map(|entity| entity.node.clone()).find(|node| !node.is_empty());
-            return self.taken_in(&node.unwrap_or_else(|| pack.cluster_id.clone()), pack, Origin::Stream);
+            return self.taken_in(&node.unwrap_or_else(|| pack.cluster_id.clone()), pack, Origin::Stream, body);
         }
         let mut derived = vec![];
         for sample in instance_samples(key, body).unwrap_or_default().into_iter().filter_map(sound) {
@@ -948,13 +987,6 @@ fn achieved(
             .into(),
         value: value.unwrap_or_default(),
     }
-}
-
-/// Readings as they are stored.
-fn stored(pack: Readings) -> Derived {
-    let at = pack.at.unwrap_or_default();
-    let id = derived_id(&["readings", &pack.cluster_id, &at.to_string(), &readings::fingerprint(&pack)]);
-    Derived::new(pack, id, at)
 }
 
 /// A crossing as it is said.

@@ -68,6 +68,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let share = config.rolled_bytes_max / 3;
     let series = |name: &str, limits| mesh.series(name, &config.store, limits);
     let others = shell::sharing::Others::default();
+    let mut collector = domain::Collector::new(limits);
     let stores = Stores {
         raw: series("telemetry", limits_of(config.window_ms.into(), 100, config.window_bytes_max))?,
         rolled: [
@@ -78,6 +79,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         keep_ms: [config.window_ms.into(), config.keep_minutes_ms, config.keep_five_minutes_ms, config.keep_hours_ms]
             .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX / 2_000_000)),
         catalog: Arc::new(RwLock::new(Catalog::new(config.instances_max))),
+        recent: collector.recent(),
         others: others.clone(),
     };
     let rights = mesh_proto::contract().service(mesh.name()).context("find own rights in the contract")?;
@@ -92,9 +94,9 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         pace_ms: 20,
         ..Sources::default()
     };
-    let mut collector = domain::Collector::new(limits);
     collector.share(mesh.process(), part.members());
     collector.restore(&crossings(&mesh).await.context("read which conditions held")?);
+    let ingested = collector.ingested();
     let view = mesh.project("observations", collector, sources).await?;
     mesh.decide(domain::measurements::Measurements).await?;
     let settings = view.clone();
@@ -102,7 +104,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     shell::metrics::show(&mesh, &view, Arc::clone(&dropped), Arc::clone(&late));
     mesh.spawn("other collectors", part.follow(feed.clone()));
     mesh.spawn("what others store", shell::sharing::stored(mesh.clone(), others, feed.clone()));
-    let api = api::Api { mesh: mesh.clone(), view, stores: stores.clone(), feed, dropped };
+    let api = api::Api { mesh: mesh.clone(), view, stores: stores.clone(), feed, ingested, dropped };
     mesh.serve(TelemetryQueriesServer::new(api));
     let catalog = stores.catalog.clone();
     let retained: shell::store::Retained = Arc::new(move || settings.read(|c| c.retained(&catalog.read())));

@@ -264,7 +264,14 @@ mod tests {
             }
         }
         let keep_ms = [600_000, 21_600_000, 172_800_000, 7_776_000_000];
-        Stores { raw, rolled, keep_ms, catalog: Arc::new(RwLock::new(catalog)), others: Default::default() }
+        Stores {
+            raw,
+            rolled,
+            keep_ms,
+            catalog: Arc::new(RwLock::new(catalog)),
+            recent: Arc::default(),
+            others: Default::default(),
+        }
     }
 
     fn ask(stores: &Stores, metric: &str, from_s: i64, step_seconds: u32, function: Function) -> QueryReply {
@@ -332,7 +339,7 @@ mod tests {
             ..Default::default()
         };
         stores.catalog.write().sample(&sample, NOW);
-        let points = crate::shell::store::of_samples(vec![sample]);
+        let points = crate::shell::store::of_samples(&[Arc::new(sample)]);
         let applied = Applied::new("TELEMETRY", 2);
         block_on(stores.raw.write(points.into_iter().map(|points| (applied.clone(), points)).collect())).unwrap();
         assert_eq!(ask(&stores, "container.cpu.usage", 7_000, 0, Function::Unspecified).series[0].values, [0.25]);

@@ -1,6 +1,9 @@
 //! Which series there are in the store, by what they are of.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use mesh_proto::{
     Timestamp,
@@ -78,7 +81,7 @@ pub(crate) struct Asked {
 /// All of them, by name in the store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Catalog {
-    all: BTreeMap<String, Listed>,
+    all: HashMap<String, Listed>,
     known: Known,
     entities_max: usize,
 }
@@ -108,7 +111,7 @@ fn is_same(known: &Metric, metric: &Metric) -> bool {
 
 impl Catalog {
     pub(crate) fn new(entities_max: usize) -> Self {
-        Self { all: BTreeMap::new(), known: Known::default(), entities_max }
+        Self { all: HashMap::new(), known: Known::default(), entities_max }
     }
 
     /// Lists what a stored pack is of.
@@ -182,7 +185,10 @@ impl Catalog {
     /// The series that a filter means, in order, at most `max`; and whether there are more.
     pub(crate) fn asked(&self, filter: &Filter, max: usize) -> (Vec<Asked>, bool) {
         let mut found = vec![];
-        for (series, listed) in self.all.iter().filter(|(_, listed)| select::means_entity(filter, &listed.entity)) {
+        let meant = self.all.iter().filter(|(_, listed)| select::means_entity(filter, &listed.entity));
+        let mut meant: Vec<(&String, &Listed)> = meant.collect();
+        meant.sort_by_key(|(series, _)| *series);
+        for (series, listed) in meant {
             let fields = listed.provenance.into_iter().flat_map(|provenance| {
                 FIELDS.iter().map(move |field| (field.metric(provenance), field.stored.to_owned(), field.factor))
             });
@@ -238,7 +244,8 @@ mod tests {
         catalog.readings(&pack, Timestamp::from_millis(2));
         let another = InstanceSample { instance_id: "j".into(), ..sample };
         catalog.sample(&another, Timestamp::from_millis(3));
-        let all: Vec<&str> = catalog.all.keys().map(String::as_str).collect();
+        let mut all: Vec<&str> = catalog.all.keys().map(String::as_str).collect();
+        all.sort();
         assert_eq!(all, ["j", "node/edge/n"], "two is the limit: what was stored longest ago left");
         assert!(kept.all.contains_key("i"));
         catalog.forget(Timestamp::from_millis(4));

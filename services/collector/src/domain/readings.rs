@@ -204,6 +204,8 @@ pub(crate) struct Taken {
 pub(crate) struct Outcome {
     /// The pack as it is stored; `None` if nothing is left of it.
     pub(crate) pack: Option<Readings>,
+    /// Was nothing of it left out or brought to another unit?
+    pub(crate) is_as_it_came: bool,
     pub(crate) taken: Vec<Taken>,
 }
 
@@ -396,13 +398,14 @@ impl Intake {
             pack.after_ms = kept.iter().map(|row| pack.after_ms[*row]).collect();
             pack.values = kept.iter().map(|row| pack.values[*row]).collect();
         }
-        rebase(&mut pack, &resolved);
+        let mut is_as_it_came = !rebase(&mut pack, &resolved) && exact;
         if taken.is_empty() {
             // It came before, or was refused: it adds nothing up.
             pack.traffic.clear();
+            is_as_it_came = false;
         }
         let pack = (!pack.values.is_empty() || !pack.probes.is_empty()).then_some(pack);
-        Outcome { pack, taken }
+        Outcome { pack, is_as_it_came, taken }
     }
 
     /// The series of every metric of a pack; those that are new become known, as far as the limits allow.
@@ -497,15 +500,18 @@ fn is_sound(entity: &Entity, cluster_id: &str) -> bool {
         && (entity.owner.is_empty() || is_key(&entity.owner))
 }
 
-/// Writes base units into a pack whose values are in them already, and leaves out the metrics that are refused.
-fn rebase(pack: &mut Readings, resolved: &Resolved) {
+/// Writes base units into a pack whose values are in them already, and leaves out the metrics that are refused. Was there
+/// any such?
+fn rebase(pack: &mut Readings, resolved: &Resolved) -> bool {
+    let mut is_changed = false;
     for (metric, found) in pack.metrics.iter_mut().zip(resolved) {
         if found.is_ok_and(|(_, factor)| factor != 1.0) || metric.unit.is_empty() {
             metric.unit = units::normalise(&metric.unit).map_or(String::new(), |(_, unit)| unit);
+            is_changed = true;
         }
     }
     if resolved.iter().all(Result::is_ok) {
-        return;
+        return is_changed;
     }
     let mut number = 0;
     let numbers: Vec<u32> = resolved
@@ -525,6 +531,7 @@ fn rebase(pack: &mut Readings, resolved: &Resolved) {
             *entity = Entity::default();
         }
     }
+    true
 }
 
 /// What tells two packs of one cluster and time apart.

@@ -310,6 +310,11 @@ impl Rollup {
         self.all.contains_key(series)
     }
 
+    /// Was any series let go while longer steps of it were open?
+    pub(crate) fn any_rests(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
     /// Was it let go while longer steps of it were open? Then they are to be restored before it has values again.
     pub(crate) fn rests(&self, series: &str) -> bool {
         self.resting.contains_key(series)

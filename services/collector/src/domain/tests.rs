@@ -767,3 +767,63 @@ fn a_condition_that_held_before_a_restart_is_not_said_again() {
     let back = InstanceSample { cpu_milli: 100.0, ..sample(3, 1.0) };
     assert!(!crossed(give(&mut after, &back))[0].raised);
 }
+
+#[test]
+fn readings_are_stored_in_the_bytes_they_came_in_unless_changed() {
+    let entity = Entity { kind: "node".into(), id: "n".into(), cluster_id: "edge".into(), ..Entity::default() };
+    let pack = |millis, unit: &str, values: Vec<f64>| Readings {
+        cluster_id: "edge".into(),
+        at: Some(at(millis)),
+        entities: vec![entity.clone()],
+        metrics: vec![Metric { name: "m".into(), unit: unit.into(), probe: "t".into(), ..Metric::default() }],
+        metric: vec![0; values.len()],
+        after_ms: (0..values.len() as i32).collect(),
+        values,
+        ..Readings::default()
+    };
+    let mut collector = Collector::new(Limits::default());
+    collector.tick(at(0));
+    let key = "continuum/s/n/readings/edge";
+    let mut stored = |body: &Bytes| {
+        let derived = collector.sample(key, body);
+        assert_eq!(derived.len(), 1);
+        derived[0].event.body()
+    };
+    let came = Bytes::from(pack(0, "By", vec![1.0, 2.0]).encode_to_vec());
+    assert_eq!(stored(&came).as_ptr(), came.as_ptr(), "nothing is encoded again");
+    // A field of a later release is not stored unseen.
+    let known = pack(10, "By", vec![1.0]).encode_to_vec();
+    let more = Bytes::from([known.as_slice(), &[0xf8, 0x07, 1]].concat());
+    assert_eq!(stored(&more), known);
+    // A value that came before is left out, and another unit is brought to the base unit.
+    let again = Bytes::from(pack(0, "By", vec![1.0, 2.0, 3.0]).encode_to_vec());
+    assert_eq!(Readings::decode(stored(&again)).unwrap().values, [3.0]);
+    let kilo = Readings::decode(stored(&Bytes::from(pack(20, "KiBy", vec![2.0]).encode_to_vec()))).unwrap();
+    assert_eq!((kilo.metrics[0].unit.as_str(), kilo.values), ("By", vec![2_048.0]));
+}
+
+#[test]
+fn what_was_ingested_is_not_decoded_again_and_only_under_its_own_key() {
+    let entity = Entity { kind: "node".into(), id: "n".into(), cluster_id: "edge".into(), ..Entity::default() };
+    let pack = Readings {
+        cluster_id: "edge".into(),
+        at: Some(at(1)),
+        entities: vec![entity],
+        metrics: vec![Metric { name: "m".into(), unit: "By".into(), probe: "t".into(), ..Metric::default() }],
+        metric: vec![0],
+        after_ms: vec![0],
+        values: vec![7.0],
+        ..Readings::default()
+    };
+    let mut collector = Collector::new(Limits::default());
+    collector.tick(at(0));
+    // Bytes that nobody could decode show where it was taken from.
+    let body = Bytes::from_static(b"\xff");
+    let ingested = collector.ingested();
+    let give = |collector: &mut Collector, key: &str| {
+        ingested.keep(body.clone(), recent::Held::Readings(Arc::new(pack.clone())));
+        collector.sample(key, &body).len()
+    };
+    assert_eq!(give(&mut collector, "continuum/s/n/readings/edge"), 0);
+    assert_eq!(give(&mut collector, &format!("{}/grpc/n/readings/edge", sharing::Way::INGESTED)), 1);
+}

@@ -22,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use super::sharing::Others;
 use crate::domain::{
     catalog::{Catalog, series_of},
+    recent::{Held, Recent},
     rollup::{self, LENGTHS_MS, Rested, Rollup},
 };
 
@@ -43,6 +44,8 @@ pub(crate) struct Stores {
     /// How long each is kept, milliseconds; raw first.
     pub(crate) keep_ms: [i64; 4],
     pub(crate) catalog: Arc<RwLock<Catalog>>,
+    /// What was published a moment ago: it is not decoded again.
+    pub(crate) recent: Arc<Recent>,
     pub(crate) others: Others,
 }
 
@@ -133,8 +136,8 @@ impl Raw {
 impl Shelf for Raw {
     async fn apply(&self, messages: &[Arc<Stored>]) -> Result<(), Error> {
         let Some(newest) = messages.last() else { return Ok(()) };
-        let list = |held: &Held, at: Timestamp| held.list(&mut self.stores.catalog.write(), at);
-        let points = messages.iter().flat_map(|stored| points(stored, list)).collect();
+        let list = |held: &Held, at: Timestamp| list(held, &mut self.stores.catalog.write(), at);
+        let points = messages.iter().flat_map(|stored| points(stored, &self.stores.recent, list)).collect();
         // Once the other no longer writes, `position` says so, and what it left is read again from there.
         if self.stores.is_anothers() || self.seen.load(Relaxed) > 0 {
             self.seen.store(newest.sequence, Relaxed);
@@ -218,8 +221,11 @@ impl Rolled {
     async fn take_up(&self, held: &[(u64, Held)], now: Timestamp) -> Result<(), Error> {
         let new: BTreeSet<String> = {
             let State { rollup, restores, .. } = &*self.state.lock();
+            if !restores && !rollup.any_rests() {
+                return Ok(());
+            }
             let is_new = |name: &String| !rollup.is_open(name) && (*restores || rollup.rests(name));
-            held.iter().flat_map(|(_, held)| held.series()).filter(is_new).collect()
+            held.iter().flat_map(|(_, held)| series(held)).filter(is_new).collect()
         };
         let hour = now.as_millis().div_euclid(LENGTHS_MS[2]) * LENGTHS_MS[2];
         for series in new {
@@ -310,12 +316,14 @@ impl Shelf for Rolled {
         if self.state.lock().rollup.is_due(begun) {
             self.flush(begun).await?;
         }
-        let all: Vec<(u64, Held)> =
-            messages.iter().filter_map(|stored| Some((stored.sequence, readable(stored)?))).collect();
+        let all: Vec<(u64, Held)> = messages
+            .iter()
+            .filter_map(|stored| Some((stored.sequence, readable(stored, &self.stores.recent)?)))
+            .collect();
         self.take_up(&all, newest.stored).await?;
         let mut state = self.state.lock();
-        for (sequence, held) in all {
-            held.roll_up(sequence, &mut state.rollup);
+        for (sequence, held) in &all {
+            roll_up(held, *sequence, &mut state.rollup);
         }
         state.reached = newest.sequence;
         self.late.store(state.rollup.late(), Relaxed);
@@ -378,26 +386,23 @@ async fn write_rows(store: &dyn Series, sequence: u64, rows: &rollup::Rolled) ->
     Ok(())
 }
 
-/// What a message holds.
-enum Held {
-    Readings(Readings),
-    Samples(Vec<InstanceSample>),
-}
-
 fn held(stored: &Stored) -> Result<Held, DecodeError> {
     if let Some(pack) = stored.event::<Readings>()? {
         // One that does not fit together was not stored by a collector.
-        return Ok(if pack.fits() { Held::Readings(pack) } else { Held::Samples(vec![]) });
+        return Ok(if pack.fits() { Held::Readings(Arc::new(pack)) } else { Held::samples(vec![]) });
     }
     if let Some(pack) = stored.event::<Packed>()? {
-        return Ok(Held::Samples(pack.samples));
+        return Ok(Held::samples(pack.samples));
     }
     // Those of an earlier release were packed by instance.
-    Ok(Held::Samples(stored.event::<Measured>()?.map_or(vec![], |measured| measured.samples)))
+    Ok(Held::samples(stored.event::<Measured>()?.map_or(vec![], |measured| measured.samples)))
 }
 
 /// What a message holds, if it can be read; if not, with a warning.
-fn readable(stored: &Stored) -> Option<Held> {
+fn readable(stored: &Stored, recent: &Recent) -> Option<Held> {
+    if let Some(held) = recent.of(&stored.body) {
+        return Some(held);
+    }
     match held(stored) {
         Ok(held) => Some(held),
         Err(error) => {
@@ -408,43 +413,48 @@ fn readable(stored: &Stored) -> Option<Held> {
     }
 }
 
-impl Held {
-    /// Lists what it is of.
-    fn list(&self, catalog: &mut Catalog, at: Timestamp) {
-        match self {
-            Self::Readings(pack) => catalog.readings(pack, at),
-            Self::Samples(samples) => samples.iter().for_each(|sample| catalog.sample(sample, at)),
-        }
+/// Lists what a message is of.
+fn list(held: &Held, catalog: &mut Catalog, at: Timestamp) {
+    match held {
+        Held::Readings(pack) => catalog.readings(pack, at),
+        Held::Samples(samples) => samples.iter().for_each(|sample| catalog.sample(sample, at)),
     }
+}
 
-    /// Names of the series that it adds to.
-    fn series(&self) -> Vec<String> {
-        match self {
-            Self::Readings(pack) => pack.entities.iter().map(series_of).collect(),
-            Self::Samples(samples) => samples.iter().map(|sample| sample.instance_id.clone()).collect(),
-        }
+/// Names of the series that a message adds to.
+fn series(held: &Held) -> Vec<String> {
+    match held {
+        Held::Readings(pack) => pack.entities.iter().map(series_of).collect(),
+        Held::Samples(samples) => samples.iter().map(|sample| sample.instance_id.clone()).collect(),
     }
+}
 
-    /// Adds it to what is rolled up.
-    fn roll_up(self, sequence: u64, rollup: &mut Rollup) {
-        match self {
-            Self::Readings(pack) => roll_up_readings(&pack, sequence, rollup),
-            Self::Samples(samples) => {
-                let mut labels = BTreeMap::new();
-                let mut of = (String::new(), String::new());
-                for sample in samples {
-                    let at_ms = sample.at.unwrap_or_default().as_millis();
-                    let values = values(&sample);
-                    // Most are of one cluster and owner.
-                    if labels.is_empty() || of.0 != sample.cluster_id || of.1 != sample.owner {
-                        of = (sample.cluster_id, sample.owner);
-                        labels = labels_of(of.0.clone(), of.1.clone());
-                    }
-                    let mut lane = rollup.lane(sequence, &sample.instance_id);
-                    lane.push(&labels, at_ms, values);
-                }
+/// Adds what a message holds to what is rolled up.
+fn roll_up(held: &Held, sequence: u64, rollup: &mut Rollup) {
+    match held {
+        Held::Readings(pack) => roll_up_readings(pack, sequence, rollup),
+        Held::Samples(samples) => {
+            let mut alike = Alike::default();
+            for sample in samples.iter() {
+                let at_ms = sample.at.unwrap_or_default().as_millis();
+                rollup.lane(sequence, &sample.instance_id).push(alike.of(sample), at_ms, values(sample));
             }
         }
+    }
+}
+
+/// The labels of the last sample: most are of one cluster and owner.
+#[derive(Default)]
+struct Alike(Arc<BTreeMap<String, String>>);
+
+impl Alike {
+    fn of(&mut self, sample: &InstanceSample) -> &Arc<BTreeMap<String, String>> {
+        let is = |name: &str, value: &String| self.0.get(name) == Some(value);
+        if !is(CLUSTER_ID, &sample.cluster_id) || !is(OWNER, &sample.owner) {
+            let labels = [(CLUSTER_ID, &sample.cluster_id), (OWNER, &sample.owner)];
+            self.0 = Arc::new(labels.map(|(name, value)| (name.to_owned(), value.clone())).into());
+        }
+        &self.0
     }
 }
 
@@ -474,11 +484,11 @@ fn roll_up_readings(pack: &Readings, sequence: u64, rollup: &mut Rollup) {
 }
 
 /// The points that a message adds, by series; what it holds is shown to `see` first.
-fn points(stored: &Stored, see: impl FnOnce(&Held, Timestamp)) -> Vec<(Applied, Points)> {
-    let Some(held) = readable(stored) else { return vec![] };
+fn points(stored: &Stored, recent: &Recent, see: impl FnOnce(&Held, Timestamp)) -> Vec<(Applied, Points)> {
+    let Some(held) = readable(stored, recent) else { return vec![] };
     see(&held, stored.stored);
-    let rows = match held {
-        Held::Readings(pack) => of_readings(&pack),
+    let rows = match &held {
+        Held::Readings(pack) => of_readings(pack),
         Held::Samples(samples) => of_samples(samples),
     };
     let applied = Applied::new(&stored.stream, stored.sequence);
@@ -488,26 +498,22 @@ fn points(stored: &Stored, see: impl FnOnce(&Held, Timestamp)) -> Vec<(Applied, 
 /// The names of what is kept of a sample.
 static NAMES: LazyLock<Arc<[String]>> =
     LazyLock::new(|| values(&InstanceSample::default()).map(|(name, _)| name.to_owned()).into());
+/// The labels of a sample's series.
+const CLUSTER_ID: &str = "cluster_id";
+const OWNER: &str = "owner";
 
 /// The points of samples, those of one instance together.
-pub(crate) fn of_samples(samples: Vec<InstanceSample>) -> Vec<Points> {
-    let mut places = HashMap::<String, usize>::with_capacity(samples.len());
+pub(crate) fn of_samples(samples: &[Arc<InstanceSample>]) -> Vec<Points> {
+    let mut places = HashMap::<&str, usize>::with_capacity(samples.len());
     let mut rows: Vec<Points> = Vec::with_capacity(samples.len());
-    let mut labels = Arc::<BTreeMap<String, String>>::default();
-    let mut of = (String::new(), String::new());
+    let mut alike = Alike::default();
     for sample in samples {
-        let at = sample.at.unwrap_or_default().as_nanos();
-        let values = values(&sample).map(|(_, value)| value);
-        // Most are of one cluster and owner.
-        if labels.is_empty() || of.0 != sample.cluster_id || of.1 != sample.owner {
-            of = (sample.cluster_id, sample.owner);
-            labels = Arc::new(labels_of(of.0.clone(), of.1.clone()));
-        }
-        let place = *places.entry(sample.instance_id).or_insert_with_key(|instance_id| {
-            rows.push(Points { series: instance_id.clone(), columns: vec![] });
+        let place = *places.entry(sample.instance_id.as_str()).or_insert_with(|| {
+            rows.push(Points { series: sample.instance_id.clone(), columns: vec![] });
             rows.len() - 1
         });
-        rows[place].push(&labels, &NAMES, at, values);
+        let at = sample.at.unwrap_or_default().as_nanos();
+        rows[place].push(alike.of(sample), &NAMES, at, values(sample).map(|(_, value)| value));
     }
     rows
 }
@@ -560,10 +566,6 @@ fn values(sample: &InstanceSample) -> [(&'static str, f64); 10] {
     ]
 }
 
-fn labels_of(cluster_id: String, owner: String) -> BTreeMap<String, String> {
-    BTreeMap::from([("cluster_id".to_owned(), cluster_id), ("owner".to_owned(), owner)])
-}
-
 /// A point of an instance's series as the sample it was.
 pub(crate) fn sample(instance_id: &str, mut point: Point) -> InstanceSample {
     let value = |name: &str| point.values.get(name).copied().unwrap_or_default();
@@ -580,8 +582,8 @@ pub(crate) fn sample(instance_id: &str, mut point: Point) -> InstanceSample {
         replicas_running: value("replicas_running") as u32,
         interval_seconds: value("interval_seconds"),
         provenance: value("provenance") as i32,
-        cluster_id: point.labels.remove("cluster_id").unwrap_or_default(),
-        owner: point.labels.remove("owner").unwrap_or_default(),
+        cluster_id: point.labels.remove(CLUSTER_ID).unwrap_or_default(),
+        owner: point.labels.remove(OWNER).unwrap_or_default(),
         dropped: 0,
     }
 }
@@ -619,7 +621,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_sample_comes_back_from_the_store_as_it_was(given in any_sample()) {
-            let kept = of_samples(vec![given.clone(), given.clone()]);
+            let kept = of_samples(&[Arc::new(given.clone()), Arc::new(given.clone())]);
             prop_assert_eq!((kept.len(), kept[0].columns.len(), kept[0].series.as_str()), (1, 1, "i"));
             for point in kept[0].points() {
                 prop_assert_eq!(&sample("i", point), &given);
@@ -637,6 +639,7 @@ mod tests {
             rolled,
             keep_ms: [1, 86_400_000, 86_400_000, 86_400_000],
             catalog,
+            recent: Arc::default(),
             others: Others::default(),
         }
     }
@@ -687,6 +690,17 @@ mod tests {
         assert!(!stores.catalog.read().asked(&Default::default(), 99).0.is_empty());
         block_on(raw.sweep(Timestamp::from_millis(SWEEP_MS))).unwrap();
         assert!(range(&stores.raw).is_empty());
+    }
+
+    #[test]
+    fn what_was_just_published_is_kept_as_it_was_taken_in() {
+        let stores = stores();
+        let message = stored(vec![of(1, 1.0)], 1);
+        stores.recent.keep(message.body.clone(), Held::samples(vec![of(1, 5.0)]));
+        let raw = Raw::new(stores.clone(), nothing());
+        apply(&raw, vec![message, stored(vec![of(2, 2.0)], 2)]);
+        let kept: Vec<f64> = range(&stores.raw).into_iter().map(|p| sample("i", p).cpu_percent).collect();
+        assert_eq!(kept, [5.0, 2.0], "the first is not decoded, the other is");
     }
 
     #[test]
