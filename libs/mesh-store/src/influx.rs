@@ -246,31 +246,55 @@ impl Series {
             return Ok(series.iter().map(|_| vec![]).collect());
         }
         let is_one = |name: &&str| format!("r.series == \"{}\"", encoded(name));
-        // The newest rows of each field hold all fields of the newest points; what is older may lack some, and is left out.
-        let flux = format!(
+        let asked = format!(
             "from(bucket: \"{}\") |> range(start: time(v: {from}), stop: time(v: {})) |> filter(fn: (r) => \
-             r._measurement == \"{}\" and ({})) |> tail(n: {}) |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])",
+             r._measurement == \"{}\" and ({}))",
             self.influx.bucket,
             to.saturating_add(1),
             encoded(&self.name),
             series.iter().map(is_one).collect::<Vec<_>>().join(" or "),
-            range.limit
         );
+        const REST: &str = "drop(columns: [\"_start\", \"_stop\", \"_measurement\"])";
+        // The server reads the first rows for a third of what it takes to find the newest. Mostly they are all there are.
+        let first = format!("{asked} |> limit(n: {}) |> {REST}", range.limit.saturating_add(1));
+        let (mut found, most) = self.ask(first).await?;
+        if most > range.limit {
+            // The newest rows of each field hold all fields of the newest points; what is older may lack some, and is left
+            // out.
+            (found, _) = self.ask(format!("{asked} |> tail(n: {}) |> {REST}", range.limit)).await?;
+        }
+        Ok(series.iter().map(|name| found.remove(&encoded(name)).unwrap_or_default().columns(range.limit)).collect())
+    }
+
+    /// What a question finds, by series, and the most rows that there are of one field.
+    async fn ask(&self, flux: String) -> Result<(BTreeMap<String, Found>, usize), Error> {
         let client = self.influx.client().await?;
-        let mut found = BTreeMap::<String, Found>::new();
+        let (mut found, mut most) = (BTreeMap::<String, Found>::new(), 0);
+        let mut keep = |of: Column| {
+            most = most.max(of.values.len());
+            found.entry(of.series).or_default().add(of.labels, of.field, of.values);
+        };
+        // Rows of one table follow each other.
+        let mut last = Column::default();
         for mut row in self.influx.rows(&client, flux).await? {
             let (time, field, value) = (row.remove("_time"), row.remove("_field"), row.remove("_value"));
             let (Some(Value::TimeRFC(time)), Some(Value::String(field)), Some(value)) = (time, field, value) else {
                 continue;
             };
             let (Some(at), Some(value)) = (time.timestamp_nanos_opt(), value.f64()) else { continue };
-            let Some(Value::String(of)) = row.remove("series") else { continue };
+            let Some(Value::String(series)) = row.remove("series") else { continue };
             row.remove("table");
             row.remove("result");
-            let labels = row.into_iter().filter_map(|(name, value)| Some((name, value.string()?))).collect();
-            found.entry(of).or_default().add(labels, field, at, value);
+            if !last.is_of(&series, &field, &row) {
+                let labels = row.into_iter().filter_map(|(name, value)| Some((name, value.string()?))).collect();
+                keep(std::mem::replace(&mut last, Column { series, field, labels, values: vec![] }));
+            }
+            last.values.push((at, value));
         }
-        Ok(series.iter().map(|name| found.remove(&encoded(name)).unwrap_or_default().columns(range.limit)).collect())
+        if !last.values.is_empty() {
+            keep(last);
+        }
+        Ok((found, most))
     }
 
     async fn find_all(&self, series: &[&str], range: Range) -> Result<Vec<Vec<Columns>>, Error> {
@@ -318,13 +342,33 @@ type Labels = BTreeMap<String, String>;
 /// The values of each field with their times.
 type Fields = BTreeMap<String, Vec<(i64, f64)>>;
 
+/// Rows of an answer that are of one series, field and labels.
+#[derive(Default)]
+struct Column {
+    series: String,
+    field: String,
+    labels: Labels,
+    values: Vec<(i64, f64)>,
+}
+
+impl Column {
+    /// Is a row of them, whose other columns are its labels?
+    fn is_of(&self, series: &str, field: &str, row: &BTreeMap<String, Value>) -> bool {
+        let texts = row.iter().filter_map(|(name, value)| match value {
+            Value::String(text) => Some((name, text)),
+            _ => None,
+        });
+        self.series == series && self.field == field && self.labels.iter().eq(texts)
+    }
+}
+
 /// What an answer holds of one series, by labels.
 #[derive(Default)]
 struct Found(BTreeMap<Labels, Fields>);
 
 impl Found {
-    fn add(&mut self, labels: Labels, field: String, at: i64, value: f64) {
-        self.0.entry(labels).or_default().entry(field).or_default().push((at, value));
+    fn add(&mut self, labels: Labels, field: String, values: Vec<(i64, f64)>) {
+        self.0.entry(labels).or_default().entry(field).or_default().extend(values);
     }
 
     /// The newest points: those that have the same labels and fields as columns.
@@ -341,19 +385,22 @@ impl Found {
             };
             let mut values: Vec<(i64, usize, f64)> = fields.values().enumerate().flat_map(of_field).collect();
             values.sort_by_key(|(at, place, _)| (*at, *place));
-            let mut tables = BTreeMap::<Vec<usize>, Columns>::new();
+            let (mut tables, mut by_places) = (Vec::<Columns>::new(), BTreeMap::<Vec<usize>, usize>::new());
+            // Most points have the fields of the one before.
+            let (mut places, mut table) = (vec![], 0);
             for point in values.chunk_by(|a, b| a.0 == b.0) {
-                let places = point.iter().map(|(_, place, _)| *place).collect::<Vec<usize>>();
-                let table = tables.entry(places).or_insert_with_key(|places| Columns {
-                    labels: labels.clone(),
-                    names: places.iter().map(|place| names[*place].clone()).collect(),
-                    at_nanos: vec![],
-                    values: vec![],
-                });
-                table.at_nanos.push(point[0].0);
-                table.values.extend(point.iter().map(|(.., value)| *value));
+                if !point.iter().map(|(_, place, _)| place).eq(&places) {
+                    places = point.iter().map(|(_, place, _)| *place).collect();
+                    table = *by_places.entry(places.clone()).or_insert_with(|| {
+                        let names = places.iter().map(|place| names[*place].clone()).collect();
+                        tables.push(Columns { labels: labels.clone(), names, at_nanos: vec![], values: vec![] });
+                        tables.len() - 1
+                    });
+                }
+                tables[table].at_nanos.push(point[0].0);
+                tables[table].values.extend(point.iter().map(|(.., value)| *value));
             }
-            all.extend(tables.into_values());
+            all.extend(tables);
         }
         all.sort_by(|a, b| (&a.labels, &a.names).cmp(&(&b.labels, &b.names)));
         newest(&mut all, limit);
