@@ -42,6 +42,8 @@ const GATHER: Duration = Duration::from_millis(200);
 /// The same while there are many, so that more of them share a write to disk: a batch costs the server as much as a dozen
 /// single ones, however full it is.
 const GATHER_MANY: Duration = Duration::from_secs(1);
+/// Derived events in one publication while more wait than it takes.
+const BEHIND_MAX: usize = 1_000;
 /// Derived events in one publication that count as many.
 const MANY: usize = 6;
 /// Between two full batches of them.
@@ -339,16 +341,18 @@ async fn publish(mesh: Mesh, mut outgoing: mpsc::Receiver<Outgoing>, unstored: C
     let mut batch = Vec::with_capacity(GATHER_MAX);
     let stopping = mesh.stopping();
     let mut next = tokio::time::Instant::now();
-    while outgoing.recv_many(&mut batch, GATHER_MAX).await > 0 {
-        while batch.len() < GATHER_MAX {
-            let room = GATHER_MAX - batch.len();
+    let mut most = GATHER_MAX;
+    while outgoing.recv_many(&mut batch, most).await > 0 {
+        while batch.len() < most {
+            let room = most - batch.len();
             match tokio::time::timeout_at(next, outgoing.recv_many(&mut batch, room)).await {
                 Ok(0) | Err(_) => break,
                 Ok(_) => {}
             }
         }
         // A full batch is followed by the next after a breath, in which decisions find their way to the server.
-        let full = batch.len() == GATHER_MAX;
+        let full = batch.len() == most;
+        most = if full && outgoing.len() >= GATHER_MAX { BEHIND_MAX } else { GATHER_MAX };
         let gather = if batch.len() < MANY { GATHER } else { GATHER_MANY };
         next = tokio::time::Instant::now() + if full { BREATH } else { gather };
         let messages = std::mem::take(&mut batch);
