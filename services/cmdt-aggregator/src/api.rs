@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     domain::{Kind, Twins, diff::diff},
-    shell::store::{self, Stores},
+    shell::store::{self, Retention, Stores},
 };
 
 /// The aggregator's answers.
@@ -22,8 +22,7 @@ pub(crate) struct Api {
     pub(crate) mesh: Mesh,
     pub(crate) view: View<Twins>,
     pub(crate) stores: Stores,
-    /// How far back versions are kept, milliseconds.
-    pub(crate) history_ms: i64,
+    pub(crate) keep: Retention,
 }
 
 #[tonic::async_trait]
@@ -32,7 +31,7 @@ impl TwinQueries for Api {
         let request = request.into_inner();
         let kinds = one(&request)?;
         let found = match request.at {
-            Some(time) => self.stores.at(kinds, &request.id, time, self.oldest()).await?,
+            Some(time) => self.stores.at(kinds, &request.id, time, self.past()).await?,
             None => self.now(kinds, &request.id),
         };
         Ok(Response::new(found.ok_or_else(|| unknown(&request))?))
@@ -61,10 +60,10 @@ impl TwinQueries for Api {
         for kind in kinds {
             let kind = std::slice::from_ref(kind);
             let after = match to {
-                Some(to) => self.stores.at(kind, &asked.id, to, self.oldest()).await?,
+                Some(to) => self.stores.at(kind, &asked.id, to, self.past()).await?,
                 None => self.now(kind, &asked.id),
             };
-            let before = self.stores.at(kind, &asked.id, from, self.oldest()).await?;
+            let before = self.stores.at(kind, &asked.id, from, self.past()).await?;
             if before.is_some() || after.is_some() {
                 let version = |twin: &Option<Twin>| twin.as_ref().map_or(0, |twin| twin.version);
                 return Ok(Response::new(DiffReply {
@@ -93,9 +92,9 @@ impl TwinQueries for Api {
 }
 
 impl Api {
-    /// The time before which versions are forgotten.
-    fn oldest(&self) -> Timestamp {
-        self.mesh.now().plus_millis(-self.history_ms)
+    /// The time before which versions are forgotten, and what keeps more.
+    fn past(&self) -> (Timestamp, &'static str) {
+        (self.keep.oldest(self.mesh.now()), self.keep.hint())
     }
 
     /// The twin as it is, of the first kind that has it.
@@ -113,7 +112,7 @@ impl Stores {
         kinds: &[Kind],
         id: &str,
         time: Timestamp,
-        oldest: Timestamp,
+        (oldest, hint): (Timestamp, &str),
     ) -> Result<Option<Twin>, query::Error> {
         let decode = |body| Twin::decode(body).map_err(mesh_kit::internal);
         let mut is_known = false;
@@ -133,7 +132,6 @@ impl Stores {
         }
         if is_known && time < oldest {
             let what = format!("twin {id} at {time} (what was before {oldest} is not kept)");
-            let hint = "ask for a later time, or keep more with `history_ms` and `history_bytes_max`";
             return Err(query::Error::not_found(what, hint));
         }
         Ok(None)
@@ -305,13 +303,13 @@ mod tests {
         assert!(matches!(versions(page), Err(query::Error::InvalidArgument { .. })));
 
         let time = Timestamp::from_millis;
-        let at = |id, millis| block_on(stores.at(&Kind::ALL, id, time(millis), time(0))).unwrap();
+        let at = |id, millis| block_on(stores.at(&Kind::ALL, id, time(millis), (time(0), ""))).unwrap();
         assert_eq!(at("i", 13).map(|t| t.version), Some(12));
         assert_eq!(at("n", 13).map(|t| t.kind), Some("node".to_owned()));
         assert_eq!(at("i", 9), None);
-        let beyond = block_on(stores.at(&Kind::ALL, "i", time(5), time(8))).unwrap_err().to_string();
+        let beyond = block_on(stores.at(&Kind::ALL, "i", time(5), (time(8), "keep more"))).unwrap_err().to_string();
         assert!(beyond.contains("before 1970-01-01T00:00:00.008Z is not kept"), "{beyond}");
-        assert!(beyond.contains("history_ms"), "{beyond}");
+        assert!(beyond.contains("keep more"), "{beyond}");
         block_on(stores.history.forget(time(100))).unwrap();
         assert_eq!(at("i", 20).map(|t| t.version), Some(14), "what has not changed since is what it was");
     }

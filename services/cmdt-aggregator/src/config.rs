@@ -10,8 +10,10 @@ pub struct Config {
     pub measured_ms: u32,
     /// How long a twin stays after its instance ended, milliseconds.
     pub ended_keep_ms: u32,
-    /// How far back versions of twins can be asked for, milliseconds.
+    /// How far back versions of twins can be asked for, milliseconds, where they rest in memory.
     pub history_ms: u32,
+    /// How long a database keeps versions of twins, milliseconds; 0 for ever.
+    pub history_keep_ms: u64,
     /// Versions of one twin that can be asked for, where they rest in memory.
     pub history_versions_max: usize,
     /// Memory for all versions, bytes, where they rest in memory; past it the oldest leave.
@@ -35,6 +37,7 @@ impl Default for Config {
             measured_ms: 1_000,
             ended_keep_ms: 600_000,
             history_ms: 3_600_000,
+            history_keep_ms: 30 * 86_400_000,
             history_versions_max: 1_000,
             history_bytes_max: 64 << 20,
             message_ms: 60_000,

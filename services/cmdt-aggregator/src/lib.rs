@@ -35,7 +35,7 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     };
     let stores = shell::store::Stores {
         documents: mesh.documents("twins", &config.documents, document_limits)?,
-        history: mesh.history("twins", &config.history, history_limits, config.history_ms.into())?,
+        history: mesh.history("twins", &config.history, history_limits, config.history_keep_ms)?,
     };
     let limits = domain::Limits {
         // Ticks come a little early or late: without half of one, every second would now and then wait for a third tick.
@@ -62,11 +62,8 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
         mesh.spawn("questions", shell::edge::answer(mesh.clone(), view.clone(), questions));
     }
     mesh.spawn("messages", shell::announce::run(mesh.clone(), view.clone(), config.message_ms.into()));
-    let history_ms = config.history_ms.into();
-    mesh.serve(TwinQueriesServer::new(api::Api { mesh: mesh.clone(), view, stores: stores.clone(), history_ms }));
-    let ended_ms = config.ended_keep_ms.into();
-    let memory_bytes = (!stores.history.is_remote()).then_some(config.history_bytes_max);
-    let keep = shell::store::Retention { history_ms, ended_ms, memory_bytes };
+    let keep = shell::store::Retention::new(&config, stores.history.is_remote());
+    mesh.serve(TwinQueriesServer::new(api::Api { mesh: mesh.clone(), view, stores: stores.clone(), keep }));
     let remote = stores.documents.is_remote() || stores.history.is_remote();
     let shelves = shell::store::Shelves { stores, keep, advanced: Default::default() };
     mesh.keep(shell::store::keeping(keep, remote), shelves);

@@ -549,7 +549,8 @@ async fn twins_rest_in_databases_that_may_be_away_or_emptied() {
         ..test_bus.settings("cmdt-aggregator")
     };
     // What limits the memory of the embedded engine does not limit a database.
-    let config = Config { twins_max: 1, history_versions_max: 1, history_bytes_max: 1, ..Config::default() };
+    let config =
+        Config { twins_max: 1, history_ms: 1, history_versions_max: 1, history_bytes_max: 1, ..Config::default() };
     let start = async |settings: &Settings| {
         mesh_kit::join("cmdt-aggregator", settings.clone(), config.clone(), cmdt_aggregator::start).await.unwrap()
     };

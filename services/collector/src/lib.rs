@@ -69,15 +69,15 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     let series = |name: &str, limits| mesh.series(name, &config.store, limits);
     let others = shell::sharing::Others::default();
     let mut collector = domain::Collector::new(limits);
+    let raw = series("telemetry", limits_of(config.window_ms.into(), 100, config.window_bytes_max))?;
     let stores = Stores {
-        raw: series("telemetry", limits_of(config.window_ms.into(), 100, config.window_bytes_max))?,
+        keep_ms: config.keep_ms(raw.is_remote()),
+        raw,
         rolled: [
             series("telemetry_1m", limits_of(config.keep_minutes_ms, minute, share))?,
             series("telemetry_5m", limits_of(config.keep_five_minutes_ms, five, share))?,
             series("telemetry_1h", limits_of(config.keep_hours_ms, hour, share))?,
         ],
-        keep_ms: [config.window_ms.into(), config.keep_minutes_ms, config.keep_five_minutes_ms, config.keep_hours_ms]
-            .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX / 2_000_000)),
         catalog: Arc::new(RwLock::new(Catalog::new(config.instances_max))),
         recent: collector.recent(),
         others: others.clone(),

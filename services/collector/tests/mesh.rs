@@ -327,7 +327,7 @@ async fn samples_rest_in_influxdb_which_may_be_away_or_emptied() {
     publish(&test_bus, began, 0..20).await;
     let settings = Settings { series_url: influx.url("samples"), ready_lag_max: 5, ..test_bus.settings("collector") };
     // What limits the memory of the embedded engine does not limit a database.
-    let config = Config { window_bytes_max: 1, ..Config::default() };
+    let config = Config { window_ms: 1, window_bytes_max: 1, ..Config::default() };
     let running = mesh_kit::join("collector", settings, config, collector::start).await.unwrap();
     let client = TelemetryQueriesClient::connect(running.endpoint()).await.unwrap();
     let request = RangeRequest { instance_id: "instance-1".into(), ..Default::default() };

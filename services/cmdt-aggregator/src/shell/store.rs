@@ -20,6 +20,8 @@ use mesh_proto::{
 use mesh_store::{Applied, Change, Document, Documents, Entry, Error, History, Query, Version};
 use prost::Message as _;
 
+use crate::Config;
+
 /// How often what is over is looked for, milliseconds.
 const SWEEP_MS: i64 = 60_000;
 /// What a removal applies instead of a fact.
@@ -37,12 +39,39 @@ pub(crate) struct Stores {
 /// How far back twins are kept, milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retention {
-    /// Versions in the history.
+    /// Versions in the history; 0 for ever.
     pub(crate) history_ms: i64,
     /// Twins of instances that ended.
     pub(crate) ended_ms: i64,
     /// Bytes of the history, if it is in memory.
     pub(crate) memory_bytes: Option<u64>,
+}
+
+impl Retention {
+    /// A database keeps versions for a time of its own.
+    pub(crate) fn new(config: &Config, remote: bool) -> Self {
+        Self {
+            history_ms: match remote {
+                true => i64::try_from(config.history_keep_ms).unwrap_or(0),
+                false => config.history_ms.into(),
+            },
+            ended_ms: config.ended_keep_ms.into(),
+            memory_bytes: (!remote).then_some(config.history_bytes_max),
+        }
+    }
+
+    /// The time before which versions are forgotten.
+    pub(crate) fn oldest(&self, now: Timestamp) -> Timestamp {
+        if self.history_ms == 0 { Timestamp::default() } else { now.plus_millis(-self.history_ms) }
+    }
+
+    /// What keeps more of the past.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self.memory_bytes {
+            Some(_) => "ask for a later time, or keep more with `history_ms` and `history_bytes_max`",
+            None => "ask for a later time, or keep more with `history_keep_ms`",
+        }
+    }
 }
 
 /// A twin's key in the stores.
@@ -120,7 +149,7 @@ impl Shelf for Shelves {
 
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
         if !self.stores.history.is_remote() {
-            self.stores.history.forget(now.plus_millis(-self.keep.history_ms)).await?;
+            self.stores.history.forget(self.keep.oldest(now)).await?;
         }
         self.stores.remove_ended(now, now.plus_millis(-self.keep.ended_ms)).await
     }
@@ -230,6 +259,18 @@ pub(crate) mod tests {
         if let Some((now, keep)) = sweep {
             block_on(Shelves { stores: stores.clone(), keep, advanced: Advanced::default() }.sweep(now)).unwrap();
         }
+    }
+
+    #[test]
+    fn a_database_keeps_versions_for_a_time_of_its_own() {
+        let config = Config::default();
+        let (memory, database) = (Retention::new(&config, false), Retention::new(&config, true));
+        let now = Timestamp::from_millis(90 * 86_400_000);
+        assert_eq!(memory.oldest(now), now.plus_millis(-3_600_000));
+        assert_eq!(database.oldest(now), now.plus_millis(-30 * 86_400_000));
+        assert!(memory.hint().contains("history_ms") && database.hint().contains("history_keep_ms"));
+        let forever = Retention::new(&Config { history_keep_ms: 0, ..config }, true);
+        assert_eq!(forever.oldest(now), Timestamp::default());
     }
 
     #[test]

@@ -76,7 +76,8 @@ struct Removal(Mutex<Timestamp>);
 impl Removal {
     async fn run(&self, store: &dyn Series, keep_ms: i64, now: Timestamp) -> Result<(), Error> {
         let every_ms = if store.is_remote() { (keep_ms / 20).max(60_000) } else { SWEEP_MS };
-        if now.millis_since(*self.0.lock()) < every_ms {
+        let is_any_older = keep_ms < now.millis_since(Timestamp::default());
+        if !is_any_older || now.millis_since(*self.0.lock()) < every_ms {
             return Ok(());
         }
         store.forget(now.plus_millis(-keep_ms)).await?;
@@ -589,7 +590,7 @@ pub(crate) fn sample(instance_id: &str, mut point: Point) -> InstanceSample {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use futures::executor::block_on;
     use mesh_store::memory::WindowLimits;
     use proptest::prelude::*;
@@ -777,7 +778,7 @@ mod tests {
     }
 
     /// A store in memory that says it is a database which all share.
-    struct Shared(Arc<dyn Series>);
+    pub(crate) struct Shared(pub(crate) Arc<dyn Series>);
 
     impl Series for Shared {
         fn write<'a>(&'a self, points: Vec<(Applied, Points)>) -> mesh_store::Answer<'a, ()> {
