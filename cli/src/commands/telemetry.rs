@@ -43,12 +43,12 @@ pub enum TelemetryCommand {
         #[command(flatten)]
         which: Which,
         /// A time (RFC 3339), or how long ago, as `-15m`.
-        #[arg(long, default_value = "-15m", allow_hyphen_values = true)]
+        #[arg(long, default_value = "-10m", allow_hyphen_values = true)]
         from: String,
         /// The same; now when absent.
         #[arg(long, allow_hyphen_values = true)]
         to: Option<String>,
-        /// Length of a step, as `30s`, `5m`, `1h`; raw values when absent.
+        /// Length of a step, as `30s`, `5m`, `1h`; values as they came when absent, as far back as those are kept.
         #[arg(long)]
         step: Option<String>,
         /// What makes one value of a step's; the mean of a gauge and the rate of a counter when absent.
@@ -205,7 +205,14 @@ pub async fn run(context: &Context<'_>, command: TelemetryCommand) -> anyhow::Re
                 series_max: series,
                 values_max: 0,
             };
-            show(context, false, async || Ok(values(&query(&client, request.clone()).await?, last))).await
+            show(context, false, async || {
+                let reply = query(&client, request.clone()).await?;
+                if let Some(coarser) = coarser(&request, &reply) {
+                    output::note(coarser);
+                }
+                Ok(values(&reply, last))
+            })
+            .await
         }
         TelemetryCommand::Watch { which, interval_ms, after, count } => {
             let request = WatchRequest { filter: Some(which.filter()?), interval_ms, after };
@@ -401,6 +408,14 @@ fn known(series: &SeriesValues) -> (Entity, Metric) {
     (series.entity.clone().unwrap_or_default(), series.metric.clone().unwrap_or_default())
 }
 
+/// What to say when an answer is coarser than what was asked for.
+fn coarser(request: &QueryRequest, reply: &QueryReply) -> Option<String> {
+    let step = reply.resolution_seconds;
+    (step > request.step_seconds).then(|| {
+        format!("one value per {step} s: what is finer is not kept of a time so far back; ask for a later --from to see it")
+    })
+}
+
 /// Values, each a row; or of each series the last.
 fn values(reply: &QueryReply, last: bool) -> Shown {
     let value = reply.series.iter().map(|series| to_json("continuum.telemetry.v1.SeriesValues", series)).collect();
@@ -588,6 +603,17 @@ mod tests {
         assert!(shown.text.contains("were left out"), "{}", shown.text);
         assert_eq!(values(&reply(), true).text.matches("edge-1").count(), 1);
         assert!(by_entity("node", &reply()).contains("system.cpu.time{cpu.mode=user} 0.75 s"));
+    }
+
+    #[test]
+    fn an_answer_that_is_coarser_than_asked_is_said_to_be() {
+        let answer = |step_seconds, resolution_seconds| {
+            let request = QueryRequest { step_seconds, ..QueryRequest::default() };
+            coarser(&request, &QueryReply { resolution_seconds, ..QueryReply::default() })
+        };
+        assert!(answer(0, 60).is_some_and(|note| note.contains("60 s")));
+        assert!(answer(30, 60).is_some());
+        assert_eq!([answer(0, 0), answer(60, 60), answer(300, 60)], [None, None, None]);
     }
 
     #[test]

@@ -28,6 +28,8 @@ const VALUES_DEFAULT: usize = 10_000;
 const VALUES_MAX: usize = 100_000;
 /// Points that one question reads at most, of all series together.
 const POINTS_MAX: usize = 2_000_000;
+/// How much later a question may be answered than its beginning was reckoned, milliseconds: `-6h` is a little more by then.
+const SLACK_MS: i64 = 5_000;
 /// Longest step, seconds: a year.
 const STEP_MAX_S: u32 = 366 * 86_400;
 
@@ -95,15 +97,12 @@ impl Question {
         matches!(self.function, Function::P50 | Function::P95 | Function::P99)
     }
 
-    /// The stores to read, the coarsest first: 0 is raw, 1 to 3 are those of [`LENGTHS_MS`].
+    /// The coarsest store to read: 0 is raw, 1 to 3 are those of [`LENGTHS_MS`]. Finer ones fill its end.
     ///
     /// # Errors
     /// Quantiles of a time of which the raw values are gone.
-    fn levels(&self, stores: &Stores, now: Timestamp) -> Result<Vec<usize>, query::Error> {
-        let covers = |level: usize| now.millis_since(self.from) <= stores.keep_ms[level];
-        if self.step_ms == 0 {
-            return Ok(vec![0]);
-        }
+    fn coarsest(&self, stores: &Stores, now: Timestamp) -> Result<usize, query::Error> {
+        let covers = |level: usize| now.millis_since(self.from) <= stores.keep_ms[level] + SLACK_MS;
         if self.needs_values() {
             if !covers(0) && self.from != Timestamp::default() {
                 return Err(query::Error::invalid(
@@ -111,37 +110,62 @@ impl Question {
                     "ask about a later time, or for another function",
                 ));
             }
-            return Ok(vec![0]);
+            return Ok(0);
+        }
+        if self.step_ms == 0 && !stores.raw.is_remote() {
+            // Whether those that are kept in memory are all there are, `falls_short` says.
+            return Ok(0);
         }
         let fits = |level: usize| level == 0 || LENGTHS_MS[level - 1] <= self.step_ms;
         let coarsest = (0..=3).rev().find(|level| fits(*level) && covers(*level));
-        let first = coarsest.or_else(|| (0..=3).find(|level| covers(*level))).unwrap_or(3);
-        Ok((0..=first).rev().collect())
+        Ok(coarsest.or_else(|| (0..=3).find(|level| covers(*level))).unwrap_or(3))
     }
 
     /// The answer.
     ///
     /// # Errors
-    /// Those of [`levels`](Self::levels); a store that does not answer.
+    /// Those of [`coarsest`](Self::coarsest); a store that does not answer.
     pub(super) async fn answer(
         &self,
         stores: &Stores,
         request: &QueryRequest,
         now: Timestamp,
     ) -> Result<QueryReply, query::Error> {
-        let levels = self.levels(stores, now)?;
+        let mut coarsest = self.coarsest(stores, now)?;
         let filter = request.filter.clone().unwrap_or_default();
-        let (asked, mut truncated) = stores.catalog.read().asked(&filter, self.series_max);
-        let resolution_ms = levels.first().filter(|level| **level > 0).map_or(0, |level| LENGTHS_MS[*level - 1]);
+        let (asked, more) = stores.catalog.read().asked(&filter, self.series_max);
         let mut by_series: BTreeMap<&str, Vec<&Asked>> = BTreeMap::new();
         for one in &asked {
             by_series.entry(&one.series).or_default().push(one);
         }
+        loop {
+            if let Some(reply) = self.answer_from(coarsest, stores, &by_series).await? {
+                return Ok(QueryReply { truncated: reply.truncated || more, ..reply });
+            }
+            coarsest += 1;
+        }
+    }
+
+    /// The answer from a store and finer ones. `None` if a coarser one goes further back, and can answer.
+    async fn answer_from(
+        &self,
+        coarsest: usize,
+        stores: &Stores,
+        by_series: &BTreeMap<&str, Vec<&Asked>>,
+    ) -> Result<Option<QueryReply>, query::Error> {
+        let resolution_ms = if coarsest == 0 { 0 } else { LENGTHS_MS[coarsest - 1] };
         let mut left = POINTS_MAX;
-        let mut found: Vec<SeriesValues> = vec![];
+        let (mut found, mut truncated): (Vec<SeriesValues>, _) = (vec![], false);
         for (series, asked) in by_series {
-            let read = self.read(stores, series, &levels, &mut left).await?;
-            truncated |= left == 0;
+            let read = self.read(stores, series, coarsest, &mut left).await?;
+            if left == 0 {
+                truncated = true;
+            } else if self.falls_short(stores, series, coarsest, &read).await? {
+                if !self.needs_values() {
+                    return Ok(None);
+                }
+                truncated = true;
+            }
             for one in asked {
                 let mut values = self.values(one, &read, resolution_ms);
                 let surplus = values.len().saturating_sub(self.values_max);
@@ -156,7 +180,27 @@ impl Question {
             }
         }
         let resolution_seconds = u32::try_from(resolution_ms / 1_000).unwrap_or(u32::MAX);
-        Ok(QueryReply { series: found, truncated, resolution_seconds })
+        Ok(Some(QueryReply { series: found, truncated, resolution_seconds }))
+    }
+
+    /// Has a coarser store a step that is over before what was read begins? A store in memory loses its oldest points when
+    /// it is full, and what is older than its window.
+    async fn falls_short(
+        &self,
+        stores: &Stores,
+        series: &str,
+        coarsest: usize,
+        read: &[(usize, Point)],
+    ) -> Result<bool, query::Error> {
+        let coarser = stores.rolled.iter().zip(LENGTHS_MS).skip(coarsest);
+        for (store, length_ms) in coarser.filter(|(store, _)| !store.is_remote()) {
+            let to = read.first().map_or(self.to, |(_, first)| first.at.plus_millis(-length_ms));
+            let range = Range { from: self.from, to, limit: 1 };
+            if self.from <= to && !store.range(series, range).await.map_err(mesh_kit::internal)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The points of a series, each with the length of what it is of: from the coarsest store as far as that goes, then
@@ -165,24 +209,24 @@ impl Question {
         &self,
         stores: &Stores,
         series: &str,
-        levels: &[usize],
+        coarsest: usize,
         left: &mut usize,
     ) -> Result<Vec<(usize, Point)>, query::Error> {
         let (mut from, mut read) = (self.from, vec![]);
-        for level in levels {
+        for level in (0..=coarsest).rev() {
             if from > self.to || *left == 0 {
                 break;
             }
-            let store = if *level == 0 { &stores.raw } else { &stores.rolled[*level - 1] };
+            let store = if level == 0 { &stores.raw } else { &stores.rolled[level - 1] };
             // A step that began before the beginning is not whole.
             let range = Range { from, to: self.to, limit: *left };
             let points = store.range(series, range).await.map_err(mesh_kit::internal)?;
             *left -= points.len();
             if let Some(last) = points.last() {
-                let length = if *level == 0 { 0 } else { LENGTHS_MS[*level - 1] };
+                let length = if level == 0 { 0 } else { LENGTHS_MS[level - 1] };
                 from = last.at.plus_millis(length);
             }
-            read.extend(points.into_iter().map(|point| (*level, point)));
+            read.extend(points.into_iter().map(|point| (level, point)));
         }
         Ok(read)
     }
@@ -192,7 +236,7 @@ impl Question {
         let labels = &asked.metric.labels;
         // The points of an instance's samples bear the cluster and the owner as labels, which are the entity's here.
         let mine = read.iter().filter(|(_, point)| asked.value != asked.metric.name || point.labels == *labels);
-        if self.step_ms == 0 {
+        if self.step_ms == 0 && resolution_ms == 0 {
             let value = |point: &Point| Some((point.at.as_millis(), point.values.get(&asked.value)? * asked.factor));
             return mine.filter_map(|(_, point)| value(point)).collect();
         }
@@ -207,11 +251,16 @@ impl Question {
             }
         }
         let kind = asked.metric.kind();
-        let counts = self.function == Function::Count;
+        let function = match self.step_ms {
+            // The values as they are: of a counter what it stood at, not how fast it rose.
+            0 if is_counter(&asked.metric) => Function::Last,
+            _ => self.function,
+        };
+        let counts = function == Function::Count;
         let factor = if counts { 1.0 } else { asked.factor };
-        let rate_of_gauge = self.function == Function::Rate && !is_counter(&asked.metric);
+        let rate_of_gauge = function == Function::Rate && !is_counter(&asked.metric);
         let steps = steps.done().into_iter().filter(|_| !rate_of_gauge);
-        steps.filter_map(|step| Some((step.begin_ms, step.value(self.function, kind)? * factor))).collect()
+        steps.filter_map(|step| Some((step.begin_ms, step.value(function, kind)? * factor))).collect()
     }
 }
 
@@ -225,9 +274,12 @@ mod tests {
     use parking_lot::RwLock;
 
     use super::*;
-    use crate::domain::{
-        catalog::Catalog,
-        rollup::{Rollup, Row},
+    use crate::{
+        domain::{
+            catalog::Catalog,
+            rollup::{Rollup, Row},
+        },
+        shell::store::tests::Shared,
     };
 
     const NOW: Timestamp = Timestamp::from_millis(7_200_000);
@@ -304,6 +356,54 @@ mod tests {
     }
 
     #[test]
+    fn values_older_than_raw_ones_are_answered_by_the_finest_step() {
+        let stores = stores();
+        let old = ask(&stores, "gauge", 3_600, 0, Function::Unspecified);
+        let (at_ms, values) = (&old.series[0].at_ms, &old.series[0].values);
+        assert_eq!((old.resolution_seconds, old.truncated, at_ms.len(), at_ms[0]), (60, false, 61, 3_600_000));
+        assert_eq!(values[0], 3_629.5, "the mean of its minute");
+        let counter = ask(&stores, "counter", 3_600, 0, Function::Unspecified);
+        assert_eq!((counter.resolution_seconds, counter.series[0].values[0]), (60, 3.0 * 3_659.0), "what it stood at");
+        // Where nothing older was ever measured, the raw values are all there are.
+        block_on(stores.rolled[0].forget(Timestamp::from_millis(6_600_000))).unwrap();
+        let all = ask(&stores, "gauge", 6_601, 0, Function::Unspecified);
+        assert_eq!((all.resolution_seconds, all.series[0].values.len()), (0, 600));
+        // The minutes of then are gone: five minutes, and at last hours, reach that far.
+        assert_eq!(ask(&stores, "gauge", 3_600, 0, Function::Unspecified).resolution_seconds, 300);
+        assert_eq!(ask(&stores, "gauge", 3_600, 60, Function::Max).resolution_seconds, 300);
+        block_on(stores.rolled[1].forget(NOW)).unwrap();
+        let hour = ask(&stores, "gauge", 0, 0, Function::Unspecified);
+        assert_eq!((hour.resolution_seconds, hour.series[0].at_ms[0]), (3_600, 0));
+    }
+
+    #[test]
+    fn raw_values_that_left_a_full_memory_early_are_not_passed_over() {
+        let stores = stores();
+        block_on(stores.raw.forget(Timestamp::from_millis(7_140_000))).unwrap();
+        for step in [0, 10] {
+            let reply = ask(&stores, "gauge", 6_900, step, Function::Unspecified);
+            assert_eq!((reply.resolution_seconds, reply.series[0].at_ms[0]), (60, 6_900_000), "{step}");
+        }
+        let quantiles = ask(&stores, "gauge", 6_900, 60, Function::P95);
+        assert!(quantiles.truncated && quantiles.series[0].at_ms[0] == 7_140_000, "{quantiles:?}");
+    }
+
+    #[test]
+    fn a_database_is_asked_by_the_times_that_it_keeps() {
+        let stores = stores();
+        let level = |from_s: i64, step_seconds: u32, remote: bool| {
+            let from = Some(Timestamp::from_millis(from_s * 1_000));
+            let request = QueryRequest { from, step_seconds, ..QueryRequest::default() };
+            let raw = if remote { Arc::new(Shared(stores.raw.clone())) } else { stores.raw.clone() };
+            Question::new(&request, NOW).unwrap().coarsest(&Stores { raw, ..stores.clone() }, NOW).unwrap()
+        };
+        // A question about the last ten minutes is answered a moment later.
+        assert_eq!([level(6_600, 0, true), level(6_598, 0, true), level(6_590, 0, true)], [0, 0, 1]);
+        assert_eq!([level(0, 0, true), level(0, 0, false)], [1, 0]);
+        assert_eq!([level(6_590, 10, true), level(3_600, 3_600, true)], [1, 3]);
+    }
+
+    #[test]
     fn a_counter_is_read_as_its_rate_at_every_resolution() {
         let stores = stores();
         for (from, step) in [(6_900, 10), (3_600, 60), (0, 300), (0, 3_600)] {
@@ -325,7 +425,7 @@ mod tests {
             ..QueryRequest::default()
         };
         let question = Question::new(&request, NOW).unwrap();
-        assert!(matches!(question.levels(&stores, NOW), Err(query::Error::InvalidArgument { .. })));
+        assert!(matches!(question.coarsest(&stores, NOW), Err(query::Error::InvalidArgument { .. })));
     }
 
     #[test]

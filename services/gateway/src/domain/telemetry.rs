@@ -39,8 +39,8 @@ pub const FUNCTIONS: [(&str, Function); 11] = [
 const VALUES_MAX: usize = 64;
 /// Bytes of a metric's name, a label or an id.
 const TEXT_MAX: usize = 256;
-/// How far back is looked when `from` is absent, milliseconds.
-const SPAN_MS: i64 = 15 * 60 * 1_000;
+/// How far back is looked when `from` is absent, milliseconds: as far as values rest in memory as they came.
+const SPAN_MS: i64 = 10 * 60 * 1_000;
 /// Longest step, seconds: a week.
 const STEP_MAX_S: u32 = 7 * 24 * 3_600;
 /// Series and values of each that may be asked for, and values in all.
