@@ -9,8 +9,8 @@ use mesh_proto::{
     Timestamp,
     measurement::{Adaptive, Selector, SetMeasurement, Setting, UnsetMeasurement},
     telemetry::{
-        AgentInfo, Entity, Filter, Function, InventoryRequest, Metric, QueryReply, QueryRequest, SeriesValues,
-        WatchRequest,
+        AgentInfo, Entity, EntityInfo, Filter, Function, InventoryRequest, Metric, QueryReply, QueryRequest,
+        SeriesValues, WatchRequest,
     },
 };
 use serde_json::{Value as Json, json};
@@ -31,6 +31,8 @@ const TOP_OF_INSTANCES: &[&str] =
 /// How far back `top` looks for the newest value of a series, milliseconds, and in which steps, seconds.
 const TOP_SPAN_MS: i64 = 60_000;
 const TOP_STEP_S: u32 = 30;
+/// Entities that are down which the inventory names of one agent.
+const DOWN_NAMED: usize = 5;
 /// Bytes of one answer.
 const REPLY_MAX: usize = 64 << 20;
 
@@ -373,7 +375,7 @@ async fn query(client: &Client, request: QueryRequest) -> anyhow::Result<QueryRe
 
 async fn agents(client: &Client, cluster: &str) -> anyhow::Result<Vec<AgentInfo>> {
     let (mut agents, mut page_token) = (vec![], String::new());
-    let mut telemetry = client.telemetry().await?;
+    let mut telemetry = client.telemetry().await?.max_decoding_message_size(REPLY_MAX);
     loop {
         let request = InventoryRequest { cluster_id: cluster.to_owned(), page_size: 1_000, page_token };
         let page = answer("list what measures", telemetry.inventory(request).await)?;
@@ -412,7 +414,9 @@ fn known(series: &SeriesValues) -> (Entity, Metric) {
 fn coarser(request: &QueryRequest, reply: &QueryReply) -> Option<String> {
     let step = reply.resolution_seconds;
     (step > request.step_seconds).then(|| {
-        format!("one value per {step} s: what is finer is not kept of a time so far back; ask for a later --from to see it")
+        format!(
+            "one value per {step} s: what is finer is not kept of a time so far back; ask for a later --from to see it"
+        )
     })
 }
 
@@ -462,6 +466,30 @@ fn by_entity(kind: &str, reply: &QueryReply) -> String {
     output::table(&header, shown.collect())
 }
 
+/// How many of an agent's entities are up, and which are down since when.
+fn entities(agent: &AgentInfo) -> String {
+    let down: Vec<&EntityInfo> = agent.entities.iter().filter(|info| !info.up).collect();
+    let mut text = format!("{} up", agent.entities.len() - down.len());
+    let mut named: Vec<String> = down
+        .iter()
+        .take(DOWN_NAMED)
+        .map(|info| {
+            let since = info.heard.map_or_else(|| "no value yet".to_owned(), |heard| format!("since {}", clock(heard)));
+            format!("{} {since}", info.entity.as_ref().map(named).unwrap_or_default())
+        })
+        .collect();
+    if down.len() > DOWN_NAMED {
+        named.push(format!("{} more", down.len() - DOWN_NAMED));
+    }
+    if !named.is_empty() {
+        text = format!("{text}; down: {}", named.join(", "));
+    }
+    match agent.entities_left_out {
+        0 => text,
+        more => format!("{text}; {more} not listed"),
+    }
+}
+
 fn inventory(agents: &[AgentInfo]) -> Shown {
     let value = agents.iter().map(|agent| to_json("continuum.telemetry.v1.AgentInfo", agent)).collect::<Json>();
     let rows = agents.iter().map(|agent| {
@@ -481,13 +509,15 @@ fn inventory(agents: &[AgentInfo]) -> Shown {
             if agent.up { "up" } else { "down" }.into(),
             agent.heard.map(clock).unwrap_or_else(|| "-".into()),
             format!("{:.1}", agent.values_per_second),
+            entities(agent),
             agent.probes.len().to_string(),
             if failing.is_empty() { "-".into() } else { failing.join("; ") },
             settings.join(" "),
             format!("{} ms", agent.skew_ms),
         ]
     });
-    let header = ["cluster", "node", "state", "heard", "values/s", "probes", "failing", "settings", "clock"];
+    let header =
+        ["cluster", "node", "state", "heard", "values/s", "entities", "probes", "failing", "settings", "clock"];
     Shown::table(value, &header, rows.collect())
 }
 
@@ -614,6 +644,29 @@ mod tests {
         assert!(answer(0, 60).is_some_and(|note| note.contains("60 s")));
         assert!(answer(30, 60).is_some());
         assert_eq!([answer(0, 0), answer(60, 60), answer(300, 60)], [None, None, None]);
+    }
+
+    #[test]
+    fn entities_that_are_down_are_named_with_their_last_value() {
+        let info = |id: &str, up: bool, heard: Option<i64>| EntityInfo {
+            entity: Some(Entity { kind: "instance".into(), id: id.into(), ..Entity::default() }),
+            up,
+            heard: heard.map(Timestamp::from_millis),
+            ..EntityInfo::default()
+        };
+        let mut agent = AgentInfo {
+            entities: vec![info("a", true, Some(1)), info("b", false, Some(1_000)), info("c", false, None)],
+            ..AgentInfo::default()
+        };
+        assert_eq!(
+            entities(&agent),
+            format!("1 up; down: instance b since {}, instance c no value yet", clock(Timestamp::from_millis(1_000)))
+        );
+        agent.entities.extend((0..9).map(|number| info(&number.to_string(), false, None)));
+        agent.entities_left_out = 3;
+        let many = entities(&agent);
+        assert!(many.ends_with("instance 2 no value yet, 6 more; 3 not listed"), "{many}");
+        assert!(inventory(&[agent]).text.contains("1 up; down: instance b"));
     }
 
     #[test]

@@ -56,7 +56,7 @@ use self::{
     conditions::{Conditions, Seen},
     feed::{Cursor, Feed},
     period::Period,
-    readings::{Intake, Meta, Taken},
+    readings::{Intake, Meta, Presence, Taken},
     recent::{Held, Recent},
     select::FIELDS,
     sharing::{Members, Sharing},
@@ -284,6 +284,8 @@ impl Declared {
     }
 }
 
+/// Entities of one agent that are listed.
+const ENTITIES_MAX: usize = 2_000;
 /// How often instances that went silent are looked for, milliseconds.
 const SWEEP_MS: i64 = 10_000;
 /// An instance that sent nothing for this long may make room for another, milliseconds.
@@ -394,10 +396,37 @@ impl Collector {
 
     /// Agents after a cluster, in order, with what is set for each.
     pub(crate) fn agents<'a>(&'a self, cluster_id: &'a str, after: &'a str) -> impl Iterator<Item = AgentInfo> + 'a {
-        self.intake.agents(cluster_id, after).map(|agent| {
+        let sampled = self.tracks.values().filter(move |track| {
+            track.last.as_ref().is_some_and(|last| cluster_id.is_empty() || last.cluster_id == cluster_id)
+        });
+        let mut by_cluster: BTreeMap<&str, Vec<&Track>> = BTreeMap::new();
+        for track in sampled {
+            let cluster = track.last.as_ref().map_or("", |last| last.cluster_id.as_str());
+            by_cluster.entry(cluster).or_default().push(track);
+        }
+        self.intake.agents(cluster_id, after).map(move |agent| {
             let settings = self.settings.get(&agent.cluster_id).cloned().unwrap_or_default();
-            AgentInfo { settings, ..agent }
+            let tracks = by_cluster.get(agent.cluster_id.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let entities = self.entities(&agent.cluster_id, tracks);
+            let left_out = entities.len().saturating_sub(ENTITIES_MAX);
+            AgentInfo {
+                settings,
+                entities: entities.into_values().take(ENTITIES_MAX).map(|measured| measured.info(self.now)).collect(),
+                entities_left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
+                ..agent
+            }
         })
+    }
+
+    /// What is measured on a cluster: what readings are of, and the instances that samples are of.
+    fn entities(&self, cluster_id: &str, tracks: &[&Track]) -> BTreeMap<(String, String), Presence> {
+        let mut found = self.intake.entities(cluster_id);
+        for (track, sample) in tracks.iter().filter_map(|track| Some((track, track.last.as_deref()?))) {
+            let key = (select::INSTANCE.to_owned(), sample.instance_id.clone());
+            let measured = found.entry(key).or_insert_with(|| Presence::of(&select::entity_of(sample)));
+            measured.observe(track.heard, Some((sample.interval_seconds * 1_000.0) as i64));
+        }
+        found
     }
 
     /// The series whose values are kept for less time than others by a setting, each with its milliseconds.

@@ -11,7 +11,7 @@ use std::{
 use mesh_core::units;
 use mesh_proto::{
     Timestamp, is_key,
-    telemetry::{AgentInfo, Entity, Metric, MetricKind, ProbeInfo, Readings},
+    telemetry::{AgentInfo, Entity, EntityInfo, Metric, MetricKind, ProbeInfo, Readings},
 };
 
 use super::select::{KINDS, TEXT_MAX, is_label};
@@ -82,6 +82,9 @@ const TABLES_MAX: usize = 8;
 const REMEMBERED_MAX: usize = 8;
 /// An agent is up for so long after its last message, milliseconds.
 const UP_MS: i64 = 15_000;
+/// An entity is up for three of its intervals after its last value, and for at least 30 s, milliseconds.
+const UP_INTERVALS: i64 = 3;
+const ENTITY_UP_MS: i64 = 30_000;
 /// Seconds' worth that a bucket holds.
 const BURST_S: f64 = 10.0;
 
@@ -209,6 +212,42 @@ pub(crate) struct Outcome {
     pub(crate) taken: Vec<Taken>,
 }
 
+/// One measured thing, as far as its values and probes show it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Presence {
+    entity: Entity,
+    heard: Option<Timestamp>,
+    /// Shortest interval that a probe states, milliseconds.
+    stated_ms: Option<u32>,
+    /// Shortest time between the last two values of a series, milliseconds.
+    seen_ms: Option<i64>,
+}
+
+impl Presence {
+    pub(crate) fn of(entity: &Entity) -> Self {
+        Self { entity: entity.clone(), heard: None, stated_ms: None, seen_ms: None }
+    }
+
+    /// A value came, so long after the one before it.
+    pub(crate) fn observe(&mut self, at: Timestamp, after_ms: Option<i64>) {
+        self.heard = self.heard.max(Some(at));
+        self.seen_ms = self.seen_ms.into_iter().chain(after_ms.filter(|ms| *ms > 0)).min();
+    }
+
+    fn stated(&mut self, interval_ms: u32) {
+        self.stated_ms = self.stated_ms.into_iter().chain(Some(interval_ms).filter(|ms| *ms > 0)).min();
+    }
+
+    /// What is said of it at a time.
+    pub(crate) fn info(self, now: Timestamp) -> EntityInfo {
+        let seen_ms = self.seen_ms.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
+        let interval_ms = self.stated_ms.or(seen_ms).unwrap_or_default();
+        let limit_ms = (UP_INTERVALS * i64::from(interval_ms)).max(ENTITY_UP_MS);
+        let up = self.heard.is_some_and(|heard| now.millis_since(heard) < limit_ms);
+        EntityInfo { entity: Some(self.entity), up, heard: self.heard, interval_ms }
+    }
+}
+
 /// All agents and series.
 #[derive(Debug)]
 pub(crate) struct Intake {
@@ -279,6 +318,32 @@ impl Intake {
         self.agents.iter().filter(move |(id, _)| meant(id)).map(|(id, agent)| agent.info(id, self.now))
     }
 
+    /// What is measured on a cluster, by kind and id.
+    pub(crate) fn entities(&self, cluster_id: &str) -> BTreeMap<(String, String), Presence> {
+        let mut found: BTreeMap<(String, String), Presence> = BTreeMap::new();
+        let key = |entity: &Entity| (entity.kind.clone(), entity.id.clone());
+        let of_cluster = |metric| Meta {
+            number: 0,
+            entity: Entity { cluster_id: cluster_id.to_owned(), ..Entity::default() },
+            metric,
+        };
+        let mine = self.by_key.range(Key(Arc::new(of_cluster(Metric::default())))..);
+        let mine = mine.take_while(|(key, _)| key.0.entity.cluster_id == cluster_id);
+        for known in mine.filter_map(|(_, slot)| self.series[*slot].as_ref()) {
+            let entity = &known.meta.entity;
+            let measured = found.entry(key(entity)).or_insert_with(|| Presence::of(entity));
+            if known.count > 0 {
+                measured.observe(known.heard, known.remembered.back().map(|before| known.at_ms - before));
+            }
+        }
+        let probes = self.agents.get(cluster_id).into_iter().flat_map(|agent| agent.probes.values());
+        for ProbeInfo { entity, status, .. } in probes {
+            let (Some(entity), Some(status)) = (entity, status) else { continue };
+            found.entry(key(entity)).or_insert_with(|| Presence::of(entity)).stated(status.interval_ms);
+        }
+        found
+    }
+
     /// Time passes.
     pub(crate) fn tick(&mut self, now: Timestamp) {
         self.now = now;
@@ -300,6 +365,7 @@ impl Intake {
         }
         let refused = &mut self.refused;
         self.agents.retain(|_, agent| {
+            agent.probes.retain(|_, probe| probe.heard.is_some_and(|heard| now.millis_since(heard) < idle_ms));
             let stays = now.millis_since(agent.heard) < idle_ms || agent.series > 0;
             if !stays {
                 refused.iter_mut().zip(agent.refused).for_each(|(sum, more)| *sum += more);
@@ -649,6 +715,8 @@ impl Agent {
             refused: self.refused.iter().sum(),
             probes: self.probes.values().cloned().collect(),
             settings: BTreeMap::new(),
+            entities: vec![],
+            entities_left_out: 0,
         }
     }
 }
@@ -818,6 +886,57 @@ mod tests {
         intake.tick(Timestamp::from_millis(NOW + UP_MS));
         assert!(!intake.agents("edge", "").next().unwrap().up);
         assert_eq!(intake.agents("cloud", "").count() + intake.agents("", "edge").count(), 0);
+    }
+
+    #[test]
+    fn an_entity_is_up_while_its_values_come_and_is_forgotten_later() {
+        let mut intake = intake(Limits::default());
+        let status = |interval_ms| ProbeStatus { probe: "p".into(), interval_ms, ..ProbeStatus::default() };
+        let one = |id: &str, interval_ms: u32, metrics: &[(u32, i32, f64)]| Readings {
+            entities: vec![entity(id)],
+            probes: vec![status(interval_ms)],
+            ..pack(vec![metric("a", "s")], metrics)
+        };
+        let each = [
+            one("fast", 1_000, &[(0, 0, 1.0)]),
+            one("slow", 60_000, &[(0, 0, 1.0)]),
+            one("failing", 1_000, &[]),
+            Readings { probes: vec![], ..one("unstated", 0, &[(0, 0, 1.0), (0, 20_000, 2.0)]) },
+        ];
+        intake.tick(Timestamp::from_millis(NOW + 20_000));
+        each.into_iter().for_each(|pack| drop(intake.take("n", pack)));
+        let at = |intake: &mut Intake, after_ms: i64| -> Vec<(String, bool, u32)> {
+            intake.tick(Timestamp::from_millis(NOW + 20_000 + after_ms));
+            let now = intake.now;
+            let infos = intake.entities("edge").into_values().map(|measured| measured.info(now));
+            infos.map(|info| (info.entity.unwrap().id, info.up, info.interval_ms)).collect()
+        };
+        let all = |up: [bool; 4]| {
+            let named = [("failing", 1_000), ("fast", 1_000), ("slow", 60_000), ("unstated", 20_000)];
+            named.iter().zip(up).map(|((id, ms), up)| ((*id).to_owned(), up, *ms)).collect::<Vec<_>>()
+        };
+        assert_eq!(at(&mut intake, 29_999), all([false, true, true, true]));
+        assert_eq!(at(&mut intake, 30_000), all([false, false, true, true]));
+        assert_eq!(at(&mut intake, 60_000), all([false, false, true, false]));
+        assert_eq!(at(&mut intake, 180_000), all([false; 4]));
+        assert!(intake.entities("edg").is_empty() && intake.entities("edge2").is_empty());
+        intake.tick(Timestamp::from_millis(NOW + 620_000));
+        intake.sweep();
+        assert!(intake.entities("edge").is_empty());
+    }
+
+    #[test]
+    fn probes_of_what_is_gone_make_room_for_those_of_what_comes() {
+        let mut intake = intake(Limits { probes_max: 2, ..Limits::default() });
+        let mut next = |second: i64, id: &str| {
+            intake.tick(Timestamp::from_millis(NOW + 1_000 * second));
+            intake.sweep();
+            let probes = vec![ProbeStatus { probe: "p".into(), ..ProbeStatus::default() }];
+            let at = Some(Timestamp::from_millis(NOW + 1_000 * second));
+            intake.take("n", Readings { entities: vec![entity(id)], probes, at, ..pack(vec![], &[]) });
+            intake.agents("", "").next().unwrap().probes.len()
+        };
+        assert_eq!([next(0, "a"), next(1, "b"), next(2, "c"), next(601, "d")], [1, 2, 2, 1]);
     }
 
     #[test]

@@ -658,7 +658,10 @@ fn components() -> Json {
         ),
         (
             "Agent",
-            object(&[], json!({"cluster_id": text, "node": text, "up": truth, "probes": things, "settings": thing})),
+            object(
+                &[],
+                json!({"cluster_id": text, "node": text, "up": truth, "probes": things, "entities": things, "settings": thing}),
+            ),
         ),
         ("Samples", object(&["samples"], json!({"samples": things}))),
         ("Probes", object(&["probes"], json!({"probes": things}))),

@@ -8,7 +8,7 @@ use mesh_core::Stored;
 use mesh_proto::{
     measurement::{ConditionDefined, DefineCondition, DropCondition, MeasurementSet, SetMeasurement, UnsetMeasurement},
     telemetry::{
-        ConditionsRequest, InventoryRequest, QueryRequest, WatchRequest,
+        ConditionsRequest, Entity, InventoryRequest, QueryRequest, WatchRequest,
         telemetry_queries_client::TelemetryQueriesClient,
     },
     twin::{TwinRequest, twin_queries_client::TwinQueriesClient},
@@ -65,8 +65,8 @@ impl Gateway {
         })
     }
 
-    /// Who measures, and what: agents with their probes and settings. Of probes, those who may not see everybody's are
-    /// shown what is their own, and the infrastructure's.
+    /// Who measures, and what: agents with their probes, entities and settings. Of probes and entities, those who may not
+    /// see everybody's are shown what is their own, and the infrastructure's.
     pub(crate) async fn inventory(&self, admitted: &Admitted) -> Result<Response, Problem> {
         let cluster = admitted.value("cluster_id").unwrap_or_default();
         if admitted.query.contains_key("cluster_id") && !mesh_proto::is_key(cluster) {
@@ -81,7 +81,9 @@ impl Gateway {
         let reply = self.reply(COLLECTOR, answer)?;
         let scope = scope(admitted);
         let shown = reply.agents.into_iter().map(|mut agent| {
-            agent.probes.retain(|probe| probe.entity.as_ref().is_some_and(|entity| scope.has(&entity.owner)));
+            let has = |entity: Option<&Entity>| entity.is_some_and(|entity| scope.has(&entity.owner));
+            agent.probes.retain(|probe| has(probe.entity.as_ref()));
+            agent.entities.retain(|info| has(info.entity.as_ref()));
             present::message("continuum.telemetry.v1.AgentInfo", &agent)
         });
         Ok(linked(admitted, json(StatusCode::OK, &shown.collect::<Vec<_>>().into()), &reply.next_page_token))

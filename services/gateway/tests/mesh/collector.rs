@@ -11,9 +11,9 @@ use mesh_proto::{
     deciders::measurements::{Fact, Input, NAME},
     measurement::{ConditionDefined, ConditionDropped, MeasurementRefused, MeasurementSet, MeasurementUnset, Setting},
     telemetry::{
-        AgentInfo, ConditionsReply, ConditionsRequest, Entity, Filter, IngestReply, InstanceSample, InventoryReply,
-        InventoryRequest, Metric, MetricKind, ProbeInfo, QueryReply, QueryRequest, RangeReply, RangeRequest, Readings,
-        SeriesValues, StreamRequest, WatchReply, WatchRequest,
+        AgentInfo, ConditionsReply, ConditionsRequest, Entity, EntityInfo, Filter, IngestReply, InstanceSample,
+        InventoryReply, InventoryRequest, Metric, MetricKind, ProbeInfo, QueryReply, QueryRequest, RangeReply,
+        RangeRequest, Readings, SeriesValues, StreamRequest, WatchReply, WatchRequest,
         telemetry_queries_server::{TelemetryQueries, TelemetryQueriesServer},
     },
 };
@@ -196,11 +196,13 @@ impl TelemetryQueries for Answers {
     async fn inventory(&self, request: Request<InventoryRequest>) -> Answered<InventoryReply> {
         let request = request.into_inner();
         let probe = |entity| ProbeInfo { entity: Some(entity), ..ProbeInfo::default() };
+        let measured = |entity| EntityInfo { entity: Some(entity), up: true, ..EntityInfo::default() };
         let agent = |cluster: &str| AgentInfo {
             cluster_id: cluster.into(),
             node: format!("{cluster}-1"),
             up: true,
             probes: entities().into_iter().map(probe).collect(),
+            entities: entities().into_iter().map(measured).collect(),
             ..AgentInfo::default()
         };
         let known = ["cloud", "edge"].into_iter().filter(|name| {

@@ -86,7 +86,9 @@ async fn values_are_asked_for_over_time_as_json_and_as_csv() {
     let agents = world.ask(&ada, "GET", "/api/v1/telemetry/inventory/?page_size=1", None).await;
     assert_eq!((agents.status, agents.body.as_array().unwrap().len()), (200, 1), "{agents:?}");
     assert!(agents.headers["link"].to_str().unwrap().contains("page_token=cloud"), "{:?}", agents.headers);
-    assert_eq!(agents.body[0]["probes"].as_array().unwrap().len(), 2, "not bob's: {agents:?}");
+    let entities = agents.body[0]["entities"].as_array().unwrap();
+    assert_eq!((agents.body[0]["probes"].as_array().unwrap().len(), entities.len()), (2, 2), "not bob's: {agents:?}");
+    assert_eq!(entities[0]["up"], true, "{agents:?}");
     world.stop().await;
 }
 
