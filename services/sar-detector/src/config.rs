@@ -22,9 +22,9 @@ pub struct Config {
     pub accept_ms: u32,
     /// Instances under watch; each takes about 280 kB.
     pub instances_max: usize,
-    /// How long the processes of an anomalous instance are measured more often, milliseconds; never when 0.
+    /// How long an anomalous instance is measured more often, milliseconds; never when 0.
     pub escalate_ms: u32,
-    /// How often they are measured then: between two readings, milliseconds.
+    /// How often it is measured then: between two readings, milliseconds.
     pub escalate_interval_ms: u32,
     /// How often models are stored in the data folder, milliseconds; never when 0.
     pub snapshot_ms: u32,

@@ -72,8 +72,10 @@ impl Default for Limits {
     }
 }
 
-/// The probe that looks at what is suspected.
-const ESCALATED_PROBE: &str = "process";
+/// What looks at an instance that is suspected, each by kind of entity and probe: whatever measures it, but the samples that
+/// are judged, which stay comparable with those learned from.
+const ESCALATED: [(&str, &str); 4] =
+    [("instance", "process"), ("instance", "cgroup"), ("application", "application"), ("application", "otlp")];
 
 /// What came in and was not used, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -341,30 +343,32 @@ impl Sar {
         derived
     }
 
-    /// Has what is suspected looked at more often for a while: its processes, not the samples that are judged, which stay
-    /// comparable with those learned from.
-    fn escalate(&self, detected: &AnomalyDetected) -> Option<Derived> {
+    /// Has what is suspected looked at more often for a while.
+    fn escalate(&self, detected: &AnomalyDetected) -> Vec<Derived> {
         if self.limits.escalate_ms == 0 {
-            return None;
+            return vec![];
         }
         let at = detected.at.unwrap_or_default();
-        let selector = Selector {
-            entity_kind: "instance".to_owned(),
-            entity_id: detected.instance_id.clone(),
-            probe: ESCALATED_PROBE.to_owned(),
+        let one = |(kind, probe): (&str, &str)| {
+            let selector = Selector {
+                entity_kind: kind.to_owned(),
+                entity_id: detected.instance_id.clone(),
+                probe: probe.to_owned(),
+            };
+            let setting = Setting {
+                selector: Some(selector),
+                interval_ms: self.limits.escalate_interval_ms,
+                until: Some(at.plus_millis(self.limits.escalate_ms)),
+                reason: format!("anomaly {}", detected.episode_id),
+                ..Setting::default()
+            };
+            let id = derived_id(&["escalate", &detected.episode_id, probe]);
+            // One for each instance and probe; a later anomaly takes its place.
+            let setting_id = format!("anomaly-{}-{probe}", derived_id(&["escalated", &detected.instance_id]));
+            let ask = SetMeasurement { cluster_id: detected.cluster_id.clone(), setting_id, setting: Some(setting) };
+            Derived::new(ask, id, at)
         };
-        let setting = Setting {
-            selector: Some(selector),
-            interval_ms: self.limits.escalate_interval_ms,
-            until: Some(at.plus_millis(self.limits.escalate_ms)),
-            reason: format!("anomaly {}", detected.episode_id),
-            ..Setting::default()
-        };
-        let id = derived_id(&["escalate", &detected.episode_id]);
-        // One for each instance; a later anomaly takes its place.
-        let setting_id = format!("anomaly-{}", derived_id(&["escalated", &detected.instance_id]));
-        let ask = SetMeasurement { cluster_id: detected.cluster_id.clone(), setting_id, setting: Some(setting) };
-        Some(Derived::new(ask, id, at))
+        ESCALATED.into_iter().map(one).collect()
     }
 
     fn detected(&mut self, detected: &AnomalyDetected) {

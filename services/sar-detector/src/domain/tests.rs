@@ -77,14 +77,24 @@ fn an_episode_is_detected_once_and_cleared_once_with_its_cause() {
         derived.extend(live(&mut sar, &sample(second, 500.0)));
     }
     let begun = detected(&derived);
-    assert_eq!((derived.len(), begun.len()), (2, 1));
+    assert_eq!((derived.len(), begun.len()), (5, 1));
     let first = &begun[0];
-    let asked = derived.iter().find(|d| d.event.message() == SetMeasurement::MESSAGE).unwrap();
-    let asked = SetMeasurement::decode(asked.event.body()).unwrap();
-    let setting = asked.setting.unwrap();
-    let selector = setting.selector.unwrap();
-    assert_eq!((asked.cluster_id.as_str(), selector.entity_id.as_str()), ("edge", "i"));
-    assert_eq!((setting.interval_ms, setting.until), (200, first.at.map(|at| at.plus_millis(120_000))));
+    // Whatever measures the instance looks more often, but for the samples that are judged.
+    let asked = derived.iter().filter(|d| d.event.message() == SetMeasurement::MESSAGE);
+    let asked: Vec<SetMeasurement> = asked.map(|d| SetMeasurement::decode(d.event.body()).unwrap()).collect();
+    let mut probes = vec![];
+    for ask in &asked {
+        let setting = ask.setting.clone().unwrap();
+        let selector = setting.selector.unwrap();
+        assert_eq!((ask.cluster_id.as_str(), selector.entity_id.as_str()), ("edge", "i"));
+        assert_eq!((setting.interval_ms, setting.until), (200, first.at.map(|at| at.plus_millis(120_000))));
+        assert!(mesh_proto::is_key(&ask.setting_id), "{}", ask.setting_id);
+        probes.push(format!("{} {}", selector.entity_kind, selector.probe));
+    }
+    assert_eq!(probes, ["instance process", "instance cgroup", "application application", "application otlp"]);
+    let names: std::collections::BTreeSet<&str> = asked.iter().map(|ask| ask.setting_id.as_str()).collect();
+    let ids: std::collections::BTreeSet<&str> = derived.iter().map(|d| d.id.as_str()).collect();
+    assert_eq!((names.len(), ids.len()), (4, 5));
     assert_eq!(
         (first.contributions[0].metric.as_str(), first.contributions[0].direction()),
         ("cpu_milli", Direction::Above)
