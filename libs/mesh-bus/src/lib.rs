@@ -43,8 +43,8 @@ pub use log::{Log, LogError};
 pub use options::{Options, Tls};
 pub use pull::{PULL_GROUP, Pull, PullError, PullInfo};
 pub use samples::{
-    About, AliveStream, AliveToken, Encoded, Question, QuestionStream, Sample, SampleStream, Samples, SamplesError,
-    SamplesMode, SamplesOptions, SamplesTls,
+    About, AliveStream, AliveToken, Encoded, Question, QuestionStream, Sample, SampleCounts, SampleStream, Samples,
+    SamplesError, SamplesMode, SamplesOptions, SamplesTls,
 };
 pub use seed::{Seed, SeedError};
 pub use state::{State, Stats};

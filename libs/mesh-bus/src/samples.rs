@@ -23,9 +23,11 @@ use zenoh::{
 
 use crate::Tls;
 
+mod number;
 mod question;
 mod stream;
 
+use number::{Attached, Gaps, Number, Numbers};
 pub use question::{Encoded, Question, QuestionStream};
 pub use stream::{AliveStream, SampleStream};
 use stream::{End, Ring, Seen, SeenEnd};
@@ -188,6 +190,18 @@ pub struct Sample {
     pub about: Option<About>,
 }
 
+/// What became of the samples of one service, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SampleCounts {
+    /// Published here.
+    pub published: u64,
+    /// That its own subscriptions dropped for being full.
+    pub dropped: u64,
+    /// That were published on a key between two that came, and did not come: a link was behind, or away. Each subscription
+    /// counts its own.
+    pub lost: u64,
+}
+
 /// A Zenoh session.
 #[derive(Clone)]
 pub struct Samples {
@@ -198,8 +212,11 @@ struct Inner {
     session: Session,
     options: SamplesOptions,
     listening: Vec<String>,
+    /// Of all who share the session: they may publish on one key.
+    numbers: Arc<Numbers>,
     published: AtomicU64,
     dropped: Arc<AtomicU64>,
+    lost: Arc<AtomicU64>,
     /// Is the session another's, who closes it?
     is_lent: bool,
 }
@@ -218,7 +235,7 @@ impl Samples {
             let listening = options.listen.iter().map(|l| with_port(l)).collect::<Result<Vec<_>, _>>()?;
             match zenoh::open(config(&options, &listening)?).await {
                 Ok(session) => {
-                    return Ok(Self::over(session, options, listening, false));
+                    return Ok(Self::over(session, options, listening, None));
                 }
                 Err(_) if attempts > 0 => {}
                 Err(source) => {
@@ -231,14 +248,17 @@ impl Samples {
 
     /// The same session for another service of this process, with counters of its own. Only this one closes it.
     pub fn share(&self) -> Self {
-        let Inner { session, options, listening, .. } = &*self.inner;
+        let Inner { session, options, listening, numbers, .. } = &*self.inner;
         let (session, options, listening) = (session.clone(), options.clone(), listening.clone());
-        Self::over(session, options, listening, true)
+        Self::over(session, options, listening, Some(numbers.clone()))
     }
 
-    fn over(session: Session, options: SamplesOptions, listening: Vec<String>, is_lent: bool) -> Self {
-        let (published, dropped) = (AtomicU64::new(0), Arc::default());
-        Self { inner: Arc::new(Inner { session, options, listening, published, dropped, is_lent }) }
+    /// Over a session; another's, if its numbers are given.
+    fn over(session: Session, options: SamplesOptions, listening: Vec<String>, lent: Option<Arc<Numbers>>) -> Self {
+        let is_lent = lent.is_some();
+        let numbers = lent.unwrap_or_else(|| Arc::new(Numbers::new(session.zid().to_string())));
+        let (published, dropped, lost) = (AtomicU64::new(0), Arc::default(), Arc::default());
+        Self { inner: Arc::new(Inner { session, options, listening, numbers, published, dropped, lost, is_lent }) }
     }
 
     /// Addresses it listens on, with the ports taken.
@@ -251,20 +271,23 @@ impl Samples {
         self.inner.options.mode == SamplesMode::Router || self.inner.session.info().routers_zid().await.next().is_some()
     }
 
-    /// Samples published, and samples that this session's subscriptions dropped for being full.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.inner.published.load(Ordering::Relaxed), self.inner.dropped.load(Ordering::Relaxed))
+    /// What became of samples.
+    pub fn counts(&self) -> SampleCounts {
+        let Inner { published, dropped, lost, .. } = &*self.inner;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SampleCounts { published: read(published), dropped: read(dropped), lost: read(lost) }
     }
 
     /// Publishes a sample. Waits 20 ms at most for a link that is behind; then the sample is dropped, and the next ones
-    /// at once until the link has caught up.
+    /// at once until the link has caught up. Who subscribes counts what is dropped so, by its number.
     pub async fn publish(&self, key: &str, body: impl Into<Bytes>, about: &About) -> Result<(), SamplesError> {
         let body: Bytes = body.into();
         let limit = self.inner.options.message_max_bytes;
         if body.len() > limit {
             return Err(SamplesError::TooLarge { key: key.to_owned(), bytes: body.len(), limit });
         }
-        let attributes = serde_json::to_vec(about).unwrap_or_default();
+        let attached = Attached { about, number: self.inner.numbers.next(key) };
+        let attributes = serde_json::to_vec(&attached).unwrap_or_default();
         let put = self.inner.session.put(key, body).encoding(Encoding::APPLICATION_PROTOBUF);
         let put = put.attachment(attributes).congestion_control(CongestionControl::Drop);
         put.await.map_err(|source| refused("publish on", key, source))?;
@@ -275,9 +298,12 @@ impl Samples {
     /// Subscribes to every sample whose key matches, from now on.
     pub async fn subscribe(&self, key: &str) -> Result<SampleStream, SamplesError> {
         let ring = Arc::new(Ring::new(self.inner.options.buffer_max.max(1), self.inner.dropped.clone()));
-        let end = End(ring.clone());
+        let (end, gaps) = (End(ring.clone()), Gaps::new(self.inner.lost.clone()));
         let declared = self.inner.session.declare_subscriber(key).callback(move |arrived| {
             if arrived.kind() == SampleKind::Put {
+                let attached = arrived.attachment().map(|attached| attached.to_bytes());
+                let number = attached.and_then(|attached| serde_json::from_slice::<Number>(&attached).ok());
+                number.into_iter().for_each(|number| gaps.arrived(arrived.key_expr().as_str(), number));
                 end.0.push(read(&arrived));
             }
         });

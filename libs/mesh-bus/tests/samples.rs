@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_admin::samples_access;
-use mesh_bus::{About, AliveStream, Encoded, SampleStream, Samples, SamplesError, SamplesMode, SamplesOptions};
+use mesh_bus::{
+    About, AliveStream, Encoded, SampleCounts, SampleStream, Samples, SamplesError, SamplesMode, SamplesOptions,
+};
 use mesh_proto::Timestamp;
 use mesh_test::Authority;
 use tokio::time::{Instant, timeout};
@@ -101,8 +103,8 @@ async fn a_slow_reader_loses_the_oldest_and_every_loss_is_counted() {
         agent.publish("continuum/a", number.to_string(), &About::default()).await.unwrap();
     }
     until_received(&agent, "continuum/last", &mut witness).await;
-    let (_, dropped) = slow.counts();
-    assert!(dropped >= 90, "{dropped}");
+    let SampleCounts { dropped, lost, .. } = slow.counts();
+    assert!(dropped >= 90 && lost == 0, "{dropped} {lost}");
     assert_eq!(received.dropped() + witness.dropped(), dropped);
     let mut kept = vec![];
     while let Ok(Some(sample)) = timeout(Duration::from_millis(200), received.next()).await {
@@ -153,7 +155,7 @@ async fn a_successor_with_the_same_key_keeps_it_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_router_comes_back_samples_and_signs_of_life_do_too() {
+async fn when_the_router_comes_back_samples_do_too_and_the_lost_are_counted() {
     // An address of its own: nobody else is given its port while it is away.
     let first = router(&format!("tcp/{}:0", mesh_test::loopback())).await;
     let address = first.listening()[0].clone();
@@ -177,13 +179,17 @@ async fn when_the_router_comes_back_samples_and_signs_of_life_do_too() {
     });
     gone.await.unwrap();
     let out_until = Instant::now() + Duration::from_millis(1_500);
+    let mut lost = 0;
     while Instant::now() < out_until {
         agent.publish("continuum/a", "lost", &About::default()).await.unwrap();
+        lost += 1;
         let _ = timeout(Duration::from_millis(50), received.next()).await;
     }
+    assert_eq!(watcher.counts().lost, 0, "nobody knows yet");
     let _second = router(&address).await;
     until_alive(&mut seen, key, true).await;
     until_received(&agent, "continuum/a", &mut received).await;
+    assert!(watcher.counts().lost >= lost, "{} of {lost}", watcher.counts().lost);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, ti
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use mesh_bus::{Bus, Samples, SamplesOptions, SamplesTls};
+use mesh_bus::{Bus, SampleCounts, Samples, SamplesOptions, SamplesTls};
 use mesh_core::Outgoing;
 use mesh_proto::{Timestamp, contract::StreamSpec, lifecycle::ServiceChanged};
 use parking_lot::Mutex;
@@ -275,10 +275,11 @@ impl Mesh {
 
     /// Shows what the samples count, from when they are first used.
     fn watch_samples(&self) {
-        type Read = fn((u64, u64)) -> u64;
-        let counters: [(&'static str, &'static str, Read); 2] = [
-            ("mesh_samples_published_total", "samples published", |counts| counts.0),
-            ("mesh_samples_dropped_total", "samples dropped, oldest first, for a full buffer", |counts| counts.1),
+        type Read = fn(SampleCounts) -> u64;
+        let counters: [(&'static str, &'static str, Read); 3] = [
+            ("mesh_samples_published_total", "samples published", |counts| counts.published),
+            ("mesh_samples_dropped_total", "samples dropped, oldest first, for a full buffer", |counts| counts.dropped),
+            ("mesh_samples_lost_total", "samples published elsewhere that did not come", |counts| counts.lost),
         ];
         for (name, description, read) in counters {
             // Weak: the meter belongs to what it would hold.
