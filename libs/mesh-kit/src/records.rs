@@ -90,6 +90,8 @@ pub struct Records<R: Rows> {
     pub stream: &'static str,
     /// How long it is kept, milliseconds; 0 for ever. What was stored earlier is not read.
     pub keep_ms: u64,
+    /// How many of the newest facts are read at a start: those that a store in memory has room for.
+    pub newest_max: u64,
     /// Where.
     pub store: R,
     /// What is written of a fact.
@@ -104,7 +106,7 @@ impl Mesh {
             name: records.name,
             stream: records.stream,
             window_ms: keep_ms,
-            newest_max: u64::MAX,
+            newest_max: records.newest_max,
             gather_ms: GATHER_MS,
             sweep_ms: (keep_ms / 20).clamp(*SWEEP_MS.start(), *SWEEP_MS.end()),
         };

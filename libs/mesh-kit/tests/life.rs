@@ -18,7 +18,7 @@ use mesh_bus::Bus;
 use mesh_kit::{Mesh, Running, Secret, Settings, Stopped, exit, metrics};
 use mesh_proto::{
     intent::{
-        IntentHistory, IntentList, IntentView,
+        AchievedReply, AchievedRequest, IntentHistory, IntentList, IntentView, StandingReply, StandingRequest,
         intent_queries_client::IntentQueriesClient,
         intent_queries_server::{IntentQueries, IntentQueriesServer},
     },
@@ -108,6 +108,14 @@ impl IntentQueries for Queries {
 
     async fn history(&self, _: Request<GetRequest>) -> Result<Response<IntentHistory>, Status> {
         Ok(Response::new(IntentHistory::default()))
+    }
+
+    async fn achieved(&self, _: Request<AchievedRequest>) -> Result<Response<AchievedReply>, Status> {
+        Ok(Response::new(AchievedReply::default()))
+    }
+
+    async fn standing(&self, _: Request<StandingRequest>) -> Result<Response<StandingReply>, Status> {
+        Ok(Response::new(StandingReply::default()))
     }
 
     /// Never ends, also not when the process stops: what a faulty service would do.

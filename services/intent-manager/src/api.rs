@@ -4,24 +4,34 @@ pub(crate) mod kept;
 
 use mesh_kit::{Look, View};
 use mesh_proto::{
-    intent::{IntentHistory, IntentList, IntentView, intent_queries_server::IntentQueries},
+    intent::{
+        AchievedReply, AchievedRequest, IntentHistory, IntentList, IntentView, StandingReply, StandingRequest,
+        intent_queries_server::IntentQueries,
+    },
     query::{GetRequest, ListRequest},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::domain::view::{Follow, IntentsView};
+use crate::{
+    domain::{
+        achieved::Asked,
+        view::{Follow, IntentsView},
+    },
+    shell::achieved::Achieved,
+};
 
 /// Answers `IntentQueries` from the view.
 pub(crate) struct Api {
     view: View<IntentsView>,
+    achieved: Achieved,
     stopping: CancellationToken,
 }
 
 impl Api {
     /// Answers from this view until the process stops.
-    pub(crate) fn new(view: View<IntentsView>, stopping: CancellationToken) -> Self {
-        Self { view, stopping }
+    pub(crate) fn new(view: View<IntentsView>, achieved: Achieved, stopping: CancellationToken) -> Self {
+        Self { view, achieved, stopping }
     }
 }
 
@@ -37,6 +47,20 @@ impl IntentQueries for Api {
 
     async fn history(&self, request: Request<GetRequest>) -> Result<Response<IntentHistory>, Status> {
         Ok(Response::new(self.view.read(|view| view.history(request.get_ref()))?))
+    }
+
+    async fn achieved(&self, request: Request<AchievedRequest>) -> Result<Response<AchievedReply>, Status> {
+        let asked = Asked::read(request.get_ref())?;
+        let judge = |values: &mut [_]| self.view.read(|view| view.judge(&asked.owner, &asked.intent_id, values));
+        // An unknown intent is refused before its values are read.
+        judge(&mut [])?;
+        let mut reply = self.achieved.page(&asked).await?;
+        judge(&mut reply.values)?;
+        Ok(Response::new(reply))
+    }
+
+    async fn standing(&self, request: Request<StandingRequest>) -> Result<Response<StandingReply>, Status> {
+        Ok(Response::new(self.view.read(|view| view.standing(request.get_ref()))))
     }
 
     type WatchStream = mesh_kit::Follow<IntentView>;

@@ -16,6 +16,7 @@
 //!   time terminates it;
 //! - an intent that loses a conflict is suspended until the conflict is over, and nobody but its end can resume it.
 
+pub(crate) mod achieved;
 pub mod view;
 
 mod command;

@@ -16,7 +16,7 @@ use mesh_core::Projector as _;
 use mesh_kit::{Mesh, Sources};
 use mesh_proto::{Event as _, Timestamp, intent::intent_queries_server::IntentQueriesServer, report::ReportPublished};
 
-use self::domain::view::IntentsView;
+use self::{domain::view::IntentsView, shell::achieved::Achieved};
 
 /// Settings of the intent manager. What a state means is the contract's, not a deployment's.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -26,10 +26,14 @@ pub struct Config {
     pub remedy_cooldown_ms: u32,
     /// Where intents rest, as a URL, if not where the mesh keeps its documents (`documents_url`).
     pub documents: String,
-    /// Where achieved values rest, as a URL, if not where the mesh keeps its series (`series_url`). In memory none are kept.
+    /// Where achieved values rest, as a URL, if not where the mesh keeps its series (`series_url`).
     pub achieved: String,
     /// How long a database keeps achieved values, milliseconds; 0 for ever.
     pub achieved_keep_ms: u64,
+    /// How long memory keeps achieved values where no database does, milliseconds; 0 for as long as there is room.
+    pub achieved_window_ms: u64,
+    /// Bytes of the achieved values in memory; the oldest leave at the limit.
+    pub achieved_bytes_max: u64,
 }
 
 impl Default for Config {
@@ -39,6 +43,8 @@ impl Default for Config {
             documents: String::new(),
             achieved: String::new(),
             achieved_keep_ms: 30 * 86_400_000,
+            achieved_window_ms: 6 * 3_600_000,
+            achieved_bytes_max: 32 << 20,
         }
     }
 }
@@ -55,7 +61,7 @@ const ENTITIES_MAX: usize = 10_000;
 /// # Errors
 /// When the bus does not let it join; a URL that cannot be used for documents.
 pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
-    shell::achieved::keep(&mesh, &config.achieved, config.achieved_keep_ms)?;
+    let achieved = Achieved::keep(&mesh, &config)?;
     let report = mesh_proto::contract().event(ReportPublished::MESSAGE).context("the contract has no reports")?;
     let reports = mesh.bus().log(&report.stream).last(&report.filter()).await.context("read the last report")?;
     // Reports are published a moment after what they tell.
@@ -65,14 +71,14 @@ pub async fn start(mesh: Mesh, config: Config) -> anyhow::Result<()> {
     if let Some(stores) = shell::store::Stores::open(&mesh, &config.documents)? {
         let decided = mesh.decide_within(intents, ENTITIES_MAX).await?;
         stores.keep(&mesh, reported).await?;
-        mesh.serve(IntentQueriesServer::new(api::kept::Api::new(stores, decided, mesh.stopping())));
+        mesh.serve(IntentQueriesServer::new(api::kept::Api::new(stores, decided, achieved, mesh.stopping())));
         return Ok(());
     }
     let sources = Sources { streams: vec!["OBSERVATION"], ..Sources::default() };
     let (view, from) = restored(&mesh, reported).await?;
     // The view shows the states that the decider folds.
     let (_, view) = mesh.decide_and_show(intents, "intents", view, from, sources).await?;
-    mesh.serve(IntentQueriesServer::new(api::Api::new(view, mesh.stopping())));
+    mesh.serve(IntentQueriesServer::new(api::Api::new(view, achieved, mesh.stopping())));
     Ok(())
 }
 

@@ -16,7 +16,8 @@ use mesh_proto::{
     deciders::intents::Input,
     derived_id,
     intent::{
-        ExpectationObject, ExpectationTarget, Intent, IntentExpectation, IntentView, SubmitIntent, SuspendIntent,
+        AchievedRequest, AchievedValue, ExpectationObject, ExpectationTarget, FulfilmentStatus, Intent,
+        IntentExpectation, IntentView, NotFulfilledState, StandingRequest, SubmitIntent, SuspendIntent,
         TerminateIntent, UpdateIntent, intent_queries_client::IntentQueriesClient,
     },
     observation::{ObservedTarget, TargetObserved},
@@ -234,12 +235,18 @@ async fn answers(client: &mut Client) -> Vec<String> {
     for question in questions() {
         answers.push(format!("{question:?}: {:?}", pages(client, &question).await));
     }
+    for (owner, intents_max) in [("", 0), ("", 5), ("other", 0), ("nobody", 0)] {
+        let request = StandingRequest { owner: owner.into(), intents_max };
+        answers.push(format!("{request:?}: {:?}", answer(client.standing(request.clone()).await)));
+    }
     let ids = (0..INTENTS).map(id_of).chain(["unknown", "", "a/b", "$gt"].map(str::to_owned));
     for id in ids {
         for owner in ["", "other"] {
             let request = GetRequest { owner: owner.into(), id: id.clone() };
             answers.push(format!("{request:?}: {:?}", answer(client.get(request.clone()).await)));
             answers.push(format!("{request:?}: {:?}", answer(client.history(request.clone()).await)));
+            let achieved = AchievedRequest { owner: owner.into(), intent_id: id.clone(), ..AchievedRequest::default() };
+            answers.push(format!("{achieved:?}: {:?}", answer(client.achieved(achieved.clone()).await)));
         }
     }
     answers
@@ -311,6 +318,114 @@ async fn documents_answer_every_question_as_memory_does() {
     let (again, mut documents) = manager(&settings).await;
     same("documents of another process", &mut memory, &mut documents).await;
     assert_eq!(soon("the end", again.stop()).await, Stopped::Settled);
+}
+
+/// Every value that is kept, page by page.
+async fn achieved(client: &Client, request: &AchievedRequest) -> Vec<Vec<AchievedValue>> {
+    let (mut request, mut pages) = (request.clone(), vec![]);
+    loop {
+        let page = client.clone().achieved(request.clone()).await.unwrap().into_inner();
+        pages.push(page.values);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            return pages;
+        }
+    }
+}
+
+/// Asks for what an intent achieved that is in force, in two periods of the last minutes that a collector has published.
+async fn asks_for_achieved(test_bus: &TestBus, settings: &Settings) {
+    let bus = test_bus.connect("intent-manager").await;
+    fill(&bus, "local", 3..4).await;
+    let collector = test_bus.connect("collector").await;
+    let period = now().as_millis().cast_unsigned() / 60_000;
+    let values = [(period - 3, 12.0), (period - 2, 34.5), (period - 1, 8.0)];
+    for (period, value) in values {
+        publish(&collector, &observed("local", &id_of(3), period, value)).await;
+    }
+    let blind = TargetObserved { version: 7, ..observed("local", &id_of(3), period, f64::NAN) };
+    publish(&collector, &blind).await;
+    publish(&collector, &TargetObserved { version: 7, ..observed("local", &id_of(3), period + 1, 3.0) }).await;
+
+    let request = AchievedRequest { intent_id: id_of(3), page_size: 3, ..AchievedRequest::default() };
+    let (first, client) = manager(settings).await;
+    let all = async || achieved(&client, &request).await;
+    let pages = until("every value", all, |pages| pages.concat().len() == 4).await;
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [3, 1]);
+    let told = |value: &AchievedValue| (value.value.unwrap(), value.held);
+    let expected = [(3.0, None), (8.0, Some(true)), (34.5, Some(false)), (12.0, Some(true))];
+    assert_eq!(pages.concat().iter().map(told).collect::<Vec<_>>(), expected, "no value of what was not measured");
+    let AchievedValue { at, target_name, unit, version, cluster_id, target_condition, target_value_range, .. } =
+        pages[0][1].clone();
+    assert_eq!(at, Some(Timestamp::from_millis(period.cast_signed() * 60_000)));
+    assert_eq!((target_name.as_str(), unit.as_str(), version, cluster_id.as_str()), ("cpuUsage", "%", 1, "cloud"));
+    assert_eq!((target_condition.as_str(), target_value_range.as_str()), ("IS_LESS_THAN", "20"));
+
+    // Of a part of the time, and of one target.
+    let at = |period: u64| Some(Timestamp::from_millis(period.cast_signed() * 60_000));
+    let part = AchievedRequest { from: at(period - 1), to: at(period - 1), ..request.clone() };
+    assert_eq!(achieved(&client, &part).await.concat().iter().map(|v| v.value).collect::<Vec<_>>(), [Some(34.5)]);
+    let other = AchievedRequest { target_name: "ramUsage".into(), ..request.clone() };
+    assert_eq!(achieved(&client, &other).await, [vec![]]);
+    for (wrong, code) in [
+        (AchievedRequest { intent_id: "nothing".into(), ..request.clone() }, Code::NotFound),
+        (AchievedRequest { owner: "other".into(), ..request.clone() }, Code::NotFound),
+        (AchievedRequest { target_name: "speed".into(), ..request.clone() }, Code::InvalidArgument),
+        (AchievedRequest { page_token: "7".into(), ..request.clone() }, Code::InvalidArgument),
+        (AchievedRequest { from: at(2), to: at(1), ..request.clone() }, Code::InvalidArgument),
+    ] {
+        let refused = client.clone().achieved(wrong.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{wrong:?}: {refused}");
+    }
+    assert_eq!(soon("the end", first.stop()).await, Stopped::Settled);
+
+    // The next process knows them too.
+    let (again, client) = manager(settings).await;
+    let all = async || achieved(&client, &request).await;
+    assert_eq!(until("every value again", all, |found| *found == pages).await, pages);
+    assert_eq!(soon("the end", again.stop()).await, Stopped::Settled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn achieved_values_in_memory_are_answered_and_read_again_at_a_start() {
+    let Some(test_bus) = TestBus::start("intent-manager, achieved values in memory").await else { return };
+    asks_for_achieved(&test_bus, &test_bus.settings("intent-manager")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn achieved_values_in_a_database_are_answered_as_in_memory() {
+    let suite = "intent-manager, achieved values in InfluxDB";
+    let Some(test_bus) = TestBus::start(suite).await else { return };
+    let Some(influx) = Database::start(suite, Kind::Influxd).await else { return };
+    let settings = Settings { series_url: influx.url("achieved"), ..test_bus.settings("intent-manager") };
+    asks_for_achieved(&test_bus, &settings).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_is_given_by_owner_and_cut_where_it_is_too_much() {
+    let Some(test_bus) = TestBus::start("intent-manager, how intents stand").await else { return };
+    let bus = test_bus.connect("intent-manager").await;
+    fill(&bus, "local", 0..8).await;
+    fill(&bus, "other", 3..4).await;
+    let (running, client) = manager(&test_bus.settings("intent-manager")).await;
+    let ask = async |owner: &str, intents_max: u32| {
+        let request = StandingRequest { owner: owner.into(), intents_max };
+        client.clone().standing(request).await.unwrap().into_inner()
+    };
+    // Neither the one without a verdict nor the one that is terminated.
+    let all = until("all that stand", async || ask("", 0).await, |reply| reply.intents.len() == 7).await;
+    assert!(!all.truncated);
+    assert!([0, 6].iter().all(|number| all.intents.iter().all(|intent| intent.intent_id != id_of(*number))));
+    let degraded = all.intents.iter().find(|intent| intent.intent_id == id_of(4)).unwrap();
+    assert_eq!(degraded.not_fulfilled_state(), NotFulfilledState::Degraded);
+    assert_eq!((degraded.targets[0].achieved, degraded.targets[0].fulfilled), (90.0, false));
+    let fulfilled: Vec<bool> =
+        ask("other", 0).await.intents.iter().map(|i| i.fulfilment_status() == FulfilmentStatus::Fulfilled).collect();
+    assert_eq!(fulfilled, [true]);
+    let some = ask("", 2).await;
+    assert_eq!((some.intents.as_slice(), some.truncated), (&all.intents[..2], true));
+    assert!(ask("nobody", 0).await.intents.is_empty());
+    assert_eq!(soon("the end", running.stop()).await, Stopped::Settled);
 }
 
 #[tokio::test(flavor = "multi_thread")]

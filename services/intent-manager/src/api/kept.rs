@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use mesh_core::query::{Error, owner};
 use mesh_kit::{Decided, Follow};
 use mesh_proto::{
-    intent::{IntentHistory, IntentList, IntentView, intent_queries_server::IntentQueries},
+    intent::{
+        AchievedReply, AchievedRequest, IntentHistory, IntentList, IntentView, StandingReply, StandingRequest,
+        intent_queries_server::IntentQueries,
+    },
     query::{GetRequest, ListRequest},
 };
 use mesh_store::Query;
@@ -16,30 +19,61 @@ use tonic::{Request, Response, Status};
 use crate::{
     domain::{
         Intents,
-        view::{Kept, Narrowed, document_id},
+        achieved::Asked,
+        view::{Gathering, Kept, Narrowed, document_id},
     },
-    shell::store::Stores,
+    shell::{achieved::Achieved, store::Stores},
 };
 
 /// Before documents that could not say how an intent is are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// Pages of documents that are looked through for intents that stand; each has 1,000.
+const STANDING_PAGES_MAX: usize = 10;
+
 /// Answers `IntentQueries` from documents.
 pub(crate) struct Api {
     stores: Stores,
     decided: Decided<Intents>,
+    achieved: Achieved,
     stopping: CancellationToken,
 }
 
 impl Api {
     /// Answers from these documents until the process stops.
-    pub(crate) fn new(stores: Stores, decided: Decided<Intents>, stopping: CancellationToken) -> Self {
-        Self { stores, decided, stopping }
+    pub(crate) fn new(
+        stores: Stores,
+        decided: Decided<Intents>,
+        achieved: Achieved,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self { stores, decided, achieved, stopping }
     }
 
     /// Refuses a question that the documents cannot answer yet.
     async fn current(&self) -> Result<(), Error> {
         self.stores.intents.current(self.decided.position()).await
+    }
+
+    /// How intents stand, as far as the first documents say.
+    async fn gather(&self, request: &StandingRequest) -> anyhow::Result<StandingReply> {
+        let mut gathering = Gathering::new(request);
+        let owner = (!request.owner.is_empty()).then(|| ("owner".to_owned(), request.owner.clone()));
+        let mut query = Query { equal: owner.into_iter().collect(), limit: 1_000, ..Query::default() };
+        for _ in 0..STANDING_PAGES_MAX {
+            let page = self.stores.intents.documents().list(&query).await?;
+            for kept in self.stores.with_achieved(page.documents).await? {
+                if kept.standing().is_some_and(|standing| !gathering.add(standing)) {
+                    return Ok(gathering.reply());
+                }
+            }
+            if page.next.is_empty() {
+                return Ok(gathering.reply());
+            }
+            query.token = page.next;
+        }
+        gathering.truncate();
+        Ok(gathering.reply())
     }
 
     async fn find(&self, request: &GetRequest) -> Result<Kept, Error> {
@@ -84,6 +118,20 @@ impl IntentQueries for Api {
 
     async fn history(&self, request: Request<GetRequest>) -> Result<Response<IntentHistory>, Status> {
         Ok(Response::new(self.find(request.get_ref()).await?.history()))
+    }
+
+    async fn achieved(&self, request: Request<AchievedRequest>) -> Result<Response<AchievedReply>, Status> {
+        let asked = Asked::read(request.get_ref())?;
+        let kept = self.find(&GetRequest { owner: asked.owner.clone(), id: asked.intent_id.clone() }).await?;
+        let mut reply = self.achieved.page(&asked).await?;
+        kept.judge(&mut reply.values);
+        Ok(Response::new(reply))
+    }
+
+    async fn standing(&self, request: Request<StandingRequest>) -> Result<Response<StandingReply>, Status> {
+        self.current().await?;
+        let found = self.gather(request.get_ref()).await;
+        Ok(Response::new(found.map_err(|error| self.stores.intents.unanswered(error))?))
     }
 
     type WatchStream = Follow<IntentView>;

@@ -2,10 +2,14 @@
 
 mod index;
 mod kept;
+mod standing;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use mesh_core::{
@@ -18,8 +22,8 @@ use mesh_proto::{
     deciders::intents::Fact,
     derived_id,
     intent::{
-        FulfilmentStatus, Intent, IntentHistory, IntentList, IntentVersion, IntentView, NotFulfilledState, State,
-        TargetState,
+        AchievedValue, FulfilmentStatus, Intent, IntentHistory, IntentList, IntentVersion, IntentView,
+        NotFulfilledState, State, TargetState,
     },
     is_key,
     observation::TargetObserved,
@@ -32,8 +36,11 @@ use mesh_proto::{
 use prost::Message as _;
 
 use self::index::{Class, Index, Noted, Wanted, kind_of};
-pub(crate) use self::kept::{Kept, Narrowed, document_id};
-use crate::domain::{Ended, Entity, InForce, Instance, Intents, Life, Row, Target, Verdict};
+pub(crate) use self::{
+    kept::{Kept, Narrowed, document_id},
+    standing::Gathering,
+};
+use crate::domain::{Ended, Entity, InForce, Instance, Intents, Life, Row, Target, Verdict, achieved::Demands};
 
 /// Bytes after which a page ends, and after which a history leaves older documents out: a gRPC client takes 4 MiB at once.
 const ANSWER_BYTES_MAX: usize = 2 << 20;
@@ -225,6 +232,15 @@ impl IntentsView {
     /// When no intent has this id.
     pub fn history(&self, request: &GetRequest) -> Result<IntentHistory, Error> {
         Ok(self.find(owner(&request.owner), &request.id)?.history())
+    }
+
+    /// Writes into values of an intent what was demanded of them, and whether it was met.
+    ///
+    /// # Errors
+    /// When no intent has this id.
+    pub(crate) fn judge(&self, owner: &str, id: &str, values: &mut [AchievedValue]) -> Result<(), Error> {
+        self.find(owner, id)?.judge(values);
+        Ok(())
     }
 
     /// A page of an owner's intents, by id.
@@ -437,6 +453,19 @@ impl Entry {
         versions.reverse();
         let in_force = self.entity.in_force().map_or(0, |in_force| in_force.version);
         IntentHistory { versions, in_force }
+    }
+
+    /// Writes into values what the versions that are kept demanded of them.
+    fn judge(&self, values: &mut [AchievedValue]) {
+        let versions: BTreeSet<u64> = values.iter().map(|value| value.version).collect();
+        let mut demands = Demands::default();
+        for version in versions {
+            let submitted = self.entity.submitted(version).map(|submission| submission.content.document.clone());
+            let in_force = || self.document.clone().filter(|_| version == self.entity.version());
+            let document = submitted.or_else(in_force).and_then(|document| Intent::decode(document).ok());
+            demands.add(version, document.unwrap_or_default());
+        }
+        values.iter_mut().for_each(|value| demands.judge(value));
     }
 
     /// What the index is to hold of it.

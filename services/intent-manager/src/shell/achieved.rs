@@ -1,24 +1,97 @@
-//! What targets achieved, period by period, as series in a database: for dashboards and other programs. Reports hold the last
-//! period of each target only.
+//! What targets achieved, period by period, as series: in memory for hours, in a database for as long as the configuration
+//! says. Reports hold the last period of each target only.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use mesh_core::Stored;
+use mesh_core::{Stored, query};
+use mesh_intent::types;
 use mesh_kit::{Mesh, Records};
-use mesh_proto::{Event as _, observation::TargetObserved};
-use mesh_store::{Point, Points, memory::WindowLimits};
+use mesh_proto::{
+    Event as _,
+    intent::{AchievedReply, AchievedValue},
+    observation::TargetObserved,
+};
+use mesh_store::{Point, Points, Range, Series, memory::WindowLimits};
 
-/// Keeps achieved values in the database that the configuration names; in memory nothing is kept of them.
-///
-/// # Errors
-/// A URL that cannot be used for series.
-pub(crate) fn keep(mesh: &Mesh, own: &str, keep_ms: u64) -> anyhow::Result<()> {
-    let store = mesh.series("achieved", own, WindowLimits::default())?;
-    if store.is_remote() {
-        let stream = TargetObserved::STREAM;
-        mesh.record(Records { name: "series of achieved values", stream, keep_ms, store, rows });
+use crate::{
+    Config,
+    domain::achieved::{Asked, Filling},
+};
+
+/// The least that a point takes in memory, bytes: as many of the newest observations are read at a start as memory has room
+/// for points.
+const POINT_BYTES: u64 = 30;
+/// Series in memory: of each intent one. Their bytes are what limits them.
+const LANES_MAX: usize = 100_000;
+
+/// The series of achieved values. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Achieved(Arc<dyn Series>);
+
+impl Achieved {
+    /// Keeps achieved values where the configuration says, until the process stops.
+    ///
+    /// # Errors
+    /// A URL that cannot be used for series.
+    pub(crate) fn keep(mesh: &Mesh, config: &Config) -> anyhow::Result<Self> {
+        let points_max = config.achieved_bytes_max / POINT_BYTES;
+        let limits = WindowLimits {
+            lanes_max: LANES_MAX,
+            items_max: usize::try_from(points_max).unwrap_or(usize::MAX),
+            bytes_max: config.achieved_bytes_max,
+        };
+        let store = mesh.series("achieved", &config.achieved, limits)?;
+        let (keep_ms, newest_max) = match store.is_remote() {
+            true => (config.achieved_keep_ms, u64::MAX),
+            false => (config.achieved_window_ms, points_max),
+        };
+        let (name, stream) = (STORE, TargetObserved::STREAM);
+        mesh.record(Records { name, stream, keep_ms, newest_max, store: store.clone(), rows });
+        Ok(Self(store))
     }
-    Ok(())
+
+    /// A page of values, the newest first; what was demanded of them is not written into them.
+    ///
+    /// # Errors
+    /// Unavailable, while a database does not answer.
+    pub(crate) async fn page(&self, asked: &Asked) -> Result<AchievedReply, query::Error> {
+        let series = series(&asked.owner, &asked.intent_id);
+        let mut page = Filling::new(asked);
+        loop {
+            let range = Range { from: asked.from, to: page.to, limit: asked.read_max() };
+            let points = self.0.range(&series, range).await;
+            let points = points.map_err(|error| mesh_kit::unanswered(error.into(), STORE))?;
+            let are_all = points.len() < range.limit;
+            if page.take(points.into_iter().filter_map(value).collect(), are_all) {
+                return Ok(page.page());
+            }
+        }
+    }
+}
+
+/// What these series are called in logs, answers and `/readyz`.
+const STORE: &str = "series of achieved values";
+
+/// The series of an intent.
+fn series(owner: &str, intent_id: &str) -> String {
+    format!("{owner}/{intent_id}")
+}
+
+/// What a point says. A point without a value is not of this service.
+fn value(mut point: Point) -> Option<AchievedValue> {
+    let mut label = |name| point.labels.remove(name).unwrap_or_default();
+    let target_name = label("target");
+    Some(AchievedValue {
+        at: Some(point.at),
+        expectation_id: label("expectation"),
+        unit: types::target_of(&target_name).map(|target| target.sign.to_owned()).unwrap_or_default(),
+        target_name,
+        value: Some(*point.values.get("achieved")?),
+        version: point.values.get("version").map_or(0, |version| *version as u64),
+        instance_id: label("instance_id"),
+        cluster_id: label("cluster_id"),
+        ..AchievedValue::default()
+    })
 }
 
 /// The points of an observation, in the series of its intent: of each target that was measured, its value at the end of the
@@ -44,7 +117,7 @@ fn rows(stored: &Stored) -> Vec<Points> {
     if points.is_empty() {
         return vec![];
     }
-    vec![Points::of(format!("{}/{}", observation.owner, observation.intent_id), points)]
+    vec![Points::of(series(&observation.owner, &observation.intent_id), points)]
 }
 
 #[cfg(test)]

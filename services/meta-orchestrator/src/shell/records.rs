@@ -30,7 +30,14 @@ pub(crate) fn keep(mesh: &Mesh, own: &str, keep_ms: u64) -> anyhow::Result<Optio
         let version = |body| Version { version: stored.sequence, at: stored.stored, body };
         record(stored).map(|(key, body)| Entry { key, version: version(body) }).into_iter().collect()
     };
-    mesh.record(Records { name: "decisions", stream: STREAM, keep_ms, store: history.clone(), rows });
+    mesh.record(Records {
+        name: "decisions",
+        stream: STREAM,
+        keep_ms,
+        newest_max: u64::MAX,
+        store: history.clone(),
+        rows,
+    });
     Ok(Some(history))
 }
 

@@ -14,7 +14,8 @@ use mesh_store::{Point, Points, memory::WindowLimits};
 pub(crate) fn keep(mesh: &Mesh, own: &str, keep_ms: u64) -> anyhow::Result<()> {
     let store = mesh.series("costs", own, WindowLimits::default())?;
     if store.is_remote() {
-        mesh.record(Records { name: "series of costs", stream: CostsChanged::STREAM, keep_ms, store, rows });
+        let (name, stream) = ("series of costs", CostsChanged::STREAM);
+        mesh.record(Records { name, stream, keep_ms, newest_max: u64::MAX, store, rows });
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use mesh_intent::types;
 use mesh_proto::{
     Timestamp,
     deciders::intents::Fact,
-    intent::{IntentHistory, IntentList, IntentView},
+    intent::{AchievedValue, IntentHistory, IntentList, IntentStanding, IntentView},
     observation::TargetObserved,
     query::ListRequest,
 };
@@ -273,6 +273,16 @@ impl Kept {
     /// Its versions.
     pub(crate) fn history(&self) -> IntentHistory {
         self.entry.history()
+    }
+
+    /// Writes into values of it what was demanded of them, and whether it was met.
+    pub(crate) fn judge(&self, values: &mut [AchievedValue]) {
+        self.entry.judge(values);
+    }
+
+    /// How it stands, if it is accepted and not terminated.
+    pub(crate) fn standing(&self) -> Option<IntentStanding> {
+        self.entry.standing(self.key.token(0), self.key.token(1))
     }
 
     /// Does nothing follow any more?
