@@ -115,6 +115,7 @@ impl Gateway {
             }
             Op::IntentReport => self.report(admitted).await,
             Op::IntentHistory => self.history(admitted).await,
+            Op::IntentAchieved => self.achieved(admitted).await,
             Op::RollbackIntent => {
                 let input: RollbackInput = body::form(admitted.written())?;
                 self.roll_back(admitted, input.version, RestView::Rest).await

@@ -35,6 +35,8 @@ pub struct Config {
     pub cors_origins: String,
     /// Series on the page for Prometheus at most; what is beyond is left out and counted.
     pub metrics_series_max: u32,
+    /// Intents on the page for Prometheus at most, the first by owner and id; 0 for none.
+    pub metrics_intents_max: u32,
     /// Receiver of Prometheus' remote write (1.0) that gets the newest value of each series, for example
     /// `http://127.0.0.1:9090/api/v1/write`; none if empty.
     pub remote_write_url: String,
@@ -66,6 +68,7 @@ impl Default for Config {
             watches_max: 256,
             cors_origins: String::new(),
             metrics_series_max: 10_000,
+            metrics_intents_max: 1_000,
             remote_write_url: String::new(),
             remote_write_interval_ms: 15_000,
             remote_write_queue_bytes: 32 << 20,

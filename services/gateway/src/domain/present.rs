@@ -2,7 +2,7 @@
 
 use mesh_intent::view::names;
 use mesh_proto::{
-    intent::{FulfilmentStatus, Intent, IntentHistory, IntentView, NotFulfilledState},
+    intent::{AchievedValue, FulfilmentStatus, Intent, IntentHistory, IntentView, NotFulfilledState},
     json,
     placement::ClusterView,
     validation::{CheckReply, IntentTypes},
@@ -10,6 +10,8 @@ use mesh_proto::{
 };
 use prost::Message;
 use serde_json::{Map, Value as Json, json};
+
+use super::telemetry::quoted;
 
 /// A message as JSON in snake_case; people's own keys stay as they are.
 pub fn message(name: &str, message: &impl Message) -> Json {
@@ -58,6 +60,38 @@ pub fn report(view: &IntentView) -> Option<Json> {
 pub fn history(history: &IntentHistory) -> Json {
     let version = |version: &mesh_proto::intent::IntentVersion| message("continuum.intent.v1.IntentVersion", version);
     json!({"in_force": history.in_force, "versions": history.versions.iter().map(version).collect::<Vec<_>>()})
+}
+
+/// What targets achieved, as lines (RFC 4180): one for each value.
+pub fn achieved_csv(intent_id: &str, values: &[AchievedValue]) -> String {
+    let mut text =
+        "time,intent_id,expectation_id,target,value,unit,condition,bound,held,version,instance_id,cluster_id\r\n"
+            .to_owned();
+    for value in values {
+        let held = value.held.map(|held| held.to_string()).unwrap_or_default();
+        let (at, number, version) = (
+            value.at.unwrap_or_default().to_string(),
+            value.value.unwrap_or_default().to_string(),
+            value.version.to_string(),
+        );
+        let fields: [&str; 12] = [
+            &at,
+            intent_id,
+            &value.expectation_id,
+            &value.target_name,
+            &number,
+            &value.unit,
+            &value.target_condition,
+            &value.target_value_range,
+            &held,
+            &version,
+            &value.instance_id,
+            &value.cluster_id,
+        ];
+        text.push_str(&fields.map(quoted).join(","));
+        text.push_str("\r\n");
+    }
+    text
 }
 
 /// What the verdict on an intent would be, and what would come of it.

@@ -7,7 +7,11 @@ use std::{
     fmt::Write as _,
 };
 
-use mesh_proto::telemetry::{Entity, Metric, MetricKind, Provenance, SeriesValues};
+use mesh_intent::{types, view::names};
+use mesh_proto::{
+    intent::{FulfilmentStatus, StandingReply, State},
+    telemetry::{Entity, Metric, MetricKind, Provenance, SeriesValues},
+};
 
 /// Bytes of a label's value; what is longer is cut.
 const VALUE_MAX: usize = 128;
@@ -233,8 +237,73 @@ pub fn page(series: &[SeriesValues], series_max: usize, own: &str) -> String {
     text
 }
 
+/// What is said of intents: each a gauge.
+const OF_INTENTS: [(&str, &str); 5] = [
+    ("continuum_intent_fulfilled", "is the intent fulfilled?"),
+    ("continuum_intent_state", "1 at the state that the intent is in"),
+    ("continuum_intent_target_achieved", "what the target achieved in the last measured period, in its unit"),
+    ("continuum_intent_target_bound", "the number that the target demands, in its unit, where it is one number"),
+    ("continuum_intent_target_held", "did what was achieved meet what is demanded?"),
+];
+
+/// Intents as a part of the page; `None` if the intent manager did not answer.
+pub fn intents(standing: Option<&StandingReply>) -> String {
+    let mut families: [BTreeMap<String, f64>; OF_INTENTS.len()] = Default::default();
+    let [fulfilled, states, achieved, bounds, held] = &mut families;
+    for intent in standing.iter().flat_map(|reply| &reply.intents) {
+        let labels = |more: &[(&str, &str)]| {
+            let of = [("owner", intent.owner.as_str()), ("intent", &intent.intent_id)];
+            let all = of.iter().chain(more).map(|(name, value)| ((*name).to_owned(), cut(value)));
+            written(&all.filter(|(_, value)| !value.is_empty()).collect())
+        };
+        let is_fulfilled = intent.fulfilment_status() == FulfilmentStatus::Fulfilled;
+        fulfilled.insert(labels(&[]), f64::from(is_fulfilled));
+        let state = State {
+            fulfilment_status: intent.fulfilment_status,
+            not_fulfilled_state: intent.not_fulfilled_state,
+            ..State::default()
+        };
+        let (fulfilment, not_fulfilled) = names(&state);
+        states.insert(labels(&[("state", if is_fulfilled { fulfilment } else { not_fulfilled })]), 1.0);
+        for target in intent.targets.iter().filter(|target| target.measured) {
+            let of = [("expectation", target.expectation_id.as_str()), ("target", &target.target_name)];
+            let sign = types::target_of(&target.target_name).map_or("", |target| target.sign);
+            let in_unit = labels(&[of[0], of[1], ("unit", sign)]);
+            // Several demands on one target have one value; it holds if it meets all.
+            achieved.insert(in_unit.clone(), target.achieved);
+            if target.bound > 0.0 {
+                bounds.entry(in_unit).or_insert(target.bound);
+            }
+            let meets = f64::from(target.fulfilled);
+            held.entry(labels(&of)).and_modify(|all| *all = all.min(meets)).or_insert(meets);
+        }
+    }
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for ((name, what), samples) in OF_INTENTS.iter().zip(&families) {
+        let _ = writeln!(text, "# TYPE {name} gauge\n# HELP {name} {what}");
+        for (labels, value) in samples {
+            let _ = writeln!(text, "{name}{{{labels}}} {}", number(*value));
+        }
+    }
+    for (name, what, value) in [
+        ("continuum_metrics_intents", "intents on this page", families[0].len() as u64),
+        (
+            "continuum_metrics_intents_left_out",
+            "1 if there are intents that are not on this page because there are too many",
+            u64::from(standing.is_some_and(|reply| reply.truncated)),
+        ),
+        ("continuum_metrics_intents_answered", "1 if the intent manager answered", u64::from(standing.is_some())),
+    ] {
+        let _ = writeln!(text, "# TYPE {name} gauge\n# HELP {name} {what}\n{name} {value}");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
+    use mesh_proto::intent::{IntentStanding, NotFulfilledState, TargetState};
+
     use super::*;
 
     fn series(name: &str, unit: &str, kind: MetricKind, labels: &[(&str, &str)], value: f64) -> SeriesValues {
@@ -288,6 +357,58 @@ mod tests {
             assert!(page.lines().any(|known| known == line), "{line}\nis not in\n{page}");
         }
         assert!(page.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn intents_are_shown_with_each_of_their_measured_targets_once() {
+        let target = |name: &str, achieved: f64, bound: f64, fulfilled: bool, measured: bool| TargetState {
+            expectation_id: "1".into(),
+            target_name: name.into(),
+            achieved,
+            bound,
+            fulfilled,
+            measured,
+            ..TargetState::default()
+        };
+        let intent = |id: &str, targets: Vec<TargetState>, state: NotFulfilledState| IntentStanding {
+            owner: "ada".into(),
+            intent_id: id.into(),
+            fulfilment_status: FulfilmentStatus::NotFulfilled.into(),
+            not_fulfilled_state: state.into(),
+            targets,
+        };
+        // Between two bounds: two demands on one target.
+        let between = vec![
+            target("cpuUsage", 12.5, 10.0, true, true),
+            target("cpuUsage", 12.5, 5.0, false, true),
+            target("ramUsage", 7.0, 8.0, true, false),
+        ];
+        let fulfilled = IntentStanding {
+            fulfilment_status: FulfilmentStatus::Fulfilled.into(),
+            ..intent("b", vec![], NotFulfilledState::Compliant)
+        };
+        let reply = StandingReply {
+            intents: vec![intent("a", between, NotFulfilledState::Degraded), fulfilled],
+            truncated: true,
+        };
+        let page = intents(Some(&reply));
+        let of = "owner=\"ada\",intent=\"a\",expectation=\"1\",target=\"cpuUsage\"";
+        for line in [
+            "continuum_intent_fulfilled{owner=\"ada\",intent=\"a\"} 0".to_owned(),
+            "continuum_intent_fulfilled{owner=\"ada\",intent=\"b\"} 1".to_owned(),
+            "continuum_intent_state{owner=\"ada\",intent=\"a\",state=\"DEGRADED\"} 1".to_owned(),
+            "continuum_intent_state{owner=\"ada\",intent=\"b\",state=\"FULFILLED\"} 1".to_owned(),
+            format!("continuum_intent_target_achieved{{{of},unit=\"%\"}} 12.5"),
+            format!("continuum_intent_target_bound{{{of},unit=\"%\"}} 10"),
+            format!("continuum_intent_target_held{{{of}}} 0"),
+            "continuum_metrics_intents 2".to_owned(),
+            "continuum_metrics_intents_left_out 1".to_owned(),
+            "continuum_metrics_intents_answered 1".to_owned(),
+        ] {
+            assert_eq!(page.lines().filter(|known| *known == line).count(), 1, "{line}\n{page}");
+        }
+        assert!(!page.contains("ramUsage"), "it was not measured: {page}");
+        assert!(intents(None).contains("continuum_metrics_intents_answered 0"));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub enum Op {
     UpdateTarget,
     IntentReport,
     IntentHistory,
+    IntentAchieved,
     RollbackIntent,
     WatchIntent,
     WhyIntent,
@@ -143,6 +144,7 @@ const PAGE: [&str; 3] = ["owner", "page_size", "page_token"];
 const FILTERS: [&str; 5] = ["user_label", "object_instance", "fulfilment_status", "not_fulfilled_state", "intent_id"];
 const INTENT_LIST: [&str; 8] = [FILTERS[0], FILTERS[1], FILTERS[2], FILTERS[3], FILTERS[4], PAGE[0], PAGE[1], PAGE[2]];
 const OWNER: [&str; 1] = ["owner"];
+const ACHIEVED: [&str; 7] = ["from", "to", "target", "format", PAGE[0], PAGE[1], PAGE[2]];
 const CHECK: [&str; 2] = ["owner", "intent_id"];
 const WORKLOAD_LIST: [&str; 5] = ["name", "version", PAGE[0], PAGE[1], PAGE[2]];
 const INSTANCE_LIST: [&str; 7] =
@@ -217,6 +219,7 @@ pub const ROUTES: &[Route] = &[
     route!("PUT" "/api/v1/intent/{id}/target/" UpdateTarget, Some(WriteIntents), "Change the value of one target", &OWNER, "TargetUpdate", &[(200, "Intent"), (202, "Intent")]),
     route!("GET" "/api/v1/intent/{id}/report/" IntentReport, Some(ReadIntents), "An intent's newest report", &OWNER, "", &[(200, "Report")]),
     route!("GET" "/api/v1/intent/{id}/history/" IntentHistory, Some(ReadIntents), "An intent's versions, the first first", &OWNER, "", &[(200, "History")]),
+    route!("GET" "/api/v1/intent/{id}/achieved/" IntentAchieved, Some(ReadIntents), "What an intent's targets achieved in each period that is kept, newest first, as JSON or CSV", &ACHIEVED, "", &[(200, "[Achieved]"), (200, "text/csv")]),
     route!("PUT" "/api/v1/intent/{id}/rollback/" RollbackIntent, Some(WriteIntents), "Make an earlier version the definition again", &OWNER, "RollbackInput", &[(200, "Intent"), (202, "Intent")]),
     route!("GET" "/api/v1/intent/{id}/events/" WatchIntent, Some(ReadIntents), "An intent now and at each change, as server-sent events", &OWNER, "", &[(200, "text/event-stream")]),
     route!("GET" "/api/v1/intent/{id}/why/" WhyIntent, Some(ReadIntents), "How an intent came to stand as it does: each step with its cause", &OWNER, "", &[(200, "[Step]")]),
@@ -349,6 +352,7 @@ fn one(name: &str) -> (Json, &'static str) {
             "Whose objects; one's own if absent. Another's only for administrators",
         ),
         "fields" => (text(), "Fields to show, divided by commas"),
+        "target" => (text(), "Name of a target, as `cpuUsage`; all if absent"),
         "entity_kind" => (json!({"type": "string", "enum": telemetry::KINDS}), "Kind of what is measured"),
         "entity_id" => (text(), "What is measured"),
         "cluster_id" => (text(), "Cluster that it is on"),
@@ -358,7 +362,7 @@ fn one(name: &str) -> (Json, &'static str) {
         "group" => (text(), "A group of metrics: general, cpu, memory, network, storage, energy, traffic, application"),
         "from" | "to" => (
             text(),
-            "A time, RFC 3339; of measurements also how long ago, `-15m`. If absent, what the operation shows by itself",
+            "A time, RFC 3339; of measurements and achieved values also how long ago, `-15m`. If absent, what the operation shows by itself",
         ),
         "step" => (text(), "Length of a step: seconds, or `30s`, `5m`, `1h`, `1d`; raw values if absent"),
         "function" => (
@@ -644,7 +648,7 @@ fn components() -> Json {
         schemas.insert(name, schema);
     }
     let intent = "#/components/schemas/continuum.intent.v1.Intent";
-    let own: [(&str, Json); 59] = [
+    let own: [(&str, Json); 60] = [
         ("Problem", problem::schema()),
         (
             "Series",
@@ -778,6 +782,17 @@ fn components() -> Json {
             ),
         ),
         ("History", object(&["in_force", "versions"], json!({"in_force": count, "versions": things}))),
+        (
+            "Achieved",
+            object(
+                &["at", "target_name", "value"],
+                json!({"at": {"type": "string", "format": "date-time", "description": "End of the period."},
+                    "expectation_id": text, "target_name": text, "value": number, "unit": text, "version": count,
+                    "instance_id": text, "cluster_id": text, "target_condition": text,
+                    "target_value_range": {"description": "What the version demands; absent when it is not kept any more."},
+                    "held": {"type": "boolean", "description": "Absent when the version is not kept any more."}}),
+            ),
+        ),
         (
             "RollbackInput",
             closed(&["version"], json!({"version": {"type": "integer", "minimum": 1, "maximum": 1_000_000}})),

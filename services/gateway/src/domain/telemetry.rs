@@ -168,7 +168,10 @@ pub fn filter(query: &Query, own: &str, sees_all: bool) -> Result<(Filter, Scope
 }
 
 /// A time: RFC 3339, or how long ago, as `-90s`, `-15m`, `-2h`, `-1d`.
-fn time(query: &Query, name: &str, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
+///
+/// # Errors
+/// When it is neither.
+pub fn time(query: &Query, name: &str, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
     let Some(text) = query.get(name).and_then(|values| values.first()) else { return Ok(None) };
     let ago = text.strip_prefix('-').and_then(seconds).map(|seconds| now.plus_millis(-i64::from(seconds) * 1_000));
     match ago.map_or_else(|| text.parse().ok(), Some) {
@@ -355,7 +358,7 @@ pub fn reply(reply: &QueryReply, scope: &Scope) -> Json {
 }
 
 /// A field of a comma-separated line (RFC 4180).
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     match text.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text.to_owned(),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use http::{HeaderMap, Request, header, request::Parts};
 use mesh_client::Peers;
@@ -16,7 +16,7 @@ use mesh_rest::{
     access::{Action, Caller, Reach},
     ask::Answers,
     body,
-    http::{BODY_LIMIT, read, too_large, too_slow, unavailable, within},
+    http::{BODY_LIMIT, read, too_large, too_slow, unavailable, with, within},
     limits::{Buckets, Rate},
     problem::{Kind, Problem},
 };
@@ -258,6 +258,11 @@ impl Gateway {
     pub(crate) fn limit_of_commands(&self) -> Duration {
         Duration::from_millis((self.inner.config.request_limit_ms / 2).max(1).into())
     }
+}
+
+/// An answer of comma-separated lines.
+pub(crate) fn csv(text: String) -> Response {
+    with(Response::new(Body::from(text)), header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present")
 }
 
 /// Reads a body that means nothing here, and refuses it if it says something.

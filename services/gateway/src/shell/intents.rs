@@ -6,12 +6,13 @@ use axum::{body::Body, response::Response};
 use futures::stream;
 use http::{StatusCode, header};
 use mesh_core::Stored;
-use mesh_intent::view;
+use mesh_intent::{types, view};
 use mesh_proto::{
     AnyEvent, Event as _, derived_id,
     intent::{
-        Intent, IntentAcknowledged, IntentRejected, IntentSubmitted, IntentView, ResumeIntent, RollbackIntent,
-        SubmitIntent, SuspendIntent, TerminateIntent, UpdateIntent, intent_queries_client::IntentQueriesClient,
+        AchievedRequest, Intent, IntentAcknowledged, IntentRejected, IntentSubmitted, IntentView, ResumeIntent,
+        RollbackIntent, SubmitIntent, SuspendIntent, TerminateIntent, UpdateIntent,
+        intent_queries_client::IntentQueriesClient,
     },
     query::{GetRequest, ListRequest},
     validation::{CheckReply, CheckRequest, IntentTypesRequest, validator_queries_client::ValidatorQueriesClient},
@@ -30,12 +31,13 @@ use crate::{
     domain::{
         forms::{Sent, Verb},
         present::{self, IntentFilter},
+        telemetry::{self, Format},
         tmf,
     },
-    shell::gateway::{Admitted, Gateway},
+    shell::gateway::{Admitted, Gateway, csv},
 };
 
-const MANAGER: &str = "intent-manager";
+pub(crate) const MANAGER: &str = "intent-manager";
 const VALIDATOR: &str = "validator";
 /// Intents of a page that are asked for at once.
 const PAGE_MAX: u32 = 1_000;
@@ -92,7 +94,7 @@ fn content(intent: &Intent) -> String {
 }
 
 impl Gateway {
-    async fn manager(&self) -> Result<IntentQueriesClient<tonic::transport::Channel>, Problem> {
+    pub(crate) async fn manager(&self) -> Result<IntentQueriesClient<tonic::transport::Channel>, Problem> {
         Ok(IntentQueriesClient::new(self.channel(MANAGER).await?))
     }
 
@@ -349,6 +351,48 @@ impl Gateway {
         let request = GetRequest { owner: admitted.owner()?, id: admitted.id(0) };
         let answer = self.manager().await?.history(request).await;
         Ok(json(StatusCode::OK, &present::history(&self.reply(MANAGER, answer)?)))
+    }
+
+    /// What an intent's targets achieved over time, as JSON or CSV.
+    pub(crate) async fn achieved(&self, admitted: &Admitted) -> Result<Response, Problem> {
+        let format = telemetry::format(&admitted.query, admitted.list("accept").as_deref())?;
+        let target_name = admitted.value("target").unwrap_or_default();
+        if admitted.query.contains_key("target") && types::target_of(target_name).is_none() {
+            let hint = "GET /api/v1/intent/types/ lists the targets that there are";
+            return Err(Problem::field("target", "is not a target", hint));
+        }
+        let page_token = admitted.value("page_token").unwrap_or_default();
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let is_token = page_token.split_once('-').is_some_and(|(at, passed)| is_number(at) && is_number(passed));
+        if admitted.query.contains_key("page_token") && !is_token {
+            return Err(other_page());
+        }
+        let now = self.inner.mesh.now();
+        let (from, to) = (telemetry::time(&admitted.query, "from", now)?, telemetry::time(&admitted.query, "to", now)?);
+        if from.zip(to).is_some_and(|(from, to)| from > to) {
+            return Err(Problem::field("from", "is later than `to`", "exchange them"));
+        }
+        let intent_id = admitted.id(0);
+        let request = AchievedRequest {
+            owner: admitted.owner()?,
+            intent_id: intent_id.clone(),
+            from,
+            to,
+            target_name: target_name.to_owned(),
+            page_size: page_size(admitted)?,
+            page_token: page_token.to_owned(),
+        };
+        let answer = self.manager().await?.achieved(request).await;
+        let reply = self.reply(MANAGER, answer)?;
+        let response = match format {
+            Format::Json => {
+                let values =
+                    reply.values.iter().map(|value| present::message("continuum.intent.v1.AchievedValue", value));
+                json(StatusCode::OK, &values.collect())
+            }
+            Format::Csv => csv(present::achieved_csv(&intent_id, &reply.values)),
+        };
+        Ok(linked(admitted, response, &reply.next_page_token))
     }
 
     /// Suspends, resumes or ends.

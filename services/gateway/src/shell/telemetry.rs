@@ -6,6 +6,7 @@ use futures::{future::join_all, stream};
 use http::{StatusCode, header};
 use mesh_core::Stored;
 use mesh_proto::{
+    intent::StandingRequest,
     measurement::{ConditionDefined, DefineCondition, DropCondition, MeasurementSet, SetMeasurement, UnsetMeasurement},
     telemetry::{
         ConditionsRequest, Entity, InventoryRequest, QueryRequest, WatchRequest,
@@ -28,8 +29,8 @@ use crate::{
     },
     shell::{
         events::{event, failure},
-        gateway::{Admitted, Gateway},
-        intents::{linked, other_page, owner_of, page_size},
+        gateway::{Admitted, Gateway, csv},
+        intents::{MANAGER, linked, other_page, owner_of, page_size},
     },
 };
 
@@ -58,10 +59,7 @@ impl Gateway {
         let reply = self.reply(COLLECTOR, answer)?;
         Ok(match format {
             Format::Json => json(StatusCode::OK, &telemetry::reply(&reply, &scope)),
-            Format::Csv => {
-                let response = Response::new(Body::from(telemetry::csv(&reply, &scope)));
-                with(response, header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present")
-            }
+            Format::Csv => csv(telemetry::csv(&reply, &scope)),
         })
     }
 
@@ -213,9 +211,30 @@ impl Gateway {
             let is_fresh = series.at_ms.last().is_some_and(|at_ms| now.as_millis() - at_ms < STALE_MS);
             is_fresh && series.entity.as_ref().is_some_and(|entity| scope.has(&entity.owner))
         });
-        let bus = self.streams().await;
-        let page = prometheus::page(&reply.series, series_max as usize, &bus);
+        let own = self.streams().await + &self.standing(admitted).await?;
+        let page = prometheus::page(&reply.series, series_max as usize, &own);
         Ok(with(Response::new(Body::from(page)), header::CONTENT_TYPE, OPENMETRICS))
+    }
+
+    /// How the intents stand that the caller may read, as a part of the page for Prometheus: nothing if the page is narrowed to
+    /// measurements.
+    async fn standing(&self, admitted: &Admitted) -> Result<String, Problem> {
+        let intents_max = self.inner.config.metrics_intents_max;
+        let reach = admitted.caller.reach(Action::ReadIntents);
+        let is_narrowed = admitted.query.keys().any(|name| name != "owner");
+        if is_narrowed || intents_max == 0 || reach == Reach::Nothing {
+            return Ok(String::new());
+        }
+        let owner = match admitted.value("owner") {
+            None if reach == Reach::All => String::new(),
+            _ => admitted.owner()?,
+        };
+        let answer = match self.manager().await {
+            Ok(mut manager) => manager.standing(StandingRequest { owner, intents_max }).await,
+            Err(_) => return Ok(prometheus::intents(None)),
+        };
+        // What is measured is shown also while intents are not known.
+        Ok(prometheus::intents(self.reply(MANAGER, answer).ok().as_ref()))
     }
 
     /// How many messages each stream that the gateway may read has ever stored.

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Map;
 
-use super::*;
+use super::{
+    telemetry::{achieved, store},
+    *,
+};
 
 /// No value of any parameter; behind every id.
 const NOTHING: &str = "~~";
@@ -265,6 +268,8 @@ async fn nothing_that_is_asked_for_over_http_is_dropped_silently() {
     world.account(&token, "ada", &["owner"]).await;
     let made = world.ask(&token, "POST", "/api/v1/intent/", Some(json!({"id": "plant", "intent": intent("20")}))).await;
     assert_eq!(made.status, 201, "{made:?}");
+    let collector = world.test_bus.connect("collector").await;
+    store(&collector, &achieved(made.body["owner"].as_str().unwrap(), "plant", 1, 30.0), "achieved").await;
     let document = json!({"name": "echo", "version": "1.0.0", "kind": "process", "driver": "simulated", "process": {"command": "true"},
         "resources": {"cpu_milli": 10, "memory_bytes": 1_000_000}, "replicas": 1});
     let made = world.ask(&token, "POST", "/api/v1/workload/", Some(document)).await;
@@ -291,6 +296,9 @@ async fn nothing_that_is_asked_for_over_http_is_dropped_silently() {
         let answer = async || world.ask(&token, "GET", path, None).await;
         until(what, answer, |answer: &Answer| answer.status == 200 && answer.body != json!([])).await;
     }
+    let path = "/api/v1/intent/plant/achieved/";
+    let answer = async || world.ask(&token, "GET", path, None).await;
+    until("an achieved value", answer, |answer: &Answer| answer.status == 200 && answer.body != json!([])).await;
     // What is asked next changes nothing, so that answers can be compared: nothing acts on the intent either.
     let suspended = world.ask(&token, "PUT", "/api/v1/intent/plant/action/", Some(json!({"action": "SUSPEND"}))).await;
     assert_eq!(suspended.status, 200, "{suspended:?}");

@@ -6,7 +6,11 @@ use std::sync::{
 };
 
 use mesh_core::Outgoing;
-use mesh_proto::{AnyEvent, Timestamp, anomaly::AnomalyDetected, observation::ThresholdCrossed};
+use mesh_proto::{
+    AnyEvent, Timestamp,
+    anomaly::AnomalyDetected,
+    observation::{ObservedTarget, TargetObserved, ThresholdCrossed},
+};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -52,8 +56,83 @@ async fn events(world: &World, token: &str, path: &str, last_id: Option<&str>, c
     found
 }
 
-async fn store(bus: &mesh_bus::Bus, event: &dyn AnyEvent, id: &str) {
+pub(super) async fn store(bus: &mesh_bus::Bus, event: &dyn AnyEvent, id: &str) {
     bus.publish(&Outgoing::new(event, id, Timestamp { seconds: 1_700_000_000, nanos: 0 }).unwrap()).await.unwrap();
+}
+
+/// What the only target of an intent of [`intent`] achieved in a period of a minute, the newest of which ended just now.
+pub(super) fn achieved(owner: &str, intent_id: &str, ago: i64, value: f64) -> TargetObserved {
+    let period = mesh_test::now().as_millis() / 60_000 - ago;
+    let at = |period: i64| Some(Timestamp::from_millis(period * 60_000));
+    TargetObserved {
+        owner: owner.into(),
+        intent_id: intent_id.into(),
+        version: 1,
+        instance_id: "i".into(),
+        period: period.cast_unsigned(),
+        begin: at(period),
+        end: at(period + 1),
+        targets: vec![ObservedTarget {
+            expectation_id: "a".into(),
+            target_name: "cpuUsage".into(),
+            value,
+            samples: 60,
+            ..ObservedTarget::default()
+        }],
+        cluster_id: "edge".into(),
+        ..TargetObserved::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn achieved_values_are_given_as_json_and_csv_to_whose_intent_it_is() {
+    let Some(world) = World::start("gateway, achieved values", 1, |_| {}).await else { return };
+    let admin = world.admin().await;
+    let (ada, bob) = (world.account(&admin, "ada", &["owner"]).await, world.account(&admin, "bob", &["viewer"]).await);
+    let submitted = json!({"id": "plant", "intent": intent("20")});
+    let made = world.ask(&ada, "POST", "/api/v1/intent/", Some(submitted)).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let collector = world.test_bus.connect("collector").await;
+    for (ago, value) in [(3, 0.0), (2, 34.5), (1, 12.0)] {
+        store(&collector, &achieved("ada", "plant", ago, value), &format!("achieved {ago}")).await;
+    }
+    let path = "/api/v1/intent/plant/achieved/";
+    let answer = async || world.ask(&ada, "GET", &format!("{path}?from=-1h&target=cpuUsage"), None).await;
+    let all = until("three values", answer, |answer: &Answer| {
+        answer.status == 200 && answer.body.as_array().is_some_and(|values| values.len() == 3)
+    });
+    let all = all.await.body;
+    let told = |value: &Json| (value["value"].as_f64().unwrap(), value["held"].as_bool().unwrap());
+    assert_eq!(
+        all.as_array().unwrap().iter().map(told).collect::<Vec<_>>(),
+        [(12.0, true), (34.5, false), (0.0, true)]
+    );
+    assert_eq!((&all[0]["unit"], &all[0]["target_value_range"]), (&json!("%"), &json!("20")), "{all}");
+    let page = world.ask(&ada, "GET", &format!("{path}?page_size=2"), None).await;
+    let link = page.headers["link"].to_str().unwrap();
+    let next = link.split_once('<').and_then(|(_, link)| link.split_once('>')).unwrap().0;
+    let rest = world.ask(&ada, "GET", next, None).await;
+    assert_eq!((&page.body[1], &rest.body), (&all[1], &json!([all[2]])), "{link}");
+    let csv = world.with(&ada, "GET", path, &[("accept", "text/csv")], None).await;
+    assert!(csv.headers["content-type"].to_str().unwrap().starts_with("text/csv"));
+    let lines: Vec<&str> = csv.body.as_str().unwrap().lines().collect();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert!(lines[2].ends_with(",plant,a,cpuUsage,34.5,%,IS_LESS_THAN,20,false,1,i,edge"), "{lines:?}");
+    for (token, query, status, named) in [
+        (&bob, "", 404, ""),
+        (&bob, "?owner=ada", 404, ""),
+        (&admin, "?owner=ada", 200, ""),
+        (&ada, "?target=speed", 422, "target"),
+        (&ada, "?from=yesterday", 422, "from"),
+        (&ada, "?from=-1h&to=-2h", 422, "from"),
+        (&ada, "?page_token=7", 422, "page_token"),
+        (&ada, "?format=xml", 422, "format"),
+    ] {
+        let answer = world.ask(token, "GET", &format!("{path}{query}"), None).await;
+        assert_eq!(answer.status, status, "{query}: {answer:?}");
+        assert_eq!(answer.body["errors"][0]["path"].as_str().unwrap_or_default(), named, "{query}: {answer:?}");
+    }
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
