@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the dashboards in this folder. `generate.py` writes them; `generate.py --check` only compares.
+"""Writes the dashboards and alert rules in this folder. `generate.py` writes them; `generate.py --check` only compares.
 
-One line is one panel: its title, its unit, and what it asks Prometheus. Names of metrics are those of `GET /api/v1/metrics/`.
+One line is one panel: its title, its unit, and what it asks Prometheus. Names of metrics are those of `GET /api/v1/metrics/`, and
+those that begin with `mesh_` or with a service's name are on the `/metrics` of the services themselves.
 """
 
 import json
@@ -32,8 +33,23 @@ DASHBOARDS = {
          f'container_disk_write_rate_bytes_per_second{{{CLUSTER}}}'),
         ("Restarts", "short", "{{entity_id}}", f'container_restarts{{{CLUSTER}}}'),
         ("Replicas that run", "short", "{{entity_id}}", f'container_replicas{{{CLUSTER}}}'),
+        ("Requests through the gateway, by code", "reqps", "{{entity_id}} {{http_response_status_code}}",
+         f'sum by (entity_id, http_response_status_code) (rate(http_server_request_count_total{{{CLUSTER}}}[$__rate_interval]))'),
+        ("Share of requests answered with 5xx", "percentunit", "{{entity_id}}",
+         f'(sum by (entity_id) (rate(http_server_request_count_total{{{CLUSTER}, http_response_status_code=~"5.."}}[$__rate_interval])) '
+         f'or 0 * sum by (entity_id) (rate(http_server_request_count_total{{{CLUSTER}}}[$__rate_interval]))) '
+         f'/ sum by (entity_id) (rate(http_server_request_count_total{{{CLUSTER}}}[$__rate_interval]))'),
+        ("Time until an answer begins, by quantile", "s", "{{entity_id}} {{measured_quantile}}",
+         f'max by (entity_id, measured_quantile) (http_server_request_duration_seconds{{{CLUSTER}}})'),
     ]),
-    "intent": ("What happens to intents", [
+    "intent": ("What intents achieve, and what happens to them", [
+        ("Fulfilled", "bool_yes_no", "{{owner}} {{intent}}", 'continuum_intent_fulfilled'),
+        ("Intents by state", "short", "{{state}}", 'sum by (state) (continuum_intent_state)'),
+        ("Achieved in the last period, in the target's unit", "short", "{{owner}} {{intent}} {{target}} {{unit}}",
+         'continuum_intent_target_achieved'),
+        ("Achieved, as a share of the bound", "percentunit", "{{owner}} {{intent}} {{target}}",
+         'continuum_intent_target_achieved / continuum_intent_target_bound'),
+        ("Target holds", "bool_yes_no", "{{owner}} {{intent}} {{target}}", 'continuum_intent_target_held'),
         ("Facts of intents, each second", "ops", "{{stream}}",
          'rate(continuum_stream_messages_total{stream="INTENT"}[$__rate_interval])'),
         ("Verdicts", "ops", "{{stream}}", 'rate(continuum_stream_messages_total{stream="VALIDATION"}[$__rate_interval])'),
@@ -47,7 +63,16 @@ DASHBOARDS = {
     "bus": ("The bus and the metrics themselves", [
         ("Stored, each second", "ops", "{{stream}}", 'rate(continuum_stream_messages_total[$__rate_interval])'),
         ("Stored ever", "short", "{{stream}}", 'continuum_stream_messages_total'),
-        ("Commands waiting to become facts", "short", "", 'sum(rate(continuum_stream_messages_total{stream=~".*_ASK"}[$__rate_interval]))'),
+        ("Commands stored, each second", "ops", "commands", 'sum(rate(continuum_stream_messages_total{stream=~".*_ASK"}[$__rate_interval]))'),
+        ("Messages that a consumer has not taken in yet", "short", "{{service}} {{consumer}}",
+         'max by (service, consumer) (mesh_consumer_lag)'),
+        ("Messages taken in and not done with", "short", "{{service}} {{consumer}}",
+         'sum by (service, consumer) (mesh_consumer_open)'),
+        ("Decisions and writes taken again, each second", "ops", "{{service}} {{consumer}}",
+         'sum by (service, consumer) (rate(mesh_consumer_retried_total[$__rate_interval]))'),
+        ("Messages given up (dead letters), in the last hour", "short", "{{service}} {{consumer}}",
+         'sum by (service, consumer) (increase(mesh_consumer_dead_total[1h]))'),
+        ("Services answer", "bool_yes_no", "{{service_name}}", 'up{job="continuum-services"}'),
         ("Gateway answers", "bool_yes_no", "{{instance}}", 'up{job="continuum"}'),
         ("Time of a scrape", "s", "{{instance}}", 'scrape_duration_seconds{job="continuum"}'),
         ("Series shown, and left out", "short", "{{__name__}}",
@@ -73,6 +98,15 @@ DASHBOARDS = {
 ALERTS = {
     "gateway-silent": ("The gateway does not answer", 'up{job="continuum"}', ("lt", 1), "1m",
                        "Nothing is known of the mesh: see `continuum status`."),
+    "service-silent": ("A service does not answer", 'up{job="continuum-services"}', ("lt", 1), "1m",
+                       "See `continuum status` and its log. A process that ended for good: write services.json again."),
+    "intent-unfulfilled": ("An intent is not fulfilled", "min by (owner, intent) (continuum_intent_fulfilled)", ("lt", 1), "5m",
+                           "`continuum intent get` says what it waits for, `continuum intent achieved` what its targets achieved."),
+    "anomaly": ("An anomaly goes on", "max(sar_open)", ("gt", 0), "1m", "`continuum anomaly list` names it with its cause."),
+    "consumer-lag": ("A consumer is behind", "max by (service, consumer) (mesh_consumer_lag)", ("gt", 10_000), "5m",
+                     "It has more than 10,000 messages before it: see what else the service does, and its log."),
+    "dead-letters": ("Messages are given up", "sum by (service, consumer) (increase(mesh_consumer_dead_total[10m]))",
+                     ("gt", 0), "0s", "`continuum dead list` shows them with the reason."),
     "cpu-busy": ("A node is busy", "max by (cluster, node) (system_cpu_busy_ratio)", ("gt", 0.95), "10m",
                  "All its processors work: see what runs there in the dashboard Workload."),
     "memory-full": ("A node has little memory", "max by (cluster, node) (system_memory_utilization_ratio)", ("gt", 0.95), "5m",
@@ -149,11 +183,23 @@ def alerts():
     return {"apiVersion": 1, "groups": [group]}
 
 
+def rules():
+    """The same alert rules for Prometheus itself."""
+    sign = {"lt": "<", "gt": ">"}
+    made = [{
+        "alert": "Continuum" + "".join(word.capitalize() for word in uid.split("-")),
+        "expr": f"({query}) {sign[way]} {line}", "for": hold,
+        "labels": {"team": "continuum"}, "annotations": {"summary": title, "description": meaning},
+    } for uid, (title, query, (way, line), hold, meaning) in ALERTS.items()]
+    return {"groups": [{"name": "continuum", "interval": "30s", "rules": made}]}
+
+
 def files():
     for name, (about, panels) in DASHBOARDS.items():
         yield HERE / "dashboards" / f"{name}.json", dashboard(name, about, panels)
     # JSON is YAML.
     yield HERE / "provisioning" / "alerting" / "continuum.yaml", alerts()
+    yield HERE / "rules.yml", rules()
 
 
 def main():

@@ -5,6 +5,8 @@
 
 #[path = "mesh/collector.rs"]
 mod collector;
+#[path = "mesh/grafana.rs"]
+mod grafana;
 #[path = "mesh/hostile.rs"]
 mod hostile;
 #[path = "mesh/hub.rs"]

@@ -50,7 +50,7 @@ fn metrics() -> Vec<Metric> {
 type Measured = (&'static str, &'static str, &'static str, bool, &'static [(&'static str, &'static str)]);
 
 /// What a mesh measures, as its probes name it.
-const MEASURED: [Measured; 19] = [
+const MEASURED: [Measured; 21] = [
     ("node", "system.cpu.time", "s", true, &[("cpu.mode", "user"), ("cpu.logical_number", "0")]),
     ("node", "system.cpu.busy", "1", false, &[]),
     ("node", "system.cpu.load_average.1m", "{thread}", false, &[]),
@@ -70,13 +70,16 @@ const MEASURED: [Measured; 19] = [
     ("instance", "container.restarts", "{restart}", false, &[]),
     ("instance", "container.replicas", "{replica}", false, &[]),
     ("instance", "process.cpu.time", "s", true, &[]),
+    ("route", "http.server.request.count", "{request}", true, &[("http.response.status_code", "200")]),
+    ("route", "http.server.request.duration", "s", false, &[("quantile", "0.99")]),
 ];
 
 /// The newest value of each series, as of now; counters grow with the time.
 fn newest(filter: &Filter, now_ms: i64) -> Vec<SeriesValues> {
     let infrastructure =
         ["cluster", "storage"].map(|kind| Entity { kind: kind.into(), id: "edge".into(), ..entities().remove(0) });
-    let all = entities().into_iter().chain(infrastructure).filter(|entity| fits(filter, entity));
+    let route = Entity { kind: "route".into(), node: String::new(), ..entities().remove(1) };
+    let all = entities().into_iter().chain(infrastructure).chain([route]).filter(|entity| fits(filter, entity));
     all.flat_map(|entity| {
         MEASURED
             .into_iter()

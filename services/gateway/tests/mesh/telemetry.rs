@@ -13,7 +13,7 @@ use mesh_proto::{
 };
 use tokio::sync::mpsc;
 
-use super::*;
+use super::{grafana::prometheus, *};
 
 /// One server-sent event.
 #[derive(Debug)]
@@ -357,97 +357,6 @@ async fn the_older_telemetry_interface_is_answered_from_what_is_known() {
     world.stop().await;
 }
 
-/// Where Debian's Prometheus is, if it is here.
-fn prometheus() -> Option<PathBuf> {
-    let bin = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/debian/usr/bin");
-    if !bin.join("promtool").exists() {
-        eprintln!("SKIPPED: gateway, Prometheus: no .tools/debian/usr/bin/promtool (run `make setup-test`)");
-        return None;
-    }
-    Some(bin)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_real_prometheus_scrapes_what_is_measured() {
-    let Some(bin) = prometheus() else { return };
-    let Some(world) = World::start("gateway, Prometheus", 1, |_| {}).await else { return };
-    let admin = world.admin().await;
-    let ada = world.account(&admin, "ada", &["viewer"]).await;
-    // Streams that the dashboards show have something in them.
-    let made = world.ask(&admin, "POST", "/api/v1/intent/", Some(json!({"id": "plant", "intent": intent("20")}))).await;
-    assert_eq!(made.status, 201, "{made:?}");
-    let page = world.ask(&ada, "GET", "/api/v1/metrics/", None).await;
-    let text = page.body.as_str().unwrap();
-    assert!(text.contains("entity_id=\"adas\"") && text.contains("entity_id=\"edge-1\""), "{text}");
-    assert!(!text.contains("bobs") && text.contains("continuum_stream_messages_total{stream=\"INTENT\"}"), "{text}");
-    // Debian's promtool checks names, units and types; it reads the older format, which has no end mark and no units.
-    let mut child = tokio::process::Command::new(bin.join("promtool"))
-        .args(["check", "metrics"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let older: String = text
-        .lines()
-        .filter(|line| !line.starts_with("# UNIT") && *line != "# EOF")
-        .map(|line| match line.split_once(" counter") {
-            // In it, the name of a counter's family has the suffix.
-            Some((head, "")) if head.starts_with("# TYPE ") => format!("{head}_total counter\n"),
-            _ => format!("{line}\n"),
-        })
-        .collect();
-    child.stdin.take().unwrap().write_all(older.as_bytes()).await.unwrap();
-    let checked = soon("promtool ends", child.wait_with_output()).await.unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
-    let wrong: Vec<&str> = said.lines().filter(|line| !line.contains("no help text")).collect();
-    assert!(wrong.is_empty(), "{wrong:?}\n{older}");
-
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("token"), &ada).unwrap();
-    let target = world.urls[0].strip_prefix("http://").unwrap();
-    let config = format!(
-        "scrape_configs:\n- job_name: continuum\n  scrape_interval: 1s\n  metrics_path: /api/v1/metrics\n  \
-         authorization: {{credentials_file: {}}}\n  static_configs: [{{targets: ['{target}']}}]\n",
-        folder.path().join("token").display()
-    );
-    std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let at = format!("127.0.0.1:{port}");
-    let _server = tokio::process::Command::new(bin.join("prometheus"))
-        .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
-        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-        .arg(format!("--web.listen-address={at}"))
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let ask = async |query: &str| {
-        let path = format!("/api/v1/query?query={query}");
-        let request = Request::get(format!("http://{at}{path}")).body(Full::new(Bytes::new())).unwrap();
-        let Ok(response) = world.http.request(request).await else { return Json::Null };
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        serde_json::from_slice::<Json>(&body).unwrap_or_default()["data"]["result"].clone()
-    };
-    let has = |result: &Json| result.as_array().is_some_and(|result| !result.is_empty());
-    let found =
-        until("Prometheus has scraped", async || ask("system_cpu_time_seconds_total").await, |found| has(found)).await;
-    let metric = &found[0]["metric"];
-    assert_eq!((metric["cluster"].as_str(), metric["cpu_mode"].as_str()), (Some("edge"), Some("user")), "{found}");
-    assert_eq!(ask("up").await[0]["value"][1], "1");
-    // Every question of Grafana's dashboards and alert rules has an answer.
-    let queries = grafana_queries();
-    for (title, query) in &queries {
-        let query = query.replace("$__rate_interval", "1m").replace("$cluster", ".*");
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        until(&format!("{title}: {query}"), async || ask(&encoded).await, |found| has(found)).await;
-    }
-    println!("{} queries of Grafana's dashboards and alert rules: each gives data", queries.len());
-    assert!(queries.len() > 30);
-    world.stop().await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_prometheus_is_sent_what_is_measured() {
     let Some(bin) = prometheus() else { return };
@@ -539,79 +448,4 @@ async fn a_receiver_that_is_down_slow_or_failing_gets_everything_later() {
     let page = until("what was taken is counted", page, |page| page.contains("values_total{outcome=\"sent\"")).await;
     assert!(!page.contains("gateway_remote_write_values_total{outcome=\"dropped\""), "{page}");
     world.stop().await;
-}
-
-fn grafana() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/grafana")
-}
-
-fn dashboards() -> Vec<(String, String)> {
-    let files = std::fs::read_dir(grafana().join("dashboards")).unwrap();
-    files
-        .map(|file| {
-            let path = file.unwrap().path();
-            (path.file_stem().unwrap().to_string_lossy().into_owned(), std::fs::read_to_string(&path).unwrap())
-        })
-        .collect()
-}
-
-/// What Grafana would ask Prometheus: title, and query.
-fn grafana_queries() -> Vec<(String, String)> {
-    let mut queries = vec![];
-    for (name, text) in dashboards() {
-        let dashboard: Json = serde_json::from_str(&text).unwrap();
-        for panel in dashboard["panels"].as_array().unwrap() {
-            for target in panel["targets"].as_array().unwrap() {
-                let title = format!("{name}: {}", panel["title"].as_str().unwrap());
-                queries.push((title, target["expr"].as_str().unwrap().to_owned()));
-            }
-        }
-    }
-    let rules = std::fs::read_to_string(grafana().join("provisioning/alerting/continuum.yaml")).unwrap();
-    let rules: Json = serde_json::from_str(&rules).unwrap();
-    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
-        let query = rule["data"][0]["model"]["expr"].as_str().unwrap();
-        queries.push((rule["title"].as_str().unwrap().to_owned(), query.to_owned()));
-    }
-    queries
-}
-
-#[test]
-fn the_dashboards_are_what_grafanas_own_types_say() {
-    let tools = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/dashboard");
-    if !tools.join("node_modules/@grafana/schema").is_dir() {
-        eprintln!(
-            "SKIPPED: gateway, Grafana's schema: no .tools/dashboard/node_modules/@grafana (run `make setup-test`)"
-        );
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(tools.join("node_modules").canonicalize().unwrap(), folder.path().join("node_modules"))
-        .unwrap();
-    let check = |texts: &[(String, String)]| {
-        for (name, text) in texts {
-            let text = format!(
-                "import type {{ Dashboard }} from \"@grafana/schema\";\nexport const it: Dashboard = {text};\n"
-            );
-            std::fs::write(folder.path().join(format!("{name}.ts")), text).unwrap();
-        }
-        let done = std::process::Command::new(tools.join("node_modules/.bin/tsc"))
-            .args(["--noEmit", "--strict", "--skipLibCheck", "--moduleResolution", "bundler", "--module", "esnext"])
-            .args(["--target", "es2022"])
-            .args(texts.iter().map(|(name, _)| format!("{name}.ts")))
-            .current_dir(folder.path())
-            .output()
-            .unwrap();
-        (done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned())
-    };
-    let all = dashboards();
-    assert_eq!(all.len(), 6);
-    let (fits, said) = check(&all);
-    assert!(fits, "{said}");
-    let broken = all.iter().map(|(name, text)| (name.clone(), text.replace("schemaVersion", "schemaversion")));
-    let (fits, said) = check(&broken.collect::<Vec<_>>());
-    assert!(!fits && said.contains("schemaversion"), "what does not fit is found: {said}");
-    let current = std::process::Command::new("python3").arg(grafana().join("generate.py")).arg("--check").output();
-    let current = current.unwrap();
-    assert!(current.status.success(), "{}", String::from_utf8_lossy(&current.stderr));
 }
