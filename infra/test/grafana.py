@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Asks a real Prometheus, which scrapes the gateway of a running mesh, everything that the dashboards and alert rules in
-examples/grafana ask. Fails with those that give no data.
+"""Asks a real Prometheus, which scrapes the gateway and the services of a running mesh as examples/grafana/prometheus.yml says,
+everything that the dashboards and alert rules in examples/grafana ask. Fails with those that give no data.
 
     python3 infra/test/grafana.py      # the mesh of CONTINUUM_DATA_DIR, or .continuum; needs `continuum login` and `make setup-test`
 """
@@ -8,6 +8,8 @@ examples/grafana ask. Fails with those that give no data.
 import json
 import os
 import pathlib
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -56,15 +58,17 @@ def main():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         at = f"127.0.0.1:{free.getsockname()[1]}"
+    status = subprocess.run(["continuum", "status", "-o", "json"], check=True, capture_output=True, text=True).stdout
+    services = subprocess.run(
+        [sys.executable, EXAMPLES / "services.py"], check=True, capture_output=True, text=True, input=status
+    ).stdout
     with tempfile.TemporaryDirectory() as folder:
-        (pathlib.Path(folder) / "token").write_text(token)
-        scrape = {
-            "job_name": "continuum", "scrape_interval": "1s", "metrics_path": "/api/v1/metrics",
-            "authorization": {"credentials_file": f"{folder}/token"}, "static_configs": [{"targets": [gateway]}],
-        }
         config = pathlib.Path(folder) / "prometheus.yml"
-        # JSON is YAML.
-        config.write_text(json.dumps({"scrape_configs": [scrape]}))
+        text = (EXAMPLES / "prometheus.yml").read_text().replace("127.0.0.1:8000", gateway)
+        config.write_text(re.sub("scrape_interval: [0-9]+s", "scrape_interval: 1s", text))
+        (config.parent / "continuum.token").write_text(token)
+        (config.parent / "services.json").write_text(services)
+        shutil.copy(EXAMPLES / "rules.yml", folder)
         server = subprocess.Popen(
             [PROMETHEUS, f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address={at}"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
