@@ -1,4 +1,4 @@
-//! `intent`: submit, list, get, watch, update, rollback, history, suspend, resume, terminate, check, types, objectives.
+//! `intent`: submit, list, get, watch, update, rollback, history, achieved, suspend, resume, terminate, check, types, objectives.
 
 use std::{
     collections::BTreeSet,
@@ -11,13 +11,15 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
 use mesh_client::{Client, now};
 use mesh_core::Stored;
+use mesh_intent::condition::figure;
 use mesh_proto::{
     AnyEvent, EventSet as _,
     deciders::stream_intent,
     derived_id,
     intent::{
-        FulfilmentStatus, InstanceStanding, Intent, IntentView, NotFulfilledState, Problem, ResumeIntent,
-        RollbackIntent, State, SubmitIntent, SuspendIntent, TargetState, TerminateIntent, UpdateIntent,
+        AchievedRequest, AchievedValue, FulfilmentStatus, InstanceStanding, Intent, IntentView, NotFulfilledState,
+        Problem, ResumeIntent, RollbackIntent, State, SubmitIntent, SuspendIntent, TargetState, TerminateIntent,
+        UpdateIntent,
     },
     query::{GetRequest, ListRequest},
     validation::{CheckReply, CheckRequest, IntentTypesRequest, Objective, ObjectivesRequest, Prediction},
@@ -27,6 +29,7 @@ use prost::Message as _;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
+use super::telemetry::time;
 use crate::{
     context::{Context, Waiting, Watch, answer, checked, show, to_json},
     document,
@@ -66,6 +69,23 @@ pub enum IntentCommand {
     History {
         /// Its id.
         id: String,
+    },
+    /// What the targets of an intent achieved in each period that is kept, the newest first.
+    Achieved {
+        /// Its id.
+        id: String,
+        /// Of periods that ended since then: a time (RFC 3339), or how long ago, as `-15m`.
+        #[arg(long, default_value = "-1h", allow_hyphen_values = true)]
+        from: String,
+        /// The same; now when absent.
+        #[arg(long, allow_hyphen_values = true)]
+        to: Option<String>,
+        /// Only of this target, as `cpuUsage`.
+        #[arg(long)]
+        target: Option<String>,
+        /// Values at most.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
     },
     /// Makes an earlier version the definition again, as a next version.
     Rollback {
@@ -143,6 +163,18 @@ pub async fn run(context: &Context<'_>, command: IntentCommand) -> anyhow::Resul
         IntentCommand::Types => types(context).await,
         IntentCommand::Objectives { file } => objectives(context, &file).await,
         IntentCommand::History { id } => history(context, id).await,
+        IntentCommand::Achieved { id, from, to, target, limit } => {
+            let now = now();
+            let request = AchievedRequest {
+                owner: context.owner.clone(),
+                intent_id: id,
+                from: Some(time("--from", &from, now)?),
+                to: to.map(|to| time("--to", &to, now)).transpose()?,
+                target_name: target.unwrap_or_default(),
+                ..AchievedRequest::default()
+            };
+            achieved_values(context, request, limit as usize).await
+        }
         IntentCommand::Rollback { which, to: version } => {
             let command =
                 RollbackIntent { owner: context.owner.clone(), intent_id: which.id.clone(), version, if_revision: 0 };
@@ -403,7 +435,7 @@ fn reason_of(state: &State) -> String {
 }
 
 fn target(target: &TargetState) -> String {
-    let condition = target.target_condition.trim_start_matches("IS_").replace('_', " ").to_lowercase();
+    let condition = condition(&target.target_condition);
     let verdict = if target.fulfilled { "" } else { ", missed" };
     // Facts of earlier versions hold the number alone.
     let bound = match target.target_value_range.as_str() {
@@ -411,6 +443,11 @@ fn target(target: &TargetState) -> String {
         written => written.to_owned(),
     };
     format!("{} ({condition} {bound}{verdict})", achieved(target))
+}
+
+/// A condition of TS 28.312 in words.
+fn condition(name: &str) -> String {
+    name.trim_start_matches("IS_").replace('_', " ").to_lowercase()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -606,6 +643,54 @@ async fn history(context: &Context<'_>, id: String) -> anyhow::Result<ExitCode> 
         reply.versions.iter().map(row).collect()
     });
     Ok(ExitCode::SUCCESS)
+}
+
+async fn achieved_values(
+    context: &Context<'_>,
+    mut request: AchievedRequest,
+    limit: usize,
+) -> anyhow::Result<ExitCode> {
+    let client = context.client().await?;
+    let mut queries = client.intents().await?;
+    let mut values: Vec<AchievedValue> = vec![];
+    let is_more = loop {
+        request.page_size = (limit - values.len()).min(1_000) as u32;
+        let page = answer("ask for achieved values", queries.achieved(request.clone()).await)?;
+        values.extend(page.values);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() || values.len() >= limit {
+            break !request.page_token.is_empty();
+        }
+    };
+    let shown = values.iter().map(|value| to_json("continuum.intent.v1.AchievedValue", value)).collect();
+    let header = ["period until", "target", "value", "demanded", "held", "version", "instance", "cluster"];
+    output::show(context.format, &shown, &header, || values.iter().map(achieved_row).collect());
+    if is_more {
+        output::note(format!("these are the newest {limit}; --limit and --to show others"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn achieved_row(value: &AchievedValue) -> Vec<String> {
+    let held = match value.held {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "-",
+    };
+    let demanded = match value.target_value_range.as_str() {
+        "" => "-".to_owned(),
+        range => format!("{} {range}", condition(&value.target_condition)),
+    };
+    vec![
+        value.at.map(date).unwrap_or_default(),
+        value.target_name.clone(),
+        figure(value.value.unwrap_or_default(), &value.unit),
+        demanded,
+        held.to_owned(),
+        value.version.to_string(),
+        value.instance_id.clone(),
+        value.cluster_id.clone(),
+    ]
 }
 
 async fn list(context: &Context<'_>, client: &Client, state: &str) -> anyhow::Result<Shown> {

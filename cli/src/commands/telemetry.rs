@@ -361,7 +361,7 @@ fn length(option: &str, text: &str) -> anyhow::Result<i64> {
 }
 
 /// A time, or how long ago.
-fn time(option: &str, text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
+pub(super) fn time(option: &str, text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
     match text.strip_prefix('-') {
         Some(ago) => Ok(now.plus_millis(-length(option, ago)?)),
         None => text.parse().map_err(|error| anyhow!("{option}: {error}; or write how long ago, as -15m")),

@@ -154,6 +154,21 @@ async fn a_workload_moves_when_its_cluster_declares_less_availability() {
         text(&output).contains("FULFILLED").then_some(()).filter(|()| !text(&output).contains("DEGRADED"))
     })
     .await;
+    // What it achieved where, and whether that was enough.
+    mesh.until("the values of both clusters", async || {
+        let output = mesh.cli(&["intent", "achieved", "available", "--target", "availability", "-o", "json"]).await;
+        let values: Vec<Json> = serde_json::from_slice(&output.stdout).ok()?;
+        let is_there = |cluster: &str, value: f64, held: bool| {
+            values.iter().any(|v| v["clusterId"] == cluster && v["value"] == value && v["held"] == held)
+        };
+        let best = if other == "second" { 99.99 } else { 99.95 };
+        (is_there(&begun, 90.0, false) && is_there(other, best, true)).then_some(())
+    })
+    .await;
+    let shown = text(&mesh.cli(&["intent", "achieved", "available", "--limit", "1"]).await);
+    assert!(shown.contains("availability") && shown.contains("equal to or greater than 99.9"), "{shown}");
+    let unknown = mesh.cli(&["intent", "achieved", "nowhere"]).await;
+    assert!(!unknown.status.success() && text(&unknown).contains("not found"), "{unknown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
