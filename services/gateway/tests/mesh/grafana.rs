@@ -171,7 +171,7 @@ struct Rule {
     title: String,
     condition: String,
     data: Vec<Step>,
-    no_data_state: NoData,
+    no_data_state: Absent,
     exec_err_state: OnError,
     #[serde(rename = "for")]
     hold: String,
@@ -180,7 +180,7 @@ struct Rule {
 }
 
 #[derive(Debug, Deserialize)]
-enum NoData {
+enum Absent {
     NoData,
     Alerting,
     #[serde(rename = "OK")]
@@ -341,7 +341,7 @@ fn the_files_for_grafanas_provisioning_have_its_structure() {
         assert!(uids.insert(&rule.uid) && rule.uid.len() <= 40 && titles.insert(&rule.title), "{rule:?}");
         assert!(is_duration(&rule.hold) && !rule.annotations["summary"].is_empty(), "{rule:?}");
         assert_eq!(rule.labels["team"], "continuum");
-        assert!(matches!((&rule.no_data_state, &rule.exec_err_state), (NoData::NoData, OnError::Error)), "{rule:?}");
+        assert!(matches!((&rule.no_data_state, &rule.exec_err_state), (Absent::NoData, OnError::Error)), "{rule:?}");
         // A query of the data source, and a threshold over it, which is what fires.
         let [query, threshold] = &rule.data[..] else { panic!("{rule:?}") };
         assert_eq!((&query.datasource_uid, &query.ref_id), (&source.uid, &query.model.ref_id));
