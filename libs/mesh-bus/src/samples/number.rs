@@ -108,7 +108,7 @@ mod tests {
     fn what_is_missing_between_two_numbers_of_a_session_is_lost() {
         assert_eq!(lost_of(&[("k", "a", 7), ("k", "a", 8), ("k", "a", 11)]), 2);
         assert_eq!(lost_of(&[("k", "a", 1), ("l", "a", 5), ("k", "a", 2)]), 0, "each key counts for itself");
-        assert_eq!(lost_of(&[("k", "a", 9), ("k", "b", 4), ("k", "b", 6)]), 1, "another session begins anew");
+        assert_eq!(lost_of(&[("k", "a", 9), ("k", "b", 4), ("k", "b", 6)]), 1, "another session counts for itself");
         assert_eq!(lost_of(&[("k", "a", 9), ("k", "a", 2), ("k", "a", 4)]), 1, "lower numbers are no loss");
         assert_eq!(lost_of(&[("k", "a", 0), ("k", "a", u64::MAX)]), GAP_MAX);
     }

@@ -1,10 +1,12 @@
 //! Packs that were decoded a moment ago: who takes their bytes next need not decode them again.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use mesh_proto::telemetry::{InstanceSample, Readings};
-use parking_lot::Mutex;
 
 /// Packs that are remembered, and their bytes, at most.
 const PACKS_MAX: usize = 128;
@@ -35,9 +37,14 @@ struct Packs {
 }
 
 impl Recent {
+    fn packs(&self) -> MutexGuard<'_, Packs> {
+        // Nothing that holds it panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Remembers a pack; the oldest make room.
     pub(crate) fn keep(&self, body: Bytes, held: Held) {
-        let Packs { newest, bytes } = &mut *self.0.lock();
+        let Packs { newest, bytes } = &mut *self.packs();
         *bytes += body.len();
         newest.push_back((body, held));
         while newest.len() > PACKS_MAX || *bytes > BYTES_MAX {
@@ -48,7 +55,7 @@ impl Recent {
 
     /// What these bytes hold, if they are remembered; they no longer are.
     pub(crate) fn take(&self, body: &Bytes) -> Option<Held> {
-        let Packs { newest, bytes } = &mut *self.0.lock();
+        let Packs { newest, bytes } = &mut *self.packs();
         let place = newest.iter().position(|(known, _)| known == body)?;
         let (known, held) = newest.remove(place)?;
         *bytes -= known.len();
@@ -57,7 +64,7 @@ impl Recent {
 
     /// What these bytes hold, if they are remembered.
     pub(crate) fn of(&self, body: &Bytes) -> Option<Held> {
-        self.0.lock().newest.iter().find(|(known, _)| known == body).map(|(_, held)| held.clone())
+        self.packs().newest.iter().find(|(known, _)| known == body).map(|(_, held)| held.clone())
     }
 }
 
@@ -89,13 +96,13 @@ mod tests {
         assert_eq!(found(&recent, &body(72, 9)), Some(72));
         assert_eq!((found(&recent, &body(71, 9)), found(&recent, &body(199, 10))), (None, None));
         assert!(recent.take(&body(72, 9)).is_some() && recent.take(&body(72, 9)).is_none());
-        assert_eq!(recent.0.lock().bytes, 127 * 9);
+        assert_eq!(recent.packs().bytes, 127 * 9);
         (0..8).for_each(|number| recent.keep(body(number, BYTES_MAX / 4), held(number)));
         assert_eq!(found(&recent, &body(4, BYTES_MAX / 4)), Some(4));
         assert_eq!((found(&recent, &body(3, BYTES_MAX / 4)), found(&recent, &body(199, 9))), (None, None));
         // One that is too large alone is not kept.
         recent.keep(body(9, BYTES_MAX + 1), held(9));
         assert_eq!(found(&recent, &body(9, BYTES_MAX + 1)), None);
-        assert_eq!(recent.0.lock().bytes, 0);
+        assert_eq!(recent.packs().bytes, 0);
     }
 }
