@@ -129,7 +129,7 @@ impl TelemetryQueries for Api {
             }
             let node = node.unwrap_or_else(|| pack.cluster_id.clone());
             let key = [Way::INGESTED, INGEST_SITE, &node, READINGS_SIGNAL, &pack.cluster_id].join("/");
-            self.ingested.keep(body.clone(), Held::Readings(Arc::new(pack)));
+            self.ingested.keep(body.clone(), Held::Readings(Arc::new(pack)), 1);
             if self.feed.send((key, body)).await.is_err() {
                 return Err(Status::unavailable("the collector is stopping; send again to another, or later"));
             }

@@ -286,6 +286,8 @@ impl Declared {
 
 /// Entities of one agent that are listed.
 const ENTITIES_MAX: usize = 2_000;
+/// Who keeps what is published: as it came, and rolled up.
+const STORES: usize = 2;
 /// How often instances that went silent are looked for, milliseconds.
 const SWEEP_MS: i64 = 10_000;
 /// An instance that sent nothing for this long may make room for another, milliseconds.
@@ -617,7 +619,7 @@ impl Collector {
             let samples = samples.iter().map(|sample| InstanceSample::clone(sample)).collect();
             Packed { cluster_id: cluster_id.clone(), samples }.encode_to_vec().into()
         });
-        self.recent.keep(body.clone(), Held::Samples(samples.into()));
+        self.recent.keep(body.clone(), Held::Samples(samples.into()), STORES);
         let event = Box::new(Encoded::new(Packed { cluster_id, samples: vec![] }, body));
         Some(Derived { event, id, at: newest })
     }
@@ -772,7 +774,7 @@ impl Collector {
         let came = came.filter(|came| came.len() == pack.encoded_len());
         let body = came.cloned().unwrap_or_else(|| pack.encode_to_vec().into());
         let keys = Readings { cluster_id: pack.cluster_id.clone(), ..Readings::default() };
-        self.recent.keep(body.clone(), Held::Readings(Arc::new(pack)));
+        self.recent.keep(body.clone(), Held::Readings(Arc::new(pack)), STORES);
         Derived { event: Box::new(Encoded::new(keys, body)), id, at }
     }
 

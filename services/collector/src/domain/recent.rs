@@ -8,9 +8,9 @@ use std::{
 use bytes::Bytes;
 use mesh_proto::telemetry::{InstanceSample, Readings};
 
-/// Packs that are remembered, and their bytes, at most.
-const PACKS_MAX: usize = 128;
-const BYTES_MAX: usize = 4 << 20;
+/// Packs that are remembered, and their bytes, at most; decoded, they are ten times as large.
+const PACKS_MAX: usize = 32;
+const BYTES_MAX: usize = 1 << 20;
 
 /// What a message of `TELEMETRY` holds.
 #[derive(Clone, Debug)]
@@ -32,8 +32,16 @@ pub(crate) struct Recent(Mutex<Packs>);
 
 #[derive(Debug, Default)]
 struct Packs {
-    newest: VecDeque<(Bytes, Held)>,
+    newest: VecDeque<Pack>,
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Pack {
+    body: Bytes,
+    held: Held,
+    /// Readers that have not taken it.
+    readers: usize,
 }
 
 impl Recent {
@@ -42,29 +50,29 @@ impl Recent {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers a pack; the oldest make room.
-    pub(crate) fn keep(&self, body: Bytes, held: Held) {
+    /// Remembers a pack until as many readers have taken it; the oldest make room.
+    pub(crate) fn keep(&self, body: Bytes, held: Held, readers: usize) {
         let Packs { newest, bytes } = &mut *self.packs();
         *bytes += body.len();
-        newest.push_back((body, held));
+        newest.push_back(Pack { body, held, readers });
         while newest.len() > PACKS_MAX || *bytes > BYTES_MAX {
-            let Some((first, _)) = newest.pop_front() else { return };
-            *bytes -= first.len();
+            let Some(first) = newest.pop_front() else { return };
+            *bytes -= first.body.len();
         }
     }
 
-    /// What these bytes hold, if they are remembered; they no longer are.
+    /// What these bytes hold, if they are remembered, for one reader.
     pub(crate) fn take(&self, body: &Bytes) -> Option<Held> {
         let Packs { newest, bytes } = &mut *self.packs();
-        let place = newest.iter().position(|(known, _)| known == body)?;
-        let (known, held) = newest.remove(place)?;
-        *bytes -= known.len();
-        Some(held)
-    }
-
-    /// What these bytes hold, if they are remembered.
-    pub(crate) fn of(&self, body: &Bytes) -> Option<Held> {
-        self.packs().newest.iter().find(|(known, _)| known == body).map(|(_, held)| held.clone())
+        let place = newest.iter().position(|pack| pack.body == *body)?;
+        let pack = newest.get_mut(place)?;
+        pack.readers = pack.readers.saturating_sub(1);
+        if pack.readers > 0 {
+            return Some(pack.held.clone());
+        }
+        let pack = newest.remove(place)?;
+        *bytes -= pack.body.len();
+        Some(pack.held)
     }
 }
 
@@ -82,8 +90,8 @@ mod tests {
         Held::samples(vec![InstanceSample { restarts: number, ..InstanceSample::default() }])
     }
 
-    fn found(recent: &Recent, body: &Bytes) -> Option<u32> {
-        match recent.of(body)? {
+    fn taken(recent: &Recent, body: &Bytes) -> Option<u32> {
+        match recent.take(body)? {
             Held::Samples(samples) => Some(samples[0].restarts),
             Held::Readings(_) => None,
         }
@@ -92,17 +100,18 @@ mod tests {
     #[test]
     fn the_newest_packs_are_found_by_their_bytes_within_the_limits() {
         let recent = Recent::default();
-        (0..200).for_each(|number| recent.keep(body(number, 9), held(number)));
-        assert_eq!(found(&recent, &body(72, 9)), Some(72));
-        assert_eq!((found(&recent, &body(71, 9)), found(&recent, &body(199, 10))), (None, None));
-        assert!(recent.take(&body(72, 9)).is_some() && recent.take(&body(72, 9)).is_none());
-        assert_eq!(recent.packs().bytes, 127 * 9);
-        (0..8).for_each(|number| recent.keep(body(number, BYTES_MAX / 4), held(number)));
-        assert_eq!(found(&recent, &body(4, BYTES_MAX / 4)), Some(4));
-        assert_eq!((found(&recent, &body(3, BYTES_MAX / 4)), found(&recent, &body(199, 9))), (None, None));
+        (0..200).for_each(|number| recent.keep(body(number, 9), held(number), 2));
+        assert_eq!(taken(&recent, &body(168, 9)), Some(168));
+        assert_eq!((taken(&recent, &body(167, 9)), taken(&recent, &body(199, 10))), (None, None));
+        // Each of two readers takes it once.
+        assert_eq!((taken(&recent, &body(168, 9)), taken(&recent, &body(168, 9))), (Some(168), None));
+        assert_eq!(recent.packs().bytes, 31 * 9);
+        (0..8).for_each(|number| recent.keep(body(number, BYTES_MAX / 4), held(number), 1));
+        assert_eq!(taken(&recent, &body(4, BYTES_MAX / 4)), Some(4));
+        assert_eq!((taken(&recent, &body(3, BYTES_MAX / 4)), taken(&recent, &body(199, 9))), (None, None));
         // One that is too large alone is not kept.
-        recent.keep(body(9, BYTES_MAX + 1), held(9));
-        assert_eq!(found(&recent, &body(9, BYTES_MAX + 1)), None);
+        recent.keep(body(9, BYTES_MAX + 1), held(9), 1);
+        assert_eq!(taken(&recent, &body(9, BYTES_MAX + 1)), None);
         assert_eq!(recent.packs().bytes, 0);
     }
 }

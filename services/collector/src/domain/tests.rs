@@ -821,7 +821,7 @@ fn what_was_ingested_is_not_decoded_again_and_only_under_its_own_key() {
     let body = Bytes::from_static(b"\xff");
     let ingested = collector.ingested();
     let give = |collector: &mut Collector, key: &str| {
-        ingested.keep(body.clone(), recent::Held::Readings(Arc::new(pack.clone())));
+        ingested.keep(body.clone(), recent::Held::Readings(Arc::new(pack.clone())), 1);
         collector.sample(key, &body).len()
     };
     assert_eq!(give(&mut collector, "continuum/s/n/readings/edge"), 0);

@@ -401,7 +401,7 @@ fn held(stored: &Stored) -> Result<Held, DecodeError> {
 
 /// What a message holds, if it can be read; if not, with a warning.
 fn readable(stored: &Stored, recent: &Recent) -> Option<Held> {
-    if let Some(held) = recent.of(&stored.body) {
+    if let Some(held) = recent.take(&stored.body) {
         return Some(held);
     }
     match held(stored) {
@@ -697,7 +697,7 @@ pub(crate) mod tests {
     fn what_was_just_published_is_kept_as_it_was_taken_in() {
         let stores = stores();
         let message = stored(vec![of(1, 1.0)], 1);
-        stores.recent.keep(message.body.clone(), Held::samples(vec![of(1, 5.0)]));
+        stores.recent.keep(message.body.clone(), Held::samples(vec![of(1, 5.0)]), 1);
         let raw = Raw::new(stores.clone(), nothing());
         apply(&raw, vec![message, stored(vec![of(2, 2.0)], 2)]);
         let kept: Vec<f64> = range(&stores.raw).into_iter().map(|p| sample("i", p).cpu_percent).collect();
