@@ -371,9 +371,9 @@ async fn slow_and_silent_clients_hold_no_more_memory_than_they_may() {
     drop(writer);
     let memory = 32 << 20;
     let memory_bytes = format!("memory_bytes={memory}");
-    let gateway = site.gateway(&["cache_bytes=0", &memory_bytes, "client_wait_ms=2000", "linger_ms=0"]).await;
+    let gateway = site.gateway(&["cache_bytes=0", &memory_bytes, "client_wait_ms=4000", "linger_ms=0"]).await;
     let before = most_held(&gateway);
-    print!("{}", site.holds(&gateway, "many", "2").await);
+    print!("{}", site.holds(&gateway, "many", "4").await);
     let more = most_held(&gateway) - before;
     println!("{more} MiB more for 48 clients, of which {} MiB may be of bodies and answers", memory >> 20);
     // Connections, threads and the pieces that the allocator keeps are beside it. 24 puts alone held 400 MiB before.
